@@ -1,0 +1,37 @@
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use super::TcpLoadBalancer;
+
+/// The CustomResourceDefinition as it is published.
+pub fn crd() -> CustomResourceDefinition {
+    let mut value = serde_json::to_value(TcpLoadBalancer::crd()).expect("a CRD is JSON");
+    tidy(&mut value);
+    serde_json::from_value(value).expect("a tidied CRD is a CRD")
+}
+
+/// The OpenAPI schema of a whole `TcpLoadBalancer`, as published.
+pub fn schema() -> Value {
+    let version = crd().spec.versions.remove(0);
+    let schema = version.schema.and_then(|s| s.open_api_v3_schema).expect("a generated CRD has a schema");
+    serde_json::to_value(schema).expect("a schema is JSON")
+}
+
+/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove("nullable");
+            if map.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+                map.remove("format");
+            }
+            if let Some(Value::Array(values)) = map.get_mut("enum") {
+                values.retain(|value| !value.is_null());
+            }
+            map.values_mut().for_each(tidy);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}

@@ -1,0 +1,16 @@
+//! What users write: the [`TcpLoadBalancer`] and its parts. Field docs become `kubectl explain`.
+//!
+//! The types and the published schema ([`crd`]) say the same. Types ignore unknown fields, so that an older program
+//! can read what a newer one stored; files are checked against the schema, which refuses them with their names.
+
+mod crd;
+mod scalar;
+mod spec;
+
+pub use crd::{crd, schema};
+pub use scalar::{AddressPort, Duration, Name, Network, ObjectName, PortRef};
+pub use spec::*;
+
+pub const GROUP: &str = "tcplb.io";
+pub const VERSION: &str = "v1alpha1";
+pub const KIND: &str = "TcpLoadBalancer";

@@ -1,0 +1,382 @@
+//! Strings with a meaning, checked by the same rules here and in the published schema.
+
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time};
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Reads from and prints to a string, with this schema.
+macro_rules! string_type {
+    ($name:ident, $schema:expr) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    };
+}
+
+const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// A duration such as `500ms` or `1h30m`, as Gateway API writes them (GEP-2257): whole numbers, no sign, at most four
+/// parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Duration(pub time::Duration);
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a duration: write for example 30s, 5m, 500ms or 1h30m");
+        let (mut rest, mut total, mut parts) = (text, time::Duration::ZERO, 0);
+        while !rest.is_empty() && parts < 4 {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            if !(1..=5).contains(&digits) {
+                return Err(wrong());
+            }
+            let count: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+            rest = &rest[digits..];
+            let (unit, milliseconds) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1000)]
+                .into_iter()
+                .find(|(unit, _)| rest.starts_with(unit))
+                .ok_or_else(wrong)?;
+            rest = &rest[unit.len()..];
+            total += time::Duration::from_millis(count * milliseconds);
+            parts += 1;
+        }
+        if parts == 0 || !rest.is_empty() { Err(wrong()) } else { Ok(Self(total)) }
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.as_millis();
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+            if rest >= size {
+                write!(f, "{}{unit}", rest / size)?;
+                rest %= size;
+            }
+        }
+        Ok(())
+    }
+}
+
+string_type!(
+    Duration,
+    json_schema!({
+        "type": "string", "maxLength": 28,
+        "x-kubernetes-validations": [{
+            "rule": format!("self.matches('{DURATION}')"),
+            "message": "not a duration: write for example 30s, 5m, 500ms or 1h30m",
+        }],
+    })
+);
+
+/// A network (`10.0.0.0/8`) or a single address. Host bits are cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .map(|network| Self(network.trunc()))
+            .map_err(|_| format!("`{text}` is not a network: write for example 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+string_type!(
+    Network,
+    json_schema!({
+        "type": "string", "maxLength": 43,
+        "x-kubernetes-validations": [{
+            "rule": "isCIDR(self) || isIP(self)",
+            "message": "not a network: write for example 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32",
+        }],
+    })
+);
+
+/// A host (DNS name or IP address) and a port: `db.example.com:5432`, `192.0.2.7:5432`, `[2001:db8::7]:5432`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressPort {
+    /// Without brackets; a DNS name is in lower case.
+    pub host: String,
+    /// Not zero.
+    pub port: u16,
+}
+
+impl AddressPort {
+    /// The address, where the host is one and not a name.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl FromStr for AddressPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or \
+                 [2001:db8::7]:5432"
+            )
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let valid = match bracketed {
+            Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
+        };
+        let host = bracketed.unwrap_or(host).to_ascii_lowercase();
+        if valid { Ok(Self { host, port }) } else { Err(wrong()) }
+    }
+}
+
+/// Letters, digits, dashes and underscores between dots, at most 253 characters, and not merely numbers: those would
+/// be a mistyped IPv4 address.
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let numeric = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    text.len() <= 253 && !numeric && text.split('.').all(label)
+}
+
+impl fmt::Display for AddressPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+string_type!(
+    AddressPort,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 261,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^(\\\\[[0-9a-fA-F:.]+\\\\]|[A-Za-z0-9_]([-A-Za-z0-9_.]*[A-Za-z0-9_.])?):[0-9]{1,5}$')",
+            "message": "not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or [2001:db8::7]:5432",
+        }],
+    })
+);
+
+/// A name within a manifest (a DNS label, RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(pub String);
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() <= 63 && is_dns_label(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{text}` is not a name: write at most 63 lower-case letters, digits and dashes"))
+        }
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_type!(
+    Name,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 63,
+        "x-kubernetes-validations": [{
+            "rule": "!format.dns1123Label().validate(self).hasValue()",
+            "message": "not a name: write at most 63 lower-case letters, digits and dashes",
+        }],
+    })
+);
+
+/// The name of another Kubernetes object (a DNS subdomain, RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(pub String);
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() <= 253 && text.split('.').all(is_dns_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{text}` is not an object's name: write lower-case letters, digits, dashes and dots"))
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_type!(
+    ObjectName,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 253,
+        "x-kubernetes-validations": [{
+            "rule": "!format.dns1123Subdomain().validate(self).hasValue()",
+            "message": "not an object's name: write lower-case letters, digits, dashes and dots",
+        }],
+    })
+);
+
+/// A port of a Service: its number or its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum PortRef {
+    Number(u16),
+    Name(String),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = PortRef;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port number from 1 to 65535 or the name of a Service port")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<PortRef, E> {
+                u16::try_from(number)
+                    .ok()
+                    .filter(|number| *number > 0)
+                    .map(PortRef::Number)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<PortRef, E> {
+                u64::try_from(number)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+                    .and_then(|number| self.visit_u64(number))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<PortRef, E> {
+                Ok(PortRef::Name(name.into()))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for PortRef {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 63,
+            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_gateway_api_writes_them() {
+        for (text, milliseconds) in
+            [("0s", 0), ("500ms", 500), ("1h30m", 5_400_000), ("1m5ms", 60_005), ("99999s", 99_999_000)]
+        {
+            let duration: Duration = text.parse().unwrap();
+            assert_eq!(duration.0.as_millis(), milliseconds, "{text}");
+            assert_eq!(duration.to_string().parse::<Duration>().unwrap(), duration);
+        }
+        for text in ["", "s", "0", "30", "-1s", "1.5h", "1s-1s", "1s 2s", "100000s", "1h1h1h1h1h", "١s", "1d"] {
+            assert!(text.parse::<Duration>().unwrap_err().contains("is not a duration: write"), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for text in ["db.example.com:5432", "192.0.2.7:1", "[2001:db8::7]:65535", "redis_1:6379", "localhost:80"] {
+            assert_eq!(text.parse::<AddressPort>().unwrap().to_string(), text);
+        }
+        assert_eq!("DB.Example.com:1".parse::<AddressPort>().unwrap().host, "db.example.com");
+        for text in
+            ["db", "db:0", "db:70000", "db:http", ":80", "2001:db8::7:80", "[db]:80", "300.1.1.1:80", "-a:1", "a..b:1"]
+        {
+            assert!(text.parse::<AddressPort>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_cut_to_their_prefix() {
+        assert_eq!("10.1.2.3/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!("192.0.2.7".parse::<Network>().unwrap().to_string(), "192.0.2.7/32");
+        assert!("10.0.0/8".parse::<Network>().unwrap_err().contains("`10.0.0/8` is not a network"));
+    }
+}

@@ -1,0 +1,453 @@
+use std::net::IpAddr;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{AddressPort, Duration, Name, Network, ObjectName, PortRef};
+
+/// A TCP load balancer: listeners that clients connect to, and backends that serve them.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "tcplb.io",
+    version = "v1alpha1",
+    kind = "TcpLoadBalancer",
+    namespaced,
+    shortname = "tcplb",
+    category = "all",
+    derive = "PartialEq",
+    doc = "Spreads TCP connections over healthy backends."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpLoadBalancerSpec {
+    /// The ports clients connect to, each port once. At most 16.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
+    pub listeners: Vec<Listener>,
+    /// Where connections go. At most 64.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub backends: Vec<Backend>,
+    /// How an endpoint is chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+    /// How unhealthy endpoints are found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// How endpoints are dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Connect>,
+    /// How long a connection may take, be silent and last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// Keepalive probes to clients and backends, which find dead peers without an idle timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// What happens to open connections when the proxy goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// A port clients connect to.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// The port clients connect to.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = 45))]
+    pub address: Option<IpAddr>,
+    /// TLS on the clients' side. Absent: plain TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// The PROXY protocol header that a load balancer in front of this one sends. Absent: none is expected, and one
+    /// that comes is passed on like any other bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Which clients may connect. Absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// How many connections, and how fast. Absent: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// TLS on the clients' side.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerTls {
+    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. Default: Terminate.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// The certificates to present, chosen by the client's server name; the first one when none matches. At most 32.
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub certificate_refs: Vec<CertificateRef>,
+    /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// The application protocols offered (ALPN), preferred first. Default: none. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub alpn: Vec<String>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum TlsMode {
+    #[default]
+    Terminate,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "TLS1.2")]
+    V1_2,
+    #[serde(rename = "TLS1.3")]
+    V1_3,
+}
+
+/// A certificate chain and its key: exactly one of `name` and `files`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateRef {
+    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ObjectName>,
+    /// Two PEM files (standalone only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<CertificateFiles>,
+}
+
+/// PEM files. A relative path is relative to the manifest's folder.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// The certificate, followed by its intermediates.
+    #[schemars(length(min = 1, max = 4096))]
+    pub certificate: String,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    #[schemars(length(min = 1, max = 4096))]
+    pub key: String,
+}
+
+/// The PROXY protocol header (version 1 or 2) that tells the client's address.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyProtocol {
+    /// `Required`: only peers in trustedNetworks may connect, and they must send a header. `Optional`: peers in
+    /// trustedNetworks must send a header; all others are clients themselves and are never waited for.
+    pub mode: ProxyProtocolMode,
+    /// Who may send the header, since anyone could forge one: the addresses of the load balancers in front. At most 64.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub trusted_networks: Vec<Network>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ProxyProtocolMode {
+    Optional,
+    Required,
+}
+
+/// Which clients may connect, by address: that of the PROXY header where one is expected.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Networks or single addresses that may connect. Empty: all. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allow: Vec<Network>,
+    /// Networks or single addresses that may not, even if `allow` has them. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub deny: Vec<Network>,
+}
+
+/// How many connections a listener takes, and how fast. A source is a client's IPv4 address or IPv6 /64.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Connections open at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: Option<u32>,
+    /// Connections open at a time from one source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections_per_source: Option<u32>,
+    /// The rate of new connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<Rate>,
+    /// The rate of new connections from one source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_source: Option<Rate>,
+}
+
+/// A rate, with the number that may come at once.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Rate {
+    /// How many in each period.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub count: u32,
+    /// The period, from 1s to 1h.
+    pub per: Duration,
+    /// How many may come at once. Default: count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub burst: Option<u32>,
+}
+
+/// A group of endpoints: exactly one of `service` and `addresses`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// A name for logs, metrics and status. Required when there are several backends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// A Service of the same namespace, followed through its EndpointSlices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<BackendService>,
+    /// host:port pairs; a host is an IP address or a DNS name, all of whose addresses are used. At most 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub addresses: Option<Vec<AddressPort>>,
+    /// How often DNS names in `addresses` are looked up, from 1s to 24h. Default: 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolve_interval: Option<Duration>,
+    /// The share of new connections, relative to the other backends. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u16,
+    /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// A Service's port.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendService {
+    pub name: Name,
+    /// The Service's port, by number or name.
+    pub port: PortRef,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    V1,
+    V2,
+}
+
+/// How an endpoint is chosen.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancing {
+    /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
+    /// `PowerOfTwo`: the better one of two taken at random. `Random`. `Maglev`: always the same one for the same
+    /// client (sticky). Default: RoundRobin.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// What Maglev looks at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Algorithm {
+    #[default]
+    RoundRobin,
+    LeastConnections,
+    PowerOfTwo,
+    Random,
+    Maglev,
+}
+
+/// What Maglev looks at.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Hash {
+    /// `SourceIP`: the client's address. Default: SourceIP.
+    #[serde(rename = "type", default)]
+    pub type_: HashType,
+    /// How many leading bits of an IPv6 address count: 64 keeps a client that changes its address within its network
+    /// on its endpoint. Default: 128.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 128))]
+    pub prefix_v6: Option<u8>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum HashType {
+    #[default]
+    #[serde(rename = "SourceIP")]
+    SourceIp,
+}
+
+/// How unhealthy endpoints are found.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// Probes. Default: TCP every 5s in standalone; none in a cluster, where Kubernetes' readiness rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<ActiveCheck>,
+    /// Ejection of endpoints that clients' connections fail to reach. On by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive: Option<PassiveCheck>,
+}
+
+/// Probes of each endpoint.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ActiveCheck {
+    /// `TCP`: open a connection and close it. `None`: no probes. Default: TCP.
+    #[serde(rename = "type", default)]
+    pub type_: CheckType,
+    /// The time between two probes, from 100ms to 1h. Default: 5s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// How long a probe may take; at most the interval. Default: 1s, or the interval if that is shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Passes in a row that make an unhealthy endpoint healthy. Default: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub healthy_after: Option<u16>,
+    /// Failures in a row that make a healthy endpoint unhealthy. Default: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: Option<u16>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum CheckType {
+    #[default]
+    #[serde(rename = "TCP")]
+    Tcp,
+    None,
+}
+
+/// Ejection of endpoints that clients' connections fail to reach.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PassiveCheck {
+    /// Failed attempts in a row that eject an endpoint. Default: 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_failures: Option<u16>,
+    /// How long the first ejection lasts, at least 1s; each following one lasts twice as long. Default: 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eject_for: Option<Duration>,
+    /// How long an ejection may last at most. Default: 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_eject_for: Option<Duration>,
+    /// The largest share of endpoints ejected at a time; the last usable one never is. 0: no ejection. Default: 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejected_percent: Option<u8>,
+}
+
+/// How endpoints are dialled.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Connect {
+    /// For one attempt, at least 1ms. Default: 3s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// For all attempts of a client's connection together. Default: 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// How many endpoints are tried before the client is refused. Default: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub attempts: Option<u16>,
+    /// Connections opened before a client needs them. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preconnect: Option<Preconnect>,
+}
+
+/// Connections opened before a client needs them, each used by one client only.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Preconnect {
+    /// How many are kept ready for each endpoint.
+    #[schemars(range(min = 1, max = 1000))]
+    pub per_endpoint: u16,
+    /// One that no client took for this long is closed and replaced; keep it below the backend's own timeout for
+    /// silent clients. At least 100ms. Default: 5s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// How long a connection may take, be silent and last.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// For the PROXY header, and for the TLS handshake; at least 1ms. Default: 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Duration>,
+    /// Without a byte in either direction; 0s: for ever. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
+    /// Without a byte in the remaining direction after one side has ended its own; 0s: for ever. Default: 5m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_closed: Option<Duration>,
+    /// For the whole connection; 0s: for ever. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_duration: Option<Duration>,
+    /// maxDuration is shortened by a random share of up to this many percent. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub jitter_percent: Option<u8>,
+}
+
+/// Keepalive probes; TCP_USER_TIMEOUT is set to the time they take to give up.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpKeepalive {
+    /// Silence before the first probe, in whole seconds; 0s: no probes. Default: 60s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
+    /// Time between probes, in whole seconds, at least 1s. Default: 15s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// Unanswered probes after which the peer counts as dead. Default: 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub probes: Option<u8>,
+}
+
+/// What happens to open connections.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// When the process shuts down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<ShutdownDrain>,
+}
+
+/// When the process shuts down: it stops accepting, and connections may go on for a while.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ShutdownDrain {
+    /// Connections still open after this long are reset; the process's --max-drain caps it. Default: 60s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Duration>,
+    /// Over this last part of `after` connections are closed bit by bit, idle ones first. Default: half of `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Duration>,
+}

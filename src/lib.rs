@@ -1,0 +1,8 @@
+//! A TCP load balancer for Kubernetes.
+
+pub mod api;
+pub mod model;
+pub mod proxy;
+pub mod source;
+pub mod translate;
+pub mod upstream;

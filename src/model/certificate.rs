@@ -1,0 +1,38 @@
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use rustls::sign::CertifiedKey;
+
+/// A SHA-256 digest of the PEM text of a certificate chain and its key.
+pub type Fingerprint = [u8; 32];
+
+/// A certificate chain with its key, ready to be presented.
+#[derive(Clone)]
+pub struct Certificate {
+    /// Where it comes from, for people: `Secret shop/pg-tls`, or its file.
+    pub source: Arc<str>,
+    /// What tells two certificates apart, and lets an unchanged one be used again without being parsed.
+    pub fingerprint: Fingerprint,
+    /// DNS names and wildcards it is valid for, in lower case.
+    pub names: Vec<Arc<str>>,
+    pub not_after: Timestamp,
+    pub key: Arc<CertifiedKey>,
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint && self.source == other.source
+    }
+}
+
+impl Eq for Certificate {}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("source", &self.source)
+            .field("names", &self.names)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,63 @@
+//! Identities: what makes a listener, an upstream or an endpoint the same one in the next snapshot.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+/// The load balancer (or another object) that something belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A listener, by its load balancer and the port its manifest declares.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerKey {
+    pub object: ObjectKey,
+    pub port: u16,
+}
+
+impl fmt::Display for ListenerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.object, self.port)
+    }
+}
+
+/// A set of endpoints that connections are balanced over, by its load balancer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamKey {
+    pub object: ObjectKey,
+}
+
+impl fmt::Display for UpstreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.object.fmt(f)
+    }
+}
+
+/// An endpoint within its upstream: its health, ejection and connection count are kept while this stays the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// The entry of `spec.backends` it comes from.
+    pub backend: Arc<str>,
+    pub address: SocketAddr,
+    /// The uid of the pod behind the address, where one is known: another pod on a reused address starts afresh.
+    pub uid: Option<Arc<str>>,
+}
+
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}

@@ -1,0 +1,114 @@
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+
+use super::{Certificate, Networks, UpstreamKey};
+
+/// A port that clients connect to. Frozen for a connection when it is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name in logs and metrics: the declared one, else the port.
+    pub name: Arc<str>,
+    /// Where it is bound. `[::]` means every address of both families.
+    pub bind: SocketAddr,
+    pub upstream: UpstreamKey,
+    /// `None`: plain TCP.
+    pub tls: Option<Tls>,
+    /// `None`: no PROXY header is expected, and one is passed on like any other bytes.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub access: Access,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// TCP keepalive on the client's side.
+    pub keepalive: Option<Keepalive>,
+    pub drain: ShutdownDrain,
+}
+
+/// TLS that ends at the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// At least one; the first is presented when no name matches.
+    pub certificates: Vec<Arc<Certificate>>,
+    pub min_version: TlsVersion,
+    /// Application protocols, preferred first; empty: none negotiated.
+    pub alpn: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+/// Who may announce the client's address in a PROXY header
+/// ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    pub mode: ProxyMode,
+    /// Not empty.
+    pub trusted: Networks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// Trusted peers must send a header; all others are clients themselves and may not send one.
+    Optional,
+    /// Only trusted peers may connect, and they must send a header.
+    Required,
+}
+
+/// Which clients may connect. `deny` wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Empty: everyone.
+    pub allow: Networks,
+    pub deny: Networks,
+}
+
+/// How many connections, and how fast; `None`: unlimited. Shared by all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: Option<NonZeroU32>,
+    pub max_connections_per_source: Option<NonZeroU32>,
+    pub new_connections: Option<Rate>,
+    pub new_connections_per_source: Option<Rate>,
+}
+
+/// `count` events per `per`, of which `burst` may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: NonZeroU32,
+    /// Not zero.
+    pub per: Duration,
+    pub burst: NonZeroU32,
+}
+
+/// How long a connection may take, be silent and last; `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the PROXY header and for the TLS handshake, each.
+    pub handshake: Duration,
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// Without a byte in the remaining direction after the other has ended.
+    pub half_closed: Option<Duration>,
+    pub max_duration: Option<Duration>,
+    /// `max_duration` is shortened by a random share of up to this many percent, so that connections opened together
+    /// do not end together.
+    pub jitter_percent: u8,
+}
+
+/// TCP keepalive probes; TCP_USER_TIMEOUT is set to the time they take to give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub probes: u8,
+}
+
+/// What happens to open connections when the process shuts down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownDrain {
+    /// Connections still open after this long are reset.
+    pub after: Duration,
+    /// Over this last part of `after` connections are closed bit by bit, idle ones first.
+    pub spread: Duration,
+}

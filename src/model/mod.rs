@@ -1,0 +1,24 @@
+//! What the proxy is told and what it answers: plain data, already valid.
+//!
+//! A [`Snapshot`] is the whole configuration at one moment. It is immutable, comparable and complete: the proxy makes
+//! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
+
+mod certificate;
+mod key;
+mod listener;
+mod network;
+mod report;
+mod snapshot;
+mod upstream;
+
+pub use certificate::{Certificate, Fingerprint};
+pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
+pub use listener::{
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, Timeouts, Tls, TlsVersion,
+};
+pub use network::Networks;
+pub use report::{ListenerState, Report};
+pub use snapshot::Snapshot;
+pub use upstream::{
+    ActiveCheck, Algorithm, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, Upstream, Weight,
+};

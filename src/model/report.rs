@@ -1,0 +1,21 @@
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use super::{EndpointKey, ListenerKey, UpstreamKey};
+
+/// What the proxy made of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The generation of the snapshot that is applied.
+    pub generation: u64,
+    pub listeners: BTreeMap<ListenerKey, ListenerState>,
+    /// The endpoints of each upstream, and whether each one is usable now.
+    pub upstreams: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, bool>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerState {
+    /// Accepting connections on this address.
+    Bound(SocketAddr),
+    /// Not bound; tried again with growing pauses. The sentence says why.
+    Failed(Arc<str>),
+}

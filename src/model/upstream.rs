@@ -1,0 +1,117 @@
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{EndpointKey, Keepalive};
+
+/// A set of endpoints that connections are balanced over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub balancing: Balancing,
+    /// Sorted by key, each key once. May be empty: then connections are refused.
+    pub endpoints: Vec<Endpoint>,
+    pub active_check: Option<ActiveCheck>,
+    pub passive_check: Option<PassiveCheck>,
+    pub connect: Connect,
+    /// TCP keepalive on the backend's side.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// One address that serves connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub key: EndpointKey,
+    /// What sticky balancing hashes: stable over restarts, and for a StatefulSet over addresses.
+    pub stable_id: Arc<str>,
+    pub weight: Weight,
+    /// The PROXY header sent to it; `None`: none.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+impl Endpoint {
+    pub fn address(&self) -> SocketAddr {
+        self.key.address
+    }
+}
+
+/// The share of connections an endpoint gets, relative to the others of its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weight(NonZeroU32);
+
+impl Weight {
+    pub const ONE: Self = Self(NonZeroU32::MIN);
+
+    pub const fn new(weight: NonZeroU32) -> Self {
+        Self(weight)
+    }
+
+    pub const fn value(self) -> u32 {
+        self.0.get()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balancing {
+    pub algorithm: Algorithm,
+    /// How many leading bits of an IPv6 client address sticky balancing looks at (1 to 128).
+    pub hash_prefix_v6: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    RoundRobin,
+    LeastConnections,
+    PowerOfTwo,
+    Random,
+    Maglev,
+}
+
+/// Probes that open a TCP connection and close it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveCheck {
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Passes in a row that make an unhealthy endpoint healthy.
+    pub healthy_after: NonZeroU16,
+    /// Failures in a row that make a healthy endpoint unhealthy.
+    pub unhealthy_after: NonZeroU16,
+}
+
+/// Ejection of endpoints that clients' connections fail to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassiveCheck {
+    pub consecutive_failures: NonZeroU16,
+    /// The first ejection; each following one lasts twice as long as the one before.
+    pub eject_for: Duration,
+    pub max_eject_for: Duration,
+    /// Never more than this share of the endpoints, and never the last usable one.
+    pub max_ejected_percent: u8,
+}
+
+/// How endpoints are dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// For one attempt.
+    pub timeout: Duration,
+    /// For all attempts of one connection.
+    pub deadline: Duration,
+    pub attempts: NonZeroU16,
+    pub preconnect: Option<Preconnect>,
+}
+
+/// Connections opened before a client needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preconnect {
+    pub per_endpoint: NonZeroU16,
+    /// One that no client took for this long is closed and replaced.
+    pub idle_timeout: Duration,
+}

@@ -1,0 +1,1 @@
+//! The data plane: makes sockets and connections equal to the latest snapshot.

@@ -1,0 +1,61 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use crate::model::ObjectKey;
+
+/// What the translation thinks of each load balancer.
+pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
+
+/// What the translation thinks of one load balancer. No problem: it is served as declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where it is declared.
+    pub origin: Arc<str>,
+    pub problems: Vec<Problem>,
+}
+
+impl Verdict {
+    /// Whether something that was declared is not served as declared.
+    pub fn refuses(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Refused)
+    }
+}
+
+/// One thing that is wrong, and what it means for those who connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub severity: Severity,
+    pub reason: Reason,
+    /// The field it is about, as a path (`spec.listeners[0].tls`); empty: the whole object.
+    pub field: String,
+    /// A sentence that says what is wrong, what to write instead, and what is served meanwhile.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Something declared is not served, or not as declared.
+    Refused,
+    /// Served as declared, but somebody should look.
+    Warning,
+}
+
+/// The class of a problem: Gateway API's condition reasons where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Invalid,
+    RefNotFound,
+    InvalidCertificateRef,
+    CertificateExpired,
+    PortConflict,
+    NameNotResolved,
+    NoEndpoints,
+}
