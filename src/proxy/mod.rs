@@ -1,1 +1,209 @@
 //! The data plane: makes sockets and connections equal to the latest snapshot.
+//!
+//! [`Topology`](topology) owns what there is, [workers](worker) accept and serve, and a [connection](connection) goes
+//! its way: PROXY header, admission, TLS, connect, relay, account.
+
+pub mod access_log;
+pub mod accounting;
+pub mod admission;
+mod connect;
+mod connection;
+mod listener;
+mod plan;
+pub mod prefixed;
+pub mod proxy_protocol;
+mod relay;
+pub mod socket;
+mod stream;
+pub mod tls;
+mod topology;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
+
+pub use listener::LiveListener;
+pub use topology::{Sockets, View, cannot_listen};
+pub use worker::{Closing, Drained};
+
+use crate::{
+    model::{Report, Snapshot},
+    upstream::{PreconnectBudget, Upstreams},
+};
+use access_log::AccessLog;
+use admission::{Capacity, Sources};
+use socket::Sharing;
+use topology::Topology;
+use worker::{Shared, WorkerHandle};
+
+/// What a proxy is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// Not zero.
+    pub workers: usize,
+    /// How many connections of clients may be open at a time.
+    pub capacity: usize,
+    /// How many preconnected sockets there may be at a time.
+    pub preconnected: usize,
+    pub sharing: Sharing,
+    /// Listening sockets of the process that this one takes over from, by the address they were opened for.
+    pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    pub access_log: AccessLog,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    reports: watch::Receiver<Arc<Report>>,
+    orders: mpsc::UnboundedSender<topology::Order>,
+    view: Arc<ArcSwap<View>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts the workers, and control work on the runtime given. Nothing is served before the first snapshot.
+    ///
+    /// # Errors
+    /// When a worker's thread or event loop cannot be made.
+    pub fn start(options: Options, control: &Handle) -> io::Result<Self> {
+        let (workers, inboxes): (Vec<_>, Vec<_>) = (0..options.workers).map(|_| WorkerHandle::new()).unzip();
+        let shared = Arc::new(Shared {
+            workers,
+            capacity: Arc::new(Capacity::new(options.capacity)),
+            access_log: options.access_log,
+            started: Instant::now(),
+        });
+        let threads = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(index, inbox)| worker::start(index, shared.clone(), inbox))
+            .collect::<io::Result<_>>()?;
+        let (snapshots, published) = watch::channel(Arc::default());
+        let (reporting, reports) = watch::channel(Arc::default());
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let view = Arc::new(ArcSwap::default());
+        let topology = Topology {
+            shared: shared.clone(),
+            snapshots: published,
+            reports: reporting,
+            view: view.clone(),
+            upstreams: Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected)),
+            sources: Arc::new(Sources::default()),
+            sharing: options.sharing,
+            inherited: options.inherited,
+            state: topology::State::default(),
+        };
+        control.spawn(topology.run(inbox));
+        Ok(Self { shared, snapshots, reports, orders, view, threads })
+    }
+
+    /// Makes this the wanted configuration. Only the latest one counts.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshots.send_replace(snapshot);
+    }
+
+    /// What the proxy made of the snapshots, whenever that changes.
+    pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
+        self.reports.clone()
+    }
+
+    /// What is live now, for metrics and admin pages.
+    pub fn monitor(&self) -> Monitor {
+        Monitor { shared: self.shared.clone(), view: self.view.clone() }
+    }
+
+    /// The listening sockets there are, for a process that takes over.
+    pub async fn sockets(&self) -> Vec<Sockets> {
+        let (answer, sockets) = oneshot::channel();
+        let _ = self.orders.send(topology::Order::Sockets(answer));
+        sockets.await.unwrap_or_default()
+    }
+
+    /// Closes all listening sockets, for good. Open connections go on.
+    pub async fn stop_accepting(&self, closing: Closing) {
+        let (done, answer) = oneshot::channel();
+        let _ = self.orders.send(topology::Order::StopAccepting(closing, done));
+        let _ = answer.await;
+    }
+
+    /// Ends all open connections as their listeners' `drain.shutdown` says, none later than `longest`.
+    pub async fn drain(&self, longest: Duration) -> Drained {
+        let mut answers = Vec::new();
+        for worker in &self.shared.workers {
+            let (done, answer) = oneshot::channel();
+            let _ = worker.orders.send(worker::Order::Drain { longest, done });
+            answers.push(answer);
+        }
+        let mut drained = Drained::default();
+        for answer in answers {
+            drained += answer.await.unwrap_or_default();
+        }
+        drained
+    }
+
+    /// Ends the workers; connections that are still open are reset.
+    pub fn stop(mut self) {
+        self.stop_workers();
+    }
+
+    fn stop_workers(&mut self) {
+        for worker in &self.shared.workers {
+            let _ = worker.orders.send(worker::Order::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop_workers();
+    }
+}
+
+/// Looks at a running proxy.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    view: Arc<ArcSwap<View>>,
+}
+
+impl Monitor {
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    pub fn access_log(&self) -> &AccessLog {
+        &self.shared.access_log
+    }
+
+    pub fn capacity(&self) -> &Capacity {
+        &self.shared.capacity
+    }
+
+    /// How long ago each worker was last seen alive.
+    pub fn workers_silent_for(&self) -> impl Iterator<Item = Duration> {
+        let now = self.shared.started.elapsed();
+        self.shared.workers.iter().map(move |worker| worker.silent_for(now))
+    }
+
+    /// How many connections each worker has.
+    pub fn open_by_worker(&self) -> impl Iterator<Item = usize> {
+        self.shared.workers.iter().map(WorkerHandle::open)
+    }
+}

@@ -1,0 +1,48 @@
+//! How many connections the process's file descriptors allow.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What the descriptors of this process are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Connections of clients, each with one to a backend.
+    pub connections: usize,
+    /// Connections to backends that are opened ahead.
+    pub preconnected: usize,
+}
+
+/// Raises the limit to what this process may have at most, and shares it out among `workers`.
+pub fn raise_limit(workers: usize) -> Budget {
+    let limit = getrlimit(Resource::Nofile);
+    // More than this is never of use, and some kernels report "unlimited" as a number that nothing can be derived from.
+    let most = limit.maximum.unwrap_or(u64::MAX).min(4 << 20);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
+    let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) };
+    Budget::of(limit as usize, workers)
+}
+
+impl Budget {
+    /// A sixteenth each for preconnected sockets and for probes; a fixed part for files, the admin page and listening
+    /// sockets, of which every worker has its own.
+    fn of(limit: usize, workers: usize) -> Self {
+        let fixed = (128 + 64 * workers).min(limit / 4);
+        let sixteenth = limit / 16;
+        Self { connections: ((limit - fixed - 2 * sixteenth) / 2).max(1), preconnected: sixteenth }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_together_stays_below_the_limit() {
+        for limit in [64, 256, 1024, 20_000, 1 << 20] {
+            for workers in [1, 2, 64] {
+                let budget = Budget::of(limit, workers);
+                assert!(2 * budget.connections + 2 * budget.preconnected < limit, "{limit} {workers}: {budget:?}");
+                assert!(budget.connections >= limit / 8, "{limit} {workers}: {budget:?}");
+            }
+        }
+    }
+}

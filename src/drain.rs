@@ -1,0 +1,76 @@
+//! How open connections are ended while the process shuts down.
+
+use std::time::Duration;
+
+use crate::model::ShutdownDrain;
+
+/// How many connections may still be open at each moment of a drain.
+///
+/// All may stay until the spread begins; then the number falls in a straight line to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Schedule {
+    after: Duration,
+    spread: Duration,
+}
+
+impl Schedule {
+    /// The schedule of a listener, in a process that drains for at most `longest`.
+    pub fn new(drain: ShutdownDrain, longest: Duration) -> Self {
+        let after = drain.after.min(longest);
+        // A drain cut short by the process is spread over the same part of it as it was to be.
+        let spread = if drain.after.is_zero() { after } else { drain.spread.mul_f64(ratio(after, drain.after)) };
+        Self { after, spread: spread.min(after) }
+    }
+
+    /// When the last connection is closed.
+    pub fn deadline(&self) -> Duration {
+        self.after
+    }
+
+    /// How many of the `total` connections that were open at the beginning may be open after `elapsed`.
+    pub fn may_remain(&self, total: usize, elapsed: Duration) -> usize {
+        let left = self.after.saturating_sub(elapsed);
+        if left >= self.spread && !left.is_zero() {
+            return total;
+        }
+        (total as f64 * ratio(left, self.spread)).ceil() as usize
+    }
+}
+
+fn ratio(part: Duration, whole: Duration) -> f64 {
+    if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(after: u64, spread: u64) -> ShutdownDrain {
+        ShutdownDrain { after: Duration::from_secs(after), spread: Duration::from_secs(spread) }
+    }
+
+    #[test]
+    fn connections_are_closed_evenly_over_the_last_part() {
+        let schedule = Schedule::new(seconds(60, 30), Duration::MAX);
+        for (elapsed, remaining) in [(0, 100), (29, 100), (30, 100), (33, 90), (45, 50), (59, 4), (60, 0), (61, 0)] {
+            assert_eq!(schedule.may_remain(100, Duration::from_secs(elapsed)), remaining, "after {elapsed} s");
+        }
+    }
+
+    #[test]
+    fn without_a_spread_all_stay_until_the_deadline() {
+        let schedule = Schedule::new(seconds(10, 0), Duration::MAX);
+        assert_eq!(schedule.may_remain(7, Duration::from_millis(9_999)), 7);
+        assert_eq!(schedule.may_remain(7, Duration::from_secs(10)), 0);
+        assert_eq!(Schedule::new(seconds(0, 0), Duration::MAX).may_remain(7, Duration::ZERO), 0);
+    }
+
+    #[test]
+    fn the_process_caps_the_drain_and_keeps_its_shape() {
+        let schedule = Schedule::new(seconds(60, 30), Duration::from_secs(10));
+        assert_eq!(schedule.deadline(), Duration::from_secs(10));
+        assert_eq!(schedule.may_remain(100, Duration::from_secs(5)), 100);
+        assert_eq!(schedule.may_remain(100, Duration::from_millis(7_500)), 50);
+        assert_eq!(schedule.may_remain(100, Duration::from_secs(10)), 0);
+    }
+}

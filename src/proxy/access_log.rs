@@ -1,0 +1,345 @@
+//! One event for each connection at its end (and on request one at its start), written by a thread of its own.
+//!
+//! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::accounting::CloseReason;
+
+/// How many events may wait to be written.
+const QUEUE: usize = 8192;
+
+/// What is known of a connection, at its end.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: Kind,
+    pub at: SystemTime,
+    pub listener: Arc<Label>,
+    /// The other end of the TCP connection.
+    pub peer: SocketAddr,
+    /// The client as a PROXY header announced it; otherwise the peer.
+    pub client: SocketAddr,
+    pub tls: Option<TlsEvent>,
+    pub endpoint: Option<SocketAddr>,
+    /// How many endpoints were tried.
+    pub attempts: u16,
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
+    /// From accepting the client to an established backend connection.
+    pub connect: Option<Duration>,
+    pub duration: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Start,
+    End(CloseReason),
+}
+
+/// How a listener is called in logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// `namespace/name:port`.
+    pub label: Box<str>,
+    pub name: Box<str>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsEvent {
+    pub server_name: Option<Arc<str>>,
+    pub version: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value` pairs.
+    Text,
+    /// A JSON object on each line.
+    Json,
+}
+
+/// Which events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Events {
+    #[default]
+    Ends,
+    StartsAndEnds,
+    None,
+}
+
+/// The queue's end that workers have. `logged + dropped` is the number of ends that were offered.
+#[derive(Debug)]
+pub struct AccessLog {
+    events: Events,
+    queue: Option<SyncSender<Event>>,
+    figures: Arc<Figures>,
+}
+
+#[derive(Debug, Default)]
+struct Figures {
+    logged: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl AccessLog {
+    /// Starts the writing thread. It ends, with everything written, after the log has been dropped.
+    pub fn start(events: Events, format: Format, sink: impl Write + Send + 'static) -> (Self, Writer) {
+        let figures = Arc::new(Figures::default());
+        let (queue, waiting) = sync_channel(QUEUE);
+        let writer = thread::Builder::new()
+            .name("access-log".into())
+            .spawn({
+                let figures = figures.clone();
+                move || write_events(&waiting, format, sink, &figures)
+            })
+            .expect("a thread can be started");
+        let queue = (events != Events::None).then_some(queue);
+        (Self { events, queue, figures }, Writer(writer))
+    }
+
+    pub fn wants_starts(&self) -> bool {
+        self.events == Events::StartsAndEnds
+    }
+
+    /// Offers an event; drops it, and counts that, when the writer is behind.
+    pub fn offer(&self, event: Event) {
+        let is_end = matches!(event.kind, Kind::End(_));
+        let taken = match &self.queue {
+            Some(queue) => !matches!(queue.try_send(event), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))),
+            None => false,
+        };
+        match (is_end, taken) {
+            (true, true) => self.figures.logged.fetch_add(1, Relaxed),
+            (_, false) => self.figures.dropped.fetch_add(u64::from(is_end), Relaxed),
+            (false, true) => 0,
+        };
+    }
+
+    /// Counts an end that is not offered because there are too many of its kind.
+    pub fn leave_out(&self) {
+        self.figures.dropped.fetch_add(1, Relaxed);
+    }
+
+    pub fn logged(&self) -> u64 {
+        self.figures.logged.load(Relaxed)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.figures.dropped.load(Relaxed)
+    }
+}
+
+/// The writing thread.
+#[derive(Debug)]
+pub struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits until everything is written; the [`AccessLog`] must have been dropped.
+    pub fn finish(self) {
+        let _ = self.0.join();
+    }
+}
+
+/// How many events are written at once.
+const BATCH: usize = 256;
+
+fn write_events(waiting: &Receiver<Event>, format: Format, mut sink: impl Write, figures: &Figures) {
+    let mut text = Vec::new();
+    while let Ok(event) = waiting.recv() {
+        let mut ends = 0;
+        for event in std::iter::once(event).chain(waiting.try_iter().take(BATCH)) {
+            ends += u64::from(matches!(event.kind, Kind::End(_)));
+            match format {
+                // Writing to memory does not fail.
+                Format::Text => drop(write_text(&mut text, &event)),
+                Format::Json => drop(serde_json::to_writer(&mut text, &Line::of(&event))),
+            }
+            text.push(b'\n');
+        }
+        if sink.write_all(&text).and_then(|()| sink.flush()).is_err() {
+            // Nobody reads any more (a closed pipe, a full disk): what was counted as logged was not.
+            figures.logged.fetch_sub(ends, Relaxed);
+            figures.dropped.fetch_add(ends, Relaxed);
+        }
+        text.clear();
+    }
+}
+
+/// `TIME connection end listener=… client=… …`: pairs in the order of [`Line`]'s fields, absent ones left out.
+fn write_text(text: &mut Vec<u8>, event: &Event) -> io::Result<()> {
+    let line = Line::of(event);
+    write!(text, "{} connection {} listener={} name={}", line.time, line.event, line.listener, line.name)?;
+    write!(text, " peer={} client={}", line.peer, line.client)?;
+    if let Some(version) = line.tls_version {
+        write!(text, " tls_version={version} tls_server_name={}", line.tls_server_name.unwrap_or("-"))?;
+    }
+    if let Some(endpoint) = line.endpoint {
+        write!(text, " endpoint={endpoint}")?;
+    }
+    let Some(reason) = line.reason else { return Ok(()) };
+    write!(text, " attempts={}", line.attempts)?;
+    write!(text, " bytes_to_backend={} bytes_to_client={}", line.bytes_to_backend, line.bytes_to_client)?;
+    if let Some(connect) = line.connect_seconds {
+        write!(text, " connect_seconds={connect}")?;
+    }
+    write!(text, " duration_seconds={} reason={reason}", line.duration_seconds)
+}
+
+/// What is written of an event.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: Timestamp,
+    event: &'static str,
+    listener: &'a str,
+    name: &'a str,
+    peer: SocketAddr,
+    client: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_server_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<SocketAddr>,
+    attempts: u16,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_seconds: Option<f64>,
+    duration_seconds: f64,
+    /// Absent at the start of a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl<'a> Line<'a> {
+    fn of(event: &'a Event) -> Self {
+        let (kind, reason) = match event.kind {
+            Kind::Start => ("start", None),
+            Kind::End(reason) => ("end", Some(reason.label())),
+        };
+        Self {
+            time: Timestamp::try_from(event.at).unwrap_or_default(),
+            event: kind,
+            listener: &event.listener.label,
+            name: &event.listener.name,
+            peer: event.peer,
+            client: event.client,
+            tls_version: event.tls.as_ref().map(|tls| tls.version),
+            tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            endpoint: event.endpoint,
+            attempts: event.attempts,
+            bytes_to_backend: event.bytes_to_backend,
+            bytes_to_client: event.bytes_to_client,
+            connect_seconds: event.connect.map(seconds),
+            duration_seconds: seconds(event.duration),
+            reason,
+        }
+    }
+}
+
+/// To the microsecond.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn event(kind: Kind) -> Event {
+        Event {
+            kind,
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
+            peer: "10.0.0.1:4000".parse().unwrap(),
+            client: "192.0.2.7:5000".parse().unwrap(),
+            tls: Some(TlsEvent { server_name: Some("db.example.com".into()), version: "TLS1.3" }),
+            endpoint: Some("10.1.0.1:5432".parse().unwrap()),
+            attempts: 1,
+            bytes_to_backend: 7,
+            bytes_to_client: 8,
+            connect: Some(Duration::from_micros(1500)),
+            duration: Duration::from_secs(2),
+        }
+    }
+
+    fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
+        let memory = Memory::default();
+        let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
+        events.into_iter().for_each(|event| log.offer(event));
+        drop(log);
+        writer.finish();
+        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn text_lines_are_pairs() {
+        assert_eq!(
+            written(Format::Text, [event(Kind::End(CloseReason::Complete))]),
+            "2023-11-14T22:13:20.123Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
+             client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com endpoint=10.1.0.1:5432 attempts=1 \
+             bytes_to_backend=7 bytes_to_client=8 connect_seconds=0.0015 duration_seconds=2 reason=complete\n"
+        );
+    }
+
+    #[test]
+    fn json_lines_are_objects() {
+        let text = written(Format::Json, [event(Kind::Start), event(Kind::End(CloseReason::IdleTimeout))]);
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines[0]["event"].as_str(), lines[0].get("reason")), (Some("start"), None));
+        assert_eq!(lines[1]["reason"], "idle_timeout");
+        assert_eq!(lines[1]["connect_seconds"], 0.0015);
+    }
+
+    #[test]
+    fn ends_that_cannot_be_written_count_as_dropped() {
+        let (log, writer) = AccessLog::start(Events::Ends, Format::Text, Broken);
+        for _ in 0..1000 {
+            log.offer(event(Kind::End(CloseReason::Complete)));
+        }
+        let figures = log.figures.clone();
+        drop(log);
+        writer.finish();
+        assert_eq!((figures.logged.load(Relaxed), figures.dropped.load(Relaxed)), (0, 1000));
+    }
+}

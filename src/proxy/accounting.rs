@@ -1,0 +1,319 @@
+//! What is counted of connections: `accepted = active + Σ closed{reason}`, refusals being reasons too.
+
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Why a connection ended. Every accepted connection ends with exactly one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both sides ended their half.
+    Complete,
+    /// The client reset the connection, or died.
+    ClientReset,
+    /// The backend reset the connection, or died.
+    BackendReset,
+    /// No byte in either direction for `timeouts.idle`.
+    IdleTimeout,
+    /// No byte in the remaining direction for `timeouts.halfClosed`.
+    HalfClosedTimeout,
+    /// Open for `timeouts.maxDuration`.
+    MaxDuration,
+    /// Closed while the process shuts down, bit by bit over `drain.shutdown.spread`.
+    Drained,
+    /// Still open at the end of the drain.
+    DrainDeadline,
+    /// Refused: the process has as many connections as its descriptors allow.
+    ProcessFull,
+    /// Refused: `limits.maxConnections`.
+    ListenerFull,
+    /// Refused: `limits.newConnections`.
+    ListenerRate,
+    /// Refused: `limits.maxConnectionsPerSource`.
+    SourceFull,
+    /// Refused: `limits.newConnectionsPerSource`.
+    SourceRate,
+    /// Refused: `access`.
+    AccessDenied,
+    /// Refused: the peer may not send a PROXY header, or is not in `trustedNetworks` of a listener that requires one.
+    ProxyUntrusted,
+    /// Refused: no valid PROXY header came in time.
+    ProxyInvalid,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// The TLS handshake took longer than `timeouts.handshake`.
+    TlsTimeout,
+    /// Refused: no endpoint is usable.
+    NoEndpoint,
+    /// Every attempt to reach an endpoint failed.
+    ConnectFailed,
+    /// No endpoint was reached within `connect.deadline`.
+    ConnectTimeout,
+    /// This host had no descriptor, memory, port or permission left for a connection to a backend.
+    LocalFailure,
+    /// A fault of this program.
+    Internal,
+}
+
+impl CloseReason {
+    pub const ALL: [Self; 23] = [
+        Self::Complete,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::IdleTimeout,
+        Self::HalfClosedTimeout,
+        Self::MaxDuration,
+        Self::Drained,
+        Self::DrainDeadline,
+        Self::ProcessFull,
+        Self::ListenerFull,
+        Self::ListenerRate,
+        Self::SourceFull,
+        Self::SourceRate,
+        Self::AccessDenied,
+        Self::ProxyUntrusted,
+        Self::ProxyInvalid,
+        Self::TlsFailed,
+        Self::TlsTimeout,
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::LocalFailure,
+        Self::Internal,
+    ];
+
+    /// Its name in logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfClosedTimeout => "half_closed_timeout",
+            Self::MaxDuration => "max_duration",
+            Self::Drained => "drained",
+            Self::DrainDeadline => "drain_deadline",
+            Self::ProcessFull => "process_full",
+            Self::ListenerFull => "listener_full",
+            Self::ListenerRate => "listener_rate",
+            Self::SourceFull => "source_full",
+            Self::SourceRate => "source_rate",
+            Self::AccessDenied => "access_denied",
+            Self::ProxyUntrusted => "proxy_untrusted",
+            Self::ProxyInvalid => "proxy_invalid",
+            Self::TlsFailed => "tls_failed",
+            Self::TlsTimeout => "tls_timeout",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::LocalFailure => "local_failure",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the connection was turned away before a backend was dialled. Refusals are logged at a bounded rate.
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::ProcessFull
+            | Self::ListenerFull
+            | Self::ListenerRate
+            | Self::SourceFull
+            | Self::SourceRate
+            | Self::AccessDenied
+            | Self::ProxyUntrusted
+            | Self::ProxyInvalid
+            | Self::TlsFailed
+            | Self::TlsTimeout
+            | Self::NoEndpoint => true,
+            Self::Complete
+            | Self::ClientReset
+            | Self::BackendReset
+            | Self::IdleTimeout
+            | Self::HalfClosedTimeout
+            | Self::MaxDuration
+            | Self::Drained
+            | Self::DrainDeadline
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::LocalFailure
+            | Self::Internal => false,
+        }
+    }
+}
+
+/// The counters of one listener, a shard for each worker so that workers never share a cache line.
+///
+/// They outlive changes of the listener's configuration.
+#[derive(Debug)]
+pub struct ListenerCounters {
+    shards: Box<[Shard]>,
+}
+
+/// A worker's own counters: only that worker's thread writes them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Shard {
+    accepted: Counter,
+    closed: [Counter; CloseReason::ALL.len()],
+    pub bytes_to_backend: Counter,
+    pub bytes_to_client: Counter,
+    pub tls_full_handshakes: Counter,
+    pub tls_resumed_handshakes: Counter,
+    /// Time from accepting a client to an established backend connection.
+    pub connect: Histogram,
+    pub duration: Histogram,
+}
+
+impl ListenerCounters {
+    pub fn new(workers: usize) -> Self {
+        Self { shards: (0..workers).map(|_| Shard::default()).collect() }
+    }
+
+    /// The counters that this worker writes.
+    pub fn shard(&self, worker: usize) -> &Shard {
+        &self.shards[worker]
+    }
+
+    /// The sum over all workers. What is closed is read before what is accepted, so `active` is never negative.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in &self.shards {
+            for (sum, counter) in totals.closed.iter_mut().zip(&shard.closed) {
+                *sum += counter.get();
+            }
+        }
+        for shard in &self.shards {
+            totals.accepted += shard.accepted.get();
+            totals.bytes_to_backend += shard.bytes_to_backend.get();
+            totals.bytes_to_client += shard.bytes_to_client.get();
+            totals.tls_full_handshakes += shard.tls_full_handshakes.get();
+            totals.tls_resumed_handshakes += shard.tls_resumed_handshakes.get();
+            totals.connect.add(&shard.connect);
+            totals.duration.add(&shard.duration);
+        }
+        totals
+    }
+}
+
+impl Shard {
+    pub fn accept(&self) {
+        self.accepted.add(1);
+    }
+
+    pub fn close(&self, reason: CloseReason) {
+        self.closed[reason as usize].add(1);
+    }
+}
+
+/// What a listener has counted since it came.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    pub accepted: u64,
+    closed: [u64; CloseReason::ALL.len()],
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
+    pub tls_full_handshakes: u64,
+    pub tls_resumed_handshakes: u64,
+    pub connect: HistogramTotals,
+    pub duration: HistogramTotals,
+}
+
+impl Totals {
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize]
+    }
+
+    pub fn closed_in_all(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    pub fn active(&self) -> u64 {
+        self.accepted.saturating_sub(self.closed_in_all())
+    }
+}
+
+/// A counter with a single writing thread: no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed) + amount, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the buckets of a [`Histogram`], in seconds; the last bucket has none.
+pub const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86_400.0];
+
+/// A histogram of durations with a single writing thread.
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS.len() + 1],
+    nanoseconds: Counter,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: array::from_fn(|_| Counter::default()), nanoseconds: Counter::default() }
+    }
+}
+
+impl Histogram {
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        self.buckets[BUCKETS.partition_point(|bound| *bound < seconds)].add(1);
+        self.nanoseconds.add(duration.as_nanos() as u64);
+    }
+}
+
+/// The sum of several histograms.
+#[derive(Clone, Debug, Default)]
+pub struct HistogramTotals {
+    /// Observations in each bucket, not cumulated; the last one is beyond all [`BUCKETS`].
+    pub buckets: [u64; BUCKETS.len() + 1],
+    pub seconds: f64,
+}
+
+impl HistogramTotals {
+    fn add(&mut self, histogram: &Histogram) {
+        for (sum, counter) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *sum += counter.get();
+        }
+        self.seconds += histogram.nanoseconds.get() as f64 / 1e9;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_place_and_label() {
+        for (place, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason:?}");
+        }
+        let labels: std::collections::BTreeSet<_> = CloseReason::ALL.map(CloseReason::label).into();
+        assert_eq!(labels.len(), CloseReason::ALL.len());
+    }
+
+    #[test]
+    fn totals_are_sums_over_workers() {
+        let counters = ListenerCounters::new(2);
+        counters.shard(0).accept();
+        counters.shard(0).accept();
+        counters.shard(1).close(CloseReason::Complete);
+        counters.shard(1).duration.observe(Duration::from_millis(3));
+        counters.shard(0).duration.observe(Duration::from_secs(1_000_000));
+        let totals = counters.totals();
+        assert_eq!((totals.accepted, totals.active(), totals.closed(CloseReason::Complete)), (2, 1, 1));
+        assert_eq!(totals.duration.buckets, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!((totals.duration.seconds - 1_000_000.003).abs() < 1e-6);
+    }
+}

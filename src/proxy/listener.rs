@@ -1,0 +1,35 @@
+//! What accepted connections are served with.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{access_log::Label, accounting::ListenerCounters, 
+    admission::{Admission, Capacity}, tls::ServerTls};
+use crate::{
+    model::{self, ListenerKey},
+    upstream::Upstream,
+};
+
+/// The part of a listener that outlives changes of its configuration.
+#[derive(Debug)]
+pub struct LiveListener {
+    pub key: ListenerKey,
+    pub counters: ListenerCounters,
+    pub admission: Arc<Admission>,
+    /// What its load balancer may take of the process's capacity.
+    pub share: Arc<Capacity>,
+}
+
+/// Everything that a connection is served with, frozen when it is accepted.
+#[derive(Debug)]
+pub struct Serving {
+    pub listener: Arc<model::Listener>,
+    pub label: Arc<Label>,
+    pub live: Arc<LiveListener>,
+    pub upstream: Arc<Upstream>,
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// The sockets of one address, whichever listener they serve at the moment.
+pub type Address = ArcSwap<Serving>;

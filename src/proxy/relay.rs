@@ -1,0 +1,388 @@
+//! Moves bytes both ways between a client and a backend until the connection ends.
+//!
+//! One future polls both directions with a buffer that all connections of a thread share: what could not be written at
+//! once is the only thing that a connection keeps, so an idle one holds no buffer and a slow reader makes its sender
+//! wait. Each direction ends by itself (half-close); a reset ends both.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    accounting::CloseReason,
+    proxy_protocol::{Inspection, SignatureGuard},
+    stream::Stream,
+};
+
+/// What is read at once.
+const BUFFER: usize = 64 * 1024;
+/// What is read at once for a receiver that did not take everything the last time.
+const BUFFER_UNDER_BACKPRESSURE: usize = 16 * 1024;
+/// What one direction may move before the other connections of the worker have their turn.
+const BYTES_PER_TURN: usize = 1024 * 1024;
+/// How long a client may go on sending to a backend that has ended and gone, so that what is under way to the client
+/// arrives: closing while bytes come in resets the connection.
+const LINGER: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// One side of a relayed connection.
+pub trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// The TCP connection below.
+    fn stream(&mut self) -> &mut Stream;
+}
+
+/// When a relayed connection is ended by the clock; `None`: never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deadlines {
+    /// After this long without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// After this long without a byte in the remaining direction, once one has ended.
+    pub half_closed: Option<Duration>,
+    /// At this time in any case.
+    pub end: Option<Instant>,
+}
+
+/// What is told about the bytes of a connection while they move, not at its end.
+pub trait Meter {
+    fn sent_to_backend(&self, bytes: usize);
+    fn sent_to_client(&self, bytes: usize);
+    /// Called after each turn that moved bytes.
+    fn active(&self, now: Instant);
+}
+
+/// Moves bytes until both directions have ended, one side breaks, or a deadline passes.
+///
+/// With a `guard`, a client whose first bytes are a PROXY protocol signature is cut off before they are complete.
+pub async fn both_ways(
+    client: &mut impl Side,
+    backend: &mut impl Side,
+    deadlines: Deadlines,
+    guard: Option<SignatureGuard>,
+    meter: &impl Meter,
+) -> CloseReason {
+    let mut relay = Relay {
+        up: Direction::new(guard),
+        down: Direction::new(None),
+        deadlines,
+        last_activity: Instant::now(),
+        linger_until: None,
+        timer: None,
+    };
+    poll_fn(|cx| relay.poll(cx, client, backend, meter)).await
+}
+
+struct Relay {
+    /// From the client to the backend.
+    up: Direction,
+    /// From the backend to the client.
+    down: Direction,
+    deadlines: Deadlines,
+    last_activity: Instant,
+    linger_until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Relay {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut impl Side,
+        backend: &mut impl Side,
+        meter: &impl Meter,
+    ) -> Poll<CloseReason> {
+        let mut moved = false;
+        let ending = SHARED.with_borrow_mut(|buffer| {
+            loop {
+                let before = (self.up.state, self.down.state);
+                let up = self.up.poll(cx, client, backend, buffer, |bytes| {
+                    moved = true;
+                    meter.sent_to_backend(bytes);
+                });
+                if let Poll::Ready(Err(fault)) = up
+                    && let Some(ending) = self.up_failed(fault)
+                {
+                    return Some(ending);
+                }
+                let down = self.down.poll(cx, backend, client, buffer, |bytes| {
+                    moved = true;
+                    meter.sent_to_client(bytes);
+                });
+                if let Poll::Ready(Err(fault)) = down
+                    && let Some(ending) = self.down_failed(fault)
+                {
+                    return Some(ending);
+                }
+                if (self.up.state, self.down.state) == before {
+                    return self.ended();
+                }
+            }
+        });
+        if moved {
+            self.last_activity = Instant::now();
+            meter.active(self.last_activity);
+        }
+        match ending {
+            Some(Ending::Clean(reason)) => {
+                client.stream().ended_cleanly();
+                backend.stream().ended_cleanly();
+                Poll::Ready(reason)
+            }
+            Some(Ending::Cut(reason)) => Poll::Ready(reason),
+            None => self.poll_deadlines(cx),
+        }
+    }
+
+    fn up_failed(&mut self, fault: Fault) -> Option<Ending> {
+        match fault {
+            Fault::Forbidden => Some(Ending::Cut(CloseReason::ProxyUntrusted)),
+            Fault::Read => Some(Ending::Cut(self.client_broke())),
+            // The backend has said everything and is gone: let the client have it before it learns of the rest.
+            Fault::Write if self.down.state == State::Done => {
+                self.up.state = State::Discarding;
+                self.linger_until = Some(Instant::now() + LINGER);
+                None
+            }
+            // What the backend said before it broke is still to be read; its end then is no clean one.
+            Fault::Write => {
+                self.up.state = State::Broken;
+                self.down.source_broke = true;
+                None
+            }
+        }
+    }
+
+    fn down_failed(&mut self, fault: Fault) -> Option<Ending> {
+        match fault {
+            Fault::Read => Some(Ending::Cut(CloseReason::BackendReset)),
+            Fault::Write if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
+            Fault::Write => {
+                self.down.state = State::Broken;
+                self.up.source_broke = true;
+                None
+            }
+            Fault::Forbidden => unreachable!("only clients' bytes are guarded"),
+        }
+    }
+
+    fn client_broke(&self) -> CloseReason {
+        if self.linger_until.is_some() { CloseReason::BackendReset } else { CloseReason::ClientReset }
+    }
+
+    fn ended(&self) -> Option<Ending> {
+        match (self.up.state, self.down.state) {
+            (State::Done, State::Done) if self.linger_until.is_some() => Some(Ending::Clean(CloseReason::BackendReset)),
+            (State::Done, State::Done) => Some(Ending::Clean(CloseReason::Complete)),
+            _ => None,
+        }
+    }
+
+    /// Ends the connection when a deadline has passed; otherwise makes sure that the next one wakes this task. A timer
+    /// that was set before bytes moved fires early and is set anew then: moving bytes never touches it.
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let Some((deadline, reason)) = self.next_deadline() else {
+                self.timer = None;
+                return Poll::Pending;
+            };
+            let timer = match &mut self.timer {
+                Some(timer) if timer.deadline() <= deadline => timer,
+                Some(timer) => {
+                    timer.as_mut().reset(deadline);
+                    timer
+                }
+                None => self.timer.insert(Box::pin(sleep_until(deadline))),
+            };
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(reason);
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<(Instant, CloseReason)> {
+        let half_closed = self.up.state.is_over() || self.down.state.is_over();
+        let after = |silence: Duration| self.last_activity.checked_add(silence);
+        [
+            (self.deadlines.end, CloseReason::MaxDuration),
+            (self.linger_until, CloseReason::BackendReset),
+            (self.deadlines.idle.and_then(after), CloseReason::IdleTimeout),
+            (self.deadlines.half_closed.filter(|_| half_closed).and_then(after), CloseReason::HalfClosedTimeout),
+        ]
+        .into_iter()
+        .filter_map(|(deadline, reason)| Some((deadline?, reason)))
+        .min_by_key(|(deadline, _)| *deadline)
+    }
+}
+
+/// How a relayed connection ends for both sides.
+enum Ending {
+    Clean(CloseReason),
+    Cut(CloseReason),
+}
+
+/// One direction of a connection.
+struct Direction {
+    state: State,
+    /// Read but not yet written; empty while the receiver keeps up.
+    pending: Vec<u8>,
+    /// How much of `pending` is written.
+    written: usize,
+    /// The other direction failed to write to where this one reads: an end of input is not a clean one.
+    source_broke: bool,
+    guard: Option<SignatureGuard>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The source has ended; what is pending, and then the end, are still to be passed on.
+    Ending,
+    /// The end has been passed on.
+    Done,
+    /// The destination takes nothing any more.
+    Broken,
+    /// The same, and the source is read to its end all the same.
+    Discarding,
+}
+
+impl State {
+    fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Broken | Self::Discarding)
+    }
+}
+
+enum Fault {
+    Read,
+    Write,
+    /// The first bytes are a PROXY protocol signature, from one who may not send it.
+    Forbidden,
+}
+
+impl Direction {
+    fn new(guard: Option<SignatureGuard>) -> Self {
+        Self { state: State::Open, pending: Vec::new(), written: 0, source_broke: false, guard }
+    }
+
+    /// Moves what can be moved now. Ready when the direction has ended or failed.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut impl Side,
+        destination: &mut impl Side,
+        buffer: &mut [u8],
+        mut wrote: impl FnMut(usize),
+    ) -> Poll<Result<(), Fault>> {
+        let mut budget = BYTES_PER_TURN;
+        loop {
+            match self.state {
+                State::Done | State::Broken => return Poll::Ready(Ok(())),
+                State::Discarding => {
+                    if ready!(read(cx, source, buffer))? == 0 {
+                        self.state = State::Done;
+                        return Poll::Ready(Ok(()));
+                    }
+                    continue;
+                }
+                State::Open | State::Ending => {}
+            }
+            let keeps_up = self.pending.is_empty();
+            ready!(self.poll_write_pending(cx, destination, &mut wrote))?;
+            if self.state == State::Ending {
+                ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+                self.state = State::Done;
+                continue;
+            }
+            if budget == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let size = if keeps_up { BUFFER } else { BUFFER_UNDER_BACKPRESSURE };
+            let Poll::Ready(count) = read(cx, source, &mut buffer[..size])? else {
+                // Nothing to do for now: hold no memory, and leave nothing in the encrypting layer.
+                self.pending = Vec::new();
+                ready!(Pin::new(&mut *destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
+                return Poll::Pending;
+            };
+            if count == 0 {
+                if self.source_broke {
+                    return Poll::Ready(Err(Fault::Read));
+                }
+                self.state = State::Ending;
+                continue;
+            }
+            let chunk = &buffer[..count];
+            self.inspect(chunk)?;
+            budget = budget.saturating_sub(count);
+            let now = poll_write_some(cx, destination, chunk, &mut wrote)?;
+            self.pending.extend_from_slice(&chunk[now..]);
+        }
+    }
+
+    fn poll_write_pending(
+        &mut self,
+        cx: &mut Context<'_>,
+        destination: &mut impl Side,
+        wrote: &mut impl FnMut(usize),
+    ) -> Poll<Result<(), Fault>> {
+        if self.pending.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.written += poll_write_some(cx, destination, &self.pending[self.written..], wrote)?;
+        if self.written < self.pending.len() {
+            return Poll::Pending;
+        }
+        self.pending.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn inspect(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        let Some(guard) = &mut self.guard else { return Ok(()) };
+        match guard.inspect(chunk) {
+            Inspection::Undecided => {}
+            Inspection::Clean => self.guard = None,
+            Inspection::Forbidden => return Err(Fault::Forbidden),
+        }
+        Ok(())
+    }
+}
+
+fn read(cx: &mut Context<'_>, source: &mut impl Side, buffer: &mut [u8]) -> Poll<Result<usize, Fault>> {
+    let mut buffer = ReadBuf::new(buffer);
+    let read = ready!(Pin::new(source).poll_read(cx, &mut buffer));
+    Poll::Ready(read.map(|()| buffer.filled().len()).map_err(|_| Fault::Read))
+}
+
+/// Writes until everything is written or the destination would block; the task is woken when it no longer would.
+fn poll_write_some(
+    cx: &mut Context<'_>,
+    destination: &mut impl Side,
+    bytes: &[u8],
+    wrote: &mut impl FnMut(usize),
+) -> Result<usize, Fault> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match Pin::new(&mut *destination).poll_write(cx, &bytes[done..]) {
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Fault::Write),
+            Poll::Ready(Ok(count)) => {
+                done += count;
+                wrote(count);
+            }
+            Poll::Pending => break,
+        }
+    }
+    Ok(done)
+}

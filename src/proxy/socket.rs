@@ -1,0 +1,148 @@
+//! Listening sockets.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::model::Keepalive;
+
+/// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
+const BACKLOG: i32 = 4096;
+
+/// Whether other sockets may have the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Only the sockets that are opened together: a port that another process has is an error.
+    Exclusive,
+    /// Any socket of the same user that asks for it too (SO_REUSEPORT), such as another one of this process.
+    Shared,
+}
+
+/// Opens `count` sockets (at least one) on one address; the kernel spreads connections over them.
+///
+/// `[::]` takes IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
+/// chooses one port for all.
+///
+/// The first exclusive socket is bound *without* SO_REUSEPORT, which is set only before the others join: with it from
+/// the start a second process would silently take a part of the connections instead of getting "address in use".
+pub fn open(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
+    match open_on(address, count, sharing) {
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
+            open_on((Ipv4Addr::UNSPECIFIED, address.port()).into(), count, sharing)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens one more socket on the address of one that is open already.
+pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
+    Ok(listen_on(first.local_addr()?, Sharing::Shared)?.into())
+}
+
+/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each.
+pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let Some(keepalive) = keepalive else {
+        socket.set_tcp_user_timeout(Some(Duration::ZERO))?;
+        return socket.set_keepalive(false);
+    };
+    let probes = TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes.into());
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(keepalive.idle + keepalive.interval * keepalive.probes.into()))
+}
+
+/// Whether sockets on both addresses would compete for the same connections.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.to_canonical().is_ipv4(),
+        _ => wide == narrow,
+    };
+    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}
+
+fn open_on(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
+    let first: TcpListener = listen_on(address, sharing)?.into();
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 1..count {
+        sockets.push(join(&first)?);
+    }
+    sockets.insert(0, first);
+    Ok(sockets)
+}
+
+fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    if sharing == Sharing::Shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_port_that_is_in_use_is_an_error_even_between_sockets_that_could_share_it() {
+        let sockets = open(address("127.0.0.1:0"), 3, Sharing::Exclusive).unwrap();
+        let taken = sockets[0].local_addr().unwrap();
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == taken));
+        assert_eq!(open(taken, 1, Sharing::Exclusive).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let everywhere = (Ipv6Addr::UNSPECIFIED, taken.port()).into();
+        assert_eq!(open(everywhere, 1, Sharing::Exclusive).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(open(taken, 1, Sharing::Shared).is_ok(), "sockets of one owner may share on request");
+    }
+
+    #[test]
+    fn the_unspecified_ipv6_address_takes_ipv4_too() {
+        let socket = open(address("[::]:0"), 1, Sharing::Exclusive).unwrap().remove(0);
+        let port = socket.local_addr().unwrap().port();
+        socket.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (_, peer) = socket.accept().unwrap();
+        assert!(peer.ip().to_canonical().is_loopback());
+    }
+
+    #[test]
+    fn addresses_overlap_when_a_connection_could_match_both() {
+        for (one, other, expected) in [
+            ("[::]:80", "0.0.0.0:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+        ] {
+            assert_eq!(overlap(address(one), address(other)), expected, "{one} {other}");
+            assert_eq!(overlap(address(other), address(one)), expected, "{other} {one}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The one task that owns listeners and upstreams: makes reality equal to the latest snapshot, and reports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::future::join_all;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    access_log::Label,
+    accounting::ListenerCounters,
+    admission::{Admission, Capacity, Sources},
+    listener::{Address, LiveListener, Serving},
+    plan::{Opening, plan},
+    socket::{self, Sharing},
+    tls::ServerTls,
+    worker::{Closing, Order as WorkerOrder, Shared, SocketId},
+};
+use crate::{
+    model::{Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey},
+    upstream::{Upstream, Upstreams},
+};
+
+/// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// What a single load balancer may take of the process's capacity, in percent.
+const SHARE_PERCENT: usize = 90;
+
+/// Everything that is live at one moment: what metrics and the admin pages show.
+#[derive(Debug, Default)]
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    pub report: Arc<Report>,
+    /// Also those that are no longer served and still have connections.
+    pub listeners: Vec<Arc<LiveListener>>,
+    pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
+}
+
+/// The listening sockets of one address.
+pub type Sockets = (SocketAddr, Vec<Arc<TcpListener>>);
+
+#[derive(Debug)]
+pub enum Order {
+    /// Tell which sockets there are.
+    Sockets(oneshot::Sender<Vec<Sockets>>),
+    /// Close all sockets, for good; answered when they are closed.
+    StopAccepting(Closing, oneshot::Sender<()>),
+}
+
+pub struct Topology {
+    pub shared: Arc<Shared>,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub reports: watch::Sender<Arc<Report>>,
+    pub view: Arc<ArcSwap<View>>,
+    pub upstreams: Upstreams,
+    pub sources: Arc<Sources>,
+    pub sharing: Sharing,
+    /// Sockets from the process that this one takes over from.
+    pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    pub state: State,
+}
+
+/// What exists at the moment.
+#[derive(Default)]
+pub struct State {
+    applied: Arc<Snapshot>,
+    open: BTreeMap<SocketAddr, OpenAddress>,
+    failed: BTreeMap<SocketAddr, Failure>,
+    listeners: BTreeMap<ListenerKey, Live>,
+    shares: BTreeMap<ObjectKey, Arc<Capacity>>,
+    /// Listeners that are no longer served and still had connections when that was last looked at.
+    retired: Vec<Arc<LiveListener>>,
+    next_id: u64,
+    stopped: bool,
+}
+
+struct OpenAddress {
+    listener: ListenerKey,
+    serving: Arc<Address>,
+    sockets: Vec<OpenSocket>,
+}
+
+struct OpenSocket {
+    id: SocketId,
+    worker: usize,
+    listening: Arc<TcpListener>,
+}
+
+struct Failure {
+    listener: ListenerKey,
+    sentence: Arc<str>,
+    pause: Duration,
+    retry_at: Instant,
+}
+
+struct Live {
+    listener: Arc<LiveListener>,
+    tls: Option<Arc<ServerTls>>,
+}
+
+impl Topology {
+    /// Runs until the orders' other end is dropped.
+    pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
+            let retry = async {
+                match retry_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.snapshots.changed() => match changed {
+                    Ok(()) => self.apply().await,
+                    Err(_) => return,
+                },
+                order = orders.recv() => match order {
+                    Some(Order::Sockets(answer)) => drop(answer.send(self.sockets())),
+                    Some(Order::StopAccepting(closing, done)) => {
+                        self.stop_accepting(closing).await;
+                        let _ = done.send(());
+                    }
+                    None => return,
+                },
+                () = self.upstreams.usable_changed() => self.report(),
+                () = retry => self.retry(),
+            }
+        }
+    }
+
+    /// Make before break: upstreams in, listeners in, listeners out, upstreams out.
+    async fn apply(&mut self) {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        if self.state.stopped {
+            return;
+        }
+        self.upstreams.update(&snapshot.upstreams);
+        self.state.applied = snapshot.clone();
+        let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
+        let plan = plan(&open, &snapshot.listeners);
+        self.state.failed.retain(|address, _| plan.open.iter().any(|opening| opening.address == *address));
+        for opening in plan.open {
+            self.open(opening);
+        }
+        for (address, listener) in plan.keep {
+            self.keep(address, &listener);
+        }
+        join_all(plan.close.into_iter().filter_map(|address| self.close(address, Closing::Last))).await;
+        // Sockets of an overlapping address stood in the way of these.
+        self.retry();
+        self.forget_listeners();
+        self.upstreams.retain(&snapshot.upstreams);
+        // What the previous process had and this one does not want is closed with its queue.
+        self.inherited.clear();
+        self.report();
+    }
+
+    fn open(&mut self, opening: Opening) {
+        let Opening { address, listener: key, overlaps } = opening;
+        let Some(serving) = self.serving(&key) else { return };
+        let sharing = if overlaps { Sharing::Shared } else { self.sharing };
+        let sockets = match self.listen(address, sharing, &serving.listener) {
+            Ok(sockets) => sockets,
+            Err(error) => return self.failed(address, key, &error),
+        };
+        if self.state.failed.remove(&address).is_some() {
+            info!(listener = %key, %address, "listening after all");
+        } else {
+            info!(listener = %key, %address, "listening");
+        }
+        let serving = Arc::new(Address::from(serving));
+        let mut open = OpenAddress { listener: key, serving: serving.clone(), sockets: Vec::new() };
+        for (number, listening) in sockets.into_iter().enumerate() {
+            self.state.next_id += 1;
+            let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
+            let listening = Arc::new(listening);
+            let order = WorkerOrder::Listen { id, address: serving.clone(), socket: listening.clone() };
+            let _ = self.shared.workers[worker].orders.send(order);
+            open.sockets.push(OpenSocket { id, worker, listening });
+        }
+        self.state.open.insert(address, open);
+    }
+
+    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number.
+    fn listen(&mut self, address: SocketAddr, sharing: Sharing, listener: &Listener) -> io::Result<Vec<TcpListener>> {
+        let count = self.shared.workers.len();
+        let sockets = match self.inherited.remove(&address) {
+            Some(mut inherited) if !inherited.is_empty() => {
+                while inherited.len() < count {
+                    inherited.push(socket::join(&inherited[0])?);
+                }
+                inherited
+            }
+            _ => socket::open(address, count, sharing)?,
+        };
+        for socket in &sockets {
+            socket::set_inherited_options(socket, listener.keepalive)?;
+        }
+        Ok(sockets)
+    }
+
+    fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
+        let sentence: Arc<str> = cannot_listen(address, error).into();
+        let before = self.state.failed.get(&address);
+        if before.is_none_or(|before| before.sentence != sentence) {
+            error!(%listener, %address, "cannot listen: {sentence}");
+        }
+        let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
+        let retry_at = Instant::now() + pause;
+        self.state.failed.insert(address, Failure { listener, sentence, pause, retry_at });
+    }
+
+    fn retry(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> =
+            self.state.failed.iter().filter(|(_, failure)| failure.retry_at <= now).map(|(a, f)| (*a, f.listener.clone())).collect();
+        for (address, listener) in due {
+            self.open(Opening { address, listener, overlaps: false });
+        }
+        self.report();
+    }
+
+    /// An address that stays open is served with its listener's present configuration.
+    fn keep(&mut self, address: SocketAddr, key: &ListenerKey) {
+        let Some(serving) = self.serving(key) else { return };
+        let Some(open) = self.state.open.get_mut(&address) else { return };
+        let before = open.serving.load_full();
+        if before.listener.keepalive != serving.listener.keepalive {
+            for socket in &open.sockets {
+                if let Err(error) = socket::set_inherited_options(&socket.listening, serving.listener.keepalive) {
+                    warn!(listener = %key, %error, "cannot change tcpKeepalive");
+                }
+            }
+        }
+        open.listener = key.clone();
+        open.serving.store(serving);
+    }
+
+    /// The future is ready when the address is free.
+    fn close(&mut self, address: SocketAddr, closing: Closing) -> Option<impl Future<Output = ()> + use<>> {
+        let open = self.state.open.remove(&address)?;
+        info!(listener = %open.listener, %address, "no longer listening");
+        let mut closed = Vec::new();
+        for OpenSocket { id, worker, listening } in open.sockets {
+            drop(listening);
+            let (done, answer) = oneshot::channel();
+            let _ = self.shared.workers[worker].orders.send(WorkerOrder::Close { id, closing, done });
+            closed.push(answer);
+        }
+        Some(async { drop(join_all(closed).await) })
+    }
+
+    fn serving(&mut self, key: &ListenerKey) -> Option<Arc<Serving>> {
+        let listener = self.state.applied.listeners.get(key)?.clone();
+        let Some(upstream) = self.upstreams.find(&listener.upstream) else {
+            error!(listener = %key, upstream = %listener.upstream, "the listener's upstream is missing: not served");
+            return None;
+        };
+        let live = self.live(key);
+        let tls = match (&live.tls, &listener.tls) {
+            (_, None) => None,
+            (Some(live), Some(wanted)) => {
+                live.update(wanted);
+                Some(live.clone())
+            }
+            (None, Some(wanted)) => match ServerTls::new(wanted) {
+                Ok(tls) => Some(Arc::new(tls)),
+                Err(error) => {
+                    error!(listener = %key, %error, "TLS cannot be set up: not served");
+                    return None;
+                }
+            },
+        };
+        live.tls = tls.clone();
+        let label = Arc::new(Label { label: key.to_string().into(), name: (*listener.name).into() });
+        Some(Arc::new(Serving { listener, label, live: live.listener.clone(), upstream, tls }))
+    }
+
+    fn live(&mut self, key: &ListenerKey) -> &mut Live {
+        let State { listeners, shares, retired, next_id, .. } = &mut self.state;
+        listeners.entry(key.clone()).or_insert_with(|| {
+            if let Some(place) = retired.iter().position(|listener| listener.key == *key) {
+                return Live { listener: retired.swap_remove(place), tls: None };
+            }
+            *next_id += 1;
+            let whole = self.shared.capacity.limit();
+            let share = || Arc::new(Capacity::new((whole * SHARE_PERCENT / 100).max(1)));
+            let listener = LiveListener {
+                key: key.clone(),
+                counters: ListenerCounters::new(self.shared.workers.len()),
+                admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
+                share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
+            };
+            Live { listener: Arc::new(listener), tls: None }
+        })
+    }
+
+    fn forget_listeners(&mut self) {
+        let State { applied, listeners, retired, shares, .. } = &mut self.state;
+        listeners.retain(|key, live| {
+            let wanted = applied.listeners.contains_key(key);
+            if !wanted {
+                retired.push(live.listener.clone());
+            }
+            wanted
+        });
+        retired.retain(|listener| listener.counters.totals().active() > 0);
+        let used = |object: &ObjectKey| {
+            listeners.keys().any(|key| key.object == *object) || retired.iter().any(|gone| gone.key.object == *object)
+        };
+        shares.retain(|object, _| used(object));
+    }
+
+    fn sockets(&self) -> Vec<Sockets> {
+        let open = self.state.open.iter();
+        open.map(|(address, open)| (*address, open.sockets.iter().map(|socket| socket.listening.clone()).collect()))
+            .collect()
+    }
+
+    async fn stop_accepting(&mut self, closing: Closing) {
+        self.state.stopped = true;
+        self.state.failed.clear();
+        let addresses: Vec<SocketAddr> = self.state.open.keys().copied().collect();
+        join_all(addresses.into_iter().filter_map(|address| self.close(address, closing))).await;
+        self.report();
+    }
+
+    fn report(&mut self) {
+        let snapshot = self.state.applied.clone();
+        let bound = self.state.open.values().map(|open| {
+            let address = open.sockets.first().and_then(|socket| socket.listening.local_addr().ok());
+            let address = address.unwrap_or(open.serving.load().listener.bind);
+            (open.listener.clone(), ListenerState::Bound(address))
+        });
+        let failed = self.state.failed.values();
+        let failed = failed.map(|failure| (failure.listener.clone(), ListenerState::Failed(failure.sentence.clone())));
+        let report = Arc::new(Report {
+            generation: snapshot.generation,
+            listeners: bound.chain(failed).collect(),
+            upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.usable())).collect(),
+        });
+        let live = self.state.listeners.values().map(|live| live.listener.clone());
+        self.view.store(Arc::new(View {
+            snapshot,
+            report: report.clone(),
+            listeners: live.chain(self.state.retired.iter().cloned()).collect(),
+            upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect(),
+        }));
+        self.reports.send_if_modified(|last| {
+            let changed = **last != *report;
+            *last = report;
+            changed
+        });
+    }
+}
+
+/// Why an address cannot be listened on, and what to do about it.
+pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("port {port} is in use on {ip} by another process: stop that one, or choose another port")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission for port {port}: choose one from 1024 up, or grant the capability NET_BIND_SERVICE"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{ip} is not an address of this host: write one that is, or leave address out for all")
+        }
+        _ => format!("{address}: {error}"),
+    }
+}

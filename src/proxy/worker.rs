@@ -1,0 +1,448 @@
+//! A thread with its own event loop and listening sockets: a connection lives and dies on one worker.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant as StdInstant},
+};
+
+use rustix::{io::Errno, net::SocketFlags};
+use slab::Slab;
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinHandle, spawn_local},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    access_log::{AccessLog, Event, Kind},
+    accounting::CloseReason,
+    admission::Capacity,
+    connection::{self, Accepted, Permits, Session},
+    listener::{Address, Serving},
+};
+use crate::drain::Schedule;
+
+/// How often a worker shows that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often a draining worker looks which connections are to be closed.
+const DRAIN_TICK: Duration = Duration::from_millis(100);
+/// How many refusals each worker logs in a second; the others are only counted.
+const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
+/// How many connections are accepted before open ones have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub workers: Vec<WorkerHandle>,
+    pub capacity: Arc<Capacity>,
+    pub access_log: AccessLog,
+    pub started: StdInstant,
+}
+
+/// A worker, seen from other threads.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    pub orders: mpsc::UnboundedSender<Order>,
+    /// Connections it has or has been handed.
+    open: AtomicUsize,
+    /// Milliseconds after the start when it last was seen alive.
+    heartbeat: AtomicU64,
+}
+
+impl WorkerHandle {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        (Self { orders, open: AtomicUsize::new(0), heartbeat: AtomicU64::new(0) }, inbox)
+    }
+
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// How long ago the worker was seen alive, when the process is as old as `now`.
+    pub fn silent_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(self.heartbeat.load(Relaxed)))
+    }
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept on a socket.
+    Listen { id: SocketId, address: Arc<Address>, socket: Arc<TcpListener> },
+    /// Stop accepting on a socket and let go of it.
+    Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
+    /// Serve a connection that another worker accepted.
+    Adopt(Box<Accepted>),
+    /// End open connections as their listeners' drains say, none later than this.
+    Drain { longest: Duration, done: oneshot::Sender<Drained> },
+    /// End the thread; what is still open is reset.
+    Stop,
+}
+
+pub type SocketId = u64;
+
+/// What becomes of the connections that wait in a socket's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// They are accepted first: closing the socket would reset them.
+    Last,
+    /// They are left to another process that has the same socket.
+    HandedOver,
+}
+
+/// How the connections that were open at the beginning of a drain have ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    pub by_themselves: usize,
+    /// Closed over the spread.
+    pub closed: usize,
+    /// Reset at the deadline.
+    pub reset: usize,
+}
+
+impl std::ops::AddAssign for Drained {
+    fn add_assign(&mut self, other: Self) {
+        self.by_themselves += other.by_themselves;
+        self.closed += other.closed;
+        self.reset += other.reset;
+    }
+}
+
+/// A worker, seen from its own thread.
+#[derive(Debug)]
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    sessions: RefCell<Slab<(Rc<Session>, AbortHandle)>>,
+    sockets: RefCell<HashMap<SocketId, Socket>>,
+    /// The second it is, and the refusals logged in it.
+    refusals: Cell<(u64, u32)>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    address: Arc<Address>,
+    listening: Arc<TcpListener>,
+    accepting: JoinHandle<()>,
+}
+
+/// Starts the thread of a worker. A worker that panics takes the process with it: its connections are lost, and its
+/// sockets would go on collecting new ones.
+pub fn start(
+    index: usize,
+    shared: Arc<Shared>,
+    inbox: mpsc::UnboundedReceiver<Order>,
+) -> io::Result<thread::JoinHandle<()>> {
+    let (started, outcome) = std::sync::mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let _abort = AbortOnPanic;
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let _ = started.send(Ok(()));
+        let worker = Worker {
+            index,
+            shared,
+            sessions: RefCell::default(),
+            sockets: RefCell::default(),
+            refusals: Cell::default(),
+        };
+        runtime.block_on(Rc::new(worker).run(inbox));
+    })?;
+    outcome.recv().map_err(io::Error::other)??;
+    Ok(thread)
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Worker {
+    async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = inbox.recv() => match order {
+                    Some(Order::Stop) | None => return,
+                    Some(order) => self.follow(order),
+                },
+                _ = heartbeat.tick() => {
+                    let now = self.shared.started.elapsed().as_millis() as u64;
+                    self.shared.workers[self.index].heartbeat.store(now, Relaxed);
+                }
+            }
+        }
+    }
+
+    fn follow(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Listen { id, address, socket } => self.listen(id, address, socket),
+            Order::Close { id, closing, done } => self.close(id, closing, done),
+            Order::Adopt(accepted) => self.serve(*accepted),
+            Order::Drain { longest, done } => {
+                let worker = self.clone();
+                spawn_local(async move { done.send(worker.drain(longest).await) });
+            }
+            Order::Stop => {}
+        }
+    }
+
+    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, listening: Arc<TcpListener>) {
+        let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
+        self.sockets.borrow_mut().insert(id, Socket { address, listening, accepting });
+    }
+
+    fn close(self: &Rc<Self>, id: SocketId, closing: Closing, done: oneshot::Sender<()>) {
+        let Some(Socket { address, listening, accepting }) = self.sockets.borrow_mut().remove(&id) else { return };
+        accepting.abort();
+        if closing == Closing::Last {
+            while let Ok((tcp, peer)) = accept(&listening) {
+                self.accepted(tcp, peer, &address);
+            }
+        }
+        drop(listening);
+        spawn_local(async move {
+            // The task has the socket too: only when it has ended is the address free.
+            let _ = accepting.await;
+            let _ = done.send(());
+        });
+    }
+
+    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<TcpListener>) {
+        let socket = match AsyncFd::with_interest(socket, tokio::io::Interest::READABLE) {
+            Ok(socket) => socket,
+            Err(error) => return warn!(%error, "cannot wait for connections"),
+        };
+        let mut backoff = Backoff::default();
+        loop {
+            let Ok(mut ready) = socket.readable().await else { return };
+            for _ in 0..ACCEPTS_PER_TURN {
+                match accept(socket.get_ref()) {
+                    Ok((tcp, peer)) => {
+                        backoff.succeeded();
+                        self.accepted(tcp, peer, &address);
+                    }
+                    Err(Errno::WOULDBLOCK) => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
+                        sleep(backoff.failed(error)).await;
+                    }
+                    // This connection is gone (it was reset while it waited); others may wait behind it.
+                    Err(_) => {}
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Counts a new connection, refuses it or has it served by the least busy worker.
+    fn accepted(self: &Rc<Self>, tcp: OwnedFd, peer: SocketAddr, address: &Address) {
+        let serving = address.load_full();
+        serving.live.counters.shard(self.index).accept();
+        let at = Instant::now();
+        let permits = match self.admit(&serving, at) {
+            Ok(permits) => permits,
+            Err(reason) => return self.refuse(tcp.into(), peer, &serving, at, reason),
+        };
+        let accepted = Accepted { tcp: tcp.into(), peer, serving, at, permits };
+        let server = self.least_busy();
+        self.shared.workers[server].open.fetch_add(1, Relaxed);
+        if server == self.index {
+            self.serve(accepted);
+        } else if let Err(returned) = self.shared.workers[server].orders.send(Order::Adopt(Box::new(accepted)))
+            && let Order::Adopt(accepted) = returned.0
+        {
+            // The other worker has stopped: so will this one in a moment.
+            let Accepted { tcp, peer, serving, at, .. } = *accepted;
+            self.refuse(tcp, peer, &serving, at, CloseReason::Internal);
+        }
+    }
+
+    fn admit(&self, serving: &Serving, now: Instant) -> Result<Permits, CloseReason> {
+        let share = serving.live.share.try_acquire().ok_or(CloseReason::ProcessFull)?;
+        let process = self.shared.capacity.try_acquire().ok_or(CloseReason::ProcessFull)?;
+        let listener = serving.live.admission.admit_connection(&serving.listener.limits, now.into_std())?;
+        Ok((share, process, listener))
+    }
+
+    fn refuse(
+        &self,
+        tcp: std::net::TcpStream,
+        peer: SocketAddr,
+        serving: &Serving,
+        at: Instant,
+        reason: CloseReason,
+    ) {
+        // Fails only for a connection that is gone already.
+        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+        drop(tcp);
+        serving.live.counters.shard(self.index).close(reason);
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        self.log_end(reason, || Event {
+            kind: Kind::End(reason),
+            at: std::time::SystemTime::now(),
+            listener: serving.label.clone(),
+            peer,
+            client: peer,
+            tls: None,
+            endpoint: None,
+            attempts: 0,
+            bytes_to_backend: 0,
+            bytes_to_client: 0,
+            connect: None,
+            duration: at.elapsed(),
+        });
+    }
+
+    /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
+    /// worker that is well above the least busy one hands the next connection to that one.
+    fn least_busy(&self) -> usize {
+        let workers = &self.shared.workers;
+        let own = workers[self.index].open();
+        let (least, open) =
+            workers.iter().map(WorkerHandle::open).enumerate().min_by_key(|(_, open)| *open).unwrap_or((self.index, 0));
+        if own > open + open / 8 { least } else { self.index }
+    }
+
+    fn serve(self: &Rc<Self>, accepted: Accepted) {
+        let session = Rc::new(Session::new(&accepted));
+        let mut sessions = self.sessions.borrow_mut();
+        let entry = sessions.vacant_entry();
+        let registered = Registered { worker: self.clone(), id: entry.key() };
+        let served = connection::serve(accepted, self.clone(), session.clone());
+        let task = spawn_local(async move {
+            served.await;
+            drop(registered);
+        });
+        entry.insert((session, task.abort_handle()));
+    }
+
+    /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
+    pub fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
+        let log = &self.shared.access_log;
+        if !reason.is_refusal() {
+            return log.offer(event());
+        }
+        let second = self.shared.started.elapsed().as_secs();
+        let (counted_in, logged) = self.refusals.get();
+        let logged = if counted_in == second { logged } else { 0 };
+        if logged < LOGGED_REFUSALS_PER_SECOND {
+            self.refusals.set((second, logged + 1));
+            log.offer(event());
+        } else {
+            log.leave_out();
+        }
+    }
+
+    /// Ends open connections as their listeners' drains say: idle ones first.
+    async fn drain(self: Rc<Self>, longest: Duration) -> Drained {
+        let begun = Instant::now();
+        let schedule_of = |session: &Session| Schedule::new(session.drain, longest);
+        let mut totals = BTreeMap::new();
+        let at_first = self.sessions.borrow().len();
+        for (_, (session, _)) in &*self.sessions.borrow() {
+            *totals.entry(schedule_of(session)).or_insert(0) += 1;
+        }
+        let mut drained = Drained::default();
+        while !self.sessions.borrow().is_empty() {
+            let elapsed = begun.elapsed();
+            for (schedule, total) in &totals {
+                let reason =
+                    if elapsed < schedule.deadline() { CloseReason::Drained } else { CloseReason::DrainDeadline };
+                let closed = self.close_beyond(schedule.may_remain(*total, elapsed), reason, |session| {
+                    schedule_of(session) == *schedule
+                });
+                match reason {
+                    CloseReason::Drained => drained.closed += closed,
+                    _ => drained.reset += closed,
+                }
+            }
+            sleep(DRAIN_TICK).await;
+        }
+        drained.by_themselves = at_first.saturating_sub(drained.closed + drained.reset);
+        drained
+    }
+
+    /// Closes connections, those first that were silent for the longest time, until no more than this many remain.
+    fn close_beyond(&self, may_remain: usize, reason: CloseReason, chosen: impl Fn(&Session) -> bool) -> usize {
+        let sessions = self.sessions.borrow();
+        let mut open: Vec<_> = sessions
+            .iter()
+            .map(|(_, entry)| entry)
+            .filter(|(session, _)| !session.is_cancelled() && chosen(session))
+            .collect();
+        open.sort_by_key(|(session, _)| session.last_activity());
+        let excess = open.len().saturating_sub(may_remain);
+        for (session, task) in &open[..excess] {
+            session.cancel(reason);
+            task.abort();
+        }
+        excess
+    }
+}
+
+/// Takes an open connection off its worker's books, however its task ends.
+struct Registered {
+    worker: Rc<Worker>,
+    id: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.sessions.borrow_mut().remove(self.id);
+        self.worker.shared.workers[self.worker.index].open.fetch_sub(1, Relaxed);
+    }
+}
+
+fn accept(socket: &TcpListener) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
+    let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+    Ok((tcp, peer))
+}
+
+/// Growing pauses while this host has no descriptor or memory for a new connection.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    fn failed(&mut self, error: Errno) -> Duration {
+        if self.failures == 0 {
+            warn!(%error, "cannot accept connections for now");
+        }
+        self.failures += 1;
+        Duration::from_millis(10 << self.failures.min(7))
+    }
+
+    fn succeeded(&mut self) {
+        if std::mem::take(&mut self.failures) > 0 {
+            info!("accepting connections again");
+        }
+    }
+}
