@@ -8,7 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
@@ -84,7 +84,8 @@ pub enum Events {
 #[derive(Debug)]
 pub struct AccessLog {
     events: Events,
-    queue: Option<SyncSender<Event>>,
+    /// `None` ends the writing.
+    queue: SyncSender<Option<Event>>,
     figures: Arc<Figures>,
 }
 
@@ -95,7 +96,7 @@ struct Figures {
 }
 
 impl AccessLog {
-    /// Starts the writing thread. It ends, with everything written, after the log has been dropped.
+    /// Starts the writing thread.
     pub fn start(events: Events, format: Format, sink: impl Write + Send + 'static) -> (Self, Writer) {
         let figures = Arc::new(Figures::default());
         let (queue, waiting) = sync_channel(QUEUE);
@@ -106,7 +107,6 @@ impl AccessLog {
                 move || write_events(&waiting, format, sink, &figures)
             })
             .expect("a thread can be started");
-        let queue = (events != Events::None).then_some(queue);
         (Self { events, queue, figures }, Writer(writer))
     }
 
@@ -117,10 +117,7 @@ impl AccessLog {
     /// Offers an event; drops it, and counts that, when the writer is behind.
     pub fn offer(&self, event: Event) {
         let is_end = matches!(event.kind, Kind::End(_));
-        let taken = match &self.queue {
-            Some(queue) => !matches!(queue.try_send(event), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))),
-            None => false,
-        };
+        let taken = self.events != Events::None && self.queue.try_send(Some(event)).is_ok();
         match (is_end, taken) {
             (true, true) => self.figures.logged.fetch_add(1, Relaxed),
             (_, false) => self.figures.dropped.fetch_add(u64::from(is_end), Relaxed),
@@ -131,6 +128,12 @@ impl AccessLog {
     /// Counts an end that is not offered because there are too many of its kind.
     pub fn leave_out(&self) {
         self.figures.dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Ends the writing after what has been offered so far; what comes later is dropped.
+    pub fn close(&self) {
+        // Fails only when it has ended before.
+        let _ = self.queue.send(None);
     }
 
     pub fn logged(&self) -> u64 {
@@ -147,7 +150,7 @@ impl AccessLog {
 pub struct Writer(JoinHandle<()>);
 
 impl Writer {
-    /// Waits until everything is written; the [`AccessLog`] must have been dropped.
+    /// Waits until everything is written that was offered before the log was closed or dropped.
     pub fn finish(self) {
         let _ = self.0.join();
     }
@@ -156,11 +159,16 @@ impl Writer {
 /// How many events are written at once.
 const BATCH: usize = 256;
 
-fn write_events(waiting: &Receiver<Event>, format: Format, mut sink: impl Write, figures: &Figures) {
+fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: impl Write, figures: &Figures) {
     let mut text = Vec::new();
-    while let Ok(event) = waiting.recv() {
+    let mut open = true;
+    while open && let Ok(first) = waiting.recv() {
         let mut ends = 0;
-        for event in std::iter::once(event).chain(waiting.try_iter().take(BATCH)) {
+        for event in std::iter::once(first).chain(waiting.try_iter().take(BATCH)) {
+            let Some(event) = event else {
+                open = false;
+                break;
+            };
             ends += u64::from(matches!(event.kind, Kind::End(_)));
             match format {
                 // Writing to memory does not fail.
@@ -307,7 +315,7 @@ mod tests {
         let memory = Memory::default();
         let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
         events.into_iter().for_each(|event| log.offer(event));
-        drop(log);
+        log.close();
         writer.finish();
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
     }
