@@ -1,0 +1,81 @@
+//! TLS that ends at a listener.
+
+mod certificates;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::{
+    Error, ServerConfig, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    server::ServerSessionMemoryCache,
+    version::{TLS12, TLS13},
+};
+
+use self::certificates::Certificates;
+use crate::model;
+
+/// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of
+/// session tickets and the session cache stay, so that clients resume their sessions across changes.
+#[derive(Debug)]
+pub struct ServerTls {
+    certificates: Arc<Certificates>,
+    /// For each minimum version the configuration without what the manifest says beyond that.
+    from_1_2: ServerConfig,
+    from_1_3: ServerConfig,
+    current: ArcSwap<ServerConfig>,
+}
+
+/// Sessions remembered for TLS 1.2 clients that know no tickets. All others get tickets, which cost no memory: but
+/// rustls also remembers the session of a TLS 1.2 client that got one, so this is refilled at the rate of their full
+/// handshakes, and its default of 256 would last seconds. Takes about a megabyte when it is full.
+const SESSIONS_1_2: usize = 4096;
+
+impl ServerTls {
+    /// Fails only if the system's source of randomness does.
+    pub fn new(tls: &model::Tls) -> Result<Self, Error> {
+        let certificates = Arc::new(Certificates::new(&tls.certificates));
+        let from_1_2 = bare(&[&TLS12, &TLS13], Arc::clone(&certificates))?;
+        let mut from_1_3 = bare(&[&TLS13], Arc::clone(&certificates))?;
+        from_1_3.ticketer = Arc::clone(&from_1_2.ticketer);
+        from_1_3.session_storage = Arc::clone(&from_1_2.session_storage);
+        let current = ArcSwap::from_pointee(configured(&from_1_2, &from_1_3, tls));
+        Ok(Self { certificates, from_1_2, from_1_3, current })
+    }
+
+    /// From the next handshake on, this is in force. Connections, and handshakes that have begun, keep what they have.
+    pub fn update(&self, tls: &model::Tls) {
+        self.certificates.replace(&tls.certificates);
+        self.current.store(Arc::new(configured(&self.from_1_2, &self.from_1_3, tls)));
+    }
+
+    /// The configuration for one handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+}
+
+fn bare(
+    versions: &[&'static SupportedProtocolVersion],
+    certificates: Arc<Certificates>,
+) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    // Its keys change every six hours, and each is accepted for twelve.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_1_2);
+    Ok(config)
+}
+
+fn configured(from_1_2: &ServerConfig, from_1_3: &ServerConfig, tls: &model::Tls) -> ServerConfig {
+    let mut config = match tls.min_version {
+        model::TlsVersion::V1_2 => from_1_2.clone(),
+        model::TlsVersion::V1_3 => from_1_3.clone(),
+    };
+    config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config
+}
