@@ -1,0 +1,206 @@
+//! A server to balance connections over: it echoes, and says who it is.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+/// A listening echo server. It sends its lines first (see [`Options`]), then every byte back, and closes when the
+/// client has ended its direction and all is answered.
+pub struct Backend {
+    listener: TcpListener,
+    address: SocketAddr,
+    delay: Duration,
+    greeting: Arc<str>,
+    connections: Arc<Connections>,
+}
+
+/// What a [`Backend`] does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens; port 0 takes a free one. `[::]` is every address of both families.
+    pub address: SocketAddr,
+    /// Said first, in a line of its own: `hello from <name>`.
+    pub name: Option<String>,
+    /// How long it waits before it answers each chunk.
+    pub delay: Duration,
+    /// A line sent first, after the name's if there is one. A line end is added where it has none.
+    pub greeting: Option<String>,
+}
+
+/// A backend's connections, counted.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Connections {
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Since the backend listens.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+impl Backend {
+    /// Listens at once. Needs a tokio runtime. An error says which address cannot be had, and why.
+    pub fn bind(options: Options) -> io::Result<Self> {
+        let listener = listen(options.address).map_err(|error| explain(options.address, error))?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+            delay: options.delay,
+            greeting: greeting(options.name.as_deref(), options.greeting.as_deref()).into(),
+            connections: Arc::default(),
+        })
+    }
+
+    /// Where it listens, with the port it took.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The counts, which go on while it serves.
+    pub fn connections(&self) -> Arc<Connections> {
+        self.connections.clone()
+    }
+
+    /// Serves until it is cancelled; then it closes its connections and returns.
+    pub async fn serve(self, cancel: CancellationToken) {
+        let tasks = TaskTracker::new();
+        info!(address = %self.address, "backend listens");
+        while let Some(accepted) = cancel.run_until_cancelled(self.listener.accept()).await {
+            match accepted {
+                Ok((stream, client)) => {
+                    let echo = self.echo(stream, client);
+                    let cancel = cancel.clone();
+                    tasks.spawn(async move { cancel.run_until_cancelled(echo).await });
+                }
+                // Out of descriptors or memory: others may give some back.
+                Err(error) => {
+                    warn!(address = %self.address, %error, "backend cannot accept");
+                    cancel.run_until_cancelled(sleep(Duration::from_millis(100))).await;
+                }
+            }
+        }
+        drop(self.listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn echo(&self, mut stream: TcpStream, client: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let open = OpenConnection::begin(self.connections.clone());
+        let (greeting, delay) = (self.greeting.clone(), self.delay);
+        async move {
+            let _open = open;
+            match echo(&mut stream, &greeting, delay).await {
+                Ok(bytes) => debug!(%client, bytes, "connection ended"),
+                Err(error) => debug!(%client, %error, "connection broke"),
+            }
+        }
+    }
+}
+
+/// Counted as open while it lives.
+struct OpenConnection(Arc<Connections>);
+
+impl OpenConnection {
+    fn begin(connections: Arc<Connections>) -> Self {
+        connections.total.fetch_add(1, Ordering::Relaxed);
+        connections.open.fetch_add(1, Ordering::Relaxed);
+        Self(connections)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns the number of bytes sent back.
+async fn echo(stream: &mut TcpStream, greeting: &str, delay: Duration) -> io::Result<u64> {
+    stream.set_nodelay(true)?;
+    stream.write_all(greeting.as_bytes()).await?;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut echoed = 0;
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            stream.shutdown().await?;
+            return Ok(echoed);
+        }
+        sleep(delay).await;
+        stream.write_all(&buffer[..count]).await?;
+        echoed += count as u64;
+    }
+}
+
+fn greeting(name: Option<&str>, greeting: Option<&str>) -> String {
+    let mut lines = name.map(|name| format!("hello from {name}\n")).unwrap_or_default();
+    if let Some(greeting) = greeting {
+        lines.push_str(greeting);
+        if !greeting.ends_with('\n') {
+            lines.push('\n');
+        }
+    }
+    lines
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address) {
+        // A machine without IPv6: every address is every IPv4 address.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_family_missing(&error) => {
+            listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        result => result,
+    }
+}
+
+fn is_family_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn explain(address: SocketAddr, error: io::Error) -> io::Error {
+    let cause = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there; stop it or choose another port".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission for that port; choose one from 1024 up".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests;
