@@ -12,6 +12,16 @@ pub struct Report {
     pub upstreams: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, bool>>,
 }
 
+impl Report {
+    /// The listeners that could not be bound, each with the reason.
+    pub fn unbound(&self) -> impl Iterator<Item = (&ListenerKey, &Arc<str>)> {
+        self.listeners.iter().filter_map(|(key, state)| match state {
+            ListenerState::Bound(_) => None,
+            ListenerState::Failed(sentence) => Some((key, sentence)),
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerState {
     /// Accepting connections on this address.

@@ -1,0 +1,104 @@
+//! The picture for a browser.
+
+use std::fmt::Write;
+
+use super::{
+    State,
+    snapshot::{self, LoadBalancer, Member, Port},
+};
+use crate::proxy::Monitor;
+
+const STYLE: &str = "\
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 }
+th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884 }
+td.number, th.number { text-align: right }
+.good { color: #187a33 } .bad { color: #b3261e }
+@media (prefers-color-scheme: dark) { .good { color: #6fce87 } .bad { color: #ff8a80 } }
+nav a { margin-right: 1rem }";
+
+/// The page, complete: no script, nothing from elsewhere; it reloads itself.
+pub fn render(monitor: &Monitor, state: &State) -> String {
+    let picture = snapshot::of(monitor, state);
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
+         <title>tcplb</title><style>{STYLE}</style><h1>tcplb {}</h1>\
+         <nav><a href=\"/metrics\">metrics</a><a href=\"/snapshot\">snapshot</a><a href=\"/livez\">livez</a>\
+         <a href=\"/readyz\">readyz</a><a href=\"/lb-ready\">lb-ready</a></nav>\
+         <p>{} · configuration generation {}</p>",
+        env!("CARGO_PKG_VERSION"),
+        mark(state.takes_new_connections(), "taking connections", "taking no new connections"),
+        picture.generation,
+    );
+    for problem in &picture.problems {
+        let _ = write!(page, "<p class=\"bad\">{}</p>", escape(problem));
+    }
+    for load_balancer in &picture.load_balancers {
+        write_load_balancer(&mut page, load_balancer);
+    }
+    page
+}
+
+fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
+    let _ = write!(page, "<h2>{}</h2><p>from {}", escape(&load_balancer.name), escape(&load_balancer.origin));
+    if let Some(balancing) = load_balancer.balancing {
+        let _ = write!(page, " · {balancing}");
+    }
+    page.push_str("</p>");
+    for problem in &load_balancer.problems {
+        let _ = write!(page, "<p class=\"bad\">{}: {}</p>", problem.severity, escape(&problem.sentence));
+    }
+    page.push_str(
+        "<table><tr><th>listener<th>address<th>TLS<th class=\"number\">open<th class=\"number\">accepted</tr>",
+    );
+    load_balancer.listeners.iter().for_each(|port| write_port(page, port));
+    page.push_str(
+        "</table><table><tr><th>endpoint<th>backend<th>state<th class=\"number\">open<th class=\"number\">connections\
+         <th>last failure</tr>",
+    );
+    load_balancer.endpoints.iter().for_each(|member| write_member(page, member));
+    page.push_str("</table>");
+}
+
+fn write_port(page: &mut String, port: &Port) {
+    let address = match (&port.bound, &port.failure) {
+        (Some(bound), _) => mark(true, bound, ""),
+        (None, failure) => mark(false, "", failure.as_deref().unwrap_or("not bound")),
+    };
+    let tls = port.tls.as_ref().map_or("none", |tls| tls.min_version);
+    let _ = write!(
+        page,
+        "<tr><td>{}<td>{address}<td>{tls}<td class=\"number\">{}<td class=\"number\">{}</tr>",
+        escape(&port.name),
+        port.active,
+        port.accepted
+    );
+}
+
+fn write_member(page: &mut String, member: &Member) {
+    let state = match (member.usable, member.healthy) {
+        (true, _) => mark(true, "usable", ""),
+        (false, false) => mark(false, "", "unhealthy"),
+        (false, true) => mark(false, "", "ejected"),
+    };
+    let _ = write!(
+        page,
+        "<tr><td>{}<td>{}<td>{state}<td class=\"number\">{}<td class=\"number\">{}<td>{}</tr>",
+        escape(&member.address),
+        escape(&member.backend),
+        member.active,
+        member.connections,
+        escape(member.last_failure.as_deref().unwrap_or(""))
+    );
+}
+
+fn mark(good: bool, yes: &str, no: &str) -> String {
+    let (class, text) = if good { ("good", yes) } else { ("bad", no) };
+    format!("<span class=\"{class}\">{}</span>", escape(text))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
