@@ -1,1 +1,4 @@
 //! The data plane: makes sockets and connections equal to the latest snapshot.
+
+pub mod prefixed;
+pub mod proxy_protocol;

@@ -1,0 +1,130 @@
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream of which some bytes were read too early: they are read again before what the stream has next.
+///
+/// Writes are the stream's own. Once the bytes are replayed nothing is held for them.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    prefix: Vec<u8>,
+    replayed: usize,
+    stream: S,
+}
+
+impl<S> Prefixed<S> {
+    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
+        Self { prefix, replayed: 0, stream }
+    }
+
+    /// What is still to be replayed.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix[self.replayed..]
+    }
+
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// What is still to be replayed, and the stream.
+    pub fn into_parts(mut self) -> (Vec<u8>, S) {
+        self.prefix.drain(..self.replayed);
+        (self.prefix, self.stream)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.prefix().len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix()[..length]);
+        self.replayed += length;
+        if self.replayed == self.prefix.len() {
+            self.prefix = Vec::new();
+            self.replayed = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_read_too_early_come_before_those_of_the_stream() {
+        let (near, mut far) = duplex(64);
+        far.write_all(b" world").await.unwrap();
+        let mut stream = Prefixed::new(b"hello".to_vec(), near);
+
+        let mut first = [0; 2];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!((&first, stream.prefix()), (b"he", &b"llo"[..]));
+
+        drop(far);
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "llo world");
+        assert_eq!(stream.prefix.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn taken_apart_it_gives_what_was_not_replayed() {
+        let mut stream = Prefixed::new(b"hello".to_vec(), tokio::io::empty());
+        stream.read_exact(&mut [0; 2]).await.unwrap();
+        assert_eq!(stream.into_parts().0, b"llo");
+    }
+
+    #[tokio::test]
+    async fn writes_go_to_the_stream() {
+        let (near, mut far) = duplex(64);
+        let mut stream = Prefixed::new(b"unread".to_vec(), near);
+        stream.write_all(b"greeting").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = String::new();
+        far.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "greeting");
+    }
+}

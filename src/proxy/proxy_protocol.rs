@@ -1,0 +1,232 @@
+//! The PROXY protocol, versions 1 and 2: read from peers that announce their client's address, sent to backends that
+//! want ours, and found in the first bytes of clients that may not send it.
+//!
+//! Source: [The PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), sections 2.1 and 2.2.
+
+mod encode;
+mod signature;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use self::signature::{Match, Version};
+pub use self::{
+    encode::{EncodedHeader, encode},
+    signature::{Inspection, SignatureGuard},
+};
+
+/// What a peer said before its client's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// `None`: the peer speaks for itself (LOCAL), or for a client it cannot name in TCP's terms (UNKNOWN, UNSPEC,
+    /// UDP, Unix sockets).
+    pub announced: Option<Announced>,
+    /// Bytes of the client that were read with the header, to be replayed; at most 107, normally none.
+    pub rest: Vec<u8>,
+}
+
+/// The connection a header speaks of. IPv4-mapped IPv6 addresses are given as the IPv4 ones they map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+}
+
+impl Announced {
+    fn new(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Self {
+        Self {
+            source: SocketAddr::new(source.0.to_canonical(), source.1),
+            destination: SocketAddr::new(destination.0.to_canonical(), destination.1),
+        }
+    }
+}
+
+/// Why no header could be read. The connection is of no use after any of them.
+#[derive(Debug, Error)]
+pub enum HeaderError {
+    #[error("the first bytes are not a PROXY header")]
+    NotAHeader,
+    #[error("the PROXY header is longer than {limit} bytes")]
+    TooLong { limit: usize },
+    #[error("the PROXY header is malformed: {0}")]
+    Malformed(&'static str),
+    #[error("the connection ended before its PROXY header was complete")]
+    Ended,
+    #[error("cannot read the PROXY header")]
+    Read(#[from] io::Error),
+}
+
+/// The longest version 1 header, its CRLF included.
+pub const MAX_V1: usize = 107;
+/// The longest version 2 header that is read, its additional fields included: far above what is seen in the field,
+/// far below the 64 KiB that a peer could announce.
+pub const MAX_V2: usize = 4096;
+
+/// Reads a header and nothing else. The caller sets the deadline.
+///
+/// Usually two reads: the first 16 bytes are all of a version 2 header that tells its length, so that nothing past it is
+/// read; the end of a version 1 header can only be searched for, and what is read past it is handed back.
+///
+/// The parser is our own because those at hand either accept what the specification forbids (any byte after `PROXY`,
+/// signs and leading zeroes in ports, lines of any length), refuse what it demands (LOCAL with an unknown family), or
+/// want a header of any length in memory at once.
+pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Header, HeaderError> {
+    let mut input = Input { stream, bytes: [0; BUFFER], filled: 0 };
+    match input.version().await? {
+        Version::V1 => input.v1().await,
+        Version::V2 => input.v2().await,
+    }
+}
+
+/// Holds any version 1 header, and the addresses of any version 2 header with the additional fields of nearly all.
+const BUFFER: usize = 256;
+/// Signature, version and command, family and protocol, length.
+const V2_FIXED: usize = 16;
+
+struct Input<'a, S> {
+    stream: &'a mut S,
+    bytes: [u8; BUFFER],
+    filled: usize,
+}
+
+impl<S: AsyncRead + Unpin> Input<'_, S> {
+    async fn version(&mut self) -> Result<Version, HeaderError> {
+        loop {
+            self.read_towards(V2_FIXED).await?;
+            match signature::find(&self.bytes[..self.filled]) {
+                Match::Complete(version) => return Ok(version),
+                Match::Partial => {}
+                Match::None => return Err(HeaderError::NotAHeader),
+            }
+        }
+    }
+
+    async fn v1(mut self) -> Result<Header, HeaderError> {
+        loop {
+            let read = &self.bytes[..self.filled];
+            if let Some(end) = line_end(read)? {
+                return Ok(Header { announced: parse_v1(&read[..end - 2])?, rest: read[end..].to_vec() });
+            }
+            if self.filled == MAX_V1 {
+                return Err(HeaderError::TooLong { limit: MAX_V1 });
+            }
+            self.read_towards(MAX_V1).await?;
+        }
+    }
+
+    async fn v2(mut self) -> Result<Header, HeaderError> {
+        self.fill(V2_FIXED).await?;
+        let [.., command, family, high, low] = *self.bytes.first_chunk::<V2_FIXED>().expect("the buffer is longer");
+        let length = V2_FIXED + usize::from(u16::from_be_bytes([high, low]));
+        if length > MAX_V2 {
+            return Err(HeaderError::TooLong { limit: MAX_V2 });
+        }
+        self.fill(length.min(BUFFER)).await?;
+        let announced = parse_v2(command, family, &self.bytes[V2_FIXED..self.filled])?;
+        let mut unread = length - self.filled;
+        while unread > 0 {
+            self.filled = 0;
+            self.read_towards(unread.min(BUFFER)).await?;
+            unread -= self.filled;
+        }
+        Ok(Header { announced, rest: Vec::new() })
+    }
+
+    async fn fill(&mut self, end: usize) -> Result<(), HeaderError> {
+        while self.filled < end {
+            self.read_towards(end).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads once, up to `end`.
+    async fn read_towards(&mut self, end: usize) -> Result<(), HeaderError> {
+        match self.stream.read(&mut self.bytes[self.filled..end]).await? {
+            0 => Err(HeaderError::Ended),
+            read => {
+                self.filled += read;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where the line ends, its CRLF included; `None`: not yet.
+fn line_end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
+    let Some(at) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else { return Ok(None) };
+    match bytes[at..] {
+        [b'\r', b'\n', ..] => Ok(Some(at + 2)),
+        [b'\r'] => Ok(None),
+        _ => Err(HeaderError::Malformed("its line does not end with CRLF")),
+    }
+}
+
+fn parse_v1(line: &[u8]) -> Result<Option<Announced>, HeaderError> {
+    // Whatever follows UNKNOWN must be ignored, be it text or not.
+    if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
+        return Ok(None);
+    }
+    let line = str::from_utf8(line).map_err(|_| HeaderError::Malformed("it is not ASCII"))?;
+    let mut fields = line.split(' ').skip(1);
+    match fields.next() {
+        Some("TCP4") => addresses_v1::<Ipv4Addr>(fields),
+        Some("TCP6") => addresses_v1::<Ipv6Addr>(fields),
+        _ => return Err(HeaderError::Malformed("its protocol is none of TCP4, TCP6 and UNKNOWN")),
+    }
+    .map(Some)
+    .ok_or(HeaderError::Malformed("it has not two addresses of its family and two ports"))
+}
+
+fn addresses_v1<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = &'a str>) -> Option<Announced> {
+    let mut address = || fields.next()?.parse::<A>().ok().map(Into::into);
+    let (source, destination) = (address()?, address()?);
+    let mut port = || fields.next().and_then(port_v1);
+    let announced = Announced::new((source, port()?), (destination, port()?));
+    fields.next().is_none().then_some(announced)
+}
+
+/// Without signs and leading zeroes, which `u16::from_str` accepts.
+fn port_v1(field: &str) -> Option<u16> {
+    if field != "0" && field.starts_with(['0', '+']) {
+        return None;
+    }
+    field.parse().ok()
+}
+
+fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<Announced>, HeaderError> {
+    match command {
+        // LOCAL: valid whatever family and block are, which must be ignored.
+        0x20 => return Ok(None),
+        0x21 => {}
+        _ => return Err(HeaderError::Malformed("its version or command is unknown")),
+    }
+    match (family >> 4, family & 0xf) {
+        (1, 1) => addresses_v2::<4>(block).map(Some),
+        (2, 1) => addresses_v2::<16>(block).map(Some),
+        (0..=3, 0..=2) => Some(None),
+        _ => return Err(HeaderError::Malformed("its address family or protocol is unknown")),
+    }
+    .ok_or(HeaderError::Malformed("it is too short for its addresses"))
+}
+
+fn addresses_v2<const N: usize>(block: &[u8]) -> Option<Announced>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let (source, block) = block.split_first_chunk::<N>()?;
+    let (destination, block) = block.split_first_chunk::<N>()?;
+    let (source_port, block) = block.split_first_chunk()?;
+    let (destination_port, _additional) = block.split_first_chunk()?;
+    Some(Announced::new(
+        (IpAddr::from(*source), u16::from_be_bytes(*source_port)),
+        (IpAddr::from(*destination), u16::from_be_bytes(*destination_port)),
+    ))
+}
