@@ -3,3 +3,4 @@
 pub mod admission;
 pub mod prefixed;
 pub mod proxy_protocol;
+pub mod tls;

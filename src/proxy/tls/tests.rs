@@ -1,0 +1,299 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use rcgen::{
+    CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    client::{
+        Resumption, Tls12Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    sign::CertifiedKey,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::*;
+use crate::model::{Certificate, TlsVersion};
+
+/// Who signs the certificates of a test.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn certificate(&self, names: &[&str]) -> Arc<Certificate> {
+        self.certificate_of(names, &PKCS_ECDSA_P256_SHA256)
+    }
+
+    fn certificate_of(&self, names: &[&str], algorithm: &'static SignatureAlgorithm) -> Arc<Certificate> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let params = CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>()).unwrap();
+        let chain = vec![params.signed_by(&key, &self.0).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut fingerprint = [0; 32];
+        fingerprint[..8].copy_from_slice(&SERIAL.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        Arc::new(Certificate {
+            source: "test".into(),
+            fingerprint,
+            names: names.iter().map(|name| name.to_lowercase().into()).collect(),
+            not_after: jiff::Timestamp::MAX,
+            key: Arc::new(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).unwrap()),
+        })
+    }
+
+    /// A client that trusts this authority, and remembers sessions from one handshake to the next.
+    fn client(&self) -> ClientConfig {
+        self.client_of(&[&TLS12, &TLS13])
+    }
+
+    fn client_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+}
+
+fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
+    model::Tls {
+        certificates: certificates.iter().copied().cloned().collect(),
+        min_version: TlsVersion::V1_2,
+        alpn: Vec::new(),
+    }
+}
+
+type Connection = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
+
+/// A handshake, and a byte each way so that the client has its session tickets.
+async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Result<Connection, [String; 2]> {
+    let (near, far) = duplex(16 << 10);
+    let name = ServerName::try_from(name.to_string()).unwrap();
+    let connector = TlsConnector::from(Arc::new(client.clone()));
+    let (client, server) = tokio::join!(connector.connect(name, near), TlsAcceptor::from(server.config()).accept(far));
+    match (client, server) {
+        (Ok(mut client), Ok(mut server)) => {
+            exchange(&mut client, &mut server).await;
+            Ok((client, server))
+        }
+        (client, server) => Err([client.err(), server.err()].map(|e| e.map_or(String::new(), |e| e.to_string()))),
+    }
+}
+
+async fn exchange(client: &mut client::TlsStream<DuplexStream>, server: &mut server::TlsStream<DuplexStream>) {
+    let mut byte = [0];
+    client.write_all(b"?").await.unwrap();
+    client.flush().await.unwrap();
+    server.read_exact(&mut byte).await.unwrap();
+    server.write_all(b"!").await.unwrap();
+    server.flush().await.unwrap();
+    client.read_exact(&mut byte).await.unwrap();
+    assert_eq!(&byte, b"!");
+}
+
+fn presented(connection: &Connection) -> &CertificateDer<'static> {
+    &connection.0.get_ref().1.peer_certificates().unwrap()[0]
+}
+
+fn is(certificate: &Certificate, connection: &Connection) -> bool {
+    certificate.key.cert[0] == *presented(connection)
+}
+
+/// The certificate presented for a server name, whether the client finds it valid for this name or not.
+async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) -> CertificateDer<'static> {
+    let mut client = authority.client();
+    let provider = aws_lc_rs::default_provider();
+    client.dangerous().set_certificate_verifier(Arc::new(AnyCertificate(provider.signature_verification_algorithms)));
+    presented(&connect(&client, server, name).await.unwrap()).clone()
+}
+
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn the_server_name_chooses_the_certificate() {
+    let authority = Authority::new();
+    let first = authority.certificate(&["first.example.com"]);
+    let exact = authority.certificate(&["db.example.com", "other.example.org"]);
+    let wildcard = authority.certificate(&["*.example.com"]);
+    let server = ServerTls::new(&tls(&[&first, &wildcard, &exact])).unwrap();
+    for (name, expected) in [
+        ("db.example.com", &exact),
+        ("DB.Example.Com", &exact),
+        ("other.example.org", &exact),
+        ("first.example.com", &first),
+        ("any.example.com", &wildcard),
+        ("any.any.example.com", &first),
+        ("example.com", &first),
+        ("nowhere.test", &first),
+        // No server name is sent for an address.
+        ("192.0.2.1", &first),
+    ] {
+        assert!(presented_for(&authority, &server, name).await == expected.key.cert[0], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_certificates_for_a_name_the_client_gets_one_it_can_verify() {
+    let authority = Authority::new();
+    let rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
+    let ecdsa = authority.certificate_of(&["db.example.com"], &PKCS_ECDSA_P256_SHA256);
+    let only = |kind: &str| {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains(kind));
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.0.der().clone()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&TLS12])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    };
+    for certificates in [[&rsa, &ecdsa], [&ecdsa, &rsa]] {
+        let server = ServerTls::new(&tls(&certificates)).unwrap();
+        for (kind, expected) in [("_ECDHE_RSA_", &rsa), ("_ECDHE_ECDSA_", &ecdsa)] {
+            let connection = connect(&only(kind), &server, "db.example.com").await.unwrap();
+            assert!(is(expected, &connection), "{kind}");
+        }
+        let connection = connect(&authority.client(), &server, "db.example.com").await.unwrap();
+        assert!(is(certificates[0], &connection), "the first of those it can verify");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_presented_next_and_the_open_connection_goes_on() {
+    let authority = Authority::new();
+    let (old, new) = (authority.certificate(&["db.example.com"]), authority.certificate(&["db.example.com"]));
+    let server = ServerTls::new(&tls(&[&old])).unwrap();
+    let mut open = connect(&authority.client(), &server, "db.example.com").await.unwrap();
+
+    server.update(&tls(&[&new]));
+    let next = connect(&authority.client(), &server, "db.example.com").await.unwrap();
+    assert!(is(&old, &open) && is(&new, &next));
+    exchange(&mut open.0, &mut open.1).await;
+}
+
+#[tokio::test]
+async fn a_client_below_the_minimum_version_is_refused() {
+    let authority = Authority::new();
+    let certificate = authority.certificate(&["db.example.com"]);
+    let server = ServerTls::new(&tls(&[&certificate])).unwrap();
+    let (old_client, new_client) = (authority.client_of(&[&TLS12]), authority.client_of(&[&TLS13]));
+    connect(&old_client, &server, "db.example.com").await.expect("1.2 is the minimum");
+
+    server.update(&model::Tls { min_version: TlsVersion::V1_3, ..tls(&[&certificate]) });
+    let [client, server_side] = connect(&old_client, &server, "db.example.com").await.unwrap_err();
+    assert!(client.contains("ProtocolVersion"), "{client}");
+    assert!(server_side.contains("incompatible"), "{server_side}");
+    connect(&new_client, &server, "db.example.com").await.expect("1.3 is the minimum");
+
+    server.update(&tls(&[&certificate]));
+    connect(&old_client, &server, "db.example.com").await.expect("1.2 is the minimum again");
+}
+
+#[tokio::test]
+async fn a_protocol_is_negotiated_by_the_listeners_preference() {
+    let authority = Authority::new();
+    let certificate = authority.certificate(&["db.example.com"]);
+    let server =
+        ServerTls::new(&model::Tls { alpn: vec!["postgresql".into(), "mqtt".into()], ..tls(&[&certificate]) }).unwrap();
+    let client = |protocols: &[&str]| {
+        let mut client = authority.client();
+        client.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        client
+    };
+    for (offered, expected) in
+        [(&["mqtt", "postgresql"][..], Some("postgresql")), (&["mqtt"], Some("mqtt")), (&[], None)]
+    {
+        let connection = connect(&client(offered), &server, "db.example.com").await.unwrap();
+        assert_eq!(connection.1.get_ref().1.alpn_protocol(), expected.map(str::as_bytes));
+    }
+    let [refused, _] = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap_err();
+    assert!(refused.contains("NoApplicationProtocol"), "{refused}");
+
+    server.update(&tls(&[&certificate]));
+    let connection = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap();
+    assert_eq!(connection.1.get_ref().1.alpn_protocol(), None, "a listener without protocols negotiates none");
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_before_and_after_any_change() {
+    let authority = Authority::new();
+    let (old, new) = (authority.certificate(&["db.example.com"]), authority.certificate(&["db.example.com"]));
+    for version in [&TLS12, &TLS13] {
+        let server = ServerTls::new(&tls(&[&old])).unwrap();
+        let client = authority.client_of(&[version]);
+        let kind = async || {
+            let connection = connect(&client, &server, "db.example.com").await.unwrap();
+            connection.1.get_ref().1.handshake_kind()
+        };
+        assert_eq!(kind().await, Some(HandshakeKind::Full));
+        assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}");
+        server.update(&tls(&[&new]));
+        assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of certificates");
+        server.update(&model::Tls { alpn: vec!["mqtt".into()], ..tls(&[&new]) });
+        assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of protocols");
+        assert!(server.config().ticketer.enabled(), "tickets hold the sessions, not memory");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_tickets_resumes_from_the_session_cache() {
+    let authority = Authority::new();
+    let server = ServerTls::new(&tls(&[&authority.certificate(&["db.example.com"])])).unwrap();
+    let mut client = authority.client_of(&[&TLS12]);
+    client.resumption = Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let connection = connect(&client, &server, "db.example.com").await.unwrap();
+        assert_eq!(connection.1.get_ref().1.handshake_kind(), Some(expected));
+    }
+}
