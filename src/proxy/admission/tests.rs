@@ -293,6 +293,23 @@ fn eight_threads_never_exceed_a_count() {
     assert_eq!(door.refusal("192.0.2.1"), Some(Refusal::ListenerFull));
 }
 
+<<<<<<< HEAD
+=======
+#[test]
+fn a_worker_that_comes_with_an_older_time_changes_nothing() {
+    let mut door = Door::new(Limits { new_connections: rate(1, SECOND, 2), ..Limits::default() });
+    let early = door.now;
+    door.now += 10 * SECOND;
+    assert_eq!([(); 3].map(|()| door.refusal("192.0.2.1")), [None, None, Some(Refusal::ListenerRate)]);
+    let late = std::mem::replace(&mut door.now, early);
+    let client = ip("192.0.2.1");
+    let stale = door.admission.admit_source(&door.listener, client, Some(client), door.now);
+    assert_eq!(stale.unwrap_err(), Refusal::ListenerRate);
+    door.now = late;
+    assert_eq!(door.refusal("192.0.2.1"), Some(Refusal::ListenerRate));
+}
+
+>>>>>>> edge
 /// Eight threads knock every microsecond for a tenth of a second; returns how many were let in.
 fn knocking_threads(door: &Door, client: impl Fn(u64) -> IpAddr + Sync) -> u64 {
     let clock = AtomicU64::new(0);
