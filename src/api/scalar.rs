@@ -317,7 +317,11 @@ impl<'de> Deserialize<'de> for PortRef {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<PortRef, E> {
-                Ok(PortRef::Name(name.into()))
+                if name.len() <= 63 && is_dns_label(name) {
+                    Ok(PortRef::Name(name.into()))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(name), &self))
+                }
             }
         }
 
@@ -340,6 +344,14 @@ impl JsonSchema for PortRef {
             "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         })
     }
+}
+
+/// An IP address, with an error that names what was written instead.
+pub(super) fn ip_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    let wrong = |text| format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1");
+    Option::<String>::deserialize(deserializer)?
+        .map(|text| text.parse().map_err(|_| de::Error::custom(wrong(text))))
+        .transpose()
 }
 
 #[cfg(test)]

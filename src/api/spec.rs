@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AddressPort, Duration, Name, Network, ObjectName, PortRef};
+use super::{AddressPort, Duration, Name, Network, ObjectName, PortRef, scalar::ip_address};
 
 /// A TCP load balancer: listeners that clients connect to, and backends that serve them.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -59,7 +59,7 @@ pub struct Listener {
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
     /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ip_address")]
     #[schemars(with = "Option<String>", length(max = 45))]
     pub address: Option<IpAddr>,
     /// TLS on the clients' side. Absent: plain TCP.
@@ -242,6 +242,7 @@ fn one() -> u16 {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendService {
+    /// The Service, in the same namespace.
     pub name: Name,
     /// The Service's port, by number or name.
     pub port: PortRef,

@@ -1,5 +1,27 @@
 //! Where manifests come from: a [`World`] gathered from files and flags.
+//!
+//! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
+//! that can no longer be read, or a path that is gone costs nothing that is served. When to ask is told by [`Watch`]
+//! (files) and [`Names`] (DNS), through [`Settle`], which lets changes that come together count as one:
+//!
+//! ```text
+//! Watch ┐              ┌─ Files::read ──┐
+//!       ├─► Settle ─►  │                ├─► World
+//! Names ┘              └─ Names::known ─┘
+//! ```
+//!
+//! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
 
+pub mod documents;
+mod files;
+mod names;
+pub mod schema;
+mod settle;
+mod watch;
 mod world;
 
+pub use files::Files;
+pub use names::{Names, resolve};
+pub use settle::Settle;
+pub use watch::{Interest, Watch};
 pub use world::{Declared, Lookup, World};

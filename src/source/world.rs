@@ -1,8 +1,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::{
@@ -13,7 +15,7 @@ use k8s_openapi::api::{
 use crate::{api::TcpLoadBalancerSpec, model::ObjectKey};
 
 /// Everything that users and the cluster say at one moment: what [`translate`](crate::translate) reads.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct World {
     pub load_balancers: BTreeMap<ObjectKey, Declared>,
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
@@ -27,6 +29,41 @@ pub struct World {
     pub problems: Vec<String>,
 }
 
+impl World {
+    /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at.
+    pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {
+        const DEFAULT: Duration = Duration::from_secs(30);
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+        let mut wanted = BTreeMap::new();
+        let specs = self.load_balancers.values().filter_map(|declared| declared.spec.as_ref());
+        for backend in specs.flat_map(|spec| &spec.backends) {
+            let interval = backend.resolve_interval.map_or(DEFAULT, |interval| interval.0.clamp(SHORTEST, LONGEST));
+            for address in backend.addresses.iter().flatten().filter(|address| address.ip().is_none()) {
+                let shortest = wanted.entry(address.host.as_str().into()).or_insert(interval);
+                *shortest = interval.min(*shortest);
+            }
+        }
+        wanted
+    }
+}
+
+/// Without what Secrets and key files hold.
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("load_balancers", &self.load_balancers)
+            .field("secrets", &self.secrets.keys())
+            .field("services", &self.services)
+            .field("endpoint_slices", &self.endpoint_slices)
+            .field("files", &self.files.keys())
+            .field("names", &self.names)
+            .field("problems", &self.problems)
+            .finish()
+    }
+}
+
 /// A load balancer as it is declared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declared {
@@ -38,6 +75,13 @@ pub struct Declared {
     pub origin: Arc<str>,
     /// What relative paths in it are relative to.
     pub folder: PathBuf,
+}
+
+impl Declared {
+    /// Where a file is that the manifest names: its key in [`World::files`].
+    pub fn path_of(&self, file: &str) -> PathBuf {
+        self.folder.join(file)
+    }
 }
 
 /// What is known of a DNS name.

@@ -1,0 +1,281 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(text: &str) -> Documents {
+    Documents::read(Path::new("dir/a.yaml"), text).unwrap()
+}
+
+/// `kind key` of each object, and what is wrong with it.
+fn told(documents: &Documents) -> Vec<(String, Vec<String>)> {
+    let problems = |object: &Object| match object {
+        Object::LoadBalancer(read) => read.clone().err(),
+        Object::Secret(read) => read.clone().err(),
+        Object::Service(read) => read.clone().err(),
+        Object::EndpointSlice(read) => read.clone().err(),
+    };
+    let told = |document: &Document| {
+        let name = format!("{} {}", document.object.kind(), document.key);
+        (name, problems(&document.object).unwrap_or_default())
+    };
+    documents.objects.iter().map(told).collect()
+}
+
+fn secret_of(documents: &Documents) -> &Secret {
+    match &documents.objects[0].object {
+        Object::Secret(Ok(secret)) => secret,
+        _ => panic!("not a readable Secret: {:?}", told(documents)),
+    }
+}
+
+const LOAD_BALANCER: &str = "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {name: pg, namespace: shop}
+spec:
+  listeners: [{port: 5432}]
+  backends: [{addresses: ['192.0.2.7:5432']}]
+";
+
+#[test]
+fn a_file_may_have_objects_of_several_kinds() {
+    let documents = read(&format!(
+        "# the database
+---
+{LOAD_BALANCER}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: pg-tls}}
+stringData: {{tls.crt: x}}
+---
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: pg, namespace: shop}}
+spec: {{ports: [{{port: 5432, targetPort: pg}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: pg-x, namespace: shop}}
+addressType: IPv4
+endpoints: [{{addresses: [10.0.0.1]}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: pg}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: pg}}
+"
+    ));
+    let good = |name: &str| (name.to_owned(), vec![]);
+    assert_eq!(
+        told(&documents),
+        [
+            good("TcpLoadBalancer shop/pg"),
+            good("Secret default/pg-tls"),
+            good("Service shop/pg"),
+            good("EndpointSlice shop/pg-x")
+        ]
+    );
+    assert_eq!(documents.problems, Vec::<String>::new());
+    assert_eq!(&*documents.objects[0].place, "dir/a.yaml:4");
+}
+
+#[test]
+fn a_list_is_its_items() {
+    let documents = read(
+        "
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: a}}
+- {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Service, metadata: {name: b}}]}
+- {apiVersion: v1, kind: Service}
+",
+    );
+    assert_eq!(documents.objects.len(), 2);
+    assert_eq!(&*documents.objects[1].place, "dir/a.yaml:2 items[1] items[0]");
+    assert!(documents.problems[0].starts_with("dir/a.yaml:2 items[2]: Service has no name"), "{documents:?}");
+}
+
+#[test]
+fn json_is_read_from_files_called_so() {
+    let text = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"\\ud83d\\ude00\"}}\n\n{\"kind\": 1}";
+    let documents = Documents::read(Path::new("a.json"), text).unwrap();
+    assert_eq!(&*documents.objects[0].place, "a.json:2");
+    assert_eq!(&*documents.objects[0].key.name, "😀");
+    assert!(documents.problems[0].starts_with("a.json:5: is not a Kubernetes object"), "{documents:?}");
+    let problem = Documents::read(Path::new("a.json"), "{\"a\": [1}").unwrap_err();
+    assert!(problem.starts_with("a.json: is not JSON: ") && problem.contains("line 1 column 9"), "{problem}");
+}
+
+#[test]
+fn what_is_not_yaml_is_told_with_its_place() {
+    for (text, words) in [
+        ("a: [1\n", "unclosed bracket '[' at line 1, column 4"),
+        ("a: 1\n b: 2\n", "at line 2, column 3"),
+        ("a:\n\t- b\n", "tabs disallowed within this context (block indentation) at line 2"),
+        ("x: 1\na: 1\na: 2\n", "`a` is written twice at line 3, column 1"),
+        ("a: 1\n---\na: *b\n", "at line 3, column 4"),
+    ] {
+        let problem = Documents::read(Path::new("dir/a.yaml"), text).unwrap_err();
+        assert!(problem.starts_with("dir/a.yaml: is not YAML: "), "{problem}");
+        assert!(problem.contains(words), "{text:?}: {problem}");
+    }
+}
+
+#[test]
+fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
+    for (text, words) in [
+        ("just text", "is not a Kubernetes object: begin it with `apiVersion: tcplb.io/v1alpha1`"),
+        ("[1, 2]", "is not a Kubernetes object"),
+        ("listeners: [{port: 1}]", "is not a Kubernetes object"),
+        (
+            "{apiVersion: v1, kind: secret, metadata: {name: x}}",
+            "there is no kind `secret` in v1: did you mean `Secret`?",
+        ),
+        ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "did you mean `Service`?"),
+        ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "did you mean `EndpointSlice`?"),
+        ("{apiVersion: v1, kind: Secret}", "Secret has no name: write `metadata:` with `name:`"),
+        ("{apiVersion: v1, kind: Secret, metadata: {name: ''}}", "Secret has no name"),
+        (
+            "{apiVersion: v1, kind: Secret, metadata: {name: 7}}",
+            "metadata.name that is not text: write for example `name: \"7\"`",
+        ),
+        ("{apiVersion: v1, kind: Secret, metadata: x}", "Secret has no name"),
+        ("{apiVersion: tcplb.io/v1alpha1, kind: TcpLoadBalancer, spec: {}}", "TcpLoadBalancer has no name"),
+    ] {
+        let documents = read(text);
+        assert_eq!((documents.objects.len(), documents.problems.len()), (0, 1), "{text}: {documents:?}");
+        assert!(documents.problems[0].starts_with("dir/a.yaml:1: "), "{documents:?}");
+        assert!(documents.problems[0].contains(words), "{text}: {documents:?}");
+    }
+}
+
+#[test]
+fn objects_of_other_groups_are_none_of_our_business() {
+    for text in [
+        "{apiVersion: serving.knative.dev/v1, kind: Service}",
+        "{apiVersion: example.com/v1, kind: TcpLoadBalancer}",
+        "{apiVersion: v1, kind: ServiceAccount}",
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute}",
+        "{kind: Kustomization}",
+    ] {
+        let documents = read(text);
+        assert_eq!((documents.objects.len(), documents.problems.len()), (0, 0), "{text}: {documents:?}");
+    }
+}
+
+#[test]
+fn a_mistyped_load_balancer_is_still_that_load_balancer() {
+    for (from, to, words) in [
+        (
+            "kind: TcpLoadBalancer",
+            "kind: TcpLoadBalancr",
+            "kind: must be TcpLoadBalancer: write `kind: TcpLoadBalancer`",
+        ),
+        ("kind: TcpLoadBalancer", "kind: TCPLoadBalancer", "kind: must be TcpLoadBalancer"),
+        ("kind: TcpLoadBalancer", "", "kind: must be TcpLoadBalancer"),
+        (
+            "tcplb.io/v1alpha1",
+            "tcplb.io/v1",
+            "apiVersion: must be tcplb.io/v1alpha1: write `apiVersion: tcplb.io/v1alpha1`",
+        ),
+        ("tcplb.io/v1alpha1", "tclb.io/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
+        ("apiVersion: tcplb.io/v1alpha1", "", "apiVersion: must be tcplb.io/v1alpha1"),
+        ("port: 5432", "port: 0", "spec.listeners[0].port: 0 is out of range"),
+        ("name: pg", "name: pg, labels: {a: 1}", "metadata.labels.a: invalid type"),
+    ] {
+        let documents = read(&LOAD_BALANCER.replace(from, to));
+        let told = told(&documents);
+        assert_eq!(told[0].0, "TcpLoadBalancer shop/pg", "{to}: {documents:?}");
+        assert_eq!(told[0].1.len(), 1, "{told:?}");
+        assert!(told[0].1[0].starts_with(words), "{told:?}");
+    }
+}
+
+#[test]
+fn names_are_held_to_kubernetes_rules() {
+    let named = |name: &str| told(&read(&LOAD_BALANCER.replace("name: pg", &format!("name: {name}")))).remove(0).1;
+    assert!(named(&"x".repeat(52)).is_empty());
+    assert_eq!(named(&"x".repeat(53)), ["metadata.name: has 53 characters: write at most 52"]);
+    assert!(named("Data_Base")[0].starts_with("metadata.name: `Data_Base` is not an object's name"));
+    let elsewhere = told(&read(&LOAD_BALANCER.replace("shop", "a.b")));
+    assert!(elsewhere[0].1[0].starts_with("metadata.namespace: `a.b` is not a name"), "{elsewhere:?}");
+}
+
+#[test]
+fn a_secret_has_its_string_data_among_its_data() {
+    let documents = read(
+        "
+apiVersion: v1
+kind: Secret
+metadata: {name: pg-tls}
+type: kubernetes.io/tls
+data:
+  tls.crt: |
+    aGVs
+    bG8=
+  tls.key: b2xk
+stringData: {tls.key: new}
+",
+    );
+    let secret = secret_of(&documents);
+    let data = secret.data.as_ref().unwrap();
+    assert_eq!(data["tls.crt"].0, b"hello");
+    assert_eq!(data["tls.key"].0, b"new");
+    assert_eq!(secret.string_data, None);
+}
+
+#[test]
+fn what_is_said_about_a_secret_gives_none_of_it_away() {
+    for (fields, words) in [
+        ("data: {tls.key: hunter2!}", "data.tls.key: is not base64: encode it"),
+        ("stringData: {password: 4711}", "stringData.password: must be text: write it with quotes"),
+        ("data: [4711]", "data: is not base64"),
+        ("immutable: hunter2!", "immutable: is not what a Secret has there"),
+    ] {
+        let documents = read(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: x}}\n{fields}"));
+        let told = told(&documents);
+        assert!(told[0].1[0].starts_with(words), "{told:?}");
+        let all = format!("{told:?} {documents:?}");
+        assert!(!all.contains("hunter2") && !all.contains("4711"), "{all}");
+    }
+    let good = read("{apiVersion: v1, kind: Secret, metadata: {name: x}, stringData: {a: hunter2}}");
+    assert!(!format!("{good:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_service_or_slice_that_cannot_be_read_names_the_field() {
+    let told = told(&read(
+        "
+{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: x}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a}, endpoints: 3}
+",
+    ));
+    assert!(told[0].1[0].starts_with("spec.ports[0].port: invalid type"), "{told:?}");
+    assert!(told[1].1[0].starts_with("endpoints: invalid type"), "{told:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_brings_the_reader_down(text in "\\PC{0,80}", mangled in 0..LOAD_BALANCER.len(), with in "[-\\[\\]{}:,&*!|>'\"%@ \t\n#?0a]{0,3}") {
+        let _ = Documents::read(Path::new("a.yaml"), &text);
+        let _ = Documents::read(Path::new("a.json"), &text);
+        let mut near = LOAD_BALANCER.to_owned();
+        near.replace_range(mangled..mangled + 1, &with);
+        let _ = Documents::read(Path::new("a.yaml"), &near);
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_not_followed() {
+    for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
+        assert!(Documents::read(Path::new("a.yaml"), &text).is_err());
+        assert!(Documents::read(Path::new("a.json"), &text).is_err());
+    }
+}

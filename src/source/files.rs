@@ -1,0 +1,320 @@
+//! A [`World`] from files and flags, with memory.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use super::{
+    Declared, Interest, World,
+    documents::{Document, Documents, Object, Readable},
+    schema,
+};
+use crate::{
+    api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
+    model::ObjectKey,
+};
+
+/// Manifests in files, in folders and from the command line.
+///
+/// What a file declares stays while the file cannot be read, and an object's last good text stays while its present one
+/// is wrong. A document taken out of a file is a deletion, and so is a file taken out of a folder; a path that was named
+/// and is gone is a mistake.
+pub struct Files {
+    paths: Vec<PathBuf>,
+    flags: Option<Document>,
+    /// What each file declares, or did when it could last be read.
+    remembered: BTreeMap<PathBuf, Vec<Document>>,
+    last: World,
+}
+
+impl Files {
+    /// Files, and folders, of which the files called `*.yaml`, `*.yml` and `*.json` count.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, flags: None, remembered: BTreeMap::new(), last: World::default() }
+    }
+
+    /// Adds a load balancer that flags describe, as `default/cli`; it is checked like one in a file.
+    pub fn with_flags(mut self, spec: &TcpLoadBalancerSpec) -> Self {
+        let document = serde_json::json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "cli"}, "spec": spec,
+        });
+        let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
+        self.flags = Some(Document { place: "command line".into(), key: ObjectKey::new("default", "cli"), object });
+        self
+    }
+
+    /// Reads everything anew. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
+    ///
+    /// What is wrong is in the [`World`] that comes out; its `names` are empty.
+    pub fn read(&mut self) -> World {
+        let mut gathering = Gathering { world: World::default(), places: BTreeMap::new(), last: &self.last };
+        if let Some(document) = &self.flags {
+            gathering.declare(document, "command line", Path::new(""), None);
+        }
+        let mut remembered = BTreeMap::new();
+        let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
+        gathering.world.problems.extend(listing.problems);
+        for Listed { file, gone } in listing.files {
+            let before = self.remembered.remove(&file);
+            let reading = match gone {
+                Some(why) => Reading { kept: before.unwrap_or_default(), problem: Some(why), ..Reading::default() },
+                None => Reading::of(&file, before, &mut gathering.world.problems),
+            };
+            remembered.insert(file.clone(), gathering.take(&file, reading));
+        }
+        let mut world = gathering.world;
+        read_certificates(&mut world);
+        self.remembered = remembered;
+        self.last = world.clone();
+        world
+    }
+
+    /// What has to be watched to know when to read again, as of the last time.
+    pub fn interest(&self) -> Interest {
+        let paths = self.paths.iter().chain(self.remembered.keys()).chain(self.last.files.keys());
+        Interest::of(paths.filter_map(|path| std::path::absolute(path).ok()), super::watch::look)
+    }
+}
+
+/// How long a file may be away while it is replaced.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Whether a file in a folder is taken for a manifest.
+pub(super) fn is_manifest(file: &Path) -> bool {
+    let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    !hidden && ["yaml", "yml", "json"].contains(&extension.to_ascii_lowercase().as_str())
+}
+
+/// The files to read, in order, each once.
+#[derive(Default)]
+struct Listing {
+    files: Vec<Listed>,
+    seen: BTreeSet<PathBuf>,
+    problems: Vec<String>,
+}
+
+struct Listed {
+    file: PathBuf,
+    /// Why it cannot even be listed: it is remembered only.
+    gone: Option<String>,
+}
+
+impl Listing {
+    /// Editors and `git` replace a file by taking it away and writing it anew: one that has gone gets a moment to come
+    /// back before it counts as deleted.
+    fn settled<'a>(
+        paths: &[PathBuf],
+        remembered: impl Iterator<Item = &'a PathBuf> + Clone,
+        wait: impl FnOnce(),
+    ) -> Self {
+        let listing = Self::of(paths, remembered.clone());
+        let listed = |file: &PathBuf| listing.files.iter().any(|listed| listed.file == *file);
+        if remembered.clone().all(listed) {
+            return listing;
+        }
+        wait();
+        Self::of(paths, remembered)
+    }
+
+    fn of<'a>(paths: &[PathBuf], remembered: impl Iterator<Item = &'a PathBuf> + Clone) -> Self {
+        let mut listing = Self::default();
+        for path in paths {
+            match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
+                Ok(None) => listing.add(path.clone()),
+                Ok(Some(files)) => {
+                    if files.is_empty() {
+                        listing.problems.push(format!("{}: has no *.yaml, *.yml or *.json file", path.display()));
+                    }
+                    files.into_iter().for_each(|file| listing.add(file));
+                }
+                Err(error) => {
+                    let why = format!("{}: {}", path.display(), said(&error));
+                    let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
+                    for file in below.filter(|file| listing.seen.insert(file.to_path_buf())).collect::<Vec<_>>() {
+                        listing.files.push(Listed { file: file.clone(), gone: Some(why.clone()) });
+                    }
+                    listing.problems.push(why);
+                }
+            }
+        }
+        listing
+    }
+
+    /// Adds a file, unless it is there already under this name or another.
+    fn add(&mut self, file: PathBuf) {
+        if self.seen.insert(fs::canonicalize(&file).unwrap_or_else(|_| file.clone())) {
+            self.files.push(Listed { file, gone: None });
+        }
+    }
+}
+
+fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        if is_manifest(&file) && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What came out of a file.
+#[derive(Default)]
+struct Reading {
+    fresh: Vec<Document>,
+    /// Remembered from the last time, since `problem` hides whether it is still declared.
+    kept: Vec<Document>,
+    problem: Option<String>,
+}
+
+impl Reading {
+    fn of(file: &Path, before: Option<Vec<Document>>, problems: &mut Vec<String>) -> Self {
+        let known = before.is_some();
+        let mut kept = before.unwrap_or_default();
+        // A pipe can be read only once.
+        if known && fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
+            return Self { fresh: kept, ..Self::default() };
+        }
+        let stays = if kept.is_empty() { "" } else { "; what it declared before stays" };
+        match read_text(file).and_then(|text| Documents::read(file, &text)) {
+            Ok(documents) if documents.problems.is_empty() => Self { fresh: documents.objects, ..Self::default() },
+            Ok(documents) => {
+                let mistaken = documents.problems.join("; ");
+                problems.extend(documents.problems);
+                kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
+                Self { fresh: documents.objects, kept, problem: Some(mistaken) }
+            }
+            Err(why) => {
+                problems.push(format!("{why}{stays}"));
+                Self { fresh: Vec::new(), kept, problem: Some(why) }
+            }
+        }
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, String> {
+    const MOST: u64 = 256 << 20;
+
+    let wrong = |what: &str| format!("{}: {what}", file.display());
+    let bytes = read_at_most(file, MOST).map_err(|error| wrong(&said(&error)))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong("is not text in UTF-8"))?;
+    // Writing a file in place begins with emptying it.
+    if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
+}
+
+fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(io::Error::other(format!("has more than {most} bytes"))) } else { Ok(bytes) }
+}
+
+/// An I/O error in words.
+fn said(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or folder".into(),
+        io::ErrorKind::PermissionDenied => "this user may not read it: permission denied".into(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+/// A world on its way.
+struct Gathering<'a> {
+    world: World,
+    /// Where each object was declared first.
+    places: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+    last: &'a World,
+}
+
+impl Gathering<'_> {
+    /// Declares what a file holds, and says what there is to remember of it.
+    fn take(&mut self, file: &Path, mut reading: Reading) -> Vec<Document> {
+        let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
+        for document in &reading.fresh {
+            self.declare(document, &origin, folder, None);
+        }
+        for document in &reading.kept {
+            self.declare(document, &origin, folder, reading.problem.as_deref());
+        }
+        reading.fresh.append(&mut reading.kept);
+        reading.fresh
+    }
+
+    fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<&str>) {
+        let Document { place, key, object } = document;
+        let kind = object.kind();
+        if let Some(first) = self.places.get(&(kind, key.clone())) {
+            self.world.problems.push(format!(
+                "{place}: {kind} {key} is already declared at {first}, which counts: take one of them out, or give it another name"
+            ));
+            return;
+        }
+        self.places.insert((kind, key.clone()), place.clone());
+        match object {
+            Object::LoadBalancer(read) => {
+                let last = self.last.load_balancers.get(key).and_then(|last| last.spec.clone());
+                let (spec, mut problems) = match read {
+                    Ok(spec) => (Some(spec.clone()), Vec::new()),
+                    Err(problems) => (last, problems.clone()),
+                };
+                problems.extend(problem.map(str::to_owned));
+                let declared = Declared { spec, problems, origin: origin.into(), folder: folder.into() };
+                self.world.load_balancers.insert(key.clone(), declared);
+            }
+            Object::Secret(read) => good(&mut self.world.secrets, &self.last.secrets, document, read)
+                .unwrap_or_else(|problem| self.world.problems.push(problem)),
+            Object::Service(read) => good(&mut self.world.services, &self.last.services, document, read)
+                .unwrap_or_else(|problem| self.world.problems.push(problem)),
+            Object::EndpointSlice(read) => {
+                good(&mut self.world.endpoint_slices, &self.last.endpoint_slices, document, read)
+                    .unwrap_or_else(|problem| self.world.problems.push(problem));
+            }
+        }
+    }
+}
+
+type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
+
+/// Takes an object into the world: the last good one with a problem, if what is read is wrong.
+fn good<T>(now: &mut Objects<T>, last: &Objects<T>, document: &Document, read: &Readable<T>) -> Result<(), String> {
+    let (key, last) = (&document.key, last.get(&document.key));
+    if let Some(object) = read.as_ref().ok().or(last) {
+        now.insert(key.clone(), object.clone());
+    }
+    let Err(problems) = read else { return Ok(()) };
+    let stays = if last.is_some() { "; what it was before stays" } else { "" };
+    Err(format!("{}: {} {key}: {}{stays}", document.place, document.object.kind(), problems.join("; ")))
+}
+
+fn read_certificates(world: &mut World) {
+    let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
+    let paths: BTreeSet<PathBuf> = declared
+        .flat_map(|(declared, spec)| {
+            let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+            let files = tls.flat_map(|tls| &tls.certificate_refs).filter_map(|certificate| certificate.files.as_ref());
+            files.flat_map(|files| [&files.certificate, &files.key]).map(|file| declared.path_of(file))
+        })
+        .collect();
+    world.files = paths.into_iter().map(|path| (path.clone(), read_certificate(&path))).collect();
+}
+
+fn read_certificate(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
+    const MOST: u64 = 1 << 20;
+
+    let read = fs::metadata(file).and_then(|metadata| {
+        // Opening a pipe could wait for ever.
+        if metadata.is_file() { read_at_most(file, MOST) } else { Err(io::Error::other("it is not a file")) }
+    });
+    read.map(Arc::from).map_err(|error| format!("{}: {}", file.display(), said(&error)).into())
+}

@@ -1,0 +1,342 @@
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A folder of manifests, and what reads it.
+struct Folder {
+    folder: TempDir,
+    files: Files,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(vec![folder.path().to_owned()]);
+        Self { folder, files }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&mut self, name: &str, text: impl AsRef<[u8]>) -> &mut Self {
+        fs::write(self.path(name), text).unwrap();
+        self
+    }
+
+    fn remove(&mut self, name: &str) -> &mut Self {
+        fs::remove_file(self.path(name)).unwrap();
+        self
+    }
+
+    fn read(&mut self) -> World {
+        self.files.read()
+    }
+}
+
+fn lb(name: &str, port: u32) -> String {
+    format!(
+        "---\napiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: {name}}}\n\
+         spec: {{listeners: [{{port: {port}}}], backends: [{{addresses: ['192.0.2.7:1']}}]}}\n"
+    )
+}
+
+fn secret(name: &str, field: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\n{field}\n")
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+/// The port that is served, and what is wrong with what is declared.
+fn served(world: &World, name: &str) -> Option<(Option<u16>, String)> {
+    let declared = world.load_balancers.get(&key(name))?;
+    Some((declared.spec.as_ref().map(|spec| spec.listeners[0].port), declared.problems.join("\n")))
+}
+
+fn good(port: u16) -> Option<(Option<u16>, String)> {
+    Some((Some(port), String::new()))
+}
+
+#[track_caller]
+fn assert_kept(world: &World, name: &str, port: u16, words: &str) {
+    let (kept, problems) = served(world, name).unwrap_or_else(|| panic!("{name} is gone"));
+    assert_eq!(kept, Some(port), "{name}: {problems}");
+    assert!(problems.contains(words), "{name}: {problems:?} has no {words:?}");
+}
+
+#[track_caller]
+fn assert_says(world: &World, words: &str) {
+    assert!(world.problems.iter().any(|problem| problem.contains(words)), "{:?} has no {words:?}", world.problems);
+}
+
+#[test]
+fn a_folder_is_its_manifests_in_order_without_hidden_ones_and_subfolders() {
+    let mut folder = Folder::new();
+    folder
+        .write("b.yml", lb("b", 2))
+        .write("a.yaml", lb("a", 1))
+        .write(".c.yaml", lb("c", 3))
+        .write("d.txt", lb("d", 4));
+    folder.write("e.json", r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "e"}}"#);
+    fs::create_dir(folder.path("f.yaml")).unwrap();
+    let world = folder.read();
+    assert_eq!(world.load_balancers.keys().collect::<Vec<_>>(), [&key("a"), &key("b")]);
+    assert!(world.services.contains_key(&key("e")));
+    assert_eq!(world.problems, Vec::<String>::new());
+    let declared = &world.load_balancers[&key("a")];
+    assert_eq!(*declared.origin, *folder.path("a.yaml").display().to_string());
+    assert_eq!(declared.path_of("tls.crt"), folder.path("tls.crt"));
+}
+
+#[test]
+fn an_object_that_became_wrong_keeps_its_last_good_text_and_the_others_change() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 2));
+    assert_eq!(served(&folder.read(), "a"), good(1));
+
+    folder.write("a.yaml", lb("a", 70_000) + &lb("b", 3));
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_kept(&world, "a", 1, "spec.listeners[0].port: 70000 is out of range");
+        assert_eq!(served(&world, "b"), good(3));
+    }
+
+    folder.write("a.yaml", lb("a", 4) + &lb("b", 3));
+    assert_eq!(served(&folder.read(), "a"), good(4));
+}
+
+#[test]
+fn what_is_wrong_from_the_start_has_no_spec() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 0) + &lb("b", 2));
+    let world = folder.read();
+    let (port, problems) = served(&world, "a").unwrap();
+    assert!(port.is_none() && problems.contains("0 is out of range"), "{problems}");
+    assert_eq!(served(&world, "b"), good(2));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_keeps_all_it_declared() {
+    let text = lb("a", 1) + &lb("b", 2) + &secret("s", "stringData: {x: text}");
+    for (broken, words) in [
+        (b"kind: [".to_vec(), "is not YAML: unclosed bracket"),
+        (format!("{}\n--- [\n", lb("a", 9)).into_bytes(), "is not YAML"),
+        (b"\xff\xfe\xfd".to_vec(), "is not text in UTF-8"),
+        (b"\n".to_vec(), "is empty: write a manifest, or delete the file"),
+    ] {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", &text).write("z.yaml", lb("z", 9));
+        folder.read();
+        folder.write("a.yaml", broken).write("z.yaml", lb("z", 10));
+        for _ in 0..2 {
+            let world = folder.read();
+            assert_kept(&world, "a", 1, words);
+            assert_kept(&world, "b", 2, words);
+            assert!(world.secrets.contains_key(&key("s")));
+            assert_says(&world, &format!("a.yaml: {}", words.split(':').next().unwrap()));
+            assert_says(&world, "what it declared before stays");
+            assert_eq!(served(&world, "z"), good(10));
+        }
+        folder.write("a.yaml", lb("b", 3));
+        let world = folder.read();
+        assert_eq!((served(&world, "a"), served(&world, "b")), (None, good(3)));
+        assert_eq!((world.secrets.len(), world.problems.len()), (0, 0));
+    }
+}
+
+#[test]
+fn an_object_that_was_wrong_stays_wrong_while_its_file_cannot_be_read() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).read();
+    folder.write("a.yaml", lb("a", 0)).read();
+    folder.write("a.yaml", "[");
+    let world = folder.read();
+    assert_kept(&world, "a", 1, "0 is out of range");
+    assert_kept(&world, "a", 1, "is not YAML");
+}
+
+#[test]
+fn a_document_that_lost_its_name_takes_nothing_out() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).read();
+    folder.write("a.yaml", lb("a", 1).replace("name: a", "") + &lb("b", 3));
+    let world = folder.read();
+    assert_kept(&world, "a", 1, "a.yaml:2: TcpLoadBalancer has no name");
+    assert_eq!(served(&world, "b"), good(3));
+    assert_says(&world, "a.yaml:2: TcpLoadBalancer has no name");
+}
+
+#[test]
+fn an_object_taken_out_of_its_file_is_deleted_and_so_is_one_whose_file_is() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).write("c.yaml", lb("c", 3)).read();
+    folder.write("a.yaml", lb("a", 1)).remove("c.yaml");
+    let world = folder.read();
+    assert_eq!(world.load_balancers.keys().collect::<Vec<_>>(), [&key("a")]);
+    folder.write("a.yaml", "# nothing any more");
+    assert_eq!(folder.read().load_balancers.len(), 0);
+    folder.remove("a.yaml");
+    assert_says(&folder.read(), "has no *.yaml, *.yml or *.json file");
+}
+
+#[test]
+fn a_file_that_is_only_being_replaced_is_not_deleted() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).read();
+    folder.remove("a.yaml");
+    let (paths, path) = (folder.files.paths.clone(), folder.path("a.yaml"));
+    // As an editor does, after the first look at the folder.
+    let comes_back = || fs::write(&path, lb("a", 2)).unwrap();
+    let listing = Listing::settled(&paths, folder.files.remembered.keys(), comes_back);
+    assert_eq!(listing.files.iter().map(|listed| &listed.file).collect::<Vec<_>>(), [&path]);
+    assert_eq!(served(&folder.read(), "a"), good(2));
+}
+
+#[test]
+fn a_deleted_object_is_not_remembered() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).read();
+    folder.write("a.yaml", "# none").read();
+    folder.write("a.yaml", lb("a", 0));
+    assert_eq!(served(&folder.read(), "a").unwrap().0, None);
+}
+
+#[test]
+fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, below) = (folder.path().join("a.yaml"), folder.path().join("below"));
+    fs::write(&file, lb("a", 1)).unwrap();
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("b.yaml"), lb("b", 2)).unwrap();
+    let mut files = Files::new(vec![file.clone(), below.clone()]);
+    assert_eq!(files.read().load_balancers.len(), 2);
+
+    fs::remove_file(&file).unwrap();
+    fs::rename(&below, folder.path().join("elsewhere")).unwrap();
+    for _ in 0..2 {
+        let world = files.read();
+        assert_kept(&world, "a", 1, "a.yaml: there is no such file or folder");
+        assert_kept(&world, "b", 2, "below: there is no such file or folder");
+        assert_says(&world, "a.yaml: there is no such file or folder");
+    }
+    fs::rename(folder.path().join("elsewhere"), &below).unwrap();
+    fs::remove_file(below.join("b.yaml")).unwrap();
+    fs::write(&file, lb("a", 3)).unwrap();
+    let world = files.read();
+    assert_eq!((served(&world, "a"), served(&world, "b")), (good(3), None));
+}
+
+#[test]
+fn what_is_missing_at_the_start_is_told() {
+    let world = Files::new(vec!["/nowhere/a.yaml".into()]).read();
+    assert_eq!(world.problems, ["/nowhere/a.yaml: there is no such file or folder"]);
+    let mut folder = Folder::new();
+    folder.write("a.yaml", "{").write("b.yaml", "");
+    let world = Files::new(vec![folder.path("a.yaml"), folder.path("b.yaml")]).read();
+    assert_says(&world, "a.yaml: is not YAML");
+    assert_says(&world, "b.yaml: is empty");
+    assert!(!world.problems.concat().contains("stays"));
+}
+
+#[test]
+fn an_object_declared_twice_counts_where_it_is_first() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).write("b.yaml", lb("b", 2) + &lb("a", 3));
+    let world = folder.read();
+    assert_eq!((served(&world, "a"), served(&world, "b")), (good(1), good(2)));
+    assert_says(&world, "b.yaml:7: TcpLoadBalancer default/a is already declared at ");
+    assert_says(&world, "a.yaml:2, which counts");
+
+    folder.remove("a.yaml");
+    let world = folder.read();
+    assert_eq!(served(&world, "a"), good(3));
+    assert_eq!(world.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_named_twice_is_read_once() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1));
+    symlink("a.yaml", folder.path("b.yaml")).unwrap();
+    let paths = vec![folder.path("a.yaml"), folder.folder.path().to_owned(), folder.path("./a.yaml")];
+    let world = Files::new(paths).read();
+    assert_eq!((served(&world, "a"), world.problems.len()), (good(1), 0));
+}
+
+#[test]
+fn other_objects_keep_their_last_good_text_too() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", secret("s", "stringData: {x: good}"));
+    let before = folder.read();
+    folder.write("a.yaml", secret("s", "data: {x: '!'}"));
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_eq!(world.secrets, before.secrets);
+        assert_says(&world, "a.yaml:2: Secret default/s: data.x: is not base64");
+        assert_says(&world, "; what it was before stays");
+    }
+}
+
+#[test]
+fn flags_are_a_load_balancer_that_is_checked_like_any_other() {
+    let spec = |port| -> TcpLoadBalancerSpec {
+        let backends = serde_json::json!([{"addresses": ["127.0.0.1:5001"]}]);
+        serde_json::from_value(serde_json::json!({"listeners": [{"port": port}], "backends": backends})).unwrap()
+    };
+    let world = Files::new(vec![]).with_flags(&spec(4000)).read();
+    assert_eq!(served(&world, "cli"), good(4000));
+    assert_eq!(&*world.load_balancers[&key("cli")].origin, "command line");
+
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("cli", 1) + &lb("a", 2));
+    folder.files = folder.files.with_flags(&spec(0));
+    let world = folder.read();
+    assert!(served(&world, "cli").unwrap().1.contains("spec.listeners[0].port: 0 is out of range"));
+    assert_eq!(served(&world, "a"), good(2));
+    assert_says(&world, "TcpLoadBalancer default/cli is already declared at command line");
+}
+
+#[test]
+fn certificate_files_are_read_from_where_their_manifest_is() {
+    let mut folder = Folder::new();
+    let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: /nowhere/tls.key}}]}";
+    folder.write("tls.crt", "PEM").write("a.yaml", lb("a", 1).replace("port: 1", &format!("port: 1, {tls}")));
+    let world = folder.read();
+    assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"PEM"[..]));
+    let missing = world.files[Path::new("/nowhere/tls.key")].clone().unwrap_err();
+    assert_eq!(&*missing, "/nowhere/tls.key: there is no such file or folder");
+
+    folder.remove("tls.crt");
+    fs::create_dir(folder.path("tls.crt")).unwrap();
+    let wrong = folder.read().files[&folder.path("tls.crt")].clone().unwrap_err();
+    assert!(wrong.contains("tls.crt: cannot be read: it is not a file"), "{wrong}");
+    // What is served is still what was good, and its files are still read.
+    folder.write("a.yaml", "[");
+    assert_eq!(folder.read().files.len(), 2);
+}
+
+#[test]
+fn reading_twice_gives_the_same_world() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 0) + &secret("s", "stringData: {x: text}") + "---\nx: 1\n");
+    let world = folder.read();
+    assert!(world == folder.read());
+}
+
+#[test]
+fn a_pipe_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let (reader, mut writer) = io::pipe().unwrap();
+    let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    symlink(source, &pipe).unwrap();
+    io::Write::write_all(&mut writer, lb("a", 1).as_bytes()).unwrap();
+    drop(writer);
+    let mut files = Files::new(vec![pipe]);
+    assert_eq!(served(&files.read(), "a"), good(1));
+    assert_eq!(served(&files.read(), "a"), good(1));
+}

@@ -1,0 +1,205 @@
+//! Looks DNS names up on a schedule.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Lookup;
+
+/// The DNS names that are wanted, each looked up by a task of its own, and what is known of them.
+///
+/// An address that joins a name's answer is used at once; it leaves after several answers without it. An empty answer or
+/// a failing resolver changes nothing but [`Lookup::problem`].
+pub struct Names {
+    resolver: Arc<Resolver>,
+    tasks: BTreeMap<Arc<str>, Task>,
+    known: Arc<Known>,
+    changes: watch::Receiver<()>,
+}
+
+type Resolver = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<BTreeSet<IpAddr>>> + Send + Sync;
+
+struct Task {
+    interval: Duration,
+    _running: AbortOnDropHandle<()>,
+}
+
+struct Known {
+    states: Mutex<BTreeMap<Arc<str>, NameState>>,
+    changed: watch::Sender<()>,
+}
+
+/// Asks the system's resolver (`/etc/hosts`, DNS) for the addresses of a name.
+pub async fn resolve(name: Arc<str>) -> io::Result<BTreeSet<IpAddr>> {
+    Ok(tokio::net::lookup_host((&*name, 0)).await?.map(|address| address.ip().to_canonical()).collect())
+}
+
+impl Names {
+    /// With [`resolve`], or another way to look a name up.
+    pub fn start<F>(resolver: impl Fn(Arc<str>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = io::Result<BTreeSet<IpAddr>>> + Send + 'static,
+    {
+        let (changed, changes) = watch::channel(());
+        let known = Arc::new(Known { states: Mutex::default(), changed });
+        Self { resolver: Arc::new(move |name| Box::pin(resolver(name))), tasks: BTreeMap::new(), known, changes }
+    }
+
+    /// Wants these names and no others from now on, each looked up at its interval; a new one at once. Must be called
+    /// within a tokio runtime.
+    pub fn want(&mut self, wanted: BTreeMap<Arc<str>, Duration>) {
+        self.tasks.retain(|name, task| wanted.get(name) == Some(&task.interval));
+        self.known.states().retain(|name, _| wanted.contains_key(name));
+        for (name, interval) in wanted {
+            if self.tasks.contains_key(&name) {
+                continue;
+            }
+            self.known.states().entry(name.clone()).or_default();
+            let task = keep_looking_up(name.clone(), interval, self.resolver.clone(), self.known.clone());
+            let running = AbortOnDropHandle::new(tokio::spawn(task));
+            self.tasks.insert(name, Task { interval, _running: running });
+        }
+    }
+
+    /// What is known of the names that are wanted.
+    pub fn known(&mut self) -> BTreeMap<Arc<str>, Lookup> {
+        self.changes.mark_unchanged();
+        self.known.states().iter().map(|(name, state)| (name.clone(), state.lookup())).collect()
+    }
+
+    /// Waits until something is known that was not when [`Self::known`] was last called. Cancel safe.
+    pub async fn changed(&mut self) {
+        // It cannot fail: the sender lives as long as `self`.
+        let _ = self.changes.changed().await;
+    }
+
+    /// Waits until each name that is wanted has been answered or has failed, but no longer than `limit`.
+    pub async fn first_answers(&self, limit: Duration) {
+        let mut changes = self.changes.clone();
+        let all = changes.wait_for(|()| self.known.states().values().all(NameState::is_answered));
+        let _ = timeout(limit, all).await;
+    }
+}
+
+impl Known {
+    fn states(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, NameState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn observe(&self, name: &Arc<str>, answer: Result<BTreeSet<IpAddr>, String>) {
+        let change = self.states().get_mut(name).and_then(|state| state.observe(answer));
+        if let Some(change) = change {
+            change.log(name);
+            self.changed.send_replace(());
+        }
+    }
+}
+
+async fn keep_looking_up(name: Arc<str>, interval: Duration, resolver: Arc<Resolver>, known: Arc<Known>) {
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    loop {
+        let mut answer = pin!(resolver(name.clone()));
+        let answer = match timeout(PATIENCE, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                known.observe(&name, Err(format!("no answer within {} s", PATIENCE.as_secs())));
+                // The system's resolver cannot be interrupted: asking again beside it would pile up threads.
+                answer.await
+            }
+        };
+        known.observe(&name, answer.map_err(|error| said(&error)));
+        sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}
+
+/// A resolver's error without what every one of them begins with.
+fn said(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+}
+
+/// What is known of one name.
+#[derive(Debug, Default)]
+struct NameState {
+    answered: bool,
+    /// The addresses in use, each with the number of answers without it since the last one that had it.
+    addresses: BTreeMap<IpAddr, u8>,
+    problem: Option<Arc<str>>,
+}
+
+impl NameState {
+    /// The answers without an address, in a row, after which it is no longer used: resolvers answer with a part of the
+    /// addresses, and forget one for a moment.
+    const ANSWERS_WITHOUT: u8 = 3;
+
+    fn lookup(&self) -> Lookup {
+        Lookup { addresses: self.addresses.keys().copied().collect(), problem: self.problem.clone() }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Takes an answer in, and says what it changes.
+    fn observe(&mut self, answer: Result<BTreeSet<IpAddr>, String>) -> Option<Change> {
+        self.answered = true;
+        let before = self.lookup();
+        match answer {
+            Err(why) => self.problem = Some(format!("cannot be looked up: {why}").into()),
+            Ok(answer) if answer.is_empty() => self.problem = Some("has no address".into()),
+            Ok(answer) => {
+                self.problem = None;
+                self.addresses.retain(|address, without| {
+                    *without = if answer.contains(address) { 0 } else { *without + 1 };
+                    *without < Self::ANSWERS_WITHOUT
+                });
+                for address in answer {
+                    self.addresses.entry(address).or_default();
+                }
+            }
+        }
+        let after = self.lookup();
+        (before != after).then_some(Change { before, after })
+    }
+}
+
+/// What an answer changed.
+#[derive(Debug, PartialEq, Eq)]
+struct Change {
+    before: Lookup,
+    after: Lookup,
+}
+
+impl Change {
+    fn log(&self, name: &str) {
+        let Self { before, after } = self;
+        if before.addresses != after.addresses {
+            let joined: Vec<_> = after.addresses.difference(&before.addresses).collect();
+            let left: Vec<_> = before.addresses.difference(&after.addresses).collect();
+            tracing::info!(name, ?joined, ?left, "addresses of a name changed");
+        }
+        match (&before.problem, &after.problem) {
+            (None, Some(reason)) => {
+                tracing::warn!(name, %reason, addresses = after.addresses.len(), "a name is not answered, its last addresses stay");
+            }
+            (Some(_), None) => tracing::info!(name, "a name is answered again"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,201 @@
+use std::collections::VecDeque;
+
+use tokio::time::{Instant, advance};
+
+use super::*;
+
+fn addresses(last: &[u8]) -> BTreeSet<IpAddr> {
+    last.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect()
+}
+
+#[test]
+fn an_address_leaves_after_three_answers_in_a_row_without_it() {
+    let fails = || Err("no".to_owned());
+    let with = |last: &[u8]| Ok(addresses(last));
+    let mut state = NameState::default();
+    for (step, (answer, known, problem)) in [
+        (with(&[1, 2]), &[1, 2][..], None),
+        (with(&[1]), &[1, 2], None),
+        (with(&[1]), &[1, 2], None),
+        (with(&[1, 2]), &[1, 2], None),
+        (with(&[1]), &[1, 2], None),
+        (fails(), &[1, 2], Some("cannot be looked up: no")),
+        (with(&[3]), &[1, 2, 3], None),
+        (with(&[]), &[1, 2, 3], Some("has no address")),
+        (fails(), &[1, 2, 3], Some("cannot be looked up: no")),
+        (with(&[3]), &[1, 3], None),
+        (with(&[3]), &[3], None),
+        (with(&[4]), &[3, 4], None),
+        (with(&[]), &[3, 4], Some("has no address")),
+        (with(&[]), &[3, 4], Some("has no address")),
+        (with(&[]), &[3, 4], Some("has no address")),
+        (with(&[]), &[3, 4], Some("has no address")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = state.lookup();
+        let change = state.observe(answer);
+        let after = state.lookup();
+        assert_eq!(after.addresses, addresses(known), "step {step}");
+        assert_eq!(after.problem.as_deref(), problem, "step {step}");
+        assert_eq!(change.is_some(), before != after, "step {step}");
+    }
+}
+
+#[test]
+fn a_name_that_was_never_answered_has_no_addresses_and_a_problem() {
+    let mut state = NameState::default();
+    assert!(!state.is_answered());
+    assert!(state.observe(Err("no such host".into())).is_some());
+    assert!(state.is_answered());
+    assert!(state.observe(Err("no such host".into())).is_none());
+    assert_eq!(state.lookup().addresses, addresses(&[]));
+}
+
+/// Answers that a test gives, and when they were asked for.
+#[derive(Clone, Default)]
+struct Resolver(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    answers: BTreeMap<String, VecDeque<io::Result<BTreeSet<IpAddr>>>>,
+    asked: Vec<(String, Instant)>,
+    takes: Duration,
+}
+
+impl Resolver {
+    fn answer(&self, name: &str, answer: io::Result<BTreeSet<IpAddr>>) {
+        self.0.lock().unwrap().answers.entry(name.into()).or_default().push_back(answer);
+    }
+
+    fn takes(&self, time: Duration) {
+        self.0.lock().unwrap().takes = time;
+    }
+
+    fn asked(&self, name: &str) -> Vec<Instant> {
+        self.0.lock().unwrap().asked.iter().filter(|(asked, _)| asked == name).map(|(_, when)| *when).collect()
+    }
+
+    fn start(&self) -> Names {
+        let script = self.0.clone();
+        Names::start(move |name: Arc<str>| {
+            let script = script.clone();
+            async move {
+                let time = {
+                    let mut script = script.lock().unwrap();
+                    script.asked.push((name.to_string(), Instant::now()));
+                    script.takes
+                };
+                sleep(time).await;
+                let mut script = script.lock().unwrap();
+                script.answers.get_mut(&*name).and_then(VecDeque::pop_front).unwrap_or_else(|| Ok(addresses(&[9])))
+            }
+        })
+    }
+}
+
+fn wanted(names: &[(&str, u64)]) -> BTreeMap<Arc<str>, Duration> {
+    names.iter().map(|(name, seconds)| (Arc::from(*name), Duration::from_secs(*seconds))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_answers_are_waited_for_but_not_for_ever() {
+    let resolver = Resolver::default();
+    resolver.answer("bad", Err(io::Error::other("failed to lookup address information: Name or service not known")));
+    resolver.takes(Duration::from_secs(2));
+    let mut names = resolver.start();
+    names.first_answers(Duration::from_secs(1)).await;
+    names.want(wanted(&[("good", 30), ("bad", 30)]));
+
+    let start = Instant::now();
+    names.first_answers(Duration::from_secs(1)).await;
+    assert_eq!(start.elapsed().as_secs(), 1);
+    assert_eq!(names.known().get("good"), Some(&Lookup::default()));
+
+    names.first_answers(Duration::from_secs(10)).await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+    let known = names.known();
+    assert_eq!(known["good"], Lookup { addresses: addresses(&[9]), problem: None });
+    assert_eq!(known["bad"].problem.as_deref(), Some("cannot be looked up: Name or service not known"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_told_once_and_the_same_answer_is_none() {
+    let resolver = Resolver::default();
+    resolver.answer("db", Ok(addresses(&[1])));
+    resolver.answer("db", Ok(addresses(&[1])));
+    resolver.answer("db", Ok(addresses(&[1, 2])));
+    let mut names = resolver.start();
+    names.want(wanted(&[("db", 10)]));
+
+    names.changed().await;
+    assert_eq!(names.known()["db"].addresses, addresses(&[1]));
+    names.changed().await;
+    assert_eq!(resolver.asked("db").len(), 3);
+    assert_eq!(names.known()["db"].addresses, addresses(&[1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_name_is_asked_for_at_its_own_interval_with_some_jitter() {
+    let resolver = Resolver::default();
+    let mut names = resolver.start();
+    names.want(wanted(&[("often", 1), ("seldom", 60)]));
+    sleep(Duration::from_secs(100)).await;
+    let (often, seldom) = (resolver.asked("often"), resolver.asked("seldom"));
+    assert!((90..=112).contains(&often.len()), "{}", often.len());
+    assert!((2..=3).contains(&seldom.len()), "{}", seldom.len());
+    let gaps: BTreeSet<_> = often.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.len() > 1, "all look-ups are {gaps:?} apart");
+    assert!(gaps.iter().all(|gap| (900..=1101).contains(&gap.as_millis())), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_no_longer_wanted_is_forgotten_and_the_others_stay_as_they_are() {
+    let resolver = Resolver::default();
+    let mut names = resolver.start();
+    names.want(wanted(&[("a", 10), ("b", 10), ("c", 10)]));
+    names.first_answers(Duration::from_secs(1)).await;
+    names.want(wanted(&[("b", 10), ("c", 5)]));
+    let known = names.known();
+    assert_eq!(known.keys().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(known["c"].addresses, addresses(&[9]), "another interval forgets nothing");
+    tokio::task::yield_now().await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(resolver.asked("a").len(), 1);
+    assert!(resolver.asked("c").len() > resolver.asked("b").len());
+    drop(names);
+    let before = resolver.asked("b").len();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(resolver.asked("b").len(), before, "nothing is asked once nobody wants to know");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
+    let resolver = Resolver::default();
+    resolver.takes(Duration::from_secs(20));
+    resolver.answer("db", Ok(addresses(&[1])));
+    let mut names = resolver.start();
+    names.want(wanted(&[("db", 1)]));
+    let start = Instant::now();
+    names.changed().await;
+    assert_eq!(start.elapsed().as_secs(), 5);
+    assert_eq!(names.known()["db"].problem.as_deref(), Some("cannot be looked up: no answer within 5 s"));
+    names.changed().await;
+    assert_eq!(start.elapsed().as_secs(), 20);
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[1]), problem: None });
+    assert_eq!(resolver.asked("db").len(), 1);
+    advance(Duration::from_secs(2)).await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(resolver.asked("db").len(), 2);
+}
+
+#[tokio::test]
+async fn the_system_knows_localhost() {
+    let mut names = Names::start(resolve);
+    names.want(wanted(&[("localhost", 30)]));
+    names.first_answers(Duration::from_secs(30)).await;
+    let known = names.known();
+    assert!(known["localhost"].addresses.iter().all(IpAddr::is_loopback), "{known:?}");
+    assert!(!known["localhost"].addresses.is_empty(), "{known:?}");
+}

@@ -1,0 +1,286 @@
+//! Checks documents as the API server does: against the published schema, then through the types.
+//!
+//! The types ignore what they do not know, so a mistyped field would be lost silently: the schema finds it. Rules that
+//! the schema has in CEL are those of the types and of the translation, which therefore say the same sentences.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Number, Value};
+
+use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
+
+static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
+
+/// The spec of a `TcpLoadBalancer` document, or all that is wrong with it: each a sentence `path: what is wrong and
+/// what to write instead`. `apiVersion` and `kind` are taken for right.
+pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
+    let mut problems = Problems::default();
+    problems.check(&SCHEMA, &mut document, "");
+    if !problems.0.is_empty() {
+        return Err(problems.0);
+    }
+    typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| vec![problem.to_string()])
+}
+
+/// Reads a document into its type.
+pub(super) fn typed<T: DeserializeOwned>(document: Value) -> Result<T, TypeProblem> {
+    serde_path_to_error::deserialize(document)
+        .map_err(|error| TypeProblem { path: error.path().to_string(), message: error.inner().to_string() })
+}
+
+/// The first thing that keeps a document from being read into its type.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {message}")]
+pub(super) struct TypeProblem {
+    pub path: String,
+    pub message: String,
+}
+
+/// The one of `names` that `name` was probably meant to be.
+pub(super) fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| -> String {
+        text.chars().filter(|c| c.is_ascii_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let wanted = plain(name);
+    let bound = match wanted.len() {
+        0..3 => 0,
+        3..6 => 1,
+        _ => 2,
+    };
+    names
+        .into_iter()
+        .map(|name| (strsim::osa_distance(&wanted, &plain(name)), name))
+        .filter(|(distance, _)| *distance <= bound)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, path: &str, sentence: impl std::fmt::Display) {
+        let path = if path.is_empty() { "the document" } else { path };
+        self.0.push(format!("{path}: {sentence}"));
+    }
+
+    /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
+    fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
+        if let Some(sentence) = wrong_type(schema, value) {
+            return self.add(path, sentence);
+        }
+        if let Some(sentence) = wrong_value(schema, value, path) {
+            self.add(path, sentence);
+        }
+        match value {
+            Value::Array(list) => self.check_list(schema, list, path),
+            Value::Object(fields) => self.check_fields(schema, fields, path),
+            _ => {}
+        }
+    }
+
+    fn check_list(&mut self, schema: &Value, list: &mut [Value], path: &str) {
+        let mut seen = BTreeSet::new();
+        for (index, entry) in list.iter_mut().enumerate() {
+            if let Some(identity) = identity(schema, entry, path)
+                && !seen.insert(identity.value)
+            {
+                self.add(&format!("{path}[{index}]{}", identity.field), identity.sentence);
+            }
+            let path = format!("{path}[{index}]");
+            self.check(&schema["items"], entry, &path);
+        }
+    }
+
+    fn check_fields(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
+        let Some(known) = schema["properties"].as_object() else { return };
+        let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        fields.retain(|_, value| !value.is_null());
+        for name in strings(&schema["required"]).filter(|name| !fields.contains_key(*name)) {
+            self.add(&below(name), format!("is missing: {}", what_to_write(name, &known[name])));
+        }
+        for (name, value) in fields {
+            match known.get(name) {
+                Some(schema) => self.check(schema, value, &below(name)),
+                // The server knows these itself, and takes a status from nobody but the controller.
+                None if path.is_empty() && ["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()) => {}
+                None => self.add(&below(name), unknown_field(name, known)),
+            }
+        }
+    }
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
+    match near(name, known.keys().map(String::as_str)) {
+        Some(near) => format!("there is no such field: did you mean `{near}`?"),
+        None => {
+            let names: Vec<_> = known.keys().map(String::as_str).collect();
+            format!("there is no such field: known here are {}", names.join(", "))
+        }
+    }
+}
+
+fn wrong_type(schema: &Value, value: &Value) -> Option<String> {
+    let integer = value.is_i64() || value.is_u64();
+    let (right, wanted) = match schema["type"].as_str() {
+        Some("object") => (value.is_object(), "hold fields (`name: value` lines)"),
+        Some("array") => (value.is_array(), "be a list (entries that start with `- `)"),
+        Some("string") => (value.is_string(), "be text"),
+        Some("boolean") => (value.is_boolean(), "be true or false"),
+        Some("integer") => (integer, "be a whole number"),
+        Some("number") => (value.is_number(), "be a number"),
+        _ if schema["x-kubernetes-int-or-string"] == true => {
+            (integer || value.is_string(), "be a whole number or a name")
+        }
+        _ => (true, ""),
+    };
+    if right {
+        return None;
+    }
+    let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
+    Some(match (schema["type"].as_str(), value) {
+        (Some("integer"), Value::String(text)) if text.parse::<u64>().is_ok() => {
+            format!("must be a number: write {text} without quotes")
+        }
+        (Some("string"), Value::Number(_)) if rule.is_some_and(|rule| rule.contains("duration")) => {
+            format!("`{value}` is {}", rule.unwrap_or_default())
+        }
+        (Some("string"), Value::Number(_)) => format!("must be text: write \"{value}\", with quotes"),
+        (Some("string"), Value::Bool(_)) => {
+            "must be text: write it with quotes, since yes, no, on, off, true and false are none".into()
+        }
+        _ => format!("must {wanted}, not {}", said(value)),
+    })
+}
+
+/// A value in words, short enough for a sentence.
+fn said(value: &Value) -> String {
+    match value {
+        Value::Null => "empty".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "fields".into(),
+        Value::String(text) => {
+            format!("the text `{}`", text.chars().take(60).flat_map(char::escape_debug).collect::<String>())
+        }
+        Value::Bool(_) | Value::Number(_) => format!("`{value}`"),
+    }
+}
+
+fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let bound = |key: &str| schema[key].as_f64();
+    match value {
+        Value::String(text) if schema["enum"].is_array() => not_listed(text, &schema["enum"]),
+        Value::Number(number) => out_of_range(number, bound("minimum"), bound("maximum"), name),
+        Value::String(text) => {
+            let length = text.chars().count() as f64;
+            if bound("minLength").is_some_and(|least| length < least) {
+                Some(format!("must not be empty: {}", what_to_write(name, schema)))
+            } else if let Some(most) = bound("maxLength").filter(|most| length > *most) {
+                Some(format!("has {length} characters: write at most {most}"))
+            } else {
+                digits_for_a_number(schema, text)
+            }
+        }
+        Value::Array(list) => {
+            let length = list.len() as f64;
+            if bound("minItems").is_some_and(|least| length < least) {
+                Some(format!("must not be empty: {}", what_to_write(name, schema)))
+            } else {
+                bound("maxItems")
+                    .filter(|most| length > *most)
+                    .map(|most| format!("has {length} entries: write at most {most}"))
+            }
+        }
+        _ => None,
+    }
+}
+
+fn not_listed(text: &str, values: &Value) -> Option<String> {
+    let values: Vec<_> = strings(values).collect();
+    if values.contains(&text) {
+        return None;
+    }
+    let text = said(&Value::from(text));
+    Some(format!("{text} is not possible: write {}", values.join(" or ")))
+}
+
+fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &str) -> Option<String> {
+    let value = number.as_f64()?;
+    if least.is_none_or(|least| value >= least) && most.is_none_or(|most| value <= most) {
+        return None;
+    }
+    let range = match (least, most) {
+        (Some(least), Some(most)) => format!("from {least} to {most}"),
+        (Some(least), None) => format!("of at least {least}"),
+        (None, most) => format!("of at most {}", most.unwrap_or_default()),
+    };
+    let instead = if name == "weight" && value == 0.0 { ", or leave the backend out to send it nothing" } else { "" };
+    Some(format!("{number} is out of range: write a number {range}{instead}"))
+}
+
+/// A quoted port would be taken for a port's name.
+fn digits_for_a_number(schema: &Value, text: &str) -> Option<String> {
+    let number = schema["x-kubernetes-int-or-string"] == true && text.bytes().all(|byte| byte.is_ascii_digit());
+    number.then(|| format!("is a name because of its quotes: write {text} without quotes"))
+}
+
+/// What may be in a list once only.
+struct Identity {
+    value: String,
+    /// Below the entry, where it is a field of it.
+    field: String,
+    /// For the second one.
+    sentence: String,
+}
+
+fn identity(schema: &Value, entry: &Value, list: &str) -> Option<Identity> {
+    match schema["x-kubernetes-list-type"].as_str()? {
+        "set" => Some(Identity {
+            value: entry.to_string(),
+            field: String::new(),
+            sentence: format!("{} is listed twice: leave one out", said(entry)),
+        }),
+        "map" => {
+            let key = strings(&schema["x-kubernetes-list-map-keys"]).next()?;
+            let value = entry.get(key)?;
+            let owner = list.rsplit('.').next()?.trim_end_matches('s');
+            Some(Identity {
+                value: value.to_string(),
+                field: format!(".{key}"),
+                sentence: format!("{key} {value} is declared twice: give each {owner} its own {key}"),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What belongs into a field, for people who left it out.
+fn what_to_write(name: &str, schema: &Value) -> String {
+    let example = match name {
+        "spec" => "write `spec:` with `listeners` and `backends` below it",
+        "listeners" => "write the ports clients connect to, for example `listeners: [{port: 5432}]`",
+        "backends" => "write where connections go, for example `backends: [{addresses: [\"192.0.2.7:5432\"]}]`",
+        "addresses" => "write for example `addresses: [\"192.0.2.7:5432\"]`",
+        "trustedNetworks" => {
+            "write the addresses of the load balancers in front, for example `trustedNetworks: [10.0.0.0/8]`"
+        }
+        "certificateRefs" => {
+            "write the Secret that has the certificate, for example `certificateRefs: [{name: my-tls}]`"
+        }
+        _ => {
+            let described = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
+            let first = described.split_inclusive(['.', ':']).next().unwrap_or_default();
+            return format!("write `{name}` ({})", first.trim_end_matches(['.', ':']));
+        }
+    };
+    example.into()
+}

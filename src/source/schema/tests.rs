@@ -1,0 +1,264 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::api::{GROUP, KIND, VERSION};
+
+fn document(spec: Value) -> Value {
+    json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "pg"}, "spec": spec})
+}
+
+/// The smallest good spec, with `fields` (of the YAML text) over it.
+fn problems(fields: &str) -> Vec<String> {
+    let mut spec = json!({"listeners": [{"port": 5432}], "backends": [{"addresses": ["192.0.2.7:5432"]}]});
+    let fields: Value = serde_saphyr::from_str(fields).unwrap();
+    for (name, value) in fields.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    load_balancer(document(spec)).err().unwrap_or_default()
+}
+
+#[test]
+fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
+    for (fields, path, words) in [
+        ("listners: []", "spec.listners", "did you mean `listeners`?"),
+        ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
+        ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
+        ("foo: 1", "spec.foo", "known here are backends, connect"),
+        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
+        (
+            "listeners: [{port: 1}, {port: 1}]",
+            "spec.listeners[1].port",
+            "port 1 is declared twice: give each listener its own",
+        ),
+        ("listeners: [{port: 0}]", "spec.listeners[0].port", "0 is out of range: write a number from 1 to 65535"),
+        ("listeners: [{port: 70000}]", "spec.listeners[0].port", "70000 is out of range"),
+        ("listeners: [{port: -1}]", "spec.listeners[0].port", "-1 is out of range"),
+        ("listeners: [{port: '80'}]", "spec.listeners[0].port", "write 80 without quotes"),
+        ("listeners: [{port: http}]", "spec.listeners[0].port", "must be a whole number, not the text `http`"),
+        ("listeners: [{port: 1.5}]", "spec.listeners[0].port", "must be a whole number, not `1.5`"),
+        ("listeners: [{}]", "spec.listeners[0].port", "is missing"),
+        ("listeners: [null]", "spec.listeners[0]", "must hold fields (`name: value` lines), not empty"),
+        ("listeners: []", "spec.listeners", "for example `listeners: [{port: 5432}]`"),
+        ("listeners: null", "spec.listeners", "is missing: write the ports"),
+        ("listeners: {port: 80}", "spec.listeners", "must be a list (entries that start with `- `), not fields"),
+        (
+            "listeners: [{port: 80, address: 300.0.0.1}]",
+            "spec.listeners[0].address",
+            "`300.0.0.1` is not an IP address",
+        ),
+        ("backends: []", "spec.backends", "must not be empty: write where connections go"),
+        ("backends: null", "spec.backends", "is missing: write where connections go"),
+        ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
+        ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
+        ("backends: [{addresses: ['a:1', 'a:1']}]", "spec.backends[0].addresses[1]", "`a:1` is listed twice"),
+        (
+            "backends: [{weight: 0}]",
+            "spec.backends[0].weight",
+            "0 is out of range: write a number from 1 to 1000, or leave",
+        ),
+        ("backends: [{name: DB}]", "spec.backends[0].name", "`DB` is not a name: write"),
+        ("backends: [{name: 7}]", "spec.backends[0].name", "must be text: write \"7\", with quotes"),
+        ("backends: [{name: no}]", "spec.backends[0].name", "must be text: write it with quotes, since yes, no"),
+        ("backends: [{name: ''}]", "spec.backends[0].name", "must not be empty"),
+        (
+            "backends: [{service: {name: pg}}]",
+            "spec.backends[0].service.port",
+            "is missing: write `port` (The Service's port",
+        ),
+        ("backends: [{service: {name: pg, port: 0}}]", "spec.backends[0].service.port", "0 is out of range"),
+        (
+            "backends: [{service: {name: pg, port: '5432'}}]",
+            "spec.backends[0].service.port",
+            "write 5432 without quotes",
+        ),
+        (
+            "backends: [{service: {name: pg, port: P_1}}]",
+            "spec.backends[0].service.port",
+            "\"P_1\", expected a port number",
+        ),
+        (
+            "backends: [{proxyProtocol: v2}]",
+            "spec.backends[0].proxyProtocol",
+            "the text `v2` is not possible: write V1 or V2",
+        ),
+        (
+            "backends: [{resolveInterval: 30}]",
+            "spec.backends[0].resolveInterval",
+            "`30` is not a duration: write for example",
+        ),
+        ("timeouts: {idle: 5 minutes}", "spec.timeouts.idle", "`5 minutes` is not a duration: write for example"),
+        ("timeouts: {idle: [5s]}", "spec.timeouts.idle", "must be text, not a list"),
+        ("connect: 3s", "spec.connect", "must hold fields (`name: value` lines), not the text `3s`"),
+        (
+            "listeners: [{port: 1, access: {allow: [10.0.0/8]}}]",
+            "spec.listeners[0].access.allow[0]",
+            "`10.0.0/8` is not a network: write for example 10.0.0.0/8",
+        ),
+        (
+            "listeners: [{port: 1, access: {deny: [10.0.0.0/8, 10.0.0.0/8]}}]",
+            "spec.listeners[0].access.deny[1]",
+            "`10.0.0.0/8` is listed twice",
+        ),
+        (
+            "listeners: [{port: 1, proxyProtocol: {mode: Required, trustedNetworks: []}}]",
+            "spec.listeners[0].proxyProtocol.trustedNetworks",
+            "must not be empty: write the addresses of the load balancers in front",
+        ),
+        (
+            "listeners: [{port: 1, proxyProtocol: {mode: Optional}}]",
+            "spec.listeners[0].proxyProtocol.trustedNetworks",
+            "is missing: write the addresses of the load balancers in front",
+        ),
+        (
+            "listeners: [{port: 1, tls: {certificateRefs: []}}]",
+            "spec.listeners[0].tls.certificateRefs",
+            "for example `certificateRefs: [{name: my-tls}]`",
+        ),
+        (
+            "loadBalancing: {algorithm: RoundRobbin}",
+            "spec.loadBalancing.algorithm",
+            "write RoundRobin or LeastConnections",
+        ),
+    ] {
+        let problems = problems(fields);
+        assert_eq!(problems.len(), 1, "{fields}: {problems:?}");
+        assert!(problems[0].starts_with(&format!("{path}: ")), "{fields}: {}", problems[0]);
+        assert!(problems[0].contains(words), "{fields}: {}", problems[0]);
+    }
+}
+
+#[test]
+fn all_mistakes_that_the_schema_finds_are_told_at_once() {
+    let problems = problems("listeners: [{port: 0}, {port: 1, x: 1}]\nbackends: []\nfoo: 1");
+    assert_eq!(problems.len(), 4, "{problems:?}");
+}
+
+#[test]
+fn a_long_list_says_how_long_it_may_be() {
+    let listeners: Vec<_> = (1..=17).map(|port| json!({ "port": port })).collect();
+    let problems = problems(&json!({ "listeners": listeners }).to_string());
+    assert_eq!(problems, ["spec.listeners: has 17 entries: write at most 16"]);
+}
+
+#[test]
+fn a_document_without_a_spec_is_told_what_a_spec_is() {
+    let mut bare = document(json!(null));
+    assert!(load_balancer(bare.clone()).unwrap_err()[0].starts_with("spec: is missing: write `spec:`"));
+    bare["specs"] = json!({});
+    let problems = load_balancer(bare).unwrap_err();
+    assert!(problems[1].starts_with("specs: there is no such field: did you mean `spec`?"), "{problems:?}");
+    assert!(load_balancer(json!([])).unwrap_err()[0].starts_with("the document: must hold fields"));
+}
+
+#[test]
+fn nulls_and_a_status_are_ignored_as_the_server_does() {
+    let mut good = document(json!({
+        "listeners": [{"port": 5432, "name": null}], "backends": [{"addresses": ["db:5432"], "weight": 3}], "connect": null,
+    }));
+    good["status"] = json!({"anything": 1});
+    good["metadata"]["creationTimestamp"] = json!(null);
+    let spec = load_balancer(good).unwrap();
+    assert_eq!((spec.listeners[0].port, spec.backends[0].weight), (5432, 3));
+    assert_eq!(spec.listeners[0].name, None);
+}
+
+#[test]
+fn near_names_are_found_and_far_ones_are_not() {
+    let names = ["listeners", "backends", "healthCheck", "connect", "tls", "port"];
+    for (name, found) in [
+        ("listener", Some("listeners")),
+        ("Listeners", Some("listeners")),
+        ("health-check", Some("healthCheck")),
+        ("prot", Some("port")),
+        ("tsl", Some("tls")),
+        ("conect", Some("connect")),
+        ("x", None),
+        ("timeouts", None),
+        ("", None),
+    ] {
+        assert_eq!(near(name, names), found, "{name}");
+    }
+}
+
+#[test]
+fn every_field_has_a_description() {
+    fn visit(schema: &Value, path: &str) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            let described = field["description"].as_str().is_some_and(|text| text.len() > 10);
+            assert!(described, "{path} has no description: write its doc comment");
+            visit(field, &path);
+            visit(&field["items"], &path);
+        }
+    }
+    assert!(SCHEMA["properties"]["spec"]["properties"]["listeners"].is_object());
+    visit(&SCHEMA, "");
+}
+
+#[test]
+fn every_bounded_list_and_number_has_its_bounds() {
+    fn visit(schema: &Value, path: &str) {
+        match schema["type"].as_str() {
+            Some("array") => assert!(schema["maxItems"].is_number(), "{path} has no maxItems"),
+            Some("integer") => {
+                assert!(schema["minimum"].is_number() && schema["maximum"].is_number(), "{path} has no range");
+            }
+            _ => {}
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            visit(field, &format!("{path}.{name}"));
+        }
+        if schema["items"].is_object() {
+            visit(&schema["items"], &format!("{path}[]"));
+        }
+    }
+    visit(&SCHEMA, "");
+}
+
+/// Values of any shape, with names that the schema knows among them.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[ -~]{0,12}".prop_map(Value::from),
+        prop_oneof!["[0-9]{1,6}(ms|s|h|x)", "[0-9.]{1,10}(/[0-9]{1,3})?", "\\PC{0,8}"].prop_map(Value::from),
+    ];
+    let name = prop_oneof![
+        4 => proptest::sample::select(vec![
+            "spec", "listeners", "backends", "port", "tls", "access", "allow", "proxyProtocol", "trustedNetworks", "weight",
+            "addresses", "service", "name", "mode", "certificateRefs", "files", "metadata", "timeouts", "idle", "limits",
+        ]),
+        1 => Just("unknown"),
+    ];
+    leaf.prop_recursive(6, 64, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(name.clone().prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_document_brings_the_check_down(value in any_value()) {
+        let _ = load_balancer(value.clone());
+        let _ = load_balancer(document(value));
+    }
+
+    #[test]
+    fn what_is_read_is_read_again_from_what_it_is_written_as(port in 1_u16.., weight in 1_u16..=1000, idle in 0_u32..90_000) {
+        let spec = json!({
+            "listeners": [{"port": port}],
+            "backends": [{"addresses": ["192.0.2.7:5432"], "weight": weight}],
+            "timeouts": {"idle": format!("{idle}ms")},
+        });
+        let spec = load_balancer(document(spec)).unwrap();
+        let again = load_balancer(document(serde_json::to_value(&spec).unwrap())).unwrap();
+        prop_assert_eq!(spec, again);
+    }
+}

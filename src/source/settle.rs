@@ -1,0 +1,96 @@
+use std::{future, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+
+/// Decides when changes are acted on: the first one at once, followers when no more have come for 50 ms, but never
+/// later than 500 ms after the first of them.
+#[derive(Debug, Default)]
+pub struct Settle {
+    waiting: Option<Waiting>,
+    acted: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    due: Instant,
+}
+
+impl Settle {
+    const QUIET: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    /// Takes note of a change that came now.
+    pub fn note(&mut self) {
+        let now = Instant::now();
+        let since = self.waiting.as_ref().map(|waiting| waiting.since);
+        let follows = since.is_some() || self.acted.is_some_and(|acted| now < acted + Self::QUIET);
+        let since = since.unwrap_or(now);
+        let due = if follows { (now + Self::QUIET).min(since + Self::LONGEST) } else { now };
+        self.waiting = Some(Waiting { since, due });
+    }
+
+    /// Waits until the changes noted are to be acted on; for ever while there are none. Cancel safe.
+    pub async fn due(&mut self) {
+        match &self.waiting {
+            Some(waiting) => sleep_until(waiting.due).await,
+            None => future::pending().await,
+        }
+        self.waiting = None;
+        self.acted = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// How long after the start of the wait the changes noted are acted on, in milliseconds.
+    async fn wait(settle: &mut Settle) -> u128 {
+        let start = Instant::now();
+        settle.due().await;
+        start.elapsed().as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_is_acted_on_at_once_and_its_followers_together() {
+        let mut settle = Settle::default();
+        settle.note();
+        assert_eq!(wait(&mut settle).await, 0);
+
+        advance(Duration::from_millis(10)).await;
+        settle.note();
+        advance(Duration::from_millis(30)).await;
+        settle.note();
+        assert_eq!(wait(&mut settle).await, 50);
+
+        advance(Duration::from_millis(50)).await;
+        settle.note();
+        assert_eq!(wait(&mut settle).await, 0, "a change after a quiet while is a first one again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_are_acted_on_after_half_a_second() {
+        let mut settle = Settle::default();
+        settle.note();
+        settle.due().await;
+        let start = Instant::now();
+        settle.note();
+        loop {
+            tokio::select! {
+                biased;
+                () = settle.due() => break,
+                () = tokio::time::sleep(Duration::from_millis(20)) => settle.note(),
+            }
+        }
+        assert_eq!(start.elapsed().as_millis(), 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_change_nothing_is_due() {
+        let mut settle = Settle::default();
+        assert!(tokio::time::timeout(Duration::from_secs(3600), settle.due()).await.is_err());
+    }
+}

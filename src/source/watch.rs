@@ -1,0 +1,255 @@
+//! Tells when files may have changed.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
+use tokio::sync::Notify;
+
+use super::files::is_manifest;
+
+/// Watches files through inotify.
+///
+/// Without inotify (a full table, a sandbox) nothing is told and a warning is logged: SIGHUP still makes the process
+/// read again.
+pub struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    failed: BTreeSet<PathBuf>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    interest: Interest,
+    /// Watched folders that were moved or deleted, which ends their watch: what has their path now is another folder.
+    replaced: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    pub fn start() -> Self {
+        let shared = Arc::new(Shared::default());
+        let watcher = notify::recommended_watcher({
+            let shared = shared.clone();
+            move |event| shared.take(event)
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "files are not watched: send SIGHUP after changing them"))
+            .ok();
+        Self { watcher, watched: BTreeSet::new(), failed: BTreeSet::new(), shared }
+    }
+
+    /// Watches this from now on, and nothing else. Call it after each reading: when a folder is new here, a change is
+    /// told at once, since its files may have changed between being read and being watched.
+    pub fn follow(&mut self, interest: Interest) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted = interest.watched_folders();
+        let replaced = {
+            let mut state = self.shared.state();
+            state.interest = interest;
+            std::mem::take(&mut state.replaced)
+        };
+        self.watched.retain(|folder| {
+            let stays = wanted.contains(folder) && !replaced.contains(folder);
+            if !stays {
+                // An error means that it is no longer watched anyway.
+                let _ = watcher.unwatch(folder);
+            }
+            stays
+        });
+        self.failed.retain(|folder| wanted.contains(folder));
+        for folder in wanted {
+            if self.watched.contains(&folder) {
+                continue;
+            }
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.failed.remove(&folder);
+                    self.watched.insert(folder);
+                    self.shared.changed.notify_one();
+                }
+                Err(error) => {
+                    if self.failed.insert(folder.clone()) {
+                        let folder = folder.display();
+                        tracing::warn!(%folder, %error, "folder is not watched: send SIGHUP after changing files in it");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until something may have changed since this was last waited for. Cancel safe.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, event: notify::Result<Event>) {
+        let matters = match event {
+            Ok(event) => self.state().matters(&event),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell which files change: send SIGHUP after changing them");
+                true
+            }
+        };
+        if matters {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn matters(&mut self, event: &Event) -> bool {
+        if event.need_rescan() {
+            return true;
+        }
+        let whole = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Metadata(_))
+            | EventKind::Any
+            | EventKind::Other => true,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                let mut folders = self.interest.watched_folders();
+                folders.retain(|folder| event.paths.iter().any(|path| folder.starts_with(path)));
+                self.replaced.extend(folders);
+                true
+            }
+            EventKind::Create(_) => event.paths.iter().all(|path| is_whole(path)),
+            // While a file is being written it is not whole; its closing is told.
+            EventKind::Modify(_) | EventKind::Access(_) => false,
+        };
+        whole && event.paths.iter().any(|path| self.interest.concerns(path))
+    }
+}
+
+/// Whether a path that has just come to be has all its content: a file that is being written has not.
+fn is_whole(path: &Path) -> bool {
+    fs::symlink_metadata(path).map_or(true, |metadata| !metadata.is_file() || metadata.nlink() > 1)
+}
+
+/// What to watch: paths, through all symbolic links on their way, and the manifests in those that are folders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Links, files, and the first part of a path that is missing, in folders without links on their way.
+    entries: BTreeSet<PathBuf>,
+    /// Any manifest in these matters.
+    folders: BTreeSet<PathBuf>,
+}
+
+/// What there is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Missing,
+    Link(PathBuf),
+    File,
+    Folder,
+}
+
+/// What there is at a path, without following a link there.
+pub fn look(path: &Path) -> Entry {
+    let found = || -> io::Result<Entry> {
+        let kind = fs::symlink_metadata(path)?.file_type();
+        Ok(match () {
+            () if kind.is_symlink() => Entry::Link(fs::read_link(path)?),
+            () if kind.is_dir() => Entry::Folder,
+            () => Entry::File,
+        })
+    };
+    found().unwrap_or(Entry::Missing)
+}
+
+impl Interest {
+    /// Of absolute paths, given what there is at each path.
+    pub fn of(paths: impl IntoIterator<Item = PathBuf>, look: impl Fn(&Path) -> Entry) -> Self {
+        let mut interest = Self::default();
+        for path in paths {
+            interest.add(&path, &look);
+        }
+        interest
+    }
+
+    fn add(&mut self, path: &Path, look: impl Fn(&Path) -> Entry) {
+        // As the kernel's own limit: more links are a loop.
+        const MOST_LINKS: usize = 40;
+
+        let mut links = 0;
+        let mut here = PathBuf::from("/");
+        let mut ahead: VecDeque<OsString> = parts(path).collect();
+        while let Some(part) = ahead.pop_front() {
+            if part == ".." {
+                here.pop();
+                continue;
+            }
+            let next = here.join(part);
+            match look(&next) {
+                Entry::Folder => here = next,
+                Entry::Link(target) => {
+                    if target.is_absolute() {
+                        here = PathBuf::from("/");
+                    }
+                    for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
+                        ahead.push_front(part);
+                    }
+                    self.entries.insert(next);
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return;
+                    }
+                }
+                Entry::File | Entry::Missing => {
+                    self.entries.insert(next);
+                    return;
+                }
+            }
+        }
+        self.entries.insert(here.clone());
+        self.folders.insert(here);
+    }
+
+    /// The folders whose events tell of all that matters.
+    fn watched_folders(&self) -> BTreeSet<PathBuf> {
+        let parents = self.entries.iter().filter_map(|entry| entry.parent()).map(Path::to_path_buf);
+        parents.chain(self.folders.iter().cloned()).collect()
+    }
+
+    /// Whether an event at this path matters.
+    fn concerns(&self, path: &Path) -> bool {
+        let parent = path.parent();
+        self.entries.contains(path)
+            || self.entries.iter().any(|entry| entry.parent() == Some(path))
+            || is_manifest(path) && parent.is_some_and(|parent| self.folders.contains(parent))
+    }
+}
+
+/// The parts of a path after its root.
+fn parts(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)).map(
+        |part| match part {
+            Component::ParentDir => "..".into(),
+            part => part.as_os_str().to_owned(),
+        },
+    )
+}

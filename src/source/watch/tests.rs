@@ -1,0 +1,197 @@
+use std::{collections::BTreeMap, os::unix::fs::symlink, time::Duration};
+
+use tokio::time::timeout;
+
+use super::*;
+
+/// What a file system without files of its own looks like.
+fn interest(paths: &[&str], there: &[(&str, Entry)]) -> Interest {
+    let there: BTreeMap<PathBuf, Entry> = there.iter().map(|(path, entry)| (path.into(), entry.clone())).collect();
+    Interest::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(Entry::Missing))
+}
+
+fn link(target: &str) -> Entry {
+    Entry::Link(target.into())
+}
+
+fn set(paths: &[&str]) -> BTreeSet<PathBuf> {
+    paths.iter().map(PathBuf::from).collect()
+}
+
+#[test]
+fn what_is_watched_are_the_folders_of_all_that_leads_to_a_file() {
+    use Entry::{File, Folder};
+    for (what, paths, there, entries, watched) in [
+        ("a file", &["/e/a.yaml"][..], &[("/e", Folder), ("/e/a.yaml", File)][..], &["/e/a.yaml"][..], &["/e"][..]),
+        ("a folder", &["/e"], &[("/e", Folder)], &["/e"], &["/", "/e"]),
+        ("a missing file", &["/e/a.yaml"], &[("/e", Folder)], &["/e/a.yaml"], &["/e"]),
+        ("a missing folder", &["/e/f/a.yaml"], &[("/e", Folder)], &["/e/f"], &["/e"]),
+        ("a file where a folder should be", &["/e/a.yaml"], &[("/e", File)], &["/e"], &["/"]),
+        (
+            "a mounted ConfigMap",
+            &["/m/a.yaml"],
+            &[
+                ("/m", Folder),
+                ("/m/a.yaml", link("..data/a.yaml")),
+                ("/m/..data", link("..2026_1")),
+                ("/m/..2026_1", Folder),
+                ("/m/..2026_1/a.yaml", File),
+            ],
+            &["/m/a.yaml", "/m/..data", "/m/..2026_1/a.yaml"],
+            &["/m", "/m/..2026_1"],
+        ),
+        (
+            "a link to another folder, there and back",
+            &["/e/f/../a.yaml"],
+            &[("/e", Folder), ("/e/f", link("/x/y")), ("/x", Folder), ("/x/y", Folder), ("/x/a.yaml", File)],
+            &["/e/f", "/x/a.yaml"],
+            &["/e", "/x"],
+        ),
+        (
+            "a link upwards",
+            &["/e/a.yaml"],
+            &[("/e", Folder), ("/e/a.yaml", link("../x/./b")), ("/x", Folder), ("/x/b", link("c"))],
+            &["/e/a.yaml", "/x/b", "/x/c"],
+            &["/e", "/x"],
+        ),
+        ("a loop", &["/a"], &[("/a", link("b")), ("/b", link("a"))], &["/a", "/b"], &["/"]),
+    ] {
+        let interest = interest(paths, there);
+        assert_eq!(interest.entries, set(entries), "{what}");
+        assert_eq!(interest.watched_folders(), set(watched), "{what}");
+    }
+}
+
+#[test]
+fn only_events_that_matter_are_told() {
+    let interest = interest(&["/e", "/f/a.txt"], &[("/e", Entry::Folder), ("/f", Entry::Folder)]);
+    for (path, matters) in [
+        ("/e/new.yaml", true),
+        ("/e/new.json", true),
+        ("/e/.new.yaml.swp", false),
+        ("/e/4913", false),
+        ("/e", true),
+        ("/f", true),
+        ("/f/a.txt", true),
+        ("/f/b.yaml", false),
+        ("/g", false),
+    ] {
+        assert_eq!(interest.concerns(Path::new(path)), matters, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_rescan_is_told_whatever_it_is_about() {
+    let watch = Watch::start();
+    watch.shared.take(Ok(Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+    watch.changed().await;
+}
+
+/// A folder that is followed, after each wait for what it has become.
+struct Followed {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+    watch: Watch,
+}
+
+impl Followed {
+    /// `path` is below the folder; what is in the folder is told by `fill`.
+    async fn new(path: &str, fill: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let path = folder.path().join(path);
+        let mut followed = Self { folder, path, watch: Watch::start() };
+        followed.changes("the start").await;
+        followed
+    }
+
+    /// Waits for a change, and takes what is there now.
+    async fn changes(&mut self, what: &str) {
+        self.watch.follow(Interest::of([self.path.clone()], look));
+        timeout(Duration::from_secs(30), self.watch.changed()).await.unwrap_or_else(|_| panic!("{what} is not told"));
+        // Until nothing is new any more, and all events of this change are in.
+        self.watch.follow(Interest::of([self.path.clone()], look));
+        while timeout(Duration::from_millis(50), self.watch.changed()).await.is_ok() {
+            self.watch.follow(Interest::of([self.path.clone()], look));
+        }
+    }
+
+    async fn sees(&mut self, what: &str, change: impl FnOnce(&Path)) {
+        change(self.folder.path());
+        self.changes(what).await;
+    }
+}
+
+#[tokio::test]
+async fn a_swapped_configmap_is_seen_each_time() {
+    let version = |folder: &Path, version: &str| {
+        fs::create_dir(folder.join(version)).unwrap();
+        fs::write(folder.join(version).join("a.yaml"), version).unwrap();
+    };
+    let swap = |folder: &Path, version: &str| {
+        symlink(version, folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    };
+    for path in ["a.yaml", ""] {
+        let mut followed = Followed::new(path, |folder| {
+            version(folder, "..1");
+            swap(folder, "..1");
+            symlink("..data/a.yaml", folder.join("a.yaml")).unwrap();
+        })
+        .await;
+        if path.is_empty() {
+            // The files found in a folder are followed like files that are named.
+            followed.path = followed.path.join("a.yaml");
+            followed.changes("the file in the folder").await;
+        }
+        for (old, new) in [("..1", "..2"), ("..2", "..3")] {
+            followed
+                .sees("a swap", |folder| {
+                    version(folder, new);
+                    swap(folder, new);
+                    fs::remove_dir_all(folder.join(old)).unwrap();
+                })
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_are_seen_to_come_change_and_go() {
+    let mut followed = Followed::new("", |_| {}).await;
+    followed.sees("a new file", |folder| fs::write(folder.join("a.yaml"), "1").unwrap()).await;
+    followed.sees("a written file", |folder| fs::write(folder.join("a.yaml"), "2").unwrap()).await;
+    followed.sees("a new link", |folder| symlink("a.yaml", folder.join("b.yaml")).unwrap()).await;
+    followed.sees("a renamed file", |folder| fs::rename(folder.join("a.yaml"), folder.join("c.yaml")).unwrap()).await;
+    followed.sees("a deleted file", |folder| fs::remove_file(folder.join("c.yaml")).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_replaced_folder_is_followed_again() {
+    let fill = |folder: &Path| {
+        fs::create_dir_all(folder.join("e/f")).unwrap();
+        fs::write(folder.join("e/f/a.yaml"), "1").unwrap();
+    };
+    let mut followed = Followed::new("e/f/a.yaml", fill).await;
+    for _ in 0..2 {
+        followed.sees("a deleted folder", |folder| fs::remove_dir_all(folder.join("e")).unwrap()).await;
+        followed.sees("a folder that is back", fill).await;
+        followed.sees("a file in it", |folder| fs::write(folder.join("e/f/a.yaml"), "2").unwrap()).await;
+        followed.sees("a moved folder", |folder| fs::rename(folder.join("e/f"), folder.join("e/g")).unwrap()).await;
+        followed.sees("a folder that is back", fill).await;
+        followed.sees("a file in it", |folder| fs::write(folder.join("e/f/a.yaml"), "2").unwrap()).await;
+        fs::remove_dir_all(followed.folder.path().join("e/g")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
+    use std::io::Write;
+    let mut followed = Followed::new("", |_| {}).await;
+    let path = followed.folder.path().join("a.yaml");
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(b"half").unwrap();
+    assert!(timeout(Duration::from_millis(100), followed.watch.changed()).await.is_err(), "half a file was told");
+    drop(file);
+    followed.changes("the whole file").await;
+}
