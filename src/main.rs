@@ -1,1 +1,14 @@
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tcplb::{app, cli::Cli};
+
+fn main() -> ExitCode {
+    match app::run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tcplb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,11 +4,7 @@ mod certificates;
 #[cfg(test)]
 mod tests;
 
-<<<<<<< HEAD
-use std::sync::Arc;
-=======
 use std::{fmt, sync::Arc};
->>>>>>> edge
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -23,10 +19,6 @@ use crate::model;
 
 /// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of
 /// session tickets and the session cache stay, so that clients resume their sessions across changes.
-<<<<<<< HEAD
-#[derive(Debug)]
-=======
->>>>>>> edge
 pub struct ServerTls {
     certificates: Arc<Certificates>,
     /// For each minimum version the configuration without what the manifest says beyond that.
@@ -43,13 +35,6 @@ const SESSIONS_1_2: usize = 4096;
 impl ServerTls {
     /// Fails only if the system's source of randomness does.
     pub fn new(tls: &model::Tls) -> Result<Self, Error> {
-<<<<<<< HEAD
-        let certificates = Arc::new(Certificates::new(&tls.certificates));
-        let from_1_2 = bare(&[&TLS12, &TLS13], Arc::clone(&certificates))?;
-        let mut from_1_3 = bare(&[&TLS13], Arc::clone(&certificates))?;
-        from_1_3.ticketer = Arc::clone(&from_1_2.ticketer);
-        from_1_3.session_storage = Arc::clone(&from_1_2.session_storage);
-=======
         let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = Arc::new(Certificates::new(&tls.certificates));
         // Its keys change every six hours, and each is accepted for twelve.
@@ -65,16 +50,11 @@ impl ServerTls {
             Ok::<_, Error>(config)
         };
         let (from_1_2, from_1_3) = (from(&[&TLS12, &TLS13])?, from(&[&TLS13])?);
->>>>>>> edge
         let current = ArcSwap::from_pointee(configured(&from_1_2, &from_1_3, tls));
         Ok(Self { certificates, from_1_2, from_1_3, current })
     }
 
-<<<<<<< HEAD
-    /// From the next handshake on, this is in force. Connections, and handshakes that have begun, keep what they have.
-=======
     /// From the next handshake on, this is in force; connections keep what they have.
->>>>>>> edge
     pub fn update(&self, tls: &model::Tls) {
         self.certificates.replace(&tls.certificates);
         self.current.store(Arc::new(configured(&self.from_1_2, &self.from_1_3, tls)));
@@ -86,25 +66,10 @@ impl ServerTls {
     }
 }
 
-<<<<<<< HEAD
-fn bare(
-    versions: &[&'static SupportedProtocolVersion],
-    certificates: Arc<Certificates>,
-) -> Result<ServerConfig, Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    // Its keys change every six hours, and each is accepted for twelve.
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_1_2);
-    Ok(config)
-=======
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTls").field("certificates", &self.certificates).finish_non_exhaustive()
     }
->>>>>>> edge
 }
 
 fn configured(from_1_2: &ServerConfig, from_1_3: &ServerConfig, tls: &model::Tls) -> ServerConfig {

@@ -81,15 +81,12 @@ mod tests {
     }
 
     #[test]
-<<<<<<< HEAD
-=======
     fn an_interval_of_no_whole_nanoseconds_is_rounded_to_the_safe_side() {
         let three_in_ten_nanoseconds = Gcra::from(rate(3, Duration::from_nanos(10), 1));
         assert_eq!(conforming(three_in_ten_nanoseconds, 0..=1_000).len(), 1 + 1_000 / 4);
     }
 
     #[test]
->>>>>>> edge
     fn the_most_extreme_rates_stay_limits() {
         let slowest = Gcra::from(rate(1, Duration::MAX, u32::MAX));
         assert!(conforming(slowest, [0; 100]).len() < 100);
@@ -112,16 +109,10 @@ mod tests {
         assert!(fast.decide(exhausted, 1_000 + 100_000_000).is_ok());
     }
 
-<<<<<<< HEAD
-    fn any_rate() -> impl Strategy<Value = Rate> {
-        (1..10_000u32, 1..100_000u64, 1..50u32)
-            .prop_map(|(count, per, burst)| rate(count, Duration::from_micros(per), burst))
-=======
     /// Some of them so fast that whole nanoseconds are a coarse measure.
     fn any_rate() -> impl Strategy<Value = Rate> {
         let per = prop_oneof![1..100u64, 1_000..100_000_000u64];
         (1..10_000u32, per, 1..50u32).prop_map(|(count, per, burst)| rate(count, Duration::from_nanos(per), burst))
->>>>>>> edge
     }
 
     proptest! {

@@ -12,7 +12,8 @@ use crate::model::Limits;
 /// What the sources of all listeners have open and owe: a table of fixed size, however many addresses come.
 ///
 /// A source with open connections is never forgotten, and one without only when it owes nothing, so that forgetting it
-/// changes nothing. When there is no room for another, new ones share a bucket, as if they were one source.
+/// changes nothing. When a shard has no room for another, its new ones share a bucket for each listener, as if they were
+/// one source.
 ///
 /// The table is divided into shards by a keyed hash, so that nobody can aim at one. Each has a mutex, held for a look-up
 /// or two and, when the shard is full, a sweep through it: nothing in there waits, and with far more shards than workers

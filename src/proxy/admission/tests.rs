@@ -293,8 +293,6 @@ fn eight_threads_never_exceed_a_count() {
     assert_eq!(door.refusal("192.0.2.1"), Some(Refusal::ListenerFull));
 }
 
-<<<<<<< HEAD
-=======
 #[test]
 fn a_worker_that_comes_with_an_older_time_changes_nothing() {
     let mut door = Door::new(Limits { new_connections: rate(1, SECOND, 2), ..Limits::default() });
@@ -309,7 +307,6 @@ fn a_worker_that_comes_with_an_older_time_changes_nothing() {
     assert_eq!(door.refusal("192.0.2.1"), Some(Refusal::ListenerRate));
 }
 
->>>>>>> edge
 /// Eight threads knock every microsecond for a tenth of a second; returns how many were let in.
 fn knocking_threads(door: &Door, client: impl Fn(u64) -> IpAddr + Sync) -> u64 {
     let clock = AtomicU64::new(0);

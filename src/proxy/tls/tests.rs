@@ -7,10 +7,6 @@ use rcgen::{
     CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
 };
 use rustls::{
-<<<<<<< HEAD
-    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
-=======
     ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
     client::{
         Resumption, Tls12Resumption,
@@ -18,7 +14,6 @@ use rustls::{
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
->>>>>>> edge
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -127,66 +122,39 @@ async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) ->
 }
 
 #[derive(Debug)]
-<<<<<<< HEAD
-struct AnyCertificate(rustls::crypto::WebPkiSupportedAlgorithms);
-
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-=======
 struct AnyCertificate(WebPkiSupportedAlgorithms);
 
 impl ServerCertVerifier for AnyCertificate {
->>>>>>> edge
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
-<<<<<<< HEAD
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-=======
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
->>>>>>> edge
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-<<<<<<< HEAD
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-=======
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signature, &self.0)
->>>>>>> edge
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-<<<<<<< HEAD
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-=======
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
->>>>>>> edge
         self.0.supported_schemes()
     }
 }
@@ -314,10 +282,7 @@ async fn sessions_are_resumed_before_and_after_any_change() {
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of certificates");
         server.update(&model::Tls { alpn: vec!["mqtt".into()], ..tls(&[&new]) });
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of protocols");
-<<<<<<< HEAD
-=======
         assert!(server.config().ticketer.enabled(), "tickets hold the sessions, not memory");
->>>>>>> edge
     }
 }
 
@@ -326,12 +291,7 @@ async fn a_client_without_tickets_resumes_from_the_session_cache() {
     let authority = Authority::new();
     let server = ServerTls::new(&tls(&[&authority.certificate(&["db.example.com"])])).unwrap();
     let mut client = authority.client_of(&[&TLS12]);
-<<<<<<< HEAD
-    client.resumption = rustls::client::Resumption::in_memory_sessions(8)
-        .tls12_resumption(rustls::client::Tls12Resumption::SessionIdOnly);
-=======
     client.resumption = Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
->>>>>>> edge
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let connection = connect(&client, &server, "db.example.com").await.unwrap();
         assert_eq!(connection.1.get_ref().1.handshake_kind(), Some(expected));

@@ -1,0 +1,149 @@
+//! From manifests to published snapshots, again and again.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{AbortHandle, spawn_blocking},
+    time::sleep,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    admin::{self, Configuration},
+    model::{ObjectKey, Snapshot},
+    proxy::Proxy,
+    source::{Files, Names, Settle, Watch, World, resolve},
+    translate::{Problem, Severity, translate},
+};
+
+/// How long a new DNS name may hold up the configuration that it came with.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Makes snapshots of what files and DNS say, and tells what is wrong.
+pub struct Compiler {
+    files: Arc<Mutex<Files>>,
+    names: Names,
+    world: World,
+    last: Arc<Snapshot>,
+    said: Configuration,
+    state: Arc<admin::State>,
+}
+
+impl Compiler {
+    pub fn new(files: Files, state: Arc<admin::State>) -> Self {
+        Self {
+            files: Arc::new(Mutex::new(files)),
+            names: Names::start(resolve),
+            world: World::default(),
+            last: Arc::default(),
+            said: Configuration::default(),
+            state,
+        }
+    }
+
+    /// Reads everything anew and compiles it.
+    pub async fn compile(&mut self) -> Arc<Snapshot> {
+        let files = self.files.clone();
+        match spawn_blocking(move || locked(&files).read()).await {
+            Ok(world) => self.world = world,
+            Err(error) => error!(%error, "the manifests could not be read: what they said before still holds"),
+        }
+        self.names.want(self.world.names_wanted());
+        self.names.first_answers(FIRST_ANSWERS).await;
+        self.translate()
+    }
+
+    /// Compiles what was read before with what DNS says now.
+    fn translate(&mut self) -> Arc<Snapshot> {
+        self.world.names = self.names.known();
+        let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
+        let configuration = Configuration { verdicts, problems: self.world.problems.clone() };
+        log_changes(&self.said, &configuration);
+        if snapshot.generation != self.last.generation {
+            info!(
+                generation = snapshot.generation,
+                listeners = snapshot.listeners.len(),
+                endpoints = snapshot.upstreams.values().map(|upstream| upstream.endpoints.len()).sum::<usize>(),
+                "configuration"
+            );
+            self.last = Arc::new(snapshot);
+        }
+        self.said = configuration.clone();
+        self.state.set_configuration(configuration);
+        self.last.clone()
+    }
+}
+
+/// Publishes a snapshot whenever files or DNS have changed, and on SIGHUP. A fault in it does not end the process: it
+/// is started again with what it knew.
+pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortHandle {
+    let compiler = Arc::new(tokio::sync::Mutex::new(compiler));
+    let following = tokio::spawn(async move {
+        loop {
+            let (compiler, proxy) = (compiler.clone(), proxy.clone());
+            let Err(fault) = tokio::spawn(async move { run(&mut *compiler.lock().await, &proxy).await }).await else {
+                return;
+            };
+            error!(%fault, "following the manifests failed: starting again");
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    following.abort_handle()
+}
+
+async fn run(compiler: &mut Compiler, proxy: &Proxy) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return error!("SIGHUP cannot be caught: changes are not followed");
+    };
+    let mut watch = Watch::start();
+    let mut settle = Settle::default();
+    // What changed before the watch began is read now.
+    settle.note();
+    loop {
+        watch.follow(locked(&compiler.files).interest());
+        tokio::select! {
+            () = watch.changed() => settle.note(),
+            _ = hangups.recv() => {
+                info!("SIGHUP: reading the manifests");
+                settle.note();
+            }
+            () = compiler.names.changed() => proxy.publish(compiler.translate()),
+            () = settle.due() => proxy.publish(compiler.compile().await),
+        }
+    }
+}
+
+fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
+    // A reader that panicked has been reported; the next reading starts from what is remembered.
+    files.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says each problem once when it comes, and once that it has gone.
+fn log_changes(before: &Configuration, now: &Configuration) {
+    for problem in now.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+        error!("{problem}");
+    }
+    for problem in before.problems.iter().filter(|problem| !now.problems.contains(problem)) {
+        info!("no longer: {problem}");
+    }
+    let had = |object: &ObjectKey, problem: &Problem| {
+        before.verdicts.get(object).is_some_and(|verdict| verdict.problems.contains(problem))
+    };
+    for (object, verdict) in &now.verdicts {
+        for problem in verdict.problems.iter().filter(|problem| !had(object, problem)) {
+            match problem.severity {
+                Severity::Refused => error!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
+                Severity::Warning => warn!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
+            }
+        }
+        let all_well = verdict.problems.is_empty();
+        if all_well && before.verdicts.get(object).is_some_and(|before| !before.problems.is_empty()) {
+            info!(load_balancer = %object, "all is well again");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Wires the parts into a running process, and owns the order in which they start and stop.
+
+mod configuration;
+mod shutdown;
+
+use std::{
+    io,
+    net::TcpListener as StdTcpListener,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use tokio::{net::TcpListener, runtime, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    cli::{AdminAddress, Run, Simple, Standalone},
+    descriptors,
+    model::{Report, Snapshot},
+    proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
+    source::Files,
+    takeover::{self, Inheritance, Offer, Successor},
+};
+use configuration::Compiler;
+use shutdown::Cause;
+
+/// `tcplb standalone`: serves until a signal or a successor ends it.
+pub fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
+    let Standalone { paths, simple, run } = arguments;
+    let simple = if paths.is_empty() && simple == Simple::default() {
+        Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?
+    } else {
+        simple
+    };
+    let spec = simple.spec().map_err(anyhow::Error::msg)?;
+    if paths.is_empty() && spec.is_none() {
+        bail!(
+            "there is nothing to serve: name a manifest, or give --listen and --backend; `tcplb demo` shows how it works"
+        );
+    }
+    let mut files = Files::new(paths);
+    if let Some(spec) = &spec {
+        files = files.with_flags(spec);
+    }
+    control_runtime()?.block_on(serve(files, &run))
+}
+
+/// The runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
+/// admin pages.
+pub fn control_runtime() -> anyhow::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime cannot be made")
+}
+
+async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
+    let signals = shutdown::Signals::catch()?;
+    let (successor, inheritance) = inherit(run)?;
+    let state = Arc::new(admin::State::default());
+    let admin = bind_admin(run.admin, inheritance.admin)?;
+
+    let workers = run.worker_count();
+    let budget = descriptors::raise_limit(workers);
+    let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), io::stdout());
+    let options = Options {
+        workers,
+        capacity: budget.connections,
+        preconnected: budget.preconnected,
+        sharing: if run.reuse_port { Sharing::Shared } else { Sharing::Exclusive },
+        inherited: inheritance.listeners,
+        access_log,
+    };
+    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
+    info!(workers, connections = budget.connections, "started");
+
+    let stop_admin = CancellationToken::new();
+    if let Some(admin) = &admin {
+        let listener = TcpListener::from_std(admin.try_clone()?)?;
+        info!(address = %admin.local_addr()?, "admin pages");
+        let stopped = stop_admin.clone().cancelled_owned();
+        tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stopped));
+    }
+
+    let mut compiler = Compiler::new(files, state.clone());
+    let first = compiler.compile().await;
+    let report = first_report(&proxy, first.clone()).await?;
+    if let Err(error) = worth_running(&first, &report, &state) {
+        proxy.stop();
+        return Err(error);
+    }
+    state.set_ready(true);
+    if let Some(successor) = successor {
+        successor.serving().context("the previous process cannot be told that this one serves")?;
+        info!("took over from the previous process");
+    }
+    let taken_over = offer(run, &proxy, admin)?;
+    let compiling = configuration::follow(compiler, proxy.clone());
+
+    let cause = tokio::select! {
+        () = signals.first() => Cause::Signal,
+        Ok(()) = taken_over => Cause::TakenOver,
+    };
+    compiling.abort();
+    if cause == Cause::TakenOver {
+        stop_admin.cancel();
+    }
+    let code = shutdown::run(cause, &proxy, &state, run, &signals).await;
+    proxy.stop();
+    proxy.monitor().access_log().close();
+    writer.finish();
+    Ok(code)
+}
+
+/// What the running process passes on, if one is to be taken over from.
+fn inherit(run: &Run) -> anyhow::Result<(Option<Successor>, Inheritance)> {
+    let Some(path) = &run.takeover else { return Ok((None, Inheritance::default())) };
+    Ok(match takeover::ask(path)? {
+        Some((successor, inheritance)) => (Some(successor), inheritance),
+        None => (None, Inheritance::default()),
+    })
+}
+
+fn bind_admin(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Option<StdTcpListener>> {
+    let AdminAddress::At(address) = address else { return Ok(None) };
+    if let Some(inherited) = inherited
+        && inherited.local_addr().is_ok_and(|inherited| inherited == address)
+    {
+        return Ok(Some(inherited));
+    }
+    let bound = StdTcpListener::bind(address)
+        .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", cannot_listen(address, &error)))?;
+    bound.set_nonblocking(true)?;
+    Ok(Some(bound))
+}
+
+/// Applies the first snapshot.
+async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result<Arc<Report>> {
+    let generation = first.generation;
+    let mut reports = proxy.reports();
+    if generation > 0 {
+        proxy.publish(first);
+    }
+    let applied = reports.wait_for(|report| report.generation >= generation).await;
+    Ok(applied.context("the proxy stopped before it applied a configuration")?.clone())
+}
+
+/// A process that could serve nothing of what it was given ends: whoever started it should see that.
+fn worth_running(first: &Snapshot, report: &Report, state: &admin::State) -> anyhow::Result<()> {
+    let unbound: Vec<String> = report.unbound().map(|(listener, why)| format!("{listener}: {why}")).collect();
+    if !first.listeners.is_empty() && unbound.len() == first.listeners.len() {
+        bail!("no listener could be opened: {}", unbound.join("; "));
+    }
+    let configuration = state.configuration();
+    if first.listeners.is_empty() && configuration.problems_of(crate::translate::Severity::Refused) > 0 {
+        bail!("nothing could be served: see what is refused above");
+    }
+    if first.listeners.is_empty() {
+        warn!("no TcpLoadBalancer is declared yet: waiting for one");
+    }
+    Ok(())
+}
+
+/// Offers the sockets to a successor, where that is wanted; ready when one has taken over.
+fn offer(
+    run: &Run,
+    proxy: &Arc<Proxy>,
+    admin: Option<StdTcpListener>,
+) -> anyhow::Result<impl Future<Output = Result<(), oneshot::error::RecvError>> + use<>> {
+    let (taken, taken_over) = oneshot::channel();
+    match &run.takeover {
+        Some(path) => {
+            let offer = Offer::at(path)?;
+            let (proxy, control) = (proxy.clone(), runtime::Handle::current());
+            std::thread::Builder::new().name("takeover".into()).spawn(move || {
+                offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
+                let _ = taken.send(());
+            })?;
+        }
+        // Nobody will ever take over.
+        None => std::mem::forget(taken),
+    }
+    Ok(taken_over)
+}

@@ -1,0 +1,95 @@
+//! The order in which the process leaves.
+
+use std::{io, process::ExitCode};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    cli::Run,
+    proxy::{Closing, Proxy},
+};
+
+/// Why the process leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Signal,
+    TakenOver,
+}
+
+/// How many SIGTERM and SIGINT have come.
+#[derive(Clone, Debug)]
+pub struct Signals(watch::Receiver<u32>);
+
+impl Signals {
+    /// From now on they no longer end the process by themselves.
+    pub fn catch() -> io::Result<Self> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (count, counted) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => info!("SIGTERM"),
+                    _ = interrupt.recv() => info!("SIGINT"),
+                }
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(counted))
+    }
+
+    pub async fn first(&self) {
+        self.wait_for(1).await;
+    }
+
+    pub async fn second(&self) {
+        self.wait_for(2).await;
+    }
+
+    async fn wait_for(&self, wanted: u32) {
+        let gone = self.0.clone().wait_for(|count| *count >= wanted).await.is_err();
+        if gone {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Tells everybody, stops accepting, drains, and leaves what is still open to be reset. A second signal skips the rest.
+pub async fn run(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run, signals: &Signals) -> ExitCode {
+    tokio::select! {
+        () = leave(cause, proxy, state, run) => ExitCode::SUCCESS,
+        () = signals.second() => {
+            warn!("a second signal: what is still open is reset");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn leave(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run) {
+    state.leave();
+    let closing = match cause {
+        Cause::Signal => {
+            sleep(run.shutdown_delay.0).await;
+            Closing::Last
+        }
+        Cause::TakenOver => {
+            info!("another process has taken over");
+            Closing::HandedOver
+        }
+    };
+    proxy.stop_accepting(closing).await;
+    state.set_ready(false);
+    info!("no longer accepting; draining");
+    let drained = proxy.drain(run.max_drain.0).await;
+    info!(
+        ended_by_themselves = drained.by_themselves,
+        closed = drained.closed,
+        reset = drained.reset,
+        "drained"
+    );
+}
