@@ -1,1 +1,191 @@
 //! Live state of endpoints that outlives snapshots: counts, balancing, health, ejection, preconnected sockets.
+//!
+//! [`Upstreams`] belongs to whoever applies snapshots. A connection asks its [`Upstream`] for an endpoint and gets an
+//! [`ActiveConnection`]; that path takes no lock. Everything else happens in each upstream's keeper, on the control
+//! runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps in a
+//! balancer made for those.
+
+mod balance;
+mod dial;
+mod endpoint;
+mod health;
+mod keeper;
+mod members;
+mod outlier;
+mod pool;
+mod probe;
+pub mod socket_options;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    balance::Balancer,
+    keeper::{Keeper, Surroundings, keep},
+};
+pub use self::{
+    dial::{dial, is_local},
+    endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
+    pool::{PoolFigures, PreconnectBudget},
+};
+use crate::model::{self, UpstreamKey};
+
+/// All upstreams, by key.
+pub struct Upstreams {
+    surroundings: Surroundings,
+    kept: BTreeMap<UpstreamKey, Kept>,
+}
+
+impl Upstreams {
+    /// Probes, pools and keepers run on `control`; all pools together hold as many sockets as `budget` allows.
+    pub fn new(control: Handle, budget: PreconnectBudget) -> Self {
+        let usable_changes = watch::Sender::new(0);
+        Self { surroundings: Surroundings { control, budget, usable_changes }, kept: BTreeMap::new() }
+    }
+
+    /// Adds and changes upstreams. What is known of their endpoints is kept for those that stay, by key.
+    ///
+    /// A `pick` that begins after this returned knows only the endpoints that are wanted now.
+    pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
+        for (key, wanted) in wanted {
+            match self.kept.get(key) {
+                Some(kept) => kept.upstream.change(wanted),
+                None => {
+                    let kept = Kept::new(key, wanted, &self.surroundings);
+                    self.kept.insert(key.clone(), kept);
+                }
+            }
+        }
+    }
+
+    /// Removes the upstreams that are not wanted. Their connections go on.
+    pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
+        self.kept.retain(|key, _| wanted.contains_key(key));
+    }
+
+    pub fn find(&self, key: &UpstreamKey) -> Option<Arc<Upstream>> {
+        self.kept.get(key).map(|kept| kept.upstream.clone())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&UpstreamKey, &Arc<Upstream>)> {
+        self.kept.iter().map(|(key, kept)| (key, &kept.upstream))
+    }
+
+    /// Counts up whenever some endpoint may have become usable or unusable.
+    pub fn usable_changes(&self) -> watch::Receiver<u64> {
+        self.surroundings.usable_changes.subscribe()
+    }
+}
+
+/// An upstream with its task.
+struct Kept {
+    upstream: Arc<Upstream>,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+impl Kept {
+    fn new(key: &UpstreamKey, wanted: &Arc<model::Upstream>, surroundings: &Surroundings) -> Self {
+        let upstream = Arc::new(Upstream::new(key.clone(), wanted, surroundings.clone()));
+        upstream.change(wanted);
+        let kept = upstream.clone();
+        let keeper = keeper::spawn(&surroundings.control, "keeper", move || keep(kept.clone()));
+        Self { upstream, _keeper: keeper }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.upstream.keeper().retire();
+    }
+}
+
+/// A set of endpoints that connections are balanced over, live.
+pub struct Upstream {
+    key: UpstreamKey,
+    current: ArcSwap<Current>,
+    /// Counts picks. Not part of `current`, so that a change does not start the round again.
+    turn: AtomicU64,
+    /// Wakes the keeper's task.
+    attention: Arc<Notify>,
+    /// Never locked by a connection.
+    keeper: Mutex<Keeper>,
+}
+
+/// What connections see; replaced whole.
+struct Current {
+    connect: model::Connect,
+    keepalive: Option<model::Keepalive>,
+    endpoints: Arc<[Arc<Endpoint>]>,
+    usable: usize,
+    balancer: Balancer,
+}
+
+impl Upstream {
+    fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
+        let nothing_yet = Current {
+            connect: wanted.connect,
+            keepalive: wanted.keepalive,
+            endpoints: Arc::default(),
+            usable: 0,
+            balancer: Balancer::new(wanted.balancing, &[], None),
+        };
+        Self {
+            key,
+            current: ArcSwap::from_pointee(nothing_yet),
+            turn: AtomicU64::new(0),
+            attention: Arc::default(),
+            keeper: Mutex::new(Keeper::new(surroundings)),
+        }
+    }
+
+    pub fn key(&self) -> &UpstreamKey {
+        &self.key
+    }
+
+    /// Chooses a usable endpoint that was not tried, and counts the connection until the answer is dropped. `None`:
+    /// there is none (left).
+    pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+        let current = self.current.load();
+        current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
+    }
+
+    pub fn connect(&self) -> model::Connect {
+        self.current.load().connect
+    }
+
+    /// TCP keepalive towards the endpoints.
+    pub fn keepalive(&self) -> Option<model::Keepalive> {
+        self.current.load().keepalive
+    }
+
+    /// All endpoints, sorted by key.
+    pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        self.current.load().endpoints.clone()
+    }
+
+    /// How many endpoints are usable.
+    pub fn usable(&self) -> usize {
+        self.current.load().usable
+    }
+
+    fn change(self: &Arc<Self>, wanted: &Arc<model::Upstream>) {
+        self.keeper().change(self, wanted);
+    }
+
+    fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        // Each step leaves it in order; a panic is reported where it happens.
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,189 @@
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{Candidate, Endpoint, Tried};
+
+/// Always the same one for the same client, in every process (Eisenbud et al., Maglev: A Fast and Reliable Software
+/// Network Load Balancer, NSDI 2016, section 3.4).
+///
+/// The table holds all members, usable or not, so that a failure moves no client but those of the one that fails. They
+/// go to the usable member with the highest rendezvous score (Thaler and Ravishankar, A Name-Based Mapping Scheme for
+/// Rendezvous, 1996), which spreads them, and return when theirs recovers.
+#[derive(Debug)]
+pub struct Maglev {
+    table: Arc<Table>,
+    /// In the order of the table's members.
+    endpoints: Vec<Arc<Endpoint>>,
+    /// Indices of the usable ones.
+    usable: Vec<usize>,
+    prefix_v6: u8,
+}
+
+impl Maglev {
+    pub fn new(candidates: &[Candidate], prefix_v6: u8, previous: Option<&Self>) -> Self {
+        let mut candidates: Vec<&Candidate> = candidates.iter().collect();
+        candidates.sort_by_key(|candidate| (&candidate.stable_id, candidate.endpoint.key()));
+        let members = members(&candidates);
+        let table = match previous {
+            Some(previous) if previous.table.members == members => previous.table.clone(),
+            _ => Arc::new(Table::new(members)),
+        };
+        let endpoints: Vec<_> = candidates.iter().map(|candidate| candidate.endpoint.clone()).collect();
+        let usable = (0..endpoints.len()).filter(|index| endpoints[*index].usable()).collect();
+        Self { table, endpoints, usable, prefix_v6 }
+    }
+
+    pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<&Arc<Endpoint>> {
+        let client = client_hash(client, self.prefix_v6);
+        let chosen = self.table.member(client)?;
+        let untried = |index: usize| !tried.contains(&self.endpoints[index]);
+        if self.usable.binary_search(&chosen).is_ok() && untried(chosen) {
+            return Some(&self.endpoints[chosen]);
+        }
+        let score = |index: &usize| self.table.members[*index].rendezvous_score(client);
+        let others = self.usable.iter().copied().filter(|index| untried(*index));
+        others.max_by(|a, b| score(a).total_cmp(&score(b))).map(|index| &self.endpoints[index])
+    }
+
+    #[cfg(test)]
+    pub fn table(&self) -> Arc<Table> {
+        self.table.clone()
+    }
+}
+
+/// What the table and the scores depend on, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    hash: u64,
+    weight: u32,
+}
+
+impl Member {
+    /// Weighted so that each member wins as many clients as its weight (Schindelhauer and Schomaker, Weighted
+    /// Distributed Hash Tables, 2005, the logarithmic method).
+    fn rendezvous_score(&self, client: u64) -> f64 {
+        let mut both = [0; 16];
+        both[..8].copy_from_slice(&client.to_le_bytes());
+        both[8..].copy_from_slice(&self.hash.to_le_bytes());
+        // The 53 bits a float holds, between 0 and 1 and neither of them.
+        let uniform = ((xxh3_64(&both) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        f64::from(self.weight) / -uniform.ln()
+    }
+}
+
+/// The second and later ones with the same stable id (a pod behind two ports) are told apart by the order of their keys.
+fn members(sorted: &[&Candidate]) -> Vec<Member> {
+    let ids = sorted.chunk_by(|a, b| a.stable_id == b.stable_id);
+    let numbered = ids.flat_map(|same| (0..).zip(same));
+    let member = |(number, candidate): (u64, &&Candidate)| Member {
+        hash: xxh3_64_with_seed(candidate.stable_id.as_bytes(), number),
+        weight: candidate.weight.value(),
+    };
+    numbered.map(member).collect()
+}
+
+/// The client's address as it is hashed: IPv4 even when it is mapped into IPv6, and IPv6 cut to its prefix.
+fn client_hash(client: IpAddr, prefix_v6: u8) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => xxh3_64(&address.octets()),
+        IpAddr::V6(address) => xxh3_64(&cut(address, prefix_v6).octets()),
+    }
+}
+
+fn cut(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
+    let hidden = 128_u32.saturating_sub(prefix.into());
+    Ipv6Addr::from_bits(address.to_bits() & u128::MAX.checked_shl(hidden).unwrap_or(0))
+}
+
+/// Primes, each enough for a hundredth as many members. Few and far between, because most clients move when members
+/// outgrow one; the first already keeps the shares of ten members within a tenth of a percent.
+const SIZES: [u32; 3] = [65_537, 262_147, 1_048_583];
+
+#[derive(Debug)]
+pub struct Table {
+    members: Vec<Member>,
+    /// An index into `members` for each slot; empty without members.
+    slots: Vec<u32>,
+}
+
+impl Table {
+    /// Members take slots in turn, each its next preferred one that is free.
+    ///
+    /// The one whose turn it is has the least slots for its weight, so they end up as the weights are.
+    fn new(members: Vec<Member>) -> Self {
+        if members.is_empty() {
+            return Self { members, slots: Vec::new() };
+        }
+        const FREE: u32 = u32::MAX;
+        let size = SIZES.into_iter().find(|size| members.len() <= *size as usize / 100).unwrap_or(SIZES[2]);
+        let mut slots = vec![FREE; size as usize];
+        let mut preferences: Vec<_> = members.iter().map(|member| Preferences::new(member.hash, size)).collect();
+        let mut turns: BinaryHeap<_> =
+            (0..).zip(&members).map(|(index, member)| Reverse(Turn::first(index, member))).collect();
+        for _ in 0..size {
+            let Some(mut turn) = turns.peek_mut() else { break };
+            let index = turn.0.index;
+            let free = preferences[index as usize].find(|slot| slots[*slot as usize] == FREE);
+            if let Some(slot) = free {
+                slots[slot as usize] = index;
+            }
+            turn.0.advance();
+        }
+        Self { members, slots }
+    }
+
+    fn member(&self, client: u64) -> Option<usize> {
+        let size = self.slots.len() as u64;
+        if size == 0 { None } else { Some(self.slots[(client % size) as usize] as usize) }
+    }
+}
+
+/// Every slot once, in the order a member prefers them.
+struct Preferences {
+    next: u32,
+    skip: u32,
+    size: u32,
+}
+
+impl Preferences {
+    fn new(hash: u64, size: u32) -> Self {
+        let of_hash = |seed, below: u32| (xxh3_64_with_seed(&hash.to_le_bytes(), seed) % u64::from(below)) as u32;
+        Self { next: of_hash(1, size), skip: of_hash(2, size - 1) + 1, size }
+    }
+}
+
+impl Iterator for Preferences {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let slot = self.next;
+        self.next = (slot + self.skip) % self.size;
+        Some(slot)
+    }
+}
+
+/// When a member takes its next slot: the earliest first, at the same time the one of lower index.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    time: u64,
+    index: u32,
+    pause: u64,
+}
+
+impl Turn {
+    fn first(index: u32, member: &Member) -> Self {
+        // At most 2^20 turns, so that a time is below 2^62.
+        let pause = (1 << 42) / u64::from(member.weight);
+        Self { time: pause, index, pause }
+    }
+
+    fn advance(&mut self) {
+        self.time += self.pause;
+    }
+}

@@ -1,0 +1,29 @@
+use std::sync::Arc;
+
+use super::{
+    Endpoint, Tried,
+    shares::{Load, Shares},
+};
+
+/// The better one of two taken at random, by connections for their weight (Mitzenmacher, The Power of Two Choices in
+/// Randomized Load Balancing, 1996). A heavy one is as much more likely to be taken.
+#[derive(Debug)]
+pub struct PowerOfTwo {
+    shares: Shares,
+}
+
+impl PowerOfTwo {
+    pub fn new(shares: Shares) -> Self {
+        Self { shares }
+    }
+
+    pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
+        let endpoints = self.shares.endpoints();
+        let untried = |index: usize| !tried.contains(&endpoints[index]);
+        let first = self.shares.random(untried)?;
+        let second = self.shares.random(|index| index != first && untried(index));
+        let load = |index| Load::now(&self.shares, index);
+        let better = second.filter(|second| load(*second).compare(load(first)).is_lt()).unwrap_or(first);
+        Some(&endpoints[better])
+    }
+}

@@ -1,0 +1,20 @@
+use std::sync::Arc;
+
+use super::{Endpoint, Tried, shares::Shares};
+
+/// Any, as likely as its weight.
+#[derive(Debug)]
+pub struct Random {
+    shares: Shares,
+}
+
+impl Random {
+    pub fn new(shares: Shares) -> Self {
+        Self { shares }
+    }
+
+    pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
+        let endpoints = self.shares.endpoints();
+        self.shares.random(|index| !tried.contains(&endpoints[index])).map(|index| &endpoints[index])
+    }
+}

@@ -1,0 +1,62 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::{
+    Endpoint, Tried,
+    shares::{Shares, gcd, golden_part},
+};
+
+/// Each in turn, as often as its weight.
+///
+/// A round has as many turns as the line of shares is long. Turn `n` goes to the endpoint that covers the point
+/// `n × stride`, wrapped at the end of the line. The stride has no divisor in common with the length, so a round visits
+/// every point once and the shares are exact, with any weights and without a table; and its multiples are spread
+/// evenly, so that a heavy endpoint does not get its turns all at once.
+#[derive(Debug)]
+pub struct RoundRobin {
+    shares: Shares,
+    stride: u64,
+}
+
+impl RoundRobin {
+    pub fn new(shares: Shares) -> Self {
+        let stride = if shares.are_equal() { 1 } else { even_stride(shares.total()) };
+        Self { shares, stride }
+    }
+
+    pub fn pick(&self, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+        let total = self.shares.total();
+        if total == 0 {
+            return None;
+        }
+        let turn = turn.fetch_add(1, Relaxed) % total;
+        let point = u128::from(turn) * u128::from(self.stride) % u128::from(total);
+        let chosen = &self.shares.endpoints()[self.shares.covering(point as u64)];
+        if !tried.contains(chosen) {
+            return Some(chosen);
+        }
+        let other = self.shares.random(|index| !tried.contains(&self.shares.endpoints()[index]))?;
+        Some(&self.shares.endpoints()[other])
+    }
+}
+
+/// A stride near the golden section of the length, whose multiples would spread best if lengths were not whole (Knuth,
+/// The Art of Computer Programming 3, section 6.4, theorem S): of some there the one with the least quotients in its
+/// continued fraction, which bound the unevenness (Niederreiter, Random Number Generation and Quasi-Monte Carlo
+/// Methods, theorem 3.4).
+fn even_stride(length: u64) -> u64 {
+    let section = golden_part(1, length).max(1);
+    let strides = (section..length).take(64).filter(|stride| gcd(*stride, length) == 1);
+    strides.min_by_key(|stride| sum_of_quotients(length, *stride)).unwrap_or(1)
+}
+
+fn sum_of_quotients(mut a: u64, mut b: u64) -> u64 {
+    let mut sum = 0;
+    while b != 0 {
+        sum += a / b;
+        (a, b) = (b, a % b);
+    }
+    sum
+}

@@ -1,0 +1,137 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// The stable id each of so many clients is sent to.
+fn assignment(candidates: &[Candidate], clients: u32) -> Vec<Arc<str>> {
+    let (balancer, turn) = (balancer(Algorithm::Maglev, candidates), AtomicU64::new(0));
+    let chosen = |number| {
+        let endpoint = balancer.pick(client(number), &Tried::default(), &turn).unwrap();
+        candidates[index_of(candidates, endpoint)].stable_id.clone()
+    };
+    (0..clients).map(chosen).collect()
+}
+
+fn moved(before: &[Arc<str>], after: &[Arc<str>]) -> usize {
+    before.iter().zip(after).filter(|(before, after)| before != after).count()
+}
+
+#[test]
+fn answers_are_the_same_in_every_version() {
+    let ids = ["10.1.0.1:5432", "10.1.0.2:5432", "10.1.0.3:5432", "postgres-0", "postgres-1"];
+    let candidates: Vec<_> = ids.iter().zip([1, 1, 2, 1, 3]).map(|(id, weight)| candidate(id, weight)).collect();
+    let balancer = balancer(Algorithm::Maglev, &candidates);
+    let clients =
+        ["192.0.2.1", "192.0.2.2", "192.0.2.3", "10.0.0.1", "2001:db8::1", "2001:db8:0:1::1", "::1", "0.0.0.0"];
+    let pick = |tried: &Tried, client: &str| {
+        index_of(&candidates, balancer.pick(client.parse().unwrap(), tried, &AtomicU64::new(0)).unwrap())
+    };
+    let first = clients.map(|client| pick(&Tried::default(), client));
+    let second = clients.map(|client| {
+        let mut tried = Tried::default();
+        tried.insert(&candidates[pick(&tried, client)].endpoint);
+        pick(&tried, client)
+    });
+    assert_eq!((first, second), ([0, 4, 1, 3, 4, 3, 1, 4], [4, 0, 0, 1, 3, 4, 2, 1]));
+}
+
+#[test]
+fn does_not_depend_on_the_order_of_members() {
+    let forward: Vec<_> = (0..10).map(|number| candidate(&format!("pod-{number}"), 1 + number % 3)).collect();
+    let backward: Vec<_> = (0..10).rev().map(|number| candidate(&format!("pod-{number}"), 1 + number % 3)).collect();
+    assert_eq!(assignment(&forward, 10_000), assignment(&backward, 10_000));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn moves_few_clients_when_a_member_comes_or_goes(
+        ids in prop::collection::btree_set("[a-z0-9.:-]{1,20}", 10), leaver in 0..10_usize,
+    ) {
+        let all: Vec<_> = ids.iter().map(|id| candidate(id, 1)).collect();
+        let mut fewer = all.clone();
+        let leaver = fewer.remove(leaver);
+        let (with, without) = (assignment(&all, 100_000), assignment(&fewer, 100_000));
+        let its_own = with.iter().filter(|id| **id == leaver.stable_id).count();
+        // The same two assignments tell of the member that leaves and of the one that joins.
+        let moved = moved(&with, &without);
+        prop_assert!((9_000..=11_000).contains(&its_own), "{its_own} clients had the member");
+        prop_assert!((its_own..=15_000).contains(&moved), "{moved} clients moved");
+    }
+}
+
+#[test]
+fn moves_only_the_clients_of_an_unusable_endpoint_spreads_them_and_returns_them() {
+    let candidates: Vec<_> = (0..10).map(|number| candidate(&format!("pod-{number}"), 1)).collect();
+    let before = assignment(&candidates, 100_000);
+    set_usable(&candidates[3], false);
+    let during = assignment(&candidates, 100_000);
+    set_usable(&candidates[3], true);
+    assert_eq!(assignment(&candidates, 100_000), before);
+
+    let mut inherited = BTreeMap::new();
+    for (before, during) in before.iter().zip(&during) {
+        if **before == *"pod-3" {
+            *inherited.entry(during.clone()).or_insert(0) += 1;
+        } else {
+            assert_eq!(before, during);
+        }
+    }
+    assert_eq!(inherited.len(), 9);
+    assert_near_weights(&inherited.into_values().collect::<Vec<_>>(), &[1; 9], 10.0);
+}
+
+#[test]
+fn clients_of_an_unusable_endpoint_are_spread_by_weight() {
+    let weights = [5, 1, 2, 4];
+    let candidates = candidates(&weights);
+    let before = assignment(&candidates, 100_000);
+    set_usable(&candidates[0], false);
+    let mut inherited = BTreeMap::new();
+    for (before, during) in before.iter().zip(assignment(&candidates, 100_000)) {
+        if **before == *"a" {
+            *inherited.entry(during).or_insert(0) += 1;
+        }
+    }
+    assert_near_weights(&inherited.into_values().collect::<Vec<_>>(), &weights[1..], 5.0);
+}
+
+#[test]
+fn a_client_is_its_canonical_address_up_to_the_prefix() {
+    let candidates: Vec<_> = (0..50).map(|number| candidate(&format!("pod-{number}"), 1)).collect();
+    let balancer = balancer(Algorithm::Maglev, &candidates);
+    let pick = |client: &str| {
+        index_of(&candidates, balancer.pick(client.parse().unwrap(), &Tried::default(), &AtomicU64::new(0)).unwrap())
+    };
+    for number in 0..20 {
+        let (v4, mapped) = (format!("192.0.2.{number}"), format!("::ffff:192.0.2.{number}"));
+        assert_eq!(pick(&v4), pick(&mapped));
+        let network = format!("2001:db8:0:{number:x}:");
+        assert_eq!(pick(&format!("{network}:1")), pick(&format!("{network}ffff:ffff:ffff:ffff")));
+    }
+    let networks: BTreeSet<_> = (0..20).map(|n| pick(&format!("2001:db8:0:{n:x}::1"))).collect();
+    assert!(networks.len() > 10, "other networks are other clients");
+}
+
+#[test]
+fn members_with_the_same_id_share_its_place() {
+    let same: Vec<_> = (0..3).map(|_| candidate("pod-0", 1)).collect();
+    assert_near_weights(&counts(Algorithm::Maglev, &same, 30_000), &[1, 1, 1], 5.0);
+}
+
+#[test]
+fn a_change_of_health_builds_no_new_table() {
+    let candidates: Vec<_> = (0..1000).map(|number| candidate(&format!("10.0.0.{number}:80"), 1)).collect();
+    let balancing = Balancing { algorithm: Algorithm::Maglev, hash_prefix_v6: 64 };
+    let first = Balancer::new(balancing, &candidates, None);
+    set_usable(&candidates[0], false);
+    let second = Balancer::new(balancing, &candidates, Some(&first));
+    let third = Balancer::new(balancing, &candidates[1..], Some(&second));
+    let table = |balancer: &Balancer| {
+        let Balancer::Maglev(maglev) = balancer else { panic!("another algorithm") };
+        maglev.table()
+    };
+    assert!(Arc::ptr_eq(&table(&first), &table(&second)));
+    assert!(!Arc::ptr_eq(&table(&second), &table(&third)));
+}

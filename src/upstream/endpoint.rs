@@ -1,0 +1,356 @@
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use jiff::Timestamp;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    dial::is_local,
+    pool::{Pool, PoolCounters, PoolFigures},
+};
+use crate::model::{EndpointKey, ProxyVersion};
+
+/// The live state of an endpoint, the same for as long as its key stays in its upstream.
+pub struct Endpoint {
+    key: EndpointKey,
+    /// Tells it from every other one of this process, also from an earlier one with the same key.
+    id: u64,
+    proxy_protocol: AtomicU8,
+    usable: AtomicBool,
+    standing: ArcSwap<Standing>,
+    active: AtomicU32,
+    dialled: AtomicU64,
+    connect_failures: AtomicU64,
+    ejections: AtomicU64,
+    consecutive_failures: AtomicU32,
+    /// How many failures in a row the keeper wants to know of; 0: it does not.
+    worrying_failures: AtomicU32,
+    last_failure: ArcSwapOption<Failure>,
+    keeper: Arc<Notify>,
+    pool: ArcSwapOption<Pool>,
+    pool_counters: PoolCounters,
+}
+
+/// What the checks say of an endpoint, for people.
+#[derive(Clone, Debug)]
+pub struct EndpointState {
+    /// Whether the active check, if there is one, finds it healthy.
+    pub healthy: bool,
+    /// When its ejection ends at the latest; `None`: not ejected.
+    pub ejected_until: Option<Timestamp>,
+    /// Attempts to connect that failed since one succeeded. Probes do not count.
+    pub consecutive_failures: u32,
+    /// The latest failure of a probe or of an attempt to connect, however long ago.
+    pub last_failure: Option<Arc<Failure>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub at: Timestamp,
+    pub reason: String,
+}
+
+/// What decides whether an endpoint is usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub healthy: bool,
+    pub ejected_until: Option<Instant>,
+}
+
+impl Standing {
+    pub fn usable(&self) -> bool {
+        self.healthy && self.ejected_until.is_none()
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(key: EndpointKey, keeper: Arc<Notify>) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            key,
+            id: IDS.fetch_add(1, Relaxed),
+            proxy_protocol: AtomicU8::new(0),
+            usable: AtomicBool::new(true),
+            standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
+            active: AtomicU32::new(0),
+            dialled: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+            consecutive_failures: AtomicU32::new(0),
+            worrying_failures: AtomicU32::new(0),
+            last_failure: ArcSwapOption::empty(),
+            keeper,
+            pool: ArcSwapOption::empty(),
+            pool_counters: PoolCounters::default(),
+        }
+    }
+
+    pub fn key(&self) -> &EndpointKey {
+        &self.key
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.key.address
+    }
+
+    /// The PROXY header to send at the start of each connection; `None`: none.
+    pub fn proxy_protocol(&self) -> Option<ProxyVersion> {
+        match self.proxy_protocol.load(Relaxed) {
+            1 => Some(ProxyVersion::V1),
+            2 => Some(ProxyVersion::V2),
+            _ => None,
+        }
+    }
+
+    /// Whether new connections may go to it.
+    pub fn usable(&self) -> bool {
+        self.usable.load(Relaxed)
+    }
+
+    pub fn state(&self) -> EndpointState {
+        let standing = self.standing.load();
+        EndpointState {
+            healthy: standing.healthy,
+            ejected_until: standing.ejected_until.map(wall_clock),
+            consecutive_failures: self.consecutive_failures(),
+            last_failure: self.last_failure.load_full(),
+        }
+    }
+
+    /// Connections that were given this endpoint and have not ended, those still being dialled included.
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    /// Client connections that reached it, dialled for them or taken from the pool.
+    pub fn connections(&self) -> u64 {
+        self.dialled.load(Relaxed) + self.pool_counters.hits()
+    }
+
+    /// Failed attempts to connect, of clients' connections and of the pool. Neither probes nor local failures count.
+    pub fn connect_failures(&self) -> u64 {
+        self.connect_failures.load(Relaxed)
+    }
+
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
+    }
+
+    /// A client's dial succeeded. Not for a connection taken from the pool, which counts by itself.
+    pub fn connected(&self) {
+        self.dialled.fetch_add(1, Relaxed);
+        self.reached();
+    }
+
+    /// A client's dial failed or took too long. Local failures say nothing about an endpoint and are not counted.
+    pub fn connect_failed(&self, error: &io::Error) {
+        if is_local(error) {
+            return;
+        }
+        self.connect_failures.fetch_add(1, Relaxed);
+        self.note_failure(error.to_string());
+        let failures = self.consecutive_failures.fetch_add(1, Relaxed).wrapping_add(1);
+        let worrying = self.worrying_failures.load(Relaxed);
+        // At every multiple, in case it could not be ejected the first time.
+        if worrying > 0 && failures.is_multiple_of(worrying) {
+            self.keeper.notify_one();
+        }
+    }
+
+    /// A connection that was opened in advance and never used, checked to be alive; not blocking, with the options of
+    /// every backend connection set. `None`: there is none, dial. No socket is ever handed out twice.
+    pub fn take_preconnected(&self) -> Option<TcpStream> {
+        self.pool.load().as_ref()?.take(&self.pool_counters)
+    }
+
+    pub fn pool_figures(&self) -> PoolFigures {
+        let idle = self.pool.load().as_ref().map_or(0, |pool| pool.idle());
+        self.pool_counters.figures(idle)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures.load(Relaxed)
+    }
+
+    pub(super) fn pool_counters(&self) -> &PoolCounters {
+        &self.pool_counters
+    }
+
+    /// An attempt to connect succeeded.
+    pub(super) fn reached(&self) {
+        // A load first: this line is written by every worker, and there is nearly never a failure to forget.
+        if self.consecutive_failures() != 0 {
+            self.consecutive_failures.store(0, Relaxed);
+        }
+    }
+
+    pub(super) fn note_failure(&self, reason: String) {
+        self.last_failure.store(Some(Arc::new(Failure { at: Timestamp::now(), reason })));
+    }
+
+    pub(super) fn count_ejection(&self) {
+        self.ejections.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn configure(&self, proxy_protocol: Option<ProxyVersion>, worrying_failures: Option<u16>) {
+        let version = match proxy_protocol {
+            None => 0,
+            Some(ProxyVersion::V1) => 1,
+            Some(ProxyVersion::V2) => 2,
+        };
+        self.proxy_protocol.store(version, Relaxed);
+        self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
+    }
+
+    /// One that becomes usable again starts with no failures.
+    pub(super) fn stand(&self, standing: Standing) {
+        if **self.standing.load() == standing {
+            return;
+        }
+        self.standing.store(Arc::new(standing));
+        let was_usable = self.usable.swap(standing.usable(), Relaxed);
+        if standing.usable() && !was_usable {
+            self.consecutive_failures.store(0, Relaxed);
+        }
+    }
+
+    /// Replaces the pool; `None` flushes it.
+    pub(super) fn set_pool(&self, pool: Option<Arc<Pool>>) {
+        self.pool.store(pool);
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("key", &self.key)
+            .field("usable", &self.usable())
+            .field("active", &self.active())
+            .finish_non_exhaustive()
+    }
+}
+
+fn wall_clock(instant: Instant) -> Timestamp {
+    let left = instant.saturating_duration_since(Instant::now());
+    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+}
+
+/// A connection that was given an endpoint, counted as active until this is dropped.
+#[derive(Debug)]
+pub struct ActiveConnection {
+    endpoint: Arc<Endpoint>,
+}
+
+impl ActiveConnection {
+    pub(super) fn begin(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.active.fetch_add(1, Relaxed);
+        Self { endpoint: endpoint.clone() }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The endpoints that one connection has tried already. The first ten need no allocation.
+#[derive(Clone, Debug, Default)]
+pub struct Tried {
+    /// Ids; 0: free.
+    first: [u64; 10],
+    more: Vec<u64>,
+}
+
+impl Tried {
+    pub fn insert(&mut self, endpoint: &Endpoint) {
+        if self.contains(endpoint) {
+            return;
+        }
+        match self.first.iter_mut().find(|slot| **slot == 0) {
+            Some(slot) => *slot = endpoint.id,
+            None => self.more.push(endpoint.id),
+        }
+    }
+
+    pub fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.first.iter().take_while(|id| **id != 0).chain(&self.more).any(|id| *id == endpoint.id)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first[0] == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    fn endpoint() -> Arc<Endpoint> {
+        let key = EndpointKey { backend: "b".into(), address: "127.0.0.1:1".parse().unwrap(), uid: None };
+        Arc::new(Endpoint::new(key, Arc::default()))
+    }
+
+    #[test]
+    fn a_connection_counts_until_it_is_dropped() {
+        let endpoint = endpoint();
+        let first = ActiveConnection::begin(&endpoint);
+        let second = ActiveConnection::begin(&endpoint);
+        assert_eq!(endpoint.active(), 2);
+        drop(first);
+        assert_eq!(endpoint.active(), 1);
+        drop(second);
+        assert_eq!(endpoint.active(), 0);
+    }
+
+    #[test]
+    fn local_failures_are_not_the_endpoints() {
+        let endpoint = endpoint();
+        endpoint.connect_failed(&Errno::MFILE.into());
+        assert_eq!((endpoint.connect_failures(), endpoint.consecutive_failures()), (0, 0));
+        assert!(endpoint.state().last_failure.is_none());
+        endpoint.connect_failed(&Errno::CONNREFUSED.into());
+        assert_eq!((endpoint.connect_failures(), endpoint.consecutive_failures()), (1, 1));
+        assert!(endpoint.state().last_failure.unwrap().reason.contains("refused"));
+    }
+
+    #[test]
+    fn a_success_ends_a_row_of_failures_but_not_their_total() {
+        let endpoint = endpoint();
+        endpoint.connect_failed(&Errno::CONNREFUSED.into());
+        endpoint.connected();
+        assert_eq!((endpoint.connect_failures(), endpoint.consecutive_failures()), (1, 0));
+        assert_eq!(endpoint.connections(), 1);
+    }
+
+    #[test]
+    fn any_number_of_endpoints_can_have_been_tried() {
+        let endpoints: Vec<_> = (0..25).map(|_| endpoint()).collect();
+        let mut tried = Tried::default();
+        assert!(tried.is_empty());
+        for (count, endpoint) in endpoints.iter().enumerate() {
+            assert!(!tried.contains(endpoint));
+            tried.insert(endpoint);
+            tried.insert(endpoint);
+            assert!(endpoints[..=count].iter().all(|endpoint| tried.contains(endpoint)));
+        }
+        assert_eq!(tried.more.len(), 15);
+    }
+}

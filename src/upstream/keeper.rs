@@ -1,0 +1,240 @@
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use tokio::{
+    runtime::Handle,
+    select,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
+
+use super::{
+    Current, Upstream,
+    balance::Balancer,
+    endpoint::Endpoint,
+    members::{Change, Event, Members},
+    pool::{Pool, PreconnectBudget, Refill},
+    probe::{Outcome, probe},
+};
+use crate::model::{self, ActiveCheck, UpstreamKey};
+
+/// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
+/// probes and pools. No connection ever waits for it.
+pub(super) struct Keeper {
+    surroundings: Surroundings,
+    members: Members,
+    /// `None`: nothing wanted yet, or retired.
+    settings: Option<Arc<model::Upstream>>,
+    /// By endpoint id.
+    probes: BTreeMap<u64, AbortOnDropHandle<()>>,
+    /// By endpoint id.
+    pools: BTreeMap<u64, OpenPool>,
+}
+
+/// What all keepers share.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub control: Handle,
+    pub budget: PreconnectBudget,
+    /// Counts changes of what is usable.
+    pub usable_changes: watch::Sender<u64>,
+}
+
+impl Keeper {
+    pub fn new(surroundings: Surroundings) -> Self {
+        let (members, probes, pools) = Default::default();
+        Self { surroundings, members, settings: None, probes, pools }
+    }
+
+    pub fn change(&mut self, upstream: &Arc<Upstream>, wanted: &Arc<model::Upstream>) {
+        let before = self.settings.replace(wanted.clone());
+        if before.as_ref() == Some(wanted) {
+            return;
+        }
+        if before.as_ref().is_none_or(|before| before.active_check != wanted.active_check) {
+            self.probes.clear();
+        }
+        let dialling = |settings: &model::Upstream| (settings.connect, settings.keepalive);
+        if before.as_ref().is_none_or(|before| dialling(before) != dialling(wanted)) {
+            self.pools.clear();
+        }
+        let changes = self.members.change(wanted, &upstream.attention, Instant::now());
+        log(upstream.key(), &changes);
+        self.publish(upstream);
+        self.probe_all(upstream);
+    }
+
+    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) {
+        let changes = self.members.probed(id, outcome, Instant::now());
+        self.take_note(upstream, &changes);
+    }
+
+    /// Answers when the next review is due.
+    fn review(&mut self, upstream: &Arc<Upstream>) -> Option<Instant> {
+        let changes = self.members.review(Instant::now());
+        self.take_note(upstream, &changes);
+        self.members.next_return()
+    }
+
+    /// Stops all tasks and closes what no client uses.
+    pub fn retire(&mut self) {
+        self.settings = None;
+        self.probes.clear();
+        self.pools.clear();
+    }
+
+    fn take_note(&mut self, upstream: &Arc<Upstream>, changes: &[Change]) {
+        if !changes.is_empty() {
+            log(upstream.key(), changes);
+            self.publish(upstream);
+        }
+    }
+
+    /// Makes what was decided what connections see.
+    fn publish(&mut self, upstream: &Arc<Upstream>) {
+        let Some(settings) = self.settings.clone() else { return };
+        let before = upstream.current.load_full();
+        let current = Current {
+            connect: settings.connect,
+            keepalive: settings.keepalive,
+            endpoints: self.members.endpoints().cloned().collect(),
+            usable: self.members.usable(),
+            balancer: Balancer::new(settings.balancing, &self.members.candidates(), Some(&before.balancer)),
+        };
+        match (before.usable, current.usable) {
+            (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
+            (0, usable @ 1..) if !before.endpoints.is_empty() => {
+                info!(upstream = %upstream.key(), usable, "connections are served again");
+            }
+            _ => {}
+        }
+        upstream.current.store(Arc::new(current));
+        self.fill_pools(&settings);
+        self.surroundings.usable_changes.send_modify(|count| *count += 1);
+        // An ejection may end earlier than the keeper's task knows.
+        upstream.attention.notify_one();
+    }
+
+    fn probe_all(&mut self, upstream: &Arc<Upstream>) {
+        let Some(check) = self.settings.as_ref().and_then(|settings| settings.active_check) else { return };
+        let endpoints = by_id(self.members.endpoints());
+        self.probes.retain(|id, _| endpoints.contains_key(id));
+        let fresh = endpoints.len() - self.probes.len();
+        for (id, endpoint) in endpoints {
+            let start = || spawn_probe(&self.surroundings.control, upstream, endpoint, check, fresh);
+            self.probes.entry(id).or_insert_with(start);
+        }
+    }
+
+    /// Keeps a pool for each usable endpoint, if pools are wanted, and no others.
+    fn fill_pools(&mut self, settings: &model::Upstream) {
+        let Some(preconnect) = settings.connect.preconnect else { return };
+        let usable = by_id(self.members.endpoints().filter(|endpoint| endpoint.usable()));
+        self.pools.retain(|id, _| usable.contains_key(id));
+        let refill = || Refill {
+            connect: settings.connect,
+            keepalive: settings.keepalive,
+            budget: self.surroundings.budget.clone(),
+        };
+        for (id, endpoint) in usable {
+            let open = || OpenPool::new(&self.surroundings.control, endpoint, Pool::new(preconnect), refill());
+            self.pools.entry(id).or_insert_with(open);
+        }
+    }
+}
+
+/// The task of an upstream: lets ejections end and begin.
+pub(super) async fn keep(upstream: Arc<Upstream>) {
+    loop {
+        let due = upstream.keeper().review(&upstream);
+        let is_due = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        select! {
+            () = is_due => {}
+            () = upstream.attention.notified() => {}
+        }
+    }
+}
+
+/// Runs a task for as long as the handle is held; one that panics is started again.
+pub(super) fn spawn<F>(
+    control: &Handle,
+    name: &'static str,
+    task: impl Fn() -> F + Send + 'static,
+) -> AbortOnDropHandle<()>
+where
+    F: Future<Output = ()> + Send,
+{
+    let forever = async move {
+        while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+            error!(task = name, "task panicked and is started again");
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    AbortOnDropHandle::new(control.spawn(forever))
+}
+
+/// Probes at once, but for as many milliseconds as there are others that start at the same time.
+fn spawn_probe(
+    control: &Handle,
+    upstream: &Arc<Upstream>,
+    endpoint: &Arc<Endpoint>,
+    check: ActiveCheck,
+    fresh: usize,
+) -> AbortOnDropHandle<()> {
+    let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(check.interval);
+    let (upstream, id, target) = (upstream.clone(), endpoint.id(), endpoint.address());
+    spawn(control, "probe", move || {
+        let upstream = upstream.clone();
+        let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
+        probe(target, check, spread.mul_f64(fastrand::f64()), report)
+    })
+}
+
+/// A pool that is kept full; dropping it flushes it.
+struct OpenPool {
+    endpoint: Arc<Endpoint>,
+    pool: Arc<Pool>,
+    _refill: AbortOnDropHandle<()>,
+}
+
+impl OpenPool {
+    fn new(control: &Handle, endpoint: &Arc<Endpoint>, pool: Pool, refill: Refill) -> Self {
+        let pool = Arc::new(pool);
+        endpoint.set_pool(Some(pool.clone()));
+        let filled = (endpoint.clone(), pool.clone());
+        let task = spawn(control, "refill", move || refill.clone().run(filled.0.clone(), filled.1.clone()));
+        Self { endpoint: endpoint.clone(), pool, _refill: task }
+    }
+}
+
+impl Drop for OpenPool {
+    fn drop(&mut self) {
+        self.endpoint.set_pool(None);
+        self.pool.flush();
+    }
+}
+
+fn by_id<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) -> BTreeMap<u64, &'a Arc<Endpoint>> {
+    endpoints.map(|endpoint| (endpoint.id(), endpoint)).collect()
+}
+
+fn log(upstream: &UpstreamKey, changes: &[Change]) {
+    for Change { endpoint, event } in changes {
+        let endpoint = endpoint.key();
+        match event {
+            Event::Unhealthy { reason } => warn!(%upstream, %endpoint, reason, "endpoint unhealthy"),
+            Event::Healthy { reason } => info!(%upstream, %endpoint, reason, "endpoint healthy"),
+            Event::Ejected { length, failures, reason } => {
+                warn!(%upstream, %endpoint, ?length, failures, reason, "endpoint ejected");
+            }
+            Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    balance::Candidate,
+    endpoint::{Endpoint, Standing},
+    health::{Health, Transition},
+    outlier::{Outlier, most_ejected},
+    probe::Outcome,
+};
+use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck};
+
+/// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
+///
+/// After each call these hold: no more endpoints are ejected than the passive check allows, and while any endpoint is
+/// healthy, one is usable.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    members: Vec<Member>,
+    active: Option<ActiveCheck>,
+    passive: Option<PassiveCheck>,
+}
+
+#[derive(Debug)]
+struct Member {
+    candidate: Candidate,
+    health: Health,
+    outlier: Outlier,
+}
+
+/// What happened to an endpoint.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub endpoint: Arc<Endpoint>,
+    pub event: Event,
+}
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Unhealthy { reason: String },
+    Healthy { reason: &'static str },
+    Ejected { length: Duration, failures: u32, reason: String },
+    Returned { reason: &'static str },
+}
+
+impl Members {
+    /// Takes over other endpoints and settings. Endpoints that stay, by key, keep their state.
+    pub fn change(&mut self, wanted: &model::Upstream, keeper: &Arc<Notify>, now: Instant) -> Vec<Change> {
+        let before = mem::take(&mut self.members).into_iter();
+        let mut before: BTreeMap<EndpointKey, Member> =
+            before.map(|member| (member.endpoint().key().clone(), member)).collect();
+        let worrying = wanted.passive_check.map(|check| check.consecutive_failures.get());
+        for endpoint in &wanted.endpoints {
+            let live = before.remove(&endpoint.key);
+            let member = live.map_or_else(|| Member::new(endpoint, keeper), |member| member.configured(endpoint));
+            member.endpoint().configure(endpoint.proxy_protocol, worrying);
+            self.members.push(member);
+        }
+        (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
+
+        let mut changes = Vec::new();
+        for member in &mut self.members {
+            match &self.passive {
+                Some(passive) => member.outlier.shorten(passive, now),
+                None => member.end_ejection("ejection is off", now, &mut changes),
+            }
+            if self.active.is_none() && !mem::take(&mut member.health).healthy() {
+                changes.push(member.change(Event::Healthy { reason: "no longer probed" }));
+            }
+        }
+        self.settle(now, &mut changes);
+        changes
+    }
+
+    /// A probe of the endpoint with this id ended.
+    pub fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(check) = self.active else { return changes };
+        let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return changes };
+        let passed = outcome.is_ok();
+        let reason = outcome.err().unwrap_or_default();
+        if !passed {
+            member.endpoint().note_failure(reason.clone());
+        }
+        match member.health.observe(passed, &check) {
+            Some(Transition::Unhealthy) => changes.push(member.change(Event::Unhealthy { reason })),
+            Some(Transition::Healthy) => changes.push(member.change(Event::Healthy { reason: "probes pass" })),
+            None => {}
+        }
+        if member.outlier.observe(passed, check.healthy_after) {
+            member.end_ejection("probes pass", now, &mut changes);
+        }
+        self.settle(now, &mut changes);
+        changes
+    }
+
+    /// Ends what is due and ejects what fails.
+    pub fn review(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.settle(now, &mut changes);
+        changes
+    }
+
+    /// When the next ejection ends.
+    pub fn next_return(&self) -> Option<Instant> {
+        self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
+    }
+
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.members.iter().map(|member| member.candidate.clone()).collect()
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.members.iter().map(Member::endpoint)
+    }
+
+    pub fn usable(&self) -> usize {
+        self.members.iter().filter(|member| member.usable()).count()
+    }
+
+    fn settle(&mut self, now: Instant, changes: &mut Vec<Change>) {
+        for member in &mut self.members {
+            if member.outlier.ejected_until().is_some_and(|until| until <= now) {
+                member.end_ejection("its time is over", now, changes);
+            }
+        }
+        if let Some(check) = self.passive {
+            let most = most_ejected(&check, self.members.len());
+            while self.ejected() > most {
+                self.next_to_return(|_| true, "too large a share is ejected", now, changes);
+            }
+            if self.usable() == 0 {
+                self.next_to_return(|member| member.health.healthy(), "no other endpoint is usable", now, changes);
+            }
+            self.eject_failing(&check, most, now, changes);
+        }
+        for member in &self.members {
+            member.endpoint().stand(member.standing());
+        }
+    }
+
+    fn eject_failing(&mut self, check: &PassiveCheck, most: usize, now: Instant, changes: &mut Vec<Change>) {
+        let mut room = most.saturating_sub(self.ejected()).min(self.usable().saturating_sub(1));
+        let threshold = check.consecutive_failures.get().into();
+        for member in &mut self.members {
+            let failures = member.failures();
+            if room > 0 && member.usable() && failures >= threshold {
+                room -= 1;
+                let length = member.outlier.eject(check, now);
+                member.endpoint().count_ejection();
+                let last = member.endpoint().state().last_failure;
+                let reason = last.map_or_else(String::new, |failure| failure.reason.clone());
+                changes.push(member.change(Event::Ejected { length, failures, reason }));
+            }
+        }
+    }
+
+    /// Ends, of the ejections of some members, the one that would end first.
+    fn next_to_return(
+        &mut self,
+        of: impl Fn(&Member) -> bool,
+        reason: &'static str,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) {
+        let ejected = self.members.iter_mut().filter(|member| member.outlier.ejected_until().is_some() && of(member));
+        if let Some(member) = ejected.min_by_key(|member| member.outlier.ejected_until()) {
+            member.end_ejection(reason, now, changes);
+        }
+    }
+
+    fn ejected(&self) -> usize {
+        self.members.iter().filter(|member| member.outlier.ejected_until().is_some()).count()
+    }
+}
+
+impl Member {
+    fn new(wanted: &model::Endpoint, keeper: &Arc<Notify>) -> Self {
+        let candidate = Candidate {
+            endpoint: Arc::new(Endpoint::new(wanted.key.clone(), keeper.clone())),
+            stable_id: wanted.stable_id.clone(),
+            weight: wanted.weight,
+        };
+        Self { candidate, health: Health::default(), outlier: Outlier::default() }
+    }
+
+    fn configured(mut self, wanted: &model::Endpoint) -> Self {
+        self.candidate.stable_id = wanted.stable_id.clone();
+        self.candidate.weight = wanted.weight;
+        self
+    }
+
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.candidate.endpoint
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { healthy: self.health.healthy(), ejected_until: self.outlier.ejected_until() }
+    }
+
+    fn usable(&self) -> bool {
+        self.standing().usable()
+    }
+
+    /// Failures in a row since it became usable.
+    fn failures(&self) -> u32 {
+        // One that is about to come back still shows the failures from before.
+        if self.endpoint().usable() { self.endpoint().consecutive_failures() } else { 0 }
+    }
+
+    fn end_ejection(&mut self, reason: &'static str, now: Instant, changes: &mut Vec<Change>) {
+        if self.outlier.ejected_until().is_some() {
+            self.outlier.end(now);
+            changes.push(self.change(Event::Returned { reason }));
+        }
+    }
+
+    fn change(&self, event: Event) -> Change {
+        Change { endpoint: self.endpoint().clone(), event }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,332 @@
+use std::num::NonZeroU16;
+
+use futures::FutureExt;
+use proptest::prelude::*;
+use rustix::io::Errno;
+
+use super::*;
+use crate::model::{Algorithm, Balancing, Connect, Weight};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn check() -> ActiveCheck {
+    ActiveCheck {
+        interval: 5 * SECOND,
+        timeout: SECOND,
+        healthy_after: NonZeroU16::new(2).unwrap(),
+        unhealthy_after: NonZeroU16::new(3).unwrap(),
+    }
+}
+
+fn passive() -> PassiveCheck {
+    PassiveCheck {
+        consecutive_failures: NonZeroU16::new(5).unwrap(),
+        eject_for: 30 * SECOND,
+        max_eject_for: 300 * SECOND,
+        max_ejected_percent: 50,
+    }
+}
+
+fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
+    let endpoint = |port| {
+        let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
+        let stable_id = key.address.to_string().into();
+        model::Endpoint { key, stable_id, weight: Weight::ONE, proxy_protocol: None }
+    };
+    model::Upstream {
+        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        endpoints: ports.into_iter().map(endpoint).collect(),
+        active_check: Some(check()),
+        passive_check: Some(passive()),
+        connect: Connect { timeout: SECOND, deadline: SECOND, attempts: NonZeroU16::MIN, preconnect: None },
+        keepalive: None,
+    }
+}
+
+/// Members with a clock.
+struct Scene {
+    members: Members,
+    keeper: Arc<Notify>,
+    now: Instant,
+}
+
+impl Scene {
+    fn new(ports: impl IntoIterator<Item = u16>) -> Self {
+        let mut scene = Self { members: Members::default(), keeper: Arc::default(), now: Instant::now() };
+        scene.change(&upstream(ports));
+        scene
+    }
+
+    fn change(&mut self, wanted: &model::Upstream) -> Vec<Change> {
+        self.members.change(wanted, &self.keeper, self.now)
+    }
+
+    fn endpoint(&self, index: usize) -> Arc<Endpoint> {
+        self.members.endpoints().nth(index).unwrap().clone()
+    }
+
+    /// So many clients fail to connect.
+    fn fail(&mut self, index: usize, times: usize) -> Vec<Change> {
+        (0..times).for_each(|_| self.endpoint(index).connect_failed(&Errno::CONNREFUSED.into()));
+        self.members.review(self.now)
+    }
+
+    /// One probe for each character, `+` or `-`.
+    fn probe(&mut self, index: usize, outcomes: &str) -> Vec<Change> {
+        let id = self.endpoint(index).id();
+        let outcome = |character| if character == '+' { Ok(()) } else { Err("probe failed".to_owned()) };
+        let probe = |character| self.members.probed(id, outcome(character), self.now);
+        outcomes.chars().flat_map(probe).collect()
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Change> {
+        self.now += time;
+        self.members.review(self.now)
+    }
+
+    /// `u` usable, `e` ejected, `-` unhealthy, `x` both.
+    fn picture(&self) -> String {
+        let letter = |endpoint: &Arc<Endpoint>| {
+            let state = endpoint.state();
+            let letter = match (state.healthy, state.ejected_until) {
+                (true, None) => 'u',
+                (true, Some(_)) => 'e',
+                (false, None) => '-',
+                (false, Some(_)) => 'x',
+            };
+            assert_eq!(endpoint.usable(), letter == 'u');
+            letter
+        };
+        self.members.endpoints().map(letter).collect()
+    }
+}
+
+fn is_return(changes: &[Change], expected: &str) -> bool {
+    matches!(changes, [Change { event: Event::Returned { reason }, .. }] if *reason == expected)
+}
+
+#[test]
+fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
+    let mut scene = Scene::new(1..=4);
+    assert!(scene.fail(0, 4).is_empty());
+    let changes = scene.fail(0, 1);
+    let [Change { event: Event::Ejected { length, failures: 5, reason }, .. }] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    assert!(*length == 30 * SECOND && reason.contains("refused"));
+    assert_eq!((scene.picture().as_str(), scene.endpoint(0).ejections()), ("euuu", 1));
+    assert_eq!(scene.members.next_return(), Some(scene.now + 30 * SECOND));
+
+    assert!(scene.pass(29 * SECOND).is_empty());
+    assert!(is_return(&scene.pass(SECOND), "its time is over"));
+    assert_eq!(scene.picture(), "uuuu");
+    assert_eq!(scene.endpoint(0).state().consecutive_failures, 0);
+    assert!(scene.fail(0, 4).is_empty(), "it starts afresh");
+}
+
+#[test]
+fn a_success_in_between_prevents_an_ejection() {
+    let mut scene = Scene::new(1..=4);
+    scene.fail(0, 4);
+    scene.endpoint(0).connected();
+    assert!(scene.fail(0, 4).is_empty());
+}
+
+#[test]
+fn the_keeper_is_woken_when_an_endpoint_has_failed_often_enough() {
+    let scene = Scene::new(1..=4);
+    let fail = || scene.endpoint(0).connect_failed(&Errno::CONNREFUSED.into());
+    (0..4).for_each(|_| fail());
+    assert!(scene.keeper.notified().now_or_never().is_none());
+    fail();
+    assert!(scene.keeper.notified().now_or_never().is_some());
+}
+
+#[test]
+fn no_more_than_the_share_is_ejected_and_never_the_last_usable_one() {
+    let mut scene = Scene::new(1..=5);
+    (0..5).for_each(|index| drop(scene.fail(index, 5)));
+    assert_eq!(scene.picture(), "eeuuu");
+
+    let mut scene = Scene::new(1..=4);
+    scene.probe(2, "---");
+    scene.probe(3, "---");
+    (0..2).for_each(|index| drop(scene.fail(index, 5)));
+    assert_eq!(scene.picture(), "eu--");
+
+    let mut scene = Scene::new([1]);
+    scene.fail(0, 100);
+    assert_eq!(scene.picture(), "u");
+}
+
+#[test]
+fn an_endpoint_that_had_no_room_is_ejected_when_there_is_some() {
+    let mut scene = Scene::new(1..=2);
+    scene.fail(0, 5);
+    scene.fail(1, 7);
+    assert_eq!(scene.picture(), "eu");
+    scene.pass(30 * SECOND);
+    assert_eq!(scene.picture(), "ue");
+}
+
+#[test]
+fn an_ejected_endpoint_returns_early_when_no_other_is_usable() {
+    let mut scene = Scene::new(1..=3);
+    scene.fail(0, 5);
+    scene.probe(1, "---");
+    assert_eq!(scene.picture(), "e-u");
+    scene.probe(2, "---");
+    assert_eq!(scene.picture(), "u--");
+}
+
+#[test]
+fn ejections_that_are_too_many_after_a_removal_end_those_first_that_would_end_first() {
+    let mut scene = Scene::new(1..=6);
+    scene.fail(0, 5);
+    scene.pass(SECOND);
+    scene.fail(1, 5);
+    scene.fail(2, 5);
+    assert_eq!(scene.picture(), "eeeuuu");
+    let changes = scene.change(&upstream(1..=4));
+    assert!(is_return(&changes, "too large a share is ejected"));
+    assert_eq!(scene.picture(), "ueeu");
+}
+
+#[test]
+fn probes_that_pass_end_an_ejection_early() {
+    let mut scene = Scene::new(1..=4);
+    scene.probe(0, "+++");
+    scene.fail(0, 5);
+    assert!(scene.probe(0, "+-+").is_empty(), "passes before the ejection do not count");
+    assert!(is_return(&scene.probe(0, "+"), "probes pass"));
+    assert_eq!(scene.picture(), "uuuu");
+}
+
+#[test]
+fn each_ejection_in_a_row_is_longer() {
+    let mut scene = Scene::new(1..=4);
+    for seconds in [30, 60, 120] {
+        scene.fail(0, 5);
+        assert!(scene.pass((seconds - 1) * SECOND).is_empty());
+        assert!(!scene.pass(SECOND).is_empty());
+    }
+}
+
+#[test]
+fn unhealthy_endpoints_are_not_usable_until_probes_pass_again() {
+    let mut scene = Scene::new(1..=2);
+    let changes = scene.probe(0, "---");
+    assert!(matches!(&changes[..], [Change { event: Event::Unhealthy { reason }, .. }] if reason == "probe failed"));
+    assert_eq!(scene.picture(), "-u");
+    assert_eq!(scene.endpoint(0).state().last_failure.unwrap().reason, "probe failed");
+    assert!(scene.probe(0, "----").is_empty(), "transitions only");
+    scene.probe(1, "---");
+    assert_eq!((scene.picture().as_str(), scene.members.usable()), ("--", 0));
+    assert!(matches!(&scene.probe(0, "++")[..], [Change { event: Event::Healthy { .. }, .. }]));
+    assert_eq!(scene.picture(), "u-");
+}
+
+#[test]
+fn failures_while_unhealthy_are_forgotten_when_it_is_healthy_again() {
+    let mut scene = Scene::new(1..=4);
+    scene.probe(0, "---");
+    scene.fail(0, 100);
+    scene.probe(0, "++");
+    assert_eq!(scene.picture(), "uuuu");
+}
+
+#[test]
+fn state_survives_a_change_of_other_endpoints_and_of_settings() {
+    let mut scene = Scene::new(1..=4);
+    scene.probe(0, "---");
+    scene.fail(1, 5);
+    let kept = scene.endpoint(1);
+    let mut wanted = upstream([1, 2, 4, 5, 6]);
+    wanted.endpoints[1].weight = Weight::new(7.try_into().unwrap());
+    wanted.endpoints[1].proxy_protocol = Some(model::ProxyVersion::V2);
+    assert!(scene.change(&wanted).is_empty());
+    assert_eq!(scene.picture(), "-euuu");
+    assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
+    assert_eq!(scene.members.candidates()[1].weight.value(), 7);
+    assert_eq!(kept.proxy_protocol(), Some(model::ProxyVersion::V2));
+}
+
+#[test]
+fn another_pod_on_the_same_address_starts_afresh() {
+    let mut scene = Scene::new(1..=2);
+    scene.probe(0, "---");
+    let mut wanted = upstream(1..=2);
+    wanted.endpoints[0].key.uid = Some("another".into());
+    scene.change(&wanted);
+    assert_eq!(scene.picture(), "uu");
+}
+
+#[test]
+fn a_check_that_is_removed_leaves_no_trace() {
+    let mut scene = Scene::new(1..=4);
+    scene.probe(0, "---");
+    scene.fail(1, 5);
+    assert_eq!(scene.picture(), "-euu");
+    let changes = scene.change(&model::Upstream { active_check: None, passive_check: None, ..upstream(1..=4) });
+    assert_eq!((changes.len(), scene.picture().as_str()), (2, "uuuu"));
+    assert!(scene.probe(0, "------").is_empty(), "the answer of a probe that was under way");
+    assert!(scene.fail(1, 100).is_empty());
+    assert!(scene.members.next_return().is_none());
+}
+
+#[test]
+fn a_shorter_longest_ejection_shortens_the_present_one() {
+    let mut scene = Scene::new(1..=4);
+    scene.fail(0, 5);
+    let passive_check = Some(PassiveCheck { eject_for: SECOND, max_eject_for: 2 * SECOND, ..passive() });
+    scene.change(&model::Upstream { passive_check, ..upstream(1..=4) });
+    assert_eq!(scene.members.next_return(), Some(scene.now + 2 * SECOND));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Fail(usize),
+    Succeed(usize),
+    Probe(usize, bool),
+    Pass(u64),
+    Change(Vec<u16>, u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..10_usize).prop_map(Step::Fail),
+        1 => (0..10_usize).prop_map(Step::Succeed),
+        4 => (0..10_usize, any::<bool>()).prop_map(|(index, passed)| Step::Probe(index, passed)),
+        1 => (0..100_u64).prop_map(Step::Pass),
+        1 => (prop::collection::btree_set(1..10_u16, 0..10), 0..=100_u8)
+            .prop_map(|(ports, percent)| Step::Change(ports.into_iter().collect(), percent)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_share_holds_and_a_healthy_set_serves(steps in prop::collection::vec(step(), 1..200)) {
+        let mut scene = Scene::new(1..=10);
+        let mut percent = 50;
+        for step in steps {
+            let count = scene.members.endpoints().count();
+            match step {
+                Step::Fail(index) if index < count => drop(scene.fail(index, 2)),
+                Step::Succeed(index) if index < count => scene.endpoint(index).connected(),
+                Step::Probe(index, passed) if index < count => drop(scene.probe(index, if passed { "+" } else { "-" })),
+                Step::Pass(seconds) => drop(scene.pass(seconds as u32 * SECOND)),
+                Step::Change(ports, new_percent) => {
+                    percent = new_percent;
+                    let passive_check = Some(PassiveCheck { max_ejected_percent: percent, ..passive() });
+                    scene.change(&model::Upstream { passive_check, ..upstream(ports) });
+                }
+                _ => {}
+            }
+            let picture = scene.picture();
+            let ejected = picture.matches(['e', 'x']).count();
+            prop_assert!(ejected * 100 <= picture.len() * usize::from(percent), "{picture} with {percent} %");
+            prop_assert!(picture.contains('u') || picture.chars().all(|letter| letter == '-' || letter == 'x'), "{picture}");
+            prop_assert!(scene.members.next_return().is_none_or(|at| at > scene.now && at <= scene.now + 300 * SECOND));
+        }
+    }
+}

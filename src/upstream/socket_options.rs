@@ -1,0 +1,61 @@
+use std::{io, os::fd::AsFd, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::model::Keepalive;
+
+/// Sets what every proxied TCP socket has: no delay of small segments, and keepalive probes where they are wanted.
+///
+/// TCP_USER_TIMEOUT is set to the time the probes take to give up, so that a peer that is gone is found as soon when
+/// data waits to be acknowledged as when the connection is silent (tcp(7)).
+pub fn configure(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        let probes = TcpKeepalive::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.probes.into());
+        socket.set_tcp_keepalive(&probes)?;
+        socket.set_tcp_user_timeout(Some(patience(keepalive)))?;
+    }
+    Ok(())
+}
+
+fn patience(keepalive: Keepalive) -> Duration {
+    keepalive.idle.saturating_add(keepalive.interval.saturating_mul(keepalive.probes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn socket() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn probes_and_the_user_timeout_give_up_at_the_same_time() {
+        let socket = socket();
+        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
+        configure(&socket, Some(keepalive)).unwrap();
+        let socket = SockRef::from(&socket);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn without_keepalive_a_silent_connection_is_left_alone() {
+        let socket = socket();
+        configure(&socket, None).unwrap();
+        assert!(!SockRef::from(&socket).keepalive().unwrap());
+        assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), None);
+    }
+}

@@ -1,0 +1,207 @@
+mod health;
+mod preconnect;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZeroU16,
+    sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst},
+    thread,
+    time::Duration,
+};
+
+use rustix::io::Errno;
+use tokio::{
+    net,
+    runtime::Runtime,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::model::{
+    ActiveCheck, Algorithm, Balancing, Connect, EndpointKey, ObjectKey, PassiveCheck, Preconnect, Weight,
+};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+type Wanted = BTreeMap<UpstreamKey, Arc<model::Upstream>>;
+
+fn key() -> UpstreamKey {
+    UpstreamKey { object: ObjectKey::new("shop", "postgres") }
+}
+
+fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
+    let endpoint = |address: SocketAddr| {
+        let key = EndpointKey { backend: "b".into(), address, uid: None };
+        model::Endpoint { key, stable_id: address.to_string().into(), weight: Weight::ONE, proxy_protocol: None }
+    };
+    model::Upstream {
+        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        endpoints: addresses.into_iter().map(endpoint).collect(),
+        active_check: None,
+        passive_check: None,
+        connect: Connect {
+            timeout: Duration::from_secs(3),
+            deadline: Duration::from_secs(10),
+            attempts: NonZeroU16::MIN,
+            preconnect: None,
+        },
+        keepalive: None,
+    }
+}
+
+fn wanted(settings: model::Upstream) -> Wanted {
+    Wanted::from([(key(), Arc::new(settings))])
+}
+
+fn fast_check() -> ActiveCheck {
+    ActiveCheck {
+        interval: Duration::from_millis(10),
+        timeout: Duration::from_secs(5),
+        healthy_after: NonZeroU16::new(2).unwrap(),
+        unhealthy_after: NonZeroU16::new(3).unwrap(),
+    }
+}
+
+fn passive_check(failures: u16) -> PassiveCheck {
+    PassiveCheck {
+        consecutive_failures: NonZeroU16::new(failures).unwrap(),
+        eject_for: Duration::from_secs(30),
+        max_eject_for: Duration::from_secs(300),
+        max_ejected_percent: 50,
+    }
+}
+
+fn preconnect(per_endpoint: u16) -> Option<Preconnect> {
+    Some(Preconnect { per_endpoint: NonZeroU16::new(per_endpoint).unwrap(), idle_timeout: Duration::from_secs(60) })
+}
+
+/// Upstreams on the runtime of the test, and the one that `wanted` makes.
+fn start(settings: model::Upstream, budget: usize) -> (Upstreams, Arc<Upstream>) {
+    let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(budget));
+    upstreams.update(&wanted(settings));
+    let upstream = upstreams.find(&key()).unwrap();
+    (upstreams, upstream)
+}
+
+/// A backend that ends its connections when the client does. Dropping the answer kills it.
+fn serve(listener: TcpListener) -> AbortOnDropHandle<()> {
+    listener.set_nonblocking(true).unwrap();
+    let listener = net::TcpListener::from_std(listener).unwrap();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            connections.spawn(async move { tokio::io::copy(&mut connection, &mut tokio::io::sink()).await });
+        }
+    }))
+}
+
+/// For what has no signal to wait for.
+async fn eventually(condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), poll).await.expect("the condition holds in time");
+}
+
+async fn usable_becomes(upstreams: &Upstreams, upstream: &Upstream, count: usize) {
+    let mut changes = upstreams.usable_changes();
+    let wait = async {
+        while upstream.usable() != count {
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.expect("the number of usable endpoints changes in time");
+}
+
+fn picked(upstream: &Upstream) -> Option<SocketAddr> {
+    upstream.pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address())
+}
+
+#[tokio::test]
+async fn a_change_is_picked_from_as_soon_as_the_update_returns() {
+    let [first, second] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let (mut upstreams, upstream) = start(settings([first]), 0);
+    assert_eq!(picked(&upstream), Some(first));
+    upstreams.update(&wanted(settings([second])));
+    assert_eq!(picked(&upstream), Some(second));
+    upstreams.update(&wanted(settings([])));
+    assert_eq!(picked(&upstream), None);
+}
+
+#[tokio::test]
+async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = settings([listener.local_addr().unwrap()]);
+    settings.active_check = Some(fast_check());
+    settings.connect.preconnect = preconnect(2);
+    let (mut upstreams, upstream) = start(settings, 2);
+    let budget = upstreams.surroundings.budget.clone();
+    let connection = upstream.pick(CLIENT, &Tried::default()).unwrap();
+    eventually(|| connection.endpoint().pool_figures().idle == 2).await;
+
+    upstreams.retain(&Wanted::new());
+    assert!(upstreams.find(&key()).is_none());
+    assert_eq!(connection.endpoint().active(), 1);
+    assert!(connection.endpoint().take_preconnected().is_none());
+    let upstream = Arc::downgrade(&{ upstream });
+    eventually(|| upstream.strong_count() == 0 && budget.left() == 2).await;
+}
+
+/// Endpoints come and go while threads pick and fail, so that the keeper publishes as well.
+#[test]
+fn a_removed_endpoint_is_never_picked_after_the_update_and_all_counts_return_to_zero() {
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Maglev] {
+        churn(algorithm);
+    }
+}
+
+fn churn(algorithm: Algorithm) {
+    const STEPS: u16 = 60;
+    let window = |first: u16| {
+        let mut settings = settings((first..first + 6).map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
+        settings.balancing.algorithm = algorithm;
+        settings.passive_check = Some(passive_check(1));
+        wanted(settings)
+    };
+    let runtime = Runtime::new().unwrap();
+    let mut upstreams = Upstreams::new(runtime.handle().clone(), PreconnectBudget::new(0));
+    upstreams.update(&window(1));
+    let upstream = upstreams.find(&key()).unwrap();
+    let (first, picks) = (AtomicU16::new(1), AtomicUsize::new(0));
+    let mut all = Vec::new();
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let (upstream, first, picks) = (&upstream, &first, &picks);
+            scope.spawn(move || {
+                let mut open = Vec::new();
+                while first.load(SeqCst) < STEPS {
+                    let first_before = first.load(SeqCst);
+                    let client = Ipv4Addr::from_bits(fastrand::u32(..)).into();
+                    let connection = upstream.pick(client, &Tried::default()).expect("the last one is never ejected");
+                    assert!(connection.endpoint().address().port() >= first_before);
+                    if thread == 0 {
+                        connection.endpoint().connect_failed(&Errno::CONNREFUSED.into());
+                    }
+                    open.push(connection);
+                    open.truncate(50);
+                    picks.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for step in 2..=STEPS {
+            let enough = picks.load(SeqCst) + 20;
+            while picks.load(SeqCst) < enough {
+                thread::yield_now();
+            }
+            all.extend(upstream.endpoints().iter().cloned());
+            upstreams.update(&window(step));
+            first.store(step, SeqCst);
+        }
+    });
+    assert!(all.iter().any(|endpoint| endpoint.ejections() > 0));
+    assert!(all.iter().all(|endpoint| endpoint.active() == 0));
+}

@@ -1,0 +1,77 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+#[tokio::test]
+async fn a_killed_backend_becomes_unhealthy_and_recovers() {
+    // An address of its own, so that no other test takes the port meanwhile.
+    let listener = TcpListener::bind("127.71.1.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let backend = serve(listener);
+    let mut settings = settings([address]);
+    settings.active_check = Some(fast_check());
+    let (upstreams, upstream) = start(settings, 0);
+    assert_eq!(picked(&upstream), Some(address), "usable before its first probe");
+
+    drop(backend);
+    usable_becomes(&upstreams, &upstream, 0).await;
+    assert_eq!(picked(&upstream), None);
+    let state = upstream.endpoints()[0].state();
+    assert!(!state.healthy && state.last_failure.unwrap().reason.contains("refused"));
+    assert_eq!(upstream.endpoints()[0].connect_failures(), 0, "probes are not connections");
+
+    let _backend = serve(TcpListener::bind(address).unwrap());
+    usable_becomes(&upstreams, &upstream, 1).await;
+    assert_eq!(picked(&upstream), Some(address));
+}
+
+#[tokio::test]
+async fn a_new_endpoint_is_usable_and_probed_at_once() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut wanted_now = settings([]);
+    wanted_now.active_check = Some(ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
+    let (mut upstreams, upstream) = start(wanted_now.clone(), 0);
+    wanted_now.endpoints = settings([listener.local_addr().unwrap()]).endpoints;
+    upstreams.update(&wanted(wanted_now));
+    assert_eq!(upstream.usable(), 1);
+    timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_interval_takes_effect() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut wanted_now = settings([listener.local_addr().unwrap()]);
+    wanted_now.active_check = Some(ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
+    let (mut upstreams, _) = start(wanted_now.clone(), 0);
+    listener.accept().await.unwrap();
+    wanted_now.active_check = Some(fast_check());
+    upstreams.update(&wanted(wanted_now));
+    for _ in 0..5 {
+        timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_probe_of_a_server_that_speaks_first_ends_cleanly() {
+    let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = settings([listener.local_addr().unwrap()]);
+    settings.active_check = Some(fast_check());
+    let (_upstreams, _) = start(settings, 0);
+    let (mut probe, _) = listener.accept().await.unwrap();
+    probe.write_all(b"220 ready\r\n").await.unwrap();
+    assert_eq!(probe.read(&mut [0; 8]).await.unwrap(), 0, "an end, no reset");
+}
+
+#[tokio::test]
+async fn clients_failures_eject_an_endpoint_and_its_time_brings_it_back() {
+    let mut settings = settings([1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
+    settings.passive_check = Some(PassiveCheck { eject_for: Duration::from_millis(20), ..passive_check(3) });
+    let (upstreams, upstream) = start(settings, 0);
+    let endpoint = upstream.endpoints()[0].clone();
+    (0..3).for_each(|_| endpoint.connect_failed(&io::ErrorKind::TimedOut.into()));
+    usable_becomes(&upstreams, &upstream, 1).await;
+    assert!(endpoint.state().ejected_until.is_some());
+    assert!((0..10).all(|_| picked(&upstream).is_some_and(|address| address.port() == 2)));
+    usable_becomes(&upstreams, &upstream, 2).await;
+    assert_eq!((endpoint.ejections(), endpoint.connect_failures()), (1, 3));
+}
