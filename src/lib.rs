@@ -1,9 +1,12 @@
 //! A TCP load balancer for Kubernetes.
 
+pub mod admin;
 pub mod api;
+pub mod app;
 pub mod cli;
-pub mod descriptors;
-pub mod drain;
+mod descriptors;
+mod drain;
+pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod source;

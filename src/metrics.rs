@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, text},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -175,10 +175,10 @@ impl Collector for Live {
                 })
             }),
         )?;
-        encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), e.endpoint.usable().into())))?;
-        encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), e.healthy.into())))?;
-        encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), e.ejected.into())))?;
-        encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), e.endpoint.active().into())))?;
+        encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.usable()))))?;
+        encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
+        encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
+        encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))?;
         encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
         encoder.counters(&CONNECT_FAILURES, endpoints.iter().map(|e| (e.labels(), e.endpoint.connect_failures())))?;
         encoder.counters(&EJECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.ejections())))?;
@@ -293,19 +293,19 @@ impl Member {
 struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 impl Encoder<'_, '_> {
-    fn family(&mut self, family: &Family) -> Result<MetricEncoder<'_>, fmt::Error> {
+    fn family(&mut self, family: &'static Family) -> Result<MetricEncoder<'_>, fmt::Error> {
         self.0.encode_descriptor(family.name, family.help, family.unit.as_ref(), family.kind)
     }
 
-    fn counters(&mut self, family: &Family, series: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
+    fn counters(&mut self, family: &'static Family, series: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
-            encoder.encode_family(&labels.as_slice())?.encode_counter::<(), _, u64>(&value, None)?;
+            encoder.encode_family(&labels.as_slice())?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
 
-    fn gauges<V>(&mut self, family: &Family, series: impl IntoIterator<Item = (Labels, V)>) -> fmt::Result
+    fn gauges<V>(&mut self, family: &'static Family, series: impl IntoIterator<Item = (Labels, V)>) -> fmt::Result
     where
         V: prometheus_client::encoding::EncodeGaugeValue,
     {
@@ -318,7 +318,7 @@ impl Encoder<'_, '_> {
 
     fn histograms<'h>(
         &mut self,
-        family: &Family,
+        family: &'static Family,
         series: impl IntoIterator<Item = (Labels, &'h HistogramTotals)>,
     ) -> fmt::Result {
         let bounds = BUCKETS.into_iter().chain([f64::MAX]);
@@ -326,7 +326,7 @@ impl Encoder<'_, '_> {
         for (labels, totals) in series {
             let buckets: Vec<(f64, u64)> = bounds.clone().zip(totals.buckets).collect();
             let count = totals.buckets.iter().sum();
-            encoder.encode_family(&labels.as_slice())?.encode_histogram::<()>(
+            encoder.encode_family(&labels.as_slice())?.encode_histogram::<NoLabelSet>(
                 totals.seconds,
                 count,
                 &buckets,

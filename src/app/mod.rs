@@ -1,10 +1,12 @@
 //! Wires the parts into a running process, and owns the order in which they start and stop.
 
+mod commands;
 mod configuration;
+mod demo;
 mod shutdown;
 
 use std::{
-    io,
+    io::{self, IsTerminal},
     net::TcpListener as StdTcpListener,
     process::ExitCode,
     sync::Arc,
@@ -14,10 +16,11 @@ use anyhow::{Context, bail};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin,
-    cli::{AdminAddress, Run, Simple, Standalone},
+    cli::{AdminAddress, Command, Convert, LogFormat, Run, Simple, Standalone},
     descriptors,
     model::{Report, Snapshot},
     proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
@@ -27,8 +30,40 @@ use crate::{
 use configuration::Compiler;
 use shutdown::Cause;
 
+/// Runs a command to its end.
+///
+/// # Errors
+/// A sentence for the one who typed it.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Standalone(arguments) => {
+            log_to_stderr(arguments.run.log_format);
+            standalone(arguments)
+        }
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Check { paths } => commands::check(paths),
+        Command::Crd => commands::crd(),
+        Command::Convert(Convert::Golb { file }) => commands::convert_golb(&file),
+        Command::Cert(arguments) => commands::certificate(&arguments),
+        Command::Backend(arguments) => {
+            log_to_stderr(LogFormat::Text);
+            commands::test_backend(arguments)
+        }
+    }
+}
+
+/// What the process says of itself; RUST_LOG chooses what (default: info).
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
 /// `tcplb standalone`: serves until a signal or a successor ends it.
-pub fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
+fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     let Standalone { paths, simple, run } = arguments;
     let simple = if paths.is_empty() && simple == Simple::default() {
         Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?
@@ -50,7 +85,7 @@ pub fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
 
 /// The runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
 /// admin pages.
-pub fn control_runtime() -> anyhow::Result<runtime::Runtime> {
+fn control_runtime() -> anyhow::Result<runtime::Runtime> {
     runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")

@@ -3,15 +3,12 @@
 use std::{io, net::IpAddr};
 
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
 use super::{accounting::CloseReason, stream::Stream};
-use crate::{
-    model::Keepalive,
-    upstream::{ActiveConnection, Tried, Upstream, is_local, socket_options},
-};
+use crate::upstream::{ActiveConnection, Tried, Upstream, dial, is_local};
 
 /// A connection to an endpoint: a preconnected one, or one that is dialled now. Other endpoints are tried until one
 /// answers, or attempts or time run out. `attempts` counts the endpoints tried.
@@ -48,13 +45,7 @@ pub async fn first_reachable(
             return Err(CloseReason::ConnectTimeout);
         }
         failure = if is_local(&error) { CloseReason::LocalFailure } else { CloseReason::ConnectFailed };
-        tried.add(endpoint);
+        tried.insert(endpoint);
     }
     Err(failure)
-}
-
-async fn dial(address: std::net::SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket_options::set(&socket, keepalive)?;
-    socket.connect(address).await
 }

@@ -102,7 +102,7 @@ async fn admit(mut client: Stream, account: &mut Account) -> Result<CloseReason,
     let announced = read_proxy_header(&mut client, listener, account).await?;
     let admission = &serving.live.admission;
     let _permit = admission
-        .admit_source(listener, account.client.ip(), announced.source, account.accepted_at.into_std())
+        .admit_source(listener, account.client.ip(), announced.source, Instant::now().into_std())
         .map_err(CloseReason::from)?;
     account.log_start();
     let client = Prefixed::new(announced.rest, client);

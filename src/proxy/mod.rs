@@ -23,7 +23,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -71,7 +71,7 @@ pub struct Proxy {
     reports: watch::Receiver<Arc<Report>>,
     orders: mpsc::UnboundedSender<topology::Order>,
     view: Arc<ArcSwap<View>>,
-    threads: Vec<thread::JoinHandle<()>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Proxy {
@@ -91,24 +91,26 @@ impl Proxy {
             .into_iter()
             .enumerate()
             .map(|(index, inbox)| worker::start(index, shared.clone(), inbox))
-            .collect::<io::Result<_>>()?;
+            .collect::<io::Result<Vec<_>>>()?;
         let (snapshots, published) = watch::channel(Arc::default());
         let (reporting, reports) = watch::channel(Arc::default());
         let (orders, inbox) = mpsc::unbounded_channel();
         let view = Arc::new(ArcSwap::default());
+        let upstreams = Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected));
         let topology = Topology {
             shared: shared.clone(),
             snapshots: published,
             reports: reporting,
             view: view.clone(),
-            upstreams: Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected)),
-            sources: Arc::new(Sources::default()),
+            usable_changes: upstreams.usable_changes(),
+            upstreams,
+            sources: Arc::new(Sources::new(shared.started)),
             sharing: options.sharing,
             inherited: options.inherited,
             state: topology::State::default(),
         };
         control.spawn(topology.run(inbox));
-        Ok(Self { shared, snapshots, reports, orders, view, threads })
+        Ok(Self { shared, snapshots, reports, orders, view, threads: Mutex::new(threads) })
     }
 
     /// Makes this the wanted configuration. Only the latest one counts.
@@ -156,15 +158,12 @@ impl Proxy {
     }
 
     /// Ends the workers; connections that are still open are reset.
-    pub fn stop(mut self) {
-        self.stop_workers();
-    }
-
-    fn stop_workers(&mut self) {
+    pub fn stop(&self) {
         for worker in &self.shared.workers {
             let _ = worker.orders.send(worker::Order::Stop);
         }
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             let _ = thread.join();
         }
     }
@@ -172,7 +171,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.stop_workers();
+        self.stop();
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey},
+    model::{EndpointKey, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey},
     upstream::{Upstream, Upstreams},
 };
 
@@ -68,6 +68,8 @@ pub struct Topology {
     pub sharing: Sharing,
     /// Sockets from the process that this one takes over from.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    /// Counts up when endpoints become usable or unusable.
+    pub usable_changes: watch::Receiver<u64>,
     pub state: State,
 }
 
@@ -133,7 +135,7 @@ impl Topology {
                     }
                     None => return,
                 },
-                () = self.upstreams.usable_changed() => self.report(),
+                Ok(()) = self.usable_changes.changed() => self.report(),
                 () = retry => self.retry(),
             }
         }
@@ -348,7 +350,7 @@ impl Topology {
         let report = Arc::new(Report {
             generation: snapshot.generation,
             listeners: bound.chain(failed).collect(),
-            upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.usable())).collect(),
+            upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), usable(upstream))).collect(),
         });
         let live = self.state.listeners.values().map(|live| live.listener.clone());
         self.view.store(Arc::new(View {
@@ -363,6 +365,10 @@ impl Topology {
             changed
         });
     }
+}
+
+fn usable(upstream: &Upstream) -> BTreeMap<EndpointKey, bool> {
+    upstream.endpoints().iter().map(|endpoint| (endpoint.key().clone(), endpoint.usable())).collect()
 }
 
 /// Why an address cannot be listened on, and what to do about it.

@@ -232,7 +232,7 @@ impl Worker {
     }
 
     async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<TcpListener>) {
-        let socket = match AsyncFd::with_interest(socket, tokio::io::Interest::READABLE) {
+        let socket = match AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE) {
             Ok(socket) => socket,
             Err(error) => return warn!(%error, "cannot wait for connections"),
         };

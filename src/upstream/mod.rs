@@ -20,6 +20,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
@@ -121,6 +122,12 @@ pub struct Upstream {
     attention: Arc<Notify>,
     /// Never locked by a connection.
     keeper: Mutex<Keeper>,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 /// What connections see; replaced whole.

@@ -1,0 +1,119 @@
+//! The commands that do one thing and end.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{control_runtime, shutdown::Signals};
+use crate::{
+    api,
+    cli::{Cert, TestBackend},
+    model::Snapshot,
+    source::{Files, Names, resolve},
+    tools::{backend, cert, convert},
+    translate::{Severity, Verdict, translate},
+};
+
+/// How long `check` waits for DNS.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// `tcplb check`: one line for each load balancer, and one for each thing wrong.
+pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
+    let mut world = Files::new(paths).read();
+    control_runtime()?.block_on(async {
+        let mut names = Names::start(resolve);
+        names.want(world.names_wanted());
+        names.first_answers(DNS_PATIENCE).await;
+        world.names = names.known();
+    });
+    let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
+    let mut out = io::stdout().lock();
+    for (object, verdict) in &verdicts {
+        writeln!(out, "{object} ({}): {}", verdict.origin, word(verdict))?;
+        for problem in &verdict.problems {
+            let severity = match problem.severity {
+                Severity::Refused => "error",
+                Severity::Warning => "warning",
+            };
+            writeln!(out, "  {severity}: {problem}")?;
+        }
+    }
+    for problem in &world.problems {
+        writeln!(out, "error: {problem}")?;
+    }
+    if verdicts.is_empty() && world.problems.is_empty() {
+        writeln!(out, "no TcpLoadBalancer there")?;
+    }
+    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
+    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match (verdict.refuses(), verdict.problems.is_empty()) {
+        (true, _) => "refused",
+        (false, false) => "accepted, with warnings",
+        (false, true) => "accepted",
+    }
+}
+
+/// `tcplb crd`
+pub fn crd() -> anyhow::Result<ExitCode> {
+    print(&serde_saphyr::to_string(&api::crd())?)
+}
+
+/// `tcplb convert golb FILE`
+pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let converted = convert::golb(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    for warning in &converted.warnings {
+        eprintln!("warning: {warning}");
+    }
+    print(&converted.manifest)
+}
+
+/// `tcplb cert NAME…`
+pub fn certificate(arguments: &Cert) -> anyhow::Result<ExitCode> {
+    let pair = cert::generate(&arguments.names, Timestamp::now())?;
+    if let Some(name) = &arguments.secret {
+        let name = name.parse().map_err(|error| anyhow!("--secret: {error}"))?;
+        return print(&pair.secret_manifest(&name));
+    }
+    let existing = if arguments.force { cert::Existing::Replace } else { cert::Existing::Refuse };
+    let written = pair.write(&arguments.out, existing)?;
+    print(&format!("{}\n{}\n", written.certificate.display(), written.key.display()))
+}
+
+/// `tcplb backend`
+pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
+    control_runtime()?.block_on(async {
+        let signals = Signals::catch()?;
+        let options = backend::Options {
+            address: arguments.listen.socket_address(),
+            name: arguments.name,
+            delay: arguments.delay.0,
+            greeting: arguments.greeting,
+        };
+        let backend = backend::Backend::bind(options)?;
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(backend.serve(stop.clone()));
+        signals.first().await;
+        stop.cancel();
+        serving.await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Prints all of it; a reader that has seen enough is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,220 @@
+//! A load balancer and three backends in one process, for a first look.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::{net::TcpListener, runtime::Handle, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{bind_admin, control_runtime, first_report, shutdown::Signals};
+use crate::{
+    admin,
+    api::AddressPort,
+    cli::{self, AdminAddress, ListenAddress, Simple},
+    descriptors,
+    model::{ObjectKey, Snapshot},
+    proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
+    source::{Declared, World},
+    tools::backend::{self, Backend},
+    translate::translate,
+};
+
+const NAMES: [&str; 3] = ["blue", "green", "red"];
+const REFRESH: Duration = Duration::from_millis(500);
+/// Without a terminal a line is printed this seldom.
+const REFRESH_LINES: u32 = 10;
+/// How long open connections may go on after Ctrl-C.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `tcplb demo`
+pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
+    control_runtime()?.block_on(demonstrate(arguments))
+}
+
+async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
+    let signals = Signals::catch()?;
+    let stop = CancellationToken::new();
+    let mut backends = BTreeMap::new();
+    for name in NAMES {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = backend::Options { address, name: Some(name.into()), delay: Duration::ZERO, greeting: None };
+        let backend = Backend::bind(options)?;
+        backends.insert(backend.address(), name);
+        tokio::spawn(backend.serve(stop.clone()));
+    }
+
+    let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
+    let snapshot = compile(arguments.port, backends.keys());
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let budget = descriptors::raise_limit(workers);
+    let (access_log, writer) =
+        access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
+    let options = Options {
+        workers,
+        // Its backends' ends are in this process too.
+        capacity: budget.connections / 2,
+        preconnected: budget.preconnected,
+        sharing: Sharing::Exclusive,
+        inherited: BTreeMap::new(),
+        access_log,
+    };
+    let proxy = Proxy::start(options, &Handle::current()).context("the workers cannot be started")?;
+    let report = first_report(&proxy, Arc::new(snapshot)).await?;
+    if let Some((_, why)) = report.unbound().next() {
+        anyhow::bail!("{why} (--port)");
+    }
+    let state = Arc::new(admin::State::default());
+    state.set_ready(true);
+    let listener = TcpListener::from_std(admin)?;
+    let admin_address = listener.local_addr()?;
+    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone().cancelled_owned()));
+
+    println!(
+        "A load balancer on 127.0.0.1:{port} with three backends that say their names and echo.\n\n  \
+         nc 127.0.0.1 {port}          connect, several times; type something\n  \
+         http://{admin_address}/    the admin page\n  Ctrl-C                     end\n",
+        port = arguments.port
+    );
+    let mut display = Display::new(proxy.monitor(), backends);
+    let mut refresh = interval(REFRESH);
+    loop {
+        tokio::select! {
+            _ = refresh.tick() => display.show()?,
+            () = signals.first() => break,
+        }
+    }
+
+    println!("\nending: no new connections, and {} s for those that are open", PATIENCE.as_secs());
+    state.leave();
+    proxy.stop_accepting(Closing::Last).await;
+    state.set_ready(false);
+    let drained = tokio::select! {
+        drained = proxy.drain(PATIENCE) => drained,
+        () = signals.second() => proxy.drain(Duration::ZERO).await,
+    };
+    println!("{}", display.summary());
+    println!(
+        "of those open at the end, {} ended by themselves and {} were closed",
+        drained.by_themselves,
+        drained.closed + drained.reset
+    );
+    stop.cancel();
+    proxy.stop();
+    proxy.monitor().access_log().close();
+    writer.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same way from a manifest to a snapshot as any other.
+fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> Snapshot {
+    let simple = Simple {
+        listen: Some(ListenAddress { host: Some(Ipv4Addr::LOCALHOST.into()), port }),
+        backends: backends
+            .map(|address| AddressPort { host: address.ip().to_string(), port: address.port() })
+            .collect(),
+        ..Simple::default()
+    };
+    let spec = simple.spec().ok().flatten().map(Arc::new);
+    let declared = Declared { spec, problems: Vec::new(), origin: "demo".into(), folder: Default::default() };
+    let world = World {
+        load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]),
+        ..World::default()
+    };
+    translate(&world, &Snapshot::default(), Timestamp::now()).0
+}
+
+/// The live picture: in place on a terminal, otherwise a line now and then.
+struct Display {
+    monitor: Monitor,
+    names: BTreeMap<SocketAddr, &'static str>,
+    last: Figures,
+    drawn: usize,
+    shown: u32,
+}
+
+#[derive(Clone)]
+struct Figures {
+    at: Instant,
+    accepted: u64,
+    bytes: u64,
+}
+
+impl Display {
+    fn new(monitor: Monitor, names: BTreeMap<SocketAddr, &'static str>) -> Self {
+        Self { monitor, names, last: Figures { at: Instant::now(), accepted: 0, bytes: 0 }, drawn: 0, shown: 0 }
+    }
+
+    fn show(&mut self) -> io::Result<()> {
+        let terminal = io::stdout().is_terminal();
+        self.shown += 1;
+        if !terminal && self.shown % REFRESH_LINES != 1 {
+            return Ok(());
+        }
+        let picture = self.picture();
+        let mut out = io::stdout().lock();
+        if terminal && self.drawn > 0 {
+            // Back to the first line of the last picture, and clear from there.
+            write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
+        }
+        self.drawn = picture.lines().count();
+        write!(out, "{picture}")?;
+        out.flush()
+    }
+
+    fn picture(&mut self) -> String {
+        let now = self.figures();
+        let seconds = now.at.duration_since(self.last.at).as_secs_f64().max(0.001);
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let mut text = format!(
+            "{:>8.1} new connections/s   {:>10} /s   {} in all\n",
+            per_second(now.accepted, self.last.accepted),
+            bytes(per_second(now.bytes, self.last.bytes)),
+            now.accepted
+        );
+        self.last = now;
+        for (_, upstream) in &self.monitor.view().upstreams {
+            for endpoint in upstream.endpoints().iter() {
+                let address = endpoint.address();
+                let _ = writeln!(
+                    text,
+                    "  {:<6} {:<18} {:<9} {:>5} open {:>8} in all",
+                    self.names.get(&address).unwrap_or(&""),
+                    address,
+                    if endpoint.usable() { "healthy" } else { "unusable" },
+                    endpoint.active(),
+                    endpoint.connections()
+                );
+            }
+        }
+        text
+    }
+
+    fn figures(&self) -> Figures {
+        let totals = self.monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect::<Vec<_>>();
+        Figures {
+            at: Instant::now(),
+            accepted: totals.iter().map(|totals| totals.accepted).sum(),
+            bytes: totals.iter().map(|totals| totals.bytes_to_backend + totals.bytes_to_client).sum(),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let figures = self.figures();
+        format!("{} connections, {} relayed", figures.accepted, bytes(figures.bytes as f64))
+    }
+}
+
+fn bytes(count: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB"];
+    let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
+    format!("{:.1} {}", count / 1024f64.powf(power), units[power as usize])
+}
