@@ -350,10 +350,11 @@ pub struct PassiveCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<u16>,
-    /// How long the first ejection lasts, at least 1s; each following one lasts twice as long. Default: 30s.
+    /// How long the first ejection lasts, at least 1s; each following one lasts twice as long. Default: 30s,
+    /// or maxEjectFor if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eject_for: Option<Duration>,
-    /// How long an ejection may last at most. Default: 5m.
+    /// How long an ejection may last at most; at least ejectFor. Default: 5m, or ejectFor if that is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_eject_for: Option<Duration>,
     /// The largest share of endpoints ejected at a time; the last usable one never is. 0: no ejection. Default: 50.
@@ -366,10 +367,11 @@ pub struct PassiveCheck {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Connect {
-    /// For one attempt, at least 1ms. Default: 3s.
+    /// For one attempt, at least 1ms. Default: 3s, or the deadline if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// For all attempts of a client's connection together. Default: 10s.
+    /// For all attempts of a client's connection together; at least the timeout. Default: 10s, or the timeout if that
+    /// is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
     /// How many endpoints are tried before the client is refused. Default: 3.

@@ -15,6 +15,8 @@ pub struct Certificate {
     pub fingerprint: Fingerprint,
     /// DNS names and wildcards it is valid for, in lower case.
     pub names: Vec<Arc<str>>,
+    /// The first and the last moment of its validity.
+    pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub key: Arc<CertifiedKey>,
 }
@@ -32,6 +34,7 @@ impl fmt::Debug for Certificate {
         f.debug_struct("Certificate")
             .field("source", &self.source)
             .field("names", &self.names)
+            .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
