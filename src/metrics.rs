@@ -235,11 +235,7 @@ struct Listening {
 impl Listening {
     fn of(listener: &LiveListener) -> Self {
         let key = &listener.key;
-        Self {
-            load_balancer: key.object.to_string(),
-            port: key.port.to_string(),
-            totals: listener.counters.totals(),
-        }
+        Self { load_balancer: key.object.to_string(), port: key.port.to_string(), totals: listener.counters.totals() }
     }
 
     fn labels(&self) -> Labels {

@@ -14,8 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::{
-    Router,
-    extract,
+    Router, extract,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -111,7 +110,9 @@ fn router(pages: Arc<Pages>) -> Router {
         .route("/readyz", get(|pages: Pages| async move { answer(pages.state.is_ready(), "not ready\n") }))
         .route(
             "/lb-ready",
-            get(|pages: Pages| async move { answer(pages.state.takes_new_connections(), "takes no new connections\n") }),
+            get(
+                |pages: Pages| async move { answer(pages.state.takes_new_connections(), "takes no new connections\n") },
+            ),
         )
         .route("/snapshot", get(|pages: Pages| async move { json(&snapshot::of(&pages.monitor, &pages.state)) }))
         .route("/metrics", get(|pages: Pages| async move { text(&pages.metrics) }))
@@ -127,11 +128,7 @@ fn live(monitor: &Monitor) -> Response {
 }
 
 fn answer(good: bool, otherwise: &str) -> Response {
-    if good {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, otherwise.to_owned()).into_response()
-    }
+    if good { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, otherwise.to_owned()).into_response() }
 }
 
 fn json(value: &impl serde::Serialize) -> Response {

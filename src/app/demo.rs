@@ -125,10 +125,8 @@ fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> Sna
     };
     let spec = simple.spec().ok().flatten().map(Arc::new);
     let declared = Declared { spec, problems: Vec::new(), origin: "demo".into(), folder: Default::default() };
-    let world = World {
-        load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]),
-        ..World::default()
-    };
+    let world =
+        World { load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]), ..World::default() };
     translate(&world, &Snapshot::default(), Timestamp::now()).0
 }
 
@@ -199,7 +197,8 @@ impl Display {
     }
 
     fn figures(&self) -> Figures {
-        let totals = self.monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect::<Vec<_>>();
+        let totals =
+            self.monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect::<Vec<_>>();
         Figures {
             at: Instant::now(),
             accepted: totals.iter().map(|totals| totals.accepted).sum(),

@@ -86,10 +86,5 @@ async fn leave(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run) {
     state.set_ready(false);
     info!("no longer accepting; draining");
     let drained = proxy.drain(run.max_drain.0).await;
-    info!(
-        ended_by_themselves = drained.by_themselves,
-        closed = drained.closed,
-        reset = drained.reset,
-        "drained"
-    );
+    info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");
 }

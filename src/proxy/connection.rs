@@ -30,10 +30,9 @@ use super::{
 };
 use crate::model::{Listener, ProxyMode, ShutdownDrain};
 
-/// A client's connection that has been counted and not been read from.
+/// What is known of a connection that has been counted and not been read from.
 #[derive(Debug)]
 pub struct Accepted {
-    pub tcp: std::net::TcpStream,
     pub peer: SocketAddr,
     pub serving: Arc<Serving>,
     pub at: Instant,
@@ -81,16 +80,12 @@ impl Session {
 }
 
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
-pub fn serve(accepted: Accepted, worker: Rc<Worker>, session: Rc<Session>) -> impl Future<Output = ()> {
-    let Accepted { tcp, peer, serving, at, permits } = accepted;
+pub fn serve(tcp: TcpStream, accepted: Accepted, worker: Rc<Worker>, session: Rc<Session>) -> impl Future<Output = ()> {
+    let Accepted { peer, serving, at, permits } = accepted;
     let mut account = Account::open(serving, worker, session, peer, at);
-    let client = TcpStream::from_std(tcp).map(Stream::new);
+    let client = Stream::new(tcp);
     async move {
-        let reason = match client {
-            Ok(client) => admit(client, &mut account).await.unwrap_or_else(|reason| reason),
-            Err(_) => CloseReason::LocalFailure,
-        };
-        account.reason = Some(reason);
+        account.reason = Some(admit(client, &mut account).await.unwrap_or_else(|reason| reason));
         drop((account, permits));
     }
 }

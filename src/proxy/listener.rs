@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{access_log::Label, accounting::ListenerCounters, 
-    admission::{Admission, Capacity}, tls::ServerTls};
+use super::{
+    access_log::Label,
+    accounting::ListenerCounters,
+    admission::{Admission, Capacity},
+    tls::ServerTls,
+};
 use crate::{
     model::{self, ListenerKey},
     upstream::Upstream,

@@ -183,19 +183,24 @@ impl Topology {
         }
         let serving = Arc::new(Address::from(serving));
         let mut open = OpenAddress { listener: key, serving: serving.clone(), sockets: Vec::new() };
-        for (number, listening) in sockets.into_iter().enumerate() {
+        for (number, (listening, socket)) in sockets.into_iter().enumerate() {
             self.state.next_id += 1;
             let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
-            let listening = Arc::new(listening);
-            let order = WorkerOrder::Listen { id, address: serving.clone(), socket: listening.clone() };
+            let order = WorkerOrder::Listen { id, address: serving.clone(), socket };
             let _ = self.shared.workers[worker].orders.send(order);
-            open.sockets.push(OpenSocket { id, worker, listening });
+            open.sockets.push(OpenSocket { id, worker, listening: Arc::new(listening) });
         }
         self.state.open.insert(address, open);
     }
 
-    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number.
-    fn listen(&mut self, address: SocketAddr, sharing: Sharing, listener: &Listener) -> io::Result<Vec<TcpListener>> {
+    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number. The
+    /// second of each pair is the worker's.
+    fn listen(
+        &mut self,
+        address: SocketAddr,
+        sharing: Sharing,
+        listener: &Listener,
+    ) -> io::Result<Vec<(TcpListener, TcpListener)>> {
         let count = self.shared.workers.len();
         let sockets = match self.inherited.remove(&address) {
             Some(mut inherited) if !inherited.is_empty() => {
@@ -209,7 +214,7 @@ impl Topology {
         for socket in &sockets {
             socket::set_inherited_options(socket, listener.keepalive)?;
         }
-        Ok(sockets)
+        sockets.into_iter().map(|socket| Ok((socket.try_clone()?, socket))).collect()
     }
 
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
@@ -225,8 +230,13 @@ impl Topology {
 
     fn retry(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> =
-            self.state.failed.iter().filter(|(_, failure)| failure.retry_at <= now).map(|(a, f)| (*a, f.listener.clone())).collect();
+        let due: Vec<_> = self
+            .state
+            .failed
+            .iter()
+            .filter(|(_, failure)| failure.retry_at <= now)
+            .map(|(a, f)| (*a, f.listener.clone()))
+            .collect();
         for (address, listener) in due {
             self.open(Opening { address, listener, overlaps: false });
         }
@@ -378,9 +388,9 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => {
             format!("port {port} is in use on {ip} by another process: stop that one, or choose another port")
         }
-        io::ErrorKind::PermissionDenied => format!(
-            "no permission for port {port}: choose one from 1024 up, or grant the capability NET_BIND_SERVICE"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("no permission for port {port}: choose one from 1024 up, or grant the capability NET_BIND_SERVICE")
+        }
         io::ErrorKind::AddrNotAvailable => {
             format!("{ip} is not an address of this host: write one that is, or leave address out for all")
         }

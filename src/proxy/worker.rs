@@ -4,8 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     io,
-    net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -18,13 +17,13 @@ use std::{
 use rustix::{io::Errno, net::SocketFlags};
 use slab::Slab;
 use tokio::{
-    io::unix::AsyncFd,
+    net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     access_log::{AccessLog, Event, Kind},
@@ -41,8 +40,6 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 const DRAIN_TICK: Duration = Duration::from_millis(100);
 /// How many refusals each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
-/// How many connections are accepted before open ones have their turn.
-const ACCEPTS_PER_TURN: usize = 64;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -83,11 +80,11 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
-    Listen { id: SocketId, address: Arc<Address>, socket: Arc<TcpListener> },
+    Listen { id: SocketId, address: Arc<Address>, socket: std::net::TcpListener },
     /// Stop accepting on a socket and let go of it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
-    Adopt(Box<Accepted>),
+    Adopt(std::net::TcpStream, Box<Accepted>),
     /// End open connections as their listeners' drains say, none later than this.
     Drain { longest: Duration, done: oneshot::Sender<Drained> },
     /// End the thread; what is still open is reset.
@@ -137,7 +134,7 @@ pub struct Worker {
 #[derive(Debug)]
 struct Socket {
     address: Arc<Address>,
-    listening: Arc<TcpListener>,
+    listening: Rc<TcpListener>,
     accepting: JoinHandle<()>,
 }
 
@@ -201,7 +198,10 @@ impl Worker {
         match order {
             Order::Listen { id, address, socket } => self.listen(id, address, socket),
             Order::Close { id, closing, done } => self.close(id, closing, done),
-            Order::Adopt(accepted) => self.serve(*accepted),
+            Order::Adopt(tcp, accepted) => match TcpStream::from_std(tcp) {
+                Ok(tcp) => self.serve(tcp, *accepted),
+                Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
+            },
             Order::Drain { longest, done } => {
                 let worker = self.clone();
                 spawn_local(async move { done.send(worker.drain(longest).await) });
@@ -210,7 +210,11 @@ impl Worker {
         }
     }
 
-    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, listening: Arc<TcpListener>) {
+    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: std::net::TcpListener) {
+        let listening = match TcpListener::from_std(socket) {
+            Ok(listening) => Rc::new(listening),
+            Err(error) => return error!(%error, "a worker cannot wait for connections"),
+        };
         let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
         self.sockets.borrow_mut().insert(id, Socket { address, listening, accepting });
     }
@@ -219,7 +223,7 @@ impl Worker {
         let Some(Socket { address, listening, accepting }) = self.sockets.borrow_mut().remove(&id) else { return };
         accepting.abort();
         if closing == Closing::Last {
-            while let Ok((tcp, peer)) = accept(&listening) {
+            while let Ok((tcp, peer)) = accept_now(&listening) {
                 self.accepted(tcp, peer, &address);
             }
         }
@@ -231,56 +235,59 @@ impl Worker {
         });
     }
 
-    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<TcpListener>) {
-        let socket = match AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE) {
-            Ok(socket) => socket,
-            Err(error) => return warn!(%error, "cannot wait for connections"),
-        };
+    /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
+    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Rc<TcpListener>) {
         let mut backoff = Backoff::default();
         loop {
-            let Ok(mut ready) = socket.readable().await else { return };
-            for _ in 0..ACCEPTS_PER_TURN {
-                match accept(socket.get_ref()) {
-                    Ok((tcp, peer)) => {
-                        backoff.succeeded();
-                        self.accepted(tcp, peer, &address);
-                    }
-                    Err(Errno::WOULDBLOCK) => {
-                        ready.clear_ready();
-                        break;
-                    }
-                    Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
-                        sleep(backoff.failed(error)).await;
-                    }
-                    // This connection is gone (it was reset while it waited); others may wait behind it.
-                    Err(_) => {}
+            match socket.accept().await {
+                Ok((tcp, peer)) => {
+                    backoff.succeeded();
+                    self.accepted(tcp, peer, &address);
                 }
+                Err(error) if is_exhausted(&error) => sleep(backoff.failed(&error)).await,
+                // This connection is gone (it was reset while it waited); others may wait behind it.
+                Err(_) => {}
             }
-            tokio::task::yield_now().await;
         }
     }
 
     /// Counts a new connection, refuses it or has it served by the least busy worker.
-    fn accepted(self: &Rc<Self>, tcp: OwnedFd, peer: SocketAddr, address: &Address) {
+    fn accepted(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, address: &Address) {
         let serving = address.load_full();
         serving.live.counters.shard(self.index).accept();
         let at = Instant::now();
         let permits = match self.admit(&serving, at) {
             Ok(permits) => permits,
-            Err(reason) => return self.refuse(tcp.into(), peer, &serving, at, reason),
+            Err(reason) => return self.refuse(&tcp, peer, &serving, at, reason),
         };
-        let accepted = Accepted { tcp: tcp.into(), peer, serving, at, permits };
-        let server = self.least_busy();
-        self.shared.workers[server].open.fetch_add(1, Relaxed);
-        if server == self.index {
-            self.serve(accepted);
-        } else if let Err(returned) = self.shared.workers[server].orders.send(Order::Adopt(Box::new(accepted)))
-            && let Order::Adopt(accepted) = returned.0
-        {
-            // The other worker has stopped: so will this one in a moment.
-            let Accepted { tcp, peer, serving, at, .. } = *accepted;
-            self.refuse(tcp, peer, &serving, at, CloseReason::Internal);
+        let accepted = Accepted { peer, serving, at, permits };
+        self.own().open.fetch_add(1, Relaxed);
+        match self.less_busy() {
+            None => self.serve(tcp, accepted),
+            Some(other) => self.hand_over(tcp, accepted, other),
         }
+    }
+
+    fn hand_over(&self, tcp: TcpStream, accepted: Accepted, other: &WorkerHandle) {
+        let Ok(tcp) = tcp.into_std() else { return self.lost(&accepted, CloseReason::LocalFailure) };
+        other.open.fetch_add(1, Relaxed);
+        self.own().open.fetch_sub(1, Relaxed);
+        if let Err(returned) = other.orders.send(Order::Adopt(tcp, Box::new(accepted)))
+            && let Order::Adopt(_, accepted) = returned.0
+        {
+            // The other worker has stopped, and so will this one in a moment.
+            self.account_for(&accepted.serving, accepted.peer, accepted.at, CloseReason::Internal);
+        }
+    }
+
+    /// A counted connection that could not be given to an event loop.
+    fn lost(&self, accepted: &Accepted, reason: CloseReason) {
+        self.own().open.fetch_sub(1, Relaxed);
+        self.account_for(&accepted.serving, accepted.peer, accepted.at, reason);
+    }
+
+    fn own(&self) -> &WorkerHandle {
+        &self.shared.workers[self.index]
     }
 
     fn admit(&self, serving: &Serving, now: Instant) -> Result<Permits, CloseReason> {
@@ -290,17 +297,14 @@ impl Worker {
         Ok((share, process, listener))
     }
 
-    fn refuse(
-        &self,
-        tcp: std::net::TcpStream,
-        peer: SocketAddr,
-        serving: &Serving,
-        at: Instant,
-        reason: CloseReason,
-    ) {
+    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Serving, at: Instant, reason: CloseReason) {
         // Fails only for a connection that is gone already.
-        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
-        drop(tcp);
+        let _ = tcp.set_zero_linger();
+        self.account_for(serving, peer, at, reason);
+    }
+
+    /// Closes the books of a connection that was never served.
+    fn account_for(&self, serving: &Serving, peer: SocketAddr, at: Instant, reason: CloseReason) {
         serving.live.counters.shard(self.index).close(reason);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         self.log_end(reason, || Event {
@@ -321,20 +325,19 @@ impl Worker {
 
     /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
     /// worker that is well above the least busy one hands the next connection to that one.
-    fn least_busy(&self) -> usize {
-        let workers = &self.shared.workers;
-        let own = workers[self.index].open();
-        let (least, open) =
-            workers.iter().map(WorkerHandle::open).enumerate().min_by_key(|(_, open)| *open).unwrap_or((self.index, 0));
-        if own > open + open / 8 { least } else { self.index }
+    fn less_busy(&self) -> Option<&WorkerHandle> {
+        let own = self.own().open();
+        let least = self.shared.workers.iter().min_by_key(|worker| worker.open())?;
+        let open = least.open() + 1;
+        (own > open + open / 8).then_some(least)
     }
 
-    fn serve(self: &Rc<Self>, accepted: Accepted) {
+    fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: Accepted) {
         let session = Rc::new(Session::new(&accepted));
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.vacant_entry();
         let registered = Registered { worker: self.clone(), id: entry.key() };
-        let served = connection::serve(accepted, self.clone(), session.clone());
+        let served = connection::serve(tcp, accepted, self.clone(), session.clone());
         let task = spawn_local(async move {
             served.await;
             drop(registered);
@@ -419,10 +422,17 @@ impl Drop for Registered {
     }
 }
 
-fn accept(socket: &TcpListener) -> rustix::io::Result<(OwnedFd, SocketAddr)> {
+/// Accepts what waits now, whether or not the event loop has heard of it.
+fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
-    Ok((tcp, peer))
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((TcpStream::from_std(tcp.into())?, peer))
+}
+
+/// Whether this host has no descriptor or memory left: the connection still waits.
+fn is_exhausted(error: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    error.raw_os_error().is_some_and(|code| EXHAUSTED.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Growing pauses while this host has no descriptor or memory for a new connection.
@@ -432,7 +442,7 @@ struct Backoff {
 }
 
 impl Backoff {
-    fn failed(&mut self, error: Errno) -> Duration {
+    fn failed(&mut self, error: &io::Error) -> Duration {
         if self.failures == 0 {
             warn!(%error, "cannot accept connections for now");
         }
