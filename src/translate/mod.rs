@@ -1,5 +1,66 @@
 //! From what is declared to what is served: pure, total, and without I/O.
+//!
+//! A mistake costs the smallest part it touches (a certificate, then a listener, then the load balancer) and nothing
+//! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
+//! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
+mod backends;
+mod certificates;
+mod defaults;
+mod findings;
+mod listener;
+mod load_balancer;
+mod ports;
+mod settings;
+mod slices;
+mod upstream;
 mod verdict;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
 
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
+
+use crate::{
+    model::{Snapshot, UpstreamKey},
+    source::World,
+};
+
+/// What becomes of a listener that is wrong, for the end of a sentence.
+fn meanwhile_listener(served_before: bool) -> &'static str {
+    if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
+}
+
+/// What to serve now, and what to tell each load balancer's owner.
+///
+/// The generation is that of `previous` if both configure the same, else the next one. Only verdicts depend on `now`.
+pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    let mut certificates = certificates::Certificates::new(world, previous, now);
+    let mut wishes = BTreeMap::new();
+    let mut upstreams = BTreeMap::new();
+    let mut verdicts = Verdicts::new();
+    for (object, declared) in &world.load_balancers {
+        let translated = load_balancer::translate(object, declared, world, previous, &mut certificates);
+        wishes.extend(translated.listeners);
+        upstreams.extend(translated.upstream.map(|upstream| (UpstreamKey { object: object.clone() }, upstream)));
+        verdicts.insert(object.clone(), translated.verdict);
+    }
+
+    let (listeners, conflicts) = ports::settle(wishes, &previous.listeners);
+    for (listener, problem) in conflicts {
+        verdicts.entry(listener.object).or_default().problems.push(problem);
+    }
+    let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
+    upstreams.retain(|key, _| used.contains(key));
+
+    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams };
+    if !snapshot.configures_the_same(previous) {
+        snapshot.generation = previous.generation.saturating_add(1);
+    }
+    (snapshot, verdicts)
+}

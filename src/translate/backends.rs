@@ -1,0 +1,185 @@
+//! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Problem, Reason,
+    findings::{Findings, Place},
+    load_balancer::Declaration,
+    slices,
+    weights::{Share, endpoint_weights},
+};
+use crate::{
+    api::{AddressPort, Backend, ProxyProtocolVersion},
+    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, Upstream, Weight},
+    source::{Lookup, World},
+};
+
+/// One address of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Member {
+    pub address: SocketAddr,
+    pub uid: Option<Arc<str>>,
+    pub stable_id: Arc<str>,
+}
+
+/// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`.
+pub(super) fn endpoints(
+    declaration: &Declaration,
+    before: Option<&Upstream>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Endpoint> {
+    let declared = &declaration.spec.backends;
+    let mut before = by_backend(before);
+    let mut groups: Vec<(u16, Vec<Endpoint>)> = Vec::new();
+    for (index, backend) in declared.iter().enumerate() {
+        let name = name(backend);
+        let mut findings = Findings::default();
+        let place = &mut Place::new(format!("spec.backends[{index}]"), &mut findings);
+        check_name(declared, index, place);
+        let mut endpoints = translate(backend, declaration, place);
+        if endpoints.is_empty() && place.is_unremarked() {
+            warn_of_no_endpoints(backend, declaration.object, place);
+        }
+        if findings.refuse() {
+            endpoints = before.remove(name).unwrap_or_default();
+        }
+        problems.extend(findings.concluded(if endpoints.is_empty() {
+            "it has no endpoints"
+        } else {
+            "it keeps the endpoints it had before"
+        }));
+        if !endpoints.is_empty() {
+            groups.push((backend.weight, endpoints));
+        }
+    }
+    weighted(groups)
+}
+
+/// What each backend had before.
+fn by_backend(before: Option<&Upstream>) -> BTreeMap<&str, Vec<Endpoint>> {
+    let mut backends: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
+    for endpoint in before.iter().flat_map(|before| &before.endpoints) {
+        backends.entry(&endpoint.key.backend).or_default().push(endpoint.clone());
+    }
+    backends
+}
+
+/// The declared name, else the Service's, else `default`.
+fn name(backend: &Backend) -> &str {
+    let service = || backend.service.as_ref().map(|service| service.name.0.as_str());
+    backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
+}
+
+fn check_name(declared: &[Backend], index: usize, place: &mut Place) {
+    let backend = &declared[index];
+    if backend.name.is_none() && declared.len() > 1 {
+        place.at("name").refuse("it is missing: with several backends write a name for each");
+    } else if let Some(other) =
+        (0..declared.len()).find(|&other| other != index && name(&declared[other]) == name(backend))
+    {
+        place
+            .at("name")
+            .refuse(format!("`{}` is also the name of spec.backends[{other}]: write another", name(backend)));
+    }
+}
+
+fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
+    place.at("weight").number(backend.weight, 1..=1000);
+    if let Some(interval) = backend.resolve_interval {
+        place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
+    }
+    let Declaration { object, world, .. } = declaration;
+    let members = match (&backend.service, &backend.addresses) {
+        (Some(service), None) => slices::members(service, &object.namespace, world, &mut place.at("service")),
+        (None, Some(addresses)) => resolved(addresses, world, &mut place.at("addresses")),
+        (Some(_), Some(_)) => {
+            place.refuse("it has both service and addresses: write one of them, or two backends");
+            Vec::new()
+        }
+        (None, None) => {
+            place.refuse("it has neither service nor addresses: write where its connections go");
+            Vec::new()
+        }
+    };
+    let name: Arc<str> = name(backend).into();
+    let proxy_protocol = backend.proxy_protocol.map(|version| match version {
+        ProxyProtocolVersion::V1 => ProxyVersion::V1,
+        ProxyProtocolVersion::V2 => ProxyVersion::V2,
+    });
+    members
+        .into_iter()
+        .map(|Member { address, uid, stable_id }| Endpoint {
+            key: EndpointKey { backend: name.clone(), address, uid },
+            stable_id,
+            weight: Weight::ONE,
+            proxy_protocol,
+        })
+        .collect()
+}
+
+/// The addresses, with all that is known of each DNS name.
+fn resolved(addresses: &[AddressPort], world: &World, place: &mut Place) -> Vec<Member> {
+    if addresses.is_empty() {
+        place.refuse("it is empty: write at least one host:port");
+    }
+    let mut found = BTreeSet::new();
+    for (index, address) in addresses.iter().enumerate() {
+        match address.ip() {
+            Some(ip) => {
+                found.insert(SocketAddr::new(ip.to_canonical(), address.port));
+            }
+            None => {
+                let lookup = world.names.get(address.host.as_str());
+                warn_of_lookup(&address.host, lookup, &mut place.item(index));
+                let ips = lookup.into_iter().flat_map(|lookup| &lookup.addresses);
+                found.extend(ips.map(|ip| SocketAddr::new(ip.to_canonical(), address.port)));
+            }
+        }
+    }
+    found.into_iter().map(|address| Member { address, uid: None, stable_id: address.to_string().into() }).collect()
+}
+
+fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
+    let (known, problem) =
+        lookup.map_or((false, None), |lookup| (!lookup.addresses.is_empty(), lookup.problem.as_ref()));
+    let message = match (known, problem) {
+        (true, None) => return,
+        (true, Some(problem)) => format!("`{host}` cannot be looked up: {problem}; its last known addresses are used"),
+        (false, Some(problem)) => format!("`{host}` cannot be looked up: {problem}; it has no addresses until it can"),
+        (false, None) => format!("`{host}` has not been looked up yet; it has no addresses until then"),
+    };
+    place.warn(Reason::NameNotResolved, message);
+}
+
+fn warn_of_no_endpoints(backend: &Backend, object: &ObjectKey, place: &mut Place) {
+    let who = match &backend.service {
+        Some(service) => {
+            format!("Service {}/{} has no ready endpoint on port {}", object.namespace, service.name, service.port)
+        }
+        None => "it has no endpoint".into(),
+    };
+    place.warn(Reason::NoEndpoints, format!("{who}; connections are refused while no other backend has one"));
+}
+
+/// Sorted, and with weights that give each group its share.
+fn weighted(groups: Vec<(u16, Vec<Endpoint>)>) -> Vec<Endpoint> {
+    let shares: Vec<_> = groups
+        .iter()
+        // A weight of zero was refused; what is left of its backend counts like one without a weight.
+        .map(|(weight, endpoints)| Share { weight: (*weight).max(1), endpoints: endpoints.len() })
+        .collect();
+    let weights = endpoint_weights(&shares);
+    let mut endpoints: Vec<_> = groups
+        .into_iter()
+        .zip(weights)
+        .flat_map(|((_, endpoints), weight)| endpoints.into_iter().map(move |endpoint| Endpoint { weight, ..endpoint }))
+        .collect();
+    endpoints.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    endpoints
+}

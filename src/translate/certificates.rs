@@ -1,0 +1,251 @@
+//! Certificates and their keys, from Secrets and files. Nothing of a key's text is ever part of a message.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+use rustls::{
+    InconsistentKeys,
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+
+use super::{Reason, findings::Place, load_balancer::Declaration};
+use crate::{
+    api,
+    model::{Certificate, Fingerprint, ObjectKey, Snapshot},
+    source::World,
+};
+
+/// Reads certificates, each distinct one once: an unchanged one is taken from the snapshot before.
+pub(super) struct Certificates<'a> {
+    world: &'a World,
+    now: Timestamp,
+    known: BTreeMap<(Arc<str>, Fingerprint), Arc<Certificate>>,
+}
+
+impl<'a> Certificates<'a> {
+    pub fn new(world: &'a World, previous: &Snapshot, now: Timestamp) -> Self {
+        let known = previous
+            .listeners
+            .values()
+            .filter_map(|listener| listener.tls.as_ref())
+            .flat_map(|tls| &tls.certificates)
+            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), certificate.clone()))
+            .collect();
+        Self { world, now, known }
+    }
+
+    /// The certificates of a listener. One that is wrong stays as it was `before`, or is left out; the listener is
+    /// refused only if none is left.
+    pub fn translate(
+        &mut self,
+        declared: &api::ListenerTls,
+        declaration: &Declaration,
+        before: &[Arc<Certificate>],
+        place: &mut Place,
+    ) -> Vec<Arc<Certificate>> {
+        let mut place = place.at("certificateRefs");
+        let mut certificates = Vec::new();
+        for (index, reference) in declared.certificate_refs.iter().enumerate() {
+            let mut place = place.item(index);
+            let certificate = self.read(reference, declaration).or_else(|message| {
+                let source = source(reference, declaration);
+                let kept = before.iter().find(|certificate| *certificate.source == *source);
+                let meanwhile = if kept.is_some() { "the one before is presented" } else { "it is left out" };
+                place.leave_out(Reason::InvalidCertificateRef, format!("{message}; {meanwhile}"));
+                kept.cloned().ok_or(())
+            });
+            if let Ok(certificate) = certificate {
+                warn_of_validity(&certificate, self.now, &mut place);
+                certificates.push(certificate);
+            }
+        }
+        if declared.certificate_refs.is_empty() {
+            place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
+        } else if certificates.is_empty() {
+            place.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
+        }
+        certificates
+    }
+
+    fn read(&mut self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Arc<Certificate>, String> {
+        let pair = match (&reference.name, &reference.files) {
+            (Some(name), None) => self.secret(&declaration.object.namespace, &name.0)?,
+            (None, Some(files)) => self.files(files, declaration.folder)?,
+            (Some(_), Some(_)) => return Err("it has both name and files: write one of them".into()),
+            (None, None) => {
+                return Err("it has neither name nor files: write the name of a Secret, or two files".into());
+            }
+        };
+        let fingerprint = pair.fingerprint();
+        let source: Arc<str> = source(reference, declaration).into();
+        let key = (source.clone(), fingerprint);
+        if let Some(certificate) = self.known.get(&key) {
+            return Ok(certificate.clone());
+        }
+        let certificate = Arc::new(pair.parse(source, fingerprint)?);
+        self.known.insert(key, certificate.clone());
+        Ok(certificate)
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Result<Pair<'a>, String> {
+        let title = format!("Secret {namespace}/{name}");
+        let secret = self
+            .world
+            .secrets
+            .get(&ObjectKey::new(namespace, name))
+            .ok_or_else(|| format!("{title} does not exist: create it, or write the name of another"))?;
+        let text = |key: &str| -> Result<&'a [u8], String> {
+            // The API server merges stringData over data when it stores a Secret; a file is read as it is written.
+            let written = secret.string_data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes());
+            let stored = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+            written.or(stored).ok_or_else(|| {
+                format!("{title} has no {key}: a Secret of type kubernetes.io/tls has tls.crt and tls.key")
+            })
+        };
+        Ok(Pair {
+            certificate: text("tls.crt")?,
+            key: text("tls.key")?,
+            certificate_title: format!("tls.crt of {title}"),
+            key_title: format!("tls.key of {title}"),
+        })
+    }
+
+    fn files(&self, files: &api::CertificateFiles, folder: &Path) -> Result<Pair<'a>, String> {
+        let text = |path: &str| -> Result<&'a [u8], String> {
+            let path = folder.join(path);
+            match self.world.files.get(&path) {
+                Some(Ok(text)) => Ok(text),
+                Some(Err(problem)) => Err(format!("file {} cannot be read: {problem}", path.display())),
+                None => Err(format!("file {} has not been read", path.display())),
+            }
+        };
+        Ok(Pair {
+            certificate: text(&files.certificate)?,
+            key: text(&files.key)?,
+            certificate_title: format!("file {}", folder.join(&files.certificate).display()),
+            key_title: format!("file {}", folder.join(&files.key).display()),
+        })
+    }
+}
+
+/// Where a certificate comes from, for people, and by which the one before is found.
+fn source(reference: &api::CertificateRef, declaration: &Declaration) -> String {
+    match (&reference.name, &reference.files) {
+        (Some(name), _) => format!("Secret {}/{name}", declaration.object.namespace),
+        (None, Some(files)) => declaration.folder.join(&files.certificate).display().to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+fn warn_of_validity(certificate: &Certificate, now: Timestamp, place: &mut Place) {
+    let Certificate { source, not_before, not_after, .. } = certificate;
+    if now > *not_after {
+        place.warn(
+            Reason::CertificateExpired,
+            format!("the certificate of {source} expired on {not_after}: replace it; it is still presented"),
+        );
+    } else if now < *not_before {
+        place.warn(
+            Reason::InvalidCertificateRef,
+            format!("the certificate of {source} is not valid before {not_before}; it is presented all the same"),
+        );
+    }
+}
+
+/// The PEM texts of a certificate chain and its key, and where they come from.
+struct Pair<'a> {
+    certificate: &'a [u8],
+    key: &'a [u8],
+    certificate_title: String,
+    key_title: String,
+}
+
+impl Pair<'_> {
+    fn fingerprint(&self) -> Fingerprint {
+        let mut context = digest::Context::new(&digest::SHA256);
+        // With its length, so that no byte can wander from one text to the other.
+        context.update(&self.certificate.len().to_be_bytes());
+        context.update(self.certificate);
+        context.update(self.key);
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        fingerprint
+    }
+
+    fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Certificate, String> {
+        let chain = self.chain()?;
+        let leaf = chain.first().ok_or_else(|| self.no_certificate())?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| self.unreadable_certificate())?;
+        let (names, validity) = (names(&leaf), leaf.validity());
+        let (not_before, not_after) = (timestamp(validity.not_before), timestamp(validity.not_after));
+        let key = Arc::new(self.certified_key(chain.clone())?);
+        Ok(Certificate { source, fingerprint, names, not_before, not_after, key })
+    }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
+        CertificateDer::pem_slice_iter(self.certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|_| format!("{} is not PEM: {WRITE_CERTIFICATE}", self.certificate_title))
+    }
+
+    fn certified_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
+        // The library's errors are not shown: they may quote the text.
+        let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|_| {
+            format!(
+                "{} has no private key that can be read: write a PEM text that begins with -----BEGIN PRIVATE \
+                 KEY-----, not encrypted",
+                self.key_title
+            )
+        })?;
+        let key = any_supported_type(&key).map_err(|_| {
+            format!("{} has a key of a kind that is not supported: use RSA, ECDSA or Ed25519", self.key_title)
+        })?;
+        let pair = CertifiedKey::new(chain, key);
+        match pair.keys_match() {
+            Ok(()) => Ok(pair),
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(format!(
+                "{} does not match {}: write the key that the certificate was issued for",
+                self.key_title, self.certificate_title
+            )),
+            Err(_) => Err(self.unreadable_certificate()),
+        }
+    }
+
+    fn no_certificate(&self) -> String {
+        format!("{} has no certificate: {WRITE_CERTIFICATE}", self.certificate_title)
+    }
+
+    fn unreadable_certificate(&self) -> String {
+        format!("{} has a certificate that cannot be read: {WRITE_CERTIFICATE}", self.certificate_title)
+    }
+}
+
+const WRITE_CERTIFICATE: &str = "write a PEM text that begins with -----BEGIN CERTIFICATE-----";
+
+/// The DNS names a certificate is for. Its subject's common name counts only if it has no alternative names at all
+/// (RFC 6125).
+fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
+    let lower = |name: &str| Arc::from(name.to_ascii_lowercase());
+    match certificate.subject_alternative_name() {
+        Ok(Some(alternatives)) => alternatives
+            .value
+            .general_names
+            .iter()
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some(lower(name)),
+                _ => None,
+            })
+            .collect(),
+        _ => certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(lower).collect(),
+    }
+}
+
+/// RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.
+fn timestamp(time: ASN1Time) -> Timestamp {
+    let nearest = if time.timestamp() < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_second(time.timestamp()).unwrap_or(nearest)
+}

@@ -1,0 +1,120 @@
+//! What is found wrong with one part of a load balancer, collected until it is known what becomes of the part.
+
+use std::{
+    fmt::Display,
+    ops::{Bound, RangeBounds, RangeInclusive},
+    time::Duration,
+};
+
+use super::{Problem, Reason, Severity};
+use crate::api;
+
+#[derive(Default)]
+pub(super) struct Findings {
+    /// Refusals whose consequence is not known yet.
+    open: Vec<Problem>,
+    settled: Vec<Problem>,
+}
+
+impl Findings {
+    /// Whether the part cannot be served as declared.
+    pub fn refuse(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// The problems, each refusal with what is served meanwhile.
+    pub fn concluded(self, consequence: &str) -> impl Iterator<Item = Problem> {
+        let open = self.open.into_iter().map(move |mut problem| {
+            problem.message.push_str("; ");
+            problem.message.push_str(consequence);
+            problem
+        });
+        self.settled.into_iter().chain(open)
+    }
+}
+
+/// A field of a manifest, where something may be found wrong.
+pub(super) struct Place<'a> {
+    field: String,
+    findings: &'a mut Findings,
+}
+
+impl<'a> Place<'a> {
+    pub fn new(field: impl Into<String>, findings: &'a mut Findings) -> Self {
+        Self { field: field.into(), findings }
+    }
+
+    /// Whether nothing is found wrong here so far, nor with anything else of the same part.
+    pub fn is_unremarked(&self) -> bool {
+        self.findings.open.is_empty() && self.findings.settled.is_empty()
+    }
+
+    pub fn at(&mut self, field: &str) -> Place<'_> {
+        Place { field: format!("{}.{field}", self.field), findings: self.findings }
+    }
+
+    pub fn item(&mut self, index: usize) -> Place<'_> {
+        Place { field: format!("{}[{index}]", self.field), findings: self.findings }
+    }
+
+    pub fn refuse(&mut self, message: impl Into<String>) {
+        self.refuse_for(Reason::Invalid, message);
+    }
+
+    pub fn refuse_for(&mut self, reason: Reason, message: impl Into<String>) {
+        self.findings.open.push(self.problem(Severity::Refused, reason, message));
+    }
+
+    pub fn warn(&mut self, reason: Reason, message: impl Into<String>) {
+        self.findings.settled.push(self.problem(Severity::Warning, reason, message));
+    }
+
+    /// Refuses a smaller part only, with what is served meanwhile: it costs the part around it nothing.
+    pub fn leave_out(&mut self, reason: Reason, message: impl Into<String>) {
+        self.findings.settled.push(self.problem(Severity::Refused, reason, message));
+    }
+
+    fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
+        Problem { severity, reason, field: self.field.clone(), message: message.into() }
+    }
+
+    /// The duration, which is refused outside of `range`.
+    pub fn duration(&mut self, value: Duration, range: impl RangeBounds<Duration>) -> Duration {
+        if !range.contains(&value) {
+            let bound = |bound: Bound<&Duration>| match bound {
+                Bound::Included(limit) | Bound::Excluded(limit) => Some(api::Duration(*limit)),
+                Bound::Unbounded => None,
+            };
+            let instead = match (bound(range.start_bound()), bound(range.end_bound())) {
+                (Some(least), Some(most)) => format!("write {least} to {most}"),
+                (Some(least), None) => format!("write at least {least}"),
+                (None, Some(most)) => format!("write at most {most}"),
+                (None, None) => String::new(),
+            };
+            self.refuse(format!("{} is out of range: {instead}", api::Duration(value)));
+        }
+        value
+    }
+
+    /// The number, which is refused outside of `range`.
+    pub fn number<T: PartialOrd + Display>(&mut self, value: T, range: RangeInclusive<T>) -> T {
+        if !range.contains(&value) {
+            self.refuse(format!("{value} is out of range: write {} to {}", range.start(), range.end()));
+        }
+        value
+    }
+}
+
+/// What `read` makes of a field, unless it refuses something there.
+pub(super) fn accepted<T>(
+    field: &str,
+    meanwhile: &str,
+    problems: &mut Vec<Problem>,
+    read: impl FnOnce(&mut Place) -> T,
+) -> Option<T> {
+    let mut findings = Findings::default();
+    let value = read(&mut Place::new(field, &mut findings));
+    let value = (!findings.refuse()).then_some(value);
+    problems.extend(findings.concluded(meanwhile));
+    value
+}

@@ -1,0 +1,147 @@
+//! One listener: where it is bound, and what it does with a connection before an endpoint is chosen.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Reason, certificates::Certificates, findings::Place, load_balancer::Declaration, settings::nonzero_u32};
+use crate::{
+    api,
+    model::{
+        Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, Timeouts, Tls, TlsVersion,
+        UpstreamKey,
+    },
+};
+
+/// The settings that all listeners of a load balancer share. `None`: what is declared is wrong.
+pub(super) struct Shared {
+    pub timeouts: Option<Timeouts>,
+    pub keepalive: Option<Option<Keepalive>>,
+    pub drain: Option<ShutdownDrain>,
+}
+
+/// The listener as declared, to be used only if nothing was refused. `None`: something in `shared` is wrong.
+pub(super) fn translate(
+    declared: &api::Listener,
+    shared: &Shared,
+    declaration: &Declaration,
+    before: Option<&Listener>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Option<Listener> {
+    let port = place.at("port").number(declared.port, 1..=u16::MAX);
+    let address = declared.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).to_canonical();
+    let presented = before.and_then(|before| before.tls.as_ref()).map_or(&[][..], |tls| &tls.certificates);
+    let tls = declared.tls.as_ref().map(|tls| Tls {
+        certificates: certificates.translate(tls, declaration, presented, &mut place.at("tls")),
+        min_version: match tls.min_version {
+            api::TlsVersion::V1_2 => TlsVersion::V1_2,
+            api::TlsVersion::V1_3 => TlsVersion::V1_3,
+        },
+        alpn: application_protocols(&tls.alpn, &mut place.at("tls").at("alpn")),
+    });
+    let proxy_protocol =
+        declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut place.at("proxyProtocol")));
+    let access = access(declared.access.as_ref(), &mut place.at("access"));
+    let limits = limits(declared.limits.as_ref(), &mut place.at("limits"));
+    Some(Listener {
+        name: declared.name.as_ref().map_or_else(|| port.to_string().into(), |name| name.0.as_str().into()),
+        bind: SocketAddr::new(address, port),
+        upstream: UpstreamKey { object: declaration.object.clone() },
+        tls,
+        proxy_protocol,
+        access,
+        limits,
+        timeouts: shared.timeouts?,
+        keepalive: shared.keepalive?,
+        drain: shared.drain?,
+    })
+}
+
+fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {
+    for (index, protocol) in declared.iter().enumerate() {
+        // RFC 7301 counts the length in one byte, and an empty name is not allowed.
+        if !(1..=255).contains(&protocol.len()) {
+            place.item(index).refuse("it is not an application protocol: write for example h2 or postgresql");
+        }
+    }
+    declared.iter().map(|protocol| protocol.as_str().into()).collect()
+}
+
+fn proxy_protocol(declared: &api::ProxyProtocol, place: &mut Place) -> ProxyProtocol {
+    let mut place = place.at("trustedNetworks");
+    if declared.trusted_networks.is_empty() {
+        place.refuse(
+            "it is empty, so nobody may send the header: write the addresses of the load balancers in front, or leave \
+             out proxyProtocol",
+        );
+    }
+    let aggregated = aggregated(&declared.trusted_networks);
+    if let Some(everyone) = aggregated.iter().find(|network| network.prefix_len() == 0) {
+        place.warn(
+            Reason::Invalid,
+            format!(
+                "{everyone} trusts everyone, so every client can forge its address: write the addresses of the load \
+                 balancers in front"
+            ),
+        );
+    }
+    ProxyProtocol {
+        mode: match declared.mode {
+            api::ProxyProtocolMode::Optional => ProxyMode::Optional,
+            api::ProxyProtocolMode::Required => ProxyMode::Required,
+        },
+        trusted: aggregated.into_iter().collect(),
+    }
+}
+
+fn access(declared: Option<&api::Access>, place: &mut Place) -> Access {
+    let Some(declared) = declared else { return Access::default() };
+    let (allow, deny) = (aggregated(&declared.allow), aggregated(&declared.deny));
+    let everyone = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let allowed = if allow.is_empty() { &everyone[..] } else { &allow };
+    if allowed.iter().all(|allowed| deny.iter().any(|denied| denied.contains(allowed))) {
+        place.at("deny").warn(
+            Reason::Invalid,
+            "it covers everyone who is allowed, so nobody can connect: write fewer networks, or take the listener out",
+        );
+    }
+    Access { allow: allow.into_iter().collect(), deny: deny.into_iter().collect() }
+}
+
+/// Merged as far as possible, so that one network covers all that is covered.
+fn aggregated(networks: &[api::Network]) -> Vec<IpNet> {
+    IpNet::aggregate(&networks.iter().map(|network| network.0).collect())
+}
+
+fn limits(declared: Option<&api::Limits>, place: &mut Place) -> Limits {
+    let Some(declared) = declared else { return Limits::default() };
+    let mut connections =
+        |field, limit: Option<u32>| limit.map(|limit| nonzero_u32(place.at(field).number(limit, 1..=MAX_COUNT)));
+    Limits {
+        max_connections: connections("maxConnections", declared.max_connections),
+        max_connections_per_source: connections("maxConnectionsPerSource", declared.max_connections_per_source),
+        new_connections: declared
+            .new_connections
+            .as_ref()
+            .map(|declared| rate(declared, &mut place.at("newConnections"))),
+        new_connections_per_source: declared
+            .new_connections_per_source
+            .as_ref()
+            .map(|declared| rate(declared, &mut place.at("newConnectionsPerSource"))),
+    }
+}
+
+/// As the schema has it.
+const MAX_COUNT: u32 = 10_000_000;
+
+fn rate(declared: &api::Rate, place: &mut Place) -> Rate {
+    let count = place.at("count").number(declared.count, 1..=MAX_COUNT);
+    let burst = declared.burst.map(|burst| place.at("burst").number(burst, 1..=MAX_COUNT));
+    let per = place.at("per").duration(declared.per.0, Duration::from_secs(1)..=Duration::from_hours(1));
+    Rate { count: nonzero_u32(count), per, burst: nonzero_u32(burst.unwrap_or(count)) }
+}

@@ -1,0 +1,201 @@
+//! One load balancer: what it asks for, and what it keeps while it is wrong.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use super::{
+    Problem, Reason, Severity, Verdict,
+    certificates::Certificates,
+    findings::{Findings, Place, accepted},
+    listener::{self, Shared},
+    meanwhile_listener,
+    ports::Wish,
+    settings, upstream,
+};
+use crate::{
+    api::{self, TcpLoadBalancerSpec},
+    model::{Listener, ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
+    source::{Declared, World},
+};
+
+pub(super) const NONE_SERVED: &str = "none of its listeners is served";
+
+/// What one load balancer comes to, before it is known whether others have its ports.
+#[derive(Default)]
+pub(super) struct Translated {
+    pub listeners: BTreeMap<ListenerKey, Wish>,
+    /// `None`: no listener can be served.
+    pub upstream: Option<Arc<Upstream>>,
+    pub verdict: Verdict,
+}
+
+pub(super) fn translate(
+    object: &ObjectKey,
+    declared: &Declared,
+    world: &World,
+    previous: &Snapshot,
+    certificates: &mut Certificates,
+) -> Translated {
+    let mut problems = unreadable(object, declared, previous);
+    let translated = match &declared.spec {
+        None => kept(object, previous),
+        Some(spec) => {
+            let declaration = Declaration { object, spec, folder: &declared.folder, world, previous };
+            declaration.translate(certificates, &mut problems)
+        }
+    };
+    Translated { verdict: Verdict { origin: declared.origin.clone(), problems }, ..translated }
+}
+
+/// What is wrong with the present text, where it cannot be read at all.
+fn unreadable(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> Vec<Problem> {
+    let meanwhile = match &declared.spec {
+        Some(_) => "its last good version keeps serving",
+        None if listeners_before(object, previous).next().is_some() => "it keeps serving as it did before",
+        None => "it is not served",
+    };
+    declared
+        .problems
+        .iter()
+        .map(|problem| Problem {
+            severity: Severity::Refused,
+            reason: Reason::Invalid,
+            field: String::new(),
+            message: format!("{problem}; {meanwhile}"),
+        })
+        .collect()
+}
+
+/// All that it had before.
+fn kept(object: &ObjectKey, previous: &Snapshot) -> Translated {
+    Translated {
+        listeners: listeners_before(object, previous)
+            .map(|(key, listener)| (key.clone(), Wish::Kept(listener.clone())))
+            .collect(),
+        upstream: upstream_before(object, previous).cloned(),
+        verdict: Verdict::default(),
+    }
+}
+
+fn listeners_before<'a>(
+    object: &ObjectKey,
+    previous: &'a Snapshot,
+) -> impl Iterator<Item = (&'a ListenerKey, &'a Arc<Listener>)> {
+    let key = |port| ListenerKey { object: object.clone(), port };
+    previous.listeners.range(key(0)..=key(u16::MAX))
+}
+
+fn upstream_before<'a>(object: &ObjectKey, previous: &'a Snapshot) -> Option<&'a Arc<Upstream>> {
+    previous.upstreams.get(&UpstreamKey { object: object.clone() })
+}
+
+/// A load balancer as it is declared, and what its references are looked up in.
+pub(super) struct Declaration<'a> {
+    pub object: &'a ObjectKey,
+    pub spec: &'a TcpLoadBalancerSpec,
+    /// What relative paths are relative to.
+    pub folder: &'a Path,
+    pub world: &'a World,
+    pub previous: &'a Snapshot,
+}
+
+impl<'a> Declaration<'a> {
+    fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
+        let shared = self.shared(problems);
+        let listeners = self.listeners(&shared, certificates, problems);
+        let upstream = upstream::translate(self, shared.keepalive, problems);
+        let before = upstream_before(self.object, self.previous);
+        Translated {
+            // Without an upstream they would have nowhere to go.
+            listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
+            upstream: upstream.map(|upstream| reuse(upstream, before)),
+            verdict: Verdict::default(),
+        }
+    }
+
+    pub fn upstream_before(&self) -> Option<&'a Upstream> {
+        upstream_before(self.object, self.previous).map(|before| &**before)
+    }
+
+    fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
+        self.previous.listeners.get(&self.key(declared))
+    }
+
+    fn key(&self, declared: &api::Listener) -> ListenerKey {
+        ListenerKey { object: self.object.clone(), port: declared.port }
+    }
+
+    /// The settings that all listeners share.
+    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
+        let spec = self.spec;
+        let kept = spec.listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
+        let meanwhile = match spec.listeners.len() {
+            _ if kept == 0 => NONE_SERVED,
+            all if kept == all => "its listeners keep serving as they did before",
+            _ => "its listeners that served keep serving as they did before, the others are not served",
+        };
+        Shared {
+            timeouts: accepted("spec.timeouts", meanwhile, problems, |place| settings::timeouts(spec, place)),
+            keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |place| settings::keepalive(spec, place)),
+            drain: accepted("spec.drain.shutdown", meanwhile, problems, |place| settings::drain(spec, place)),
+        }
+    }
+
+    fn listeners(
+        &self,
+        shared: &Shared,
+        certificates: &mut Certificates,
+        problems: &mut Vec<Problem>,
+    ) -> BTreeMap<ListenerKey, Wish> {
+        if self.spec.listeners.is_empty() {
+            let mut findings = Findings::default();
+            Place::new("spec.listeners", &mut findings).refuse("it is empty: write at least one port");
+            problems.extend(findings.concluded(NONE_SERVED));
+        }
+        let mut wishes = BTreeMap::new();
+        for (index, declared) in self.spec.listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            let before = self.listener_before(declared);
+            let meanwhile = meanwhile_listener(before.is_some());
+            let listener = accepted(&field, meanwhile, problems, |place| {
+                self.check_identity(index, place);
+                listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
+            });
+            let wish = match listener.flatten() {
+                Some(listener) => Some(Wish::Declared { listener: reuse(listener, before), field }),
+                None => before.cloned().map(Wish::Kept),
+            };
+            wishes.extend(wish.map(|wish| (self.key(declared), wish)));
+        }
+        wishes
+    }
+
+    /// What tells the listeners apart: ports, and names where there are several.
+    fn check_identity(&self, index: usize, place: &mut Place) {
+        let (listeners, declared) = (&self.spec.listeners, &self.spec.listeners[index]);
+        let other = |same: &dyn Fn(&api::Listener) -> bool| {
+            (0..listeners.len()).find(|&other| other != index && same(&listeners[other]))
+        };
+        if let Some(other) = other(&|listener| listener.port == declared.port) {
+            let message =
+                format!("{} is also the port of spec.listeners[{other}]: write each port once", declared.port);
+            place.at("port").refuse(message);
+        }
+        match &declared.name {
+            None if listeners.len() > 1 => {
+                place.at("name").refuse("it is missing: with several listeners write a name for each");
+            }
+            None => {}
+            Some(name) => {
+                if let Some(other) = other(&|listener| listener.name.as_ref() == Some(name)) {
+                    let message = format!("`{name}` is also the name of spec.listeners[{other}]: write another");
+                    place.at("name").refuse(message);
+                }
+            }
+        }
+    }
+}
+
+/// The one before, if it is equal: whoever holds it sees at a glance that nothing has changed.
+fn reuse<T: PartialEq>(new: T, before: Option<&Arc<T>>) -> Arc<T> {
+    before.filter(|before| ***before == new).cloned().unwrap_or_else(|| Arc::new(new))
+}

@@ -1,0 +1,162 @@
+//! Who gets an address that several listeners want.
+//!
+//! Whoever serves it keeps it; among others, the one whose key sorts first gets it. Who gets nothing keeps the address
+//! it had.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{Problem, Reason, Severity, meanwhile_listener};
+use crate::model::{Listener, ListenerKey};
+
+/// What a listener asks for.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    /// To serve as declared.
+    Declared {
+        listener: Arc<Listener>,
+        /// Where it is declared: `spec.listeners[0]`.
+        field: String,
+    },
+    /// To go on as before, since its declaration is wrong.
+    Kept(Arc<Listener>),
+}
+
+type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
+
+/// The listeners that are served, and what to tell those that are not, or not as declared.
+pub(super) fn settle(
+    wishes: BTreeMap<ListenerKey, Wish>,
+    previous: &Listeners,
+) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
+    let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
+    for (key, wish) in wishes {
+        let port = ports.entry(key.port).or_default();
+        match wish {
+            Wish::Kept(listener) => {
+                port.served.insert(key, listener);
+            }
+            Wish::Declared { listener, field } => {
+                let before = previous.get(&key).cloned();
+                port.wanted.push(Wanted { key, listener, field, before });
+            }
+        }
+    }
+    let (mut served, mut problems) = (Listeners::new(), BTreeMap::new());
+    for mut port in ports.into_values() {
+        port.settle();
+        problems.extend(port.wanted.iter().filter_map(|wanted| wanted.problem(&port.served)));
+        served.extend(port.served);
+    }
+    (served, problems)
+}
+
+/// One port number, on all addresses.
+#[derive(Default)]
+struct Port {
+    served: Listeners,
+    /// Who is not served as declared, or not yet.
+    wanted: Vec<Wanted>,
+}
+
+impl Port {
+    fn settle(&mut self) {
+        self.wanted.sort_by_key(Wanted::precedence);
+        let mut stay = Vec::new();
+        // Who is refused stays at the address it had. That may be one that somebody else was let in to, so the others
+        // are asked again; each time there are fewer of them.
+        let served = loop {
+            let served = self.let_in();
+            let refused = |wanted: &mut Wanted| wanted.before.is_some() && !served.contains_key(&wanted.key);
+            let refused: Vec<_> = self.wanted.extract_if(.., refused).collect();
+            if refused.is_empty() {
+                break served;
+            }
+            let before = |wanted: &Wanted| Some((wanted.key.clone(), wanted.before.clone()?));
+            self.served.extend(refused.iter().filter_map(before));
+            stay.extend(refused);
+        };
+        self.served = served;
+        self.wanted.extend(stay);
+        self.grant_what_became_free();
+    }
+
+    /// Whom there is room for, beside those that are served already.
+    fn let_in(&self) -> Listeners {
+        let mut served = self.served.clone();
+        for wanted in &self.wanted {
+            if wanted.holder(&served).is_none() {
+                served.insert(wanted.key.clone(), wanted.listener.clone());
+            }
+        }
+        served
+    }
+
+    /// Leaves in `wanted` only those whose address somebody else has.
+    fn grant_what_became_free(&mut self) {
+        let mut left = usize::MAX;
+        while self.wanted.len() < left {
+            left = self.wanted.len();
+            self.wanted.retain(|wanted| {
+                let taken = wanted.holder(&self.served).is_some();
+                if !taken {
+                    self.served.insert(wanted.key.clone(), wanted.listener.clone());
+                }
+                taken
+            });
+        }
+    }
+}
+
+struct Wanted {
+    key: ListenerKey,
+    listener: Arc<Listener>,
+    field: String,
+    before: Option<Arc<Listener>>,
+}
+
+impl Wanted {
+    /// Lower goes first: who is there already, then who grows or shrinks, then who moves, then who is new.
+    fn precedence(&self) -> u8 {
+        match &self.before {
+            Some(before) if before.bind == self.listener.bind => 0,
+            Some(before) if overlap(before.bind, self.listener.bind) => 1,
+            Some(_) => 2,
+            None => 3,
+        }
+    }
+
+    /// Who else has the address.
+    fn holder<'a>(&self, served: &'a Listeners) -> Option<(&'a ListenerKey, SocketAddr)> {
+        let taken =
+            |(key, other): &(&ListenerKey, SocketAddr)| **key != self.key && overlap(*other, self.listener.bind);
+        served.iter().map(|(key, listener)| (key, listener.bind)).find(taken)
+    }
+
+    fn problem(&self, served: &Listeners) -> Option<(ListenerKey, Problem)> {
+        let (holder, bind) = self.holder(served)?;
+        let meanwhile = meanwhile_listener(self.before.is_some());
+        let message = format!(
+            "{} is taken by {}, which serves {bind}: write another port, or an address of its own for each; {meanwhile}",
+            self.listener.bind, holder.object
+        );
+        let field = format!("{}.port", self.field);
+        Some((self.key.clone(), Problem { severity: Severity::Refused, reason: Reason::PortConflict, field, message }))
+    }
+}
+
+/// Whether one socket takes connections that are meant for the other.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+        IpAddr::V6(wide) if wide.is_unspecified() => true,
+        IpAddr::V4(wide) if wide.is_unspecified() => narrow.is_ipv4(),
+        wide => wide == narrow,
+    };
+    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}
+
+#[cfg(test)]
+mod tests;

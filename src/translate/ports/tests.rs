@@ -1,0 +1,83 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Access, Limits, ObjectKey, ShutdownDrain, Timeouts, UpstreamKey};
+
+const ADDRESSES: [&str; 6] = ["::", "0.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "::1"];
+
+fn listener(key: &ListenerKey, address: &str) -> Arc<Listener> {
+    Arc::new(Listener {
+        name: "test".into(),
+        bind: SocketAddr::new(address.parse().unwrap(), key.port),
+        upstream: UpstreamKey { object: key.object.clone() },
+        tls: None,
+        proxy_protocol: None,
+        access: Access::default(),
+        limits: Limits::default(),
+        timeouts: Timeouts {
+            handshake: Default::default(),
+            idle: None,
+            half_closed: None,
+            max_duration: None,
+            jitter_percent: 0,
+        },
+        keepalive: None,
+        drain: ShutdownDrain { after: Default::default(), spread: Default::default() },
+    })
+}
+
+/// What the load balancers `a` to `f` want of two ports; `None`: they are wrong, and keep what they have.
+fn wanted() -> impl Strategy<Value = BTreeMap<ListenerKey, Option<Arc<Listener>>>> {
+    let key = ("[a-f]", 1..=2u16).prop_map(|(name, port)| ListenerKey { object: ObjectKey::new("shop", &name), port });
+    let address = prop::option::weighted(0.9, prop::sample::select(&ADDRESSES[..]));
+    prop::collection::btree_map(key, address, 0..8).prop_map(|wanted| {
+        wanted.into_iter().map(|(key, address)| (key.clone(), address.map(|address| listener(&key, address)))).collect()
+    })
+}
+
+fn wishes(wanted: &BTreeMap<ListenerKey, Option<Arc<Listener>>>, previous: &Listeners) -> BTreeMap<ListenerKey, Wish> {
+    let wish = |(key, wanted): (&ListenerKey, &Option<Arc<Listener>>)| {
+        let wish = match wanted {
+            Some(listener) => Wish::Declared { listener: listener.clone(), field: "spec.listeners[0]".into() },
+            None => Wish::Kept(previous.get(key)?.clone()),
+        };
+        Some((key.clone(), wish))
+    };
+    wanted.iter().filter_map(wish).collect()
+}
+
+fn overlapping(listeners: &Listeners) -> bool {
+    let binds: Vec<_> = listeners.values().map(|listener| listener.bind).collect();
+    (0..binds.len()).any(|one| (0..one).any(|other| overlap(binds[one], binds[other])))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn nobody_shares_and_nobody_who_served_stops(history in prop::collection::vec(wanted(), 1..6)) {
+        let mut previous = Listeners::new();
+        for wanted in history {
+            let (served, problems) = settle(wishes(&wanted, &previous), &previous);
+            prop_assert!(!overlapping(&served));
+
+            for (key, wanted) in &wanted {
+                if previous.contains_key(key) {
+                    prop_assert!(served.contains_key(key), "{key} stopped");
+                }
+                if let Some(wanted) = wanted {
+                    let as_declared = served.get(key) == Some(wanted);
+                    prop_assert_eq!(as_declared, !problems.contains_key(key), "{}", key);
+                    let in_the_way = served.iter().any(|(other, taken)| other != key && overlap(taken.bind, wanted.bind));
+                    prop_assert_eq!(in_the_way, !as_declared, "{}", key);
+                }
+            }
+            let declared: Listeners = wanted.iter().filter_map(|(key, wanted)| Some((key.clone(), wanted.clone()?))).collect();
+            if declared.len() == wanted.len() && !overlapping(&declared) {
+                prop_assert_eq!(&served, &declared, "there was no conflict");
+            }
+            prop_assert_eq!(&settle(wishes(&wanted, &served), &served), &(served.clone(), problems), "not at rest");
+            previous = served;
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Translations of whole worlds. The rules of smaller parts are tested beside them.
+
+mod certificates;
+mod golden;
+mod invariants;
+mod manifests;
+mod mistakes;
+mod slices;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::model::{ListenerKey, ObjectKey};
+use manifests::{load_balancer, world};
+
+/// 2026-01-01.
+const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+/// What a program that has just started makes of a world.
+fn first(world: &World) -> (Snapshot, Verdicts) {
+    translate(world, &Snapshot::default(), NOW)
+}
+
+fn then(world: &World, previous: &Snapshot) -> (Snapshot, Verdicts) {
+    translate(world, previous, NOW)
+}
+
+fn object(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+fn listener(name: &str, port: u16) -> ListenerKey {
+    ListenerKey { object: object(name), port }
+}
+
+fn upstream(name: &str) -> UpstreamKey {
+    UpstreamKey { object: object(name) }
+}
+
+/// The problems of one load balancer, as its owner reads them.
+fn sentences(verdicts: &Verdicts, name: &str) -> Vec<String> {
+    verdicts[&object(name)].problems.iter().map(ToString::to_string).collect()
+}

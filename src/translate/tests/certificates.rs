@@ -1,0 +1,236 @@
+//! Certificates: found, kept, left out, and never parsed twice.
+
+use std::sync::Arc;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+
+use super::{manifests::FOLDER, *};
+use crate::model::Certificate;
+
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+fn issue(names: &[&str]) -> Pair {
+    issue_with(names, |_| {})
+}
+
+fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_before = date_time_ymd(2025, 1, 1);
+    params.not_after = date_time_ymd(2027, 1, 1);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    Pair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+}
+
+fn store(world: &mut World, name: &str, certificate: &str, key: &str) {
+    let data = [("tls.crt", certificate), ("tls.key", key)]
+        .map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec())));
+    let secret = Secret { data: Some(data.into()), ..Secret::default() };
+    world.secrets.insert(object(name), Arc::new(secret));
+}
+
+/// A world with one listener that presents these Secrets, which are still to be stored.
+fn presenting(references: &str) -> World {
+    let spec = format!(
+        "{{listeners: [{{port: 1, tls: {{certificateRefs: [{references}]}}}}], backends: [{{addresses: ['10.0.0.1:1']}}]}}"
+    );
+    load_balancer("pg", &spec)
+}
+
+fn presented(snapshot: &Snapshot) -> &[Arc<Certificate>] {
+    &snapshot.listeners[&listener("pg", 1)].tls.as_ref().unwrap().certificates
+}
+
+#[test]
+fn a_secrets_certificate_is_presented_for_its_names() {
+    let pair = issue(&["pg.example.com", "*.EU.example.com"]);
+    let mut world = presenting("{name: a}");
+    store(&mut world, "a", &pair.certificate, &pair.key);
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let certificate = &presented(&snapshot)[0];
+    assert_eq!(&*certificate.source, "Secret shop/a");
+    assert_eq!(certificate.names, ["pg.example.com".into(), "*.eu.example.com".into()]);
+    assert_eq!(certificate.not_after.to_string(), "2027-01-01T00:00:00Z");
+    assert!(!format!("{snapshot:?}").contains("KEY"));
+}
+
+#[test]
+fn the_common_name_counts_only_without_alternative_names() {
+    let named =
+        |params: &mut CertificateParams| params.distinguished_name.push(DnType::CommonName, "Common.example.com");
+    for (pair, expected) in
+        [(issue_with(&["pg.example.com"], named), "pg.example.com"), (issue_with(&[], named), "common.example.com")]
+    {
+        let mut world = presenting("{name: a}");
+        store(&mut world, "a", &pair.certificate, &pair.key);
+        assert_eq!(presented(&first(&world).0)[0].names, [expected.into()]);
+    }
+}
+
+#[test]
+fn string_data_and_files_are_read_too() {
+    let pair = issue(&["pg.example.com"]);
+    let mut world = presenting("{name: a}, {files: {certificate: tls/pg.crt, key: /run/pg.key}}");
+    store(&mut world, "a", "old", "old");
+    let text = [("tls.crt", &pair.certificate), ("tls.key", &pair.key)].map(|(name, text)| (name.into(), text.clone()));
+    Arc::make_mut(world.secrets.get_mut(&object("a")).unwrap()).string_data = Some(text.into());
+    world.files.insert(format!("{FOLDER}/tls/pg.crt").into(), Ok(pair.certificate.as_bytes().into()));
+    world.files.insert("/run/pg.key".into(), Ok(pair.key.as_bytes().into()));
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let sources: Vec<_> = presented(&snapshot).iter().map(|certificate| &*certificate.source).collect();
+    assert_eq!(sources, ["Secret shop/a", "/etc/tcplb/tls/pg.crt"]);
+
+    world.files.insert("/run/pg.key".into(), Err("permission denied".into()));
+    let (_, verdicts) = first(&world);
+    assert_eq!(
+        sentences(&verdicts, "pg"),
+        [
+            "spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key cannot be read: permission denied; it is left out"
+        ]
+    );
+}
+
+#[test]
+fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
+    let (good, other) = (issue(&["good.example.com"]), issue(&["other.example.com"]));
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let broken_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let torn = &good.certificate[..good.certificate.len() / 2];
+    for (certificate, key, expected) in [
+        (
+            &*good.certificate,
+            &*other.key,
+            "tls.key of Secret shop/broken does not match tls.crt of Secret shop/broken: write",
+        ),
+        (
+            "",
+            &good.key,
+            "tls.crt of Secret shop/broken has no certificate: write a PEM text that begins with -----BEGIN",
+        ),
+        ("certificate", &good.key, "tls.crt of Secret shop/broken has no certificate"),
+        (torn, &good.key, "tls.crt of Secret shop/broken is not PEM"),
+        (nonsense, &good.key, "tls.crt of Secret shop/broken has a certificate that cannot be read"),
+        (&good.certificate, "", "tls.key of Secret shop/broken has no private key that can be read: write a PEM text"),
+        (&good.certificate, encrypted, "tls.key of Secret shop/broken has no private key that can be read"),
+        (&good.certificate, broken_key, "tls.key of Secret shop/broken has a key of a kind that is not supported"),
+    ] {
+        let mut world = presenting("{name: broken}, {name: good}");
+        store(&mut world, "good", &good.certificate, &good.key);
+        store(&mut world, "broken", certificate, key);
+        let (snapshot, verdicts) = first(&world);
+        let found = sentences(&verdicts, "pg");
+        let expected = format!("spec.listeners[0].tls.certificateRefs[0]: {expected}");
+        assert!(found[0].starts_with(&expected) && found[0].ends_with("; it is left out"), "{expected}: {found:?}");
+        assert_eq!(found.len(), 1);
+        assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
+        assert_eq!(presented(&snapshot).len(), 1);
+    }
+}
+
+#[test]
+fn no_message_quotes_a_key() {
+    let pair = issue(&["pg.example.com"]);
+    let secret = "c2VjcmV0LWtleS1tYXRlcmlhbA";
+    for key in [
+        format!("-----BEGIN {secret}"),
+        format!("-----BEGIN PRIVATE KEY-----\n{secret}"),
+        format!("-----BEGIN PRIVATE KEY-----\n{secret}!\n-----END PRIVATE KEY-----"),
+        secret.into(),
+    ] {
+        let mut world = presenting("{name: a}");
+        store(&mut world, "a", &pair.certificate, &key);
+        let (snapshot, verdicts) = first(&world);
+        assert!(verdicts[&object("pg")].refuses());
+        assert!(!format!("{snapshot:?}{verdicts:?}").contains(secret));
+    }
+}
+
+#[test]
+fn a_certificate_that_breaks_or_disappears_is_presented_as_it_was() {
+    let (old, new) = (issue(&["pg.example.com"]), issue(&["pg.example.com"]));
+    let mut world = presenting("{name: a}");
+    store(&mut world, "a", &old.certificate, &old.key);
+    let (before, _) = first(&world);
+
+    store(&mut world, "a", &new.certificate, &old.key);
+    let (torn, verdicts) = then(&world, &before);
+    assert!(torn.configures_the_same(&before));
+    assert!(sentences(&verdicts, "pg")[0].ends_with("; the one before is presented"));
+
+    world.secrets.clear();
+    let (deleted, verdicts) = then(&world, &torn);
+    assert!(deleted.configures_the_same(&before));
+    assert_eq!(
+        sentences(&verdicts, "pg"),
+        ["spec.listeners[0].tls.certificateRefs[0]: Secret shop/a does not exist: create it, or write the name of \
+         another; the one before is presented"]
+    );
+
+    store(&mut world, "a", &new.certificate, &new.key);
+    let (rotated, verdicts) = then(&world, &deleted);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    assert_ne!(presented(&rotated)[0].fingerprint, presented(&before)[0].fingerprint);
+    assert_eq!(rotated.generation, before.generation + 1);
+}
+
+#[test]
+fn a_listener_that_is_left_without_certificates_keeps_serving_with_the_one_it_had() {
+    let pair = issue(&["pg.example.com"]);
+    let mut world = presenting("{name: a}");
+    store(&mut world, "a", &pair.certificate, &pair.key);
+    let (before, _) = first(&world);
+    let (after, verdicts) = then(&presenting("{name: b}"), &before);
+    assert!(after.configures_the_same(&before));
+    assert!(sentences(&verdicts, "pg")[1].ends_with("can be presented; the listener keeps serving as it did before"));
+}
+
+#[test]
+fn certificates_out_of_their_time_are_presented_with_a_warning() {
+    let expired = issue_with(&["a.example.com"], |params| params.not_after = date_time_ymd(2025, 12, 31));
+    let early = issue_with(&["b.example.com"], |params| params.not_before = date_time_ymd(2026, 1, 2));
+    let endless = issue_with(&["c.example.com"], |params| params.not_after = date_time_ymd(9999, 12, 31));
+    let mut world = presenting("{name: expired}, {name: early}, {name: endless}");
+    for (name, pair) in [("expired", &expired), ("early", &early), ("endless", &endless)] {
+        store(&mut world, name, &pair.certificate, &pair.key);
+    }
+    let (before, _) = first(&world);
+    // Said each time, and not only when the certificate is read.
+    let (snapshot, verdicts) = then(&world, &before);
+    assert_eq!(
+        sentences(&verdicts, "pg"),
+        [
+            "spec.listeners[0].tls.certificateRefs[0]: the certificate of Secret shop/expired expired on \
+         2025-12-31T00:00:00Z: replace it; it is still presented",
+            "spec.listeners[0].tls.certificateRefs[1]: the certificate of Secret shop/early is not valid before \
+         2026-01-02T00:00:00Z; it is presented all the same",
+        ]
+    );
+    assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::CertificateExpired);
+    assert!(!verdicts[&object("pg")].refuses());
+    assert_eq!(presented(&snapshot).len(), 3);
+}
+
+#[test]
+fn an_unchanged_certificate_is_never_parsed_again() {
+    let pair = issue(&["pg.example.com"]);
+    let mut world = presenting("{name: a}, {name: a}");
+    store(&mut world, "a", &pair.certificate, &pair.key);
+    let (before, _) = first(&world);
+    assert!(Arc::ptr_eq(&presented(&before)[0], &presented(&before)[1]));
+
+    // Endpoints come and go, and the listener itself changes.
+    let spec = "{listeners: [{name: other, port: 1, tls: {certificateRefs: [{name: a}]}}], \
+                 backends: [{addresses: ['10.0.0.1:1', '10.0.0.2:1']}]}";
+    world.load_balancers = load_balancer("pg", spec).load_balancers;
+    let (after, _) = then(&world, &before);
+    assert_eq!(after.generation, before.generation + 1);
+    assert!(Arc::ptr_eq(&presented(&after)[0].key, &presented(&before)[0].key));
+}

@@ -1,0 +1,85 @@
+//! `tests/golden/<case>/in.yaml`, and what it translates to in `expected.txt`. Where there is a `before.yaml`, that is
+//! what was served before. A new case is files and no code; `GOLDEN=write` writes what is expected.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::*;
+use crate::model::{Access, Limits};
+
+#[test]
+fn every_golden_world_translates_as_expected() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let mut wrong = String::new();
+    for case in cases {
+        let read = |name: &str| fs::read_to_string(case.join(name)).unwrap_or_default();
+        let before = match read("before.yaml").as_str() {
+            "" => Snapshot::default(),
+            text => first(&world(text)).0,
+        };
+        let (snapshot, verdicts) = then(&world(&read("in.yaml")), &before);
+        let text = rendered(&snapshot, &verdicts);
+        if std::env::var("GOLDEN").is_ok_and(|value| value == "write") {
+            fs::write(case.join("expected.txt"), &text).unwrap();
+        } else if text != read("expected.txt") {
+            writeln!(wrong, "{} is now:\n{text}", case.display()).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}\nIf this is right, write it with GOLDEN=write.");
+}
+
+fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
+    let mut text = String::new();
+    let out = &mut text;
+    for (key, listener) in &snapshot.listeners {
+        writeln!(out, "listener {key} `{}` on {} to {}", listener.name, listener.bind, listener.upstream).unwrap();
+        if let Some(tls) = &listener.tls {
+            writeln!(out, "  {tls:?}").unwrap();
+        }
+        if let Some(proxy_protocol) = &listener.proxy_protocol {
+            writeln!(out, "  {proxy_protocol:?}").unwrap();
+        }
+        if listener.access != Access::default() {
+            writeln!(out, "  {:?}", listener.access).unwrap();
+        }
+        if listener.limits != Limits::default() {
+            writeln!(out, "  {:?}", listener.limits).unwrap();
+        }
+        writeln!(out, "  {:?}", listener.timeouts).unwrap();
+        writeln!(out, "  keepalive {:?}", listener.keepalive).unwrap();
+        writeln!(out, "  {:?}", listener.drain).unwrap();
+    }
+    for (key, upstream) in &snapshot.upstreams {
+        writeln!(out, "upstream {key}").unwrap();
+        for endpoint in &upstream.endpoints {
+            writeln!(
+                out,
+                "  endpoint {} of {}, uid {:?}, id {}, weight {}, PROXY {:?}",
+                endpoint.key.address,
+                endpoint.key.backend,
+                endpoint.key.uid,
+                endpoint.stable_id,
+                endpoint.weight.value(),
+                endpoint.proxy_protocol
+            )
+            .unwrap();
+        }
+        writeln!(out, "  {:?}", upstream.balancing).unwrap();
+        writeln!(out, "  active {:?}", upstream.active_check).unwrap();
+        writeln!(out, "  passive {:?}", upstream.passive_check).unwrap();
+        writeln!(out, "  {:?}", upstream.connect).unwrap();
+        writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
+    }
+    for (object, verdict) in verdicts {
+        writeln!(out, "verdict on {object}").unwrap();
+        for problem in &verdict.problems {
+            writeln!(out, "  {:?} {:?} {problem}", problem.severity, problem.reason).unwrap();
+        }
+    }
+    text
+}

@@ -1,0 +1,368 @@
+//! What holds for every world: nothing panics, nothing depends on chance, and a mistake stays where it is.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{
+    manifests::{FOLDER, declared},
+    *,
+};
+use crate::source::{Declared, Lookup};
+
+const GOOD: &str = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}]}";
+
+fn with(mut world: World, other: World) -> World {
+    world.load_balancers.extend(other.load_balancers);
+    world
+}
+
+#[test]
+fn an_equal_snapshot_is_not_a_new_generation() {
+    let world = load_balancer("pg", GOOD);
+    let (one, _) = first(&world);
+    assert_eq!(one.generation, 1);
+    let (two, _) = then(&world, &one);
+    assert_eq!(two.generation, 1);
+    assert!(Arc::ptr_eq(&one.listeners[&listener("pg", 1)], &two.listeners[&listener("pg", 1)]));
+    assert!(Arc::ptr_eq(&one.upstreams[&upstream("pg")], &two.upstreams[&upstream("pg")]));
+    let (three, _) = then(&World::default(), &two);
+    assert_eq!((three.generation, three.listeners.len(), three.upstreams.len()), (2, 0, 0));
+}
+
+#[test]
+fn a_change_of_endpoints_leaves_the_listener_alone() {
+    let (one, _) = first(&load_balancer("pg", GOOD));
+    let more = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1', '10.0.0.2:1']}]}";
+    let (two, _) = then(&load_balancer("pg", more), &one);
+    assert!(Arc::ptr_eq(&one.listeners[&listener("pg", 1)], &two.listeners[&listener("pg", 1)]));
+    assert_eq!(two.upstreams[&upstream("pg")].endpoints.len(), 2);
+}
+
+#[test]
+fn one_broken_object_changes_nothing_for_the_others() {
+    let other = "{listeners: [{port: 2}], backends: [{addresses: ['10.0.0.2:1']}]}";
+    let (alone, _) = first(&load_balancer("other", other));
+    for broken in [
+        "{listeners: [{port: 2}], backends: []}",
+        "{listeners: [{port: 3, limits: {maxConnections: 0}}], backends: [{addresses: ['10.0.0.1:1']}]}",
+        "{listeners: [{port: 3}], backends: [{addresses: ['10.0.0.1:1']}], connect: {timeout: 0s}}",
+    ] {
+        let (snapshot, verdicts) = first(&with(load_balancer("broken", broken), load_balancer("other", other)));
+        assert!(snapshot.configures_the_same(&alone), "{broken}");
+        assert!(verdicts[&object("broken")].refuses());
+        assert_eq!(verdicts[&object("other")].problems, []);
+    }
+}
+
+#[test]
+fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
+    let good = "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}]}";
+    let (before, _) = first(&load_balancer("pg", good));
+    for (wrong, meanwhile) in [
+        (
+            "{listeners: [{name: a, port: 1, limits: {maxConnections: 0}}, {name: b, port: 2}], \
+              backends: [{addresses: ['10.0.0.1:1']}]}",
+            "the listener keeps serving as it did before",
+        ),
+        (
+            "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
+              timeouts: {handshake: 0s, idle: 1s}}",
+            "its listeners keep serving as they did before",
+        ),
+        (
+            "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
+              tcpKeepalive: {probes: 0, idle: 1s}}",
+            "its listeners keep serving as they did before",
+        ),
+        (
+            "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
+              connect: {attempts: 0, timeout: 1s}}",
+            "the settings before it stay in force",
+        ),
+        (
+            "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: []}",
+            "connections go where they went before",
+        ),
+        (
+            "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: default, port: 1}}]}",
+            "it keeps the endpoints it had before",
+        ),
+    ] {
+        let (after, verdicts) = then(&load_balancer("pg", wrong), &before);
+        assert!(after.configures_the_same(&before), "{wrong}");
+        assert!(sentences(&verdicts, "pg")[0].ends_with(meanwhile), "{verdicts:?}");
+        assert_eq!(sentences(&verdicts, "pg").len(), 1);
+    }
+    let one = "{listeners: [{name: a, port: 1, limits: {maxConnections: 0}}], backends: [{addresses: ['10.0.0.1:1']}]}";
+    let (after, _) = then(&load_balancer("pg", one), &before);
+    assert_eq!(after.listeners.keys().collect::<Vec<_>>(), [&listener("pg", 1)]);
+    let (after, _) = then(&World::default(), &before);
+    assert!(after.listeners.is_empty());
+}
+
+#[test]
+fn endpoints_are_followed_while_a_setting_is_wrong() {
+    let (before, _) = first(&load_balancer("pg", GOOD));
+    let wrong = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.7:1']}], connect: {attempts: 0}, \
+                  healthCheck: {active: {interval: 9s}}}";
+    let (after, _) = then(&load_balancer("pg", wrong), &before);
+    let (old, new) = (&before.upstreams[&upstream("pg")], &after.upstreams[&upstream("pg")]);
+    assert_eq!(new.endpoints[0].key.address, "10.0.0.7:1".parse().unwrap());
+    assert_eq!(new.connect, old.connect);
+    assert_eq!(new.active_check.unwrap().interval.as_secs(), 9);
+}
+
+#[test]
+fn a_text_that_cannot_be_read_leaves_its_last_good_version_serving() {
+    let mut world = load_balancer("pg", GOOD);
+    let (before, _) = first(&world);
+    let problem = "spec.listeners[0].port: 70000 is too large";
+    world.load_balancers.get_mut(&object("pg")).unwrap().problems = vec![problem.into()];
+    let (after, verdicts) = then(&world, &before);
+    assert!(after.configures_the_same(&before));
+    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; its last good version keeps serving")]);
+    assert!(verdicts[&object("pg")].refuses());
+
+    world.load_balancers.insert(object("pg"), declared(None, &[problem]));
+    let (after, verdicts) = then(&world, &Snapshot::default());
+    assert!(after.listeners.is_empty());
+    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; it is not served")]);
+    let (after, verdicts) = then(&world, &before);
+    assert!(after.configures_the_same(&before));
+    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; it keeps serving as it did before")]);
+}
+
+#[test]
+fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
+    let mut world = load_balancer(
+        "pg",
+        "{listeners: [{port: 1}], backends: [{addresses: ['db.example.com:1', 'DB.example.com:2', '10.0.0.1:1']}]}",
+    );
+    let found = |world: &World| {
+        let (snapshot, verdicts) = first(world);
+        let endpoints = &snapshot.upstreams[&upstream("pg")].endpoints;
+        let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect();
+        assert!(!verdicts[&object("pg")].refuses());
+        (addresses, sentences(&verdicts, "pg"))
+    };
+    let (addresses, warnings) = found(&world);
+    assert_eq!(addresses, ["10.0.0.1:1"]);
+    assert_eq!(
+        warnings[0],
+        "spec.backends[0].addresses[0]: `db.example.com` has not been looked up yet; it has no addresses until then"
+    );
+
+    let ips: BTreeSet<IpAddr> = ["10.0.0.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
+    let mut lookup = Lookup { addresses: ips, problem: None };
+    world.names.insert("db.example.com".into(), lookup.clone());
+    let all = ["10.0.0.1:1", "10.0.0.1:2", "[2001:db8::1]:1", "[2001:db8::1]:2"];
+    assert_eq!(found(&world), (all.map(str::to_owned).into(), vec![]));
+
+    lookup.problem = Some("the server failed".into());
+    world.names.insert("db.example.com".into(), lookup.clone());
+    let (addresses, warnings) = found(&world);
+    assert_eq!(addresses, all);
+    assert!(warnings[0].ends_with("cannot be looked up: the server failed; its last known addresses are used"));
+
+    lookup.addresses.clear();
+    world.names.insert("db.example.com".into(), lookup);
+    let (addresses, warnings) = found(&world);
+    assert_eq!(addresses, ["10.0.0.1:1"]);
+    assert!(warnings[0].ends_with("cannot be looked up: the server failed; it has no addresses until it can"));
+}
+
+#[test]
+fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
+    let on = |name: &str, address: &str| {
+        let address = if address.is_empty() { String::new() } else { format!(", address: '{address}'") };
+        load_balancer(
+            name,
+            &format!("{{listeners: [{{port: 1{address}}}], backends: [{{addresses: ['10.0.0.9:1']}}]}}"),
+        )
+    };
+    let serving = |snapshot: &Snapshot| -> Vec<String> {
+        snapshot.listeners.iter().map(|(key, listener)| format!("{} {}", key.object.name, listener.bind.ip())).collect()
+    };
+    for (a, b, expected) in [
+        ("", "", &["a ::"][..]),
+        ("", "10.0.0.1", &["a ::"]),
+        ("::", "::1", &["a ::"]),
+        ("0.0.0.0", "10.0.0.1", &["a 0.0.0.0"]),
+        ("0.0.0.0", "::1", &["a 0.0.0.0", "b ::1"]),
+        ("10.0.0.1", "::ffff:10.0.0.1", &["a 10.0.0.1"]),
+        ("10.0.0.1", "10.0.0.2", &["a 10.0.0.1", "b 10.0.0.2"]),
+    ] {
+        let (both, verdicts) = first(&with(on("a", a), on("b", b)));
+        assert_eq!(serving(&both), expected, "{a} and {b}");
+        assert_eq!(verdicts[&object("b")].problems.len(), 2 - expected.len());
+        if expected.len() == 2 {
+            continue;
+        }
+        assert_eq!(verdicts[&object("b")].problems[0].reason, Reason::PortConflict);
+        // Whoever was there first stays, whatever its name.
+        let (b_alone, _) = first(&on("b", b));
+        let (both, verdicts) = then(&with(on("a", a), on("b", b)), &b_alone);
+        assert!(both.configures_the_same(&b_alone), "{a} and {b}");
+        let sentence = &sentences(&verdicts, "a")[0];
+        assert!(
+            sentence.contains("is taken by shop/b") && sentence.ends_with("the listener is not served"),
+            "{sentence}"
+        );
+        // And once it is gone, the other takes over.
+        let (a_alone, verdicts) = then(&on("a", a), &both);
+        assert_eq!(a_alone.listeners.len(), 1);
+        assert_eq!(verdicts[&object("a")].problems, []);
+    }
+    // Two that swap addresses are not in each other's way; one that wants what another keeps stays where it is.
+    let (before, _) = first(&with(on("a", "10.0.0.1"), on("b", "10.0.0.2")));
+    let (swapped, _) = then(&with(on("a", "10.0.0.2"), on("b", "10.0.0.1")), &before);
+    assert_eq!(serving(&swapped), ["a 10.0.0.2", "b 10.0.0.1"]);
+    let (stays, verdicts) = then(&with(on("a", ""), on("b", "10.0.0.2")), &before);
+    assert!(stays.configures_the_same(&before));
+    assert!(sentences(&verdicts, "a")[0].ends_with("the listener keeps serving as it did before"));
+}
+
+/// A number of milliseconds that is sometimes out of every range.
+fn duration() -> impl Strategy<Value = Value> {
+    prop_oneof![Just(0u64), 1..5_000u64, 0..100_000_000u64].prop_map(|ms| {
+        let text = crate::api::Duration(std::time::Duration::from_millis(ms)).to_string();
+        json!(text)
+    })
+}
+
+fn optional(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+    prop::option::of(value).prop_map(|value| value.unwrap_or(Value::Null))
+}
+
+/// Mostly absent, so that most of what is declared is right.
+fn seldom(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+    prop::option::weighted(0.1, value).prop_map(|value| value.unwrap_or(Value::Null))
+}
+
+fn listener_spec() -> impl Strategy<Value = Value> {
+    let name = prop::option::weighted(0.9, "[a-f]").prop_map(|name| json!(name));
+    let address =
+        optional(prop::sample::select(vec!["::", "0.0.0.0", "10.0.0.1", "10.0.0.2", "::1"]).prop_map(Value::from));
+    let tls = seldom(prop_oneof![
+        Just(json!({"certificateRefs": []})),
+        Just(json!({"certificateRefs": [{"name": "missing"}, {}]})),
+    ]);
+    let networks = || prop::collection::vec(prop::sample::select(vec!["10.0.0.0/8", "0.0.0.0/0", "::/0"]), 0..3);
+    let proxy_protocol = seldom(networks().prop_map(|trusted| json!({"mode": "Optional", "trustedNetworks": trusted})));
+    let limits = seldom((any::<u32>(), duration(), any::<u32>()).prop_map(|(count, per, burst)| {
+        json!({"maxConnections": count, "newConnections": {"count": count, "per": per, "burst": burst}})
+    }));
+    let port = prop_oneof![1 => Just(0), 9 => 1..4u16];
+    (name, port, address, tls, proxy_protocol, networks(), limits).prop_map(
+        |(name, port, address, tls, proxy_protocol, deny, limits)| {
+            json!({
+                "name": name, "port": port, "address": address, "tls": tls, "limits": limits,
+                "proxyProtocol": proxy_protocol, "access": {"deny": deny},
+            })
+        },
+    )
+}
+
+fn backend_spec() -> impl Strategy<Value = Value> {
+    let service = seldom(Just(json!({"name": "pg", "port": 1})));
+    let addresses = optional(
+        prop::collection::vec(prop::sample::select(vec!["10.0.0.1:1", "10.0.0.2:1", "db:1", "[::1]:1"]), 0..4)
+            .prop_map(Value::from),
+    );
+    (optional("[a-f]".prop_map(Value::from)), service, addresses, 0..4u16, seldom(duration())).prop_map(
+        |(name, service, addresses, weight, resolve)| {
+            json!({"name": name, "service": service, "addresses": addresses, "weight": weight, "resolveInterval": resolve})
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Value> {
+    let d = || optional(duration());
+    let n = || any::<u8>();
+    let balancing = n().prop_map(|n| json!({"algorithm": "Maglev", "hash": {"prefixV6": n}}));
+    let active = (d(), d(), n(), n()).prop_map(|(interval, timeout, healthy, unhealthy)| {
+        json!({"interval": interval, "timeout": timeout, "healthyAfter": healthy, "unhealthyAfter": unhealthy})
+    });
+    let passive = (n(), d(), d(), n()).prop_map(|(failures, eject, most, percent)| {
+        json!({"consecutiveFailures": failures, "ejectFor": eject, "maxEjectFor": most, "maxEjectedPercent": percent})
+    });
+    let health_check =
+        (seldom(active), seldom(passive)).prop_map(|(active, passive)| json!({"active": active, "passive": passive}));
+    let preconnect = (n(), d()).prop_map(|(count, idle)| json!({"perEndpoint": count, "idleTimeout": idle}));
+    let connect = (d(), d(), 0..12u8, seldom(preconnect)).prop_map(|(timeout, deadline, attempts, preconnect)| {
+        json!({"timeout": timeout, "deadline": deadline, "attempts": attempts, "preconnect": preconnect})
+    });
+    let timeouts = (d(), d(), n())
+        .prop_map(|(handshake, idle, jitter)| json!({"handshake": handshake, "idle": idle, "jitterPercent": jitter}));
+    let keepalive = (d(), d(), n())
+        .prop_map(|(idle, interval, probes)| json!({"idle": idle, "interval": interval, "probes": probes}));
+    let drain = (d(), d()).prop_map(|(after, spread)| json!({"shutdown": {"after": after, "spread": spread}}));
+    (seldom(balancing), health_check, seldom(connect), seldom(timeouts), seldom(keepalive), seldom(drain)).prop_map(
+        |(balancing, health_check, connect, timeouts, keepalive, drain)| {
+            json!({
+                "loadBalancing": balancing, "healthCheck": health_check, "connect": connect, "timeouts": timeouts,
+                "tcpKeepalive": keepalive, "drain": drain,
+            })
+        },
+    )
+}
+
+fn spec() -> impl Strategy<Value = Value> {
+    let listeners = prop::collection::vec(listener_spec(), 0..4);
+    let backends = prop::collection::vec(backend_spec(), 0..4);
+    (listeners, backends, settings()).prop_map(|(listeners, backends, mut spec)| {
+        spec["listeners"] = listeners.into();
+        spec["backends"] = backends.into();
+        spec
+    })
+}
+
+fn any_world() -> impl Strategy<Value = World> {
+    let declared = (prop::option::weighted(0.9, spec()), any::<bool>()).prop_map(|(spec, readable)| Declared {
+        spec: spec.map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
+        problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
+        origin: "any".into(),
+        folder: FOLDER.into(),
+    });
+    let objects =
+        prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c"]).prop_map(object), declared, 0..4);
+    objects.prop_map(|load_balancers| World { load_balancers, ..World::default() })
+}
+
+proptest! {
+    #[test]
+    fn any_history_of_worlds_gives_valid_snapshots(worlds in prop::collection::vec(any_world(), 1..5)) {
+        let mut previous = Snapshot::default();
+        for world in worlds {
+            let (snapshot, verdicts) = then(&world, &previous);
+            let (again, same) = then(&world, &previous);
+            prop_assert!(snapshot.configures_the_same(&again) && verdicts == same, "not deterministic");
+
+            let settled = then(&world, &snapshot);
+            prop_assert_eq!(settled.0.generation, snapshot.generation, "the same world again changes something");
+
+            prop_assert!(verdicts.keys().eq(world.load_balancers.keys()), "one verdict for each");
+            for (key, listener) in &snapshot.listeners {
+                prop_assert!(key.port > 0 && listener.bind.port() == key.port);
+                prop_assert!(snapshot.upstreams.contains_key(&listener.upstream), "{key} has nowhere to go");
+            }
+            for (key, upstream) in &snapshot.upstreams {
+                prop_assert!(upstream.endpoints.is_sorted_by(|a, b| a.key < b.key), "{key}");
+            }
+            let binds: Vec<_> = snapshot.listeners.values().map(|listener| listener.bind).collect();
+            for (index, one) in binds.iter().enumerate() {
+                prop_assert!(!binds[..index].iter().any(|other| ports::overlap(*one, *other)), "{binds:?} overlap");
+            }
+            for (key, before) in &previous.listeners {
+                let Some(declared) = world.load_balancers.get(&key.object) else { continue };
+                let Some(spec) = &declared.spec else { continue };
+                if spec.listeners.iter().any(|listener| listener.port == key.port) {
+                    prop_assert!(snapshot.listeners.contains_key(key), "{key} served ({before:?}) and stopped");
+                }
+            }
+            previous = snapshot;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Each mistake has its sentence, which names the field and says what to write instead.
+
+use super::*;
+
+#[test]
+fn a_correct_load_balancer_has_a_verdict_without_problems() {
+    let world = load_balancer("pg", "{listeners: [{port: 5432}], backends: [{addresses: ['10.0.0.1:5432']}]}");
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    assert_eq!(&*verdicts[&object("pg")].origin, "test.yaml");
+    assert!(!verdicts[&object("pg")].refuses());
+    assert!(snapshot.listeners.contains_key(&listener("pg", 5432)));
+}
+
+#[test]
+fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
+    for (mistake, expected) in [
+        ("port: 0", "port: 0 is out of range: write 1 to 65535"),
+        ("tls: {certificateRefs: []}", "tls.certificateRefs: it is empty: write the name of a Secret"),
+        (
+            "tls: {certificateRefs: [{}]}",
+            "tls.certificateRefs[0]: it has neither name nor files: write the name of a Secret, or two files; it is left \
+             out",
+        ),
+        (
+            "tls: {certificateRefs: [{name: a, files: {certificate: a, key: b}}]}",
+            "tls.certificateRefs[0]: it has both name and files: write one of them",
+        ),
+        (
+            "tls: {certificateRefs: [{name: pg-tls}]}",
+            "tls.certificateRefs[0]: Secret shop/pg-tls does not exist: create it, or write the name of another",
+        ),
+        (
+            "tls: {certificateRefs: [{name: pg-tls}]}",
+            "tls.certificateRefs: none of its certificates can be presented; the listener is not served",
+        ),
+        (
+            "tls: {certificateRefs: [{name: x}], alpn: ['']}",
+            "tls.alpn[0]: it is not an application protocol: write for example h2",
+        ),
+        ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: it is empty"),
+        ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
+        ("limits: {maxConnectionsPerSource: 0}", "limits.maxConnectionsPerSource: 0 is out of range"),
+        ("limits: {newConnections: {count: 0, per: 1m}}", "limits.newConnections.count: 0 is out of range"),
+        (
+            "limits: {newConnections: {count: 1, per: 999ms}}",
+            "limits.newConnections.per: 999ms is out of range: write 1s to 1h",
+        ),
+        (
+            "limits: {newConnections: {count: 1, per: 1h1ms}}",
+            "limits.newConnections.per: 1h1ms is out of range: write 1s to 1h",
+        ),
+        (
+            "limits: {newConnectionsPerSource: {count: 1, per: 1m, burst: 0}}",
+            "limits.newConnectionsPerSource.burst: 0 is out of range: write 1 to 10000000; the listener is not served",
+        ),
+    ] {
+        let port = if mistake.starts_with("port") { "" } else { "port: 1, " };
+        let world = load_balancer(
+            "pg",
+            &format!(
+                "{{listeners: [{{name: wrong, {port}{mistake}}}, {{name: right, port: 2}}], \
+                 backends: [{{addresses: ['10.0.0.1:1']}}]}}"
+            ),
+        );
+        let (snapshot, verdicts) = first(&world);
+        told(&verdicts, &format!("spec.listeners[0].{expected}"));
+        assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), [&listener("pg", 2)], "{mistake}");
+    }
+}
+
+#[test]
+fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
+    for (mistake, expected) in [
+        ("timeouts: {handshake: 0s}", "timeouts.handshake: 0s is out of range: write at least 1ms"),
+        ("timeouts: {jitterPercent: 101}", "timeouts.jitterPercent: 101 is out of range: write 0 to 100"),
+        ("tcpKeepalive: {idle: 1500ms}", "tcpKeepalive.idle: 1s500ms is not a whole number of seconds"),
+        ("tcpKeepalive: {idle: 32768s}", "tcpKeepalive.idle: 9h6m8s is out of range: write 1s to 9h6m7s"),
+        ("tcpKeepalive: {interval: 0s}", "tcpKeepalive.interval: 0s is out of range"),
+        ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
+        ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
+        ("loadBalancing: {algorithm: Maglev, hash: {prefixV6: 0}}", "loadBalancing.hash.prefixV6: 0 is out of range"),
+        (
+            "healthCheck: {active: {interval: 99ms}}",
+            "healthCheck.active.interval: 99ms is out of range: write 100ms to 1h",
+        ),
+        ("healthCheck: {active: {interval: 1h1s}}", "healthCheck.active.interval: 1h1s is out of range"),
+        (
+            "healthCheck: {active: {interval: 2s, timeout: 3s}}",
+            "healthCheck.active.timeout: 3s is longer than the interval: write at most 2s",
+        ),
+        ("healthCheck: {active: {timeout: 0s}}", "healthCheck.active.timeout: 0s is out of range: write at least 1ms"),
+        ("healthCheck: {active: {healthyAfter: 0}}", "healthCheck.active.healthyAfter: 0 is out of range"),
+        ("healthCheck: {active: {unhealthyAfter: 101}}", "healthCheck.active.unhealthyAfter: 101 is out of range"),
+        ("healthCheck: {passive: {ejectFor: 999ms}}", "healthCheck.passive.ejectFor: 999ms is out of range"),
+        (
+            "healthCheck: {passive: {ejectFor: 1m, maxEjectFor: 30s}}",
+            "healthCheck.passive.maxEjectFor: 30s is shorter than ejectFor: write at least 1m",
+        ),
+        ("healthCheck: {passive: {maxEjectFor: 0s}}", "healthCheck.passive.maxEjectFor: 0s is shorter than ejectFor"),
+        ("healthCheck: {passive: {maxEjectedPercent: 101}}", "healthCheck.passive.maxEjectedPercent: 101 is out of"),
+        ("healthCheck: {passive: {consecutiveFailures: 0}}", "healthCheck.passive.consecutiveFailures: 0 is out of"),
+        ("connect: {timeout: 0s}", "connect.timeout: 0s is out of range: write at least 1ms"),
+        ("connect: {timeout: 5s, deadline: 4s}", "connect.deadline: 4s is shorter than the timeout: write at least 5s"),
+        ("connect: {attempts: 0}", "connect.attempts: 0 is out of range: write 1 to 10"),
+        ("connect: {preconnect: {perEndpoint: 0}}", "connect.preconnect.perEndpoint: 0 is out of range"),
+        (
+            "connect: {preconnect: {perEndpoint: 1, idleTimeout: 99ms}}",
+            "connect.preconnect.idleTimeout: 99ms is out of",
+        ),
+    ] {
+        let world = load_balancer(
+            "pg",
+            &format!("{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:1']}}], {mistake}}}"),
+        );
+        let (snapshot, verdicts) = first(&world);
+        told(&verdicts, &format!("spec.{expected}"));
+        assert!(sentences(&verdicts, "pg")[0].ends_with("; none of its listeners is served"), "{mistake}");
+        assert_eq!(sentences(&verdicts, "pg").len(), 1, "{mistake}: told once");
+        assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{mistake}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_backend_costs_that_backend() {
+    for (mistake, expected) in [
+        ("name: b", "it has neither service nor addresses: write where its connections go"),
+        (
+            "{name: b, service: {name: pg, port: 1}, addresses: ['10.0.0.2:1']}",
+            "it has both service and addresses: write one of them, or two backends",
+        ),
+        ("{name: b, addresses: []}", "addresses: it is empty: write at least one host:port"),
+        ("{name: b, addresses: ['10.0.0.2:1'], weight: 0}", "weight: 0 is out of range: write 1 to 1000"),
+        ("{name: b, addresses: ['10.0.0.2:1'], weight: 1001}", "weight: 1001 is out of range: write 1 to 1000"),
+        (
+            "{name: b, addresses: ['10.0.0.2:1'], resolveInterval: 999ms}",
+            "resolveInterval: 999ms is out of range: write 1s to 24h",
+        ),
+        ("{addresses: ['10.0.0.2:1']}", "name: it is missing: with several backends write a name for each"),
+        (
+            "{name: b, service: {name: pg, port: 1}}",
+            "service.name: Service shop/pg does not exist: create it, or write the name of another; it has no endpoints",
+        ),
+    ] {
+        let mistake = if mistake.starts_with('{') { mistake.into() } else { format!("{{{mistake}}}") };
+        let world = load_balancer(
+            "pg",
+            &format!("{{listeners: [{{port: 1}}], backends: [{{name: a, addresses: ['10.0.0.1:1']}}, {mistake}]}}"),
+        );
+        let (snapshot, verdicts) = first(&world);
+        let colon = if expected.starts_with("it has") { ": " } else { "." };
+        told(&verdicts, &format!("spec.backends[1]{colon}{expected}"));
+        assert_eq!(addresses(&snapshot, "pg"), ["10.0.0.1:1"], "{mistake}");
+    }
+}
+
+#[test]
+fn what_would_serve_nobody_or_trust_everybody_is_served_with_a_warning() {
+    for (listener_part, rest, expected) in [
+        (
+            "proxyProtocol: {mode: Optional, trustedNetworks: [0.0.0.0/0]}",
+            "",
+            "spec.listeners[0].proxyProtocol.trustedNetworks: 0.0.0.0/0 trusts everyone, so every client can forge",
+        ),
+        ("proxyProtocol: {mode: Optional, trustedNetworks: ['::/1', '8000::/1']}", "", "::/0 trusts everyone"),
+        ("access: {deny: [0.0.0.0/0, '::/0']}", "", "spec.listeners[0].access.deny: it covers everyone who is allowed"),
+        ("access: {allow: [10.1.0.0/16], deny: [10.0.0.0/9, 10.128.0.0/9]}", "", "it covers everyone who is allowed"),
+        (
+            "",
+            ", loadBalancing: {hash: {prefixV6: 64}}",
+            "spec.loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it",
+        ),
+    ] {
+        let world = load_balancer(
+            "pg",
+            &format!("{{listeners: [{{port: 1, {listener_part}}}], backends: [{{addresses: ['10.0.0.1:1']}}] {rest}}}"),
+        );
+        let (snapshot, verdicts) = first(&world);
+        told(&verdicts, expected);
+        assert!(!verdicts[&object("pg")].refuses(), "{listener_part}");
+        assert_eq!(snapshot.listeners.len(), 1);
+    }
+    let world = load_balancer(
+        "pg",
+        "{listeners: [{port: 1, access: {allow: [10.1.0.0/16], deny: [10.1.2.0/24]}}], backends: [{addresses: ['10.0.0.1:1']}]}",
+    );
+    assert_eq!(sentences(&first(&world).1, "pg"), Vec::<String>::new());
+}
+
+#[test]
+fn names_and_ports_that_are_used_twice_are_refused_wherever_they_are() {
+    let world = load_balancer(
+        "pg",
+        "{listeners: [{name: a, port: 1}, {name: b, port: 1}, {name: a, port: 2}, {port: 3}, {name: c, port: 4}], \
+          backends: [{name: x, addresses: ['10.0.0.1:1']}, {name: x, addresses: ['10.0.0.2:1']}, \
+                     {name: y, addresses: ['10.0.0.3:1']}]}",
+    );
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(snapshot.listeners.keys().collect::<Vec<_>>(), [&listener("pg", 4)]);
+    assert_eq!(addresses(&snapshot, "pg"), ["10.0.0.3:1"]);
+    for expected in [
+        "spec.listeners[0].port: 1 is also the port of spec.listeners[1]: write each port once; the listener is not served",
+        "spec.listeners[1].port: 1 is also the port of spec.listeners[0]",
+        "spec.listeners[2].name: `a` is also the name of spec.listeners[0]: write another",
+        "spec.listeners[3].name: it is missing: with several listeners write a name for each",
+        "spec.backends[0].name: `x` is also the name of spec.backends[1]: write another; it has no endpoints",
+        "spec.backends[1].name: `x` is also the name of spec.backends[0]",
+    ] {
+        told(&verdicts, expected);
+    }
+}
+
+#[test]
+fn nothing_to_listen_on_and_nowhere_to_go_are_refused() {
+    let world = load_balancer("pg", "{listeners: [], backends: []}");
+    let (snapshot, verdicts) = first(&world);
+    told(&verdicts, "spec.listeners: it is empty: write at least one port; none of its listeners is served");
+    told(&verdicts, "spec.backends: it is empty: write where connections go; none of its listeners is served");
+    assert!(snapshot.listeners.is_empty());
+}
+
+#[test]
+fn a_default_gives_way_to_what_is_declared() {
+    let declared = |settings: &str| {
+        let world = load_balancer(
+            "pg",
+            &format!("{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:1']}}], {settings}}}"),
+        );
+        let (snapshot, verdicts) = first(&world);
+        assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new(), "{settings}");
+        snapshot.upstreams[&upstream("pg")].clone()
+    };
+    let seconds = std::time::Duration::from_secs;
+    let connect = declared("connect: {deadline: 1s}").connect;
+    assert_eq!((connect.timeout, connect.deadline), (seconds(1), seconds(1)));
+    let connect = declared("connect: {timeout: 20s}").connect;
+    assert_eq!((connect.timeout, connect.deadline), (seconds(20), seconds(20)));
+    let passive = declared("healthCheck: {passive: {maxEjectFor: 10s}}").passive_check.unwrap();
+    assert_eq!((passive.eject_for, passive.max_eject_for), (seconds(10), seconds(10)));
+    let active = declared("healthCheck: {active: {interval: 500ms}}").active_check.unwrap();
+    assert_eq!(active.timeout.as_millis(), 500);
+}
+
+#[test]
+fn what_can_be_turned_off_is_off() {
+    let world = load_balancer(
+        "pg",
+        "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}], tcpKeepalive: {idle: 0s}, \
+          timeouts: {idle: 0s, halfClosed: 0s, maxDuration: 0s}, \
+          healthCheck: {active: {type: None}, passive: {maxEjectedPercent: 0}}}",
+    );
+    let (snapshot, _) = first(&world);
+    let (listener, upstream) = (&snapshot.listeners[&listener("pg", 1)], &snapshot.upstreams[&upstream("pg")]);
+    let timeouts = listener.timeouts;
+    assert_eq!((timeouts.idle, timeouts.half_closed, timeouts.max_duration), (None, None, None));
+    assert_eq!((listener.keepalive, upstream.keepalive), (None, None));
+    assert_eq!((upstream.active_check, upstream.passive_check), (None, None));
+}
+
+fn told(verdicts: &Verdicts, expected: &str) {
+    let sentences = sentences(verdicts, "pg");
+    assert!(sentences.iter().any(|sentence| sentence.contains(expected)), "{expected} is not in {sentences:#?}");
+}
+
+fn addresses(snapshot: &Snapshot, name: &str) -> Vec<String> {
+    snapshot.upstreams[&upstream(name)].endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect()
+}

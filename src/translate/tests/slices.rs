@@ -1,0 +1,201 @@
+//! Which endpoints a Service has.
+
+use super::*;
+
+const SERVICE: &str = "{kind: Service, metadata: {name: pg}, spec: {ports: [{name: sql, port: 5432, targetPort: 1}]}}";
+
+/// The addresses that connections to the Service `pg` go to.
+fn endpoints(port: &str, service: &str, slices: &[&str]) -> Vec<String> {
+    let (snapshot, _) = first(&pg(port, service, slices));
+    snapshot.upstreams[&upstream("pg")].endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect()
+}
+
+fn pg(port: &str, service: &str, slices: &[&str]) -> World {
+    let mut text = format!(
+        "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: pg}}, spec: {{listeners: [{{port: 5432}}], \
+         backends: [{{service: {{name: pg, port: {port}}}}}]}}}}\n---\n{service}\n"
+    );
+    for (index, slice) in slices.iter().enumerate() {
+        let head = format!("metadata: {{name: pg-{index}, labels: {{kubernetes.io/service-name: pg}}}}");
+        text.push_str(&format!("---\n{{kind: EndpointSlice, {head}, {slice}}}\n"));
+    }
+    world(&text)
+}
+
+#[test]
+fn an_endpoint_serves_by_its_conditions() {
+    // Two endpoints each, of which the second is the subject.
+    for (conditions, beside_a_ready_one, alone) in [
+        ("{}", true, true),
+        ("{ready: true}", true, true),
+        ("{ready: false}", false, false),
+        ("{ready: false, serving: true}", false, false),
+        ("{ready: false, serving: true, terminating: true}", false, true),
+        ("{ready: false, serving: false, terminating: true}", false, false),
+        // Without `serving` it is taken from `ready`.
+        ("{ready: false, terminating: true}", false, false),
+        // publishNotReadyAddresses: the controller says ready, and that counts.
+        ("{ready: true, serving: false}", true, true),
+    ] {
+        for (other, expected) in [("{ready: true}", beside_a_ready_one), ("{ready: false}", alone)] {
+            let slice = format!(
+                "addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [\
+                 {{addresses: [10.0.0.1], conditions: {other}}}, {{addresses: [10.0.0.2], conditions: {conditions}}}]"
+            );
+            let found = endpoints("sql", SERVICE, &[&slice]);
+            assert_eq!(found.contains(&"10.0.0.2:1".to_owned()), expected, "{conditions} beside {other}");
+        }
+    }
+}
+
+#[test]
+fn terminating_endpoints_serve_only_while_no_slice_has_a_ready_one() {
+    let terminating = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
+                       {addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}]";
+    let ready = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.2]}]";
+    assert_eq!(endpoints("sql", SERVICE, &[terminating]), ["10.0.0.1:1"]);
+    assert_eq!(endpoints("sql", SERVICE, &[terminating, ready]), ["10.0.0.2:1"]);
+}
+
+#[test]
+fn a_port_is_followed_by_name_to_each_slices_own_number() {
+    let two = "{kind: Service, metadata: {name: pg}, spec: {ports: \
+               [{name: sql, port: 5432}, {name: admin, port: 8008}, {name: dns, port: 53, protocol: UDP}]}}";
+    let slices = [
+        "addressType: IPv4, ports: [{name: sql, port: 1}, {name: admin, port: 2}], endpoints: [{addresses: [10.0.0.1]}]",
+        "addressType: IPv4, ports: [{name: sql, port: 3}], endpoints: [{addresses: [10.0.0.2]}]",
+        "addressType: IPv4, ports: [{name: sql, port: 4, protocol: UDP}], endpoints: [{addresses: [10.0.0.3]}]",
+    ];
+    for (port, expected) in [
+        ("5432", &["10.0.0.1:1", "10.0.0.2:3"][..]),
+        ("sql", &["10.0.0.1:1", "10.0.0.2:3"]),
+        ("8008", &["10.0.0.1:2"]),
+        ("admin", &["10.0.0.1:2"]),
+    ] {
+        assert_eq!(endpoints(port, two, &slices), expected, "{port}");
+    }
+    let nameless = "{kind: Service, metadata: {name: pg}, spec: {ports: [{port: 5432}]}}";
+    for slice in [
+        "addressType: IPv4, ports: [{port: 7}], endpoints: [{addresses: [10.0.0.1]}]",
+        "addressType: IPv4, ports: [{name: '', port: 7}], endpoints: [{addresses: [10.0.0.1]}]",
+    ] {
+        assert_eq!(endpoints("5432", nameless, &[slice]), ["10.0.0.1:7"]);
+    }
+    for (port, expected) in [
+        ("1", "spec.backends[0].service.port: Service shop/pg has no port 1: write one of 5432 (sql), 8008 (admin)"),
+        ("web", "spec.backends[0].service.port: Service shop/pg has no port web: write one of"),
+        ("dns", "port dns of Service shop/pg is UDP, not TCP: write one of 5432 (sql), 8008 (admin)"),
+    ] {
+        let found = sentences(&first(&pg(port, two, &slices)).1, "pg");
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+}
+
+#[test]
+fn a_headless_service_takes_a_number_that_it_does_not_declare() {
+    let slice = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]";
+    let headless = "{kind: Service, metadata: {name: pg}, spec: {clusterIP: None, ports: [{name: sql, port: 5432}]}}";
+    for (port, expected) in [("5432", "10.0.0.1:1"), ("sql", "10.0.0.1:1"), ("6000", "10.0.0.1:6000")] {
+        assert_eq!(endpoints(port, headless, &[slice]), [expected]);
+    }
+    let portless = "{kind: Service, metadata: {name: pg}, spec: {clusterIP: None}}";
+    assert_eq!(
+        endpoints("6000", portless, &["addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}]"]),
+        ["10.0.0.1:6000"]
+    );
+}
+
+#[test]
+fn the_family_is_the_services_first_else_ipv4_if_there_is_any() {
+    let v4 = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]";
+    let v6 = "addressType: IPv6, ports: [{name: sql, port: 1}], endpoints: [{addresses: ['2001:db8::1']}]";
+    let families = |families: &str| {
+        format!("{{kind: Service, metadata: {{name: pg}}, spec: {{{families} ports: [{{name: sql, port: 5432}}]}}}}")
+    };
+    for (declared, slices, expected) in [
+        ("", &[v6, v4][..], &["10.0.0.1:1"][..]),
+        ("", &[v6], &["[2001:db8::1]:1"]),
+        ("ipFamilies: [IPv6, IPv4],", &[v4, v6], &["[2001:db8::1]:1"]),
+        ("ipFamilies: [IPv4],", &[v4, v6], &["10.0.0.1:1"]),
+        ("ipFamilies: [IPv6],", &[v4], &[]),
+    ] {
+        assert_eq!(endpoints("sql", &families(declared), slices), expected, "{declared}");
+    }
+}
+
+#[test]
+fn an_endpoint_in_two_slices_counts_once_and_another_pod_on_its_address_is_another() {
+    let slice = |uid: &str, conditions: &str| {
+        format!(
+            "addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [{{addresses: [10.0.0.1, 10.0.0.9], \
+             targetRef: {{kind: Pod, uid: {uid}}}, conditions: {conditions}}}]"
+        )
+    };
+    let (stale, fresh, other) = (slice("a", "{ready: false}"), slice("a", "{ready: true}"), slice("b", "{}"));
+    assert_eq!(endpoints("sql", SERVICE, &[&stale, &fresh]), ["10.0.0.1:1"]);
+    assert_eq!(endpoints("sql", SERVICE, &[&fresh, &other]), ["10.0.0.1:1", "10.0.0.1:1"]);
+}
+
+#[test]
+fn a_pod_of_a_stateful_set_keeps_its_identity_over_addresses() {
+    let pod = "kind: Pod, namespace: shop, name: pg-0, uid: u1";
+    for (endpoint, expected) in [
+        (format!("hostname: pg-0, targetRef: {{{pod}}}"), "shop/pg-0"),
+        (format!("hostname: other, targetRef: {{{pod}}}"), "10.0.0.1:1"),
+        (format!("targetRef: {{{pod}}}"), "10.0.0.1:1"),
+        ("hostname: pg-0".into(), "10.0.0.1:1"),
+        ("hostname: pg-0, targetRef: {kind: Node, name: pg-0}".into(), "10.0.0.1:1"),
+    ] {
+        let slice = format!(
+            "addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [{{addresses: [10.0.0.1], {endpoint}}}]"
+        );
+        let (snapshot, _) = first(&pg("sql", SERVICE, &[&slice]));
+        assert_eq!(&*snapshot.upstreams[&upstream("pg")].endpoints[0].stable_id, expected);
+    }
+}
+
+#[test]
+fn what_cannot_be_followed_is_told_and_costs_nothing_else() {
+    let v4 = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.1]}]";
+    let fqdn = "addressType: FQDN, ports: [{name: sql, port: 1}], endpoints: [{addresses: [db.example.com]}]";
+    let broken = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [ten]}]";
+    assert_eq!(endpoints("sql", SERVICE, &[fqdn, broken, v4]), ["10.0.0.1:1"]);
+    let found = sentences(&first(&pg("sql", SERVICE, &[fqdn, broken, v4])).1, "pg");
+    assert!(
+        found[0].contains("EndpointSlice shop/pg-0 has addresses of type FQDN, which are not followed"),
+        "{found:?}"
+    );
+    assert!(found[1].contains("EndpointSlice shop/pg-1 has `ten`, which is not an IP address"), "{found:?}");
+
+    let external = "{kind: Service, metadata: {name: pg}, spec: {type: ExternalName, externalName: db.example.com}}";
+    let found = sentences(&first(&pg("sql", external, &[])).1, "pg");
+    assert!(found[0].contains("Service shop/pg is an ExternalName"), "{found:?}");
+}
+
+#[test]
+fn a_service_without_ready_endpoints_is_served_with_a_warning() {
+    let (snapshot, verdicts) = first(&pg("sql", SERVICE, &[]));
+    assert_eq!(
+        sentences(&verdicts, "pg"),
+        [
+            "spec.backends[0]: Service shop/pg has no ready endpoint on port sql; connections are refused while no other \
+         backend has one"
+        ]
+    );
+    assert!(!verdicts[&object("pg")].refuses());
+    assert!(snapshot.listeners.contains_key(&listener("pg", 5432)));
+}
+
+#[test]
+fn slices_of_other_services_and_namespaces_are_not_taken() {
+    let mut world = pg("sql", SERVICE, &[]);
+    for (namespace, service) in [("other", "pg"), ("shop", "pgx"), ("shoq", "pg")] {
+        let slice = format!(
+            "{{kind: EndpointSlice, metadata: {{namespace: {namespace}, name: x-{service}, labels: \
+             {{kubernetes.io/service-name: {service}}}}}, addressType: IPv4, ports: [{{name: sql, port: 1}}], \
+             endpoints: [{{addresses: [10.0.0.1]}}]}}"
+        );
+        world.endpoint_slices.extend(super::world(&slice).endpoint_slices);
+    }
+    assert!(first(&world).0.upstreams[&upstream("pg")].endpoints.is_empty());
+}

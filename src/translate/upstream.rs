@@ -1,0 +1,45 @@
+//! The endpoints of a load balancer, and how connections are spread over them and opened.
+
+use super::{
+    Problem, backends,
+    findings::{Findings, Place, accepted},
+    load_balancer::{Declaration, NONE_SERVED},
+    settings,
+};
+use crate::model::{Keepalive, Upstream};
+
+/// A setting that is wrong stays as it was before, while the endpoints are followed. `None`: it never was right.
+///
+/// `keepalive` is `None` if the declared one is wrong, which is somebody else's to report.
+pub(super) fn translate(
+    declaration: &Declaration,
+    keepalive: Option<Option<Keepalive>>,
+    problems: &mut Vec<Problem>,
+) -> Option<Upstream> {
+    let spec = declaration.spec;
+    let before = declaration.upstream_before();
+    if spec.backends.is_empty() {
+        let mut findings = Findings::default();
+        Place::new("spec.backends", &mut findings).refuse("it is empty: write where connections go");
+        let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
+        problems.extend(findings.concluded(meanwhile));
+        return before.cloned();
+    }
+
+    let endpoints = backends::endpoints(declaration, before, problems);
+    let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
+    let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| settings::balancing(spec, place));
+    let active_check =
+        accepted("spec.healthCheck.active", meanwhile, problems, |place| settings::active_check(spec, place));
+    let passive_check =
+        accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
+    let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
+    Some(Upstream {
+        balancing: balancing.or(before.map(|before| before.balancing))?,
+        endpoints,
+        active_check: active_check.or(before.map(|before| before.active_check))?,
+        passive_check: passive_check.or(before.map(|before| before.passive_check))?,
+        connect: connect.or(before.map(|before| before.connect))?,
+        keepalive: keepalive.or(before.map(|before| before.keepalive))?,
+    })
+}
