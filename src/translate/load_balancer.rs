@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::{
     Problem, Reason, Severity, Verdict,
     certificates::Certificates,
-    findings::{Findings, Place, accepted},
+    findings::{Place, accepted},
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
@@ -20,12 +20,10 @@ use crate::{
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
 
 /// What one load balancer comes to, before it is known whether others have its ports.
-#[derive(Default)]
 pub(super) struct Translated {
     pub listeners: BTreeMap<ListenerKey, Wish>,
     /// `None`: no listener can be served.
     pub upstream: Option<Arc<Upstream>>,
-    pub verdict: Verdict,
 }
 
 pub(super) fn translate(
@@ -34,7 +32,7 @@ pub(super) fn translate(
     world: &World,
     previous: &Snapshot,
     certificates: &mut Certificates,
-) -> Translated {
+) -> (Translated, Verdict) {
     let mut problems = unreadable(object, declared, previous);
     let translated = match &declared.spec {
         None => kept(object, previous),
@@ -43,7 +41,7 @@ pub(super) fn translate(
             declaration.translate(certificates, &mut problems)
         }
     };
-    Translated { verdict: Verdict { origin: declared.origin.clone(), problems }, ..translated }
+    (translated, Verdict { origin: declared.origin.clone(), problems })
 }
 
 /// What is wrong with the present text, where it cannot be read at all.
@@ -72,7 +70,6 @@ fn kept(object: &ObjectKey, previous: &Snapshot) -> Translated {
             .map(|(key, listener)| (key.clone(), Wish::Kept(listener.clone())))
             .collect(),
         upstream: upstream_before(object, previous).cloned(),
-        verdict: Verdict::default(),
     }
 }
 
@@ -108,7 +105,6 @@ impl<'a> Declaration<'a> {
             // Without an upstream they would have nowhere to go.
             listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
             upstream: upstream.map(|upstream| reuse(upstream, before)),
-            verdict: Verdict::default(),
         }
     }
 
@@ -146,11 +142,11 @@ impl<'a> Declaration<'a> {
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, Wish> {
-        if self.spec.listeners.is_empty() {
-            let mut findings = Findings::default();
-            Place::new("spec.listeners", &mut findings).refuse("it is empty: write at least one port");
-            problems.extend(findings.concluded(NONE_SERVED));
-        }
+        accepted("spec.listeners", NONE_SERVED, problems, |place| {
+            if self.spec.listeners.is_empty() {
+                place.refuse("it is empty: write at least one port");
+            }
+        });
         let mut wishes = BTreeMap::new();
         for (index, declared) in self.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
@@ -171,28 +167,30 @@ impl<'a> Declaration<'a> {
 
     /// What tells the listeners apart: ports, and names where there are several.
     fn check_identity(&self, index: usize, place: &mut Place) {
-        let (listeners, declared) = (&self.spec.listeners, &self.spec.listeners[index]);
-        let other = |same: &dyn Fn(&api::Listener) -> bool| {
-            (0..listeners.len()).find(|&other| other != index && same(&listeners[other]))
-        };
-        if let Some(other) = other(&|listener| listener.port == declared.port) {
-            let message =
-                format!("{} is also the port of spec.listeners[{other}]: write each port once", declared.port);
+        let listeners = &self.spec.listeners;
+        let api::Listener { name, port, .. } = &listeners[index];
+        if let Some(other) = twin(listeners, index, |listener| listener.port) {
+            let message = format!("{port} is also the port of spec.listeners[{other}]: write each port once");
             place.at("port").refuse(message);
         }
-        match &declared.name {
+        match name {
             None if listeners.len() > 1 => {
                 place.at("name").refuse("it is missing: with several listeners write a name for each");
             }
             None => {}
             Some(name) => {
-                if let Some(other) = other(&|listener| listener.name.as_ref() == Some(name)) {
+                if let Some(other) = twin(listeners, index, |listener| listener.name.as_ref()) {
                     let message = format!("`{name}` is also the name of spec.listeners[{other}]: write another");
                     place.at("name").refuse(message);
                 }
             }
         }
     }
+}
+
+/// Another item with the same identity.
+pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
+    (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }
 
 /// The one before, if it is equal: whoever holds it sees at a glance that nothing has changed.
