@@ -10,7 +10,11 @@ use std::{
 use super::{
     Problem, Reason,
     findings::{Findings, Place},
+<<<<<<< HEAD
     load_balancer::Declaration,
+=======
+    load_balancer::{Declaration, twin},
+>>>>>>> translate
     slices,
     weights::{Share, endpoint_weights},
 };
@@ -28,12 +32,25 @@ pub(super) struct Member {
     pub stable_id: Arc<str>,
 }
 
+<<<<<<< HEAD
 /// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`.
+=======
+/// What a backend comes to, and what is wrong with it.
+struct Part {
+    weight: u16,
+    endpoints: Vec<Endpoint>,
+    findings: Findings,
+}
+
+/// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none
+/// had any by its name, connections go where they went before.
+>>>>>>> translate
 pub(super) fn endpoints(
     declaration: &Declaration,
     before: Option<&Upstream>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Endpoint> {
+<<<<<<< HEAD
     let declared = &declaration.spec.backends;
     let mut before = by_backend(before);
     let mut groups: Vec<(u16, Vec<Endpoint>)> = Vec::new();
@@ -59,6 +76,40 @@ pub(super) fn endpoints(
         }
     }
     weighted(groups)
+=======
+    let mut kept = by_backend(before);
+    let backends = &declaration.spec.backends;
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, &mut kept)).collect();
+    let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
+    let before = before.map_or(&[][..], |before| &before.endpoints);
+    let mut groups = Vec::new();
+    for Part { weight, endpoints, findings } in parts {
+        problems.extend(findings.concluded(match endpoints.is_empty() {
+            true if lost && !before.is_empty() => "connections go where they went before",
+            true => "it has no endpoints",
+            false => "it keeps the endpoints it had before",
+        }));
+        if !endpoints.is_empty() {
+            groups.push((weight, endpoints));
+        }
+    }
+    if lost { before.to_vec() } else { weighted(groups) }
+}
+
+fn part(index: usize, declaration: &Declaration, kept: &mut BTreeMap<&str, Vec<Endpoint>>) -> Part {
+    let backend = &declaration.spec.backends[index];
+    let mut findings = Findings::default();
+    let place = &mut Place::new(format!("spec.backends[{index}]"), &mut findings);
+    check_name(&declaration.spec.backends, index, place);
+    let mut endpoints = translate(backend, declaration, place);
+    if endpoints.is_empty() && place.is_unremarked() {
+        warn_of_no_endpoints(backend, declaration.object, place);
+    }
+    if findings.refuse() {
+        endpoints = kept.remove(name(backend)).unwrap_or_default();
+    }
+    Part { weight: backend.weight, endpoints, findings }
+>>>>>>> translate
 }
 
 /// What each backend had before.
@@ -76,6 +127,7 @@ fn name(backend: &Backend) -> &str {
     backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
 }
 
+<<<<<<< HEAD
 fn check_name(declared: &[Backend], index: usize, place: &mut Place) {
     let backend = &declared[index];
     if backend.name.is_none() && declared.len() > 1 {
@@ -86,6 +138,15 @@ fn check_name(declared: &[Backend], index: usize, place: &mut Place) {
         place
             .at("name")
             .refuse(format!("`{}` is also the name of spec.backends[{other}]: write another", name(backend)));
+=======
+fn check_name(backends: &[Backend], index: usize, place: &mut Place) {
+    let mut place = place.at("name");
+    if backends[index].name.is_none() && backends.len() > 1 {
+        place.refuse("it is missing: with several backends write a name for each");
+    } else if let Some(other) = twin(backends, index, name) {
+        let name = name(&backends[index]);
+        place.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
+>>>>>>> translate
     }
 }
 

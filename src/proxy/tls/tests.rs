@@ -48,6 +48,7 @@ impl Authority {
             source: "test".into(),
             fingerprint,
             names: names.iter().map(|name| name.to_lowercase().into()).collect(),
+            not_before: jiff::Timestamp::UNIX_EPOCH,
             not_after: jiff::Timestamp::MAX,
             key: Arc::new(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).unwrap()),
         })

@@ -8,6 +8,10 @@ use std::{
 };
 
 use super::*;
+<<<<<<< HEAD
+=======
+use crate::model::{Access, Limits};
+>>>>>>> translate
 
 #[test]
 fn every_golden_world_translates_as_expected() {
@@ -37,10 +41,25 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
     let out = &mut text;
     for (key, listener) in &snapshot.listeners {
         writeln!(out, "listener {key} `{}` on {} to {}", listener.name, listener.bind, listener.upstream).unwrap();
+<<<<<<< HEAD
         writeln!(out, "  tls {:?}", listener.tls).unwrap();
         writeln!(out, "  proxy protocol {:?}", listener.proxy_protocol).unwrap();
         writeln!(out, "  {:?}", listener.access).unwrap();
         writeln!(out, "  {:?}", listener.limits).unwrap();
+=======
+        if let Some(tls) = &listener.tls {
+            writeln!(out, "  {tls:?}").unwrap();
+        }
+        if let Some(proxy_protocol) = &listener.proxy_protocol {
+            writeln!(out, "  {proxy_protocol:?}").unwrap();
+        }
+        if listener.access != Access::default() {
+            writeln!(out, "  {:?}", listener.access).unwrap();
+        }
+        if listener.limits != Limits::default() {
+            writeln!(out, "  {:?}", listener.limits).unwrap();
+        }
+>>>>>>> translate
         writeln!(out, "  {:?}", listener.timeouts).unwrap();
         writeln!(out, "  keepalive {:?}", listener.keepalive).unwrap();
         writeln!(out, "  {:?}", listener.drain).unwrap();
@@ -67,7 +86,11 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
     }
     for (object, verdict) in verdicts {
+<<<<<<< HEAD
         writeln!(out, "verdict on {object}: {} problems", verdict.problems.len()).unwrap();
+=======
+        writeln!(out, "verdict on {object}").unwrap();
+>>>>>>> translate
         for problem in &verdict.problems {
             writeln!(out, "  {:?} {:?} {problem}", problem.severity, problem.reason).unwrap();
         }

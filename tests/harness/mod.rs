@@ -1,0 +1,299 @@
+//! Runs the built program as a process, and looks at it from outside.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything that is waited for may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `tcplb`. It is killed when it is dropped.
+pub struct Tcplb {
+    child: Child,
+    /// What it writes to standard error, line by line.
+    log: Receiver<String>,
+    /// Lines that were read and looked at.
+    pub seen: Vec<String>,
+    pub admin: SocketAddr,
+    /// What it wrote to standard output, when it has ended.
+    output: Option<thread::JoinHandle<String>>,
+}
+
+impl Tcplb {
+    /// Starts `tcplb standalone` with an admin address of its own.
+    pub fn standalone(arguments: &[&str]) -> Self {
+        Self::standalone_with(arguments, |command| command)
+    }
+
+    /// The same, with a command that is prepared further (environment, a wrapper's name space).
+    pub fn standalone_with(arguments: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        let admin = free_address();
+        let mut command = program();
+        command.arg("standalone").arg("--admin").arg(admin.to_string()).args(arguments);
+        prepare(&mut command);
+        Self::spawn(command, admin)
+    }
+
+    /// Runs a command that was made elsewhere.
+    pub fn spawn(mut command: Command, admin: SocketAddr) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("tcplb can be started");
+        let (lines, log) = channel();
+        let stderr = child.stderr.take().unwrap();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut stdout = child.stdout.take().unwrap();
+        let output = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stdout.read_to_string(&mut text);
+            text
+        });
+        Self { child, log, seen: Vec::new(), admin, output: Some(output) }
+    }
+
+    /// Waits until it serves.
+    pub fn ready(mut self) -> Self {
+        wait_until("tcplb is ready", || {
+            self.read_log();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                thread::sleep(Duration::from_millis(100));
+                self.read_log();
+                panic!("tcplb ended with {status}: {:#?}", self.seen);
+            }
+            http_get(self.admin, "/readyz").is_some_and(|(status, _)| status == 200)
+        });
+        self
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Waits for a line of the log that contains this, and gives it.
+    pub fn logged(&mut self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        if let Some(line) = self.seen.iter().find(|line| line.contains(part)) {
+            return line.clone();
+        }
+        loop {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    panic!("`{part}` was not logged: {:#?}", self.seen)
+                }
+            }
+        }
+    }
+
+    /// Forgets what was logged so far, so that [`Self::logged`] waits for something new.
+    pub fn forget_log(&mut self) {
+        self.read_log();
+        self.seen.clear();
+    }
+
+    fn read_log(&mut self) {
+        self.seen.extend(self.log.try_iter());
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(status.success(), "the process is there");
+    }
+
+    /// Waits until it has ended by itself: its status and what it wrote to standard output.
+    pub fn ended(&mut self) -> (ExitStatus, String) {
+        let mut status = None;
+        wait_until("tcplb has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        self.read_log();
+        (status.unwrap(), self.output.take().map(|output| output.join().unwrap()).unwrap_or_default())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The value of a metric: the sum over all series that have all of these labels (`name="value"`).
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        metric(&self.metrics(), name, labels)
+    }
+
+    pub fn metrics(&self) -> String {
+        http_get(self.admin, "/metrics").expect("metrics are served").1
+    }
+
+    pub fn snapshot(&self) -> serde_json::Value {
+        serde_json::from_str(&http_get(self.admin, "/snapshot").expect("the snapshot is served").1).unwrap()
+    }
+}
+
+impl Drop for Tcplb {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The built program.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    for variable in ["LISTEN", "BACKENDS", "LB_MODE", "POOL_SIZE", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs the built program to its end: its exit code, standard output and standard error.
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = program().args(arguments).output().expect("tcplb can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// The sum of a metric's series that have all of these labels.
+pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
+    text.lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+/// A plain HTTP request: status and body, or `None` when nobody answers.
+pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunked(body) } else { body.into() };
+    Some((status, body))
+}
+
+fn unchunked(body: &str) -> String {
+    let (mut rest, mut text) = (body, String::new());
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or(0);
+        if size == 0 {
+            break;
+        }
+        text.push_str(&after[..size]);
+        rest = &after[size + 2..];
+    }
+    text
+}
+
+/// An address of this host that nobody listens on. Each call gives another one.
+///
+/// The kernel's ephemeral range is left alone: a client's port there could take the address before it is used.
+pub fn free_address() -> SocketAddr {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        let start = (std::process::id() % 110) as u16 * 100;
+        let port = 20_000 + (start + offset) % 11_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
+}
+
+/// Asks again and again, for as long as patience lasts. What is waited for is a state, never a time.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An echo server in a thread of its own; it says its name first if it has one.
+pub struct EchoServer {
+    pub address: SocketAddr,
+}
+
+impl EchoServer {
+    pub fn start(name: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                thread::Builder::new()
+                    .stack_size(128 * 1024)
+                    .spawn(move || {
+                        let mut client = client;
+                        if let Some(name) = name {
+                            let _ = writeln!(client, "{name}");
+                        }
+                        let mut buffer = [0; 16 * 1024];
+                        while let Ok(count @ 1..) = client.read(&mut buffer) {
+                            if client.write_all(&buffer[..count]).is_err() {
+                                return;
+                            }
+                        }
+                    })
+                    .unwrap();
+            }
+        });
+        Self { address }
+    }
+}
+
+/// A folder for one test, removed with it.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file as careful programs do: aside, then moved into place.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let (aside, path) = (self.join(&format!(".{name}.new")), self.join(name));
+        fs::write(&aside, text).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// The manifest of a load balancer on 127.0.0.1 with these backends, and further lines of its spec.
+pub fn manifest(name: &str, port: u16, backends: &[SocketAddr], more: &str) -> String {
+    let addresses: Vec<String> = backends.iter().map(|address| format!("\"{address}\"")).collect();
+    let more: String = more.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: {name}}}\nspec:\n  \
+         listeners: [{{port: {port}, address: 127.0.0.1}}]\n  backends: [{{addresses: [{}]}}]\n{more}",
+        addresses.join(", ")
+    )
+}
