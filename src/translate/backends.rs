@@ -10,11 +10,7 @@ use std::{
 use super::{
     Problem, Reason,
     findings::{Findings, Place},
-<<<<<<< HEAD
-    load_balancer::Declaration,
-=======
     load_balancer::{Declaration, twin},
->>>>>>> translate
     slices,
     weights::{Share, endpoint_weights},
 };
@@ -32,9 +28,6 @@ pub(super) struct Member {
     pub stable_id: Arc<str>,
 }
 
-<<<<<<< HEAD
-/// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`.
-=======
 /// What a backend comes to, and what is wrong with it.
 struct Part {
     weight: u16,
@@ -44,39 +37,11 @@ struct Part {
 
 /// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none
 /// had any by its name, connections go where they went before.
->>>>>>> translate
 pub(super) fn endpoints(
     declaration: &Declaration,
     before: Option<&Upstream>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Endpoint> {
-<<<<<<< HEAD
-    let declared = &declaration.spec.backends;
-    let mut before = by_backend(before);
-    let mut groups: Vec<(u16, Vec<Endpoint>)> = Vec::new();
-    for (index, backend) in declared.iter().enumerate() {
-        let name = name(backend);
-        let mut findings = Findings::default();
-        let place = &mut Place::new(format!("spec.backends[{index}]"), &mut findings);
-        check_name(declared, index, place);
-        let mut endpoints = translate(backend, declaration, place);
-        if endpoints.is_empty() && place.is_unremarked() {
-            warn_of_no_endpoints(backend, declaration.object, place);
-        }
-        if findings.refuse() {
-            endpoints = before.remove(name).unwrap_or_default();
-        }
-        problems.extend(findings.concluded(if endpoints.is_empty() {
-            "it has no endpoints"
-        } else {
-            "it keeps the endpoints it had before"
-        }));
-        if !endpoints.is_empty() {
-            groups.push((backend.weight, endpoints));
-        }
-    }
-    weighted(groups)
-=======
     let mut kept = by_backend(before);
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, &mut kept)).collect();
@@ -109,7 +74,6 @@ fn part(index: usize, declaration: &Declaration, kept: &mut BTreeMap<&str, Vec<E
         endpoints = kept.remove(name(backend)).unwrap_or_default();
     }
     Part { weight: backend.weight, endpoints, findings }
->>>>>>> translate
 }
 
 /// What each backend had before.
@@ -127,18 +91,6 @@ fn name(backend: &Backend) -> &str {
     backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
 }
 
-<<<<<<< HEAD
-fn check_name(declared: &[Backend], index: usize, place: &mut Place) {
-    let backend = &declared[index];
-    if backend.name.is_none() && declared.len() > 1 {
-        place.at("name").refuse("it is missing: with several backends write a name for each");
-    } else if let Some(other) =
-        (0..declared.len()).find(|&other| other != index && name(&declared[other]) == name(backend))
-    {
-        place
-            .at("name")
-            .refuse(format!("`{}` is also the name of spec.backends[{other}]: write another", name(backend)));
-=======
 fn check_name(backends: &[Backend], index: usize, place: &mut Place) {
     let mut place = place.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
@@ -146,7 +98,6 @@ fn check_name(backends: &[Backend], index: usize, place: &mut Place) {
     } else if let Some(other) = twin(backends, index, name) {
         let name = name(&backends[index]);
         place.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
->>>>>>> translate
     }
 }
 

@@ -51,19 +51,6 @@ impl<'a> Certificates<'a> {
         let mut certificates = Vec::new();
         for (index, reference) in declared.certificate_refs.iter().enumerate() {
             let mut place = place.item(index);
-<<<<<<< HEAD
-            let certificate = self.read(reference, declaration).or_else(|message| {
-                let source = source(reference, declaration);
-                let kept = before.iter().find(|certificate| *certificate.source == *source);
-                let meanwhile = if kept.is_some() { "the one before is presented" } else { "it is left out" };
-                place.leave_out(Reason::InvalidCertificateRef, format!("{message}; {meanwhile}"));
-                kept.cloned().ok_or(())
-            });
-            if let Ok(certificate) = certificate {
-                warn_of_validity(&certificate, self.now, &mut place);
-                certificates.push(certificate);
-            }
-=======
             let certificate = match self.read(reference, declaration) {
                 Ok(certificate) => Some(certificate),
                 Err(message) => {
@@ -77,7 +64,6 @@ impl<'a> Certificates<'a> {
             let Some(certificate) = certificate else { continue };
             warn_of_validity(&certificate, self.now, &mut place);
             certificates.push(certificate);
->>>>>>> translate
         }
         if declared.certificate_refs.is_empty() {
             place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
@@ -218,14 +204,10 @@ impl Pair<'_> {
             )
         })?;
         let key = any_supported_type(&key).map_err(|_| {
-<<<<<<< HEAD
-            format!("{} has a key of a kind that is not supported: use RSA, ECDSA or Ed25519", self.key_title)
-=======
             format!(
                 "{} has a key of a kind that is not supported: use ECDSA, Ed25519, or RSA of 2048 bits or more",
                 self.key_title
             )
->>>>>>> translate
         })?;
         let pair = CertifiedKey::new(chain, key);
         match pair.keys_match() {

@@ -5,11 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::{
     Problem, Reason, Severity, Verdict,
     certificates::Certificates,
-<<<<<<< HEAD
-    findings::{Findings, Place, accepted},
-=======
     findings::{Place, accepted},
->>>>>>> translate
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
@@ -24,18 +20,10 @@ use crate::{
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
 
 /// What one load balancer comes to, before it is known whether others have its ports.
-<<<<<<< HEAD
-#[derive(Default)]
-=======
->>>>>>> translate
 pub(super) struct Translated {
     pub listeners: BTreeMap<ListenerKey, Wish>,
     /// `None`: no listener can be served.
     pub upstream: Option<Arc<Upstream>>,
-<<<<<<< HEAD
-    pub verdict: Verdict,
-=======
->>>>>>> translate
 }
 
 pub(super) fn translate(
@@ -44,11 +32,7 @@ pub(super) fn translate(
     world: &World,
     previous: &Snapshot,
     certificates: &mut Certificates,
-<<<<<<< HEAD
-) -> Translated {
-=======
 ) -> (Translated, Verdict) {
->>>>>>> translate
     let mut problems = unreadable(object, declared, previous);
     let translated = match &declared.spec {
         None => kept(object, previous),
@@ -57,11 +41,7 @@ pub(super) fn translate(
             declaration.translate(certificates, &mut problems)
         }
     };
-<<<<<<< HEAD
-    Translated { verdict: Verdict { origin: declared.origin.clone(), problems }, ..translated }
-=======
     (translated, Verdict { origin: declared.origin.clone(), problems })
->>>>>>> translate
 }
 
 /// What is wrong with the present text, where it cannot be read at all.
@@ -90,10 +70,6 @@ fn kept(object: &ObjectKey, previous: &Snapshot) -> Translated {
             .map(|(key, listener)| (key.clone(), Wish::Kept(listener.clone())))
             .collect(),
         upstream: upstream_before(object, previous).cloned(),
-<<<<<<< HEAD
-        verdict: Verdict::default(),
-=======
->>>>>>> translate
     }
 }
 
@@ -129,10 +105,6 @@ impl<'a> Declaration<'a> {
             // Without an upstream they would have nowhere to go.
             listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
             upstream: upstream.map(|upstream| reuse(upstream, before)),
-<<<<<<< HEAD
-            verdict: Verdict::default(),
-=======
->>>>>>> translate
         }
     }
 
@@ -170,19 +142,11 @@ impl<'a> Declaration<'a> {
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, Wish> {
-<<<<<<< HEAD
-        if self.spec.listeners.is_empty() {
-            let mut findings = Findings::default();
-            Place::new("spec.listeners", &mut findings).refuse("it is empty: write at least one port");
-            problems.extend(findings.concluded(NONE_SERVED));
-        }
-=======
         accepted("spec.listeners", NONE_SERVED, problems, |place| {
             if self.spec.listeners.is_empty() {
                 place.refuse("it is empty: write at least one port");
             }
         });
->>>>>>> translate
         let mut wishes = BTreeMap::new();
         for (index, declared) in self.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
@@ -203,18 +167,6 @@ impl<'a> Declaration<'a> {
 
     /// What tells the listeners apart: ports, and names where there are several.
     fn check_identity(&self, index: usize, place: &mut Place) {
-<<<<<<< HEAD
-        let (listeners, declared) = (&self.spec.listeners, &self.spec.listeners[index]);
-        let other = |same: &dyn Fn(&api::Listener) -> bool| {
-            (0..listeners.len()).find(|&other| other != index && same(&listeners[other]))
-        };
-        if let Some(other) = other(&|listener| listener.port == declared.port) {
-            let message =
-                format!("{} is also the port of spec.listeners[{other}]: write each port once", declared.port);
-            place.at("port").refuse(message);
-        }
-        match &declared.name {
-=======
         let listeners = &self.spec.listeners;
         let api::Listener { name, port, .. } = &listeners[index];
         if let Some(other) = twin(listeners, index, |listener| listener.port) {
@@ -222,17 +174,12 @@ impl<'a> Declaration<'a> {
             place.at("port").refuse(message);
         }
         match name {
->>>>>>> translate
             None if listeners.len() > 1 => {
                 place.at("name").refuse("it is missing: with several listeners write a name for each");
             }
             None => {}
             Some(name) => {
-<<<<<<< HEAD
-                if let Some(other) = other(&|listener| listener.name.as_ref() == Some(name)) {
-=======
                 if let Some(other) = twin(listeners, index, |listener| listener.name.as_ref()) {
->>>>>>> translate
                     let message = format!("`{name}` is also the name of spec.listeners[{other}]: write another");
                     place.at("name").refuse(message);
                 }
@@ -241,14 +188,11 @@ impl<'a> Declaration<'a> {
     }
 }
 
-<<<<<<< HEAD
-=======
 /// Another item with the same identity.
 pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
     (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }
 
->>>>>>> translate
 /// The one before, if it is equal: whoever holds it sees at a glance that nothing has changed.
 fn reuse<T: PartialEq>(new: T, before: Option<&Arc<T>>) -> Arc<T> {
     before.filter(|before| ***before == new).cloned().unwrap_or_else(|| Arc::new(new))

@@ -45,17 +45,10 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     let mut upstreams = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
-<<<<<<< HEAD
-        let translated = load_balancer::translate(object, declared, world, previous, &mut certificates);
-        wishes.extend(translated.listeners);
-        upstreams.extend(translated.upstream.map(|upstream| (UpstreamKey { object: object.clone() }, upstream)));
-        verdicts.insert(object.clone(), translated.verdict);
-=======
         let (translated, verdict) = load_balancer::translate(object, declared, world, previous, &mut certificates);
         wishes.extend(translated.listeners);
         upstreams.extend(translated.upstream.map(|upstream| (UpstreamKey { object: object.clone() }, upstream)));
         verdicts.insert(object.clone(), verdict);
->>>>>>> translate
     }
 
     let (listeners, conflicts) = ports::settle(wishes, &previous.listeners);

@@ -37,14 +37,9 @@ pub(super) fn members(
         return Vec::new();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-<<<<<<< HEAD
-        let message =
-            format!("Service {key} is an ExternalName, which has no endpoints: write its name in `addresses`");
-=======
         let message = format!(
             "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
         );
->>>>>>> translate
         place.at("name").refuse(message);
         return Vec::new();
     }

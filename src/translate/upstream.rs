@@ -2,11 +2,7 @@
 
 use super::{
     Problem, backends,
-<<<<<<< HEAD
-    findings::{Findings, Place, accepted},
-=======
     findings::accepted,
->>>>>>> translate
     load_balancer::{Declaration, NONE_SERVED},
     settings,
 };
@@ -23,15 +19,8 @@ pub(super) fn translate(
     let spec = declaration.spec;
     let before = declaration.upstream_before();
     if spec.backends.is_empty() {
-<<<<<<< HEAD
-        let mut findings = Findings::default();
-        Place::new("spec.backends", &mut findings).refuse("it is empty: write where connections go");
-        let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
-        problems.extend(findings.concluded(meanwhile));
-=======
         let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
         accepted("spec.backends", meanwhile, problems, |place| place.refuse("it is empty: write where connections go"));
->>>>>>> translate
         return before.cloned();
     }
 

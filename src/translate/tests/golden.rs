@@ -8,10 +8,7 @@ use std::{
 };
 
 use super::*;
-<<<<<<< HEAD
-=======
 use crate::model::{Access, Limits};
->>>>>>> translate
 
 #[test]
 fn every_golden_world_translates_as_expected() {
@@ -41,12 +38,6 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
     let out = &mut text;
     for (key, listener) in &snapshot.listeners {
         writeln!(out, "listener {key} `{}` on {} to {}", listener.name, listener.bind, listener.upstream).unwrap();
-<<<<<<< HEAD
-        writeln!(out, "  tls {:?}", listener.tls).unwrap();
-        writeln!(out, "  proxy protocol {:?}", listener.proxy_protocol).unwrap();
-        writeln!(out, "  {:?}", listener.access).unwrap();
-        writeln!(out, "  {:?}", listener.limits).unwrap();
-=======
         if let Some(tls) = &listener.tls {
             writeln!(out, "  {tls:?}").unwrap();
         }
@@ -59,7 +50,6 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         if listener.limits != Limits::default() {
             writeln!(out, "  {:?}", listener.limits).unwrap();
         }
->>>>>>> translate
         writeln!(out, "  {:?}", listener.timeouts).unwrap();
         writeln!(out, "  keepalive {:?}", listener.keepalive).unwrap();
         writeln!(out, "  {:?}", listener.drain).unwrap();
@@ -86,11 +76,7 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
     }
     for (object, verdict) in verdicts {
-<<<<<<< HEAD
-        writeln!(out, "verdict on {object}: {} problems", verdict.problems.len()).unwrap();
-=======
         writeln!(out, "verdict on {object}").unwrap();
->>>>>>> translate
         for problem in &verdict.problems {
             writeln!(out, "  {:?} {:?} {problem}", problem.severity, problem.reason).unwrap();
         }

@@ -89,14 +89,11 @@ fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: default, port: 1}}]}",
             "it keeps the endpoints it had before",
         ),
-<<<<<<< HEAD
-=======
         // Without a name of its own it is another backend, but connections must go somewhere.
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: typo, port: 1}}]}",
             "connections go where they went before",
         ),
->>>>>>> translate
     ] {
         let (after, verdicts) = then(&load_balancer("pg", wrong), &before);
         assert!(after.configures_the_same(&before), "{wrong}");
