@@ -87,6 +87,9 @@ impl Files {
     }
 }
 
+/// What is said after why something cannot be read now.
+const STAYS: &str = "; what it declared before stays";
+
 /// What came out of a file.
 #[derive(Default)]
 struct Reading {
@@ -104,7 +107,7 @@ impl Reading {
         if known && fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
             return Self { fresh: kept, ..Self::default() };
         }
-        let stays = if kept.is_empty() { "" } else { "; what it declared before stays" };
+        let stays = if kept.is_empty() { "" } else { STAYS };
         match read_text(file).and_then(|text| Documents::read(file, &text)) {
             Ok(documents) if documents.problems.is_empty() => Self { fresh: documents.objects, ..Self::default() },
             Ok(documents) => {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::said;
+use super::{STAYS, said};
 
 /// How long a file may be away while it is replaced.
 pub const MOMENT: Duration = Duration::from_millis(100);
@@ -64,10 +64,11 @@ impl Listing {
                 Err(error) => {
                     let why = format!("{}: {}", path.display(), said(&error));
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
-                    for file in below.filter(|file| listing.seen.insert(file.to_path_buf())).collect::<Vec<_>>() {
-                        listing.files.push(Listed { file: file.clone(), gone: Some(why.clone()) });
-                    }
-                    listing.problems.push(why);
+                    let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
+                    let stays = if below.is_empty() { "" } else { STAYS };
+                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), gone: Some(why.clone()) });
+                    listing.files.extend(gone);
+                    listing.problems.push(format!("{why}{stays}"));
                 }
             }
         }
