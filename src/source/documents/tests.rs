@@ -273,6 +273,15 @@ proptest! {
 }
 
 #[test]
+fn a_file_may_be_large_but_aliases_may_not_multiply_it() {
+    let many: String = (0..2_000).map(|n| LOAD_BALANCER.replace("name: pg", &format!("name: pg{n}")) + "---").collect();
+    assert_eq!(read(&many).objects.len(), 2_000);
+    let laughs: String =
+        (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))).collect();
+    assert!(Documents::read(Path::new("a.yaml"), &format!("a0: &a0 [lol]\n{laughs}")).is_err());
+}
+
+#[test]
 fn deep_nesting_is_refused_and_not_followed() {
     for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
         assert!(Documents::read(Path::new("a.yaml"), &text).is_err());
