@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod source;
+pub mod state;
 pub mod takeover;
 pub mod tools;
 pub mod translate;

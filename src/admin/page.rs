@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    State,
-    snapshot::{self, LoadBalancer, Member, Port},
-};
-use crate::proxy::Monitor;
+use super::snapshot::{self, LoadBalancer, Member, Port};
+use crate::{proxy::Monitor, state::State};
 
 const STYLE: &str = "\
 :root { color-scheme: light dark }

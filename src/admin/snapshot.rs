@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::State;
 use crate::{
     model::{Algorithm, Listener, ListenerKey, ListenerState, ProxyMode, Report, TlsVersion, UpstreamKey},
     proxy::Monitor,
+    state::State,
     translate::Severity,
     upstream::{Endpoint, Upstream},
 };

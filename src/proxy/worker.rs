@@ -147,7 +147,7 @@ pub fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let _abort = AbortOnPanic;
+        let _abort = super::AbortOnPanic;
         let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(error))),
@@ -166,16 +166,6 @@ pub fn start(
     Ok(thread)
 }
 
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 impl Worker {
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
         let mut heartbeat = interval(HEARTBEAT);
@@ -183,7 +173,7 @@ impl Worker {
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
-                    Some(Order::Stop) | None => return,
+                    Some(Order::Stop) | None => return self.abandon(),
                     Some(order) => self.follow(order),
                 },
                 _ = heartbeat.tick() => {
@@ -389,6 +379,11 @@ impl Worker {
         }
         drained.by_themselves = at_first.saturating_sub(drained.closed + drained.reset);
         drained
+    }
+
+    /// Resets what is still open, and says so, before the event loop goes.
+    fn abandon(&self) {
+        self.close_beyond(0, CloseReason::DrainDeadline, |_| true);
     }
 
     /// Closes connections, those first that were silent for the longest time, until no more than this many remain.
