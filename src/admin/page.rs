@@ -47,6 +47,9 @@ fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     for problem in &load_balancer.problems {
         let _ = write!(page, "<p class=\"bad\">{}: {}</p>", problem.severity, escape(&problem.sentence));
     }
+    if load_balancer.listeners.is_empty() {
+        return;
+    }
     page.push_str(
         "<table><tr><th>listener<th>address<th>TLS<th class=\"number\">open<th class=\"number\">accepted</tr>",
     );

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::accounting::CloseReason;
@@ -250,7 +250,7 @@ impl<'a> Line<'a> {
             Kind::End(reason) => ("end", Some(reason.label())),
         };
         Self {
-            time: Timestamp::try_from(event.at).unwrap_or_default(),
+            time: Timestamp::try_from(event.at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default(),
             event: kind,
             listener: &event.listener.label,
             name: &event.listener.name,

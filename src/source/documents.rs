@@ -177,7 +177,9 @@ impl Kind {
                     _ => &[],
                 };
                 near(kind, kinds.iter().copied()).map_or(Self::Other, |near| {
-                    Self::Mistyped(format!("there is no kind `{kind}` in {api_version}: did you mean `{near}`?"))
+                    Self::Mistyped(format!(
+                        "there is no kind `{kind}` in {api_version}: write `{near}`, if that is meant"
+                    ))
                 })
             }
         }
