@@ -4,6 +4,7 @@
 //! its way: PROXY header, admission, TLS, connect, relay, account.
 
 pub mod access_log;
+mod account;
 pub mod accounting;
 pub mod admission;
 mod connect;
@@ -17,6 +18,7 @@ pub mod socket;
 mod stream;
 pub mod tls;
 mod topology;
+mod turns;
 mod worker;
 
 use std::{
@@ -84,7 +86,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             workers,
             capacity: Arc::new(Capacity::new(options.capacity)),
-            access_log: options.access_log,
+            access_log: Arc::new(options.access_log),
             started: Instant::now(),
         });
         let threads = inboxes
