@@ -1,5 +1,7 @@
 //! A TCP load balancer for Kubernetes.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod api;
 pub mod app;
