@@ -17,8 +17,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("source", &["api", "model"]),
     ("translate", &["api", "model", "source"]),
-    ("metrics", &["admin", "model", "proxy", "translate", "upstream"]),
-    ("admin", &["metrics", "model", "proxy", "translate", "upstream"]),
+    ("state", &["translate"]),
+    ("metrics", &["model", "proxy", "state", "translate", "upstream"]),
+    ("admin", &["metrics", "model", "proxy", "state", "translate", "upstream"]),
     ("tools", &["api"]),
     ("cli", &["api", "proxy"]),
 ];
