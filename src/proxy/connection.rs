@@ -113,7 +113,8 @@ async fn read_proxy_header(
             ProxyMode::Optional => Ok(Announced { source: Some(peer), rest: Vec::new(), guard }),
         };
     }
-    let header = timeout(listener.timeouts.handshake, proxy_protocol::read_header(client))
+    // Boxed, so that a connection without a header has no room for one.
+    let header = Box::pin(timeout(listener.timeouts.handshake, proxy_protocol::read_header(client)))
         .await
         .map_err(|_| CloseReason::ProxyInvalid)?
         .map_err(|_| CloseReason::ProxyInvalid)?;
