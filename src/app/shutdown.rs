@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Run,
+    drain::Draining,
     proxy::{Closing, Proxy},
     state::State,
 };
@@ -74,19 +75,19 @@ pub async fn run(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals:
 
 async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
     state.leave();
-    let closing = match cause {
+    let (closing, draining) = match cause {
         Cause::Signal => {
             sleep(run.shutdown_delay.0).await;
-            Closing::Last
+            (Closing::Last, Draining::AsDeclared)
         }
         Cause::TakenOver => {
             info!("another process has taken over");
-            Closing::HandedOver
+            (Closing::HandedOver, Draining::UntilTheyEnd)
         }
     };
     proxy.stop_accepting(closing).await;
     state.set_ready(false);
     info!("no longer accepting; draining");
-    let drained = proxy.drain(run.max_drain.0).await;
+    let drained = proxy.drain(draining, run.max_drain.0).await;
     info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");
 }
