@@ -17,6 +17,7 @@ pub mod socket;
 mod stream;
 pub mod tls;
 mod topology;
+mod undelivered;
 mod worker;
 
 use std::{
