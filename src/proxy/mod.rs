@@ -19,6 +19,7 @@ mod stream;
 pub mod tls;
 mod topology;
 mod turns;
+mod undelivered;
 mod worker;
 
 use std::{
