@@ -1,5 +1,7 @@
 //! A TCP load balancer for Kubernetes.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod api;
 pub mod app;
@@ -10,6 +12,7 @@ pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod source;
+pub mod state;
 pub mod takeover;
 pub mod tools;
 pub mod translate;

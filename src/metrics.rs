@@ -10,12 +10,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin,
     model::UpstreamKey,
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
+    state::State,
     translate::Severity,
     upstream::{Endpoint, PoolFigures},
 };
@@ -25,7 +25,7 @@ use crate::{
 pub struct Metrics(Registry);
 
 impl Metrics {
-    pub fn new(monitor: Monitor, state: Arc<admin::State>) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<State>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Live { monitor, state }));
         Self(registry)
@@ -110,7 +110,7 @@ pub fn table() -> String {
 #[derive(Debug)]
 struct Live {
     monitor: Monitor,
-    state: Arc<admin::State>,
+    state: Arc<State>,
 }
 
 impl Collector for Live {

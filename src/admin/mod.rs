@@ -3,16 +3,8 @@
 mod page;
 mod snapshot;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use axum::{
     Router, extract,
     http::{StatusCode, header::CONTENT_TYPE},
@@ -21,67 +13,10 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use crate::{
-    metrics::Metrics,
-    proxy::Monitor,
-    translate::{Severity, Verdicts},
-};
+use crate::{metrics::Metrics, proxy::Monitor, state::State};
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
-
-/// What the rest of the process tells its admin pages.
-#[derive(Debug, Default)]
-pub struct State {
-    ready: AtomicBool,
-    leaving: AtomicBool,
-    configuration: ArcSwap<Configuration>,
-}
-
-/// What came of the manifests when they were last read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Configuration {
-    pub verdicts: Verdicts,
-    /// What is wrong with no load balancer in particular.
-    pub problems: Vec<String>,
-}
-
-impl Configuration {
-    /// How many problems of this kind there are; those of no load balancer in particular count as refusals.
-    pub fn problems_of(&self, severity: Severity) -> usize {
-        let of_objects = self.verdicts.values().flat_map(|verdict| &verdict.problems);
-        let general = if severity == Severity::Refused { self.problems.len() } else { 0 };
-        general + of_objects.filter(|problem| problem.severity == severity).count()
-    }
-}
-
-impl State {
-    /// Whether connections are served: true from the first applied snapshot until the listeners close.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Relaxed);
-    }
-
-    /// From now on `/lb-ready` fails: new connections had better go elsewhere.
-    pub fn leave(&self) {
-        self.leaving.store(true, Relaxed);
-    }
-
-    pub fn set_configuration(&self, configuration: Configuration) {
-        self.configuration.store(Arc::new(configuration));
-    }
-
-    pub fn configuration(&self) -> Arc<Configuration> {
-        self.configuration.load_full()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.load(Relaxed)
-    }
-
-    fn takes_new_connections(&self) -> bool {
-        self.is_ready() && !self.leaving.load(Relaxed)
-    }
-}
 
 /// Serves the admin pages until `stop` is ready.
 pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: impl Future<Output = ()>) {

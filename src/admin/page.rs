@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    State,
-    snapshot::{self, LoadBalancer, Member, Port},
-};
-use crate::proxy::Monitor;
+use super::snapshot::{self, LoadBalancer, Member, Port};
+use crate::{proxy::Monitor, state::State};
 
 const STYLE: &str = "\
 :root { color-scheme: light dark }
@@ -49,6 +46,9 @@ fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     page.push_str("</p>");
     for problem in &load_balancer.problems {
         let _ = write!(page, "<p class=\"bad\">{}: {}</p>", problem.severity, escape(&problem.sentence));
+    }
+    if load_balancer.listeners.is_empty() {
+        return;
     }
     page.push_str(
         "<table><tr><th>listener<th>address<th>TLS<th class=\"number\">open<th class=\"number\">accepted</tr>",

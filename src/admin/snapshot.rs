@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::State;
 use crate::{
     model::{Algorithm, Listener, ListenerKey, ListenerState, ProxyMode, Report, TlsVersion, UpstreamKey},
     proxy::Monitor,
+    state::State,
     translate::Severity,
     upstream::{Endpoint, Upstream},
 };
@@ -173,8 +173,8 @@ fn member(endpoint: &Endpoint) -> Member {
         address: endpoint.address().to_string(),
         usable: endpoint.usable(),
         healthy: state.healthy,
-        ejected_until: state.ejected_until.map(|until| until.to_string()),
-        last_failure: state.last_failure.map(|failure| format!("{}: {}", failure.at, failure.reason)),
+        ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),
+        last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, failure.reason)),
         active: endpoint.active(),
         connections: endpoint.connections(),
         preconnected: endpoint.pool_figures().idle,

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{control_runtime, shutdown::Signals};
+use super::{on_control_runtime, shutdown::Signals};
 use crate::{
     api,
     cli::{Cert, TestBackend},
@@ -27,12 +27,13 @@ const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// `tcplb check`: one line for each load balancer, and one for each thing wrong.
 pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
     let mut world = Files::new(paths).read();
-    control_runtime()?.block_on(async {
+    on_control_runtime(async {
         let mut names = Names::start(resolve);
         names.want(world.names_wanted());
         names.first_answers(DNS_PATIENCE).await;
         world.names = names.known();
-    });
+        Ok(())
+    })?;
     let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
     let mut out = io::stdout().lock();
     for (object, verdict) in &verdicts {
@@ -92,7 +93,7 @@ pub fn certificate(arguments: &Cert) -> anyhow::Result<ExitCode> {
 
 /// `tcplb backend`
 pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
-    control_runtime()?.block_on(async {
+    on_control_runtime(async {
         let signals = Signals::catch()?;
         let options = backend::Options {
             address: arguments.listen.socket_address(),

@@ -8,16 +8,17 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::{AbortHandle, spawn_blocking},
+    task::spawn_blocking,
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::{self, Configuration},
     model::{ObjectKey, Snapshot},
     proxy::Proxy,
     source::{Files, Names, Settle, Watch, World, resolve},
+    state::{Configuration, State},
     translate::{Problem, Severity, translate},
 };
 
@@ -31,11 +32,11 @@ pub struct Compiler {
     world: World,
     last: Arc<Snapshot>,
     said: Configuration,
-    state: Arc<admin::State>,
+    state: Arc<State>,
 }
 
 impl Compiler {
-    pub fn new(files: Files, state: Arc<admin::State>) -> Self {
+    pub fn new(files: Files, state: Arc<State>) -> Self {
         Self {
             files: Arc::new(Mutex::new(files)),
             names: Names::start(resolve),
@@ -81,19 +82,18 @@ impl Compiler {
 
 /// Publishes a snapshot whenever files or DNS have changed, and on SIGHUP. A fault in it does not end the process: it
 /// is started again with what it knew.
-pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortHandle {
+pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
     let compiler = Arc::new(tokio::sync::Mutex::new(compiler));
     let following = tokio::spawn(async move {
         loop {
             let (compiler, proxy) = (compiler.clone(), proxy.clone());
-            let Err(fault) = tokio::spawn(async move { run(&mut *compiler.lock().await, &proxy).await }).await else {
-                return;
-            };
+            let running = tokio::spawn(async move { run(&mut *compiler.lock().await, &proxy).await });
+            let Err(fault) = AbortOnDropHandle::new(running).await else { return };
             error!(%fault, "following the manifests failed: starting again");
             sleep(Duration::from_secs(1)).await;
         }
     });
-    following.abort_handle()
+    AbortOnDropHandle::new(following)
 }
 
 async fn run(compiler: &mut Compiler, proxy: &Proxy) {

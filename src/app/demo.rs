@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::{net::TcpListener, runtime::Handle, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{bind_admin, control_runtime, first_report, shutdown::Signals};
+use super::{bind_admin, first_report, on_control_runtime, shutdown::Signals};
 use crate::{
     admin,
     api::AddressPort,
@@ -24,6 +24,7 @@ use crate::{
     model::{ObjectKey, Snapshot},
     proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
     source::{Declared, World},
+    state::State,
     tools::backend::{self, Backend},
     translate::translate,
 };
@@ -37,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `tcplb demo`
 pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
-    control_runtime()?.block_on(demonstrate(arguments))
+    on_control_runtime(demonstrate(arguments))
 }
 
 async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
@@ -72,7 +73,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     if let Some((_, why)) = report.unbound().next() {
         anyhow::bail!("{why} (--port)");
     }
-    let state = Arc::new(admin::State::default());
+    let state = Arc::new(State::default());
     state.set_ready(true);
     let listener = TcpListener::from_std(admin)?;
     let admin_address = listener.local_addr()?;
@@ -109,8 +110,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     );
     stop.cancel();
     proxy.stop();
-    proxy.monitor().access_log().close();
-    writer.finish();
+    writer.finish(proxy.monitor().access_log());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -25,6 +25,7 @@ use crate::{
     model::{Report, Snapshot},
     proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
     source::Files,
+    state::State,
     takeover::{self, Inheritance, Offer, Successor},
 };
 use configuration::Compiler;
@@ -80,24 +81,28 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     if let Some(spec) = &spec {
         files = files.with_flags(spec);
     }
-    control_runtime()?.block_on(serve(files, &run))
+    on_control_runtime(serve(files, &run))
 }
 
-/// The runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
+/// Runs on the runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
 /// admin pages.
-fn control_runtime() -> anyhow::Result<runtime::Runtime> {
-    runtime::Builder::new_multi_thread()
+fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
-        .context("the control runtime cannot be made")
+        .context("the control runtime cannot be made")?;
+    let outcome = runtime.block_on(work);
+    // A look-up that hangs is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     let signals = shutdown::Signals::catch()?;
     let (successor, inheritance) = inherit(run)?;
-    let state = Arc::new(admin::State::default());
+    let state = Arc::new(State::default());
     let admin = bind_admin(run.admin, inheritance.admin)?;
 
     let workers = run.worker_count();
@@ -141,14 +146,13 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
         () = signals.first() => Cause::Signal,
         Ok(()) = taken_over => Cause::TakenOver,
     };
-    compiling.abort();
+    drop(compiling);
     if cause == Cause::TakenOver {
         stop_admin.cancel();
     }
     let code = shutdown::run(cause, &proxy, &state, run, &signals).await;
     proxy.stop();
-    proxy.monitor().access_log().close();
-    writer.finish();
+    writer.finish(proxy.monitor().access_log());
     Ok(code)
 }
 
@@ -186,7 +190,7 @@ async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result<Arc
 }
 
 /// A process that could serve nothing of what it was given ends: whoever started it should see that.
-fn worth_running(first: &Snapshot, report: &Report, state: &admin::State) -> anyhow::Result<()> {
+fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Result<()> {
     let unbound: Vec<String> = report.unbound().map(|(listener, why)| format!("{listener}: {why}")).collect();
     if !first.listeners.is_empty() && unbound.len() == first.listeners.len() {
         bail!("no listener could be opened: {}", unbound.join("; "));

@@ -10,9 +10,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin,
     cli::Run,
     proxy::{Closing, Proxy},
+    state::State,
 };
 
 /// Why the process leaves.
@@ -29,6 +29,8 @@ pub struct Signals(watch::Receiver<u32>);
 impl Signals {
     /// From now on they no longer end the process by themselves.
     pub fn catch() -> io::Result<Self> {
+        // SIGHUP is for whoever follows the manifests; until then it is not to end the process.
+        drop(signal(SignalKind::hangup())?);
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (count, counted) = watch::channel(0);
         tokio::spawn(async move {
@@ -60,7 +62,7 @@ impl Signals {
 }
 
 /// Tells everybody, stops accepting, drains, and leaves what is still open to be reset. A second signal skips the rest.
-pub async fn run(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run, signals: &Signals) -> ExitCode {
+pub async fn run(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals: &Signals) -> ExitCode {
     tokio::select! {
         () = leave(cause, proxy, state, run) => ExitCode::SUCCESS,
         () = signals.second() => {
@@ -70,7 +72,7 @@ pub async fn run(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run, s
     }
 }
 
-async fn leave(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run) {
+async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
     state.leave();
     let closing = match cause {
         Cause::Signal => {

@@ -4,6 +4,7 @@
 //! its way: PROXY header, admission, TLS, connect, relay, account.
 
 pub mod access_log;
+mod account;
 pub mod accounting;
 pub mod admission;
 mod connect;
@@ -17,6 +18,7 @@ pub mod socket;
 mod stream;
 pub mod tls;
 mod topology;
+mod turns;
 mod worker;
 
 use std::{
@@ -84,7 +86,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             workers,
             capacity: Arc::new(Capacity::new(options.capacity)),
-            access_log: options.access_log,
+            access_log: Arc::new(options.access_log),
             started: Instant::now(),
         });
         let threads = inboxes
@@ -172,6 +174,18 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Takes the process with it when what holds it panics: better no load balancer, and another in its place, than one
+/// that holds sockets and no longer serves them.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

@@ -114,6 +114,7 @@ struct Live {
 impl Topology {
     /// Runs until the orders' other end is dropped.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let _abort = super::AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
             let retry = async {

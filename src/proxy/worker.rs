@@ -1,7 +1,7 @@
 //! A thread with its own event loop and listening sockets: a connection lives and dies on one worker.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
@@ -26,11 +26,13 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    access_log::{AccessLog, Event, Kind},
+    access_log::AccessLog,
+    account::{Ledger, Session},
     accounting::CloseReason,
     admission::Capacity,
-    connection::{self, Accepted, Permits, Session},
+    connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
+    turns::Turns,
 };
 use crate::drain::Schedule;
 
@@ -38,15 +40,15 @@ use crate::drain::Schedule;
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a draining worker looks which connections are to be closed.
 const DRAIN_TICK: Duration = Duration::from_millis(100);
-/// How many refusals each worker logs in a second; the others are only counted.
-const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
+/// How many steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) run before relays have their turn.
+const HANDSHAKES_PER_TURN: u32 = 4;
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Capacity>,
-    pub access_log: AccessLog,
+    pub access_log: Arc<AccessLog>,
     pub started: StdInstant,
 }
 
@@ -123,12 +125,11 @@ impl std::ops::AddAssign for Drained {
 /// A worker, seen from its own thread.
 #[derive(Debug)]
 pub struct Worker {
-    pub index: usize,
-    pub shared: Arc<Shared>,
+    index: usize,
+    shared: Arc<Shared>,
+    surroundings: Surroundings,
     sessions: RefCell<Slab<(Rc<Session>, AbortHandle)>>,
     sockets: RefCell<HashMap<SocketId, Socket>>,
-    /// The second it is, and the refusals logged in it.
-    refusals: Cell<(u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -147,43 +148,30 @@ pub fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let _abort = AbortOnPanic;
+        let _abort = super::AbortOnPanic;
         let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(error))),
         };
         let _ = started.send(Ok(()));
-        let worker = Worker {
-            index,
-            shared,
-            sessions: RefCell::default(),
-            sockets: RefCell::default(),
-            refusals: Cell::default(),
-        };
+        let ledger = Rc::new(Ledger::new(index, shared.access_log.clone()));
+        let surroundings = Surroundings { ledger, handshakes: Turns::new(HANDSHAKES_PER_TURN) };
+        let worker = Worker { index, shared, surroundings, sessions: RefCell::default(), sockets: RefCell::default() };
         runtime.block_on(Rc::new(worker).run(inbox));
     })?;
     outcome.recv().map_err(io::Error::other)??;
     Ok(thread)
 }
 
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 impl Worker {
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+        spawn_local(self.surroundings.handshakes.clone().renew());
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
-                    Some(Order::Stop) | None => return,
+                    Some(Order::Stop) | None => return self.abandon(),
                     Some(order) => self.follow(order),
                 },
                 _ = heartbeat.tick() => {
@@ -276,14 +264,14 @@ impl Worker {
             && let Order::Adopt(_, accepted) = returned.0
         {
             // The other worker has stopped, and so will this one in a moment.
-            self.account_for(&accepted.serving, accepted.peer, accepted.at, CloseReason::Internal);
+            self.surroundings.ledger.never_served(&accepted.serving, accepted.peer, accepted.at, CloseReason::Internal);
         }
     }
 
     /// A counted connection that could not be given to an event loop.
     fn lost(&self, accepted: &Accepted, reason: CloseReason) {
         self.own().open.fetch_sub(1, Relaxed);
-        self.account_for(&accepted.serving, accepted.peer, accepted.at, reason);
+        self.surroundings.ledger.never_served(&accepted.serving, accepted.peer, accepted.at, reason);
     }
 
     fn own(&self) -> &WorkerHandle {
@@ -297,30 +285,10 @@ impl Worker {
         Ok((share, process, listener))
     }
 
-    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Serving, at: Instant, reason: CloseReason) {
+    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {
         // Fails only for a connection that is gone already.
         let _ = tcp.set_zero_linger();
-        self.account_for(serving, peer, at, reason);
-    }
-
-    /// Closes the books of a connection that was never served.
-    fn account_for(&self, serving: &Serving, peer: SocketAddr, at: Instant, reason: CloseReason) {
-        serving.live.counters.shard(self.index).close(reason);
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        self.log_end(reason, || Event {
-            kind: Kind::End(reason),
-            at: std::time::SystemTime::now(),
-            listener: serving.label.clone(),
-            peer,
-            client: peer,
-            tls: None,
-            endpoint: None,
-            attempts: 0,
-            bytes_to_backend: 0,
-            bytes_to_client: 0,
-            connect: None,
-            duration: at.elapsed(),
-        });
+        self.surroundings.ledger.never_served(serving, peer, at, reason);
     }
 
     /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
@@ -333,33 +301,16 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: Accepted) {
-        let session = Rc::new(Session::new(&accepted));
+        let session = Rc::new(Session::new(accepted.serving.listener.drain, accepted.at));
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.vacant_entry();
         let registered = Registered { worker: self.clone(), id: entry.key() };
-        let served = connection::serve(tcp, accepted, self.clone(), session.clone());
+        let served = connection::serve(tcp, accepted, self.surroundings.clone(), session.clone());
         let task = spawn_local(async move {
             served.await;
             drop(registered);
         });
         entry.insert((session, task.abort_handle()));
-    }
-
-    /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
-    pub fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
-        let log = &self.shared.access_log;
-        if !reason.is_refusal() {
-            return log.offer(event());
-        }
-        let second = self.shared.started.elapsed().as_secs();
-        let (counted_in, logged) = self.refusals.get();
-        let logged = if counted_in == second { logged } else { 0 };
-        if logged < LOGGED_REFUSALS_PER_SECOND {
-            self.refusals.set((second, logged + 1));
-            log.offer(event());
-        } else {
-            log.leave_out();
-        }
     }
 
     /// Ends open connections as their listeners' drains say: idle ones first.
@@ -389,6 +340,11 @@ impl Worker {
         }
         drained.by_themselves = at_first.saturating_sub(drained.closed + drained.reset);
         drained
+    }
+
+    /// Resets what is still open, and says so, before the event loop goes.
+    fn abandon(&self) {
+        self.close_beyond(0, CloseReason::DrainDeadline, |_| true);
     }
 
     /// Closes connections, those first that were silent for the longest time, until no more than this many remain.
