@@ -402,13 +402,9 @@ pub fn who_answers(address: SocketAddr) -> String {
     name
 }
 
-/// Whether this runs as root. If not, says what is not tested.
-pub fn is_root(what: &str) -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    if !root {
-        eprintln!("NOT TESTED, since it needs root: {what}");
-    }
-    root
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// A folder for one test, removed with it.
