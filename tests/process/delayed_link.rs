@@ -17,7 +17,7 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::harness::{Tcplb, is_root};
+use crate::harness::{Tcplb, is_root, skip};
 
 /// How long a packet is on its way, in each direction.
 const DELAY: Duration = Duration::from_millis(10);
@@ -35,17 +35,13 @@ struct NameSpaces {
 
 impl DelayedLink {
     /// Says so and gives `None` where this user or this kernel cannot have one.
-    pub fn open(what: &str) -> Option<Self> {
-        if !is_root(what) {
+    pub fn open() -> Option<Self> {
+        if !is_root() {
+            skip("only root makes network name spaces");
             return None;
         }
-        match Self::try_open() {
-            Ok(link) => Some(link),
-            Err(error) => {
-                eprintln!("NOT TESTED, since there are no network name spaces or TUN devices here ({error}): {what}");
-                None
-            }
-        }
+        let opened = Self::try_open();
+        opened.inspect_err(|error| skip(&format!("no network name spaces or no TUN devices: {error}"))).ok()
     }
 
     fn try_open() -> io::Result<Self> {

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use crate::{
-    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, visit, wait_until},
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, skip, visit, wait_until},
     mistakes::without_capability,
 };
 
@@ -70,7 +70,7 @@ fn without_a_watcher_changes_are_read_on_a_hangup() {
     let mut probe = std::process::Command::new("unshare");
     probe.args(["--user", "--map-root-user", "--", "sh", "-c", "echo 0 > /proc/sys/user/max_inotify_instances"]);
     if !probe.status().is_ok_and(|status| status.success()) {
-        return eprintln!("NOT TESTED, since there are no user name spaces here: a process that cannot watch files");
+        return skip("no user name spaces, in which nobody may watch files");
     }
     command.args(["standalone", "--admin", &admin.to_string(), &file]);
     let mut tcplb = Tcplb::spawn(command, admin).ready();
