@@ -48,8 +48,11 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Convert {
-    /// A GoLB config.json.
-    Golb { file: PathBuf },
+    /// A GoLB config.json: prints the manifest, and what does not come over as warnings.
+    Golb {
+        /// The config.json.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -87,8 +90,11 @@ pub struct Simple {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AlgorithmName {
+    /// One after the other.
     RoundRobin,
+    /// The one with the fewest open connections.
     LeastConnections,
+    /// Of two taken at random, the one with fewer open connections.
     PowerOfTwo,
     Random,
     /// Sticky: the same client always gets the same backend.

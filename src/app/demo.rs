@@ -12,7 +12,12 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
-use tokio::{net::TcpListener, runtime::Handle, time::interval};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    time::interval,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{bind_admin, first_report, on_control_runtime, shutdown::Signals};
@@ -80,20 +85,15 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let admin_address = listener.local_addr()?;
     tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone()));
 
-    let (try_it, page) = (format!("nc 127.0.0.1 {}", arguments.port), format!("http://{admin_address}/"));
-    let width = try_it.len().max(page.len());
-    println!(
-        "A load balancer on 127.0.0.1:{} with three backends that say their names and echo.\n\n  \
-         {try_it:<width$}   connect, several times; type something\n  \
-         {page:<width$}   the admin page\n  \
-         {:<width$}   end\n",
-        arguments.port, "Ctrl-C"
-    );
+    let introduction = introduction(arguments.port, admin_address);
+    print!("{introduction}");
     let mut display = Display::new(proxy.monitor(), backends);
     let mut refresh = interval(REFRESH);
+    let mut resized = signal(SignalKind::window_change())?;
     loop {
         tokio::select! {
             _ = refresh.tick() => display.show()?,
+            _ = resized.recv() => display.start_again(&introduction)?,
             () = signals.first() => break,
         }
     }
@@ -115,6 +115,19 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     proxy.stop();
     writer.finish(proxy.monitor().access_log());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to type.
+fn introduction(port: u16, admin: SocketAddr) -> String {
+    let (try_it, page) = (format!("nc 127.0.0.1 {port}"), format!("http://{admin}/"));
+    let width = try_it.len().max(page.len());
+    format!(
+        "A load balancer on 127.0.0.1:{port} with three backends that say their names and echo.\n\n  \
+         {try_it:<width$}   connect, several times; type something\n  \
+         {page:<width$}   the admin page\n  \
+         {:<width$}   end\n\n",
+        "Ctrl-C"
+    )
 }
 
 /// The same way from a manifest to a snapshot as any other.
@@ -173,6 +186,16 @@ impl Display {
         // In a narrow terminal lines are cut off: wrapped ones would be more than are cleared.
         write!(out, "\x1b[?7l{picture}\x1b[?7h")?;
         out.flush()
+    }
+
+    /// After a change of size: the terminal may have moved lines about.
+    fn start_again(&mut self, introduction: &str) -> io::Result<()> {
+        if !io::stdout().is_terminal() {
+            return Ok(());
+        }
+        write!(io::stdout(), "\x1b[H\x1b[2J{introduction}")?;
+        self.drawn = 0;
+        self.show()
     }
 
     fn picture(&mut self) -> String {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::{net::TcpListener, runtime, sync::oneshot, time::timeout};
+use tokio::{net::TcpListener, runtime, sync::oneshot, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -69,6 +69,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -113,7 +115,7 @@ fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyho
 
 async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     let signals = shutdown::Signals::catch()?;
-    let (successor, inheritance) = inherit(run)?;
+    let (successor, inheritance) = inherit(run, &signals).await?;
     let state = Arc::new(State::default());
     let admin = bind_admin(run.admin, inheritance.admin)?;
 
@@ -179,10 +181,14 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// What the running process passes on, if one is to be taken over from.
-fn inherit(run: &Run) -> anyhow::Result<(Option<Successor>, Inheritance)> {
-    let Some(path) = &run.takeover else { return Ok((None, Inheritance::default())) };
-    Ok(match takeover::ask(path)? {
+/// What the running process passes on, if one is to be taken over from. A signal ends the wait for it.
+async fn inherit(run: &Run, signals: &shutdown::Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
+    let Some(path) = run.takeover.clone() else { return Ok((None, Inheritance::default())) };
+    let asked = tokio::select! {
+        asked = spawn_blocking(move || takeover::ask(&path)) => asked??,
+        () = signals.first() => bail!("ended before the previous process has passed its sockets on"),
+    };
+    Ok(match asked {
         Some((successor, inheritance)) => (Some(successor), inheritance),
         None => (None, Inheritance::default()),
     })

@@ -163,3 +163,42 @@ fn a_reader_that_goes_away_stops_nothing_and_its_lines_count_as_dropped() {
     Command::new("kill").args(["-KILL", "--", &group]).status().unwrap();
     let _ = shell.wait();
 }
+
+#[test]
+fn a_change_of_health_is_logged_once_with_its_cause() {
+    let (folder, address, gone) = (Folder::new(), free_address(), free_address());
+    let check = "healthCheck: {active: {interval: 100ms, unhealthyAfter: 2, healthyAfter: 2}}";
+    let file = folder.write("shop.yaml", &manifest("shop", address.port(), &[gone], check));
+    let mut tcplb = Tcplb::standalone(&[&file]).ready();
+    let line = tcplb.logged("unhealthy");
+    for part in [gone.to_string().as_str(), "default/shop", "refused"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(visit(address).is_err(), "nothing is usable");
+    wait_until("it is told", || tcplb.metric("tcplb_endpoint_healthy", &[]) == 0.0);
+    assert!(tcplb.snapshot().to_string().contains("refused"));
+
+    let mut command = crate::harness::program();
+    let _backend = crate::harness::Backend::start(command.args(["backend", "--listen", &gone.to_string()]), gone);
+    wait_until("it is usable again", || visit(address).is_ok());
+    tcplb.signal("TERM");
+    let (_, output) = tcplb.ended();
+    let said = |part: &str| tcplb.seen.iter().filter(|line| line.contains(part)).count();
+    assert_eq!((said("endpoint unhealthy"), said("endpoint healthy")), (1, 1), "{:#?}", tcplb.seen);
+    assert!(output.contains("reason=no_endpoint"), "{output}");
+}
+
+#[test]
+fn bytes_are_counted_while_they_move() {
+    let (server, address) = (EchoServer::start(None), free_address());
+    let backend = server.address.to_string();
+    let tcplb = Tcplb::standalone(&["--listen", &address.to_string(), "--backend", &backend]).ready();
+    let mut open = Client::connect(address);
+    for sent in 1..=3 {
+        open.echo("there and back").unwrap();
+        for direction in ["to_backend", "to_client"] {
+            assert_eq!(tcplb.metric("tcplb_relayed_bytes_total", &[direction]), f64::from(15 * sent), "{direction}");
+        }
+    }
+    assert_eq!(tcplb.metric("tcplb_connections_active", &[]), 1.0);
+}

@@ -6,6 +6,7 @@ mod harness;
 mod delayed_link;
 mod examples;
 mod faults;
+mod load;
 mod logs;
 mod mistakes;
 mod names;

@@ -6,6 +6,7 @@ use crate::{
     harness::{
         Backend, Client, EchoServer, Folder, Tcplb, free_address, manifest, run, visit, wait_until, who_answers,
     },
+    load::Load,
     tls_client,
 };
 
@@ -347,4 +348,118 @@ fn a_folder_that_is_replaced_as_a_whole_is_followed() {
     fs::rename(&current, folder.join("before")).unwrap();
     fs::rename::<_, &Path>(next, &current).unwrap();
     moved(first, second);
+}
+
+#[test]
+fn an_address_that_changes_hands_refuses_nobody() {
+    let servers = [EchoServer::start(None), EchoServer::start(None)];
+    let [one, two] = servers.each_ref().map(|server| server.address);
+    let (folder, address, other) = (Folder::new(), free_address(), free_address());
+    let named = |name: &str, port: SocketAddr, server| manifest(name, port.port(), &[server], "");
+    let both = |first, second| format!("{}---\n{}", named("a", first, one), named("b", second, two));
+    folder.write("shop.yaml", &both(address, other));
+    let tcplb = Tcplb::standalone(&["--workers", "2", folder.path()]).ready();
+    let loads = [Load::start(4, || {}, address), Load::start(4, || {}, other)];
+    let generation = || tcplb.metric("tcplb_configuration_generation", &[]);
+    for text in [
+        // They change places, and back.
+        both(other, address),
+        both(address, other),
+        // Others have them; one of them has both.
+        format!("{}---\n{}", named("c", address, one), named("d", other, two)),
+        named("e", address, two)
+            .replace("listeners: [", "listeners: [{name: other, port: 1, address: 127.0.0.1}, ")
+            .replace("{port:", "{name: this, port:")
+            .replace("port: 1,", &format!("port: {},", other.port())),
+        both(address, other),
+        // Wider, and narrower again.
+        both(address, other).replace("127.0.0.1}", "0.0.0.0}"),
+        both(address, other).replace("address: 127.0.0.1}", "address: \"::\"}"),
+        both(address, other),
+    ] {
+        let before = generation();
+        folder.write("shop.yaml", &text);
+        wait_until("the change is applied", || generation() > before);
+        loads.iter().for_each(|load| load.goes_on_for(30));
+    }
+    for load in loads {
+        let (served, errors) = load.ended();
+        assert!(errors.is_empty(), "{} of {served}: {errors:?}", errors.len());
+    }
+    assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0);
+}
+
+#[test]
+fn a_replaced_secret_is_used_by_the_next_handshake_and_a_deleted_one_is_kept() {
+    let (server, folder, address) = (EchoServer::start(None), Folder::new(), free_address());
+    let write_secret = |name: &str| {
+        let (code, secret, error) = run(&["cert", "--secret", "shop-tls", name]);
+        assert_eq!(code, 0, "{error}");
+        folder.write("secret.yaml", &secret);
+    };
+    write_secret("before.example.test");
+    let tls = "127.0.0.1, tls: {certificateRefs: [{name: shop-tls}]}}";
+    folder.write("shop.yaml", &shop(address, server.address).replace("127.0.0.1}", tls));
+    let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
+    let presented = || tls_client::presented(address, "shop.example.test").unwrap();
+    let before = presented();
+    write_secret("after.example.test");
+    wait_until("the new certificate is presented", || presented() != before);
+    assert!(tcplb.snapshot().to_string().contains("after.example.test"));
+
+    let after = presented();
+    fs::remove_file(folder.join("secret.yaml")).unwrap();
+    let line = tcplb.logged("Secret default/shop-tls does not exist");
+    assert!(line.contains("the one before is presented"), "{line}");
+    assert_eq!(presented(), after);
+}
+
+#[test]
+fn the_endpoints_of_a_service_are_followed() {
+    let servers = [EchoServer::start(Some("hello from one")), EchoServer::start(Some("hello from two"))];
+    let (folder, address) = (Folder::new(), free_address());
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {ports: [{port: 7}]}\n";
+    let slice = |number: usize, ready: bool| {
+        let server = servers[number].address;
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: echo-{number}, \
+             labels: {{kubernetes.io/service-name: echo}}}}\naddressType: IPv4\nports: [{{port: {}}}]\n\
+             endpoints: [{{addresses: [\"{}\"], conditions: {{ready: {ready}}}}}]\n",
+            server.port(),
+            server.ip()
+        )
+    };
+    let write =
+        |ready: [bool; 2]| folder.write("service.yaml", &[service, &slice(0, ready[0]), &slice(1, ready[1])].concat());
+    write([true, false]);
+    let text = shop(address, servers[0].address);
+    let (listeners, _) = text.split_once("  backends").unwrap();
+    folder.write("shop.yaml", &format!("{listeners}  backends: [{{service: {{name: echo, port: 7}}}}]\n"));
+    let _tcplb = Tcplb::standalone(&[folder.path()]).ready();
+    assert!((0..3).all(|_| who_answers(address) == "one"));
+    let mut open = Client::connect(address);
+    open.backend();
+
+    write([false, true]);
+    wait_until("new connections go to the one that is ready", || who_answers(address) == "two");
+    assert!((0..3).all(|_| who_answers(address) == "two"));
+    open.echo("a pod that is no longer ready keeps its connections").unwrap();
+
+    write([false, false]);
+    wait_until("without an endpoint connections are refused", || {
+        !Client::try_connect(address).is_ok_and(|mut client| client.line().is_ok_and(|line| !line.is_empty()))
+    });
+    open.echo("still").unwrap();
+}
+
+#[test]
+fn paths_may_be_relative() {
+    let (server, folder) = (EchoServer::start(None), Folder::new());
+    for path in [".", "shop.yaml", "./shop.yaml"] {
+        let [first, second] = std::array::from_fn(|_| free_address());
+        folder.write("shop.yaml", &shop(first, server.address));
+        let _tcplb = Tcplb::standalone_with(&[path], |command| command.current_dir(folder.path())).ready();
+        folder.write("shop.yaml", &shop(second, server.address));
+        moved(first, second);
+    }
 }

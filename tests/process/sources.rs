@@ -200,3 +200,19 @@ fn the_admin_address_answers_what_the_manual_lists() {
     assert_eq!(sum("tcplb_access_log_events_total", &["result=\"logged\""]), 1.0);
     assert_eq!(sum("tcplb_access_log_events_total", &["result=\"dropped\""]), 0.0);
 }
+
+#[test]
+fn a_manifest_may_come_through_a_pipe() {
+    let (servers, folder, address, admin) = (servers(), Folder::new(), free_address(), free_address());
+    let file = folder.write("shop.yaml", &manifest("shop", address.port(), &[servers[0].address], ""));
+    let mut command = std::process::Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_tcplb");
+    command.args(["-c", &format!("cat {file} | exec {program} standalone --admin {admin} /dev/stdin")]);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let tcplb = Tcplb::spawn(command, admin).ready();
+    assert_eq!(who_answers(address), "one");
+    // The shell is killed when it is dropped; what it has started is not.
+    let group = format!("-{}", tcplb.pid());
+    std::process::Command::new("kill").args(["-TERM", "--", &group]).status().unwrap();
+    wait_until("it has ended", || std::net::TcpStream::connect(address).is_err());
+}

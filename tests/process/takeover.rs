@@ -6,8 +6,8 @@ use std::{
     path::Path,
     process::Command,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -16,60 +16,8 @@ use std::{
 use crate::{
     delayed_link::DelayedLink,
     harness::{Client, EchoServer, Folder, Tcplb, free_address, http_get, manifest, program, run, visit, wait_until},
+    load::Load,
 };
-
-/// A constant load of new connections, each of which is to be served.
-struct Load {
-    progress: Arc<Progress>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Progress {
-    stop: AtomicBool,
-    served: AtomicUsize,
-    errors: Mutex<Vec<String>>,
-}
-
-impl Load {
-    /// Starts clients, each in a thread that is prepared first, that come one after the other.
-    fn start(clients: usize, prepare: impl Fn() + Send + Sync + 'static, address: SocketAddr) -> Self {
-        let (progress, prepare) = (Arc::<Progress>::default(), Arc::new(prepare));
-        let client = |_| {
-            let (progress, prepare) = (progress.clone(), prepare.clone());
-            thread::spawn(move || {
-                prepare();
-                while !progress.stop.load(Relaxed) {
-                    match visit(address) {
-                        Ok(()) => drop(progress.served.fetch_add(1, Relaxed)),
-                        Err(error) => progress.errors.lock().unwrap().push(error.to_string()),
-                    }
-                    // A pause for local ports to last, and not the same for all, lest they go in step.
-                    thread::sleep(Duration::from_micros(fastrand::u64(1_000..20_000)));
-                }
-            })
-        };
-        let clients = (0..clients).map(client).collect();
-        Self { progress, clients }
-    }
-
-    /// Waits until so many more have been served.
-    fn goes_on_for(&self, more: usize) {
-        let before = self.progress.served.load(Relaxed);
-        wait_until("the load goes on", || self.progress.served.load(Relaxed) >= before + more);
-    }
-
-    fn has_failed(&self) -> bool {
-        !self.progress.errors.lock().unwrap().is_empty()
-    }
-
-    /// How many were served, and why others were not.
-    fn ended(self) -> (usize, Vec<String>) {
-        self.progress.stop.store(true, Relaxed);
-        self.clients.into_iter().for_each(|client| client.join().unwrap());
-        (self.progress.served.load(Relaxed), std::mem::take(&mut *self.progress.errors.lock().unwrap()))
-    }
-}
 
 /// Asks for `/readyz` all the time: the answers that were not 200.
 struct Probe {
@@ -319,4 +267,44 @@ fn the_admin_address_may_change_with_a_takeover() {
     first.ended();
     assert!(second.answers("/readyz", 200));
     assert!(http_get(before, "/readyz").is_none());
+}
+
+#[test]
+fn a_signal_ends_a_process_that_waits_for_sockets() {
+    let folder = Folder::new();
+    let path = folder.join("takeover");
+    // A process that is stopped, or stuck: it accepts and says nothing.
+    let stuck =
+        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None).unwrap();
+    rustix::net::bind(&stuck, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&stuck, 1).unwrap();
+    let admin = free_address();
+    let mut waiting =
+        start(&[], admin, &path, 1, &["--listen", &free_address().to_string(), "--backend", "127.0.0.1:1"]);
+    let asked = rustix::net::accept(&stuck).unwrap();
+    waiting.signal("TERM");
+    assert_eq!(waiting.ended().0.code(), Some(1));
+    assert!(waiting.seen.iter().any(|line| line.contains("before the previous process")), "{:?}", waiting.seen);
+    drop(asked);
+}
+
+#[test]
+fn a_signal_during_a_takeover_ends_both_processes_in_good_order() {
+    let (server, folder) = (EchoServer::start(None), Folder::new());
+    let (address, admin, path) = (free_address(), free_address(), folder.join("takeover"));
+    let (listen, backend) = (address.to_string(), server.address.to_string());
+    let arguments = ["--listen", &listen, "--backend", &backend, "--shutdown-delay", "2s"];
+    let mut first = start(&[], admin, &path, 2, &arguments).ready();
+    first.signal("TERM");
+    wait_until("/lb-ready fails", || first.answers("/lb-ready", 503));
+    let mut second = start(&[], admin, &path, 1, &arguments);
+    second.logged("took over");
+    visit(address).unwrap();
+    assert_eq!(first.ended().0.code(), Some(0));
+    for _ in 0..20 {
+        visit(address).unwrap();
+    }
+    assert!(second.answers("/lb-ready", 200));
+    second.signal("TERM");
+    assert_eq!(second.ended().0.code(), Some(0));
 }
