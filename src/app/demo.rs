@@ -86,7 +86,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone()));
 
     let introduction = introduction(arguments.port, admin_address);
-    print!("{introduction}");
+    let mut out = io::stdout();
+    write!(out, "{introduction}")?;
     let mut display = Display::new(proxy.monitor(), backends);
     let mut refresh = interval(REFRESH);
     let mut resized = signal(SignalKind::window_change())?;
@@ -98,7 +99,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         }
     }
 
-    println!("\nending: no new connections, and {} s for those that are open (Ctrl-C again: none)", PATIENCE.as_secs());
+    let patience = PATIENCE.as_secs();
+    writeln!(out, "\nending: no new connections, and {patience} s for those that are open (Ctrl-C again: none)")?;
     state.leave();
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
@@ -106,10 +108,11 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         drained = proxy.drain(PATIENCE) => drained,
         () = signals.second() => proxy.drain(Duration::ZERO).await,
     };
-    println!("{}", display.summary());
+    writeln!(out, "{}", display.summary())?;
     let closed = drained.closed + drained.reset;
     if drained.by_themselves + closed > 0 {
-        println!("of those open at the end, {} ended by themselves and {closed} were closed", drained.by_themselves);
+        let by_themselves = drained.by_themselves;
+        writeln!(out, "of those open at the end, {by_themselves} ended by themselves and {closed} were closed")?;
     }
     stop.cancel();
     proxy.stop();
