@@ -7,7 +7,7 @@ pub mod api;
 pub mod app;
 pub mod cli;
 mod descriptors;
-mod drain;
+pub mod drain;
 pub mod metrics;
 pub mod model;
 pub mod proxy;

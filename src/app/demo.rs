@@ -26,6 +26,7 @@ use crate::{
     api::AddressPort,
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors,
+    drain::Draining,
     model::{ObjectKey, Snapshot},
     proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
     source::{Declared, World},
@@ -105,8 +106,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
     let drained = tokio::select! {
-        drained = proxy.drain(PATIENCE) => drained,
-        () = signals.second() => proxy.drain(Duration::ZERO).await,
+        drained = proxy.drain(Draining::AsDeclared, PATIENCE) => drained,
+        () = signals.second() => proxy.drain(Draining::AsDeclared, Duration::ZERO).await,
     };
     writeln!(out, "{}", display.summary())?;
     let closed = drained.closed + drained.reset;

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Run,
+    drain::Draining,
     proxy::{Closing, Proxy},
     state::State,
 };
@@ -74,20 +75,22 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
 
 /// Tells everybody, stops accepting and drains.
 pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
-    match cause {
+    let draining = match cause {
         Cause::Signal => {
             state.leave();
             sleep(run.shutdown_delay.0).await;
             proxy.stop_accepting(Closing::Last).await;
             state.set_ready(false);
+            Draining::AsDeclared
         }
         // What is still asked of this process is asked of the address, which goes on being served.
         Cause::TakenOver => {
             info!("another process has taken over");
             proxy.stop_accepting(Closing::HandedOver).await;
+            Draining::UntilTheyEnd
         }
-    }
+    };
     info!("no longer accepting; draining");
-    let drained = proxy.drain(run.max_drain.0).await;
+    let drained = proxy.drain(draining, run.max_drain.0).await;
     info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");
 }

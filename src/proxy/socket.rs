@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::model::Keepalive;
 
 /// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Whether other sockets may have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

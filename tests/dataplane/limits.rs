@@ -1,0 +1,196 @@
+//! Who is let in: exactly as many as may be, and at no cost for the others.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::Barrier,
+    thread,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use tcplb::{
+    model::{Networks, Rate},
+    proxy::accounting::CloseReason,
+};
+
+use crate::rig::*;
+
+const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0 };
+const THREADS: usize = 8;
+const EACH: usize = 10;
+
+/// Many clients at once, all of which stay: how many are served. The others must have been reset.
+fn served_of_many(address: SocketAddr, connect: impl Fn(usize, SocketAddr) -> TcpStream + Sync) -> Vec<TcpStream> {
+    let together = Barrier::new(THREADS);
+    let clients: Vec<TcpStream> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (together, connect) = (&together, &connect);
+                scope.spawn(move || {
+                    together.wait();
+                    (0..EACH).map(|_| connect(thread, address)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    clients.into_iter().filter(greeted_or_reset).collect()
+}
+
+/// Whether the backend's greeting came; a reset must have come otherwise.
+fn greeted_or_reset(client: &TcpStream) -> bool {
+    let mut client = client;
+    use std::io::Read;
+    match client.read(&mut [0; 2]) {
+        Ok(count) => {
+            assert_eq!(count, 2, "a refusal is a reset, never a clean end");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+            false
+        }
+    }
+}
+
+/// A server that speaks first, and waits for the client to leave.
+fn greeter() -> SocketAddr {
+    Backend::serving(|mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, b"hi");
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    })
+}
+
+fn rate(count: u32, per: Duration, burst: u32) -> Option<Rate> {
+    Some(Rate { count: some(count).unwrap(), per, burst: some(burst).unwrap() })
+}
+
+const ALL: u64 = (THREADS * EACH) as u64;
+
+#[test]
+fn a_listener_has_exactly_as_many_connections_as_it_may_have() {
+    let backend = greeter();
+    let rig = Rig::sized(WORKERS, &[backend], |listener, _| listener.limits.max_connections = some(13));
+    let open = served_of_many(rig.address(), |_, address| connect(address));
+    assert_eq!(open.len(), 13);
+    rig.wait_closed(CloseReason::ListenerFull, ALL - 13);
+    assert_eq!(rig.endpoint(backend).connections(), 13, "no backend is dialled for the others");
+    drop(open);
+    rig.wait_closed(CloseReason::Complete, 13);
+    assert_eq!(served_of_many(rig.address(), |_, address| connect(address)).len(), 13, "places are given back");
+}
+
+#[test]
+fn each_source_has_exactly_as_many_connections_as_it_may_have() {
+    let backend = greeter();
+    let rig = Rig::sized(WORKERS, &[backend], |listener, _| listener.limits.max_connections_per_source = some(3));
+    let source = |thread: usize, address| connect_from([127, 0, 1, 1 + (thread / 4) as u8], address);
+    let open = served_of_many(rig.address(), source);
+    let of =
+        |last| open.iter().filter(|c| c.local_addr().unwrap().ip().to_string() == format!("127.0.1.{last}")).count();
+    assert_eq!((of(1), of(2)), (3, 3));
+    rig.wait_closed(CloseReason::SourceFull, ALL - 6);
+    assert_eq!(rig.endpoint(backend).connections(), 6);
+}
+
+#[test]
+fn a_rate_lets_exactly_its_burst_in_at_once() {
+    let backend = greeter();
+    let slow = rate(1, Duration::from_secs(3600), 7);
+    let rig = Rig::sized(WORKERS, &[backend], |listener, _| listener.limits.new_connections = slow);
+    assert_eq!(served_of_many(rig.address(), |_, address| connect(address)).len(), 7);
+    rig.wait_closed(CloseReason::ListenerRate, ALL - 7);
+    assert_eq!(rig.endpoint(backend).connections(), 7);
+}
+
+#[test]
+fn a_rate_per_source_lets_exactly_its_burst_of_each_in_at_once() {
+    let backend = greeter();
+    let slow = rate(1, Duration::from_secs(3600), 5);
+    let rig = Rig::sized(WORKERS, &[backend], |listener, _| listener.limits.new_connections_per_source = slow);
+    let source = |thread: usize, address| connect_from([127, 0, 1, 1 + (thread / 2) as u8], address);
+    assert_eq!(served_of_many(rig.address(), source).len(), 4 * 5);
+    rig.wait_closed(CloseReason::SourceRate, ALL - 20);
+}
+
+#[test]
+fn a_rate_refills() {
+    let rig = Rig::with(&[greeter()], |listener, _| {
+        listener.limits.new_connections = rate(20, Duration::from_secs(1), 1);
+    });
+    let mut served = 0;
+    wait_until("several in a row have had their turn", || {
+        served += usize::from(greeted_or_reset(&rig.connect()));
+        served == 5
+    });
+}
+
+#[test]
+fn the_process_and_each_load_balancer_have_a_capacity() {
+    let size = Size { workers: 4, capacity: 20, preconnected: 0 };
+    let rig = Rig::sized(size, &[greeter()], |_, _| {});
+    let open = served_of_many(rig.address(), |_, address| connect(address));
+    assert_eq!(open.len(), 18, "a single load balancer may take nine tenths");
+    rig.wait_closed(CloseReason::ProcessFull, ALL - 18);
+}
+
+#[test]
+fn who_is_not_allowed_is_reset_and_costs_neither_a_dial_nor_a_place() {
+    let backend = greeter();
+    let mut rig = Rig::with(&[backend], |listener, _| {
+        listener.access.allow = networks(&["127.0.2.0/24", "127.0.3.7/32"]);
+        listener.access.deny = networks(&["127.0.2.128/25"]);
+        listener.limits.max_connections = some(3);
+        listener.limits.new_connections = rate(1, Duration::from_secs(3600), 3);
+    });
+    let mut open = Vec::new();
+    for (source, allowed) in [
+        ([127, 0, 2, 128], false),
+        ([127, 0, 0, 1], false),
+        ([127, 0, 3, 6], false),
+        ([127, 0, 3, 8], false),
+        ([127, 0, 2, 255], false),
+        ([127, 0, 2, 1], true),
+        ([127, 0, 3, 7], true),
+        ([127, 0, 2, 127], true),
+    ] {
+        let client = connect_from(source, rig.address());
+        assert_eq!(greeted_or_reset(&client), allowed, "{source:?}");
+        open.extend(allowed.then_some(client));
+    }
+    rig.wait_closed(CloseReason::AccessDenied, 5);
+    assert_eq!(rig.endpoint(backend).connections(), 3);
+    drop(open);
+    rig.wait_closed(CloseReason::Complete, 3);
+
+    rig.change_listener(|listener| {
+        listener.access = tcplb::model::Access { allow: Networks::default(), deny: networks(&["127.0.0.1/32"]) };
+        listener.limits = tcplb::model::Limits::default();
+    });
+    assert!(!greeted_or_reset(&rig.connect()));
+    assert!(greeted_or_reset(&connect_from([127, 0, 0, 2], rig.address())));
+}
+
+#[test]
+fn an_ipv4_client_of_a_socket_for_both_families_is_known_by_its_ipv4_address() {
+    let rig = Rig::with(&[greeter()], |listener, _| {
+        listener.bind = "[::]:0".parse().unwrap();
+        listener.access.allow = networks(&["127.0.4.0/24", "::1/128"]);
+        listener.access.deny = networks(&["::ffff:127.0.4.9/128"]);
+    });
+    let port = rig.address().port();
+    let v4 = SocketAddr::from(([127, 0, 0, 1], port));
+    assert!(greeted_or_reset(&connect_from([127, 0, 4, 1], v4)));
+    assert!(!greeted_or_reset(&connect_from([127, 0, 4, 9], v4)));
+    assert!(!greeted_or_reset(&connect_from([127, 0, 5, 1], v4)));
+    if rig.address().is_ipv6() {
+        assert!(greeted_or_reset(&connect(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)))));
+    }
+    rig.wait_closed(CloseReason::AccessDenied, 2);
+    wait_until("all are logged", || rig.active() == 0 && rig.logged().len() as u64 == rig.accepted());
+    assert!(rig.logged().iter().any(|line| line.contains("client=127.0.4.9:")), "{:?}", rig.logged());
+}
+
+pub fn networks(texts: &[&str]) -> Networks {
+    texts.iter().map(|text| text.parse::<IpNet>().unwrap()).collect()
+}

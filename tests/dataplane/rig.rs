@@ -1,0 +1,499 @@
+//! A proxy in this process, with backends and clients around it whose sockets block.
+//!
+//! Nothing here waits for a time: everything that is waited for is a state, and may take [`PATIENCE`].
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    num::{NonZeroU16, NonZeroU32},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, SockRef, Socket, Type};
+use tcplb::{
+    model::{
+        Access, Algorithm, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
+        ListenerState, ObjectKey, ShutdownDrain, Snapshot, Timeouts, Upstream, UpstreamKey, Weight,
+    },
+    proxy::{
+        LiveListener, Monitor, Options, Proxy,
+        access_log::{AccessLog, Events, Format},
+        accounting::CloseReason,
+        socket::Sharing,
+    },
+    upstream,
+};
+use tokio::runtime::Runtime;
+
+/// How long anything that is waited for may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running proxy. When it is dropped it waits until all connections have ended, and checks the books.
+pub struct Rig {
+    proxy: Option<Proxy>,
+    pub monitor: Monitor,
+    snapshot: Snapshot,
+    /// All there ever were: the proxy forgets those that are gone.
+    listeners: BTreeMap<String, Arc<LiveListener>>,
+    endpoints: Vec<Arc<upstream::Endpoint>>,
+    log: Lines,
+    _control: Runtime,
+}
+
+/// With how much a proxy is started.
+pub struct Size {
+    pub workers: usize,
+    pub capacity: usize,
+    pub preconnected: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { workers: 2, capacity: 4000, preconnected: 64 }
+    }
+}
+
+impl Rig {
+    /// One listener in front of these endpoints.
+    pub fn new(backends: &[SocketAddr]) -> Self {
+        Self::with(backends, |_, _| {})
+    }
+
+    pub fn with(backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+        Self::sized(Size::default(), backends, change)
+    }
+
+    pub fn sized(size: Size, backends: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+        let (mut listener, mut upstream) = (listener(), upstream(backends));
+        change(&mut listener, &mut upstream);
+        let snapshot = Snapshot {
+            generation: 0,
+            listeners: [(listener_key(), listener.into())].into(),
+            upstreams: [(upstream_key(), upstream.into())].into(),
+        };
+        Self::start(size, snapshot)
+    }
+
+    pub fn start(size: Size, snapshot: Snapshot) -> Self {
+        let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let log = Lines::default();
+        let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());
+        let options = Options {
+            workers: size.workers,
+            capacity: size.capacity,
+            preconnected: size.preconnected,
+            sharing: Sharing::Exclusive,
+            inherited: BTreeMap::new(),
+            access_log,
+        };
+        let proxy = Proxy::start(options, control.handle()).unwrap();
+        let mut rig = Self {
+            monitor: proxy.monitor(),
+            proxy: Some(proxy),
+            snapshot,
+            listeners: BTreeMap::new(),
+            endpoints: Vec::new(),
+            log,
+            _control: control,
+        };
+        rig.publish(|_| {});
+        rig
+    }
+
+    fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("there until it is dropped")
+    }
+
+    /// Publishes a changed snapshot and waits until it is applied.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.snapshot);
+        self.snapshot.generation += 1;
+        let generation = self.snapshot.generation;
+        self.proxy().publish(Arc::new(self.snapshot.clone()));
+        wait_until("the snapshot is applied", || self.proxy().reports().borrow().generation == generation);
+        let view = self.monitor.view();
+        for listener in &view.listeners {
+            self.listeners.insert(format!("{:p}", Arc::as_ptr(listener)), listener.clone());
+        }
+        for endpoint in view.upstreams.iter().flat_map(|(_, upstream)| upstream.endpoints().to_vec()) {
+            if !self.endpoints.iter().any(|known| Arc::ptr_eq(known, &endpoint)) {
+                self.endpoints.push(endpoint);
+            }
+        }
+    }
+
+    pub fn change_listener(&mut self, change: impl FnOnce(&mut Listener)) {
+        self.publish(|snapshot| change(Arc::make_mut(snapshot.listeners.get_mut(&listener_key()).unwrap())));
+    }
+
+    pub fn change_upstream(&mut self, change: impl FnOnce(&mut Upstream)) {
+        self.publish(|snapshot| change(Arc::make_mut(snapshot.upstreams.get_mut(&upstream_key()).unwrap())));
+    }
+
+    /// Where the listener is bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address_of(&listener_key())
+    }
+
+    pub fn address_of(&self, key: &ListenerKey) -> SocketAddr {
+        match &self.proxy().reports().borrow().listeners[key] {
+            ListenerState::Bound(address) => *address,
+            ListenerState::Failed(sentence) => panic!("{key} is not bound: {sentence}"),
+        }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address())
+    }
+
+    /// A client and the backend's end of its connection.
+    pub fn connect_to(&self, backend: &Backend) -> (TcpStream, TcpStream) {
+        let client = self.connect();
+        let served = backend.accept();
+        (client, served)
+    }
+
+    /// How many connections have ended for this reason, over all listeners there ever were.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.listeners.values().map(|listener| listener.counters.totals().closed(reason)).sum()
+    }
+
+    /// Waits until this many connections, and no more, have ended for this reason.
+    pub fn wait_closed(&self, reason: CloseReason, count: u64) {
+        wait_until_or(
+            || format!("{count} connections ended as {reason:?}; ended: {:?}", self.reasons()),
+            || self.closed(reason) >= count,
+        );
+        assert_eq!(self.closed(reason), count, "{reason:?}");
+    }
+
+    /// What connections have ended for.
+    pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
+        let counts = CloseReason::ALL.map(|reason| (reason.label(), self.closed(reason)));
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub fn accepted(&self) -> u64 {
+        self.listeners.values().map(|listener| listener.counters.totals().accepted).sum()
+    }
+
+    pub fn active(&self) -> u64 {
+        self.listeners.values().map(|listener| listener.counters.totals().active()).sum()
+    }
+
+    pub fn bytes(&self) -> (u64, u64) {
+        let totals = self.listeners.values().map(|listener| listener.counters.totals());
+        totals.fold((0, 0), |sum, t| (sum.0 + t.bytes_to_backend, sum.1 + t.bytes_to_client))
+    }
+
+    pub fn handshakes(&self) -> (u64, u64) {
+        let totals = self.listeners.values().map(|listener| listener.counters.totals());
+        totals.fold((0, 0), |sum, t| (sum.0 + t.tls_full_handshakes, sum.1 + t.tls_resumed_handshakes))
+    }
+
+    /// The live endpoint with this address.
+    pub fn endpoint(&self, address: SocketAddr) -> Arc<upstream::Endpoint> {
+        self.endpoints.iter().rfind(|endpoint| endpoint.address() == address).expect("a known endpoint").clone()
+    }
+
+    /// The lines of the access log that are written.
+    pub fn logged(&self) -> Vec<String> {
+        String::from_utf8(lock(&self.log.0).clone()).unwrap().lines().map(Into::into).collect()
+    }
+
+    fn check_books(&self) {
+        wait_until_or(
+            || format!("every connection has ended; {} active, ended: {:?}", self.active(), self.reasons()),
+            || {
+                let books_are_closed = self.active() == 0 && self.monitor.open_by_worker().sum::<usize>() == 0;
+                books_are_closed && self.endpoints.iter().all(|endpoint| endpoint.active() == 0)
+            },
+        );
+        assert_eq!(self.monitor.capacity().in_use(), 0, "no permit is left behind");
+        for listener in self.listeners.values() {
+            assert_eq!(listener.admission.open(), 0, "no place of {} is left behind", listener.key);
+        }
+        let closed: u64 = self.reasons().values().sum();
+        assert_eq!(self.accepted(), closed, "each accepted connection has ended for one reason: {:?}", self.reasons());
+        let log = self.monitor.access_log();
+        assert_eq!(log.logged() + log.dropped(), closed, "each end is logged or counted as dropped");
+        wait_until("what is logged is written", || self.logged().len() as u64 == log.logged());
+        for (label, count) in self.reasons() {
+            let of_this = format!("reason={label}");
+            let lines = self.logged().iter().filter(|line| line.ends_with(&of_this)).count() as u64;
+            assert!(lines <= count && lines + log.dropped() >= count, "{lines} of {count} lines say {label}");
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.check_books();
+        }
+        self.proxy = None;
+    }
+}
+
+/// What the access log writes to.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn listener_key() -> ListenerKey {
+    ListenerKey { object: ObjectKey::new("shop", "db"), port: 1 }
+}
+
+pub fn upstream_key() -> UpstreamKey {
+    UpstreamKey { object: ObjectKey::new("shop", "db") }
+}
+
+/// A listener on a free port of 127.0.0.1 without limits.
+pub fn listener() -> Listener {
+    Listener {
+        name: "db".into(),
+        bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+        upstream: upstream_key(),
+        tls: None,
+        proxy_protocol: None,
+        access: Access::default(),
+        limits: Limits::default(),
+        timeouts: Timeouts {
+            handshake: PATIENCE,
+            idle: None,
+            half_closed: None,
+            max_duration: None,
+            jitter_percent: 0,
+        },
+        keepalive: Some(KEEPALIVE),
+        drain: ShutdownDrain { after: PATIENCE, spread: Duration::ZERO },
+    }
+}
+
+pub const KEEPALIVE: Keepalive =
+    Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
+
+pub fn upstream(backends: &[SocketAddr]) -> Upstream {
+    let mut endpoints: Vec<Endpoint> = backends.iter().copied().map(endpoint).collect();
+    endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+    Upstream {
+        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        endpoints,
+        active_check: None,
+        passive_check: None,
+        connect: Connect {
+            timeout: PATIENCE / 3,
+            deadline: PATIENCE,
+            attempts: NonZeroU16::new(3).unwrap(),
+            preconnect: None,
+        },
+        keepalive: Some(KEEPALIVE),
+    }
+}
+
+pub fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        key: EndpointKey { backend: "db".into(), address, uid: None },
+        stable_id: address.to_string().into(),
+        weight: Weight::ONE,
+        proxy_protocol: None,
+    }
+}
+
+pub fn some(number: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(number)
+}
+
+/// A server of this test, which accepts when it is told to.
+pub struct Backend {
+    socket: TcpListener,
+    pub address: SocketAddr,
+}
+
+impl Backend {
+    pub fn new() -> Self {
+        Self::on("127.0.0.1:0")
+    }
+
+    pub fn on(address: &str) -> Self {
+        let socket = TcpListener::bind(address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        Self { socket, address }
+    }
+
+    pub fn accept(&self) -> TcpStream {
+        let mut accepted = None;
+        wait_until("the backend gets a connection", || {
+            accepted = self.accept_now();
+            accepted.is_some()
+        });
+        accepted.unwrap()
+    }
+
+    pub fn accept_now(&self) -> Option<TcpStream> {
+        match self.socket.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                Some(patient(stream))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("cannot accept: {error}"),
+        }
+    }
+
+    /// Serves every connection on a thread of its own, for as long as the test program runs.
+    pub fn serving(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in socket.incoming() {
+                let (stream, serve) = (patient(stream.unwrap()), serve.clone());
+                thread::spawn(move || serve(stream));
+            }
+        });
+        address
+    }
+
+    /// Sends back what it gets, and ends when the client does.
+    pub fn echo() -> SocketAddr {
+        Self::serving(|mut stream| {
+            let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+        })
+    }
+}
+
+/// An address of 127.0.0.1 that nobody listens on, and where nobody can for as long as the socket is held.
+pub fn dead_address() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// An address that answers no SYN: a listening socket whose queue is full.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listening: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            queued.push(stream);
+        }
+        Self { address, _listening: socket, _queued: queued }
+    }
+}
+
+pub fn connect(address: SocketAddr) -> TcpStream {
+    patient(TcpStream::connect(address).unwrap())
+}
+
+/// A client with another address of the loopback network.
+pub fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    patient(socket.into())
+}
+
+/// With a limit on every wait.
+pub fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Closes with a reset.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Sends bytes and checks that they arrive at the other end of the proxy.
+pub fn passes(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).unwrap();
+    assert_eq!(read_exactly(&mut to, bytes.len()), bytes);
+}
+
+/// A byte each way.
+pub fn is_connected(client: &TcpStream, served: &TcpStream) {
+    passes(client, served, b"?");
+    passes(served, client, b"!");
+}
+
+/// A byte that comes back.
+pub fn is_echoed(mut stream: impl Read + Write) {
+    stream.write_all(b"?").unwrap();
+    assert_eq!(read_exactly(&mut stream, 1), b"?");
+}
+
+pub fn read_exactly(mut stream: impl Read, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// What comes until a clean end.
+pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("a clean end");
+    bytes
+}
+
+/// What comes until a reset, which there must be.
+pub fn read_to_reset(mut stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let error = stream.read_to_end(&mut bytes).expect_err("a reset, not a clean end");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    bytes
+}
+
+/// Nothing comes but a reset.
+pub fn is_reset(stream: impl Read) {
+    assert_eq!(read_to_reset(stream), b"");
+}
+
+/// Nothing has come, not even an end.
+pub fn is_silent(stream: &TcpStream) {
+    stream.set_nonblocking(true).unwrap();
+    let outcome = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    assert_eq!(outcome.expect_err("nothing to read").kind(), io::ErrorKind::WouldBlock);
+}
+
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_until_or(|| what, condition);
+}
+
+pub fn wait_until_or<D: Debug>(what: impl Fn() -> D, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {:?}", what());
+        thread::sleep(Duration::from_millis(2));
+    }
+}

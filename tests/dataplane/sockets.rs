@@ -1,0 +1,98 @@
+//! What the kernel says of the sockets of this process.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tcplb::model::Keepalive;
+
+use crate::rig::*;
+
+/// How many bytes wait in the kernel, sent or received, in the IPv4 connections that have any of these ports.
+pub fn queued(ports: &[u16]) -> usize {
+    let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let hex = |field: &str| usize::from_str_radix(field, 16).unwrap();
+    let port = |address: &str| hex(address.split_once(':').unwrap().1) as u16;
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[3] != LISTENS && [fields[1], fields[2]].iter().any(|a| ports.contains(&port(a))))
+        .map(|fields| fields[4].split(':').map(hex).sum::<usize>())
+        .sum()
+}
+
+const LISTENS: &str = "0A";
+
+/// Makes the kernel hold little of what this socket receives and sends.
+pub fn shrink(stream: &TcpStream, bytes: usize) {
+    let socket = SockRef::from(stream);
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.set_send_buffer_size(bytes).unwrap();
+}
+
+/// A duplicate of the socket of this process that is bound here and connected there.
+fn socket_between(local: SocketAddr, peer: SocketAddr) -> OwnedFd {
+    let numbers =
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers
+        .filter_map(|number: i32| {
+            // SAFETY: it is duplicated at once, which fails for a descriptor that was closed meanwhile; what the
+            // duplicate is gets checked below.
+            unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()
+        })
+        .find(|fd| {
+            let socket = SockRef::from(fd);
+            let is = |address: std::io::Result<socket2::SockAddr>, wanted| {
+                address.is_ok_and(|address| address.as_socket() == Some(wanted))
+            };
+            is(socket.local_addr(), local) && is(socket.peer_addr(), peer)
+        })
+        .expect("a socket between these addresses")
+}
+
+fn keepalive_of(socket: &OwnedFd) -> Option<(Keepalive, Duration)> {
+    let socket = SockRef::from(socket);
+    assert!(socket.tcp_nodelay().unwrap());
+    let user_timeout = socket.tcp_user_timeout().unwrap();
+    if !socket.keepalive().unwrap() {
+        assert_eq!(user_timeout, None);
+        return None;
+    }
+    let keepalive = Keepalive {
+        idle: socket.tcp_keepalive_time().unwrap(),
+        interval: socket.tcp_keepalive_interval().unwrap(),
+        probes: socket.tcp_keepalive_retries().unwrap() as u8,
+    };
+    Some((keepalive, user_timeout.unwrap()))
+}
+
+#[test]
+fn both_sides_have_keepalive_and_a_user_timeout_to_match() {
+    let backend = Backend::new();
+    let client_side = Keepalive { idle: Duration::from_secs(20), interval: Duration::from_secs(5), probes: 3 };
+    let backend_side = Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(7), probes: 2 };
+    let mut rig = Rig::with(&[backend.address], |listener, upstream| {
+        listener.keepalive = Some(client_side);
+        upstream.keepalive = Some(backend_side);
+    });
+    let options = |rig: &Rig| {
+        let (client, served) = rig.connect_to(&backend);
+        is_connected(&client, &served);
+        let accepted = socket_between(rig.address(), client.local_addr().unwrap());
+        let dialled = socket_between(served.peer_addr().unwrap(), backend.address);
+        (keepalive_of(&accepted), keepalive_of(&dialled))
+    };
+    let both = (Some((client_side, Duration::from_secs(35))), Some((backend_side, Duration::from_secs(44))));
+    assert_eq!(options(&rig), both);
+
+    rig.change_listener(|listener| listener.keepalive = Some(backend_side));
+    rig.change_upstream(|upstream| upstream.keepalive = None);
+    assert_eq!(options(&rig), (both.1, None), "new connections have what is configured now");
+    rig.change_listener(|listener| listener.keepalive = None);
+    assert_eq!(options(&rig), (None, None));
+}

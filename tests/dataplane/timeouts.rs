@@ -1,0 +1,134 @@
+//! Connections that the clock ends.
+
+use std::{
+    net::Shutdown,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tcplb::proxy::accounting::CloseReason;
+
+use crate::rig::*;
+
+const SHORT: Duration = Duration::from_millis(600);
+
+#[test]
+fn silence_in_both_directions_ends_a_connection_by_a_reset_of_both_sides() {
+    let backend = Backend::new();
+    let rig = Rig::with(&[backend.address], |listener, _| listener.timeouts.idle = Some(SHORT));
+    let started = Instant::now();
+    let (client, served) = rig.connect_to(&backend);
+    is_connected(&client, &served);
+    is_reset(&client);
+    is_reset(&served);
+    assert!(started.elapsed() >= SHORT);
+    rig.wait_closed(CloseReason::IdleTimeout, 1);
+}
+
+#[test]
+fn a_byte_in_either_direction_is_no_silence() {
+    let backend = Backend::new();
+    let rig = Rig::with(&[backend.address], |listener, _| listener.timeouts.idle = Some(SHORT));
+    stays_alive_for(3 * SHORT, || {
+        let (client, served) = rig.connect_to(&backend);
+        move |turn| if turn % 2 == 0 { passes(&client, &served, b"?") } else { passes(&served, &client, b"!") }
+    });
+}
+
+/// Repeats `step` for `length`. On a machine so busy that pauses between steps get too long, starts again.
+fn stays_alive_for<S: Fn(u32)>(length: Duration, start: impl Fn() -> S) {
+    let begun = Instant::now();
+    'again: loop {
+        let step = start();
+        let (started, mut last) = (Instant::now(), Instant::now());
+        for turn in 0.. {
+            thread::sleep(SHORT / 10);
+            if last.elapsed() > SHORT / 2 {
+                assert!(begun.elapsed() < PATIENCE, "this machine is too busy");
+                continue 'again;
+            }
+            step(turn);
+            last = Instant::now();
+            if started.elapsed() > length {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_half_that_remains_is_ended_when_it_is_silent_and_not_while_it_moves() {
+    for client_first in [true, false] {
+        let backend = Backend::new();
+        let rig = Rig::with(&[backend.address], |listener, _| listener.timeouts.half_closed = Some(SHORT));
+        let (client, served) = rig.connect_to(&backend);
+        // Before either has ended, silence is no matter.
+        thread::sleep(SHORT * 3 / 2);
+        is_connected(&client, &served);
+        drop((client, served));
+        rig.wait_closed(CloseReason::Complete, 1);
+        stays_alive_for(3 * SHORT, || {
+            let (client, served) = rig.connect_to(&backend);
+            let (ended, remaining) = if client_first { (client, served) } else { (served, client) };
+            ended.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&remaining), b"");
+            move |_| passes(&remaining, &ended, b"more")
+        });
+        let (client, served) = rig.connect_to(&backend);
+        let (ended, remaining) = if client_first { (&client, &served) } else { (&served, &client) };
+        ended.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(remaining), b"");
+        is_reset(ended);
+        wait_until("it is ended for this reason", || rig.closed(CloseReason::HalfClosedTimeout) >= 1);
+    }
+}
+
+#[test]
+fn the_longest_duration_is_shortened_by_up_to_its_jitter() {
+    const LONGEST: Duration = Duration::from_millis(2000);
+    let echo = Backend::echo();
+    let rig = Rig::with(&[echo], |listener, _| {
+        listener.timeouts.max_duration = Some(LONGEST);
+        listener.timeouts.jitter_percent = 50;
+    });
+    let address = rig.address();
+    let durations: Vec<Duration> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..30)
+            .map(|_| {
+                scope.spawn(move || {
+                    let client = connect(address);
+                    is_echoed(&client);
+                    let started = Instant::now();
+                    is_reset(&client);
+                    started.elapsed()
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    rig.wait_closed(CloseReason::MaxDuration, 30);
+    let (first, last) = (durations.iter().min().unwrap(), durations.iter().max().unwrap());
+    assert!(*first > LONGEST * 4 / 10, "none lasts less than half as long: {first:?}");
+    // The chance that 30 are within a tenth of the range is 1 in 10^26.
+    assert!(*last - *first > LONGEST / 10, "they do not end together: {first:?} to {last:?}");
+}
+
+#[test]
+fn activity_does_not_extend_the_longest_duration() {
+    let echo = Backend::echo();
+    let rig = Rig::with(&[echo], |listener, _| {
+        listener.timeouts.max_duration = Some(SHORT);
+        listener.timeouts.idle = Some(PATIENCE);
+    });
+    let client = rig.connect();
+    let started = Instant::now();
+    let mut byte = [0];
+    while std::io::Write::write_all(&mut &client, b"?")
+        .and_then(|()| std::io::Read::read_exact(&mut &client, &mut byte))
+        .is_ok()
+    {
+        assert!(started.elapsed() < PATIENCE);
+    }
+    assert!(started.elapsed() > SHORT * 9 / 10);
+    rig.wait_closed(CloseReason::MaxDuration, 1);
+}
