@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("source", &["api", "model"]),
     ("translate", &["api", "model", "source"]),
-    ("state", &["translate"]),
+    ("state", &["model", "translate"]),
     ("metrics", &["model", "proxy", "state", "translate", "upstream"]),
     ("admin", &["metrics", "model", "proxy", "state", "translate", "upstream"]),
     ("tools", &["api"]),

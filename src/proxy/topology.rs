@@ -227,9 +227,6 @@ impl Topology {
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
         let sentence: Arc<str> = cannot_listen(address, error).into();
         let before = self.state.failed.get(&address);
-        if before.is_none_or(|before| before.sentence != sentence) {
-            error!(%listener, %address, "cannot listen: {sentence}");
-        }
         let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
         let retry_at = Instant::now() + pause;
         self.state.failed.insert(address, Failure { listener, sentence, pause, retry_at });
