@@ -122,6 +122,11 @@ impl Proxy {
         self.snapshots.send_replace(snapshot);
     }
 
+    /// The generation that was last published.
+    pub fn published(&self) -> u64 {
+        self.snapshots.borrow().generation
+    }
+
     /// What the proxy made of the snapshots, whenever that changes.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
