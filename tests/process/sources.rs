@@ -25,7 +25,7 @@ fn flags_make_a_load_balancer() {
     let tcplb = Tcplb::standalone(&["--listen", &address.to_string(), "--backend", &both]).ready();
     assert_eq!(reached(address), ["one", "two"].map(String::from).into());
     assert_eq!(tcplb.snapshot()["loadBalancers"][0]["name"], "default/cli");
-    assert_eq!(tcplb.snapshot()["loadBalancers"][0]["balancing"], "RoundRobin");
+    assert_eq!(tcplb.snapshot()["loadBalancers"][0]["applied"]["balancing"]["algorithm"], "RoundRobin");
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn the_environment_makes_a_load_balancer() {
     })
     .ready();
     assert_eq!(reached(address).len(), 1, "sticky");
-    assert_eq!(tcplb.snapshot()["loadBalancers"][0]["balancing"], "Maglev");
+    assert_eq!(tcplb.snapshot()["loadBalancers"][0]["applied"]["balancing"]["algorithm"], "Maglev");
     wait_until("two connections to each backend are opened ahead", || {
         tcplb.metric("tcplb_endpoint_preconnected", &[]) == 4.0
     });
