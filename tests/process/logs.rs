@@ -197,7 +197,10 @@ fn bytes_are_counted_while_they_move() {
     for sent in 1..=3 {
         open.echo("there and back").unwrap();
         for direction in ["to_backend", "to_client"] {
-            assert_eq!(tcplb.metric("tcplb_relayed_bytes_total", &[direction]), f64::from(15 * sent), "{direction}");
+            // A client may have its bytes a moment before they are counted.
+            wait_until(&format!("{} bytes are counted {direction}", 15 * sent), || {
+                tcplb.metric("tcplb_relayed_bytes_total", &[direction]) == f64::from(15 * sent)
+            });
         }
     }
     assert_eq!(tcplb.metric("tcplb_connections_active", &[]), 1.0);

@@ -221,7 +221,9 @@ fn the_state_of_endpoints_survives_changes() {
     visit(address).unwrap();
     open.echo("after").unwrap();
     assert_eq!(tcplb.metric("tcplb_endpoint_connections_total", &[&endpoint(one.address)]), 12.0);
-    assert_eq!(tcplb.metric("tcplb_endpoint_connections_active", &[&endpoint(one.address)]), 1.0);
+    wait_until("only the open one is left", || {
+        tcplb.metric("tcplb_endpoint_connections_active", &[&endpoint(one.address)]) == 1.0
+    });
     assert_eq!(tcplb.metric("tcplb_connections_accepted_total", &[]), 12.0);
     assert_eq!(tcplb.metric("tcplb_endpoint_healthy", &[&endpoint(two)]), 0.0, "not taken for healthy anew");
 }
