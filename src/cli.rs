@@ -48,8 +48,11 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Convert {
-    /// A GoLB config.json.
-    Golb { file: PathBuf },
+    /// A GoLB config.json: prints the manifest, and what does not come over as warnings.
+    Golb {
+        /// The config.json.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +75,7 @@ pub struct Simple {
     #[arg(long = "backend", value_name = "ADDRESS", value_delimiter = ',')]
     pub backends: Vec<AddressPort>,
     /// How a backend is chosen. Default: round-robin.
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "NAME", value_enum)]
     pub algorithm: Option<AlgorithmName>,
     /// How many connections to each backend are opened ahead.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1000))]
@@ -87,8 +90,11 @@ pub struct Simple {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AlgorithmName {
+    /// One after the other.
     RoundRobin,
+    /// The one with the fewest open connections.
     LeastConnections,
+    /// Of two taken at random, the one with fewer open connections.
     PowerOfTwo,
     Random,
     /// Sticky: the same client always gets the same backend.
@@ -104,10 +110,11 @@ pub struct Run {
     /// How many threads serve connections. Default: the cores this process may use.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    /// How a line is written, of the log (standard error) and of the access log (standard output).
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Which connections are logged: at their ends, also at their starts, or not at all.
-    #[arg(long, value_enum, default_value_t = AccessLogEvents::Ends)]
+    #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
     /// How long to go on accepting after SIGTERM, so that whatever sends connections here learns of it.
     #[arg(long, value_name = "DURATION", default_value = "0s")]

@@ -1,13 +1,13 @@
 //! A TCP load balancer for Kubernetes.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod api;
 pub mod app;
 pub mod cli;
 mod descriptors;
-mod drain;
+pub mod drain;
 pub mod metrics;
 pub mod model;
 pub mod proxy;

@@ -1,6 +1,7 @@
 //! From manifests to published snapshots, again and again.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::spawn_blocking,
     time::sleep,
 };
@@ -15,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::{
-    model::{ObjectKey, Snapshot},
+    model::{ListenerKey, ObjectKey, Report, Snapshot},
     proxy::Proxy,
     source::{Files, Names, Settle, Watch, World, resolve},
     state::{Configuration, State},
@@ -116,6 +118,30 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
             () = settle.due() => proxy.publish(compiler.compile().await),
         }
     }
+}
+
+/// Says which listeners cannot be opened, each once, and where they are declared.
+pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut said = BTreeMap::new();
+        loop {
+            let report = reports.borrow_and_update().clone();
+            let now: BTreeMap<_, _> = report.unbound().map(|(key, why)| (key.clone(), why.clone())).collect();
+            for (listener, why) in now.iter().filter(|(listener, why)| said.get(*listener) != Some(*why)) {
+                let origin = state.configuration().origin_of(&listener.object);
+                error!(load_balancer = %listener.object, %origin, "{}", unbound(listener, why));
+            }
+            said = now;
+            if reports.changed().await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+/// Why a listener is not bound, with its field; the list is keyed by port.
+pub fn unbound(listener: &ListenerKey, why: &str) -> String {
+    format!("spec.listeners[port={}]: {why}", listener.port)
 }
 
 fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {

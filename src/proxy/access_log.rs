@@ -40,7 +40,7 @@ pub struct Event {
     pub attempts: u16,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
-    /// From accepting the client to an established backend connection.
+    /// From choosing the first endpoint to an established connection, failed attempts included.
     pub connect: Option<Duration>,
     pub duration: Duration,
 }
@@ -116,6 +116,11 @@ impl AccessLog {
         (Self { events, queue, figures }, Writer { ended })
     }
 
+    /// Whether ends are wanted; if not they are neither logged nor dropped.
+    pub fn wants_ends(&self) -> bool {
+        self.events != Events::None
+    }
+
     pub fn wants_starts(&self) -> bool {
         self.events == Events::StartsAndEnds
     }
@@ -123,7 +128,7 @@ impl AccessLog {
     /// Offers an event; drops it, and counts that, when the writer is behind.
     pub fn offer(&self, event: Event) {
         let is_end = matches!(event.kind, Kind::End(_));
-        let taken = self.events != Events::None && self.queue.try_send(Some(event)).is_ok();
+        let taken = self.queue.try_send(Some(event)).is_ok();
         match (is_end, taken) {
             (true, true) => self.figures.logged.fetch_add(1, Relaxed),
             (_, false) => self.figures.dropped.fetch_add(u64::from(is_end), Relaxed),

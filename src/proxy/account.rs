@@ -45,6 +45,9 @@ impl Ledger {
 
     /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
     fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
+        if !self.log.wants_ends() {
+            return;
+        }
         if reason.is_refusal() && !self.may_log_refusal() {
             self.log.leave_out();
         } else {
@@ -161,8 +164,7 @@ impl Account {
         });
     }
 
-    pub fn connected(&mut self, endpoint: SocketAddr) {
-        let took = self.accepted_at.elapsed();
+    pub fn connected(&mut self, endpoint: SocketAddr, took: Duration) {
         self.endpoint = Some(endpoint);
         self.connect = Some(took);
         self.shard().connect.observe(took);

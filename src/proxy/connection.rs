@@ -80,6 +80,8 @@ async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) ->
     let client = Prefixed::new(announced.rest, client);
     match &serving.tls {
         None => forward(client, announced.guard, account).await,
+        // Nothing usable is known before any work on TLS.
+        Some(_) if serving.upstream.usable() == 0 => Err(CloseReason::NoEndpoint),
         // A handshake's state is large: it is not to be part of every plain connection.
         Some(tls) => {
             let client = Box::pin(handshake(client, tls, listener.timeouts.handshake, handshakes, account)).await?;
@@ -147,9 +149,10 @@ async fn forward<C: Side>(
     account: &mut Account,
 ) -> Result<CloseReason, CloseReason> {
     let serving = account.serving.clone();
+    let begun = Instant::now();
     let (mut backend, active) =
         connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts).await?;
-    account.connected(active.endpoint().address());
+    account.connected(active.endpoint().address(), begun.elapsed());
     if let Some(version) = active.endpoint().proxy_protocol() {
         // Without an announced one: where the client connected to. A socket without an address is gone already.
         let own = || client.stream().local_addr().map_err(|_| CloseReason::ClientReset);

@@ -19,6 +19,7 @@ mod stream;
 pub mod tls;
 mod topology;
 mod turns;
+mod undelivered;
 mod worker;
 
 use std::{
@@ -41,6 +42,7 @@ pub use topology::{Sockets, View, cannot_listen};
 pub use worker::{Closing, Drained};
 
 use crate::{
+    drain::Draining,
     model::{Report, Snapshot},
     upstream::{PreconnectBudget, Upstreams},
 };
@@ -144,12 +146,12 @@ impl Proxy {
         let _ = answer.await;
     }
 
-    /// Ends all open connections as their listeners' `drain.shutdown` says, none later than `longest`.
-    pub async fn drain(&self, longest: Duration) -> Drained {
+    /// Ends all open connections, none later than `longest`.
+    pub async fn drain(&self, how: Draining, longest: Duration) -> Drained {
         let mut answers = Vec::new();
         for worker in &self.shared.workers {
             let (done, answer) = oneshot::channel();
-            let _ = worker.orders.send(worker::Order::Drain { longest, done });
+            let _ = worker.orders.send(worker::Order::Drain { how, longest, done });
             answers.push(answer);
         }
         let mut drained = Drained::default();

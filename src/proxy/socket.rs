@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::model::Keepalive;
 
 /// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Whether other sockets may have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,17 @@ pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>)
 
 /// Whether sockets on both addresses would compete for the same connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+    covers(one, other) || covers(other, one)
+}
+
+/// Whether a socket on the one address takes all connections that one on the other takes.
+pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
+    let covers = match wide.ip() {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.to_canonical().is_ipv4(),
-        _ => wide == narrow,
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.ip().to_canonical().is_ipv4(),
+        ip => ip == narrow.ip(),
     };
-    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+    covers && wide.port() == narrow.port()
 }
 
 fn open_on(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {

@@ -1,36 +1,42 @@
-use std::{
-    cell::{Cell, RefCell},
-    collections::VecDeque,
-    future::poll_fn,
-    pin::pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
-};
+use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::ready};
 
-use tokio::{sync::Notify, task::yield_now};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::yield_now,
+};
+use tokio_util::sync::PollSemaphore;
 
 /// Keeps costly work of one worker, such as TLS handshakes, from holding up everything else: only so many steps of it
 /// run before all other tasks that are ready have had their turn.
 ///
 /// A step is one poll of the work. Work that waits for its peer takes no turns meanwhile, so peers that say nothing
-/// hold up nobody.
+/// hold up nobody; work that waits for a turn gets it in order.
 #[derive(Debug)]
 pub struct Turns {
-    at_once: u32,
-    left: Cell<u32>,
-    waiting: RefCell<VecDeque<Waker>>,
+    at_once: usize,
+    left: Arc<Semaphore>,
     used_up: Notify,
 }
 
 impl Turns {
-    pub fn new(at_once: u32) -> Rc<Self> {
-        Rc::new(Self { at_once, left: Cell::new(at_once), waiting: RefCell::default(), used_up: Notify::new() })
+    pub fn new(at_once: usize) -> Rc<Self> {
+        Rc::new(Self { at_once, left: Arc::new(Semaphore::new(at_once)), used_up: Notify::new() })
     }
 
     /// Runs the work, each step of it in its turn.
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
-        poll_fn(|cx| if self.take(cx) { work.as_mut().poll(cx) } else { Poll::Pending }).await
+        let mut turns = PollSemaphore::new(self.left.clone());
+        poll_fn(|cx| {
+            if let Some(turn) = ready!(turns.poll_acquire(cx)) {
+                turn.forget();
+            }
+            if self.left.available_permits() == 0 {
+                self.used_up.notify_one();
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Gives new turns whenever they are used up and the others had theirs. Never ends: a task of its own.
@@ -38,34 +44,15 @@ impl Turns {
         loop {
             self.used_up.notified().await;
             yield_now().await;
-            self.left.set(self.at_once);
-            let mut waiting = self.waiting.borrow_mut();
-            let next = waiting.len().min(self.at_once as usize);
-            waiting.drain(..next).for_each(Waker::wake);
-            if !waiting.is_empty() {
-                // Those woken may have given up meanwhile and take no turn: go on for the others.
-                self.used_up.notify_one();
-            }
+            self.left.add_permits(self.at_once - self.left.available_permits());
         }
-    }
-
-    fn take(&self, cx: &mut Context<'_>) -> bool {
-        let left = self.left.get();
-        if left == 0 {
-            self.waiting.borrow_mut().push_back(cx.waker().clone());
-            self.used_up.notify_one();
-            return false;
-        }
-        self.left.set(left - 1);
-        if left == 1 {
-            self.used_up.notify_one();
-        }
-        true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;

@@ -21,7 +21,8 @@ pub struct World {
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
-    /// Certificate and key files that manifests name, by path, or why they cannot be read.
+    /// Certificate and key files that manifests name, by path, or a sentence that begins with the path and says why they cannot be
+    /// read.
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// What is known of the DNS names that manifests have.
     pub names: BTreeMap<Arc<str>, Lookup>,

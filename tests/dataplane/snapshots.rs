@@ -21,6 +21,7 @@ fn open_connections_live_through_changes_of_everything_else() {
     let client = rig.connect();
     is_echoed(&client);
     let key = ListenerKey { object: ObjectKey::new("shop", "other"), port: 1 };
+    let bind = SocketAddr::from(([127, 0, 0, 1], free_port()));
     for turn in 0..20u32 {
         match turn % 5 {
             0 => rig.change_upstream(|upstream| *upstream = crate::rig::upstream(&[echo, other])),
@@ -31,7 +32,8 @@ fn open_connections_live_through_changes_of_everything_else() {
                 listener.access.deny = crate::limits::networks(&["127.0.0.0/8"]);
             }),
             2 => rig.publish(|snapshot| {
-                snapshot.listeners.insert(key.clone(), listener().into());
+                let other = tcplb::model::Listener { bind, ..listener() };
+                snapshot.listeners.insert(key.clone(), other.into());
             }),
             3 => {
                 is_echoed(connect(rig.address_of(&key)));
