@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::model::Keepalive;
+use crate::{model::Keepalive, upstream::socket_options};
 
 /// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
 pub const BACKLOG: i32 = 4096;
@@ -44,20 +44,14 @@ pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
     Ok(listen_on(first.local_addr()?, Sharing::Shared)?.into())
 }
 
-/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each.
+/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each. May be
+/// called again with other settings.
 pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    let Some(keepalive) = keepalive else {
-        socket.set_tcp_user_timeout(Some(Duration::ZERO))?;
-        return socket.set_keepalive(false);
-    };
-    let probes = TcpKeepalive::new()
-        .with_time(keepalive.idle)
-        .with_interval(keepalive.interval)
-        .with_retries(keepalive.probes.into());
-    socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(Some(keepalive.idle + keepalive.interval * keepalive.probes.into()))
+    if keepalive.is_none() {
+        SockRef::from(socket).set_tcp_user_timeout(Some(Duration::ZERO))?;
+        SockRef::from(socket).set_keepalive(false)?;
+    }
+    socket_options::configure(socket, keepalive)
 }
 
 /// Whether sockets on both addresses would compete for the same connections.
