@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn taken_apart_it_gives_what_was_not_replayed() {
+    async fn what_was_not_read_yet_is_still_to_be_replayed() {
         let mut stream = Prefixed::new(b"hello".to_vec(), tokio::io::empty());
         stream.read_exact(&mut [0; 2]).await.unwrap();
         assert_eq!(stream.prefix(), b"llo");
