@@ -4,6 +4,25 @@ use std::time::Duration;
 
 use crate::model::ShutdownDrain;
 
+/// What decides how long open connections may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draining {
+    /// Their listeners' `drain.shutdown`: the process leaves and nobody takes its place here.
+    AsDeclared,
+    /// They themselves: another process serves the addresses, and nothing waits for this one's end.
+    UntilTheyEnd,
+}
+
+impl Draining {
+    /// The schedule of a listener's connections, none of which stays for more than `longest`.
+    pub fn schedule(self, declared: ShutdownDrain, longest: Duration) -> Schedule {
+        match self {
+            Self::AsDeclared => Schedule::new(declared, longest),
+            Self::UntilTheyEnd => Schedule { after: longest, spread: longest / 2 },
+        }
+    }
+}
+
 /// How many connections may still be open at each moment of a drain.
 ///
 /// All may stay until the spread begins; then the number falls in a straight line to none.

@@ -1,4 +1,9 @@
-use std::process::ExitCode;
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tcplb::{app, cli::Cli};
@@ -7,7 +12,8 @@ fn main() -> ExitCode {
     match app::run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tcplb: {error:#}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "tcplb: {error:#}");
             ExitCode::FAILURE
         }
     }

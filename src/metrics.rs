@@ -10,12 +10,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    admin,
     model::UpstreamKey,
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
+    state::State,
     translate::Severity,
     upstream::{Endpoint, PoolFigures},
 };
@@ -25,7 +25,7 @@ use crate::{
 pub struct Metrics(Registry);
 
 impl Metrics {
-    pub fn new(monitor: Monitor, state: Arc<admin::State>) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<State>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Live { monitor, state }));
         Self(registry)
@@ -66,7 +66,7 @@ families! {
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer", "port", "reason"], "Connections ended, refusals among them, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Connections open now";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
-    CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from accepting a client to an established backend connection";
+    CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
     HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes; result is full, resumed, failed or timeout";
     CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
@@ -110,7 +110,7 @@ pub fn table() -> String {
 #[derive(Debug)]
 struct Live {
     monitor: Monitor,
-    state: Arc<admin::State>,
+    state: Arc<State>,
 }
 
 impl Collector for Live {

@@ -3,95 +3,71 @@
 mod page;
 mod snapshot;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use axum::{
     Router, extract,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
-
-use crate::{
-    metrics::Metrics,
-    proxy::Monitor,
-    translate::{Severity, Verdicts},
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
 };
+use tokio_util::sync::CancellationToken;
+
+use crate::{metrics::Metrics, proxy::Monitor, state::State};
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// What the rest of the process tells its admin pages.
-#[derive(Debug, Default)]
-pub struct State {
-    ready: AtomicBool,
-    leaving: AtomicBool,
-    configuration: ArcSwap<Configuration>,
-}
+/// How long a connection that has just been accepted may take to ask, when no more are accepted.
+const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 
-/// What came of the manifests when they were last read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Configuration {
-    pub verdicts: Verdicts,
-    /// What is wrong with no load balancer in particular.
-    pub problems: Vec<String>,
-}
-
-impl Configuration {
-    /// How many problems of this kind there are; those of no load balancer in particular count as refusals.
-    pub fn problems_of(&self, severity: Severity) -> usize {
-        let of_objects = self.verdicts.values().flat_map(|verdict| &verdict.problems);
-        let general = if severity == Severity::Refused { self.problems.len() } else { 0 };
-        general + of_objects.filter(|problem| problem.severity == severity).count()
-    }
-}
-
-impl State {
-    /// Whether connections are served: true from the first applied snapshot until the listeners close.
-    pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Relaxed);
-    }
-
-    /// From now on `/lb-ready` fails: new connections had better go elsewhere.
-    pub fn leave(&self) {
-        self.leaving.store(true, Relaxed);
-    }
-
-    pub fn set_configuration(&self, configuration: Configuration) {
-        self.configuration.store(Arc::new(configuration));
-    }
-
-    pub fn configuration(&self) -> Arc<Configuration> {
-        self.configuration.load_full()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.load(Relaxed)
-    }
-
-    fn takes_new_connections(&self) -> bool {
-        self.is_ready() && !self.leaving.load(Relaxed)
-    }
-}
-
-/// Serves the admin pages until `stop` is ready.
-pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: impl Future<Output = ()>) {
+/// Serves the admin pages. When it is told to `stop` it gives the listening socket up, answers what has been accepted,
+/// and ends.
+pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
     let router = router(Arc::new(Pages { monitor, state, metrics }));
-    tokio::select! {
-        served = axum::serve(listener, router) => if let Err(error) = served {
-            tracing::error!(%error, "the admin pages are no longer served");
-        },
-        () = stop => {}
+    let stopped = stop.clone();
+    let accepting = match listener.local_addr() {
+        Ok(address) => Accepting { address, listener: Some(listener), stop },
+        Err(error) => return tracing::error!(%error, "the admin pages cannot be served"),
+    };
+    // A graceful end closes connections that have not asked yet.
+    let answered = async move {
+        stopped.cancelled().await;
+        sleep(LAST_QUESTIONS).await;
+    };
+    if let Err(error) = axum::serve(accepting, router).with_graceful_shutdown(answered).await {
+        tracing::error!(%error, "the admin pages are no longer served");
+    }
+}
+
+/// A listening socket that can be given up without closing what it has accepted.
+struct Accepting {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+}
+
+impl axum::serve::Listener for Accepting {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener
+            && let Some(accepted) = self.stop.run_until_cancelled(axum::serve::Listener::accept(listener)).await
+        {
+            return accepted;
+        }
+        self.listener = None;
+        pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
     }
 }
 

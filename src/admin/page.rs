@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    State,
-    snapshot::{self, LoadBalancer, Member, Port},
-};
-use crate::proxy::Monitor;
+use super::snapshot::{self, LoadBalancer, Member, Port};
+use crate::{model::TlsVersion, proxy::Monitor, state::State};
 
 const STYLE: &str = "\
 :root { color-scheme: light dark }
@@ -43,12 +40,15 @@ pub fn render(monitor: &Monitor, state: &State) -> String {
 
 fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     let _ = write!(page, "<h2>{}</h2><p>from {}", escape(&load_balancer.name), escape(&load_balancer.origin));
-    if let Some(balancing) = load_balancer.balancing {
-        let _ = write!(page, " · {balancing}");
+    if let Some(applied) = &load_balancer.applied {
+        let _ = write!(page, " · {:?}", applied.balancing.algorithm);
     }
     page.push_str("</p>");
     for problem in &load_balancer.problems {
         let _ = write!(page, "<p class=\"bad\">{}: {}</p>", problem.severity, escape(&problem.sentence));
+    }
+    if load_balancer.listeners.is_empty() {
+        return;
     }
     page.push_str(
         "<table><tr><th>listener<th>address<th>TLS<th class=\"number\">open<th class=\"number\">accepted</tr>",
@@ -67,11 +67,15 @@ fn write_port(page: &mut String, port: &Port) {
         (Some(bound), _) => mark(true, bound, ""),
         (None, failure) => mark(false, "", failure.as_deref().unwrap_or("not bound")),
     };
-    let tls = port.tls.as_ref().map_or("none", |tls| tls.min_version);
+    let tls = match port.applied.tls.as_ref().map(|tls| tls.min_version) {
+        None => "none",
+        Some(TlsVersion::V1_2) => "TLS1.2",
+        Some(TlsVersion::V1_3) => "TLS1.3",
+    };
     let _ = write!(
         page,
         "<tr><td>{}<td>{address}<td>{tls}<td class=\"number\">{}<td class=\"number\">{}</tr>",
-        escape(&port.name),
+        escape(&port.applied.name),
         port.active,
         port.accepted
     );

@@ -1,7 +1,8 @@
 //! The commands that do one thing and end.
 
 use std::{
-    io::{self, Write},
+    fmt::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -11,7 +12,7 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{control_runtime, shutdown::Signals};
+use super::{on_control_runtime, shutdown::Signals};
 use crate::{
     api,
     cli::{Cert, TestBackend},
@@ -27,30 +28,32 @@ const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// `tcplb check`: one line for each load balancer, and one for each thing wrong.
 pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
     let mut world = Files::new(paths).read();
-    control_runtime()?.block_on(async {
+    on_control_runtime(async {
         let mut names = Names::start(resolve);
         names.want(world.names_wanted());
         names.first_answers(DNS_PATIENCE).await;
         world.names = names.known();
-    });
+        Ok(())
+    })?;
     let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
-    let mut out = io::stdout().lock();
+    let mut text = String::new();
     for (object, verdict) in &verdicts {
-        writeln!(out, "{object} ({}): {}", verdict.origin, word(verdict))?;
+        writeln!(text, "{object} ({}): {}", verdict.origin, word(verdict))?;
         for problem in &verdict.problems {
             let severity = match problem.severity {
                 Severity::Refused => "error",
                 Severity::Warning => "warning",
             };
-            writeln!(out, "  {severity}: {problem}")?;
+            writeln!(text, "  {severity}: {problem}")?;
         }
     }
     for problem in &world.problems {
-        writeln!(out, "error: {problem}")?;
+        writeln!(text, "error: {problem}")?;
     }
     if verdicts.is_empty() && world.problems.is_empty() {
-        writeln!(out, "no TcpLoadBalancer there")?;
+        writeln!(text, "no TcpLoadBalancer there")?;
     }
+    print(&text)?;
     let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -73,7 +76,7 @@ pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let converted = convert::golb(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
     for warning in &converted.warnings {
-        eprintln!("warning: {warning}");
+        let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     print(&converted.manifest)
 }
@@ -92,7 +95,7 @@ pub fn certificate(arguments: &Cert) -> anyhow::Result<ExitCode> {
 
 /// `tcplb backend`
 pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
-    control_runtime()?.block_on(async {
+    on_control_runtime(async {
         let signals = Signals::catch()?;
         let options = backend::Options {
             address: arguments.listen.socket_address(),

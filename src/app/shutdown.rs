@@ -10,9 +10,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin,
     cli::Run,
+    drain::Draining,
     proxy::{Closing, Proxy},
+    state::State,
 };
 
 /// Why the process leaves.
@@ -29,6 +30,8 @@ pub struct Signals(watch::Receiver<u32>);
 impl Signals {
     /// From now on they no longer end the process by themselves.
     pub fn catch() -> io::Result<Self> {
+        // SIGHUP is for whoever follows the manifests; until then it is not to end the process.
+        drop(signal(SignalKind::hangup())?);
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (count, counted) = watch::channel(0);
         tokio::spawn(async move {
@@ -59,10 +62,10 @@ impl Signals {
     }
 }
 
-/// Tells everybody, stops accepting, drains, and leaves what is still open to be reset. A second signal skips the rest.
-pub async fn run(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run, signals: &Signals) -> ExitCode {
+/// Runs an orderly end, which a second signal cuts short.
+pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals) -> ExitCode {
     tokio::select! {
-        () = leave(cause, proxy, state, run) => ExitCode::SUCCESS,
+        () = orderly => ExitCode::SUCCESS,
         () = signals.second() => {
             warn!("a second signal: what is still open is reset");
             ExitCode::FAILURE
@@ -70,21 +73,24 @@ pub async fn run(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run, s
     }
 }
 
-async fn leave(cause: Cause, proxy: &Proxy, state: &admin::State, run: &Run) {
-    state.leave();
-    let closing = match cause {
+/// Tells everybody, stops accepting and drains.
+pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
+    let draining = match cause {
         Cause::Signal => {
+            state.leave();
             sleep(run.shutdown_delay.0).await;
-            Closing::Last
+            proxy.stop_accepting(Closing::Last).await;
+            state.set_ready(false);
+            Draining::AsDeclared
         }
+        // What is still asked of this process is asked of the address, which goes on being served.
         Cause::TakenOver => {
             info!("another process has taken over");
-            Closing::HandedOver
+            proxy.stop_accepting(Closing::HandedOver).await;
+            Draining::UntilTheyEnd
         }
     };
-    proxy.stop_accepting(closing).await;
-    state.set_ready(false);
     info!("no longer accepting; draining");
-    let drained = proxy.drain(run.max_drain.0).await;
+    let drained = proxy.drain(draining, run.max_drain.0).await;
     info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");
 }

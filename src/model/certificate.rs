@@ -2,6 +2,7 @@ use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// A SHA-256 digest of the PEM text of a certificate chain and its key.
 pub type Fingerprint = [u8; 32];
@@ -19,6 +20,18 @@ pub struct Certificate {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub key: Arc<CertifiedKey>,
+}
+
+impl Serialize for Certificate {
+    /// Everything but the key and what is derived from it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut certificate = serializer.serialize_struct("Certificate", 4)?;
+        certificate.serialize_field("source", &self.source)?;
+        certificate.serialize_field("names", &self.names)?;
+        certificate.serialize_field("notBefore", &self.not_before)?;
+        certificate.serialize_field("notAfter", &self.not_after)?;
+        certificate.end()
+    }
 }
 
 impl PartialEq for Certificate {

@@ -1,9 +1,13 @@
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
+use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
+use serde::Serialize;
+
 use super::{Certificate, Networks, UpstreamKey};
 
 /// A port that clients connect to. Frozen for a connection when it is accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// Its name in logs and metrics: the declared one, else the port.
     pub name: Arc<str>,
@@ -23,7 +27,8 @@ pub struct Listener {
 }
 
 /// TLS that ends at the listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Tls {
     /// At least one; the first is presented when no name matches.
     pub certificates: Vec<Arc<Certificate>>,
@@ -32,22 +37,25 @@ pub struct Tls {
     pub alpn: Vec<Arc<str>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum TlsVersion {
+    #[serde(rename = "TLS1.2")]
     V1_2,
+    #[serde(rename = "TLS1.3")]
     V1_3,
 }
 
 /// Who may announce the client's address in a PROXY header
 /// ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProxyProtocol {
     pub mode: ProxyMode,
     /// Not empty.
     pub trusted: Networks,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ProxyMode {
     /// Trusted peers must send a header; all others are clients themselves and may not send one.
     Optional,
@@ -56,7 +64,8 @@ pub enum ProxyMode {
 }
 
 /// Which clients may connect. `deny` wins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Access {
     /// Empty: everyone.
     pub allow: Networks,
@@ -64,7 +73,8 @@ pub struct Access {
 }
 
 /// How many connections, and how fast; `None`: unlimited. Shared by all workers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Limits {
     pub max_connections: Option<NonZeroU32>,
     pub max_connections_per_source: Option<NonZeroU32>,
@@ -73,23 +83,30 @@ pub struct Limits {
 }
 
 /// `count` events per `per`, of which `burst` may come at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rate {
     pub count: NonZeroU32,
     /// Not zero.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub per: Duration,
     pub burst: NonZeroU32,
 }
 
 /// How long a connection may take, be silent and last; `None`: for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     /// For the PROXY header and for the TLS handshake, each.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub handshake: Duration,
     /// Without a byte in either direction.
+    #[serde(serialize_with = "duration::optional::serialize")]
     pub idle: Option<Duration>,
     /// Without a byte in the remaining direction after the other has ended.
+    #[serde(serialize_with = "duration::optional::serialize")]
     pub half_closed: Option<Duration>,
+    #[serde(serialize_with = "duration::optional::serialize")]
     pub max_duration: Option<Duration>,
     /// `max_duration` is shortened by a random share of up to this many percent, so that connections opened together
     /// do not end together.
@@ -97,18 +114,24 @@ pub struct Timeouts {
 }
 
 /// TCP keepalive probes; TCP_USER_TIMEOUT is set to the time they take to give up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Keepalive {
+    #[serde(serialize_with = "duration::required::serialize")]
     pub idle: Duration,
+    #[serde(serialize_with = "duration::required::serialize")]
     pub interval: Duration,
     pub probes: u8,
 }
 
 /// What happens to open connections when the process shuts down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ShutdownDrain {
     /// Connections still open after this long are reset.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub after: Duration,
     /// Over this last part of `after` connections are closed bit by bit, idle ones first.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub spread: Duration,
 }

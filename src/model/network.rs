@@ -1,18 +1,22 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::Serialize;
 
 /// A set of IP networks, asked about one address at a time by binary search.
 ///
 /// IPv4-mapped IPv6 addresses and networks (`::ffff:192.0.2.7`) count as the IPv4 ones they map.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(Vec<(IpAddr, IpAddr)>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Networks(
+    /// Sorted by address, none within another.
+    Vec<IpNet>,
+);
 
 impl Networks {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let after = self.0.partition_point(|(first, _)| *first <= address);
-        after > 0 && address <= self.0[after - 1].1
+        let after = self.0.partition_point(|network| network.network() <= address);
+        after > 0 && self.0[after - 1].contains(&address)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -23,9 +27,9 @@ impl Networks {
 impl FromIterator<IpNet> for Networks {
     fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
         let networks: Vec<IpNet> = networks.into_iter().map(unmapped).collect();
-        let mut ranges: Vec<_> = IpNet::aggregate(&networks).iter().map(|n| (n.network(), n.broadcast())).collect();
-        ranges.sort_unstable();
-        Self(ranges)
+        let mut networks = IpNet::aggregate(&networks);
+        networks.sort_unstable_by_key(IpNet::network);
+        Self(networks)
     }
 }
 

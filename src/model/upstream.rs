@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
+use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
+use serde::Serialize;
+
 use super::{EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Upstream {
     pub balancing: Balancing,
     /// Sorted by key, each key once. May be empty: then connections are refused.
@@ -21,7 +25,8 @@ pub struct Upstream {
 }
 
 /// One address that serves connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub key: EndpointKey,
     /// What sticky balancing hashes: stable over restarts, and for a StatefulSet over addresses.
@@ -38,7 +43,7 @@ impl Endpoint {
 }
 
 /// The share of connections an endpoint gets, relative to the others of its upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Weight(NonZeroU32);
 
 impl Weight {
@@ -53,20 +58,21 @@ impl Weight {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ProxyVersion {
     V1,
     V2,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Balancing {
     pub algorithm: Algorithm,
     /// How many leading bits of an IPv6 client address sticky balancing looks at (1 to 128).
     pub hash_prefix_v6: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Algorithm {
     RoundRobin,
     LeastConnections,
@@ -76,9 +82,12 @@ pub enum Algorithm {
 }
 
 /// Probes that open a TCP connection and close it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ActiveCheck {
+    #[serde(serialize_with = "duration::required::serialize")]
     pub interval: Duration,
+    #[serde(serialize_with = "duration::required::serialize")]
     pub timeout: Duration,
     /// Passes in a row that make an unhealthy endpoint healthy.
     pub healthy_after: NonZeroU16,
@@ -87,31 +96,39 @@ pub struct ActiveCheck {
 }
 
 /// Ejection of endpoints that clients' connections fail to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PassiveCheck {
     pub consecutive_failures: NonZeroU16,
     /// The first ejection; each following one lasts twice as long as the one before.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub eject_for: Duration,
+    #[serde(serialize_with = "duration::required::serialize")]
     pub max_eject_for: Duration,
     /// Never more than this share of the endpoints, and never the last usable one.
     pub max_ejected_percent: u8,
 }
 
 /// How endpoints are dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Connect {
     /// For one attempt.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub timeout: Duration,
     /// For all attempts of one connection.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub deadline: Duration,
     pub attempts: NonZeroU16,
     pub preconnect: Option<Preconnect>,
 }
 
 /// Connections opened before a client needs them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Preconnect {
     pub per_endpoint: NonZeroU16,
     /// One that no client took for this long is closed and replaced.
+    #[serde(serialize_with = "duration::required::serialize")]
     pub idle_timeout: Duration,
 }

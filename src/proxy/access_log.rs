@@ -8,19 +8,21 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use super::accounting::CloseReason;
 
 /// How many events may wait to be written.
 const QUEUE: usize = 8192;
+/// How long the end of the process may wait for a sink.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// What is known of a connection, at its end.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ pub struct Event {
     pub attempts: u16,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
-    /// From accepting the client to an established backend connection.
+    /// From choosing the first endpoint to an established connection, failed attempts included.
     pub connect: Option<Duration>,
     pub duration: Duration,
 }
@@ -100,14 +102,23 @@ impl AccessLog {
     pub fn start(events: Events, format: Format, sink: impl Write + Send + 'static) -> (Self, Writer) {
         let figures = Arc::new(Figures::default());
         let (queue, waiting) = sync_channel(QUEUE);
-        let writer = thread::Builder::new()
+        let (ending, ended) = sync_channel(0);
+        thread::Builder::new()
             .name("access-log".into())
             .spawn({
                 let figures = figures.clone();
-                move || write_events(&waiting, format, sink, &figures)
+                move || {
+                    write_events(&waiting, format, sink, &figures);
+                    drop(ending);
+                }
             })
             .expect("a thread can be started");
-        (Self { events, queue, figures }, Writer(writer))
+        (Self { events, queue, figures }, Writer { ended })
+    }
+
+    /// Whether ends are wanted; if not they are neither logged nor dropped.
+    pub fn wants_ends(&self) -> bool {
+        self.events != Events::None
     }
 
     pub fn wants_starts(&self) -> bool {
@@ -117,7 +128,7 @@ impl AccessLog {
     /// Offers an event; drops it, and counts that, when the writer is behind.
     pub fn offer(&self, event: Event) {
         let is_end = matches!(event.kind, Kind::End(_));
-        let taken = self.events != Events::None && self.queue.try_send(Some(event)).is_ok();
+        let taken = self.queue.try_send(Some(event)).is_ok();
         match (is_end, taken) {
             (true, true) => self.figures.logged.fetch_add(1, Relaxed),
             (_, false) => self.figures.dropped.fetch_add(u64::from(is_end), Relaxed),
@@ -128,12 +139,6 @@ impl AccessLog {
     /// Counts an end that is not offered because there are too many of its kind.
     pub fn leave_out(&self) {
         self.figures.dropped.fetch_add(1, Relaxed);
-    }
-
-    /// Ends the writing after what has been offered so far; what comes later is dropped.
-    pub fn close(&self) {
-        // Fails only when it has ended before.
-        let _ = self.queue.send(None);
     }
 
     pub fn logged(&self) -> u64 {
@@ -147,12 +152,23 @@ impl AccessLog {
 
 /// The writing thread.
 #[derive(Debug)]
-pub struct Writer(JoinHandle<()>);
+pub struct Writer {
+    /// Its other end is dropped when the thread ends.
+    ended: Receiver<()>,
+}
 
 impl Writer {
-    /// Waits until everything is written that was offered before the log was closed or dropped.
-    pub fn finish(self) {
-        let _ = self.0.join();
+    /// Ends the writing after what has been offered so far. A sink that takes nothing (a pipe that nobody reads) is not
+    /// waited for longer than [`LAST_WRITE`].
+    pub fn finish(self, log: &AccessLog) {
+        let deadline = Instant::now() + LAST_WRITE;
+        while let Err(TrySendError::Full(_)) = log.queue.try_send(None) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -239,7 +255,7 @@ impl<'a> Line<'a> {
             Kind::End(reason) => ("end", Some(reason.label())),
         };
         Self {
-            time: Timestamp::try_from(event.at).unwrap_or_default(),
+            time: Timestamp::try_from(event.at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default(),
             event: kind,
             listener: &event.listener.label,
             name: &event.listener.name,
@@ -315,8 +331,7 @@ mod tests {
         let memory = Memory::default();
         let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
         events.into_iter().for_each(|event| log.offer(event));
-        log.close();
-        writer.finish();
+        writer.finish(&log);
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -345,9 +360,7 @@ mod tests {
         for _ in 0..1000 {
             log.offer(event(Kind::End(CloseReason::Complete)));
         }
-        let figures = log.figures.clone();
-        drop(log);
-        writer.finish();
-        assert_eq!((figures.logged.load(Relaxed), figures.dropped.load(Relaxed)), (0, 1000));
+        writer.finish(&log);
+        assert_eq!((log.logged(), log.dropped()), (0, 1000));
     }
 }

@@ -51,14 +51,16 @@ pub enum CloseReason {
     ConnectFailed,
     /// No endpoint was reached within `connect.deadline`.
     ConnectTimeout,
-    /// This host had no descriptor, memory, port or permission left for a connection to a backend.
+    /// This host had no local port left for a connection to the backend's address.
+    NoLocalPort,
+    /// This host had no descriptor, memory or permission left for a connection to a backend.
     LocalFailure,
     /// A fault of this program.
     Internal,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Complete,
         Self::ClientReset,
         Self::BackendReset,
@@ -80,6 +82,7 @@ impl CloseReason {
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::NoLocalPort,
         Self::LocalFailure,
         Self::Internal,
     ];
@@ -108,6 +111,7 @@ impl CloseReason {
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::NoLocalPort => "no_local_port",
             Self::LocalFailure => "local_failure",
             Self::Internal => "internal",
         }
@@ -137,6 +141,7 @@ impl CloseReason {
             | Self::DrainDeadline
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::NoLocalPort
             | Self::LocalFailure
             | Self::Internal => false,
         }
@@ -161,7 +166,7 @@ pub struct Shard {
     pub bytes_to_client: Counter,
     pub tls_full_handshakes: Counter,
     pub tls_resumed_handshakes: Counter,
-    /// Time from accepting a client to an established backend connection.
+    /// Time from choosing the first endpoint to an established connection.
     pub connect: Histogram,
     pub duration: Histogram,
 }

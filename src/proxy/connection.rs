@@ -1,11 +1,10 @@
 //! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
 
 use std::{
-    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -16,19 +15,19 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    access_log::{Event, Kind, TlsEvent},
-    accounting::{CloseReason, Shard},
+    account::{Account, Ledger, Session, canonical},
+    accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
     connect,
     listener::Serving,
     prefixed::Prefixed,
     proxy_protocol::{self, SignatureGuard},
-    relay::{self, Deadlines, Meter, Side},
+    relay::{self, Deadlines, Side},
     stream::Stream,
     tls::ServerTls,
-    worker::Worker,
+    turns::Turns,
 };
-use crate::model::{Listener, ProxyMode, ShutdownDrain};
+use crate::model::{Listener, ProxyMode};
 
 /// What is known of a connection that has been counted and not been read from.
 #[derive(Debug)]
@@ -39,59 +38,37 @@ pub struct Accepted {
     pub permits: Permits,
 }
 
+/// What all connections of a worker share.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    pub ledger: Rc<Ledger>,
+    /// The turns of TLS handshakes.
+    pub handshakes: Rc<Turns>,
+}
+
 /// What an open connection holds: a place in its load balancer's share of the process, in the process, and in its
 /// listener.
 pub type Permits = (Permit, Permit, ConnectionPermit);
 
-/// What a worker knows of one of its open connections.
-#[derive(Debug)]
-pub struct Session {
-    pub drain: ShutdownDrain,
-    last_activity: Cell<Instant>,
-    bytes_to_backend: Cell<u64>,
-    bytes_to_client: Cell<u64>,
-    /// Why its task is being cancelled.
-    cancelled: Cell<Option<CloseReason>>,
-}
-
-impl Session {
-    pub fn new(accepted: &Accepted) -> Self {
-        Self {
-            drain: accepted.serving.listener.drain,
-            last_activity: Cell::new(accepted.at),
-            bytes_to_backend: Cell::new(0),
-            bytes_to_client: Cell::new(0),
-            cancelled: Cell::new(None),
-        }
-    }
-
-    pub fn last_activity(&self) -> Instant {
-        self.last_activity.get()
-    }
-
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.get().is_some()
-    }
-
-    /// States the reason for which the connection's task is about to be aborted.
-    pub fn cancel(&self, reason: CloseReason) {
-        self.cancelled.set(Some(reason));
-    }
-}
-
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
-pub fn serve(tcp: TcpStream, accepted: Accepted, worker: Rc<Worker>, session: Rc<Session>) -> impl Future<Output = ()> {
+pub fn serve(
+    tcp: TcpStream,
+    accepted: Accepted,
+    surroundings: Surroundings,
+    session: Rc<Session>,
+) -> impl Future<Output = ()> {
     let Accepted { peer, serving, at, permits } = accepted;
-    let mut account = Account::open(serving, worker, session, peer, at);
+    let Surroundings { ledger, handshakes } = surroundings;
+    let mut account = Account::open(ledger, serving, session, peer, at);
     let client = Stream::new(tcp);
     async move {
-        account.reason = Some(admit(client, &mut account).await.unwrap_or_else(|reason| reason));
+        account.reason = Some(admit(client, &handshakes, &mut account).await.unwrap_or_else(|reason| reason));
         drop((account, permits));
     }
 }
 
 /// Learns who the client is and whether it may connect. Nothing is dialled or decrypted for one that may not.
-async fn admit(mut client: Stream, account: &mut Account) -> Result<CloseReason, CloseReason> {
+async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) -> Result<CloseReason, CloseReason> {
     let serving = account.serving.clone();
     let listener = &*serving.listener;
     let announced = read_proxy_header(&mut client, listener, account).await?;
@@ -103,9 +80,11 @@ async fn admit(mut client: Stream, account: &mut Account) -> Result<CloseReason,
     let client = Prefixed::new(announced.rest, client);
     match &serving.tls {
         None => forward(client, announced.guard, account).await,
+        // Nothing usable is known before any work on TLS.
+        Some(_) if serving.upstream.usable() == 0 => Err(CloseReason::NoEndpoint),
         // A handshake's state is large: it is not to be part of every plain connection.
         Some(tls) => {
-            let client = Box::pin(handshake(client, tls, listener.timeouts.handshake, account)).await?;
+            let client = Box::pin(handshake(client, tls, listener.timeouts.handshake, handshakes, account)).await?;
             Box::pin(forward(client, announced.guard, account)).await
         }
     }
@@ -136,7 +115,8 @@ async fn read_proxy_header(
             ProxyMode::Optional => Ok(Announced { source: Some(peer), rest: Vec::new(), guard }),
         };
     }
-    let header = timeout(listener.timeouts.handshake, proxy_protocol::read_header(client))
+    // Boxed, so that a connection without a header has no room for one.
+    let header = Box::pin(timeout(listener.timeouts.handshake, proxy_protocol::read_header(client)))
         .await
         .map_err(|_| CloseReason::ProxyInvalid)?
         .map_err(|_| CloseReason::ProxyInvalid)?;
@@ -151,9 +131,10 @@ async fn handshake(
     client: Prefixed<Stream>,
     tls: &ServerTls,
     deadline: Duration,
+    turns: &Turns,
     account: &mut Account,
 ) -> Result<TlsStream<Prefixed<Stream>>, CloseReason> {
-    let client = timeout(deadline, TlsAcceptor::from(tls.config()).accept(client))
+    let client = timeout(deadline, turns.run(TlsAcceptor::from(tls.config()).accept(client)))
         .await
         .map_err(|_| CloseReason::TlsTimeout)?
         .map_err(|_| CloseReason::TlsFailed)?;
@@ -168,9 +149,10 @@ async fn forward<C: Side>(
     account: &mut Account,
 ) -> Result<CloseReason, CloseReason> {
     let serving = account.serving.clone();
+    let begun = Instant::now();
     let (mut backend, active) =
         connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts).await?;
-    account.connected(active.endpoint().address());
+    account.connected(active.endpoint().address(), begun.elapsed());
     if let Some(version) = active.endpoint().proxy_protocol() {
         // Without an announced one: where the client connected to. A socket without an address is gone already.
         let own = || client.stream().local_addr().map_err(|_| CloseReason::ClientReset);
@@ -218,128 +200,4 @@ impl Side for TlsStream<Prefixed<Stream>> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut().0.get_mut()
     }
-}
-
-/// Keeps the books of one connection and closes them when it is dropped: also when the task is cancelled or panics.
-struct Account {
-    serving: Arc<Serving>,
-    worker: Rc<Worker>,
-    session: Rc<Session>,
-    accepted_at: Instant,
-    peer: SocketAddr,
-    client: SocketAddr,
-    /// Where the client connected to, as a PROXY header announced it.
-    destination: Option<SocketAddr>,
-    tls: Option<TlsEvent>,
-    endpoint: Option<SocketAddr>,
-    attempts: u16,
-    connect: Option<Duration>,
-    reason: Option<CloseReason>,
-}
-
-impl Account {
-    fn open(
-        serving: Arc<Serving>,
-        worker: Rc<Worker>,
-        session: Rc<Session>,
-        peer: SocketAddr,
-        accepted_at: Instant,
-    ) -> Self {
-        let peer = canonical(peer);
-        Self {
-            serving,
-            worker,
-            session,
-            accepted_at,
-            peer,
-            client: peer,
-            destination: None,
-            tls: None,
-            endpoint: None,
-            attempts: 0,
-            connect: None,
-            reason: None,
-        }
-    }
-
-    fn shard(&self) -> &Shard {
-        self.serving.live.counters.shard(self.worker.index)
-    }
-
-    fn handshake_done(&mut self, tls: &rustls::ServerConnection) {
-        let shard = self.shard();
-        match tls.handshake_kind() {
-            Some(rustls::HandshakeKind::Resumed) => shard.tls_resumed_handshakes.add(1),
-            _ => shard.tls_full_handshakes.add(1),
-        }
-        self.tls = Some(TlsEvent {
-            server_name: tls.server_name().map(Into::into),
-            version: match tls.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_2) => "TLS1.2",
-                _ => "TLS1.3",
-            },
-        });
-    }
-
-    fn connected(&mut self, endpoint: SocketAddr) {
-        let took = self.accepted_at.elapsed();
-        self.endpoint = Some(endpoint);
-        self.connect = Some(took);
-        self.shard().connect.observe(took);
-    }
-
-    fn log_start(&self) {
-        let log = &self.worker.shared.access_log;
-        if log.wants_starts() {
-            log.offer(self.event(Kind::Start));
-        }
-    }
-
-    fn event(&self, kind: Kind) -> Event {
-        Event {
-            kind,
-            at: SystemTime::now(),
-            listener: self.serving.label.clone(),
-            peer: self.peer,
-            client: self.client,
-            tls: self.tls.clone(),
-            endpoint: self.endpoint,
-            attempts: self.attempts,
-            bytes_to_backend: self.session.bytes_to_backend.get(),
-            bytes_to_client: self.session.bytes_to_client.get(),
-            connect: self.connect,
-            duration: self.accepted_at.elapsed(),
-        }
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        let reason = self.reason.or(self.session.cancelled.get()).unwrap_or(CloseReason::Internal);
-        let shard = self.shard();
-        shard.close(reason);
-        shard.duration.observe(self.accepted_at.elapsed());
-        self.worker.log_end(reason, || self.event(Kind::End(reason)));
-    }
-}
-
-impl Meter for Account {
-    fn sent_to_backend(&self, bytes: usize) {
-        self.session.bytes_to_backend.set(self.session.bytes_to_backend.get() + bytes as u64);
-        self.shard().bytes_to_backend.add(bytes as u64);
-    }
-
-    fn sent_to_client(&self, bytes: usize) {
-        self.session.bytes_to_client.set(self.session.bytes_to_client.get() + bytes as u64);
-        self.shard().bytes_to_client.add(bytes as u64);
-    }
-
-    fn active(&self, now: Instant) {
-        self.session.last_activity.set(now);
-    }
-}
-
-/// IPv4 clients of a socket for both families come as IPv4-mapped IPv6 addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

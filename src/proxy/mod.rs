@@ -4,6 +4,7 @@
 //! its way: PROXY header, admission, TLS, connect, relay, account.
 
 pub mod access_log;
+mod account;
 pub mod accounting;
 pub mod admission;
 mod connect;
@@ -17,6 +18,7 @@ pub mod socket;
 mod stream;
 pub mod tls;
 mod topology;
+mod turns;
 mod undelivered;
 mod worker;
 
@@ -40,6 +42,7 @@ pub use topology::{Sockets, View, cannot_listen};
 pub use worker::{Closing, Drained};
 
 use crate::{
+    drain::Draining,
     model::{Report, Snapshot},
     upstream::{PreconnectBudget, Upstreams},
 };
@@ -85,7 +88,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             workers,
             capacity: Arc::new(Capacity::new(options.capacity)),
-            access_log: options.access_log,
+            access_log: Arc::new(options.access_log),
             started: Instant::now(),
         });
         let threads = inboxes
@@ -119,6 +122,11 @@ impl Proxy {
         self.snapshots.send_replace(snapshot);
     }
 
+    /// The generation that was last published.
+    pub fn published(&self) -> u64 {
+        self.snapshots.borrow().generation
+    }
+
     /// What the proxy made of the snapshots, whenever that changes.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
@@ -143,12 +151,12 @@ impl Proxy {
         let _ = answer.await;
     }
 
-    /// Ends all open connections as their listeners' `drain.shutdown` says, none later than `longest`.
-    pub async fn drain(&self, longest: Duration) -> Drained {
+    /// Ends all open connections, none later than `longest`.
+    pub async fn drain(&self, how: Draining, longest: Duration) -> Drained {
         let mut answers = Vec::new();
         for worker in &self.shared.workers {
             let (done, answer) = oneshot::channel();
-            let _ = worker.orders.send(worker::Order::Drain { longest, done });
+            let _ = worker.orders.send(worker::Order::Drain { how, longest, done });
             answers.push(answer);
         }
         let mut drained = Drained::default();
@@ -173,6 +181,18 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Takes the process with it when what holds it panics: better no load balancer, and another in its place, than one
+/// that holds sockets and no longer serves them.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

@@ -36,7 +36,7 @@ const BUFFER: usize = 64 * 1024;
 /// What is read at once for a receiver that did not take everything the last time.
 const BUFFER_UNDER_BACKPRESSURE: usize = 16 * 1024;
 /// What one direction may move before the other connections of the worker have their turn.
-const BYTES_PER_TURN: usize = 1024 * 1024;
+const BYTES_PER_TURN: usize = 256 * 1024;
 /// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
 /// sending to a backend that has ended and gone: closing while bytes come in resets the connection.
 const LINGER: Duration = Duration::from_secs(5);
@@ -160,6 +160,8 @@ impl Relay {
                 if (self.up.state, self.down.state) == before {
                     return self.ended();
                 }
+                // An end is passed on like bytes are: the time of the remaining direction begins with it.
+                moved = true;
             }
         });
         if moved {

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::model::Keepalive;
 
 /// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Whether other sockets may have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,9 @@ pub enum Sharing {
 /// `[::]` takes IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
 /// chooses one port for all.
 ///
-/// The first exclusive socket is bound *without* SO_REUSEPORT, which is set only before the others join: with it from
-/// the start a second process would silently take a part of the connections instead of getting "address in use".
+/// The first exclusive socket is bound and listens *without* SO_REUSEPORT, which is set only before the others join: with
+/// it from the start, or set before it listens, a second process could silently take a part of the connections instead
+/// of getting "address in use".
 pub fn open(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
     match open_on(address, count, sharing) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
@@ -95,8 +96,8 @@ fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
+    socket.set_reuse_port(true)?;
     Ok(socket)
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -114,6 +114,7 @@ struct Live {
 impl Topology {
     /// Runs until the orders' other end is dropped.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let _abort = super::AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
             let retry = async {
@@ -136,7 +137,7 @@ impl Topology {
                     None => return,
                 },
                 Ok(()) = self.usable_changes.changed() => self.report(),
-                () = retry => self.retry(),
+                () = retry => self.retry().await,
             }
         }
     }
@@ -153,14 +154,12 @@ impl Topology {
         let plan = plan(&open, &snapshot.listeners);
         self.state.failed.retain(|address, _| plan.open.iter().any(|opening| opening.address == *address));
         for opening in plan.open {
-            self.open(opening);
+            self.open(opening).await;
         }
         for (address, listener) in plan.keep {
             self.keep(address, &listener);
         }
-        join_all(plan.close.into_iter().filter_map(|address| self.close(address, Closing::Last))).await;
-        // Sockets of an overlapping address stood in the way of these.
-        self.retry();
+        self.close_all(plan.close).await;
         self.forget_listeners();
         self.upstreams.retain(&snapshot.upstreams);
         // What the previous process had and this one does not want is closed with its queue.
@@ -168,7 +167,7 @@ impl Topology {
         self.report();
     }
 
-    fn open(&mut self, opening: Opening) {
+    async fn open(&mut self, opening: Opening) {
         let Opening { address, listener: key, overlaps } = opening;
         let Some(serving) = self.serving(&key) else { return };
         let sharing = if overlaps { Sharing::Shared } else { self.sharing };
@@ -176,21 +175,29 @@ impl Topology {
             Ok(sockets) => sockets,
             Err(error) => return self.failed(address, key, &error),
         };
-        if self.state.failed.remove(&address).is_some() {
-            info!(listener = %key, %address, "listening after all");
-        } else {
-            info!(listener = %key, %address, "listening");
-        }
+        self.state.failed.remove(&address);
+        info!(listener = %key, %address, "listening");
         let serving = Arc::new(Address::from(serving));
-        let mut open = OpenAddress { listener: key, serving: serving.clone(), sockets: Vec::new() };
+        let mut open = OpenAddress { listener: key.clone(), serving: serving.clone(), sockets: Vec::new() };
+        let mut answers = Vec::new();
         for (number, (listening, socket)) in sockets.into_iter().enumerate() {
             self.state.next_id += 1;
             let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
-            let order = WorkerOrder::Listen { id, address: serving.clone(), socket };
+            let (done, answer) = oneshot::channel();
+            let order = WorkerOrder::Listen { id, address: serving.clone(), socket, done };
             let _ = self.shared.workers[worker].orders.send(order);
+            answers.push(answer);
             open.sockets.push(OpenSocket { id, worker, listening: Arc::new(listening) });
         }
         self.state.open.insert(address, open);
+        let listening = try_join_all(answers).await.map_err(io::Error::other);
+        if let Err(error) = listening.and_then(|answers| answers.into_iter().collect::<io::Result<()>>()) {
+            // A socket that no worker accepts from would keep its share of the connections waiting.
+            if let Some(closed) = self.close(address, Closing::Last) {
+                closed.await;
+            }
+            self.failed(address, key, &error);
+        }
     }
 
     /// At least one socket for each worker: inherited ones first, all of which are served whatever their number. The
@@ -220,31 +227,42 @@ impl Topology {
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
         let sentence: Arc<str> = cannot_listen(address, error).into();
         let before = self.state.failed.get(&address);
-        if before.is_none_or(|before| before.sentence != sentence) {
-            error!(%listener, %address, "cannot listen: {sentence}");
-        }
         let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
         let retry_at = Instant::now() + pause;
         self.state.failed.insert(address, Failure { listener, sentence, pause, retry_at });
     }
 
-    fn retry(&mut self) {
+    async fn retry(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> = self
-            .state
-            .failed
-            .iter()
-            .filter(|(_, failure)| failure.retry_at <= now)
-            .map(|(a, f)| (*a, f.listener.clone()))
-            .collect();
+        let due = self.state.failed.iter().filter(|(_, failure)| failure.retry_at <= now);
+        let due: Vec<_> = due.map(|(address, failure)| (*address, failure.listener.clone())).collect();
         for (address, listener) in due {
-            self.open(Opening { address, listener, overlaps: false });
+            let overlaps = self.state.open.keys().any(|other| socket::overlap(*other, address));
+            self.open(Opening { address, listener, overlaps }).await;
         }
+        let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
+        self.close_all(plan(&open, &self.state.applied.listeners).close).await;
         self.report();
+    }
+
+    /// Closes addresses that are not wanted, but not those of a listener whose new address could not be opened: better
+    /// the old one than none.
+    async fn close_all(&mut self, addresses: Vec<SocketAddr>) {
+        let mut closing = Vec::new();
+        for address in addresses {
+            let Some(open) = self.state.open.get(&address) else { continue };
+            if self.state.failed.values().all(|failure| failure.listener != open.listener) {
+                closing.extend(self.close(address, Closing::Last));
+            }
+        }
+        join_all(closing).await;
     }
 
     /// An address that stays open is served with its listener's present configuration.
     fn keep(&mut self, address: SocketAddr, key: &ListenerKey) {
+        if self.state.open.get(&address).is_some_and(|open| open.listener == *key && self.serves_already(open)) {
+            return;
+        }
         let Some(serving) = self.serving(key) else { return };
         let Some(open) = self.state.open.get_mut(&address) else { return };
         let before = open.serving.load_full();
@@ -257,6 +275,15 @@ impl Topology {
         }
         open.listener = key.clone();
         open.serving.store(serving);
+    }
+
+    /// Whether an address is served with what is wanted now: a change of endpoints changes no listener.
+    fn serves_already(&self, open: &OpenAddress) -> bool {
+        let serving = open.serving.load();
+        let wanted = self.state.applied.listeners.get(&open.listener);
+        let upstream = self.upstreams.find(&serving.listener.upstream);
+        wanted.is_some_and(|wanted| *wanted == serving.listener)
+            && upstream.is_some_and(|upstream| Arc::ptr_eq(&upstream, &serving.upstream))
     }
 
     /// The future is ready when the address is free.

@@ -1,5 +1,7 @@
 //! What the kernel has taken to send and the peer has not confirmed. The unsafe code of this program is here.
 
+#![allow(unsafe_code, reason = "no library asks for SIOCOUTQ")]
+
 use std::{ffi::c_int, os::fd::AsFd};
 
 use rustix::ioctl::{Getter, Opcode, ioctl};

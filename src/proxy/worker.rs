@@ -1,10 +1,11 @@
 //! A thread with its own event loop and listening sockets: a connection lives and dies on one worker.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
+    os::fd::AsFd,
     rc::Rc,
     sync::{
         Arc,
@@ -23,30 +24,37 @@ use tokio::{
     task::{AbortHandle, JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
-    access_log::{AccessLog, Event, Kind},
+    access_log::AccessLog,
+    account::{Ledger, Session},
     accounting::CloseReason,
     admission::Capacity,
-    connection::{self, Accepted, Permits, Session},
+    connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
+    turns::Turns,
 };
-use crate::drain::Schedule;
+use crate::drain::Draining;
 
 /// How often a worker shows that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a draining worker looks which connections are to be closed.
 const DRAIN_TICK: Duration = Duration::from_millis(100);
-/// How many refusals each worker logs in a second; the others are only counted.
-const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
+/// How many steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) run before relays have their turn.
+const HANDSHAKES_PER_TURN: usize = 4;
+/// How many tasks run before the event loop looks for new events: relays that always have something to move would
+/// otherwise keep the others from hearing of theirs.
+const TASKS_PER_TURN: u32 = 4;
+/// How many connections are accepted from a socket that is being closed, at most as many as its queue holds.
+const LAST_ACCEPTS: usize = 2 * super::socket::BACKLOG as usize;
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Capacity>,
-    pub access_log: AccessLog,
+    pub access_log: Arc<AccessLog>,
     pub started: StdInstant,
 }
 
@@ -80,13 +88,13 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
-    Listen { id: SocketId, address: Arc<Address>, socket: std::net::TcpListener },
+    Listen { id: SocketId, address: Arc<Address>, socket: std::net::TcpListener, done: oneshot::Sender<io::Result<()>> },
     /// Stop accepting on a socket and let go of it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(std::net::TcpStream, Box<Accepted>),
-    /// End open connections as their listeners' drains say, none later than this.
-    Drain { longest: Duration, done: oneshot::Sender<Drained> },
+    /// End open connections, none later than this.
+    Drain { how: Draining, longest: Duration, done: oneshot::Sender<Drained> },
     /// End the thread; what is still open is reset.
     Stop,
 }
@@ -123,12 +131,11 @@ impl std::ops::AddAssign for Drained {
 /// A worker, seen from its own thread.
 #[derive(Debug)]
 pub struct Worker {
-    pub index: usize,
-    pub shared: Arc<Shared>,
+    index: usize,
+    shared: Arc<Shared>,
+    surroundings: Surroundings,
     sessions: RefCell<Slab<(Rc<Session>, AbortHandle)>>,
     sockets: RefCell<HashMap<SocketId, Socket>>,
-    /// The second it is, and the refusals logged in it.
-    refusals: Cell<(u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -147,43 +154,34 @@ pub fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let _abort = AbortOnPanic;
-        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        let _abort = super::AbortOnPanic;
+        let runtime = match Builder::new_current_thread()
+            .enable_all()
+            .event_interval(TASKS_PER_TURN)
+            .build_local(LocalOptions::default())
+        {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(error))),
         };
         let _ = started.send(Ok(()));
-        let worker = Worker {
-            index,
-            shared,
-            sessions: RefCell::default(),
-            sockets: RefCell::default(),
-            refusals: Cell::default(),
-        };
+        let ledger = Rc::new(Ledger::new(index, shared.access_log.clone()));
+        let surroundings = Surroundings { ledger, handshakes: Turns::new(HANDSHAKES_PER_TURN) };
+        let worker = Worker { index, shared, surroundings, sessions: RefCell::default(), sockets: RefCell::default() };
         runtime.block_on(Rc::new(worker).run(inbox));
     })?;
     outcome.recv().map_err(io::Error::other)??;
     Ok(thread)
 }
 
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 impl Worker {
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+        spawn_local(self.surroundings.handshakes.clone().renew());
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = inbox.recv() => match order {
-                    Some(Order::Stop) | None => return,
+                    Some(Order::Stop) | None => return self.abandon(inbox),
                     Some(order) => self.follow(order),
                 },
                 _ = heartbeat.tick() => {
@@ -196,35 +194,41 @@ impl Worker {
 
     fn follow(self: &Rc<Self>, order: Order) {
         match order {
-            Order::Listen { id, address, socket } => self.listen(id, address, socket),
+            Order::Listen { id, address, socket, done } => {
+                let _ = done.send(self.listen(id, address, socket));
+            }
             Order::Close { id, closing, done } => self.close(id, closing, done),
             Order::Adopt(tcp, accepted) => match TcpStream::from_std(tcp) {
                 Ok(tcp) => self.serve(tcp, *accepted),
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
-            Order::Drain { longest, done } => {
+            Order::Drain { how, longest, done } => {
                 let worker = self.clone();
-                spawn_local(async move { done.send(worker.drain(longest).await) });
+                spawn_local(async move { done.send(worker.drain(how, longest).await) });
             }
             Order::Stop => {}
         }
     }
 
-    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: std::net::TcpListener) {
-        let listening = match TcpListener::from_std(socket) {
-            Ok(listening) => Rc::new(listening),
-            Err(error) => return error!(%error, "a worker cannot wait for connections"),
-        };
+    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: std::net::TcpListener) -> io::Result<()> {
+        let listening = Rc::new(TcpListener::from_std(socket)?);
         let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
         self.sockets.borrow_mut().insert(id, Socket { address, listening, accepting });
+        Ok(())
     }
 
     fn close(self: &Rc<Self>, id: SocketId, closing: Closing, done: oneshot::Sender<()>) {
-        let Some(Socket { address, listening, accepting }) = self.sockets.borrow_mut().remove(&id) else { return };
+        let socket = self.sockets.borrow_mut().remove(&id);
+        let Some(Socket { address, listening, accepting }) = socket else { return };
         accepting.abort();
         if closing == Closing::Last {
-            while let Ok((tcp, peer)) = accept_now(&listening) {
-                self.accepted(tcp, peer, &address);
+            for _ in 0..LAST_ACCEPTS {
+                match accept_now(&listening) {
+                    Ok((tcp, peer)) => self.accepted(tcp, peer, &address),
+                    // That one was reset while it waited; others may wait behind it.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(_) => break,
+                }
             }
         }
         drop(listening);
@@ -237,6 +241,7 @@ impl Worker {
 
     /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
     async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Rc<TcpListener>) {
+        let _abort = super::AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
             match socket.accept().await {
@@ -273,17 +278,24 @@ impl Worker {
         other.open.fetch_add(1, Relaxed);
         self.own().open.fetch_sub(1, Relaxed);
         if let Err(returned) = other.orders.send(Order::Adopt(tcp, Box::new(accepted)))
-            && let Order::Adopt(_, accepted) = returned.0
+            && let Order::Adopt(tcp, accepted) = returned.0
         {
             // The other worker has stopped, and so will this one in a moment.
-            self.account_for(&accepted.serving, accepted.peer, accepted.at, CloseReason::Internal);
+            other.open.fetch_sub(1, Relaxed);
+            reset(&tcp);
+            self.surroundings.ledger.never_served(
+                &accepted.serving,
+                accepted.peer,
+                accepted.at,
+                CloseReason::DrainDeadline,
+            );
         }
     }
 
     /// A counted connection that could not be given to an event loop.
     fn lost(&self, accepted: &Accepted, reason: CloseReason) {
         self.own().open.fetch_sub(1, Relaxed);
-        self.account_for(&accepted.serving, accepted.peer, accepted.at, reason);
+        self.surroundings.ledger.never_served(&accepted.serving, accepted.peer, accepted.at, reason);
     }
 
     fn own(&self) -> &WorkerHandle {
@@ -297,30 +309,9 @@ impl Worker {
         Ok((share, process, listener))
     }
 
-    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Serving, at: Instant, reason: CloseReason) {
-        // Fails only for a connection that is gone already.
-        let _ = tcp.set_zero_linger();
-        self.account_for(serving, peer, at, reason);
-    }
-
-    /// Closes the books of a connection that was never served.
-    fn account_for(&self, serving: &Serving, peer: SocketAddr, at: Instant, reason: CloseReason) {
-        serving.live.counters.shard(self.index).close(reason);
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        self.log_end(reason, || Event {
-            kind: Kind::End(reason),
-            at: std::time::SystemTime::now(),
-            listener: serving.label.clone(),
-            peer,
-            client: peer,
-            tls: None,
-            endpoint: None,
-            attempts: 0,
-            bytes_to_backend: 0,
-            bytes_to_client: 0,
-            connect: None,
-            duration: at.elapsed(),
-        });
+    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {
+        reset(tcp);
+        self.surroundings.ledger.never_served(serving, peer, at, reason);
     }
 
     /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
@@ -333,11 +324,11 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: Accepted) {
-        let session = Rc::new(Session::new(&accepted));
+        let session = Rc::new(Session::new(accepted.serving.listener.drain, accepted.at));
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.vacant_entry();
         let registered = Registered { worker: self.clone(), id: entry.key() };
-        let served = connection::serve(tcp, accepted, self.clone(), session.clone());
+        let served = connection::serve(tcp, accepted, self.surroundings.clone(), session.clone());
         let task = spawn_local(async move {
             served.await;
             drop(registered);
@@ -345,27 +336,10 @@ impl Worker {
         entry.insert((session, task.abort_handle()));
     }
 
-    /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
-    pub fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
-        let log = &self.shared.access_log;
-        if !reason.is_refusal() {
-            return log.offer(event());
-        }
-        let second = self.shared.started.elapsed().as_secs();
-        let (counted_in, logged) = self.refusals.get();
-        let logged = if counted_in == second { logged } else { 0 };
-        if logged < LOGGED_REFUSALS_PER_SECOND {
-            self.refusals.set((second, logged + 1));
-            log.offer(event());
-        } else {
-            log.leave_out();
-        }
-    }
-
     /// Ends open connections as their listeners' drains say: idle ones first.
-    async fn drain(self: Rc<Self>, longest: Duration) -> Drained {
+    async fn drain(self: Rc<Self>, how: Draining, longest: Duration) -> Drained {
         let begun = Instant::now();
-        let schedule_of = |session: &Session| Schedule::new(session.drain, longest);
+        let schedule_of = |session: &Session| how.schedule(session.drain, longest);
         let mut totals = BTreeMap::new();
         let at_first = self.sessions.borrow().len();
         for (_, (session, _)) in &*self.sessions.borrow() {
@@ -391,16 +365,29 @@ impl Worker {
         drained
     }
 
+    /// Resets what is still open or on its way here, and says so, before the event loop goes.
+    fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<Order>) {
+        self.close_beyond(0, CloseReason::DrainDeadline, |_| true);
+        inbox.close();
+        while let Ok(order) = inbox.try_recv() {
+            if let Order::Adopt(tcp, accepted) = order {
+                reset(&tcp);
+                self.lost(&accepted, CloseReason::DrainDeadline);
+            }
+        }
+    }
+
     /// Closes connections, those first that were silent for the longest time, until no more than this many remain.
     fn close_beyond(&self, may_remain: usize, reason: CloseReason, chosen: impl Fn(&Session) -> bool) -> usize {
         let sessions = self.sessions.borrow();
-        let mut open: Vec<_> = sessions
-            .iter()
-            .map(|(_, entry)| entry)
-            .filter(|(session, _)| !session.is_cancelled() && chosen(session))
-            .collect();
+        let entries = sessions.iter().map(|(_, entry)| entry);
+        let open = entries.filter(|(session, _)| !session.is_cancelled() && chosen(session));
+        let excess = open.clone().count().saturating_sub(may_remain);
+        if excess == 0 {
+            return 0;
+        }
+        let mut open: Vec<_> = open.collect();
         open.sort_by_key(|(session, _)| session.last_activity());
-        let excess = open.len().saturating_sub(may_remain);
         for (session, task) in &open[..excess] {
             session.cancel(reason);
             task.abort();
@@ -420,6 +407,12 @@ impl Drop for Registered {
         self.worker.sessions.borrow_mut().remove(self.id);
         self.worker.shared.workers[self.worker.index].open.fetch_sub(1, Relaxed);
     }
+}
+
+/// Makes closing it a reset.
+fn reset(tcp: &impl AsFd) {
+    // Fails only for a connection that is gone already.
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 /// Accepts what waits now, whether or not the event loop has heard of it.

@@ -118,8 +118,13 @@ impl Documents {
 }
 
 fn yaml(text: &str) -> Result<Vec<(u64, Value)>, String> {
+    // The file's size bounds these; what aliases may multiply has a bound of its own.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
+        with_snippet: false,
+    };
     let documents: Vec<Spanned<Value>> =
-        serde_saphyr::from_multiple(text).map_err(|error| match error.without_snippet() {
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| match error {
             serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
                 format!("`{key}` is written twice at line {}, column {}", location.line(), location.column())
             }
@@ -172,7 +177,9 @@ impl Kind {
                     _ => &[],
                 };
                 near(kind, kinds.iter().copied()).map_or(Self::Other, |near| {
-                    Self::Mistyped(format!("there is no kind `{kind}` in {api_version}: did you mean `{near}`?"))
+                    Self::Mistyped(format!(
+                        "there is no kind `{kind}` in {api_version}: write `{near}`, if that is meant"
+                    ))
                 })
             }
         }

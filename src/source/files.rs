@@ -1,5 +1,6 @@
 //! A [`World`] from files and flags, with memory.
 
+pub(super) mod listing;
 #[cfg(test)]
 mod tests;
 
@@ -10,8 +11,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
 };
+
+use listing::{Listed, Listing, MOMENT};
 
 use super::{
     Declared, Interest, World,
@@ -85,90 +87,8 @@ impl Files {
     }
 }
 
-/// How long a file may be away while it is replaced.
-const MOMENT: Duration = Duration::from_millis(100);
-
-/// Whether a file in a folder is taken for a manifest.
-pub(super) fn is_manifest(file: &Path) -> bool {
-    let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    !hidden && ["yaml", "yml", "json"].contains(&extension.to_ascii_lowercase().as_str())
-}
-
-/// The files to read, in order, each once.
-#[derive(Default)]
-struct Listing {
-    files: Vec<Listed>,
-    seen: BTreeSet<PathBuf>,
-    problems: Vec<String>,
-}
-
-struct Listed {
-    file: PathBuf,
-    /// Why it cannot even be listed: it is remembered only.
-    gone: Option<String>,
-}
-
-impl Listing {
-    /// Editors and `git` replace a file by taking it away and writing it anew: one that has gone gets a moment to come
-    /// back before it counts as deleted.
-    fn settled<'a>(
-        paths: &[PathBuf],
-        remembered: impl Iterator<Item = &'a PathBuf> + Clone,
-        wait: impl FnOnce(),
-    ) -> Self {
-        let listing = Self::of(paths, remembered.clone());
-        let listed = |file: &PathBuf| listing.files.iter().any(|listed| listed.file == *file);
-        if remembered.clone().all(listed) {
-            return listing;
-        }
-        wait();
-        Self::of(paths, remembered)
-    }
-
-    fn of<'a>(paths: &[PathBuf], remembered: impl Iterator<Item = &'a PathBuf> + Clone) -> Self {
-        let mut listing = Self::default();
-        for path in paths {
-            match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
-                Ok(None) => listing.add(path.clone()),
-                Ok(Some(files)) => {
-                    if files.is_empty() {
-                        listing.problems.push(format!("{}: has no *.yaml, *.yml or *.json file", path.display()));
-                    }
-                    files.into_iter().for_each(|file| listing.add(file));
-                }
-                Err(error) => {
-                    let why = format!("{}: {}", path.display(), said(&error));
-                    let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
-                    for file in below.filter(|file| listing.seen.insert(file.to_path_buf())).collect::<Vec<_>>() {
-                        listing.files.push(Listed { file: file.clone(), gone: Some(why.clone()) });
-                    }
-                    listing.problems.push(why);
-                }
-            }
-        }
-        listing
-    }
-
-    /// Adds a file, unless it is there already under this name or another.
-    fn add(&mut self, file: PathBuf) {
-        if self.seen.insert(fs::canonicalize(&file).unwrap_or_else(|_| file.clone())) {
-            self.files.push(Listed { file, gone: None });
-        }
-    }
-}
-
-fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let file = entry?.path();
-        if is_manifest(&file) && !file.is_dir() {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
+/// What is said after why something cannot be read now.
+const STAYS: &str = "; what it declared before stays";
 
 /// What came out of a file.
 #[derive(Default)]
@@ -187,7 +107,7 @@ impl Reading {
         if known && fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
             return Self { fresh: kept, ..Self::default() };
         }
-        let stays = if kept.is_empty() { "" } else { "; what it declared before stays" };
+        let stays = if kept.is_empty() { "" } else { STAYS };
         match read_text(file).and_then(|text| Documents::read(file, &text)) {
             Ok(documents) if documents.problems.is_empty() => Self { fresh: documents.objects, ..Self::default() },
             Ok(documents) => {

@@ -120,7 +120,7 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
 
 fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     match near(name, known.keys().map(String::as_str)) {
-        Some(near) => format!("there is no such field: did you mean `{near}`?"),
+        Some(near) => format!("there is no such field: write `{near}`, if that is meant"),
         None => {
             let names: Vec<_> = known.keys().map(String::as_str).collect();
             format!("there is no such field: known here are {}", names.join(", "))

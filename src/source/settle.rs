@@ -78,7 +78,7 @@ mod tests {
         settle.due().await;
         let start = Instant::now();
         settle.note();
-        loop {
+        for _ in 0..100 {
             tokio::select! {
                 biased;
                 () = settle.due() => break,

@@ -18,7 +18,7 @@ use notify::{
 };
 use tokio::sync::Notify;
 
-use super::files::is_manifest;
+use super::files::listing::is_manifest;
 
 /// Watches files through inotify.
 ///

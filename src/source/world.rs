@@ -21,7 +21,8 @@ pub struct World {
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
-    /// Certificate and key files that manifests name, by path, or why they cannot be read.
+    /// Certificate and key files that manifests name, by path, or a sentence that begins with the path and says why they cannot be
+    /// read.
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// What is known of the DNS names that manifests have.
     pub names: BTreeMap<Arc<str>, Lookup>,
@@ -91,4 +92,32 @@ pub struct Lookup {
     pub addresses: BTreeSet<IpAddr>,
     /// Why the latest look-up gave no answer.
     pub problem: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_interval_of_a_name_is_wanted() {
+        let declared = |backends| {
+            let spec = serde_json::json!({"listeners": [{"port": 1}], "backends": backends});
+            let spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
+            Declared { spec, problems: vec![], origin: "a.yaml".into(), folder: PathBuf::new() }
+        };
+        let mut world = World::default();
+        world.load_balancers.insert(
+            ObjectKey::new("default", "a"),
+            declared(serde_json::json!([
+                {"name": "a", "addresses": ["DB:1", "192.0.2.7:1", "[::1]:1"]},
+                {"name": "b", "addresses": ["db:2", "often:1"], "resolveInterval": "1m"},
+            ])),
+        );
+        world.load_balancers.insert(
+            ObjectKey::new("default", "b"),
+            declared(serde_json::json!([{"addresses": ["often:1"], "resolveInterval": "1ms"}])),
+        );
+        let wanted = |name: &str, seconds| (Arc::from(name), Duration::from_secs(seconds));
+        assert_eq!(world.names_wanted(), BTreeMap::from([wanted("db", 30), wanted("often", 1)]));
+    }
 }

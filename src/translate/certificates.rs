@@ -121,7 +121,7 @@ impl<'a> Certificates<'a> {
             let path = folder.join(path);
             match self.world.files.get(&path) {
                 Some(Ok(text)) => Ok(text),
-                Some(Err(problem)) => Err(format!("file {} cannot be read: {problem}", path.display())),
+                Some(Err(problem)) => Err(format!("file {problem}")),
                 None => Err(format!("file {} has not been read", path.display())),
             }
         };

@@ -238,3 +238,28 @@ fn log(upstream: &UpstreamKey, changes: &[Change]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again() {
+        let (done, mut is_done) = mpsc::unbounded_channel();
+        let starts = AtomicU32::new(0);
+        let task = move || {
+            let (start, done) = (starts.fetch_add(1, SeqCst), done.clone());
+            async move {
+                assert!(start > 0, "the first start panics");
+                done.send(start).unwrap();
+            }
+        };
+        let _running = spawn(&Handle::current(), "test", task);
+        assert_eq!(is_done.recv().await, Some(1));
+        assert_eq!(is_done.recv().await, None, "one that ends is not");
+    }
+}

@@ -23,6 +23,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
+use tracing::warn;
 
 use super::{
     dial::{dial, is_local},
@@ -137,28 +138,40 @@ impl Pool {
     }
 
     fn is_good(&self, idle: &Idle) -> bool {
-        idle.born.elapsed() < self.idle_timeout && is_alive(&idle.stream)
+        !self.is_old(idle) && is_alive(&idle.stream)
     }
 
-    /// Closes those that are too old or dead, and answers how long the oldest of the others may still wait.
-    fn discard_bad(&self, counters: &PoolCounters) -> Duration {
-        let mut next = self.idle_timeout;
+    fn is_old(&self, idle: &Idle) -> bool {
+        idle.born.elapsed() >= self.idle_timeout
+    }
+
+    /// Closes those that are too old or dead.
+    fn sweep(&self, counters: &PoolCounters) -> Sweep {
+        let mut sweep = Sweep { dead: 0, next: self.idle_timeout };
         for _ in 0..self.idle.len() {
             let Some(idle) = self.idle.pop() else { break };
             if self.is_good(&idle) {
-                next = next.min(self.idle_timeout.saturating_sub(idle.born.elapsed()));
+                sweep.next = sweep.next.min(self.idle_timeout.saturating_sub(idle.born.elapsed()));
                 // Cannot be full: only this task puts sockets in.
                 drop(self.idle.push(idle));
             } else {
+                sweep.dead += usize::from(!self.is_old(&idle));
                 counters.discarded.fetch_add(1, Relaxed);
             }
         }
-        next
+        sweep
     }
 
     fn missing(&self) -> usize {
         self.idle.capacity() - self.idle.len()
     }
+}
+
+struct Sweep {
+    /// How many the backend had closed.
+    dead: usize,
+    /// How long until the oldest of the others is too old.
+    next: Duration,
 }
 
 /// Whether the peer has neither closed nor reset the connection. Bytes that wait are a greeting and no bad sign.
@@ -183,17 +196,24 @@ impl Refill {
     pub async fn run(self, endpoint: Arc<Endpoint>, pool: Arc<Pool>) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
         let mut pause = FIRST_PAUSE;
         loop {
-            let next_expiry = pool.discard_bad(endpoint.pool_counters());
-            if pool.missing() == 0 {
-                // Sockets that the backend has closed are looked for every second.
-                let _ = timeout(next_expiry.min(Duration::from_secs(1)), pool.taken.notified()).await;
+            let sweep = pool.sweep(endpoint.pool_counters());
+            if sweep.dead == 0 && pool.missing() == 0 {
+                pause = FIRST_PAUSE;
+                let _ = timeout(sweep.next.min(LOOK_AGAIN), pool.taken.notified()).await;
                 continue;
             }
-            match self.round(&endpoint, &pool).await {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(Setback) => {
+            let round = if sweep.dead > 0 { Err(Setback::Closed) } else { self.round(&endpoint, &pool).await };
+            match round {
+                // Not yet the end of the setbacks: the backend may close what it accepts.
+                Ok(()) => {}
+                Err(Setback::BudgetUsedUp) => drop(timeout(LOOK_AGAIN, pool.taken.notified()).await),
+                Err(setback) => {
+                    if pause == FIRST_PAUSE {
+                        setback.tell_if_local(&endpoint);
+                    }
                     sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -206,7 +226,7 @@ impl Refill {
         const AT_ONCE: usize = 8;
         let reserved: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| self.budget.reserve()).collect();
         if reserved.is_empty() {
-            return Err(Setback);
+            return Err(Setback::BudgetUsedUp);
         }
         let dials = reserved.into_iter().map(|reservation| self.open(endpoint, reservation));
         let (opened, failed): (Vec<_>, Vec<_>) = future::join_all(dials).await.into_iter().partition(Result::is_ok);
@@ -216,14 +236,12 @@ impl Refill {
         for idle in opened.into_iter().flatten() {
             drop(pool.idle.push(idle));
         }
-        let errors: Vec<io::Error> = failed.into_iter().filter_map(Result::err).collect();
-        if errors.is_empty() {
-            return Ok(());
-        }
+        let mut errors: Vec<io::Error> = failed.into_iter().filter_map(Result::err).collect();
         if let Some(error) = errors.iter().find(|error| !is_local(error)) {
             endpoint.connect_failed(error);
+            return Err(Setback::Unreachable);
         }
-        Err(Setback)
+        errors.pop().map_or(Ok(()), |error| Err(Setback::Local(error)))
     }
 
     async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
@@ -236,5 +254,19 @@ impl Refill {
     }
 }
 
-/// A dial failed or the budget is used up: wait before the next round.
-struct Setback;
+/// Why to wait before the next round.
+enum Setback {
+    BudgetUsedUp,
+    /// The backend closed what it had accepted.
+    Closed,
+    Unreachable,
+    Local(io::Error),
+}
+
+impl Setback {
+    fn tell_if_local(&self, endpoint: &Endpoint) {
+        if let Self::Local(error) = self {
+            warn!(endpoint = %endpoint.key(), reason = %error, "cannot preconnect");
+        }
+    }
+}

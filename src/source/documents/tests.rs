@@ -135,10 +135,10 @@ fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
         ("listeners: [{port: 1}]", "is not a Kubernetes object"),
         (
             "{apiVersion: v1, kind: secret, metadata: {name: x}}",
-            "there is no kind `secret` in v1: did you mean `Secret`?",
+            "there is no kind `secret` in v1: write `Secret`, if that is meant",
         ),
-        ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "did you mean `Service`?"),
-        ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "did you mean `EndpointSlice`?"),
+        ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "write `Service`, if that is meant"),
+        ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "write `EndpointSlice`, if that is meant"),
         ("{apiVersion: v1, kind: Secret}", "Secret has no name: write `metadata:` with `name:`"),
         ("{apiVersion: v1, kind: Secret, metadata: {name: ''}}", "Secret has no name"),
         (
@@ -270,6 +270,15 @@ proptest! {
         near.replace_range(mangled..mangled + 1, &with);
         let _ = Documents::read(Path::new("a.yaml"), &near);
     }
+}
+
+#[test]
+fn a_file_may_be_large_but_aliases_may_not_multiply_it() {
+    let many: String = (0..2_000).map(|n| LOAD_BALANCER.replace("name: pg", &format!("name: pg{n}")) + "---").collect();
+    assert_eq!(read(&many).objects.len(), 2_000);
+    let laughs: String =
+        (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))).collect();
+    assert!(Documents::read(Path::new("a.yaml"), &format!("a0: &a0 [lol]\n{laughs}")).is_err());
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
         let world = files.read();
         assert_kept(&world, "a", 1, "a.yaml: there is no such file or folder");
         assert_kept(&world, "b", 2, "below: there is no such file or folder");
-        assert_says(&world, "a.yaml: there is no such file or folder");
+        assert_says(&world, "a.yaml: there is no such file or folder; what it declared before stays");
     }
     fs::rename(folder.path().join("elsewhere"), &below).unwrap();
     fs::remove_file(below.join("b.yaml")).unwrap();

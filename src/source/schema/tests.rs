@@ -21,11 +21,11 @@ fn problems(fields: &str) -> Vec<String> {
 #[test]
 fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
     for (fields, path, words) in [
-        ("listners: []", "spec.listners", "did you mean `listeners`?"),
-        ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
-        ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
+        ("listners: []", "spec.listners", "write `listeners`, if that is meant"),
+        ("health_check: {}", "spec.health_check", "write `healthCheck`, if that is meant"),
+        ("healthcheck: {}", "spec.healthcheck", "write `healthCheck`, if that is meant"),
         ("foo: 1", "spec.foo", "known here are backends, connect"),
-        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
+        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "write `port`, if that is meant"),
         (
             "listeners: [{port: 1}, {port: 1}]",
             "spec.listeners[1].port",
@@ -147,7 +147,7 @@ fn a_document_without_a_spec_is_told_what_a_spec_is() {
     assert!(load_balancer(bare.clone()).unwrap_err()[0].starts_with("spec: is missing: write `spec:`"));
     bare["specs"] = json!({});
     let problems = load_balancer(bare).unwrap_err();
-    assert!(problems[1].starts_with("specs: there is no such field: did you mean `spec`?"), "{problems:?}");
+    assert!(problems[1].starts_with("specs: there is no such field: write `spec`, if that is meant"), "{problems:?}");
     assert!(load_balancer(json!([])).unwrap_err()[0].starts_with("the document: must hold fields"));
 }
 

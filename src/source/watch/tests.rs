@@ -185,6 +185,24 @@ async fn a_replaced_folder_is_followed_again() {
 }
 
 #[tokio::test]
+async fn a_folder_replaced_at_one_blow_is_followed_again() {
+    let fill = |folder: &Path| {
+        fs::create_dir_all(folder.join("e/f")).unwrap();
+        fs::write(folder.join("e/f/a.yaml"), "1").unwrap();
+    };
+    let swap = |folder: &Path| {
+        fs::rename(folder.join("e"), folder.join("old")).unwrap();
+        fill(folder);
+        fs::remove_dir_all(folder.join("old")).unwrap();
+    };
+    let mut followed = Followed::new("e/f/a.yaml", fill).await;
+    for _ in 0..2 {
+        followed.sees("a replaced folder", swap).await;
+        followed.sees("a file in it", |folder| fs::write(folder.join("e/f/a.yaml"), "2").unwrap()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
     use std::io::Write;
     let mut followed = Followed::new("", |_| {}).await;

@@ -87,13 +87,11 @@ fn string_data_and_files_are_read_too() {
     let sources: Vec<_> = presented(&snapshot).iter().map(|certificate| &*certificate.source).collect();
     assert_eq!(sources, ["Secret shop/a", "/etc/tcplb/tls/pg.crt"]);
 
-    world.files.insert("/run/pg.key".into(), Err("permission denied".into()));
+    world.files.insert("/run/pg.key".into(), Err("/run/pg.key: permission denied".into()));
     let (_, verdicts) = first(&world);
     assert_eq!(
         sentences(&verdicts, "pg"),
-        [
-            "spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key cannot be read: permission denied; it is left out"
-        ]
+        ["spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key: permission denied; it is left out"]
     );
 }
 

@@ -46,9 +46,9 @@ impl Maglev {
         if self.usable.binary_search(&chosen).is_ok() && untried(chosen) {
             return Some(&self.endpoints[chosen]);
         }
-        let score = |index: &usize| self.table.members[*index].rendezvous_score(client);
         let others = self.usable.iter().copied().filter(|index| untried(*index));
-        others.max_by(|a, b| score(a).total_cmp(&score(b))).map(|index| &self.endpoints[index])
+        let scored = others.map(|index| (self.table.members[index].rendezvous_score(client), index));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, index)| &self.endpoints[index])
     }
 
     #[cfg(test)]
@@ -163,7 +163,10 @@ impl Iterator for Preferences {
 
     fn next(&mut self) -> Option<u32> {
         let slot = self.next;
-        self.next = (slot + self.skip) % self.size;
+        self.next += self.skip;
+        if self.next >= self.size {
+            self.next -= self.size;
+        }
         Some(slot)
     }
 }

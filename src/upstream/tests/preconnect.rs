@@ -75,6 +75,21 @@ async fn dead_sockets_are_discarded_and_never_handed_out() {
 }
 
 #[tokio::test]
+async fn a_backend_that_closes_what_it_accepts_is_dialled_less_and_less() {
+    let (listener, address) = backend();
+    listener.set_nonblocking(true).unwrap();
+    let listener = net::TcpListener::from_std(listener).unwrap();
+    let (_upstreams, upstream) = start(with_pool(address, 1), 10);
+    let started = std::time::Instant::now();
+    for _ in 0..4 {
+        drop(listener.accept().await.unwrap());
+    }
+    // At least three quarters of 100, 200 and 400 ms.
+    assert!(started.elapsed() > Duration::from_millis(500));
+    assert!(upstream.endpoints()[0].take_preconnected().is_none());
+}
+
+#[tokio::test]
 async fn a_socket_that_waited_too_long_is_replaced() {
     let (_listener, address) = backend();
     let mut settings = with_pool(address, 2);

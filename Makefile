@@ -1,0 +1,34 @@
+# What there is to do here. `make` alone lists it.
+CARGO ?= cargo
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build test check generate demo clean
+
+help: ## list what there is
+	@awk -F ': ## ' '/^[a-z]+: ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the program, optimised: target/release/tcplb
+	$(CARGO) build --release --locked
+
+test: ## all tests, the same as in CI; what cannot be run on this machine is named at the end
+	@skipped=$$(mktemp); trap 'rm -f "$$skipped"' EXIT; \
+	SKIPPED_TESTS=$$skipped $(CARGO) test --locked --no-fail-fast; \
+	if [ -s "$$skipped" ]; then \
+		echo "$$(wc -l < "$$skipped") skipped:"; sort "$$skipped" | sed 's/^/  /'; \
+	fi
+
+check: ## formatting and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+generate: ## rewrite what is generated: the CRD, the table of metrics, the golden translations
+	UPDATE=1 $(CARGO) test --locked --test generated
+	UPDATE=1 $(CARGO) test --locked --lib metrics::tests::the_documented_table_is_current
+	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
+
+demo: ## three backends and a load balancer in one process
+	$(CARGO) run --release --locked -- demo
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,226 @@
+//! The books of a worker: every accepted connection is closed in them exactly once, and offered to the access log.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant as StdInstant, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    access_log::{AccessLog, Event, Kind, TlsEvent},
+    accounting::{CloseReason, Shard},
+    listener::Serving,
+    relay::Meter,
+};
+use crate::model::ShutdownDrain;
+
+/// How many refusals each worker logs in a second; the others are only counted.
+const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
+
+/// The books of one worker.
+#[derive(Debug)]
+pub struct Ledger {
+    worker: usize,
+    log: Arc<AccessLog>,
+    started: StdInstant,
+    /// The second it is, and the refusals logged in it.
+    refusals: Cell<(u64, u32)>,
+}
+
+impl Ledger {
+    pub fn new(worker: usize, log: Arc<AccessLog>) -> Self {
+        Self { worker, log, started: StdInstant::now(), refusals: Cell::default() }
+    }
+
+    /// Closes the books of a connection that was never served.
+    pub fn never_served(self: &Rc<Self>, serving: &Arc<Serving>, peer: SocketAddr, at: Instant, reason: CloseReason) {
+        let session = Rc::new(Session::new(serving.listener.drain, at));
+        let mut account = Account::open(self.clone(), serving.clone(), session, peer, at);
+        account.reason = Some(reason);
+    }
+
+    /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
+    fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
+        if !self.log.wants_ends() {
+            return;
+        }
+        if reason.is_refusal() && !self.may_log_refusal() {
+            self.log.leave_out();
+        } else {
+            self.log.offer(event());
+        }
+    }
+
+    fn may_log_refusal(&self) -> bool {
+        let second = self.started.elapsed().as_secs();
+        let (counted_in, logged) = self.refusals.get();
+        let logged = if counted_in == second { logged } else { 0 };
+        self.refusals.set((second, logged + 1));
+        logged < LOGGED_REFUSALS_PER_SECOND
+    }
+}
+
+/// What a worker knows of one of its open connections.
+#[derive(Debug)]
+pub struct Session {
+    pub drain: ShutdownDrain,
+    last_activity: Cell<Instant>,
+    bytes_to_backend: Cell<u64>,
+    bytes_to_client: Cell<u64>,
+    /// Why its task is being cancelled.
+    cancelled: Cell<Option<CloseReason>>,
+}
+
+impl Session {
+    pub fn new(drain: ShutdownDrain, accepted_at: Instant) -> Self {
+        Self {
+            drain,
+            last_activity: Cell::new(accepted_at),
+            bytes_to_backend: Cell::new(0),
+            bytes_to_client: Cell::new(0),
+            cancelled: Cell::new(None),
+        }
+    }
+
+    pub fn last_activity(&self) -> Instant {
+        self.last_activity.get()
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.get().is_some()
+    }
+
+    /// States the reason for which the connection's task is about to be aborted.
+    pub fn cancel(&self, reason: CloseReason) {
+        self.cancelled.set(Some(reason));
+    }
+}
+
+/// Keeps the books of one connection and closes them when it is dropped: also when the task is cancelled or panics.
+pub struct Account {
+    ledger: Rc<Ledger>,
+    session: Rc<Session>,
+    pub serving: Arc<Serving>,
+    pub accepted_at: Instant,
+    /// The other end of the TCP connection.
+    pub peer: SocketAddr,
+    /// The client as a PROXY header announced it; otherwise the peer.
+    pub client: SocketAddr,
+    /// Where the client connected to, as a PROXY header announced it.
+    pub destination: Option<SocketAddr>,
+    tls: Option<TlsEvent>,
+    endpoint: Option<SocketAddr>,
+    pub attempts: u16,
+    connect: Option<Duration>,
+    /// `None` until it ends by itself.
+    pub reason: Option<CloseReason>,
+}
+
+impl Account {
+    pub fn open(
+        ledger: Rc<Ledger>,
+        serving: Arc<Serving>,
+        session: Rc<Session>,
+        peer: SocketAddr,
+        accepted_at: Instant,
+    ) -> Self {
+        let peer = canonical(peer);
+        Self {
+            ledger,
+            session,
+            serving,
+            accepted_at,
+            peer,
+            client: peer,
+            destination: None,
+            tls: None,
+            endpoint: None,
+            attempts: 0,
+            connect: None,
+            reason: None,
+        }
+    }
+
+    fn shard(&self) -> &Shard {
+        self.serving.live.counters.shard(self.ledger.worker)
+    }
+
+    pub fn handshake_done(&mut self, tls: &rustls::ServerConnection) {
+        let shard = self.shard();
+        match tls.handshake_kind() {
+            Some(rustls::HandshakeKind::Resumed) => shard.tls_resumed_handshakes.add(1),
+            _ => shard.tls_full_handshakes.add(1),
+        }
+        self.tls = Some(TlsEvent {
+            server_name: tls.server_name().map(Into::into),
+            version: match tls.protocol_version() {
+                Some(rustls::ProtocolVersion::TLSv1_2) => "TLS1.2",
+                _ => "TLS1.3",
+            },
+        });
+    }
+
+    pub fn connected(&mut self, endpoint: SocketAddr, took: Duration) {
+        self.endpoint = Some(endpoint);
+        self.connect = Some(took);
+        self.shard().connect.observe(took);
+    }
+
+    pub fn log_start(&self) {
+        if self.ledger.log.wants_starts() {
+            self.ledger.log.offer(self.event(Kind::Start));
+        }
+    }
+
+    fn event(&self, kind: Kind) -> Event {
+        Event {
+            kind,
+            at: SystemTime::now(),
+            listener: self.serving.label.clone(),
+            peer: self.peer,
+            client: self.client,
+            tls: self.tls.clone(),
+            endpoint: self.endpoint,
+            attempts: self.attempts,
+            bytes_to_backend: self.session.bytes_to_backend.get(),
+            bytes_to_client: self.session.bytes_to_client.get(),
+            connect: self.connect,
+            duration: self.accepted_at.elapsed(),
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let reason = self.reason.or(self.session.cancelled.get()).unwrap_or(CloseReason::Internal);
+        let shard = self.shard();
+        shard.close(reason);
+        shard.duration.observe(self.accepted_at.elapsed());
+        self.ledger.log_end(reason, || self.event(Kind::End(reason)));
+    }
+}
+
+impl Meter for Account {
+    fn sent_to_backend(&self, bytes: usize) {
+        self.session.bytes_to_backend.set(self.session.bytes_to_backend.get() + bytes as u64);
+        self.shard().bytes_to_backend.add(bytes as u64);
+    }
+
+    fn sent_to_client(&self, bytes: usize) {
+        self.session.bytes_to_client.set(self.session.bytes_to_client.get() + bytes as u64);
+        self.shard().bytes_to_client.add(bytes as u64);
+    }
+
+    fn active(&self, now: Instant) {
+        self.session.last_activity.set(now);
+    }
+}
+
+/// IPv4 clients of a socket for both families come as IPv4-mapped IPv6 addresses.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

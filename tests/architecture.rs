@@ -1,0 +1,229 @@
+//! Holds the directions in which dependencies point: ARCHITECTURE.md says which, and why.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What each module may use of the others. A new module gets its line here.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("drain", &["model"]),
+    ("upstream", &["model"]),
+    ("proxy", &["drain", "model", "upstream"]),
+    ("descriptors", &[]),
+    ("takeover", &[]),
+    ("api", &[]),
+    ("source", &["api", "model"]),
+    ("translate", &["api", "model", "source"]),
+    ("state", &["model", "translate"]),
+    ("metrics", &["model", "proxy", "state", "translate", "upstream"]),
+    ("admin", &["metrics", "model", "proxy", "state", "translate", "upstream"]),
+    ("tools", &["api"]),
+    ("cli", &["api", "proxy"]),
+];
+
+/// Only this one knows all the others.
+const KNOWS_EVERYTHING: &str = "app";
+
+/// Crates that a module must do without.
+const DOES_WITHOUT: &[(&str, &[&str])] = &[
+    ("model", &["kube", "k8s_openapi", "tokio", "tokio_util", "tokio_rustls"]),
+    ("upstream", &["kube", "k8s_openapi"]),
+    ("proxy", &["kube", "k8s_openapi"]),
+    ("translate", &["kube", "tokio", "tokio_util", "notify", "socket2", "rustix", "tracing"]),
+];
+
+/// What would make the translation depend on more than its arguments.
+const IMPURE: &[&str] = &[
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "Instant",
+    "SystemTime",
+    "Timestamp::now",
+    "Zoned::now",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "ToSocketAddrs",
+    "Mutex",
+    "RwLock",
+    "OnceLock",
+    "LazyLock",
+    "thread_local",
+    "fastrand",
+    "println",
+    "eprintln",
+];
+
+#[test]
+fn every_module_uses_only_what_it_may() {
+    let modules = modules();
+    let known: BTreeSet<&str> = MAY_USE.iter().map(|(module, _)| *module).chain([KNOWS_EVERYTHING]).collect();
+    let all: BTreeSet<&str> = modules.keys().map(String::as_str).collect();
+    assert_eq!(all, known, "each module of the library has its line in MAY_USE, and each line its module");
+    let mut wrong = Vec::new();
+    for (module, may_use) in MAY_USE {
+        for (file, words) in &modules[*module] {
+            let used = used_of_ours(words, is_root(file), &all);
+            for other in used.iter().filter(|other| *other != module && !may_use.contains(&other.as_str())) {
+                wrong.push(format!("{} uses {other}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}\nARCHITECTURE.md says which way dependencies point.");
+}
+
+#[test]
+fn the_data_plane_knows_no_kubernetes_and_the_model_no_runtime() {
+    assert_absent(DOES_WITHOUT);
+}
+
+#[test]
+fn the_translation_depends_on_nothing_but_its_arguments() {
+    assert_absent(&[("translate", IMPURE)]);
+}
+
+/// The only place that may take the denial of unsafe code back.
+const UNSAFE: &str = "proxy/undelivered.rs";
+
+#[test]
+fn unsafe_code_is_in_one_small_module() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    assert!(text("src/lib.rs").contains("#![deny(unsafe_code)]"));
+    assert!(text("src/main.rs").contains("#![forbid(unsafe_code)]"));
+    let files = modules().into_values().flatten();
+    let allowing = files.filter(|(_, words)| words.iter().any(|word| word == "unsafe_code"));
+    let allowing: Vec<PathBuf> = allowing.map(|(file, _)| file).collect();
+    assert_eq!(allowing, [Path::new(UNSAFE)]);
+    assert!(text(&format!("src/{UNSAFE}")).lines().count() < 50);
+}
+
+#[test]
+fn uses_are_found_in_all_their_forms() {
+    let all = BTreeSet::from(["api", "model", "proxy", "source"]);
+    let used = |text: &str, root| used_of_ours(&words(text), root, &all);
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(used("use crate::model::Key;", false), named(&["model"]));
+    assert_eq!(used("use crate::{\n api::{self, source},\n model,\n};", false), named(&["api", "model"]));
+    assert_eq!(used("let x = crate::proxy::Options { model: 1 };", false), named(&["proxy"]));
+    assert_eq!(used("use super::api::Duration;", true), named(&["api"]));
+    assert_eq!(used("use super::api::Duration;", false), named(&[]), "a neighbour of that name");
+    assert_eq!(used("// see crate::proxy\n\"crate::api\"; use std::fs;", false), named(&[]));
+    assert_eq!(used("fn f() {}\n#[cfg(test)]\nmod tests { use crate::proxy; }", false), named(&[]), "tests may");
+}
+
+fn assert_absent(rules: &[(&str, &[&str])]) {
+    let modules = modules();
+    let mut wrong = Vec::new();
+    for (module, unwanted) in rules {
+        for (file, found) in &modules[*module] {
+            for unwanted in unwanted.iter().filter(|unwanted| {
+                let unwanted = words(unwanted);
+                found.windows(unwanted.len()).any(|found| found == unwanted)
+            }) {
+                wrong.push(format!("{} has {unwanted}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+type Files = BTreeMap<PathBuf, Vec<String>>;
+
+/// The files of each module of the library, as words.
+fn modules() -> BTreeMap<String, Files> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    gather(&src, &mut files);
+    let mut modules: BTreeMap<String, Files> = BTreeMap::new();
+    for path in files {
+        let file = path.strip_prefix(&src).unwrap().to_owned();
+        let first = file.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if ["lib", "main"].contains(&first.as_str()) || is_of_tests(&file) {
+            continue;
+        }
+        modules.entry(first).or_default().insert(file, words(&fs::read_to_string(&path).unwrap()));
+    }
+    modules
+}
+
+fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            gather(&entry, files);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            files.push(entry);
+        }
+    }
+}
+
+/// Tests may use whatever shows best what they test.
+fn is_of_tests(file: &Path) -> bool {
+    file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+}
+
+/// Whether `super` is the library itself there.
+fn is_root(file: &Path) -> bool {
+    file.components().count() == 1 || (file.components().count() == 2 && file.ends_with("mod.rs"))
+}
+
+/// The modules of ours that are named after `crate::`, alone or in braces.
+fn used_of_ours(words: &[String], root: bool, all: &BTreeSet<&str>) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for (at, word) in words.iter().enumerate() {
+        let from_the_top = word == "crate" || (root && word == "super");
+        if !from_the_top || words.get(at + 1).map(String::as_str) != Some("::") {
+            continue;
+        }
+        let mut depth = 0;
+        let mut expected = true;
+        for word in &words[at + 2..] {
+            match word.as_str() {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                "," => expected = true,
+                name if expected && depth <= 1 => {
+                    used.insert(name.to_owned());
+                    expected = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    used.retain(|name| all.contains(name.as_str()));
+    used
+}
+
+/// The words and marks of a source file, without its comments, strings and unit tests.
+fn words(text: &str) -> Vec<String> {
+    let (text, _) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, ""));
+    let code: String = text
+        .lines()
+        .map(|line| line.split_once("//").map_or(line, |(code, _)| code))
+        .flat_map(|line| line.split('"').step_by(2).chain(["\n"]))
+        .collect();
+    let mut words: Vec<String> = Vec::new();
+    let mut letters = code.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter.is_alphanumeric() || letter == '_' {
+            let mut word = String::from(letter);
+            while let Some(next) = letters.next_if(|next| next.is_alphanumeric() || *next == '_') {
+                word.push(next);
+            }
+            words.push(word);
+        } else if letter == ':' && letters.next_if_eq(&':').is_some() {
+            words.push("::".into());
+        } else if !letter.is_whitespace() {
+            words.push(letter.into());
+        }
+    }
+    words
+}

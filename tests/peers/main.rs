@@ -1,0 +1,19 @@
+//! Software that people use, on both sides of the built program. Where one is not installed, its tests are skipped.
+
+mod haproxy;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod openssl;
+mod postgres;
+mod program;
+mod redis;
+
+/// Leaves a test whose programs are not all installed.
+macro_rules! needs {
+    ($($program:literal),+) => {
+        $(if crate::program::locate($program).is_none() {
+            return crate::harness::lacks($program);
+        })+
+    };
+}
+use needs;

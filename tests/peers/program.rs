@@ -1,0 +1,122 @@
+//! Other people's programs.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
+
+use crate::harness::wait_until;
+
+/// Where a program is installed, also where only an administrator's shell looks for it, or nobody's (PostgreSQL's).
+pub fn locate(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/sbin".into()]);
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let folders = folders.chain(versions.map(|version| version.path().join("bin")));
+    folders.map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// An installed program, to be run.
+pub fn command(name: &str) -> Command {
+    Command::new(locate(name).expect("checked by the test"))
+}
+
+/// A running program. It is killed when it is dropped.
+pub struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    said: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Program {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = Arc::default();
+        let readers = vec![gather(child.stdout.take().unwrap(), &said), gather(child.stderr.take().unwrap(), &said)];
+        Self { input: child.stdin.take(), child, said, readers }
+    }
+
+    pub fn tell(&mut self, bytes: &[u8]) {
+        let input = self.input.as_mut().expect("its input is open");
+        if let Err(error) = input.write_all(bytes).and_then(|()| input.flush()) {
+            panic!("cannot be told anything: {error}: {}", self.said());
+        }
+    }
+
+    /// Ends its input.
+    pub fn tell_no_more(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits until it has said this.
+    pub fn says(&mut self, part: &str) {
+        wait_until(&format!("`{part}` is said"), || {
+            let over = self.child.try_wait().unwrap().is_some();
+            if over {
+                self.hear_the_rest();
+            }
+            let said = self.said();
+            assert!(!over || said.contains(part), "ended without saying `{part}`: {said}");
+            said.contains(part)
+        });
+    }
+
+    /// What it said so far, to standard output and standard error.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned()
+    }
+
+    /// Ends its input, and waits until it has ended by itself.
+    pub fn ends(mut self) -> (ExitStatus, String) {
+        self.tell_no_more();
+        let mut status = None;
+        wait_until("a program has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        self.hear_the_rest();
+        (status.unwrap(), self.said())
+    }
+
+    fn hear_the_rest(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success(), "the process is there");
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn gather(mut output: impl Read + Send + 'static, said: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    let said = said.clone();
+    thread::spawn(move || {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            said.lock().unwrap().extend_from_slice(&buffer[..count]);
+        }
+    })
+}
