@@ -152,7 +152,7 @@ pub enum AccessLogEvents {
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Where clients connect, on 127.0.0.1.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Where metrics, health and the admin page are served.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
