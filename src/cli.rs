@@ -1,6 +1,6 @@
 //! The commands and what the simplest load balancer is made of on the command line.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// A TCP load balancer: one configuration language, the TcpLoadBalancer manifest.
 #[derive(Debug, Parser)]
-#[command(name = "tcplb", version, about, max_term_width = 120)]
+#[command(name = "tcplb", version, max_term_width = 120)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,8 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Balance connections as files, flags or the environment say, and follow their changes.
     ///
-    /// Without paths and flags, LISTEN, BACKENDS (comma-separated), LB_MODE (rr or sticky) and POOL_SIZE are read from
-    /// the environment.
+    /// Without paths, what flags leave out is read from the environment: LISTEN, BACKENDS (comma-separated), LB_MODE
+    /// (rr or sticky) and POOL_SIZE. RUST_LOG chooses what is logged (default: info).
     Standalone(Standalone),
     /// Show a load balancer at work, with three test backends in this process.
     Demo(Demo),
@@ -202,7 +202,12 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000");
+        let wrong = || {
+            format!(
+                "`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000, with a port from 1 \
+                 to 65535"
+            )
+        };
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
             return match address.port() {
                 0 => Err(wrong()),
@@ -233,9 +238,9 @@ fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" {
         return Ok(AdminAddress::Off);
     }
-    text.parse()
-        .map(AdminAddress::At)
-        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or [::]:9900, or off"))
+    text.parse::<ListenAddress>()
+        .map(|address| AdminAddress::At(address.socket_address()))
+        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
 }
 
 impl Simple {
@@ -270,6 +275,18 @@ impl Simple {
             preconnect,
             ..Self::default()
         })
+    }
+
+    /// What is given here, and what is not as it is given there.
+    pub fn or(self, there: Self) -> Self {
+        Self {
+            listen: self.listen.or(there.listen),
+            backends: if self.backends.is_empty() { there.backends } else { self.backends },
+            algorithm: self.algorithm.or(there.algorithm),
+            preconnect: self.preconnect.or(there.preconnect),
+            tls_certificate: self.tls_certificate.or(there.tls_certificate),
+            tls_key: self.tls_key.or(there.tls_key),
+        }
     }
 
     /// The load balancer that is meant; `None`: none is.
@@ -367,10 +384,6 @@ impl Run {
     pub fn worker_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.workers.map_or_else(cores, usize::from)
-    }
-
-    pub fn shutdown_delay(&self) -> time::Duration {
-        self.shutdown_delay.0
     }
 }
 

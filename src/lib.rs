@@ -1,6 +1,6 @@
 //! A TCP load balancer for Kubernetes.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod api;

@@ -22,8 +22,8 @@ use std::{
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -221,6 +221,9 @@ fn receive(connection: BorrowedFd<'_>) -> io::Result<(Message, Vec<TcpListener>)
     })?;
     if received.bytes == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process went away"));
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("this process may not open as many descriptors as it was sent: raise its limit"));
     }
     let mut sockets = Vec::new();
     for message in control.drain() {

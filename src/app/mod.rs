@@ -67,7 +67,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// What the process says of itself; RUST_LOG chooses what (default: info).
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
     let log = log.log_internal_errors(false);
@@ -80,8 +81,8 @@ fn log_to_stderr(format: LogFormat) {
 /// `tcplb standalone`: serves until a signal or a successor ends it.
 fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     let Standalone { paths, simple, run } = arguments;
-    let simple = if paths.is_empty() && simple == Simple::default() {
-        Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?
+    let simple = if paths.is_empty() {
+        simple.or(Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?)
     } else {
         simple
     };
@@ -115,12 +116,13 @@ fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyho
 
 async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     let signals = shutdown::Signals::catch()?;
+    let workers = run.worker_count();
+    // First of all: what another process passes on counts against the limit too.
+    let budget = descriptors::raise_limit(workers);
     let (successor, inheritance) = inherit(run, &signals).await?;
     let state = Arc::new(State::default());
     let admin = bind_admin(run.admin, inheritance.admin)?;
 
-    let workers = run.worker_count();
-    let budget = descriptors::raise_limit(workers);
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), io::stdout());
     let options = Options {
         workers,
@@ -161,7 +163,7 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
 
     let cause = tokio::select! {
         () = signals.first() => Cause::Signal,
-        Ok(()) = taken_over => Cause::TakenOver,
+        () = taken_over => Cause::TakenOver,
     };
     drop(compiling);
     let orderly = async {
@@ -245,19 +247,20 @@ fn offer(
     run: &Run,
     proxy: &Arc<Proxy>,
     admin: Option<StdTcpListener>,
-) -> anyhow::Result<impl Future<Output = Result<(), oneshot::error::RecvError>> + use<>> {
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let (taken, taken_over) = oneshot::channel();
-    match &run.takeover {
-        Some(path) => {
-            let offer = Offer::at(path)?;
-            let (proxy, control) = (proxy.clone(), runtime::Handle::current());
-            std::thread::Builder::new().name("takeover".into()).spawn(move || {
-                offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
-                let _ = taken.send(());
-            })?;
-        }
-        // Nobody will ever take over.
-        None => std::mem::forget(taken),
+    if let Some(path) = &run.takeover {
+        let offer = Offer::at(path)?;
+        let (proxy, control) = (proxy.clone(), runtime::Handle::current());
+        std::thread::Builder::new().name("takeover".into()).spawn(move || {
+            offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
+            let _ = taken.send(());
+        })?;
     }
-    Ok(taken_over)
+    Ok(async {
+        // Without an offer nobody ever takes over.
+        if taken_over.await.is_err() {
+            std::future::pending().await
+        }
+    })
 }

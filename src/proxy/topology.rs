@@ -377,7 +377,9 @@ impl Topology {
 
     fn report(&mut self) {
         let snapshot = self.state.applied.clone();
-        let bound = self.state.open.values().map(|open| {
+        // Not those that are kept open within the listener's own address.
+        let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.serving.load().listener.bind == **address;
+        let bound = self.state.open.iter().filter(own).map(|(_, open)| {
             let address = open.sockets.first().and_then(|socket| socket.listening.local_addr().ok());
             let address = address.unwrap_or(open.serving.load().listener.bind);
             (open.listener.clone(), ListenerState::Bound(address))

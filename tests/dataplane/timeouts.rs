@@ -65,6 +65,12 @@ fn a_half_that_remains_is_ended_when_it_is_silent_and_not_while_it_moves() {
         // Before either has ended, silence is no matter.
         thread::sleep(SHORT * 3 / 2);
         is_connected(&client, &served);
+        // And it does not count against the half that remains.
+        let (ended, remaining) = if client_first { (&client, &served) } else { (&served, &client) };
+        ended.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(remaining), b"");
+        thread::sleep(SHORT / 4);
+        passes(remaining, ended, b"the answer to what came after a long silence");
         drop((client, served));
         rig.wait_closed(CloseReason::Complete, 1);
         stays_alive_for(3 * SHORT, || {
