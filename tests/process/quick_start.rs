@@ -210,6 +210,8 @@ fn every_command_explains_itself_and_all_its_options() {
             assert!(described, "{command}: `{option}` has no description");
         }
     }
+    let (code, _, error) = run(&["demo", "--port", "0"]);
+    assert!(code == 2 && error.contains("--port"), "{code} {error}");
     let (code, _, error) = run(&["standalone", "--lisen", ":4000"]);
     assert!(code == 2 && error.contains("--listen"), "{code} {error}");
 }
