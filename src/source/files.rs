@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use listing::{Listed, Listing, MOMENT};
@@ -19,6 +20,7 @@ use super::{
     Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
     schema,
+    unfinished::Unfinished,
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
@@ -29,19 +31,21 @@ use crate::{
 ///
 /// What a file declares stays while the file cannot be read, and an object's last good text stays while its present one
 /// is wrong. A document taken out of a file is a deletion, and so is a file taken out of a folder; a path that was named
-/// and is gone is a mistake.
+/// and is gone is a mistake. While a file is being written, what it declared before counts.
+#[derive(Default)]
 pub struct Files {
     paths: Vec<PathBuf>,
     flags: Option<Document>,
     /// What each file declares, or did when it could last be read.
     remembered: BTreeMap<PathBuf, Vec<Document>>,
     last: World,
+    unfinished: Unfinished,
 }
 
 impl Files {
     /// Files, and folders, of which the files called `*.yaml`, `*.yml` and `*.json` count.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, flags: None, remembered: BTreeMap::new(), last: World::default() }
+        Self { paths, ..Self::default() }
     }
 
     /// Adds a load balancer that flags describe, as `default/cli`; it is checked like one in a file.
@@ -69,12 +73,12 @@ impl Files {
             let before = self.remembered.remove(&file);
             let reading = match gone {
                 Some(why) => Reading { kept: before.unwrap_or_default(), problem: Some(why), ..Reading::default() },
-                None => Reading::of(&file, before, &mut gathering.world.problems),
+                None => Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems),
             };
             remembered.insert(file.clone(), gathering.take(&file, reading));
         }
         let mut world = gathering.world;
-        read_certificates(&mut world);
+        read_certificates(&mut world, &self.last, &self.unfinished);
         self.remembered = remembered;
         self.last = world.clone();
         world
@@ -83,7 +87,8 @@ impl Files {
     /// What has to be watched to know when to read again, as of the last time.
     pub fn interest(&self) -> Interest {
         let paths = self.paths.iter().chain(self.remembered.keys()).chain(self.last.files.keys());
-        Interest::of(paths.filter_map(|path| std::path::absolute(path).ok()), super::watch::look)
+        let paths = paths.filter_map(|path| std::path::absolute(path).ok());
+        Interest::of(paths, super::watch::look).noting(self.unfinished.clone())
     }
 }
 
@@ -100,7 +105,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(file: &Path, before: Option<Vec<Document>>, problems: &mut Vec<String>) -> Self {
+    fn of(file: &Path, before: Option<Vec<Document>>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
         let known = before.is_some();
         let mut kept = before.unwrap_or_default();
         // A pipe can be read only once.
@@ -108,7 +113,12 @@ impl Reading {
             return Self { fresh: kept, ..Self::default() };
         }
         let stays = if kept.is_empty() { "" } else { STAYS };
-        match read_text(file).and_then(|text| Documents::read(file, &text)) {
+        let text = read_text(file);
+        // Asked afterwards, since the writing may have begun just before the reading.
+        if is_being_written(file, unfinished) {
+            return Self { fresh: kept, ..Self::default() };
+        }
+        match text.and_then(|text| Documents::read(file, &text)) {
             Ok(documents) if documents.problems.is_empty() => Self { fresh: documents.objects, ..Self::default() },
             Ok(documents) => {
                 let mistaken = documents.problems.join("; ");
@@ -122,6 +132,11 @@ impl Reading {
             }
         }
     }
+}
+
+fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
+    let is_file = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
+    is_file && fs::canonicalize(file).is_ok_and(|file| unfinished.contains(&file, Instant::now()))
 }
 
 fn read_text(file: &Path) -> Result<String, String> {
@@ -217,7 +232,7 @@ fn good<T>(now: &mut Objects<T>, last: &Objects<T>, document: &Document, read: &
     Err(format!("{}: {} {key}: {}{stays}", document.place, document.object.kind(), problems.join("; ")))
 }
 
-fn read_certificates(world: &mut World) {
+fn read_certificates(world: &mut World, last: &World, unfinished: &Unfinished) {
     let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
     let paths: BTreeSet<PathBuf> = declared
         .flat_map(|(declared, spec)| {
@@ -226,7 +241,12 @@ fn read_certificates(world: &mut World) {
             files.flat_map(|files| [&files.certificate, &files.key]).map(|file| declared.path_of(file))
         })
         .collect();
-    world.files = paths.into_iter().map(|path| (path.clone(), read_certificate(&path))).collect();
+    let read = |path: PathBuf| {
+        let read = read_certificate(&path);
+        let last = last.files.get(&path).filter(|_| is_being_written(&path, unfinished));
+        (path, last.cloned().unwrap_or(read))
+    };
+    world.files = paths.into_iter().map(read).collect();
 }
 
 fn read_certificate(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {

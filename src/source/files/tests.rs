@@ -110,6 +110,32 @@ fn an_object_that_became_wrong_keeps_its_last_good_text_and_the_others_change() 
 }
 
 #[test]
+fn a_file_that_is_being_written_counts_as_it_was_before() {
+    let mut folder = Folder::new();
+    let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";
+    folder.write("tls.crt", "leaf, intermediate").write("tls.key", "key");
+    folder.write("a.yaml", lb("a", 1).replace("port: 1", &format!("port: 1, {tls}")) + &lb("b", 2)).read();
+    for name in ["a.yaml", "new.yaml", "tls.crt"] {
+        let canonical = folder.folder.path().canonicalize().unwrap().join(name);
+        folder.files.unfinished.modified(&canonical, Instant::now());
+    }
+    let half = folder.path("a.yaml").metadata().unwrap().len() as usize - lb("b", 2).len();
+    let text = fs::read_to_string(folder.path("a.yaml")).unwrap();
+    folder.write("a.yaml", &text[..half]).write("new.yaml", lb("c", 3)).write("tls.crt", "leaf");
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_eq!((served(&world, "a"), served(&world, "b")), (good(1), good(2)));
+        assert_eq!(served(&world, "c"), None, "its limits may still be to come");
+        assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"leaf, intermediate"[..]));
+        assert_eq!(world.problems, Vec::<String>::new());
+    }
+    folder.files.unfinished.finished(&folder.folder.path().canonicalize().unwrap());
+    let world = folder.read();
+    assert_eq!((served(&world, "b"), served(&world, "c")), (None, good(3)));
+    assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"leaf"[..]));
+}
+
+#[test]
 fn what_is_wrong_from_the_start_has_no_spec() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 0) + &lb("b", 2));
