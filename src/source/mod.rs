@@ -26,4 +26,4 @@ pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;
 pub use watch::{Interest, Watch};
-pub use world::{Declared, Lookup, World};
+pub use world::{COMMAND_LINE, Declared, Lookup, World};

@@ -226,7 +226,7 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
     watch.changed().await;
     // The events come in order, so what is noted of the first file is there when the second one is told.
     let other = folder.path().join("b.yaml.new");
-    let mut told = async || {
+    let told = async || {
         symlink("a.yaml", &other).unwrap();
         fs::rename(&other, folder.path().join("b.yaml")).unwrap();
         timeout(Duration::from_secs(30), watch.changed()).await.unwrap();
