@@ -1,6 +1,6 @@
 //! The commands and what the simplest load balancer is made of on the command line.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// A TCP load balancer: one configuration language, the TcpLoadBalancer manifest.
 #[derive(Debug, Parser)]
-#[command(name = "tcplb", version, about, max_term_width = 120)]
+#[command(name = "tcplb", version, max_term_width = 120)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,8 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Balance connections as files, flags or the environment say, and follow their changes.
     ///
-    /// Without paths and flags, LISTEN, BACKENDS (comma-separated), LB_MODE (rr or sticky) and POOL_SIZE are read from
-    /// the environment.
+    /// Without paths, what flags leave out is read from the environment: LISTEN, BACKENDS (comma-separated), LB_MODE
+    /// (rr or sticky) and POOL_SIZE. RUST_LOG chooses what is logged (default: info).
     Standalone(Standalone),
     /// Show a load balancer at work, with three test backends in this process.
     Demo(Demo),
@@ -48,8 +48,11 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Convert {
-    /// A GoLB config.json.
-    Golb { file: PathBuf },
+    /// A GoLB config.json: prints the manifest, and what does not come over as warnings.
+    Golb {
+        /// The config.json.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +75,7 @@ pub struct Simple {
     #[arg(long = "backend", value_name = "ADDRESS", value_delimiter = ',')]
     pub backends: Vec<AddressPort>,
     /// How a backend is chosen. Default: round-robin.
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "NAME", value_enum)]
     pub algorithm: Option<AlgorithmName>,
     /// How many connections to each backend are opened ahead.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1000))]
@@ -87,8 +90,11 @@ pub struct Simple {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AlgorithmName {
+    /// One after the other.
     RoundRobin,
+    /// The one with the fewest open connections.
     LeastConnections,
+    /// Of two taken at random, the one with fewer open connections.
     PowerOfTwo,
     Random,
     /// Sticky: the same client always gets the same backend.
@@ -104,10 +110,11 @@ pub struct Run {
     /// How many threads serve connections. Default: the cores this process may use.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    /// How a line is written, of the log (standard error) and of the access log (standard output).
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Which connections are logged: at their ends, also at their starts, or not at all.
-    #[arg(long, value_enum, default_value_t = AccessLogEvents::Ends)]
+    #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
     /// How long to go on accepting after SIGTERM, so that whatever sends connections here learns of it.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
@@ -145,7 +152,7 @@ pub enum AccessLogEvents {
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Where clients connect, on 127.0.0.1.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Where metrics, health and the admin page are served.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
@@ -195,7 +202,12 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000");
+        let wrong = || {
+            format!(
+                "`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000, with a port from 1 \
+                 to 65535"
+            )
+        };
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
             return match address.port() {
                 0 => Err(wrong()),
@@ -226,9 +238,9 @@ fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" {
         return Ok(AdminAddress::Off);
     }
-    text.parse()
-        .map(AdminAddress::At)
-        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or [::]:9900, or off"))
+    text.parse::<ListenAddress>()
+        .map(|address| AdminAddress::At(address.socket_address()))
+        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
 }
 
 impl Simple {
@@ -263,6 +275,18 @@ impl Simple {
             preconnect,
             ..Self::default()
         })
+    }
+
+    /// What is given here, and what is not as it is given there.
+    pub fn or(self, there: Self) -> Self {
+        Self {
+            listen: self.listen.or(there.listen),
+            backends: if self.backends.is_empty() { there.backends } else { self.backends },
+            algorithm: self.algorithm.or(there.algorithm),
+            preconnect: self.preconnect.or(there.preconnect),
+            tls_certificate: self.tls_certificate.or(there.tls_certificate),
+            tls_key: self.tls_key.or(there.tls_key),
+        }
     }
 
     /// The load balancer that is meant; `None`: none is.
@@ -360,10 +384,6 @@ impl Run {
     pub fn worker_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.workers.map_or_else(cores, usize::from)
-    }
-
-    pub fn shutdown_delay(&self) -> time::Duration {
-        self.shutdown_delay.0
     }
 }
 

@@ -18,7 +18,7 @@
 //! - [`metrics`] and [`admin`]: what it tells about itself;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod api;

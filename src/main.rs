@@ -1,6 +1,9 @@
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tcplb::{app, cli::Cli};
@@ -9,7 +12,8 @@ fn main() -> ExitCode {
     match app::run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tcplb: {error:#}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "tcplb: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,10 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
-use crate::translate::{Severity, Verdicts};
+use crate::{
+    model::ObjectKey,
+    translate::{Severity, Verdicts},
+};
 
 /// Whether the process serves, and what it thinks of its manifests.
 #[derive(Debug, Default)]
@@ -26,6 +29,11 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// Where a load balancer is declared, for people.
+    pub fn origin_of(&self, object: &ObjectKey) -> Arc<str> {
+        self.verdicts.get(object).map(|verdict| verdict.origin.clone()).unwrap_or_default()
+    }
+
     /// How many problems of this kind there are; those of no load balancer in particular count as refusals.
     pub fn problems_of(&self, severity: Severity) -> usize {
         let of_objects = self.verdicts.values().flat_map(|verdict| &verdict.problems);

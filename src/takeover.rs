@@ -12,22 +12,26 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{FileTypeExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// How long the new process may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait after a takeover that was given up.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How many sockets go with one message; the kernel's limit is 253.
 const SOCKETS_PER_MESSAGE: usize = 128;
 const LONGEST_MESSAGE: usize = 512;
@@ -80,7 +84,7 @@ pub fn ask(path: &Path) -> Result<Option<(Successor, Inheritance)>, TakeoverErro
     let connection = unix_socket().map_err(failed)?;
     match rustix::net::connect(&connection, &SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?) {
         Ok(()) => {}
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
         Err(error) => return Err(failed(error.into())),
     }
     let inheritance = receive_all(&connection).map_err(failed)?;
@@ -122,6 +126,13 @@ impl Offer {
     }
 
     fn bind(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else, which stays"));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         // Made aside and moved into place: the path always leads to a process that answers.
         let aside = path.with_extension(format!("{}.new", std::process::id()));
         match fs::remove_file(&aside) {
@@ -143,7 +154,11 @@ impl Offer {
         loop {
             match self.serve_one(&sockets, admin) {
                 Ok(()) => return,
-                Err(error) => tracing::warn!(path = %self.path.display(), %error, "a takeover was given up"),
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "a takeover was given up");
+                    // Without descriptors left, the next attempt would fail as quickly.
+                    thread::sleep(PAUSE);
+                }
             }
         }
     }
@@ -153,7 +168,7 @@ impl Offer {
         sockets: &impl Fn() -> Vec<(SocketAddr, Vec<Arc<TcpListener>>)>,
         admin: Option<&TcpListener>,
     ) -> io::Result<()> {
-        let connection = rustix::net::accept_with(&self.listening, SocketFlags::CLOEXEC)?;
+        let connection = retry_on_intr(|| rustix::net::accept_with(&self.listening, SocketFlags::CLOEXEC))?;
         if sockopt::socket_peercred(&connection)?.uid != rustix::process::geteuid() {
             return Err(io::Error::other("it was asked for by another user"));
         }
@@ -196,10 +211,19 @@ fn receive(connection: BorrowedFd<'_>) -> io::Result<(Message, Vec<TcpListener>)
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; LONGEST_MESSAGE];
-    let received =
-        rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    // Signals are for other threads, and may come by this one.
+    let received = retry_on_intr(|| {
+        rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
+    })
+    .map_err(|errno| match errno {
+        Errno::AGAIN => io::Error::new(io::ErrorKind::TimedOut, "the other process does not answer"),
+        errno => errno.into(),
+    })?;
     if received.bytes == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process went away"));
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("this process may not open as many descriptors as it was sent: raise its limit"));
     }
     let mut sockets = Vec::new();
     for message in control.drain() {
@@ -212,8 +236,6 @@ fn receive(connection: BorrowedFd<'_>) -> io::Result<(Message, Vec<TcpListener>)
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 mod page;
 mod snapshot;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router, extract,
@@ -11,22 +11,63 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, proxy::Monitor, state::State};
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// Serves the admin pages until `stop` is ready.
-pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: impl Future<Output = ()>) {
+/// How long a connection that has just been accepted may take to ask, when no more are accepted.
+const LAST_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// Serves the admin pages. When it is told to `stop` it gives the listening socket up, answers what has been accepted,
+/// and ends.
+pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
     let router = router(Arc::new(Pages { monitor, state, metrics }));
-    tokio::select! {
-        served = axum::serve(listener, router) => if let Err(error) = served {
-            tracing::error!(%error, "the admin pages are no longer served");
-        },
-        () = stop => {}
+    let stopped = stop.clone();
+    let accepting = match listener.local_addr() {
+        Ok(address) => Accepting { address, listener: Some(listener), stop },
+        Err(error) => return tracing::error!(%error, "the admin pages cannot be served"),
+    };
+    // A graceful end closes connections that have not asked yet.
+    let answered = async move {
+        stopped.cancelled().await;
+        sleep(LAST_QUESTIONS).await;
+    };
+    if let Err(error) = axum::serve(accepting, router).with_graceful_shutdown(answered).await {
+        tracing::error!(%error, "the admin pages are no longer served");
+    }
+}
+
+/// A listening socket that can be given up without closing what it has accepted.
+struct Accepting {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+}
+
+impl axum::serve::Listener for Accepting {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener
+            && let Some(accepted) = self.stop.run_until_cancelled(axum::serve::Listener::accept(listener)).await
+        {
+            return accepted;
+        }
+        self.listener = None;
+        pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     model::Snapshot,
     source::{Files, Names, resolve},
     tools::{backend, cert, convert},
-    translate::{Severity, Verdict, translate},
+    translate::{Severity, Verdict, Verdicts, translate},
 };
 
 /// How long `check` waits for DNS.
@@ -35,25 +35,30 @@ pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
         Ok(())
     })?;
     let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
-    let mut out = io::stdout().lock();
-    for (object, verdict) in &verdicts {
-        writeln!(out, "{object} ({}): {}", verdict.origin, word(verdict))?;
+    print(&told(&verdicts, &world.problems))?;
+    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
+    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn told(verdicts: &Verdicts, problems: &[String]) -> String {
+    let mut text = String::new();
+    for (object, verdict) in verdicts {
+        text += &format!("{object} ({}): {}\n", verdict.origin, word(verdict));
         for problem in &verdict.problems {
             let severity = match problem.severity {
                 Severity::Refused => "error",
                 Severity::Warning => "warning",
             };
-            writeln!(out, "  {severity}: {problem}")?;
+            text += &format!("  {severity}: {problem}\n");
         }
     }
-    for problem in &world.problems {
-        writeln!(out, "error: {problem}")?;
+    for problem in problems {
+        text += &format!("error: {problem}\n");
     }
-    if verdicts.is_empty() && world.problems.is_empty() {
-        writeln!(out, "no TcpLoadBalancer there")?;
+    if text.is_empty() {
+        text += "no TcpLoadBalancer there\n";
     }
-    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
-    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    text
 }
 
 fn word(verdict: &Verdict) -> &'static str {

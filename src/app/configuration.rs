@@ -1,6 +1,7 @@
 //! From manifests to published snapshots, again and again.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::spawn_blocking,
     time::sleep,
 };
@@ -15,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::{
-    model::{ObjectKey, Snapshot},
+    model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
     proxy::Proxy,
     source::{Files, Names, Settle, Watch, World, resolve},
     state::{Configuration, State},
@@ -24,6 +26,10 @@ use crate::{
 
 /// How long a new DNS name may hold up the configuration that it came with.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+/// How often the manifests are thought over though nothing changed but the time.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// How many endpoints that joined or left are named in the log.
+const MOST_NAMED: usize = 10;
 
 /// Makes snapshots of what files and DNS say, and tells what is wrong.
 pub struct Compiler {
@@ -66,12 +72,7 @@ impl Compiler {
         let configuration = Configuration { verdicts, problems: self.world.problems.clone() };
         log_changes(&self.said, &configuration);
         if snapshot.generation != self.last.generation {
-            info!(
-                generation = snapshot.generation,
-                listeners = snapshot.listeners.len(),
-                endpoints = snapshot.upstreams.values().map(|upstream| upstream.endpoints.len()).sum::<usize>(),
-                "configuration"
-            );
+            log_difference(&self.last, &snapshot);
             self.last = Arc::new(snapshot);
         }
         self.said = configuration.clone();
@@ -112,15 +113,79 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
                 info!("SIGHUP: reading the manifests");
                 settle.note();
             }
-            () = compiler.names.changed() => proxy.publish(compiler.translate()),
-            () = settle.due() => proxy.publish(compiler.compile().await),
+            () = compiler.names.changed() => publish(proxy, compiler.translate()),
+            () = settle.due() => publish(proxy, compiler.compile().await),
+            // A certificate may have expired.
+            () = sleep(LOOK_AGAIN) => publish(proxy, compiler.translate()),
         }
     }
+}
+
+/// An equal snapshot is not published: nothing is to be done for it.
+fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
+    if snapshot.generation != proxy.published() {
+        proxy.publish(snapshot);
+    }
+}
+
+/// Says which listeners cannot be opened, each once, and where they are declared.
+pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut said = BTreeMap::new();
+        loop {
+            let report = reports.borrow_and_update().clone();
+            let now: BTreeMap<_, _> = report.unbound().map(|(key, why)| (key.clone(), why.clone())).collect();
+            for (listener, why) in now.iter().filter(|(listener, why)| said.get(*listener) != Some(*why)) {
+                let origin = state.configuration().origin_of(&listener.object);
+                error!(load_balancer = %listener.object, %origin, "{}", unbound(listener, why));
+            }
+            said = now;
+            if reports.changed().await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+/// Why a listener is not bound, with its field; the list is keyed by port.
+pub fn unbound(listener: &ListenerKey, why: &str) -> String {
+    format!("spec.listeners[port={}]: {why}", listener.port)
 }
 
 fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
     // A reader that panicked has been reported; the next reading starts from what is remembered.
     files.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says what a new configuration changes, load balancer by load balancer.
+fn log_difference(before: &Snapshot, now: &Snapshot) {
+    let of_object = |snapshot: &Snapshot, object: &ObjectKey| {
+        let listeners = snapshot.listeners.iter().filter(|(key, _)| key.object == *object);
+        let listeners: BTreeMap<u16, _> = listeners.map(|(key, listener)| (key.port, listener.clone())).collect();
+        (listeners, snapshot.upstreams.get(&UpstreamKey { object: object.clone() }).cloned())
+    };
+    let addresses = |upstream: Option<Arc<Upstream>>| -> BTreeSet<_> {
+        upstream.iter().flat_map(|upstream| &upstream.endpoints).map(Endpoint::address).collect()
+    };
+    let objects: BTreeSet<&ObjectKey> =
+        before.listeners.keys().chain(now.listeners.keys()).map(|key| &key.object).collect();
+    for object in objects {
+        let (was, is) = (of_object(before, object), of_object(now, object));
+        if was == is {
+            continue;
+        }
+        let listeners = is.0.len();
+        let (endpoints_before, endpoints) = (addresses(was.1), addresses(is.1));
+        info!(
+            load_balancer = %object,
+            generation = now.generation,
+            listeners,
+            endpoints = endpoints.len(),
+            joined = ?endpoints.difference(&endpoints_before).take(MOST_NAMED).collect::<Vec<_>>(),
+            left = ?endpoints_before.difference(&endpoints).take(MOST_NAMED).collect::<Vec<_>>(),
+            "configured"
+        );
+    }
 }
 
 /// Says each problem once when it comes, and once that it has gone.

@@ -12,7 +12,12 @@ use std::{
 
 use anyhow::Context;
 use jiff::Timestamp;
-use tokio::{net::TcpListener, runtime::Handle, time::interval};
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    time::interval,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{bind_admin, first_report, on_control_runtime, shutdown::Signals};
@@ -25,9 +30,9 @@ use crate::{
     model::{ObjectKey, Snapshot},
     proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
     source::{Declared, World},
-    state::State,
+    state::{Configuration, State},
     tools::backend::{self, Backend},
-    translate::translate,
+    translate::{Verdicts, translate},
 };
 
 const NAMES: [&str; 3] = ["blue", "green", "red"];
@@ -55,7 +60,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
 
     let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
-    let snapshot = compile(arguments.port, backends.keys());
+    let (snapshot, verdicts) = compile(arguments.port, backends.keys());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let budget = descriptors::raise_limit(workers);
     let (access_log, writer) =
@@ -75,27 +80,28 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         anyhow::bail!("{why} (--port)");
     }
     let state = Arc::new(State::default());
+    state.set_configuration(Configuration { verdicts, ..Configuration::default() });
     state.set_ready(true);
     let listener = TcpListener::from_std(admin)?;
     let admin_address = listener.local_addr()?;
-    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone().cancelled_owned()));
+    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone()));
 
-    println!(
-        "A load balancer on 127.0.0.1:{port} with three backends that say their names and echo.\n\n  \
-         nc 127.0.0.1 {port}          connect, several times; type something\n  \
-         http://{admin_address}/    the admin page\n  Ctrl-C                     end\n",
-        port = arguments.port
-    );
+    let introduction = introduction(arguments.port, admin_address);
+    let mut out = io::stdout();
+    write!(out, "{introduction}")?;
     let mut display = Display::new(proxy.monitor(), backends);
     let mut refresh = interval(REFRESH);
+    let mut resized = signal(SignalKind::window_change())?;
     loop {
         tokio::select! {
             _ = refresh.tick() => display.show()?,
+            _ = resized.recv() => display.start_again(&introduction)?,
             () = signals.first() => break,
         }
     }
 
-    println!("\nending: no new connections, and {} s for those that are open", PATIENCE.as_secs());
+    let patience = PATIENCE.as_secs();
+    writeln!(out, "\nending: no new connections, and {patience} s for those that are open (Ctrl-C again: none)")?;
     state.leave();
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
@@ -103,20 +109,33 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         drained = proxy.drain(Draining::AsDeclared, PATIENCE) => drained,
         () = signals.second() => proxy.drain(Draining::AsDeclared, Duration::ZERO).await,
     };
-    println!("{}", display.summary());
-    println!(
-        "of those open at the end, {} ended by themselves and {} were closed",
-        drained.by_themselves,
-        drained.closed + drained.reset
-    );
+    writeln!(out, "{}", display.summary())?;
+    let closed = drained.closed + drained.reset;
+    if drained.by_themselves + closed > 0 {
+        let by_themselves = drained.by_themselves;
+        writeln!(out, "of those open at the end, {by_themselves} ended by themselves and {closed} were closed")?;
+    }
     stop.cancel();
     proxy.stop();
     writer.finish(proxy.monitor().access_log());
     Ok(ExitCode::SUCCESS)
 }
 
+/// What to type.
+fn introduction(port: u16, admin: SocketAddr) -> String {
+    let (try_it, page) = (format!("nc 127.0.0.1 {port}"), format!("http://{admin}/"));
+    let width = try_it.len().max(page.len());
+    format!(
+        "A load balancer on 127.0.0.1:{port} with three backends that say their names and echo.\n\n  \
+         {try_it:<width$}   connect, several times; type something\n  \
+         {page:<width$}   the admin page\n  \
+         {:<width$}   end\n\n",
+        "Ctrl-C"
+    )
+}
+
 /// The same way from a manifest to a snapshot as any other.
-fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> Snapshot {
+fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
     let simple = Simple {
         listen: Some(ListenAddress { host: Some(Ipv4Addr::LOCALHOST.into()), port }),
         backends: backends
@@ -128,7 +147,7 @@ fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> Sna
     let declared = Declared { spec, problems: Vec::new(), origin: "demo".into(), folder: Default::default() };
     let world =
         World { load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]), ..World::default() };
-    translate(&world, &Snapshot::default(), Timestamp::now()).0
+    translate(&world, &Snapshot::default(), Timestamp::now())
 }
 
 /// The live picture: in place on a terminal, otherwise a line now and then.
@@ -160,40 +179,61 @@ impl Display {
         }
         let picture = self.picture();
         let mut out = io::stdout().lock();
-        if terminal && self.drawn > 0 {
+        if !terminal {
+            return writeln!(out, "{picture}");
+        }
+        if self.drawn > 0 {
             // Back to the first line of the last picture, and clear from there.
             write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
         }
         self.drawn = picture.lines().count();
-        write!(out, "{picture}")?;
+        // In a narrow terminal lines are cut off: wrapped ones would be more than are cleared.
+        write!(out, "\x1b[?7l{picture}\x1b[?7h")?;
         out.flush()
+    }
+
+    /// After a change of size: the terminal may have moved lines about.
+    fn start_again(&mut self, introduction: &str) -> io::Result<()> {
+        if !io::stdout().is_terminal() {
+            return Ok(());
+        }
+        write!(io::stdout(), "\x1b[H\x1b[2J{introduction}")?;
+        self.drawn = 0;
+        self.show()
     }
 
     fn picture(&mut self) -> String {
         let now = self.figures();
         let seconds = now.at.duration_since(self.last.at).as_secs_f64().max(0.001);
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let mut text = format!(
-            "{:>8.1} new connections/s   {:>10} /s   {} in all\n",
-            per_second(now.accepted, self.last.accepted),
-            bytes(per_second(now.bytes, self.last.bytes)),
-            now.accepted
-        );
-        self.last = now;
+        let (arrivals, relayed) =
+            (per_second(now.accepted, self.last.accepted), per_second(now.bytes, self.last.bytes));
+        let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "in all", "health");
+        let mut open = 0;
         for (_, upstream) in &self.monitor.view().upstreams {
-            for endpoint in upstream.endpoints().iter() {
+            let mut endpoints: Vec<_> = upstream.endpoints().iter().cloned().collect();
+            endpoints.sort_by_key(|endpoint| self.names.get(&endpoint.address()));
+            for endpoint in endpoints {
                 let address = endpoint.address();
+                open += endpoint.active();
                 let _ = writeln!(
                     text,
-                    "  {:<6} {:<18} {:<9} {:>5} open {:>8} in all",
+                    "{:<8} {:>6} {:>10}   {:<9} {address}",
                     self.names.get(&address).unwrap_or(&""),
-                    address,
-                    if endpoint.usable() { "healthy" } else { "unusable" },
                     endpoint.active(),
-                    endpoint.connections()
+                    endpoint.connections(),
+                    if endpoint.usable() { "healthy" } else { "unusable" },
                 );
             }
         }
+        let _ = writeln!(
+            text,
+            "{:<8} {open:>6} {:>10}   {arrivals:.1} new connections/s, {}/s relayed",
+            "all",
+            now.accepted,
+            bytes(relayed)
+        );
+        self.last = now;
         text
     }
 
@@ -216,5 +256,6 @@ impl Display {
 fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(3.0);
-    format!("{:.1} {}", count / 1024f64.powf(power), units[power as usize])
+    let decimals = if power > 0.0 { 1 } else { 0 };
+    format!("{:.decimals$} {}", count / 1024f64.powf(power), units[power as usize])
 }

@@ -10,12 +10,13 @@ use std::{
     net::TcpListener as StdTcpListener,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
-use tokio::{net::TcpListener, runtime, sync::oneshot};
+use tokio::{net::TcpListener, runtime, sync::oneshot, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -31,6 +32,9 @@ use crate::{
 use configuration::Compiler;
 use shutdown::Cause;
 
+/// How long the end of the admin pages may take, once another process serves them.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -38,8 +42,16 @@ use shutdown::Cause;
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(arguments) => {
-            log_to_stderr(arguments.run.log_format);
-            standalone(arguments)
+            let format = arguments.run.log_format;
+            log_to_stderr(format);
+            match standalone(arguments) {
+                // Who reads objects is not to find a line of another kind among them.
+                Err(error) if format == LogFormat::Json => {
+                    error!("{error:#}");
+                    Ok(ExitCode::FAILURE)
+                }
+                ended => ended,
+            }
         }
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check { paths } => commands::check(paths),
@@ -55,8 +67,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// What the process says of itself; RUST_LOG chooses what (default: info).
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -66,8 +81,8 @@ fn log_to_stderr(format: LogFormat) {
 /// `tcplb standalone`: serves until a signal or a successor ends it.
 fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     let Standalone { paths, simple, run } = arguments;
-    let simple = if paths.is_empty() && simple == Simple::default() {
-        Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?
+    let simple = if paths.is_empty() {
+        simple.or(Simple::from_environment(|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?)
     } else {
         simple
     };
@@ -101,12 +116,13 @@ fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyho
 
 async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     let signals = shutdown::Signals::catch()?;
-    let (successor, inheritance) = inherit(run)?;
+    let workers = run.worker_count();
+    // First of all: what another process passes on counts against the limit too.
+    let budget = descriptors::raise_limit(workers);
+    let (successor, inheritance) = inherit(run, &signals).await?;
     let state = Arc::new(State::default());
     let admin = bind_admin(run.admin, inheritance.admin)?;
 
-    let workers = run.worker_count();
-    let budget = descriptors::raise_limit(workers);
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), io::stdout());
     let options = Options {
         workers,
@@ -119,47 +135,62 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
     info!(workers, connections = budget.connections, "started");
 
-    let stop_admin = CancellationToken::new();
-    if let Some(admin) = &admin {
-        let listener = TcpListener::from_std(admin.try_clone()?)?;
-        info!(address = %admin.local_addr()?, "admin pages");
-        let stopped = stop_admin.clone().cancelled_owned();
-        tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stopped));
-    }
-
     let mut compiler = Compiler::new(files, state.clone());
     let first = compiler.compile().await;
     let report = first_report(&proxy, first.clone()).await?;
+    let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
     if let Err(error) = worth_running(&first, &report, &state) {
         proxy.stop();
         return Err(error);
     }
     state.set_ready(true);
+    let stop_admin = CancellationToken::new();
+    // Not before: at an inherited address the previous process answers that it is ready.
+    let admin_pages = match &admin {
+        None => None,
+        Some(admin) => {
+            let listener = TcpListener::from_std(admin.try_clone()?)?;
+            info!(address = %admin.local_addr()?, "admin pages");
+            Some(tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop_admin.clone())))
+        }
+    };
+    let taken_over = offer(run, &proxy, admin)?;
     if let Some(successor) = successor {
         successor.serving().context("the previous process cannot be told that this one serves")?;
         info!("took over from the previous process");
     }
-    let taken_over = offer(run, &proxy, admin)?;
     let compiling = configuration::follow(compiler, proxy.clone());
 
     let cause = tokio::select! {
         () = signals.first() => Cause::Signal,
-        Ok(()) = taken_over => Cause::TakenOver,
+        () = taken_over => Cause::TakenOver,
     };
     drop(compiling);
-    if cause == Cause::TakenOver {
-        stop_admin.cancel();
-    }
-    let code = shutdown::run(cause, &proxy, &state, run, &signals).await;
+    let orderly = async {
+        if cause == Cause::TakenOver {
+            stop_admin.cancel();
+        }
+        shutdown::leave(cause, &proxy, &state, run).await;
+        if cause == Cause::TakenOver
+            && let Some(admin_pages) = admin_pages
+        {
+            let _ = timeout(LAST_ANSWERS, admin_pages).await;
+        }
+    };
+    let code = shutdown::unless_hurried(orderly, &signals).await;
     proxy.stop();
     writer.finish(proxy.monitor().access_log());
     Ok(code)
 }
 
-/// What the running process passes on, if one is to be taken over from.
-fn inherit(run: &Run) -> anyhow::Result<(Option<Successor>, Inheritance)> {
-    let Some(path) = &run.takeover else { return Ok((None, Inheritance::default())) };
-    Ok(match takeover::ask(path)? {
+/// What the running process passes on, if one is to be taken over from. A signal ends the wait for it.
+async fn inherit(run: &Run, signals: &shutdown::Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
+    let Some(path) = run.takeover.clone() else { return Ok((None, Inheritance::default())) };
+    let asked = tokio::select! {
+        asked = spawn_blocking(move || takeover::ask(&path)) => asked??,
+        () = signals.first() => bail!("ended before the previous process has passed its sockets on"),
+    };
+    Ok(match asked {
         Some((successor, inheritance)) => (Some(successor), inheritance),
         None => (None, Inheritance::default()),
     })
@@ -191,11 +222,17 @@ async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result<Arc
 
 /// A process that could serve nothing of what it was given ends: whoever started it should see that.
 fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Result<()> {
-    let unbound: Vec<String> = report.unbound().map(|(listener, why)| format!("{listener}: {why}")).collect();
+    let configuration = state.configuration();
+    let unbound: Vec<String> = report
+        .unbound()
+        .map(|(listener, why)| {
+            let object = &listener.object;
+            format!("{object} ({}): {}", configuration.origin_of(object), configuration::unbound(listener, why))
+        })
+        .collect();
     if !first.listeners.is_empty() && unbound.len() == first.listeners.len() {
         bail!("no listener could be opened: {}", unbound.join("; "));
     }
-    let configuration = state.configuration();
     if first.listeners.is_empty() && configuration.problems_of(crate::translate::Severity::Refused) > 0 {
         bail!("nothing could be served: see what is refused above");
     }
@@ -210,19 +247,20 @@ fn offer(
     run: &Run,
     proxy: &Arc<Proxy>,
     admin: Option<StdTcpListener>,
-) -> anyhow::Result<impl Future<Output = Result<(), oneshot::error::RecvError>> + use<>> {
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let (taken, taken_over) = oneshot::channel();
-    match &run.takeover {
-        Some(path) => {
-            let offer = Offer::at(path)?;
-            let (proxy, control) = (proxy.clone(), runtime::Handle::current());
-            std::thread::Builder::new().name("takeover".into()).spawn(move || {
-                offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
-                let _ = taken.send(());
-            })?;
-        }
-        // Nobody will ever take over.
-        None => std::mem::forget(taken),
+    if let Some(path) = &run.takeover {
+        let offer = Offer::at(path)?;
+        let (proxy, control) = (proxy.clone(), runtime::Handle::current());
+        std::thread::Builder::new().name("takeover".into()).spawn(move || {
+            offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
+            let _ = taken.send(());
+        })?;
     }
-    Ok(taken_over)
+    Ok(async {
+        // Without an offer nobody ever takes over.
+        if taken_over.await.is_err() {
+            std::future::pending().await
+        }
+    })
 }

@@ -62,10 +62,10 @@ impl Signals {
     }
 }
 
-/// Tells everybody, stops accepting, drains, and leaves what is still open to be reset. A second signal skips the rest.
-pub async fn run(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals: &Signals) -> ExitCode {
+/// Runs an orderly end, which a second signal cuts short.
+pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals) -> ExitCode {
     tokio::select! {
-        () = leave(cause, proxy, state, run) => ExitCode::SUCCESS,
+        () = orderly => ExitCode::SUCCESS,
         () = signals.second() => {
             warn!("a second signal: what is still open is reset");
             ExitCode::FAILURE
@@ -73,20 +73,23 @@ pub async fn run(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals:
     }
 }
 
-async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
-    state.leave();
-    let (closing, draining) = match cause {
+/// Tells everybody, stops accepting and drains.
+pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
+    let draining = match cause {
         Cause::Signal => {
+            state.leave();
             sleep(run.shutdown_delay.0).await;
-            (Closing::Last, Draining::AsDeclared)
+            proxy.stop_accepting(Closing::Last).await;
+            state.set_ready(false);
+            Draining::AsDeclared
         }
+        // What is still asked of this process is asked of the address, which goes on being served.
         Cause::TakenOver => {
             info!("another process has taken over");
-            (Closing::HandedOver, Draining::UntilTheyEnd)
+            proxy.stop_accepting(Closing::HandedOver).await;
+            Draining::UntilTheyEnd
         }
     };
-    proxy.stop_accepting(closing).await;
-    state.set_ready(false);
     info!("no longer accepting; draining");
     let drained = proxy.drain(draining, run.max_drain.0).await;
     info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");

@@ -19,6 +19,7 @@ mod stream;
 pub mod tls;
 mod topology;
 mod turns;
+mod undelivered;
 mod worker;
 
 use std::{
@@ -119,6 +120,11 @@ impl Proxy {
     /// Makes this the wanted configuration. Only the latest one counts.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshots.send_replace(snapshot);
+    }
+
+    /// The generation that was last published.
+    pub fn published(&self) -> u64 {
+        self.snapshots.borrow().generation
     }
 
     /// What the proxy made of the snapshots, whenever that changes.

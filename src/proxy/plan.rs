@@ -11,7 +11,9 @@ use crate::model::{Listener, ListenerKey};
 
 /// The way from the addresses that are open to the listeners that are wanted.
 ///
-/// Sockets belong to addresses: an address that another listener takes over keeps its sockets.
+/// Sockets belong to addresses: an address that another listener takes over keeps its sockets. So does one within a wider
+/// address that is wanted instead of it: the kernel goes on giving it the connections it matches best, and closing it
+/// would reset those that are just being made.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub open: Vec<Opening>,
@@ -29,7 +31,12 @@ pub struct Opening {
     pub overlaps: bool,
 }
 
-pub fn plan(open: &BTreeSet<SocketAddr>, wanted: &BTreeMap<ListenerKey, Arc<Listener>>) -> Plan {
+/// `inherited` are the addresses of sockets that another process has handed over and that are not open here yet.
+pub fn plan(
+    open: &BTreeSet<SocketAddr>,
+    inherited: &BTreeSet<SocketAddr>,
+    wanted: &BTreeMap<ListenerKey, Arc<Listener>>,
+) -> Plan {
     let mut owners = BTreeMap::new();
     for (key, listener) in wanted {
         owners.entry(listener.bind).or_insert(key);
@@ -40,10 +47,110 @@ pub fn plan(open: &BTreeSet<SocketAddr>, wanted: &BTreeMap<ListenerKey, Arc<List
         if open.contains(&address) {
             plan.keep.push((address, listener));
         } else {
-            let overlaps = open.iter().any(|other| socket::overlap(*other, address));
+            let overlaps = open.union(inherited).any(|other| *other != address && socket::overlap(*other, address));
             plan.open.push(Opening { address, listener, overlaps });
         }
     }
-    plan.close = open.iter().copied().filter(|address| !owners.contains_key(address)).collect();
+    for &address in open.union(inherited).filter(|address| !owners.contains_key(address)) {
+        let wider = owners.iter().find(|(wide, _)| socket::covers(**wide, address));
+        match (open.contains(&address), wider) {
+            (true, Some((_, &listener))) => plan.keep.push((address, listener.clone())),
+            (true, None) => plan.close.push(address),
+            (false, Some((_, &listener))) => {
+                plan.open.push(Opening { address, listener: listener.clone(), overlaps: true });
+            }
+            (false, None) => {}
+        }
+    }
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Access, Limits, ObjectKey, ShutdownDrain, Timeouts, UpstreamKey};
+
+    fn key(name: &str) -> ListenerKey {
+        ListenerKey { object: ObjectKey::new("shop", name), port: 1 }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn listener(bind: &str) -> Arc<Listener> {
+        Arc::new(Listener {
+            name: "1".into(),
+            bind: address(bind),
+            upstream: UpstreamKey { object: ObjectKey::new("shop", "db") },
+            tls: None,
+            proxy_protocol: None,
+            access: Access::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts {
+                handshake: Duration::ZERO,
+                idle: None,
+                half_closed: None,
+                max_duration: None,
+                jitter_percent: 0,
+            },
+            keepalive: None,
+            drain: ShutdownDrain { after: Duration::ZERO, spread: Duration::ZERO },
+        })
+    }
+
+    /// What is opened (`+`, `!` when it overlaps), kept (`=`) and closed (`-`).
+    fn planned(open: &[&str], wanted: &[(&str, &str)]) -> Vec<String> {
+        planned_with(&[], open, wanted)
+    }
+
+    fn planned_with(inherited: &[&str], open: &[&str], wanted: &[(&str, &str)]) -> Vec<String> {
+        let addresses = |texts: &[&str]| texts.iter().copied().map(address).collect();
+        let wanted = wanted.iter().map(|(name, bind)| (key(name), listener(bind))).collect();
+        let plan = plan(&addresses(open), &addresses(inherited), &wanted);
+        let opened = plan.open.iter().map(|opening| {
+            let mark = if opening.overlaps { '!' } else { '+' };
+            format!("{mark}{} {}", opening.address, opening.listener.object.name)
+        });
+        let kept = plan.keep.iter().map(|(address, listener)| format!("={address} {}", listener.object.name));
+        opened.chain(kept).chain(plan.close.iter().map(|address| format!("-{address}"))).collect()
+    }
+
+    #[test]
+    fn addresses_are_opened_kept_and_closed() {
+        assert_eq!(planned(&[], &[]), [""; 0]);
+        assert_eq!(planned(&[], &[("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")]), ["+127.0.0.1:1 a", "+127.0.0.1:2 b"]);
+        assert_eq!(planned(&["127.0.0.1:1"], &[("a", "127.0.0.1:2")]), ["+127.0.0.1:2 a", "-127.0.0.1:1"]);
+        assert_eq!(planned(&["127.0.0.1:1", "127.0.0.1:2"], &[]), ["-127.0.0.1:1", "-127.0.0.1:2"]);
+    }
+
+    #[test]
+    fn an_address_that_another_listener_takes_over_keeps_its_sockets() {
+        assert_eq!(planned(&["127.0.0.1:1"], &[("b", "127.0.0.1:1")]), ["=127.0.0.1:1 b"]);
+    }
+
+    #[test]
+    fn an_address_within_a_wider_one_that_replaces_it_keeps_its_sockets() {
+        for (narrow, wide) in
+            [("127.0.0.1:1", "0.0.0.0:1"), ("127.0.0.1:1", "[::]:1"), ("[::1]:1", "[::]:1"), ("0.0.0.0:1", "[::]:1")]
+        {
+            let kept = [format!("!{wide} a"), format!("={narrow} a")];
+            assert_eq!(planned(&[narrow], &[("a", wide)]), kept);
+            assert_eq!(planned(&[narrow, wide], &[("a", wide)]), [format!("={wide} a"), format!("={narrow} a")]);
+            // The other way round there is nothing left to serve it for.
+            assert_eq!(planned(&[wide], &[("a", narrow)]), [format!("!{narrow} a"), format!("-{wide}")]);
+        }
+        assert_eq!(planned(&["[::1]:1"], &[("a", "0.0.0.0:1")]), ["+0.0.0.0:1 a", "-[::1]:1"]);
+        assert_eq!(planned(&["127.0.0.1:1"], &[("a", "[::]:2")]), ["+[::]:2 a", "-127.0.0.1:1"]);
+    }
+    #[test]
+    fn inherited_addresses_are_opened_if_they_are_wanted_or_within_one_that_is() {
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "127.0.0.1:1")]), ["+127.0.0.1:1 a"]);
+        let both = ["![::]:1 a", "!127.0.0.1:1 a"];
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "[::]:1")]), both);
+        assert_eq!(planned_with(&["127.0.0.1:1", "[::]:1"], &[], &[("a", "[::]:1")]), both);
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "127.0.0.1:2")]), ["+127.0.0.1:2 a"]);
+    }
 }

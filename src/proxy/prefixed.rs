@@ -22,22 +22,12 @@ impl<S> Prefixed<S> {
     }
 
     /// What is still to be replayed.
-    pub fn prefix(&self) -> &[u8] {
+    fn prefix(&self) -> &[u8] {
         &self.prefix[self.replayed..]
-    }
-
-    pub fn get_ref(&self) -> &S {
-        &self.stream
     }
 
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
-    }
-
-    /// What is still to be replayed, and the stream.
-    pub fn into_parts(mut self) -> (Vec<u8>, S) {
-        self.prefix.drain(..self.replayed);
-        (self.prefix, self.stream)
     }
 }
 
@@ -111,10 +101,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn taken_apart_it_gives_what_was_not_replayed() {
+    async fn what_was_not_read_yet_is_still_to_be_replayed() {
         let mut stream = Prefixed::new(b"hello".to_vec(), tokio::io::empty());
         stream.read_exact(&mut [0; 2]).await.unwrap();
-        assert_eq!(stream.into_parts().0, b"llo");
+        assert_eq!(stream.prefix(), b"llo");
     }
 
     #[tokio::test]

@@ -3,18 +3,26 @@
 //! One future polls both directions with a buffer that all connections of a thread share: what could not be written at
 //! once is the only thing that a connection keeps, so an idle one holds no buffer and a slow reader makes its sender
 //! wait. Each direction ends by itself (half-close); a reset ends both.
+//!
+//! Between the two sides are also the kernel's buffers, which may hold megabytes that were written and have not arrived.
+//! As long as that gets less the connection is not silent, and before the end of a connection that one side broke off
+//! the other gets what was sent to it.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::RefCell,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    task::yield_now,
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
@@ -28,10 +36,15 @@ const BUFFER: usize = 64 * 1024;
 /// What is read at once for a receiver that did not take everything the last time.
 const BUFFER_UNDER_BACKPRESSURE: usize = 16 * 1024;
 /// What one direction may move before the other connections of the worker have their turn.
-const BYTES_PER_TURN: usize = 1024 * 1024;
-/// How long a client may go on sending to a backend that has ended and gone, so that what is under way to the client
-/// arrives: closing while bytes come in resets the connection.
+const BYTES_PER_TURN: usize = 128 * 1024;
+/// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
+/// sending to a backend that has ended and gone: closing while bytes come in resets the connection.
 const LINGER: Duration = Duration::from_secs(5);
+/// How often a side that is not being read is asked whether it still is there, and how long nothing must have moved
+/// before its answer counts.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often is looked whether what was sent has arrived.
+const DELIVERY_TICK: Duration = Duration::from_millis(10);
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
@@ -77,10 +90,27 @@ pub async fn both_ways(
         down: Direction::new(None),
         deadlines,
         last_activity: Instant::now(),
+        undelivered: (0, 0),
         linger_until: None,
+        look_at: None,
         timer: None,
     };
-    poll_fn(|cx| relay.poll(cx, client, backend, meter)).await
+    match poll_fn(|cx| relay.poll(cx, client, backend, meter)).await {
+        Ending::Clean(reason) => {
+            client.stream().ended_cleanly();
+            backend.stream().ended_cleanly();
+            reason
+        }
+        Ending::Cut(reason) => reason,
+        Ending::ClientBroke(reason) => {
+            deliver(backend).await;
+            reason
+        }
+        Ending::BackendBroke(reason) => {
+            deliver(client).await;
+            reason
+        }
+    }
 }
 
 struct Relay {
@@ -90,7 +120,10 @@ struct Relay {
     down: Direction,
     deadlines: Deadlines,
     last_activity: Instant,
+    /// What had not arrived at the client and the backend when that was last asked.
+    undelivered: (usize, usize),
     linger_until: Option<Instant>,
+    look_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -101,7 +134,7 @@ impl Relay {
         client: &mut impl Side,
         backend: &mut impl Side,
         meter: &impl Meter,
-    ) -> Poll<CloseReason> {
+    ) -> Poll<Ending> {
         let mut moved = false;
         let ending = SHARED.with_borrow_mut(|buffer| {
             loop {
@@ -127,6 +160,8 @@ impl Relay {
                 if (self.up.state, self.down.state) == before {
                     return self.ended();
                 }
+                // An end is passed on like bytes are: the time of the remaining direction begins with it.
+                moved = true;
             }
         });
         if moved {
@@ -134,20 +169,15 @@ impl Relay {
             meter.active(self.last_activity);
         }
         match ending {
-            Some(Ending::Clean(reason)) => {
-                client.stream().ended_cleanly();
-                backend.stream().ended_cleanly();
-                Poll::Ready(reason)
-            }
-            Some(Ending::Cut(reason)) => Poll::Ready(reason),
-            None => self.poll_deadlines(cx),
+            Some(ending) => Poll::Ready(ending),
+            None => self.poll_clock(cx, client.stream(), backend.stream()),
         }
     }
 
     fn up_failed(&mut self, fault: Fault) -> Option<Ending> {
         match fault {
             Fault::Forbidden => Some(Ending::Cut(CloseReason::ProxyUntrusted)),
-            Fault::Read => Some(Ending::Cut(self.client_broke())),
+            Fault::Read => Some(Ending::ClientBroke(self.client_broke())),
             // The backend has said everything and is gone: let the client have it before it learns of the rest.
             Fault::Write if self.down.state == State::Done => {
                 self.up.state = State::Discarding;
@@ -165,7 +195,7 @@ impl Relay {
 
     fn down_failed(&mut self, fault: Fault) -> Option<Ending> {
         match fault {
-            Fault::Read => Some(Ending::Cut(CloseReason::BackendReset)),
+            Fault::Read => Some(Ending::BackendBroke(CloseReason::BackendReset)),
             Fault::Write if self.up.state.is_over() => Some(Ending::Cut(CloseReason::ClientReset)),
             Fault::Write => {
                 self.down.state = State::Broken;
@@ -190,47 +220,140 @@ impl Relay {
 
     /// Ends the connection when a deadline has passed; otherwise makes sure that the next one wakes this task. A timer
     /// that was set before bytes moved fires early and is set anew then: moving bytes never touches it.
-    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn poll_clock(&mut self, cx: &mut Context<'_>, client: &Stream, backend: &Stream) -> Poll<Ending> {
+        let looks = self.leaves_client_unread() || self.leaves_backend_unread();
+        if looks && self.look_at.is_none() {
+            self.look_at = Some(Instant::now() + LOOK);
+        }
         loop {
-            let Some((deadline, reason)) = self.next_deadline() else {
+            let Some((due, alarm)) = self.next_alarm() else {
                 self.timer = None;
                 return Poll::Pending;
             };
             let timer = match &mut self.timer {
-                Some(timer) if timer.deadline() <= deadline => timer,
+                Some(timer) if timer.deadline() <= due => timer,
                 Some(timer) => {
-                    timer.as_mut().reset(deadline);
+                    timer.as_mut().reset(due);
                     timer
                 }
-                None => self.timer.insert(Box::pin(sleep_until(deadline))),
+                None => self.timer.insert(Box::pin(sleep_until(due))),
             };
             ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(reason);
+            let now = Instant::now();
+            if now < due {
+                timer.as_mut().reset(due);
+                continue;
             }
-            timer.as_mut().reset(deadline);
+            match alarm {
+                Alarm::End => return Poll::Ready(Ending::Cut(CloseReason::MaxDuration)),
+                Alarm::Silence(_) | Alarm::Linger if self.still_delivers(client, backend) => {
+                    self.last_activity = now;
+                    self.linger_until = self.linger_until.map(|_| now + LINGER);
+                }
+                Alarm::Silence(reason) => return Poll::Ready(Ending::Cut(reason)),
+                Alarm::Linger => return Poll::Ready(Ending::Cut(CloseReason::BackendReset)),
+                Alarm::Look => {
+                    self.look_at = looks.then(|| now + LOOK);
+                    if let Some(ending) = self.look(now, client, backend) {
+                        return Poll::Ready(ending);
+                    }
+                }
+            }
         }
     }
 
-    fn next_deadline(&self) -> Option<(Instant, CloseReason)> {
+    fn next_alarm(&self) -> Option<(Instant, Alarm)> {
         let half_closed = self.up.state.is_over() || self.down.state.is_over();
         let after = |silence: Duration| self.last_activity.checked_add(silence);
         [
-            (self.deadlines.end, CloseReason::MaxDuration),
-            (self.linger_until, CloseReason::BackendReset),
-            (self.deadlines.idle.and_then(after), CloseReason::IdleTimeout),
-            (self.deadlines.half_closed.filter(|_| half_closed).and_then(after), CloseReason::HalfClosedTimeout),
+            (self.deadlines.end, Alarm::End),
+            (self.linger_until, Alarm::Linger),
+            (self.deadlines.idle.and_then(after), Alarm::Silence(CloseReason::IdleTimeout)),
+            (
+                self.deadlines.half_closed.filter(|_| half_closed).and_then(after),
+                Alarm::Silence(CloseReason::HalfClosedTimeout),
+            ),
+            (self.look_at, Alarm::Look),
         ]
         .into_iter()
-        .filter_map(|(deadline, reason)| Some((deadline?, reason)))
-        .min_by_key(|(deadline, _)| *deadline)
+        .filter_map(|(due, alarm)| Some((due?, alarm)))
+        .min_by_key(|(due, _)| *due)
     }
+
+    /// Whether a reset by the client would not wake this task: because the backend is slow, or the client has said
+    /// everything.
+    fn leaves_client_unread(&self) -> bool {
+        !self.up.is_reading()
+    }
+
+    /// The same for the backend. One that has said everything may break: the client has it, and an end to it.
+    fn leaves_backend_unread(&self) -> bool {
+        !self.down.is_reading() && self.down.state != State::Done
+    }
+
+    /// Finds a side that broke while it was not being read.
+    fn look(&mut self, now: Instant, client: &Stream, backend: &Stream) -> Option<Ending> {
+        if now < self.last_activity + LOOK {
+            return None;
+        }
+        if self.still_delivers(client, backend) {
+            self.last_activity = now;
+            return None;
+        }
+        if self.leaves_client_unread() && (self.up.source_broke || client.has_failed()) {
+            return Some(Ending::Cut(self.client_broke()));
+        }
+        let backend_broke = self.leaves_backend_unread() && (self.down.source_broke || backend.has_failed());
+        backend_broke.then_some(Ending::Cut(CloseReason::BackendReset))
+    }
+
+    /// Whether what the kernel has to deliver has changed since the last time, and is not nothing.
+    fn still_delivers(&mut self, client: &Stream, backend: &Stream) -> bool {
+        // What was on its way to a side that broke will never arrive.
+        let to = |direction: &Direction, side: &Stream| if direction.is_broken() { 0 } else { side.undelivered() };
+        let undelivered = (to(&self.down, client), to(&self.up, backend));
+        undelivered != (0, 0) && undelivered != std::mem::replace(&mut self.undelivered, undelivered)
+    }
+}
+
+/// What the clock wakes a relay for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alarm {
+    End,
+    Linger,
+    Silence(CloseReason),
+    Look,
 }
 
 /// How a relayed connection ends for both sides.
 enum Ending {
     Clean(CloseReason),
+    /// Both are reset now.
     Cut(CloseReason),
+    /// The backend is reset when it has what the client sent before.
+    ClientBroke(CloseReason),
+    /// The client is reset when it has what the backend sent before.
+    BackendBroke(CloseReason),
+}
+
+/// Waits until everything that was written has arrived, for as long as it gets less.
+async fn deliver(side: &mut impl Side) {
+    let (mut left, mut since) = (0, Instant::now());
+    loop {
+        // Never waits: encrypted bytes that the kernel does not take now are tried again.
+        let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *side).poll_flush(cx))).await;
+        let now_left = side.stream().undelivered();
+        if (flushed.is_ready() && now_left == 0) || side.stream().has_failed() {
+            return;
+        }
+        if now_left != left {
+            (left, since) = (now_left, Instant::now());
+        }
+        if since.elapsed() >= LINGER {
+            return;
+        }
+        sleep(DELIVERY_TICK).await;
+    }
 }
 
 /// One direction of a connection.
@@ -276,6 +399,15 @@ impl Direction {
         Self { state: State::Open, pending: Vec::new(), written: 0, source_broke: false, guard }
     }
 
+    /// Whether the source is waited for.
+    fn is_reading(&self) -> bool {
+        self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty())
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken | State::Discarding)
+    }
+
     /// Moves what can be moved now. Ready when the direction has ended or failed.
     fn poll(
         &mut self,
@@ -302,11 +434,13 @@ impl Direction {
             ready!(self.poll_write_pending(cx, destination, &mut wrote))?;
             if self.state == State::Ending {
                 ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+                self.pending = Vec::new();
                 self.state = State::Done;
                 continue;
             }
             if budget == 0 {
-                cx.waker().wake_by_ref();
+                // Not only behind the other tasks, as a task that wakes itself, but behind what the sockets have for them.
+                let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
             let size = if keeps_up { BUFFER } else { BUFFER_UNDER_BACKPRESSURE };

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::model::Keepalive;
+use crate::{model::Keepalive, upstream::socket_options};
 
 /// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
 pub const BACKLOG: i32 = 4096;
@@ -27,8 +27,9 @@ pub enum Sharing {
 /// `[::]` takes IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
 /// chooses one port for all.
 ///
-/// The first exclusive socket is bound *without* SO_REUSEPORT, which is set only before the others join: with it from
-/// the start a second process would silently take a part of the connections instead of getting "address in use".
+/// The first exclusive socket is bound and listens *without* SO_REUSEPORT, which is set only before the others join: with
+/// it from the start, or set before it listens, a second process could silently take a part of the connections instead
+/// of getting "address in use".
 pub fn open(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
     match open_on(address, count, sharing) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
@@ -43,30 +44,29 @@ pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
     Ok(listen_on(first.local_addr()?, Sharing::Shared)?.into())
 }
 
-/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each.
+/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each. May be
+/// called again with other settings.
 pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    let Some(keepalive) = keepalive else {
-        socket.set_tcp_user_timeout(Some(Duration::ZERO))?;
-        return socket.set_keepalive(false);
-    };
-    let probes = TcpKeepalive::new()
-        .with_time(keepalive.idle)
-        .with_interval(keepalive.interval)
-        .with_retries(keepalive.probes.into());
-    socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(Some(keepalive.idle + keepalive.interval * keepalive.probes.into()))
+    if keepalive.is_none() {
+        SockRef::from(socket).set_tcp_user_timeout(Some(Duration::ZERO))?;
+        SockRef::from(socket).set_keepalive(false)?;
+    }
+    socket_options::configure(socket, keepalive)
 }
 
 /// Whether sockets on both addresses would compete for the same connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+    covers(one, other) || covers(other, one)
+}
+
+/// Whether a socket on the one address takes all connections that one on the other takes.
+pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
+    let covers = match wide.ip() {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.to_canonical().is_ipv4(),
-        _ => wide == narrow,
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.ip().to_canonical().is_ipv4(),
+        ip => ip == narrow.ip(),
     };
-    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+    covers && wide.port() == narrow.port()
 }
 
 fn open_on(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
@@ -90,8 +90,8 @@ fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
+    socket.set_reuse_port(true)?;
     Ok(socket)
 }
 

@@ -5,10 +5,13 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+use super::undelivered::undelivered;
 
 /// A TCP connection that is reset when it is dropped, unless it was ended cleanly before.
 ///
@@ -28,6 +31,19 @@ impl Stream {
     /// Everything that was to be said has been: closing is an ordinary end.
     pub fn ended_cleanly(&mut self) {
         self.clean = true;
+    }
+
+    /// Whether the peer has reset the connection, or died, and no read or write has met that yet.
+    pub fn has_failed(&self) -> bool {
+        // POLLERR alone: POLLHUP comes for a connection that both sides have ended cleanly, too.
+        let mut asked = [PollFd::new(&self.tcp, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::ERR)
+    }
+
+    /// Bytes that were written and have not arrived.
+    pub fn undelivered(&self) -> usize {
+        undelivered(&self.tcp)
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {

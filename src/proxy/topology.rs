@@ -151,7 +151,8 @@ impl Topology {
         self.upstreams.update(&snapshot.upstreams);
         self.state.applied = snapshot.clone();
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
-        let plan = plan(&open, &snapshot.listeners);
+        let inherited = self.inherited.keys().copied().collect();
+        let plan = plan(&open, &inherited, &snapshot.listeners);
         self.state.failed.retain(|address, _| plan.open.iter().any(|opening| opening.address == *address));
         for opening in plan.open {
             self.open(opening).await;
@@ -227,9 +228,6 @@ impl Topology {
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
         let sentence: Arc<str> = cannot_listen(address, error).into();
         let before = self.state.failed.get(&address);
-        if before.is_none_or(|before| before.sentence != sentence) {
-            error!(%listener, %address, "cannot listen: {sentence}");
-        }
         let pause = before.map_or(FIRST_RETRY, |before| (before.pause * 2).min(LONGEST_RETRY));
         let retry_at = Instant::now() + pause;
         self.state.failed.insert(address, Failure { listener, sentence, pause, retry_at });
@@ -244,7 +242,7 @@ impl Topology {
             self.open(Opening { address, listener, overlaps }).await;
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
-        self.close_all(plan(&open, &self.state.applied.listeners).close).await;
+        self.close_all(plan(&open, &BTreeSet::new(), &self.state.applied.listeners).close).await;
         self.report();
     }
 
@@ -380,7 +378,9 @@ impl Topology {
 
     fn report(&mut self) {
         let snapshot = self.state.applied.clone();
-        let bound = self.state.open.values().map(|open| {
+        // Not those that are kept open within the listener's own address.
+        let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.serving.load().listener.bind == **address;
+        let bound = self.state.open.iter().filter(own).map(|(_, open)| {
             let address = open.sockets.first().and_then(|socket| socket.listening.local_addr().ok());
             let address = address.unwrap_or(open.serving.load().listener.bind);
             (open.listener.clone(), ListenerState::Bound(address))

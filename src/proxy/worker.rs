@@ -45,7 +45,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(100);
 const HANDSHAKES_PER_TURN: usize = 4;
 /// How many tasks run before the event loop looks for new events: relays that always have something to move would
 /// otherwise keep the others from hearing of theirs.
-const TASKS_PER_TURN: u32 = 4;
+const TASKS_PER_TURN: u32 = 16;
 /// How many connections are accepted from a socket that is being closed, at most as many as its queue holds.
 const LAST_ACCEPTS: usize = 2 * super::socket::BACKLOG as usize;
 

@@ -1,8 +1,9 @@
 //! Where manifests come from: a [`World`] gathered from files and flags.
 //!
 //! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
-//! that can no longer be read, or a path that is gone costs nothing that is served. [`Watch`] tells when, through
-//! [`Settle`], which lets changes that come together count as one; [`Names`] tells when an answer says something new:
+//! that can no longer be read, or a path that is gone costs nothing that is served. While a file is being written, what
+//! it declared before counts. [`Watch`] tells when to read, through [`Settle`], which lets changes that come together
+//! count as one; [`Names`] tells when an answer says something new:
 //!
 //! ```text
 //! Watch, SIGHUP ─► Settle ─► Files::read ──┐
@@ -17,6 +18,7 @@ mod files;
 mod names;
 pub mod schema;
 mod settle;
+mod unfinished;
 mod watch;
 mod world;
 
@@ -24,4 +26,4 @@ pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;
 pub use watch::{Interest, Watch};
-pub use world::{Declared, Lookup, World};
+pub use world::{COMMAND_LINE, Declared, Lookup, World};

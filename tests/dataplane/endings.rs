@@ -13,7 +13,6 @@ use tcplb::proxy::accounting::CloseReason;
 use crate::{
     relay::{receive_pattern, send_pattern},
     rig::*,
-    sockets::shrink,
 };
 
 #[test]
@@ -160,14 +159,25 @@ fn the_last_words_of_a_backend_that_breaks_off_an_upload_reach_the_client() {
     for words in [&b"ERROR: too big"[..], &[b'e'; 200_000]] {
         let (client, mut served) = rig.connect_to(&backend);
         thread::scope(|scope| {
-            scope.spawn(|| while (&client).write_all(&[0; 16 << 10]).is_ok() {});
+            let uploading = scope.spawn(|| {
+                loop {
+                    if let Err(error) = (&client).write_all(&[0; 16 << 10]) {
+                        return error.kind();
+                    }
+                }
+            });
             read_exactly(&served, 100_000);
             let all = rig.bytes().1 + words.len() as u64;
             served.write_all(words).unwrap();
             wait_until("they have been passed on", || rig.bytes().1 == all);
             // Closing with unread bytes resets.
             drop(served);
-            assert_eq!(read_to_reset(&client), words);
+            let mut heard = Vec::new();
+            let outcome = (&client).read_to_end(&mut heard);
+            assert!(heard == words, "the whole of them");
+            // Whoever comes first meets the reset; the other one, an end.
+            let reset = |kind| kind == io::ErrorKind::ConnectionReset;
+            assert!(reset(uploading.join().unwrap()) || outcome.is_err_and(|error| reset(error.kind())));
         });
     }
     rig.wait_closed(CloseReason::BackendReset, 2);
@@ -179,7 +189,6 @@ fn what_a_backend_said_before_it_reset_reaches_a_client_that_reads_slowly() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let client = rig.connect();
-    shrink(&client, 4096);
     let served = backend.accept();
     is_connected(&client, &served);
     thread::scope(|scope| {
@@ -210,32 +219,11 @@ fn an_answer_that_ends_early_arrives_although_the_client_goes_on_sending() {
 }
 
 #[test]
-fn a_client_that_never_stops_sending_to_a_backend_that_is_gone_is_reset() {
-    let backend = Backend::new();
-    let rig = Rig::new(&[backend.address]);
-    let (client, mut served) = rig.connect_to(&backend);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while (&client).write_all(&[0; 1024]).is_ok() {
-                thread::yield_now();
-            }
-        });
-        read_exactly(&served, 1);
-        served.write_all(b"no, thanks").unwrap();
-        served.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read_to_end(&client), b"no, thanks");
-        drop(served);
-        rig.wait_closed(CloseReason::BackendReset, 1);
-    });
-}
-
-#[test]
 fn what_was_sent_before_a_clean_end_arrives_at_a_slow_reader() {
     const LENGTH: usize = 1 << 20;
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let client = rig.connect();
-    shrink(&client, 4096);
     let served = backend.accept();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&served), b"");

@@ -1,7 +1,7 @@
 //! Changes of what is served, and what they leave alone.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -21,6 +21,7 @@ fn open_connections_live_through_changes_of_everything_else() {
     let client = rig.connect();
     is_echoed(&client);
     let key = ListenerKey { object: ObjectKey::new("shop", "other"), port: 1 };
+    let bind = SocketAddr::from(([127, 0, 0, 1], free_port()));
     for turn in 0..20u32 {
         match turn % 5 {
             0 => rig.change_upstream(|upstream| *upstream = crate::rig::upstream(&[echo, other])),
@@ -31,7 +32,8 @@ fn open_connections_live_through_changes_of_everything_else() {
                 listener.access.deny = crate::limits::networks(&["127.0.0.0/8"]);
             }),
             2 => rig.publish(|snapshot| {
-                snapshot.listeners.insert(key.clone(), listener().into());
+                let other = tcplb::model::Listener { bind, ..listener() };
+                snapshot.listeners.insert(key.clone(), other.into());
             }),
             3 => {
                 is_echoed(connect(rig.address_of(&key)));
@@ -172,22 +174,44 @@ fn an_address_that_moves_to_another_load_balancer_and_back_refuses_nobody() {
 }
 
 #[test]
-fn an_address_that_becomes_a_wider_one_and_back_refuses_nobody() {
+fn an_address_that_becomes_a_wider_or_a_narrower_one_refuses_nobody() {
     let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one")]);
-    let port = free_port();
-    let (narrow, wide) =
-        (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port)));
-    let mut rig = Rig::start(Size::default(), snapshot_of(&keys, narrow, &keys[0], echo));
-    let connected = nobody_is_refused_during(narrow, || {
-        for turn in 0..30 {
-            rig.publish(|snapshot| {
-                let generation = snapshot.generation;
-                *snapshot = snapshot_of(&keys, if turn % 2 == 0 { wide } else { narrow }, &keys[0], echo);
-                snapshot.generation = generation;
-            });
-            let key = ListenerKey { object: keys[0].clone(), port: 1 };
-            assert_eq!(rig.address_of(&key).port(), port);
-        }
-    });
-    rig.wait_closed(CloseReason::Complete, connected);
+    let key = ListenerKey { object: keys[0].clone(), port: 1 };
+    for round in 0..20 {
+        let port = free_port();
+        let narrow = SocketAddr::from(([127, 0, 0, 1], port));
+        let wide = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let turns = if round % 2 == 0 { [narrow, wide, narrow, wide] } else { [wide, narrow, wide, narrow] };
+        let mut rig = Rig::start(Size::default(), snapshot_of(&keys, turns[0], &keys[0], echo));
+        let connected = nobody_is_refused_during(narrow, || {
+            for bind in turns {
+                rig.publish(|snapshot| {
+                    let generation = snapshot.generation;
+                    *snapshot = snapshot_of(&keys, bind, &keys[0], echo);
+                    snapshot.generation = generation;
+                });
+                assert_eq!(rig.address_of(&key), bind);
+            }
+        });
+        rig.wait_closed(CloseReason::Complete, connected);
+    }
+}
+
+#[test]
+fn a_process_that_takes_over_with_wider_or_narrower_addresses_refuses_nobody() {
+    let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one")]);
+    for round in 0..20 {
+        let port = free_port();
+        let narrow = SocketAddr::from(([127, 0, 0, 1], port));
+        let wide = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let (before, after) = if round % 2 == 0 { (narrow, wide) } else { (wide, narrow) };
+        let old = Rig::start(Size::default(), snapshot_of(&keys, before, &keys[0], echo));
+        let mut new = None;
+        let connected = nobody_is_refused_during(narrow, || {
+            let size = Size { workers: 3, ..Size::default() };
+            new = Some(old.taken_over(size, snapshot_of(&keys, after, &keys[0], echo)));
+            is_echoed(connect(narrow));
+        });
+        assert_eq!(old.accepted() + new.unwrap().accepted(), connected + 1);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -27,13 +27,6 @@ pub fn queued(ports: &[u16]) -> usize {
 }
 
 const LISTENS: &str = "0A";
-
-/// Makes the kernel hold little of what this socket receives and sends.
-pub fn shrink(stream: &TcpStream, bytes: usize) {
-    let socket = SockRef::from(stream);
-    socket.set_recv_buffer_size(bytes).unwrap();
-    socket.set_send_buffer_size(bytes).unwrap();
-}
 
 /// A duplicate of the socket of this process that is bound here and connected there.
 fn socket_between(local: SocketAddr, peer: SocketAddr) -> OwnedFd {

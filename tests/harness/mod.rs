@@ -7,13 +7,16 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 /// How long anything that is waited for may take before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running `tcplb`. It is killed when it is dropped.
 pub struct Tcplb {
@@ -23,8 +26,10 @@ pub struct Tcplb {
     /// Lines that were read and looked at.
     pub seen: Vec<String>,
     pub admin: SocketAddr,
-    /// What it wrote to standard output, when it has ended.
-    output: Option<thread::JoinHandle<String>>,
+    /// What it has written to standard output so far.
+    output: Arc<Mutex<String>>,
+    /// Ends with its standard output.
+    reading: Option<thread::JoinHandle<()>>,
 }
 
 impl Tcplb {
@@ -56,12 +61,15 @@ impl Tcplb {
             }
         });
         let mut stdout = child.stdout.take().unwrap();
-        let output = thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stdout.read_to_string(&mut text);
-            text
+        let output = Arc::new(Mutex::new(String::new()));
+        let written = output.clone();
+        let reading = thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                written.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
         });
-        Self { child, log, seen: Vec::new(), admin, output: Some(output) }
+        Self { child, log, seen: Vec::new(), admin, output, reading: Some(reading) }
     }
 
     /// Waits until it serves.
@@ -125,8 +133,22 @@ impl Tcplb {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        self.read_log();
-        (status.unwrap(), self.output.take().map(|output| output.join().unwrap()).unwrap_or_default())
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
+        // The log's other end is closed: this reads all of it.
+        self.seen.extend(self.log.iter());
+        (status.unwrap(), self.output())
+    }
+
+    /// What it has written to standard output so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits until it has written this to standard output.
+    pub fn printed(&self, part: &str) {
+        wait_until(&format!("`{part}` is printed"), || self.output().contains(part));
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -140,6 +162,11 @@ impl Tcplb {
 
     pub fn metrics(&self) -> String {
         http_get(self.admin, "/metrics").expect("metrics are served").1
+    }
+
+    /// Whether it answers with this status at a path of its admin pages.
+    pub fn answers(&self, path: &str, status: u16) -> bool {
+        http_get(self.admin, path).is_some_and(|(answered, _)| answered == status)
     }
 
     pub fn snapshot(&self) -> serde_json::Value {
@@ -165,9 +192,12 @@ pub fn program() -> Command {
 
 /// Runs the built program to its end: its exit code, standard output and standard error.
 pub fn run(arguments: &[&str]) -> (i32, String, String) {
-    let output = program().args(arguments).output().expect("tcplb can be started");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    let mut command = program();
+    command.args(arguments);
+    let mut running = Tcplb::spawn(command, ([127, 0, 0, 1], 0).into());
+    let (status, output) = running.ended();
+    let errors = running.seen.iter().map(|line| format!("{line}\n")).collect();
+    (status.code().unwrap_or(-1), output, errors)
 }
 
 /// The sum of a metric's series that have all of these labels.
@@ -179,21 +209,21 @@ pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
         .sum()
 }
 
-/// Says, past the capture of output, that the running test cannot be run here; `make test` gathers what is skipped.
-///
-/// Continuous integration has everything: there, a test that cannot be run has failed.
+/// Says, past the capture of output, that the running test cannot be run on this machine; `make test` gathers what is
+/// skipped.
 pub fn skip(why: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    assert!(std::env::var_os("CI").is_none(), "CI must have everything, but {test} cannot be run: {why}");
-    let line = format!("{test}: {why}\n");
+    let line = format!("{}: {why}\n", thread::current().name().unwrap_or("a test"));
     let _ = write!(std::io::stderr(), "SKIPPED {line}");
     if let Some(path) = std::env::var_os("SKIPPED_TESTS") {
-        let _ = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(line.as_bytes()));
+        let file = fs::File::options().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
     }
+}
+
+/// Skips the running test for want of a program. Continuous integration installs them all: there, the test has failed.
+pub fn lacks(program: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and .ci/run is to see to it that it is");
+    skip(&format!("{program} is not installed"));
 }
 
 /// A plain HTTP request: status and body, or `None` when nobody answers.
@@ -278,6 +308,103 @@ impl EchoServer {
         });
         Self { address }
     }
+}
+
+/// A test backend in a process of its own. It is killed when it is dropped.
+pub struct Backend {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Backend {
+    /// Says its name first on each connection.
+    pub fn named(name: &str) -> Self {
+        let address = free_address();
+        Self::start(program().args(["backend", "--listen", &address.to_string(), "--name", name]), address)
+    }
+
+    /// Runs a command that was made elsewhere, and waits until it accepts.
+    pub fn start(command: &mut Command, address: SocketAddr) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let backend = Self { child, address };
+        wait_until("the backend listens", || TcpStream::connect(address).is_ok());
+        backend
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client's connection.
+pub struct Client(pub BufReader<TcpStream>);
+
+impl Client {
+    /// Connects, and panics when nobody listens.
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// What the backend says first, without `hello from`.
+    pub fn backend(&mut self) -> String {
+        self.line().unwrap().trim_start_matches("hello from ").to_owned()
+    }
+
+    /// Reads a line, without its end.
+    pub fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Sends a line to a backend that echoes, and waits for it.
+    pub fn echo(&mut self, text: &str) -> std::io::Result<()> {
+        self.0.get_mut().write_all(format!("{text}\n").as_bytes())?;
+        let answer = self.line()?;
+        if answer == text { Ok(()) } else { Err(std::io::Error::other(format!("`{answer}` instead of `{text}`"))) }
+    }
+
+    /// Waits until the other side ends the connection: how it did.
+    pub fn end(&mut self) -> std::io::Result<()> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).map(drop)
+    }
+
+    /// Ends its own direction, and waits for the other's end.
+    pub fn finish(mut self) -> std::io::Result<()> {
+        self.0.get_ref().shutdown(std::net::Shutdown::Write)?;
+        self.end()
+    }
+}
+
+/// Connects, says something, hears it back, and leaves in good order.
+pub fn visit(address: SocketAddr) -> std::io::Result<()> {
+    let mut client = Client::try_connect(address)?;
+    client.echo("there and back")?;
+    client.finish()
+}
+
+/// Connects to a load balancer whose backends say their names: who answers.
+pub fn who_answers(address: SocketAddr) -> String {
+    let mut client = Client::connect(address);
+    let name = client.backend();
+    client.finish().unwrap();
+    name
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 /// A folder for one test, removed with it.

@@ -12,7 +12,7 @@ mod redis;
 macro_rules! needs {
     ($($program:literal),+) => {
         $(if crate::program::locate($program).is_none() {
-            return crate::harness::skip(concat!($program, " is not installed"));
+            return crate::harness::lacks($program);
         })+
     };
 }

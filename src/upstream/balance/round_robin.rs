@@ -31,14 +31,15 @@ impl RoundRobin {
         if total == 0 {
             return None;
         }
+        if !tried.is_empty() {
+            // A retry takes no turn. Otherwise the retries of clients that met the dead one of two endpoints would have
+            // all the turns of the other, and every client would meet the dead one.
+            let other = self.shares.random(|index| !tried.contains(&self.shares.endpoints()[index]))?;
+            return Some(&self.shares.endpoints()[other]);
+        }
         let turn = turn.fetch_add(1, Relaxed) % total;
         let point = u128::from(turn) * u128::from(self.stride) % u128::from(total);
-        let chosen = &self.shares.endpoints()[self.shares.covering(point as u64)];
-        if !tried.contains(chosen) {
-            return Some(chosen);
-        }
-        let other = self.shares.random(|index| !tried.contains(&self.shares.endpoints()[index]))?;
-        Some(&self.shares.endpoints()[other])
+        Some(&self.shares.endpoints()[self.shares.covering(point as u64)])
     }
 }
 

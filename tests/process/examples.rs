@@ -1,0 +1,115 @@
+//! The files of `examples/` do what they say.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    harness::{Backend, Client, Folder, Tcplb, free_address, program, run, who_answers},
+    tls_client,
+};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+
+fn manifests() -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    assert!(files.len() >= 10, "{files:?}");
+    files
+}
+
+/// The three backends that the examples are about, on all addresses and on free ports.
+struct Backends([(Backend, u16); 3]);
+
+impl Backends {
+    fn start() -> Self {
+        Self(["blue", "green", "red"].map(|name| {
+            let address = free_address();
+            let listen = format!(":{}", address.port());
+            (Backend::start(program().args(["backend", "--listen", &listen, "--name", name]), address), address.port())
+        }))
+    }
+
+    /// An example with these backends instead of its own, and another port to listen on.
+    fn instead(&self, text: &str, listen: (u16, u16)) -> String {
+        let mut text = text.to_owned();
+        for (own, (_, port)) in (5001..).zip(&self.0) {
+            text = text.replace(&own.to_string(), &port.to_string());
+        }
+        text.replace(&listen.0.to_string(), &listen.1.to_string())
+    }
+}
+
+#[test]
+fn every_example_passes_the_check_as_it_is() {
+    for file in manifests() {
+        let (code, verdict, error) = run(&["check", file.to_str().unwrap()]);
+        let lines: Vec<_> = verdict.lines().collect();
+        assert!(code == 0 && error.is_empty(), "{}: {verdict}{error}", file.display());
+        assert!(lines.len() == 1 && lines[0].ends_with(": accepted"), "{}: {verdict}", file.display());
+    }
+}
+
+#[test]
+fn every_example_runs() {
+    let backends = Backends::start();
+    for file in manifests() {
+        let (folder, address) = (Folder::new(), free_address());
+        let text = backends.instead(&fs::read_to_string(&file).unwrap(), (4000, address.port()));
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let tcplb = Tcplb::standalone(&[&folder.write(name, &text)]).ready();
+        let answer = who_answers(address);
+        assert!(["blue", "green", "red"].contains(&answer.as_str()), "{name}: {answer}");
+        assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0, "{name}: {:?}", tcplb.seen);
+    }
+}
+
+#[test]
+fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
+    let (backends, copy, address) = (Backends::start(), Folder::new(), free_address());
+    let source = Path::new(FOLDER).join("tls");
+    let manual = fs::read_to_string(source.join("README.md")).unwrap();
+    let text = fs::read_to_string(source.join("tls.yaml")).unwrap();
+    copy.write("tls.yaml", &backends.instead(&text, (4433, address.port())));
+    let commands: Vec<_> = manual.lines().filter_map(|line| line.strip_prefix("tcplb cert --out ")).collect();
+    assert_eq!(commands.len(), 2, "{manual}");
+    for command in commands {
+        let mut arguments = vec!["cert", "--out", copy.path()];
+        arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
+        assert_eq!(run(&arguments).0, 0, "{command}");
+    }
+    let (code, verdict, _) = run(&["check", copy.path()]);
+    assert_eq!(code, 0, "{verdict}");
+
+    let _tcplb = Tcplb::standalone(&[copy.path()]).ready();
+    let certificate = |name: &str| copy.join(name).to_str().unwrap().to_owned();
+    for (name, file) in [("localhost", "localhost.crt"), ("eu.example.test", "_.example.test.crt")] {
+        let mut client = tls_client::connect(address, name, &[&certificate(file)]).unwrap();
+        assert!(client.line().unwrap().starts_with("hello from "), "{name}");
+    }
+}
+
+#[test]
+fn the_golb_example_is_converted_and_runs() {
+    let (backends, folder, address) = (Backends::start(), Folder::new(), free_address());
+    let config = fs::read_to_string(Path::new(FOLDER).join("golb.json")).unwrap();
+    let config = folder.write("golb.json.example", &backends.instead(&config, (4000, address.port())));
+    let (code, manifest, warnings) = run(&["convert", "golb", &config]);
+    assert_eq!((code, warnings.as_str()), (0, ""));
+    let _tcplb = Tcplb::standalone(&[&folder.write("golb.yaml", &manifest)]).ready();
+    let answers: std::collections::BTreeSet<_> = (0..3).map(|_| who_answers(address)).collect();
+    assert_eq!(answers, ["blue", "green", "red"].map(String::from).into());
+    Client::connect(SocketAddr::from(([127, 0, 0, 1], address.port()))).echo("there").unwrap_err();
+}
+
+#[test]
+fn every_example_is_in_the_list_of_examples() {
+    let list = fs::read_to_string(Path::new(FOLDER).join("README.md")).unwrap();
+    for file in manifests() {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(list.contains(&format!("`{name}`")), "{name}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Faults of what surrounds the process.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, skip, visit, wait_until},
+    mistakes::without_capability,
+};
+
+#[test]
+fn a_thousand_hangups_do_no_harm() {
+    let (server, folder, address) = (EchoServer::start(None), Folder::new(), free_address());
+    let file = folder.write("shop.yaml", &manifest("shop", address.port(), &[server.address], ""));
+    let mut tcplb = Tcplb::standalone(&[&file]).ready();
+    let mut open = Client::connect(address);
+    open.echo("before").unwrap();
+    let pid = tcplb.pid().to_string();
+    for _ in 0..100 {
+        // Ten in one command: a process each would take longer than the signals.
+        let mut kill = Command::new("kill");
+        kill.arg("-HUP").args([pid.as_str(); 10]);
+        assert!(kill.status().unwrap().success());
+        visit(address).unwrap();
+    }
+    open.echo("after").unwrap();
+    assert_eq!(tcplb.metric("tcplb_configuration_generation", &[]), 1.0, "nothing has changed");
+    let late = free_address();
+    folder.write("shop.yaml", &manifest("shop", late.port(), &[server.address], ""));
+    wait_until("changes are still followed", || visit(late).is_ok());
+    assert!(tcplb.is_running());
+}
+
+#[test]
+fn a_folder_that_becomes_unreadable_keeps_what_it_declared() {
+    let (server, folder, address) = (EchoServer::start(None), Folder::new(), free_address());
+    let manifests = folder.join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    fs::write(manifests.join("shop.yaml"), manifest("shop", address.port(), &[server.address], "")).unwrap();
+    let admin = free_address();
+    let mut command = without_capability("dac_override,dac_read_search");
+    command.args(["standalone", "--admin", &admin.to_string(), manifests.to_str().unwrap()]);
+    let mut tcplb = Tcplb::spawn(command, admin).ready();
+    let mut open = Client::connect(address);
+
+    let set_mode = |mode| fs::set_permissions(&manifests, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o000);
+    tcplb.signal("HUP");
+    let line = tcplb.logged("permission denied");
+    assert!(line.contains(manifests.to_str().unwrap()), "{line}");
+    visit(address).unwrap();
+    open.echo("still there").unwrap();
+    set_mode(0o755);
+    tcplb.signal("HUP");
+    tcplb.logged("no longer");
+    let line = tcplb.logged("all is well again");
+    assert!(line.contains("default/shop"), "{line}");
+    visit(address).unwrap();
+    assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0);
+}
+
+#[test]
+fn without_a_watcher_changes_are_read_on_a_hangup() {
+    let (server, folder) = (EchoServer::start(None), Folder::new());
+    let (first, second, admin) = (free_address(), free_address(), free_address());
+    let file = folder.write("shop.yaml", &manifest("shop", first.port(), &[server.address], ""));
+    // A user name space in which nobody may watch files.
+    let mut command = Command::new("unshare");
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+    command.args(["--user", "--map-root-user", "--", "sh", "-c", script, env!("CARGO_BIN_EXE_tcplb")]);
+    let mut probe = Command::new("unshare");
+    probe.args(["--user", "--map-root-user", "--", "sh", "-c", "echo 0 > /proc/sys/user/max_inotify_instances"]);
+    if !probe.status().is_ok_and(|status| status.success()) {
+        return skip("no user name spaces, in which nobody may watch files");
+    }
+    command.args(["standalone", "--admin", &admin.to_string(), &file]);
+    let mut tcplb = Tcplb::spawn(command, admin).ready();
+    tcplb.logged("files are not watched: send SIGHUP after changing them");
+    folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
+    tcplb.signal("HUP");
+    wait_until("the change is read", || visit(second).is_ok());
+    wait_until("the old port is given up", || visit(first).is_err());
+}
+
+/// The program in a shell that prepares something before it becomes the program.
+fn in_shell(prepare: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{prepare} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tcplb")]).args(arguments);
+    command
+}
+
+#[test]
+fn nobody_reading_the_log_stops_nothing() {
+    for errors in ["/dev/full", "closed"] {
+        let (server, folder) = (EchoServer::start(None), Folder::new());
+        let [first, second, admin] = std::array::from_fn(|_| free_address());
+        let file = folder.write("shop.yaml", &manifest("shop", first.port(), &[server.address], ""));
+        let mut command = in_shell("true", &["standalone", "--admin", &admin.to_string(), &file]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        match errors {
+            "closed" => command.stderr(writer),
+            full => command.stderr(fs::File::options().write(true).open(full).unwrap()),
+        };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        drop((command, reader));
+        wait_until("it serves", || visit(first).is_ok());
+        folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
+        wait_until("a change is still followed", || visit(second).is_ok());
+        fs::write(&file, "kind: [").unwrap();
+        let broken = || {
+            crate::harness::http_get(admin, "/metrics")
+                .map_or(0.0, |(_, text)| crate::harness::metric(&text, "tcplb_configuration_problems", &["refused"]))
+        };
+        wait_until("a mistake is noticed", || broken() >= 1.0);
+        visit(second).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_below_the_access_log_stops_nothing() {
+    let (server, address, admin) = (EchoServer::start(None), free_address(), free_address());
+    let mut command = in_shell("exec >/dev/full", &["standalone", "--admin", &admin.to_string()]);
+    command.args(["--listen", &address.to_string(), "--backend", &server.address.to_string()]);
+    let tcplb = Tcplb::spawn(command, admin).ready();
+    for _ in 0..10 {
+        visit(address).unwrap();
+    }
+    wait_until("the lines count as dropped", || {
+        tcplb.metric("tcplb_access_log_events_total", &["dropped"]) == 10.0
+            && tcplb.metric("tcplb_access_log_events_total", &["logged"]) == 0.0
+    });
+}
+
+#[test]
+fn more_connections_than_descriptors_are_refused_and_served_again_when_there_is_room() {
+    let (server, address, admin) = (EchoServer::start(None), free_address(), free_address());
+    let mut command = in_shell("ulimit -n 200", &["standalone", "--workers", "2", "--admin", &admin.to_string()]);
+    command.args(["--listen", &address.to_string(), "--backend", &server.address.to_string()]);
+    let mut tcplb = Tcplb::spawn(command, admin).ready();
+    let limit = tcplb.metric("tcplb_process_connections_limit", &[]);
+    assert!((1.0..100.0).contains(&limit), "{limit}");
+    for _ in 0..3 {
+        let mut open = Vec::new();
+        let mut refused = 0;
+        for _ in 0..300 {
+            match Client::try_connect(address).and_then(|mut client| client.echo("here").map(|()| client)) {
+                Ok(client) => open.push(client),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(
+            !open.is_empty() && open.len() as f64 <= limit && refused >= 200,
+            "{} open, {refused} refused",
+            open.len()
+        );
+        assert!(tcplb.answers("/livez", 200) && tcplb.answers("/readyz", 200));
+        for client in &mut open {
+            client.echo("still there").unwrap();
+        }
+        for client in open {
+            client.finish().unwrap();
+        }
+        wait_until("all have ended", || tcplb.metric("tcplb_connections_active", &[]) == 0.0);
+        visit(address).unwrap();
+    }
+    assert!(tcplb.metric("tcplb_connections_closed_total", &["process_full"]) >= 600.0);
+    assert!(tcplb.is_running());
+}

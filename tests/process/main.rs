@@ -1,0 +1,19 @@
+//! The built program as a process: its commands, signals, files and sockets, looked at from outside.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod delayed_link;
+mod examples;
+mod faults;
+mod load;
+mod logs;
+mod mistakes;
+mod names;
+mod quick_start;
+mod reload;
+mod sharing;
+mod shutdown;
+mod sources;
+mod takeover;
+mod tls_client;
