@@ -96,7 +96,8 @@ pub struct ListenerTls {
     /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// The application protocols offered (ALPN), preferred first. Default: none. At most 8.
+    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none. At
+    /// most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

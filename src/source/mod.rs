@@ -1,8 +1,8 @@
 //! Where manifests come from: a [`World`] gathered from files and flags.
 //!
 //! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
-//! that can no longer be read, or a path that is gone costs nothing that is served, and while a file is being written,
-//! what it declared before counts. [`Watch`] tells when to ask, through [`Settle`], which lets changes that come together
+//! that can no longer be read, or a path that is gone costs nothing that is served. While a file is being written, what
+//! it declared before counts. [`Watch`] tells when to read, through [`Settle`], which lets changes that come together
 //! count as one; [`Names`] tells when an answer says something new:
 //!
 //! ```text
