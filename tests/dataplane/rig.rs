@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
@@ -94,6 +95,9 @@ impl Rig {
     }
 
     fn start_with(size: Size, inherited: BTreeMap<SocketAddr, Vec<TcpListener>>, snapshot: Snapshot) -> Self {
+        // Many connections, both ends of which are in this process, are more than the usual limit.
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let log = Lines::default();
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// How long anything that is waited for may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -207,6 +209,13 @@ pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
         .filter(|line| labels.iter().all(|label| line.contains(label)))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
+}
+
+/// Raises the number of files that this program, and those that it starts, may have open: to the most allowed.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Says, past the capture of output, that the running test cannot be run on this machine; `make test` gathers what is

@@ -16,7 +16,6 @@ use std::{
 
 use harness::{Folder, Tcplb, free_address, manifest, wait_until};
 use jiff::Timestamp;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 use swarm::{Outcome, Progress, Swarm};
 use tokio::{
@@ -140,7 +139,7 @@ fn five_thousand_connections_opened_at_once_are_served_held_and_closed() {
     const MOST_EACH: u64 = 12 * 1024;
     let _alone = alone();
     // Two for each connection in the load balancer, and some for everything else.
-    if raise_descriptor_limit() < 3 * u64::from(TOTAL) {
+    if harness::raise_descriptor_limit() < 3 * u64::from(TOTAL) {
         return harness::skip("the hard limit of open files (`ulimit -Hn`) is below 15000");
     }
     let backends = ["blue", "green", "red"].map(|name| (name, free_address()));
@@ -205,13 +204,6 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-/// Raises the limit of open files of this process, and of those that it starts, to what is allowed.
-fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// A test backend in a process of its own.

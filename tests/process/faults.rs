@@ -59,7 +59,7 @@ fn a_folder_that_becomes_unreadable_keeps_what_it_declared() {
     let line = tcplb.logged("all is well again");
     assert!(line.contains("default/shop"), "{line}");
     visit(address).unwrap();
-    assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0);
+    wait_until("no problem is counted", || tcplb.metric("tcplb_configuration_problems", &[]) == 0.0);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path};
 
 use crate::{
     harness::{
-        Backend, Client, EchoServer, Folder, Tcplb, free_address, manifest, run, visit, wait_until, who_answers,
+        Backend, Client, EchoServer, Folder, Tcplb, free_address, manifest, raise_descriptor_limit, run, visit,
+        wait_until, who_answers,
     },
     load::Load,
     tls_client,
@@ -250,6 +251,7 @@ fn a_thousand_random_edits_lose_none_of_two_thousand_open_connections() {
     const CONNECTIONS: usize = 2000;
     const SHOPS: usize = 4;
 
+    raise_descriptor_limit();
     let backends = ["blue", "green", "red"].map(Backend::named);
     let servers = backends.each_ref().map(|backend| backend.address);
     let folder = Folder::new();
