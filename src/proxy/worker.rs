@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant as StdInstant},
 };
 
+use futures::FutureExt;
 use rustix::{io::Errno, net::SocketFlags};
 use slab::Slab;
 use tokio::{
@@ -329,10 +330,8 @@ impl Worker {
         let entry = sessions.vacant_entry();
         let registered = Registered { worker: self.clone(), id: entry.key() };
         let served = connection::serve(tcp, accepted, self.surroundings.clone(), session.clone());
-        let task = spawn_local(async move {
-            served.await;
-            drop(registered);
-        });
+        // Not an `async` block: that would have room for it twice, where it is captured and where it is awaited.
+        let task = spawn_local(served.map(|()| drop(registered)));
         entry.insert((session, task.abort_handle()));
     }
 

@@ -35,7 +35,7 @@ fn measure() {
     let open: Vec<_> = (0..CONNECTIONS).map(|_| moved(&rig, &backend)).collect();
     let each = (resident() - before) / CONNECTIONS;
     println!("{each} bytes of resident memory for each of {CONNECTIONS} idle connections");
-    assert!(each < 8 << 10, "{each} bytes for each connection");
+    assert!(each < 4 << 10, "{each} bytes for each connection");
     assert_eq!(rig.active() as usize, open.len() + warm.len());
 }
 
