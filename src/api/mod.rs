@@ -8,7 +8,7 @@ mod scalar;
 mod spec;
 
 pub use crd::{crd, schema};
-pub use scalar::{AddressPort, Duration, Name, Network, ObjectName, PortRef};
+pub use scalar::{AddressPort, Check, Duration, Name, Network, ObjectName, PortRef, format};
 pub use spec::*;
 
 pub const GROUP: &str = "tcplb.io";

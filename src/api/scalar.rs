@@ -1,10 +1,15 @@
-//! Strings with a meaning, checked by the same rules here and in the published schema.
+//! Strings with a meaning.
+//!
+//! The published schema checks them by rules in CEL that say the same, but for two things. An IPv4-mapped IPv6 address
+//! (`::ffff:192.0.2.7`, also as a network) is taken here, and refused by CEL's `isIP` and `isCIDR`: the API server wants
+//! it written as the IPv4 address it is. And CEL counts a host and its port together, which are at most 260 characters.
 
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::json;
 
 /// Reads from and prints to a string, with this schema.
 macro_rules! string_type {
@@ -31,10 +36,39 @@ macro_rules! string_type {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                $schema
+                let mut schema = $schema;
+                schema.insert("format".into(), stringify!($name).into());
+                schema
             }
         }
     };
+}
+
+/// Finds out whether a text is what it should be.
+///
+/// # Errors
+/// A sentence that says what to write instead.
+pub type Check = fn(&str) -> Result<(), String>;
+
+/// What a text is checked by where the schema has a `format` of this name; `None`: that is no format of ours.
+///
+/// [`schema`](super::schema) has the formats, so that whoever checks a document against it finds all that is wrong at
+/// once; what is published has none of them, since the API server knows others only.
+pub fn format(name: &str) -> Option<Check> {
+    fn read<T: FromStr<Err = String>>(text: &str) -> Result<(), String> {
+        text.parse::<T>().map(drop)
+    }
+
+    Some(match name {
+        "Duration" => read::<Duration>,
+        "Network" => read::<Network>,
+        "AddressPort" => read::<AddressPort>,
+        "IpAddress" => read::<IpAddress>,
+        "Name" => read::<Name>,
+        "ObjectName" => read::<ObjectName>,
+        "PortRef" => |text| port_name(text).map(drop),
+        _ => return None,
+    })
 }
 
 const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
@@ -155,7 +189,7 @@ impl FromStr for AddressPort {
             )
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        let port = number(port).ok_or_else(wrong)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let valid = match bracketed {
             Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -164,6 +198,11 @@ impl FromStr for AddressPort {
         let host = bracketed.unwrap_or(host).to_ascii_lowercase();
         if valid { Ok(Self { host, port }) } else { Err(wrong()) }
     }
+}
+
+/// A port number without sign and leading zeros.
+fn number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
 }
 
 /// Letters, digits, dashes and underscores between dots, at most 253 characters, and not merely numbers: those would
@@ -193,13 +232,24 @@ impl fmt::Display for AddressPort {
 string_type!(
     AddressPort,
     json_schema!({
-        "type": "string", "minLength": 1, "maxLength": 261,
-        "x-kubernetes-validations": [{
-            "rule": "self.matches('^(\\\\[[0-9a-fA-F:.]+\\\\]|[A-Za-z0-9_]([-A-Za-z0-9_.]*[A-Za-z0-9_.])?):[0-9]{1,5}$')",
-            "message": "not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or [2001:db8::7]:5432",
-        }],
+        "type": "string", "minLength": 1, "maxLength": 260,
+        // Several rules, since the server bounds what each may cost, and a pattern's length times the text's is a cost.
+        "x-kubernetes-validations": ADDRESS_RULES.map(|rule| json!({"rule": rule, "message": NOT_AN_ADDRESS})),
     })
 );
+
+const NOT_AN_ADDRESS: &str =
+    "not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or [2001:db8::7]:5432";
+
+const ADDRESS_RULES: [&str; 5] = [
+    r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+):[0-9]+$')",
+    "self.matches(':[1-9][0-9]{0,4}$') && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
+    "!self.startsWith('[') || isIP(self.substring(1, self.lastIndexOf(']')))",
+    // The labels of a name.
+    "!self.matches('(^|[.])[-.]|-[.:]|[^.:]{64}')",
+    // Merely numbers would be a mistyped IPv4 address.
+    "!self.matches('^([^:]*[.])?[0-9]+[.]?:') || isIP(self.substring(0, self.lastIndexOf(':')))",
+];
 
 /// A name within a manifest (a DNS label, RFC 1123).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -317,15 +367,21 @@ impl<'de> Deserialize<'de> for PortRef {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<PortRef, E> {
-                if name.len() <= 63 && is_dns_label(name) {
-                    Ok(PortRef::Name(name.into()))
-                } else {
-                    Err(E::invalid_value(de::Unexpected::Str(name), &self))
-                }
+                port_name(name).map(|name| PortRef::Name(name.into())).map_err(E::custom)
             }
         }
 
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn port_name(text: &str) -> Result<&str, String> {
+    if text.len() <= 63 && is_dns_label(text) {
+        Ok(text)
+    } else {
+        Err(format!(
+            "`{text}` is not a port: write a number from 1 to 65535, or the name of one of the Service's ports"
+        ))
     }
 }
 
@@ -340,18 +396,44 @@ impl JsonSchema for PortRef {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 63,
+            "format": "PortRef", "x-kubernetes-int-or-string": true, "minimum": 1, "maximum": 65535, "maxLength": 63,
             "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         })
     }
 }
 
 /// An IP address, with an error that names what was written instead.
+pub(super) struct IpAddress(IpAddr);
+
+impl FromStr for IpAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1"))
+    }
+}
+
+impl fmt::Display for IpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+string_type!(
+    IpAddress,
+    json_schema!({
+        "type": "string", "maxLength": 45,
+        "x-kubernetes-validations": [{
+            "rule": "isIP(self)",
+            "message": "not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1",
+        }],
+    })
+);
+
 pub(super) fn ip_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
-    let wrong = |text| format!("`{text}` is not an IP address: write for example 127.0.0.1, 192.0.2.7 or ::1");
-    Option::<String>::deserialize(deserializer)?
-        .map(|text| text.parse().map_err(|_| de::Error::custom(wrong(text))))
-        .transpose()
+    Ok(Option::<IpAddress>::deserialize(deserializer)?.map(|address| address.0))
 }
 
 #[cfg(test)]
@@ -378,9 +460,20 @@ mod tests {
             assert_eq!(text.parse::<AddressPort>().unwrap().to_string(), text);
         }
         assert_eq!("DB.Example.com:1".parse::<AddressPort>().unwrap().host, "db.example.com");
-        for text in
-            ["db", "db:0", "db:70000", "db:http", ":80", "2001:db8::7:80", "[db]:80", "300.1.1.1:80", "-a:1", "a..b:1"]
-        {
+        for text in [
+            "db",
+            "db:0",
+            "db:70000",
+            "db:080",
+            "db:+80",
+            "db:http",
+            ":80",
+            "2001:db8::7:80",
+            "[db]:80",
+            "300.1.1.1:80",
+            "-a:1",
+            "a..b:1",
+        ] {
             assert!(text.parse::<AddressPort>().is_err(), "{text}");
         }
     }

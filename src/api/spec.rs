@@ -4,10 +4,13 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AddressPort, Duration, Name, Network, ObjectName, PortRef, scalar::ip_address};
+use super::{
+    AddressPort, Duration, Name, Network, ObjectName, PortRef,
+    scalar::{IpAddress, ip_address},
+};
 
 /// A TCP load balancer: listeners that clients connect to, and backends that serve them.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "tcplb.io",
     version = "v1alpha1",
@@ -49,7 +52,7 @@ pub struct TcpLoadBalancerSpec {
 }
 
 /// A port clients connect to.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
@@ -60,7 +63,7 @@ pub struct Listener {
     pub port: u16,
     /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ip_address")]
-    #[schemars(with = "Option<String>", length(max = 45))]
+    #[schemars(with = "Option<IpAddress>")]
     pub address: Option<IpAddr>,
     /// TLS on the clients' side. Absent: plain TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +96,7 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// The application protocols offered (ALPN), preferred first. Default: none. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 64)))]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub alpn: Vec<String>,
 }
@@ -236,6 +239,12 @@ pub struct Backend {
 
 fn one() -> u16 {
     1
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self { name: None, service: None, addresses: None, resolve_interval: None, weight: one(), proxy_protocol: None }
+    }
 }
 
 /// A Service's port.

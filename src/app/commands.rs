@@ -1,8 +1,7 @@
 //! The commands that do one thing and end.
 
 use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -19,7 +18,7 @@ use crate::{
     model::Snapshot,
     source::{Files, Names, resolve},
     tools::{backend, cert, convert},
-    translate::{Severity, Verdict, translate},
+    translate::{Severity, Verdict, Verdicts, translate},
 };
 
 /// How long `check` waits for DNS.
@@ -36,26 +35,30 @@ pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
         Ok(())
     })?;
     let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
+    print(&told(&verdicts, &world.problems))?;
+    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
+    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn told(verdicts: &Verdicts, problems: &[String]) -> String {
     let mut text = String::new();
-    for (object, verdict) in &verdicts {
-        writeln!(text, "{object} ({}): {}", verdict.origin, word(verdict))?;
+    for (object, verdict) in verdicts {
+        text += &format!("{object} ({}): {}\n", verdict.origin, word(verdict));
         for problem in &verdict.problems {
             let severity = match problem.severity {
                 Severity::Refused => "error",
                 Severity::Warning => "warning",
             };
-            writeln!(text, "  {severity}: {problem}")?;
+            text += &format!("  {severity}: {problem}\n");
         }
     }
-    for problem in &world.problems {
-        writeln!(text, "error: {problem}")?;
+    for problem in problems {
+        text += &format!("error: {problem}\n");
     }
-    if verdicts.is_empty() && world.problems.is_empty() {
-        writeln!(text, "no TcpLoadBalancer there")?;
+    if text.is_empty() {
+        text += "no TcpLoadBalancer there\n";
     }
-    print(&text)?;
-    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
-    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    text
 }
 
 fn word(verdict: &Verdict) -> &'static str {
@@ -76,7 +79,7 @@ pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let converted = convert::golb(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
     for warning in &converted.warnings {
-        let _ = writeln!(io::stderr(), "warning: {warning}");
+        eprintln!("warning: {warning}");
     }
     print(&converted.manifest)
 }

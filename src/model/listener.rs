@@ -1,4 +1,9 @@
-use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
@@ -24,6 +29,16 @@ pub struct Listener {
     /// TCP keepalive on the client's side.
     pub keepalive: Option<Keepalive>,
     pub drain: ShutdownDrain,
+}
+
+/// Whether listeners bound to these would compete for the same connections: `[::]` takes those of both families.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+        IpAddr::V6(wide) if wide.is_unspecified() => true,
+        IpAddr::V4(wide) if wide.is_unspecified() => narrow.to_canonical().is_ipv4(),
+        wide => wide == narrow,
+    };
+    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
 }
 
 /// TLS that ends at the listener.
@@ -134,4 +149,29 @@ pub struct ShutdownDrain {
     /// Over this last part of `after` connections are closed bit by bit, idle ones first.
     #[serde(serialize_with = "duration::required::serialize")]
     pub spread: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_when_a_connection_could_match_both() {
+        for (one, other, expected) in [
+            ("[::]:80", "0.0.0.0:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "[::]:81", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::ffff:127.0.0.1]:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+        ] {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(overlap(one, other), expected, "{one} {other}");
+            assert_eq!(overlap(other, one), expected, "{other} {one}");
+        }
+    }
 }

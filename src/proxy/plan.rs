@@ -31,7 +31,12 @@ pub struct Opening {
     pub overlaps: bool,
 }
 
-pub fn plan(open: &BTreeSet<SocketAddr>, wanted: &BTreeMap<ListenerKey, Arc<Listener>>) -> Plan {
+/// `inherited` are the addresses of sockets that another process has handed over and that are not open here yet.
+pub fn plan(
+    open: &BTreeSet<SocketAddr>,
+    inherited: &BTreeSet<SocketAddr>,
+    wanted: &BTreeMap<ListenerKey, Arc<Listener>>,
+) -> Plan {
     let mut owners = BTreeMap::new();
     for (key, listener) in wanted {
         owners.entry(listener.bind).or_insert(key);
@@ -42,14 +47,19 @@ pub fn plan(open: &BTreeSet<SocketAddr>, wanted: &BTreeMap<ListenerKey, Arc<List
         if open.contains(&address) {
             plan.keep.push((address, listener));
         } else {
-            let overlaps = open.iter().any(|other| socket::overlap(*other, address));
+            let overlaps = open.union(inherited).any(|other| *other != address && socket::overlap(*other, address));
             plan.open.push(Opening { address, listener, overlaps });
         }
     }
-    for &address in open.iter().filter(|address| !owners.contains_key(address)) {
-        match owners.iter().find(|(wide, _)| socket::covers(**wide, address)) {
-            Some((_, listener)) => plan.keep.push((address, (*listener).clone())),
-            None => plan.close.push(address),
+    for &address in open.union(inherited).filter(|address| !owners.contains_key(address)) {
+        let wider = owners.iter().find(|(wide, _)| socket::covers(**wide, address));
+        match (open.contains(&address), wider) {
+            (true, Some((_, &listener))) => plan.keep.push((address, listener.clone())),
+            (true, None) => plan.close.push(address),
+            (false, Some((_, &listener))) => {
+                plan.open.push(Opening { address, listener: listener.clone(), overlaps: true });
+            }
+            (false, None) => {}
         }
     }
     plan
@@ -93,9 +103,13 @@ mod tests {
 
     /// What is opened (`+`, `!` when it overlaps), kept (`=`) and closed (`-`).
     fn planned(open: &[&str], wanted: &[(&str, &str)]) -> Vec<String> {
-        let open = open.iter().copied().map(address).collect();
+        planned_with(&[], open, wanted)
+    }
+
+    fn planned_with(inherited: &[&str], open: &[&str], wanted: &[(&str, &str)]) -> Vec<String> {
+        let addresses = |texts: &[&str]| texts.iter().copied().map(address).collect();
         let wanted = wanted.iter().map(|(name, bind)| (key(name), listener(bind))).collect();
-        let plan = plan(&open, &wanted);
+        let plan = plan(&addresses(open), &addresses(inherited), &wanted);
         let opened = plan.open.iter().map(|opening| {
             let mark = if opening.overlaps { '!' } else { '+' };
             format!("{mark}{} {}", opening.address, opening.listener.object.name)
@@ -130,5 +144,13 @@ mod tests {
         }
         assert_eq!(planned(&["[::1]:1"], &[("a", "0.0.0.0:1")]), ["+0.0.0.0:1 a", "-[::1]:1"]);
         assert_eq!(planned(&["127.0.0.1:1"], &[("a", "[::]:2")]), ["+[::]:2 a", "-127.0.0.1:1"]);
+    }
+    #[test]
+    fn inherited_addresses_are_opened_if_they_are_wanted_or_within_one_that_is() {
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "127.0.0.1:1")]), ["+127.0.0.1:1 a"]);
+        let both = ["![::]:1 a", "!127.0.0.1:1 a"];
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "[::]:1")]), both);
+        assert_eq!(planned_with(&["127.0.0.1:1", "[::]:1"], &[], &[("a", "[::]:1")]), both);
+        assert_eq!(planned_with(&["127.0.0.1:1"], &[], &[("a", "127.0.0.1:2")]), ["+127.0.0.1:2 a"]);
     }
 }

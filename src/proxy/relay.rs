@@ -8,6 +8,9 @@
 //! As long as that gets less the connection is not silent, and before the end of a connection that one side broke off
 //! the other gets what was sent to it.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -306,7 +309,9 @@ impl Relay {
 
     /// Whether what the kernel has to deliver has changed since the last time, and is not nothing.
     fn still_delivers(&mut self, client: &Stream, backend: &Stream) -> bool {
-        let undelivered = (client.undelivered(), backend.undelivered());
+        // What was on its way to a side that broke will never arrive.
+        let to = |direction: &Direction, side: &Stream| if direction.is_broken() { 0 } else { side.undelivered() };
+        let undelivered = (to(&self.down, client), to(&self.up, backend));
         undelivered != (0, 0) && undelivered != std::mem::replace(&mut self.undelivered, undelivered)
     }
 }
@@ -397,6 +402,10 @@ impl Direction {
     /// Whether the source is waited for.
     fn is_reading(&self) -> bool {
         self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty())
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken | State::Discarding)
     }
 
     /// Moves what can be moved now. Ready when the direction has ended or failed.

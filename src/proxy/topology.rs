@@ -151,7 +151,8 @@ impl Topology {
         self.upstreams.update(&snapshot.upstreams);
         self.state.applied = snapshot.clone();
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
-        let plan = plan(&open, &snapshot.listeners);
+        let inherited = self.inherited.keys().copied().collect();
+        let plan = plan(&open, &inherited, &snapshot.listeners);
         self.state.failed.retain(|address, _| plan.open.iter().any(|opening| opening.address == *address));
         for opening in plan.open {
             self.open(opening).await;
@@ -241,7 +242,7 @@ impl Topology {
             self.open(Opening { address, listener, overlaps }).await;
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
-        self.close_all(plan(&open, &self.state.applied.listeners).close).await;
+        self.close_all(plan(&open, &BTreeSet::new(), &self.state.applied.listeners).close).await;
         self.report();
     }
 

@@ -12,11 +12,10 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
     },
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
-use super::schema::{self, near, typed};
+use super::schema::{self, Checked, near};
 use crate::{
     api::{GROUP, KIND, Name, ObjectName, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
@@ -28,6 +27,8 @@ pub struct Documents {
     pub objects: Vec<Document>,
     /// About documents of which nobody can say what object they are, each a sentence that names the place.
     pub problems: Vec<String>,
+    /// About objects that can be read all the same, each a sentence that names the place.
+    pub remarks: Vec<String>,
 }
 
 /// An object that a file declares.
@@ -76,21 +77,22 @@ impl Object {
 }
 
 impl Documents {
-    /// Reads YAML, or JSON where the file's name ends so. Objects of other kinds are passed over.
-    ///
-    /// # Errors
-    /// A sentence that names file, line and column, when the text is neither.
-    pub fn read(file: &Path, text: &str) -> Result<Self, String> {
-        let values = if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-            json(text).map_err(|error| format!("{}: is not JSON: {error}", file.display()))?
+    /// Reads YAML, or JSON where the file's name ends so. Objects of other kinds are passed over, and so is what is
+    /// neither YAML nor JSON, with a problem for each such part.
+    pub fn read(file: &Path, text: &str) -> Self {
+        let parts = if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            json(text)
         } else {
-            yaml(text).map_err(|error| format!("{}: is not YAML: {error}", file.display()))?
+            yaml(text)
         };
         let mut documents = Self::default();
-        for (line, value) in values {
-            documents.add(&format!("{}:{line}", file.display()), value);
+        for part in parts {
+            match part {
+                Ok((line, value)) => documents.add(&format!("{}:{line}", file.display()), value),
+                Err(problem) => documents.problems.push(format!("{}: {problem}", file.display())),
+            }
         }
-        Ok(documents)
+        documents
     }
 
     fn add(&mut self, place: &str, mut value: Value) {
@@ -106,7 +108,9 @@ impl Documents {
         match Kind::of(api_version, kind) {
             Kind::Ours(read) => match identity(&value) {
                 Ok((key, problems)) => {
-                    let object = read(value, problems);
+                    let Read { object, remarks } = read(value, problems);
+                    let kind = object.kind();
+                    self.remarks.extend(remarks.into_iter().map(|remark| format!("{place}: {kind} {key}: {remark}")));
                     self.objects.push(Document { place: place.into(), key, object });
                 }
                 Err(problem) => self.problems.push(format!("{place}: {kind} {problem}")),
@@ -117,7 +121,40 @@ impl Documents {
     }
 }
 
-fn yaml(text: &str) -> Result<Vec<(u64, Value)>, String> {
+/// A document and the line it starts at, or why there is none: a sentence that names the line.
+type Part = Result<(u64, Value), String>;
+
+fn yaml(text: &str) -> Vec<Part> {
+    yaml_from(0, text).unwrap_or_else(|problem| {
+        let parts = separated(text);
+        if parts.len() < 2 {
+            return vec![Err(problem)];
+        }
+        // A broken document takes none of the others with it.
+        let read = |(line, part)| yaml_from(line, part).unwrap_or_else(|problem| vec![Err(problem)]);
+        parts.into_iter().flat_map(read).collect()
+    })
+}
+
+/// The text cut before each line that begins a document, and how many lines are before each part.
+fn separated(text: &str) -> Vec<(u64, &str)> {
+    let begins = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let (mut parts, mut part, mut at) = (Vec::new(), (0, 0), 0);
+    for (line, text_of_line) in (0..).zip(text.split_inclusive('\n')) {
+        if at > part.1 && begins(text_of_line) {
+            parts.push((part.0, &text[part.1..at]));
+            part = (line, at);
+        }
+        at += text_of_line.len();
+    }
+    parts.push((part.0, &text[part.1..]));
+    parts
+}
+
+/// The documents of a text that has so many lines before it.
+fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
     // The file's size bounds these; what aliases may multiply has a bound of its own.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
@@ -126,14 +163,20 @@ fn yaml(text: &str) -> Result<Vec<(u64, Value)>, String> {
     let documents: Vec<Spanned<Value>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| match error {
             serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-                format!("`{key}` is written twice at line {}, column {}", location.line(), location.column())
+                let line = lines_before + location.line();
+                format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
             }
-            error => error.to_string(),
+            error => {
+                let counted = serde_saphyr::render_options! { line_offset: lines_before };
+                format!("is not YAML: {}", error.render_with_options(counted))
+            }
         })?;
-    Ok(documents.into_iter().map(|document| (document.referenced.line(), document.value)).collect())
+    let part = |document: Spanned<Value>| Ok((lines_before + document.referenced.line(), document.value));
+    Ok(documents.into_iter().map(part).collect())
 }
 
-fn json(text: &str) -> Result<Vec<(u64, Value)>, serde_json::Error> {
+/// What comes after a mistake cannot be told from it.
+fn json(text: &str) -> Vec<Part> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
     let mut read = Vec::new();
     loop {
@@ -141,8 +184,12 @@ fn json(text: &str) -> Result<Vec<(u64, Value)>, serde_json::Error> {
         let start = text.len() - rest.trim_start().len();
         let line = 1 + text[..start].bytes().filter(|byte| *byte == b'\n').count();
         match documents.next() {
-            Some(document) => read.push((line as u64, document?)),
-            None => return Ok(read),
+            Some(Ok(document)) => read.push(Ok((line as u64, document))),
+            Some(Err(error)) => {
+                read.push(Err(format!("is not JSON: {error}")));
+                return read;
+            }
+            None => return read,
         }
     }
 }
@@ -150,39 +197,56 @@ fn json(text: &str) -> Result<Vec<(u64, Value)>, serde_json::Error> {
 /// What a document is, going by its `apiVersion` and `kind`.
 enum Kind {
     /// Read by this, which is also told what is wrong with its metadata.
-    Ours(fn(Value, Vec<String>) -> Object),
+    Ours(fn(Value, Vec<String>) -> Read),
     Mistyped(String),
     Other,
 }
 
+/// The kinds of Kubernetes' own that matter here.
+const KUBERNETES: [(&str, &str); 3] = [("v1", "Secret"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+
 impl Kind {
     fn of(api_version: &str, kind: &str) -> Self {
         match (api_version, kind) {
-            ("v1", "Secret") => Self::Ours(|value, problems| Object::Secret(readable(value, problems, secret))),
-            ("v1", "Service") => Self::Ours(|value, problems| Object::Service(readable(value, problems, any))),
+            ("v1", "Secret") => Self::Ours(|value, problems| Read::of(value, problems, secret, Object::Secret)),
+            ("v1", "Service") => {
+                Self::Ours(|value, problems| Read::of(value, problems, schema::service, Object::Service))
+            }
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                Self::Ours(|value, problems| Object::EndpointSlice(readable(value, problems, any)))
+                Self::Ours(|value, problems| Read::of(value, problems, schema::endpoint_slice, Object::EndpointSlice))
             }
             // Whatever its version and kind are: an object that was served and is now mistyped has not been deleted.
-            _ if is_ours(api_version, kind) => {
-                Self::Ours(|value, problems| Object::LoadBalancer(readable(value, problems, load_balancer)))
-            }
+            _ if is_ours(api_version, kind) => Self::Ours(|value, problems| {
+                let read = |value| load_balancer(value).map(Checked::without_remarks);
+                Read::of(value, problems, read, Object::LoadBalancer)
+            }),
             ("", "") => Self::Mistyped(format!(
                 "is not a Kubernetes object: begin it with `apiVersion: {GROUP}/{VERSION}` and `kind: {KIND}`"
             )),
-            _ => {
-                let kinds: &[_] = match api_version {
-                    "v1" => &["Secret", "Service"],
-                    "discovery.k8s.io/v1" => &["EndpointSlice"],
-                    _ => &[],
-                };
-                near(kind, kinds.iter().copied()).map_or(Self::Other, |near| {
-                    Self::Mistyped(format!(
-                        "there is no kind `{kind}` in {api_version}: write `{near}`, if that is meant"
-                    ))
-                })
-            }
+            _ => match KUBERNETES.into_iter().find_map(|wanted| mistyped(api_version, kind, wanted)) {
+                Some(problem) => Self::Mistyped(problem),
+                None => Self::Other,
+            },
         }
+    }
+}
+
+/// What to write instead, if something like this was meant.
+fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str)) -> Option<String> {
+    let [its_group, wanted_group] =
+        [api_version, wanted_version].map(|version| version.split_once('/').map_or("", |(group, _)| group));
+    // Other groups may well have a kind of the same name.
+    let kubernetes_own = !its_group.contains('.') || its_group.ends_with(".k8s.io");
+    if api_version == wanted_version {
+        near(kind, [wanted])
+            .map(|_| format!("there is no kind `{kind}` in {api_version}: write `{wanted}`, if that is meant"))
+    } else if kind == wanted && (kubernetes_own || near(its_group, [wanted_group]).is_some()) {
+        Some(match api_version {
+            "" => format!("{kind} has no apiVersion: write `apiVersion: {wanted_version}`"),
+            _ => format!("there is no {kind} in {api_version}: write `apiVersion: {wanted_version}`"),
+        })
+    } else {
+        None
     }
 }
 
@@ -223,20 +287,30 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// All that is wrong with an object, if anything is.
-fn readable<T>(value: Value, mut problems: Vec<String>, read: fn(Value) -> Result<T, Vec<String>>) -> Readable<T> {
-    match read(value) {
-        Ok(object) if problems.is_empty() => Ok(Arc::new(object)),
-        Ok(_) => Err(problems),
-        Err(more) => {
-            problems.extend(more);
-            Err(problems)
-        }
-    }
+/// What was made of a document.
+struct Read {
+    object: Object,
+    remarks: Vec<String>,
 }
 
-fn any<T: DeserializeOwned>(value: Value) -> Result<T, Vec<String>> {
-    typed(value).map_err(|problem| vec![problem.to_string()])
+impl Read {
+    fn of<T>(
+        value: Value,
+        mut problems: Vec<String>,
+        read: impl FnOnce(Value) -> Result<Checked<T>, Vec<String>>,
+        object: fn(Readable<T>) -> Object,
+    ) -> Self {
+        match read(value) {
+            Ok(Checked { object: read, remarks }) if problems.is_empty() => {
+                Self { object: object(Ok(Arc::new(read))), remarks }
+            }
+            Ok(Checked { remarks, .. }) => Self { object: object(Err(problems)), remarks },
+            Err(more) => {
+                problems.extend(more);
+                Self { object: object(Err(problems)), remarks: Vec::new() }
+            }
+        }
+    }
 }
 
 /// The longest name, so that what is made of it fits into 63 characters.
@@ -269,22 +343,20 @@ fn load_balancer(value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
 }
 
 /// A Secret with `stringData` merged into `data`, as the server does. What is said about it holds nothing of it.
-fn secret(mut value: Value) -> Result<Secret, Vec<String>> {
+fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
     if let Some(data) = value["data"].as_object_mut() {
         unfold(data);
     }
-    let mut secret: Secret = typed(value).map_err(|problem| {
-        let sentence = match problem.path.split('.').next() {
-            Some("data") => "is not base64: encode it, or write the text itself below `stringData`",
-            Some("stringData") => "must be text: write it with quotes, or as a block after `|`",
-            _ => "is not what a Secret has there",
-        };
-        vec![format!("{}: {sentence}", problem.path)]
-    })?;
-    for (name, text) in secret.string_data.take().unwrap_or_default() {
-        secret.data.get_or_insert_default().insert(name, ByteString(text.into_bytes()));
+    let sentence = |path: &str| match path.split('.').next() {
+        Some("data") => "is not base64: encode it, or write the text itself below `stringData`",
+        Some("stringData") => "must be text: write it with quotes, or as a block after `|`",
+        _ => "is not what a Secret has there",
+    };
+    let mut checked = schema::secret(value, sentence)?;
+    for (name, text) in checked.object.string_data.take().unwrap_or_default() {
+        checked.object.data.get_or_insert_default().insert(name, ByteString(text.into_bytes()));
     }
-    Ok(secret)
+    Ok(checked)
 }
 
 /// Takes line breaks out of base64 text, which the server's decoder passes over.

@@ -11,14 +11,16 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use listing::{Listed, Listing, MOMENT};
 
 use super::{
-    Declared, Interest, World,
+    COMMAND_LINE, Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
     schema,
+    unfinished::Unfinished,
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
@@ -29,19 +31,21 @@ use crate::{
 ///
 /// What a file declares stays while the file cannot be read, and an object's last good text stays while its present one
 /// is wrong. A document taken out of a file is a deletion, and so is a file taken out of a folder; a path that was named
-/// and is gone is a mistake.
+/// and is gone is a mistake. While a file is being written, what it declared before counts.
+#[derive(Default)]
 pub struct Files {
     paths: Vec<PathBuf>,
     flags: Option<Document>,
     /// What each file declares, or did when it could last be read.
     remembered: BTreeMap<PathBuf, Vec<Document>>,
     last: World,
+    unfinished: Unfinished,
 }
 
 impl Files {
     /// Files, and folders, of which the files called `*.yaml`, `*.yml` and `*.json` count.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, flags: None, remembered: BTreeMap::new(), last: World::default() }
+        Self { paths, ..Self::default() }
     }
 
     /// Adds a load balancer that flags describe, as `default/cli`; it is checked like one in a file.
@@ -50,7 +54,7 @@ impl Files {
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "cli"}, "spec": spec,
         });
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
-        self.flags = Some(Document { place: "command line".into(), key: ObjectKey::new("default", "cli"), object });
+        self.flags = Some(Document { place: COMMAND_LINE.into(), key: ObjectKey::new("default", "cli"), object });
         self
     }
 
@@ -60,7 +64,7 @@ impl Files {
     pub fn read(&mut self) -> World {
         let mut gathering = Gathering { world: World::default(), places: BTreeMap::new(), last: &self.last };
         if let Some(document) = &self.flags {
-            gathering.declare(document, "command line", Path::new(""), None);
+            gathering.declare(document, COMMAND_LINE, Path::new(""), None);
         }
         let mut remembered = BTreeMap::new();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
@@ -68,13 +72,13 @@ impl Files {
         for Listed { file, gone } in listing.files {
             let before = self.remembered.remove(&file);
             let reading = match gone {
-                Some(why) => Reading { kept: before.unwrap_or_default(), problem: Some(why), ..Reading::default() },
-                None => Reading::of(&file, before, &mut gathering.world.problems),
+                true => Reading { kept: before.unwrap_or_default(), ..Reading::default() },
+                false => Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems),
             };
             remembered.insert(file.clone(), gathering.take(&file, reading));
         }
         let mut world = gathering.world;
-        read_certificates(&mut world);
+        read_certificates(&mut world, &self.last, &self.unfinished);
         self.remembered = remembered;
         self.last = world.clone();
         world
@@ -83,24 +87,30 @@ impl Files {
     /// What has to be watched to know when to read again, as of the last time.
     pub fn interest(&self) -> Interest {
         let paths = self.paths.iter().chain(self.remembered.keys()).chain(self.last.files.keys());
-        Interest::of(paths.filter_map(|path| std::path::absolute(path).ok()), super::watch::look)
+        let paths = paths.filter_map(|path| std::path::absolute(path).ok());
+        Interest::of(paths, super::watch::look).noting(self.unfinished.clone())
     }
 }
 
 /// What is said after why something cannot be read now.
 const STAYS: &str = "; what it declared before stays";
 
+/// What is said of each object that a file declared before, and that may be in what cannot be read of it now. What that
+/// is has been told of the file.
+fn hidden(file: &Path) -> String {
+    format!("{} cannot be read now, or not all of it: see what is said of that file", file.display())
+}
+
 /// What came out of a file.
 #[derive(Default)]
 struct Reading {
     fresh: Vec<Document>,
-    /// Remembered from the last time, since `problem` hides whether it is still declared.
+    /// Remembered from the last time, since what cannot be read now hides whether it is still declared.
     kept: Vec<Document>,
-    problem: Option<String>,
 }
 
 impl Reading {
-    fn of(file: &Path, before: Option<Vec<Document>>, problems: &mut Vec<String>) -> Self {
+    fn of(file: &Path, before: Option<Vec<Document>>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
         let known = before.is_some();
         let mut kept = before.unwrap_or_default();
         // A pipe can be read only once.
@@ -108,20 +118,34 @@ impl Reading {
             return Self { fresh: kept, ..Self::default() };
         }
         let stays = if kept.is_empty() { "" } else { STAYS };
-        match read_text(file).and_then(|text| Documents::read(file, &text)) {
-            Ok(documents) if documents.problems.is_empty() => Self { fresh: documents.objects, ..Self::default() },
-            Ok(documents) => {
-                let mistaken = documents.problems.join("; ");
-                problems.extend(documents.problems);
-                kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
-                Self { fresh: documents.objects, kept, problem: Some(mistaken) }
-            }
+        let text = read_text(file);
+        // Asked afterwards, since the writing may have begun just before the reading.
+        if is_being_written(file, unfinished) {
+            return Self { fresh: kept, ..Self::default() };
+        }
+        let text = match text {
+            Ok(text) => text,
             Err(why) => {
                 problems.push(format!("{why}{stays}"));
-                Self { fresh: Vec::new(), kept, problem: Some(why) }
+                return Self { kept, ..Self::default() };
             }
+        };
+        let documents = Documents::read(file, &text);
+        kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
+        if documents.problems.is_empty() {
+            // What is no longer there was taken out.
+            kept.clear();
         }
+        let stays = if kept.is_empty() { "" } else { STAYS };
+        problems.extend(documents.problems.into_iter().map(|problem| format!("{problem}{stays}")));
+        problems.extend(documents.remarks);
+        Self { fresh: documents.objects, kept }
     }
+}
+
+fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
+    let is_file = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
+    is_file && fs::canonicalize(file).is_ok_and(|file| unfinished.contains(&file, Instant::now()))
 }
 
 fn read_text(file: &Path) -> Result<String, String> {
@@ -143,8 +167,10 @@ fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// An I/O error in words.
 fn said(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file or folder".into(),
-        io::ErrorKind::PermissionDenied => "this user may not read it: permission denied".into(),
+        io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not read it (permission denied): change its owner or its mode".into()
+        }
         _ => format!("cannot be read: {error}"),
     }
 }
@@ -165,13 +191,13 @@ impl Gathering<'_> {
             self.declare(document, &origin, folder, None);
         }
         for document in &reading.kept {
-            self.declare(document, &origin, folder, reading.problem.as_deref());
+            self.declare(document, &origin, folder, Some(hidden(file)));
         }
         reading.fresh.append(&mut reading.kept);
         reading.fresh
     }
 
-    fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<&str>) {
+    fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
         let Document { place, key, object } = document;
         let kind = object.kind();
         if let Some(first) = self.places.get(&(kind, key.clone())) {
@@ -188,36 +214,47 @@ impl Gathering<'_> {
                     Ok(spec) => (Some(spec.clone()), Vec::new()),
                     Err(problems) => (last, problems.clone()),
                 };
-                problems.extend(problem.map(str::to_owned));
+                problems.extend(problem);
                 let declared = Declared { spec, problems, origin: origin.into(), folder: folder.into() };
                 self.world.load_balancers.insert(key.clone(), declared);
             }
-            Object::Secret(read) => good(&mut self.world.secrets, &self.last.secrets, document, read)
-                .unwrap_or_else(|problem| self.world.problems.push(problem)),
-            Object::Service(read) => good(&mut self.world.services, &self.last.services, document, read)
-                .unwrap_or_else(|problem| self.world.problems.push(problem)),
+            Object::Secret(read) => {
+                let there = good(&mut self.world.secrets, &self.last.secrets, key, read);
+                self.remark(document, read.as_ref().err(), there);
+            }
+            Object::Service(read) => {
+                let there = good(&mut self.world.services, &self.last.services, key, read);
+                self.remark(document, read.as_ref().err(), there);
+            }
             Object::EndpointSlice(read) => {
-                good(&mut self.world.endpoint_slices, &self.last.endpoint_slices, document, read)
-                    .unwrap_or_else(|problem| self.world.problems.push(problem));
+                let there = good(&mut self.world.endpoint_slices, &self.last.endpoint_slices, key, read);
+                self.remark(document, read.as_ref().err(), there);
             }
         }
+    }
+
+    /// Tells what is wrong with an object, if anything is, of which the last good text is `there` or is not.
+    fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
+        let Some(problems) = wrong else { return };
+        let Document { place, key, object } = document;
+        let stays = if there { "; what it was before stays" } else { "" };
+        if !there {
+            self.world.unreadable.insert((object.kind(), key.clone()));
+        }
+        self.world.problems.push(format!("{place}: {} {key}: {}{stays}", object.kind(), problems.join("; ")));
     }
 }
 
 type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
 
-/// Takes an object into the world: the last good one with a problem, if what is read is wrong.
-fn good<T>(now: &mut Objects<T>, last: &Objects<T>, document: &Document, read: &Readable<T>) -> Result<(), String> {
-    let (key, last) = (&document.key, last.get(&document.key));
-    if let Some(object) = read.as_ref().ok().or(last) {
-        now.insert(key.clone(), object.clone());
-    }
-    let Err(problems) = read else { return Ok(()) };
-    let stays = if last.is_some() { "; what it was before stays" } else { "" };
-    Err(format!("{}: {} {key}: {}{stays}", document.place, document.object.kind(), problems.join("; ")))
+/// Takes an object into the world, or the last good one if what is read is wrong, and says whether there is either.
+fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Readable<T>) -> bool {
+    let object = read.as_ref().ok().or(last.get(key));
+    now.extend(object.map(|object| (key.clone(), object.clone())));
+    object.is_some()
 }
 
-fn read_certificates(world: &mut World) {
+fn read_certificates(world: &mut World, last: &World, unfinished: &Unfinished) {
     let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
     let paths: BTreeSet<PathBuf> = declared
         .flat_map(|(declared, spec)| {
@@ -226,7 +263,12 @@ fn read_certificates(world: &mut World) {
             files.flat_map(|files| [&files.certificate, &files.key]).map(|file| declared.path_of(file))
         })
         .collect();
-    world.files = paths.into_iter().map(|path| (path.clone(), read_certificate(&path))).collect();
+    let read = |path: PathBuf| {
+        let read = read_certificate(&path);
+        let last = last.files.get(&path).filter(|_| is_being_written(&path, unfinished));
+        (path, last.cloned().unwrap_or(read))
+    };
+    world.files = paths.into_iter().map(read).collect();
 }
 
 fn read_certificate(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
@@ -236,5 +278,5 @@ fn read_certificate(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
         // Opening a pipe could wait for ever.
         if metadata.is_file() { read_at_most(file, MOST) } else { Err(io::Error::other("it is not a file")) }
     });
-    read.map(Arc::from).map_err(|error| format!("{}: {}", file.display(), said(&error)).into())
+    read.map(Arc::from).map_err(|error| said(&error).into())
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
 //! that can no longer be read, or a path that is gone costs nothing that is served. When to ask is told by [`Watch`]
-//! (files) and [`Names`] (DNS), through [`Settle`], which lets changes that come together count as one:
+//! (files) and [`Names`] (DNS), through [`Settle`], which lets changes that come together count as one. While a file is
+//! being written, what it declared before counts:
 //!
 //! ```text
 //! Watch ┐              ┌─ Files::read ──┐
@@ -17,6 +18,7 @@ mod files;
 mod names;
 pub mod schema;
 mod settle;
+mod unfinished;
 mod watch;
 mod world;
 
@@ -24,4 +26,4 @@ pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;
 pub use watch::{Interest, Watch};
-pub use world::{Declared, Lookup, World};
+pub use world::{COMMAND_LINE, Declared, Lookup, World};

@@ -195,8 +195,12 @@ impl Change {
             tracing::info!(name, ?joined, ?left, "addresses of a name changed");
         }
         match (&before.problem, &after.problem) {
+            (None, Some(reason)) if after.addresses.is_empty() => {
+                tracing::warn!(name, %reason, "a name is not answered, it has no addresses until it is");
+            }
             (None, Some(reason)) => {
-                tracing::warn!(name, %reason, addresses = after.addresses.len(), "a name is not answered, its last addresses stay");
+                let addresses = after.addresses.len();
+                tracing::warn!(name, %reason, addresses, "a name is not answered, its last addresses stay");
             }
             (Some(_), None) => tracing::info!(name, "a name is answered again"),
             _ => {}

@@ -6,14 +6,22 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{collections::BTreeSet, fmt, sync::LazyLock};
 
+use k8s_openapi::api::{
+    core::v1::{Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
+static SECRET: LazyLock<Value> = LazyLock::new(kubernetes::<Secret>);
+static SERVICE: LazyLock<Value> = LazyLock::new(kubernetes::<Service>);
+static ENDPOINT_SLICE: LazyLock<Value> = LazyLock::new(kubernetes::<EndpointSlice>);
 
 /// The spec of a `TcpLoadBalancer` document, or all that is wrong with it: each a sentence `path: what is wrong and
 /// what to write instead`. `apiVersion` and `kind` are taken for right.
@@ -21,23 +29,99 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     let mut problems = Problems::default();
     problems.check(&SCHEMA, &mut document, "");
     if !problems.0.is_empty() {
-        return Err(problems.0);
+        return Err(problems.0.into_iter().map(|problem| problem.to_string()).collect());
     }
     typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| vec![problem.to_string()])
 }
 
-/// Reads a document into its type.
-pub(super) fn typed<T: DeserializeOwned>(document: Value) -> Result<T, TypeProblem> {
-    serde_path_to_error::deserialize(document)
-        .map_err(|error| TypeProblem { path: error.path().to_string(), message: error.inner().to_string() })
+/// An object that can be read, and what is odd about it: fields that do not exist, which count for nothing.
+pub(super) struct Checked<T> {
+    pub object: T,
+    pub remarks: Vec<String>,
 }
 
-/// The first thing that keeps a document from being read into its type.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {message}")]
-pub(super) struct TypeProblem {
-    pub path: String,
-    pub message: String,
+impl<T> Checked<T> {
+    pub fn without_remarks(object: T) -> Self {
+        Self { object, remarks: Vec::new() }
+    }
+}
+
+pub(super) fn service(document: Value) -> Result<Checked<Service>, Vec<String>> {
+    checked(&SERVICE, document, |problem| problem.to_string())
+}
+
+pub(super) fn endpoint_slice(document: Value) -> Result<Checked<EndpointSlice>, Vec<String>> {
+    checked(&ENDPOINT_SLICE, document, |problem| problem.to_string())
+}
+
+/// `sentence` says what is wrong at a path: what the document holds is not to be quoted.
+pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Checked<Secret>, Vec<String>> {
+    checked(&SECRET, document, |problem| format!("{}: {}", problem.path, sentence(&problem.path)))
+}
+
+/// A document of a kind that Kubernetes has of its own. Fields it does not know are no reason to refuse the object:
+/// they may be of a later version.
+fn checked<T: DeserializeOwned>(
+    schema: &Value,
+    mut document: Value,
+    said: impl Fn(&Problem) -> String,
+) -> Result<Checked<T>, Vec<String>> {
+    let mut problems = Problems::default();
+    problems.check(schema, &mut document, "");
+    let (unknown, wrong): (Vec<_>, Vec<_>) = problems.0.into_iter().partition(|problem| problem.unknown_field);
+    let remarks = unknown.iter().map(|problem| format!("{problem}; it counts for nothing")).collect();
+    if !wrong.is_empty() {
+        return Err(wrong.iter().map(said).collect());
+    }
+    match typed(document) {
+        Ok(object) => Ok(Checked { object, remarks }),
+        Err(problem) => Err(vec![said(&problem)]),
+    }
+}
+
+/// The schema that the library has of a kind, without what must be there: the translation copes with less, and the
+/// server writes empty lists as null.
+fn kubernetes<T: JsonSchema>() -> Value {
+    fn without_required(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                if fields.get("required").is_some_and(Value::is_array) {
+                    fields.remove("required");
+                }
+                fields.values_mut().for_each(without_required);
+            }
+            Value::Array(list) => list.iter_mut().for_each(without_required),
+            _ => {}
+        }
+    }
+
+    let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    without_required(&mut schema);
+    schema
+}
+
+/// Reads a document into its type.
+fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(document).map_err(|error| Problem {
+        path: error.path().to_string(),
+        sentence: error.inner().to_string(),
+        unknown_field: false,
+    })
+}
+
+/// Something that is wrong with a document.
+#[derive(Debug)]
+struct Problem {
+    path: String,
+    sentence: String,
+    unknown_field: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.sentence)
+    }
 }
 
 /// The one of `names` that `name` was probably meant to be.
@@ -60,12 +144,16 @@ pub(super) fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> 
 }
 
 #[derive(Default)]
-struct Problems(Vec<String>);
+struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, path: &str, sentence: impl std::fmt::Display) {
-        let path = if path.is_empty() { "the document" } else { path };
-        self.0.push(format!("{path}: {sentence}"));
+    fn add(&mut self, path: &str, sentence: String) {
+        let path = if path.is_empty() { "the document" } else { path }.to_owned();
+        self.0.push(Problem { path, sentence, unknown_field: false });
+    }
+
+    fn add_unknown(&mut self, path: String, sentence: String) {
+        self.0.push(Problem { path, sentence, unknown_field: true });
     }
 
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
@@ -108,7 +196,7 @@ impl Problems {
                 Some(schema) => self.check(schema, value, &below(name)),
                 // The server knows these itself, and takes a status from nobody but the controller.
                 None if path.is_empty() && ["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()) => {}
-                None => self.add(&below(name), unknown_field(name, known)),
+                None => self.add_unknown(below(name), unknown_field(name, known)),
             }
         }
     }
@@ -118,12 +206,18 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
+/// The most field names that anybody wants to read.
+const MOST_LISTED: usize = 16;
+
 fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     match near(name, known.keys().map(String::as_str)) {
         Some(near) => format!("there is no such field: write `{near}`, if that is meant"),
         None => {
             let names: Vec<_> = known.keys().map(String::as_str).collect();
-            format!("there is no such field: known here are {}", names.join(", "))
+            match names.len() {
+                0..=MOST_LISTED => format!("there is no such field: known here are {}", names.join(", ")),
+                _ => "there is no such field: leave it out".into(),
+            }
         }
     }
 }
@@ -176,6 +270,7 @@ fn said(value: &Value) -> String {
 
 fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
     let name = path.rsplit('.').next().unwrap_or(path);
+    let name = name.split('[').next().unwrap_or(name);
     let bound = |key: &str| schema[key].as_f64();
     match value {
         Value::String(text) if schema["enum"].is_array() => not_listed(text, &schema["enum"]),
@@ -187,7 +282,7 @@ fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
             } else if let Some(most) = bound("maxLength").filter(|most| length > *most) {
                 Some(format!("has {length} characters: write at most {most}"))
             } else {
-                digits_for_a_number(schema, text)
+                digits_for_a_number(schema, text).or_else(|| api::format(schema["format"].as_str()?)?(text).err())
             }
         }
         Value::Array(list) => {
@@ -229,7 +324,9 @@ fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &s
 
 /// A quoted port would be taken for a port's name.
 fn digits_for_a_number(schema: &Value, text: &str) -> Option<String> {
-    let number = schema["x-kubernetes-int-or-string"] == true && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = schema["x-kubernetes-int-or-string"] == true
+        && !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit());
     number.then(|| format!("is a name because of its quotes: write {text} without quotes"))
 }
 
@@ -276,11 +373,20 @@ fn what_to_write(name: &str, schema: &Value) -> String {
         "certificateRefs" => {
             "write the Secret that has the certificate, for example `certificateRefs: [{name: my-tls}]`"
         }
-        _ => {
-            let described = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
-            let first = described.split_inclusive(['.', ':']).next().unwrap_or_default();
-            return format!("write `{name}` ({})", first.trim_end_matches(['.', ':']));
-        }
+        _ => return described(name, schema),
     };
     example.into()
+}
+
+/// What the schema itself says of a field.
+fn described(name: &str, schema: &Value) -> String {
+    let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
+    if let Some((_, instead)) = rule.and_then(|rule| rule.split_once(": write ")) {
+        return format!("write {instead}");
+    }
+    let described = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
+    match described.split_inclusive(['.', ':']).next() {
+        Some(first) => format!("write `{name}` ({})", first.trim_end_matches(['.', ':'])),
+        None => "write something, or leave it out".into(),
+    }
 }

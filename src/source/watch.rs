@@ -6,19 +6,20 @@ mod tests;
 use std::{
     collections::{BTreeSet, VecDeque},
     ffi::OsString,
-    fs, io,
+    fs, future, io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep_until};
 
-use super::files::listing::is_manifest;
+use super::{files::listing::is_manifest, unfinished::Unfinished};
 
 /// Watches files through inotify.
 ///
@@ -35,6 +36,8 @@ pub struct Watch {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
+    /// A file is being written, which may have to be given up on.
+    modified: Notify,
 }
 
 #[derive(Default)]
@@ -98,7 +101,20 @@ impl Watch {
 
     /// Waits until something may have changed since this was last waited for. Cancel safe.
     pub async fn changed(&self) {
-        self.shared.changed.notified().await;
+        loop {
+            let unfinished = self.shared.state().interest.unfinished.clone();
+            let patience_ends = async {
+                match unfinished.patience_ends() {
+                    Some(end) => sleep_until(end.into()).await,
+                    None => future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.changed.notified() => return,
+                () = self.shared.modified.notified() => {}
+                () = patience_ends => if unfinished.give_up(Instant::now()) { return },
+            }
+        }
     }
 }
 
@@ -109,7 +125,13 @@ impl Shared {
 
     fn take(&self, event: notify::Result<Event>) {
         let matters = match event {
-            Ok(event) => self.state().matters(&event),
+            Ok(event) => {
+                let mut state = self.state();
+                if state.note_writing(&event, Instant::now()) {
+                    self.modified.notify_one();
+                }
+                state.matters(&event)
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot tell which files change: send SIGHUP after changing them");
                 true
@@ -122,6 +144,25 @@ impl Shared {
 }
 
 impl State {
+    /// Takes note of the files that begin or cease to be written, and says whether any begins to.
+    fn note_writing(&self, event: &Event, now: Instant) -> bool {
+        let Interest { unfinished, .. } = &self.interest;
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Any) | EventKind::Create(_) => {
+                let written = |path: &&PathBuf| event.kind.is_modify() || !is_whole(path);
+                let concerned = event.paths.iter().filter(|path| self.interest.concerns(path)).filter(written);
+                concerned.map(|path| unfinished.modified(path, now)).count() > 0
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(_)) => {
+                event.paths.iter().for_each(|path| unfinished.finished(path));
+                false
+            }
+            _ => false,
+        }
+    }
+
     fn matters(&mut self, event: &Event) -> bool {
         if event.need_rescan() {
             return true;
@@ -151,12 +192,14 @@ fn is_whole(path: &Path) -> bool {
 }
 
 /// What to watch: paths, through all symbolic links on their way, and the manifests in those that are folders.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Interest {
     /// Links, files, and the first part of a path that is missing, in folders without links on their way.
     entries: BTreeSet<PathBuf>,
     /// Any manifest in these matters.
     folders: BTreeSet<PathBuf>,
+    /// Where it is noted which of all this is being written.
+    unfinished: Unfinished,
 }
 
 /// What there is at a path.
@@ -189,6 +232,11 @@ impl Interest {
             interest.add(&path, &look);
         }
         interest
+    }
+
+    /// Has it noted there which of all this is being written.
+    pub fn noting(self, unfinished: Unfinished) -> Self {
+        Self { unfinished, ..self }
     }
 
     fn add(&mut self, path: &Path, look: impl Fn(&Path) -> Entry) {

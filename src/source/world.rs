@@ -21,11 +21,13 @@ pub struct World {
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
-    /// Certificate and key files that manifests name, by path, or a sentence that begins with the path and says why they cannot be
-    /// read.
+    /// Certificate and key files that manifests name, by path, or why they cannot be read, as it is said of the
+    /// file: `there is no such file`.
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// What is known of the DNS names that manifests have.
     pub names: BTreeMap<Arc<str>, Lookup>,
+    /// By kind, what is declared but can be read neither now nor could be before.
+    pub unreadable: BTreeSet<(&'static str, ObjectKey)>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
 }
@@ -60,10 +62,14 @@ impl fmt::Debug for World {
             .field("endpoint_slices", &self.endpoint_slices)
             .field("files", &self.files.keys())
             .field("names", &self.names)
+            .field("unreadable", &self.unreadable)
             .field("problems", &self.problems)
             .finish()
     }
 }
+
+/// The origin of what flags and the environment declare.
+pub const COMMAND_LINE: &str = "command line";
 
 /// A load balancer as it is declared.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +78,7 @@ pub struct Declared {
     pub spec: Option<Arc<TcpLoadBalancerSpec>>,
     /// Why the present text cannot be read, each a sentence that names the field; empty when `spec` is the present text.
     pub problems: Vec<String>,
-    /// Where it is declared, for people: a file, or `command line`.
+    /// Where it is declared, for people: a file, or [`COMMAND_LINE`].
     pub origin: Arc<str>,
     /// What relative paths in it are relative to.
     pub folder: PathBuf,
@@ -90,7 +96,7 @@ impl Declared {
 pub struct Lookup {
     /// The last good answer; empty: there was none yet.
     pub addresses: BTreeSet<IpAddr>,
-    /// Why the latest look-up gave no answer.
+    /// Why the latest look-up gave no answer, as it is said of the name: `cannot be looked up: …`.
     pub problem: Option<Arc<str>>,
 }
 

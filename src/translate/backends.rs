@@ -162,8 +162,10 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
         lookup.map_or((false, None), |lookup| (!lookup.addresses.is_empty(), lookup.problem.as_ref()));
     let message = match (known, problem) {
         (true, None) => return,
-        (true, Some(problem)) => format!("`{host}` cannot be looked up: {problem}; its last known addresses are used"),
-        (false, Some(problem)) => format!("`{host}` cannot be looked up: {problem}; it has no addresses until it can"),
+        (true, Some(problem)) => format!("`{host}` {problem}; its last known addresses are used"),
+        (false, Some(problem)) => {
+            format!("`{host}` {problem}: correct the name, or write IP addresses; it has none until it is answered")
+        }
         (false, None) => format!("`{host}` has not been looked up yet; it has no addresses until then"),
     };
     place.warn(Reason::NameNotResolved, message);

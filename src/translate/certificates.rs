@@ -10,9 +10,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
+};
 
-use super::{Reason, findings::Place, load_balancer::Declaration};
+use super::{Reason, findings::Place, load_balancer::Declaration, missing};
 use crate::{
     api,
     model::{Certificate, Fingerprint, ObjectKey, Snapshot},
@@ -51,6 +53,16 @@ impl<'a> Certificates<'a> {
         let mut certificates = Vec::new();
         for (index, reference) in declared.certificate_refs.iter().enumerate() {
             let mut place = place.item(index);
+            if let Some(first) = twin_before(&declared.certificate_refs[..index], reference, declaration) {
+                place.leave_out(
+                    Reason::InvalidCertificateRef,
+                    format!(
+                        "{} is certificateRefs[{first}] already: leave it out; it is presented once",
+                        source(reference, declaration)
+                    ),
+                );
+                continue;
+            }
             let certificate = match self.read(reference, declaration) {
                 Ok(certificate) => Some(certificate),
                 Err(message) => {
@@ -94,17 +106,11 @@ impl<'a> Certificates<'a> {
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Result<Pair<'a>, String> {
-        let title = format!("Secret {namespace}/{name}");
-        let secret = self
-            .world
-            .secrets
-            .get(&ObjectKey::new(namespace, name))
-            .ok_or_else(|| format!("{title} does not exist: create it, or write the name of another"))?;
+        let (title, key) = (format!("Secret {namespace}/{name}"), ObjectKey::new(namespace, name));
+        let secret = self.world.secrets.get(&key).ok_or_else(|| missing("Secret", &key, self.world))?;
         let text = |key: &str| -> Result<&'a [u8], String> {
-            // The API server merges stringData over data when it stores a Secret; a file is read as it is written.
-            let written = secret.string_data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes());
-            let stored = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-            written.or(stored).ok_or_else(|| {
+            let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+            bytes.ok_or_else(|| {
                 format!("{title} has no {key}: a Secret of type kubernetes.io/tls has tls.crt and tls.key")
             })
         };
@@ -121,7 +127,7 @@ impl<'a> Certificates<'a> {
             let path = folder.join(path);
             match self.world.files.get(&path) {
                 Some(Ok(text)) => Ok(text),
-                Some(Err(problem)) => Err(format!("file {problem}")),
+                Some(Err(problem)) => Err(format!("file {}: {problem}", path.display())),
                 None => Err(format!("file {} has not been read", path.display())),
             }
         };
@@ -132,6 +138,17 @@ impl<'a> Certificates<'a> {
             key_title: format!("file {}", folder.join(&files.key).display()),
         })
     }
+}
+
+/// A reference before this one to the same certificate.
+fn twin_before(
+    before: &[api::CertificateRef],
+    reference: &api::CertificateRef,
+    declaration: &Declaration,
+) -> Option<usize> {
+    let own = source(reference, declaration);
+    let names_one = |reference: &api::CertificateRef| reference.name.is_some() != reference.files.is_some();
+    before.iter().position(|other| names_one(other) && names_one(reference) && source(other, declaration) == own)
 }
 
 /// Where a certificate comes from, for people, and by which the one before is found.
@@ -182,6 +199,9 @@ impl Pair<'_> {
         let chain = self.chain()?;
         let leaf = chain.first().ok_or_else(|| self.no_certificate())?;
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| self.unreadable_certificate())?;
+        if leaf.version() != X509Version::V3 {
+            return Err(self.old_certificate(leaf.version()));
+        }
         let (names, validity) = (names(&leaf), leaf.validity());
         let (not_before, not_after) = (timestamp(validity.not_before), timestamp(validity.not_after));
         let key = Arc::new(self.certified_key(chain.clone())?);
@@ -225,7 +245,20 @@ impl Pair<'_> {
     }
 
     fn unreadable_certificate(&self) -> String {
-        format!("{} has a certificate that cannot be read: {WRITE_CERTIFICATE}", self.certificate_title)
+        format!(
+            "{} has a certificate that cannot be read: write the PEM text as the issuer gave it, or have it issued anew",
+            self.certificate_title
+        )
+    }
+
+    /// An X.509 certificate without extensions, which no verifier of today takes.
+    fn old_certificate(&self, version: X509Version) -> String {
+        format!(
+            "{} has an X.509 certificate of version {}, which has no room for its DNS names: have one of version 3 \
+             issued, with subjectAltName",
+            self.certificate_title,
+            version.0.saturating_add(1)
+        )
     }
 }
 

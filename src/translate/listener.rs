@@ -64,9 +64,11 @@ pub(super) fn translate(
 
 fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {
     for (index, protocol) in declared.iter().enumerate() {
-        // RFC 7301 counts the length in one byte, and an empty name is not allowed.
-        if !(1..=255).contains(&protocol.len()) {
-            place.item(index).refuse("it is not an application protocol: write for example h2 or postgresql");
+        // As the schema has it; RFC 7301 counts bytes, of which a character has up to four, in one byte.
+        if !(1..=63).contains(&protocol.chars().count()) {
+            place
+                .item(index)
+                .refuse("it is not an application protocol: write at most 63 characters, for example h2 or postgresql");
         }
     }
     declared.iter().map(|protocol| protocol.as_str().into()).collect()

@@ -8,6 +8,7 @@ mod backends;
 mod certificates;
 mod defaults;
 mod findings;
+mod flags;
 mod listener;
 mod load_balancer;
 mod ports;
@@ -27,13 +28,22 @@ use jiff::Timestamp;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
-    model::{Snapshot, UpstreamKey},
-    source::World,
+    model::{ObjectKey, Snapshot, UpstreamKey},
+    source::{COMMAND_LINE, World},
 };
 
 /// What becomes of a listener that is wrong, for the end of a sentence.
 fn meanwhile_listener(served_before: bool) -> &'static str {
     if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
+}
+
+/// What to tell those who refer to an object that is not in the world.
+fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
+    if world.unreadable.contains(&(kind, key.clone())) {
+        format!("{kind} {key} cannot be read: correct what is told of it")
+    } else {
+        format!("{kind} {key} does not exist: create it, or write the name of another")
+    }
 }
 
 /// What to serve now, and what to tell each load balancer's owner.
@@ -54,6 +64,11 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     let (listeners, conflicts) = ports::settle(wishes, &previous.listeners);
     for (listener, problem) in conflicts {
         verdicts.entry(listener.object).or_default().problems.push(problem);
+    }
+    for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
+        for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
+            problem.field = flags::with_flag(&problem.field);
+        }
     }
     let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
     upstreams.retain(|key, _| used.contains(key));

@@ -3,14 +3,10 @@
 //! Whoever serves it keeps it; among others, the one whose key sorts first gets it. Who gets nothing keeps the address
 //! it had.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use super::{Problem, Reason, Severity, meanwhile_listener};
-use crate::model::{Listener, ListenerKey};
+use crate::model::{Listener, ListenerKey, overlap};
 
 /// What a listener asks for.
 #[derive(Clone, Debug)]
@@ -146,16 +142,6 @@ impl Wanted {
         let field = format!("{}.port", self.field);
         Some((self.key.clone(), Problem { severity: Severity::Refused, reason: Reason::PortConflict, field, message }))
     }
-}
-
-/// Whether one socket takes connections that are meant for the other.
-pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
-        IpAddr::V6(wide) if wide.is_unspecified() => true,
-        IpAddr::V4(wide) if wide.is_unspecified() => narrow.is_ipv4(),
-        wide => wide == narrow,
-    };
-    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
 }
 
 #[cfg(test)]

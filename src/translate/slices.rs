@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
 
-use super::{Reason, backends::Member, findings::Place};
+use super::{Reason, backends::Member, findings::Place, missing};
 use crate::{
     api::{BackendService, PortRef},
     model::ObjectKey,
@@ -32,8 +32,7 @@ pub(super) fn members(
 ) -> Vec<Member> {
     let key = ObjectKey { namespace: namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
-        let message = format!("Service {key} does not exist: create it, or write the name of another");
-        place.at("name").refuse_for(Reason::RefNotFound, message);
+        place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
         return Vec::new();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {

@@ -10,7 +10,7 @@ mod slices;
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::{ListenerKey, ObjectKey};
+use crate::model::ListenerKey;
 use manifests::{load_balancer, world};
 
 /// 2026-01-01.

@@ -25,7 +25,8 @@ impl Verdict {
 pub struct Problem {
     pub severity: Severity,
     pub reason: Reason,
-    /// The field it is about, as a path (`spec.listeners[0].tls`); empty: the whole object.
+    /// The field it is about, as a path (`spec.listeners[0].tls`), with the flag it comes from in front if there is one;
+    /// empty: the whole object.
     pub field: String,
     /// A sentence that says what is wrong, what to write instead, and what is served meanwhile.
     pub message: String,

@@ -231,8 +231,8 @@ fn one_that_saturates_its_worker_leaves_the_others_their_turn() {
         waits.sort();
         let (moved, latency) = waits[50];
         println!("until a byte came back: median {latency:?}, {} MiB of the others", moved >> 20);
-        // It waits twice for its turn, once on each way, while each of the others moves up to a mebibyte.
-        assert!(moved < 32 << 20, "{moved} bytes of the others");
+        // It waits twice for its turn, once on each way, while each of the others moves up to a quarter of a mebibyte.
+        assert!(moved < 8 << 20, "{moved} bytes of the others");
         is_echoed(connect(address));
         bulk.iter().for_each(|stream| stream.shutdown(Shutdown::Both).unwrap());
     });

@@ -20,7 +20,7 @@ use tcplb::{
         ListenerState, ObjectKey, ShutdownDrain, Snapshot, Timeouts, Upstream, UpstreamKey, Weight,
     },
     proxy::{
-        LiveListener, Monitor, Options, Proxy,
+        Closing, LiveListener, Monitor, Options, Proxy,
         access_log::{AccessLog, Events, Format},
         accounting::CloseReason,
         socket::Sharing,
@@ -41,7 +41,7 @@ pub struct Rig {
     listeners: BTreeMap<String, Arc<LiveListener>>,
     endpoints: Vec<Arc<upstream::Endpoint>>,
     log: Lines,
-    _control: Runtime,
+    control: Runtime,
 }
 
 /// With how much a proxy is started.
@@ -79,6 +79,21 @@ impl Rig {
     }
 
     pub fn start(size: Size, snapshot: Snapshot) -> Self {
+        Self::start_with(size, BTreeMap::new(), snapshot)
+    }
+
+    /// Another one with the listening sockets of this one, which goes on with open connections only.
+    pub fn taken_over(&self, size: Size, snapshot: Snapshot) -> Self {
+        let sockets = self.control.block_on(self.proxy().sockets()).into_iter();
+        let copies =
+            |sockets: Vec<Arc<TcpListener>>| sockets.iter().map(|socket| socket.try_clone().unwrap()).collect();
+        let inherited = sockets.map(|(address, sockets)| (address, copies(sockets))).collect();
+        let other = Self::start_with(size, inherited, snapshot);
+        self.control.block_on(self.proxy().stop_accepting(Closing::HandedOver));
+        other
+    }
+
+    fn start_with(size: Size, inherited: BTreeMap<SocketAddr, Vec<TcpListener>>, snapshot: Snapshot) -> Self {
         let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let log = Lines::default();
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());
@@ -87,7 +102,7 @@ impl Rig {
             capacity: size.capacity,
             preconnected: size.preconnected,
             sharing: Sharing::Exclusive,
-            inherited: BTreeMap::new(),
+            inherited,
             access_log,
         };
         let proxy = Proxy::start(options, control.handle()).unwrap();
@@ -98,7 +113,7 @@ impl Rig {
             listeners: BTreeMap::new(),
             endpoints: Vec::new(),
             log,
-            _control: control,
+            control,
         };
         rig.publish(|_| {});
         rig

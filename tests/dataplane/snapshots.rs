@@ -196,3 +196,22 @@ fn an_address_that_becomes_a_wider_or_a_narrower_one_refuses_nobody() {
         rig.wait_closed(CloseReason::Complete, connected);
     }
 }
+
+#[test]
+fn a_process_that_takes_over_with_wider_or_narrower_addresses_refuses_nobody() {
+    let (echo, keys) = (Backend::echo(), [ObjectKey::new("shop", "one")]);
+    for round in 0..20 {
+        let port = free_port();
+        let narrow = SocketAddr::from(([127, 0, 0, 1], port));
+        let wide = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let (before, after) = if round % 2 == 0 { (narrow, wide) } else { (wide, narrow) };
+        let old = Rig::start(Size::default(), snapshot_of(&keys, before, &keys[0], echo));
+        let mut new = None;
+        let connected = nobody_is_refused_during(narrow, || {
+            let size = Size { workers: 3, ..Size::default() };
+            new = Some(old.taken_over(size, snapshot_of(&keys, after, &keys[0], echo)));
+            is_echoed(connect(narrow));
+        });
+        assert_eq!(old.accepted() + new.unwrap().accepted(), connected + 1);
+    }
+}

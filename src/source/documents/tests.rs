@@ -3,7 +3,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn read(text: &str) -> Documents {
-    Documents::read(Path::new("dir/a.yaml"), text).unwrap()
+    Documents::read(Path::new("dir/a.yaml"), text)
+}
+
+/// The only problem, where there is nothing else.
+#[track_caller]
+fn problem(file: &str, text: &str) -> String {
+    let mut documents = Documents::read(Path::new(file), text);
+    assert_eq!((documents.objects.len(), documents.problems.len()), (0, 1), "{documents:?}");
+    documents.problems.remove(0)
 }
 
 /// `kind key` of each object, and what is wrong with it.
@@ -104,11 +112,11 @@ items:
 #[test]
 fn json_is_read_from_files_called_so() {
     let text = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"\\ud83d\\ude00\"}}\n\n{\"kind\": 1}";
-    let documents = Documents::read(Path::new("a.json"), text).unwrap();
+    let documents = Documents::read(Path::new("a.json"), text);
     assert_eq!(&*documents.objects[0].place, "a.json:2");
     assert_eq!(&*documents.objects[0].key.name, "😀");
     assert!(documents.problems[0].starts_with("a.json:5: is not a Kubernetes object"), "{documents:?}");
-    let problem = Documents::read(Path::new("a.json"), "{\"a\": [1}").unwrap_err();
+    let problem = problem("a.json", "{\"a\": [1}");
     assert!(problem.starts_with("a.json: is not JSON: ") && problem.contains("line 1 column 9"), "{problem}");
 }
 
@@ -119,9 +127,9 @@ fn what_is_not_yaml_is_told_with_its_place() {
         ("a: 1\n b: 2\n", "at line 2, column 3"),
         ("a:\n\t- b\n", "tabs disallowed within this context (block indentation) at line 2"),
         ("x: 1\na: 1\na: 2\n", "`a` is written twice at line 3, column 1"),
-        ("a: 1\n---\na: *b\n", "at line 3, column 4"),
+        ("# none\n---\n\na: *b\n", "at line 4, column 4"),
     ] {
-        let problem = Documents::read(Path::new("dir/a.yaml"), text).unwrap_err();
+        let problem = problem("dir/a.yaml", text);
         assert!(problem.starts_with("dir/a.yaml: is not YAML: "), "{problem}");
         assert!(problem.contains(words), "{text:?}: {problem}");
     }
@@ -139,6 +147,15 @@ fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
         ),
         ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "write `Service`, if that is meant"),
         ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "write `EndpointSlice`, if that is meant"),
+        (
+            "{apiVersion: v1, kind: EndpointSlice, metadata: {name: x}}",
+            "there is no EndpointSlice in v1: write `apiVersion: discovery.k8s.io/v1`",
+        ),
+        ("{apiVersion: discovery.k8s.io/v1beta1, kind: EndpointSlice}", "write `apiVersion: discovery.k8s.io/v1`"),
+        ("{apiVersion: discovery.k8s/v1, kind: EndpointSlice}", "write `apiVersion: discovery.k8s.io/v1`"),
+        ("{apiVersion: core/v1, kind: Secret}", "there is no Secret in core/v1: write `apiVersion: v1`"),
+        ("{apiVersion: networking.k8s.io/v1, kind: Service}", "write `apiVersion: v1`"),
+        ("{kind: Service}", "Service has no apiVersion: write `apiVersion: v1`"),
         ("{apiVersion: v1, kind: Secret}", "Secret has no name: write `metadata:` with `name:`"),
         ("{apiVersion: v1, kind: Secret, metadata: {name: ''}}", "Secret has no name"),
         (
@@ -161,6 +178,7 @@ fn objects_of_other_groups_are_none_of_our_business() {
         "{apiVersion: serving.knative.dev/v1, kind: Service}",
         "{apiVersion: example.com/v1, kind: TcpLoadBalancer}",
         "{apiVersion: v1, kind: ServiceAccount}",
+        "{apiVersion: multicluster.x-k8s.io/v1, kind: Service}",
         "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute}",
         "{kind: Kustomization}",
     ] {
@@ -257,8 +275,71 @@ fn a_service_or_slice_that_cannot_be_read_names_the_field() {
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a}, endpoints: 3}
 ",
     ));
-    assert!(told[0].1[0].starts_with("spec.ports[0].port: invalid type"), "{told:?}");
-    assert!(told[1].1[0].starts_with("endpoints: invalid type"), "{told:?}");
+    assert_eq!(told[0].1, ["spec.ports[0].port: must be a whole number, not the text `x`"]);
+    assert_eq!(told[1].1, ["endpoints: must be a list (entries that start with `- `), not `3`"]);
+}
+
+#[test]
+fn a_mistyped_field_of_a_kubernetes_object_is_remarked_upon_and_costs_nothing_else() {
+    let documents = read(
+        "
+{apiVersion: v1, kind: Service, metadata: {name: a, creationTimestamp: null}, spec: {ports: [{port: 1, protcol: UDP}]}, status: {loadBalancer: {}}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a}, endpoints: [{adresses: [10.0.0.1]}], ports: null}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: a}, stringdata: {password: hunter2}, entirelyNew: hunter2}
+",
+    );
+    assert!(told(&documents).iter().all(|(_, problems)| problems.is_empty()), "{:?}", told(&documents));
+    assert_eq!(
+        documents.remarks,
+        [
+            "dir/a.yaml:2: Service default/a: spec.ports[0].protcol: there is no such field: write `protocol`, if that is \
+             meant; it counts for nothing",
+            "dir/a.yaml:4: EndpointSlice default/a: endpoints[0].adresses: there is no such field: write `addresses`, if \
+             that is meant; it counts for nothing",
+            "dir/a.yaml:6: Secret default/a: entirelyNew: there is no such field: known here are apiVersion, data, \
+             immutable, kind, metadata, stringData, type; it counts for nothing",
+            "dir/a.yaml:6: Secret default/a: stringdata: there is no such field: write `stringData`, if that is meant; it \
+             counts for nothing",
+        ]
+    );
+}
+
+#[test]
+fn a_broken_document_takes_none_of_the_others_with_it() {
+    let service = |name: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n");
+    for (broken, words) in [
+        ("kind: [\n", "unclosed bracket '[' at line 5, column 7"),
+        ("x: 'open\n", "at line"),
+        ("a: 1\na: 2\n", "`a` is written twice at line 6, column 1"),
+        ("a:\n\t- b\n", "at line 6"),
+        ("%YAML 9\n", "at line"),
+    ] {
+        for separator in ["---\n", "--- # next\n", "---\r\n"] {
+            let (a, b, c) = (service("a"), service("b"), service("c"));
+            let documents = read(&format!("{a}{separator}{broken}{separator}{b}{separator}{c}"));
+            let names: Vec<_> = documents.objects.iter().map(|document| &*document.key.name).collect();
+            assert_eq!(names, ["a", "b", "c"], "{broken:?} {:?}", documents.problems);
+            let line = 6 + broken.lines().count();
+            assert_eq!(&*documents.objects[1].place, format!("dir/a.yaml:{line}"));
+            assert_eq!(documents.problems.len(), 1, "{:?}", documents.problems);
+            assert!(documents.problems[0].starts_with("dir/a.yaml: is not YAML: "), "{:?}", documents.problems);
+            assert!(documents.problems[0].contains(words), "{:?}", documents.problems);
+        }
+    }
+    let json = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}} {"kind": }"#;
+    let documents = Documents::read(Path::new("a.json"), json);
+    assert_eq!((documents.objects.len(), documents.problems.len()), (1, 1));
+}
+
+#[test]
+fn only_a_line_of_its_own_separates_documents() {
+    let cut = |text| separated(text).into_iter().map(|(_, part)| part).collect::<Vec<_>>();
+    assert_eq!(cut("a\n---\nb\n--- c\n"), ["a\n", "---\nb\n", "--- c\n"]);
+    assert_eq!(cut("---\na\n ---\n-----BEGIN\n"), ["---\na\n ---\n-----BEGIN\n"]);
+    assert_eq!(cut("---"), ["---"]);
+    assert_eq!(cut(""), [""]);
 }
 
 proptest! {
@@ -278,13 +359,13 @@ fn a_file_may_be_large_but_aliases_may_not_multiply_it() {
     assert_eq!(read(&many).objects.len(), 2_000);
     let laughs: String =
         (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))).collect();
-    assert!(Documents::read(Path::new("a.yaml"), &format!("a0: &a0 [lol]\n{laughs}")).is_err());
+    problem("a.yaml", &format!("a0: &a0 [lol]\n{laughs}"));
 }
 
 #[test]
 fn deep_nesting_is_refused_and_not_followed() {
     for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
-        assert!(Documents::read(Path::new("a.yaml"), &text).is_err());
-        assert!(Documents::read(Path::new("a.json"), &text).is_err());
+        problem("a.yaml", &text);
+        problem("a.json", &text);
     }
 }

@@ -29,8 +29,8 @@ pub struct Listing {
 
 pub struct Listed {
     pub file: PathBuf,
-    /// Why it cannot even be listed: it is remembered only.
-    pub gone: Option<String>,
+    /// It cannot even be listed: it is remembered only.
+    pub gone: bool,
 }
 
 impl Listing {
@@ -66,7 +66,7 @@ impl Listing {
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
                     let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
                     let stays = if below.is_empty() { "" } else { STAYS };
-                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), gone: Some(why.clone()) });
+                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), gone: true });
                     listing.files.extend(gone);
                     listing.problems.push(format!("{why}{stays}"));
                 }
@@ -78,7 +78,7 @@ impl Listing {
     /// Adds a file, unless it is there already under this name or another.
     fn add(&mut self, file: PathBuf) {
         if self.seen.insert(fs::canonicalize(&file).unwrap_or_else(|_| file.clone())) {
-            self.files.push(Listed { file, gone: None });
+            self.files.push(Listed { file, gone: false });
         }
     }
 }

@@ -110,6 +110,32 @@ fn an_object_that_became_wrong_keeps_its_last_good_text_and_the_others_change() 
 }
 
 #[test]
+fn a_file_that_is_being_written_counts_as_it_was_before() {
+    let mut folder = Folder::new();
+    let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";
+    folder.write("tls.crt", "leaf, intermediate").write("tls.key", "key");
+    folder.write("a.yaml", lb("a", 1).replace("port: 1", &format!("port: 1, {tls}")) + &lb("b", 2)).read();
+    for name in ["a.yaml", "new.yaml", "tls.crt"] {
+        let canonical = folder.folder.path().canonicalize().unwrap().join(name);
+        folder.files.unfinished.modified(&canonical, Instant::now());
+    }
+    let half = folder.path("a.yaml").metadata().unwrap().len() as usize - lb("b", 2).len();
+    let text = fs::read_to_string(folder.path("a.yaml")).unwrap();
+    folder.write("a.yaml", &text[..half]).write("new.yaml", lb("c", 3)).write("tls.crt", "leaf");
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_eq!((served(&world, "a"), served(&world, "b")), (good(1), good(2)));
+        assert_eq!(served(&world, "c"), None, "its limits may still be to come");
+        assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"leaf, intermediate"[..]));
+        assert_eq!(world.problems, Vec::<String>::new());
+    }
+    folder.files.unfinished.finished(&folder.folder.path().canonicalize().unwrap());
+    let world = folder.read();
+    assert_eq!((served(&world, "b"), served(&world, "c")), (None, good(3)));
+    assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"leaf"[..]));
+}
+
+#[test]
 fn what_is_wrong_from_the_start_has_no_spec() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 0) + &lb("b", 2));
@@ -124,7 +150,6 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
     let text = lb("a", 1) + &lb("b", 2) + &secret("s", "stringData: {x: text}");
     for (broken, words) in [
         (b"kind: [".to_vec(), "is not YAML: unclosed bracket"),
-        (format!("{}\n--- [\n", lb("a", 9)).into_bytes(), "is not YAML"),
         (b"\xff\xfe\xfd".to_vec(), "is not text in UTF-8"),
         (b"\n".to_vec(), "is empty: write a manifest, or delete the file"),
     ] {
@@ -134,10 +159,11 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
         folder.write("a.yaml", broken).write("z.yaml", lb("z", 10));
         for _ in 0..2 {
             let world = folder.read();
-            assert_kept(&world, "a", 1, words);
-            assert_kept(&world, "b", 2, words);
+            let see = "a.yaml cannot be read now, or not all of it: see what is said of that file";
+            assert_kept(&world, "a", 1, see);
+            assert_kept(&world, "b", 2, see);
             assert!(world.secrets.contains_key(&key("s")));
-            assert_says(&world, &format!("a.yaml: {}", words.split(':').next().unwrap()));
+            assert_says(&world, &format!("a.yaml: {words}"));
             assert_says(&world, "what it declared before stays");
             assert_eq!(served(&world, "z"), good(10));
         }
@@ -149,6 +175,27 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
 }
 
 #[test]
+fn a_broken_document_keeps_what_it_may_have_been_and_the_others_change() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1) + &lb("b", 2) + &secret("s", "stringData: {x: text}")).read();
+    folder.write("a.yaml", lb("a", 3) + "---\nkind: [\n" + &lb("c", 4));
+    for _ in 0..2 {
+        let world = folder.read();
+        assert_eq!((served(&world, "a"), served(&world, "c")), (good(3), good(4)));
+        assert_kept(&world, "b", 2, "a.yaml cannot be read now, or not all of it");
+        assert!(world.secrets.contains_key(&key("s")));
+        assert_eq!(world.problems.len(), 1);
+        assert_says(
+            &world,
+            "a.yaml: is not YAML: unclosed bracket '[' at line 7, column 7; what it declared before stays",
+        );
+    }
+    folder.write("a.yaml", lb("a", 3) + &lb("c", 4));
+    let world = folder.read();
+    assert_eq!((served(&world, "b"), world.secrets.len()), (None, 0));
+}
+
+#[test]
 fn an_object_that_was_wrong_stays_wrong_while_its_file_cannot_be_read() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1)).read();
@@ -156,7 +203,7 @@ fn an_object_that_was_wrong_stays_wrong_while_its_file_cannot_be_read() {
     folder.write("a.yaml", "[");
     let world = folder.read();
     assert_kept(&world, "a", 1, "0 is out of range");
-    assert_kept(&world, "a", 1, "is not YAML");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
 }
 
 #[test]
@@ -165,7 +212,7 @@ fn a_document_that_lost_its_name_takes_nothing_out() {
     folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).read();
     folder.write("a.yaml", lb("a", 1).replace("name: a", "") + &lb("b", 3));
     let world = folder.read();
-    assert_kept(&world, "a", 1, "a.yaml:2: TcpLoadBalancer has no name");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read now, or not all of it");
     assert_eq!(served(&world, "b"), good(3));
     assert_says(&world, "a.yaml:2: TcpLoadBalancer has no name");
 }
@@ -219,9 +266,13 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
     fs::rename(&below, folder.path().join("elsewhere")).unwrap();
     for _ in 0..2 {
         let world = files.read();
-        assert_kept(&world, "a", 1, "a.yaml: there is no such file or folder");
-        assert_kept(&world, "b", 2, "below: there is no such file or folder");
-        assert_says(&world, "a.yaml: there is no such file or folder; what it declared before stays");
+        assert_kept(&world, "a", 1, "a.yaml cannot be read now");
+        assert_kept(&world, "b", 2, "b.yaml cannot be read now");
+        assert_says(&world, "below: there is no such file or folder");
+        assert_says(
+            &world,
+            "a.yaml: there is no such file or folder: create it, or correct the path; what it declared before stays",
+        );
     }
     fs::rename(folder.path().join("elsewhere"), &below).unwrap();
     fs::remove_file(below.join("b.yaml")).unwrap();
@@ -233,7 +284,7 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
 #[test]
 fn what_is_missing_at_the_start_is_told() {
     let world = Files::new(vec!["/nowhere/a.yaml".into()]).read();
-    assert_eq!(world.problems, ["/nowhere/a.yaml: there is no such file or folder"]);
+    assert_eq!(world.problems, ["/nowhere/a.yaml: there is no such file or folder: create it, or correct the path"]);
     let mut folder = Folder::new();
     folder.write("a.yaml", "{").write("b.yaml", "");
     let world = Files::new(vec![folder.path("a.yaml"), folder.path("b.yaml")]).read();
@@ -282,6 +333,26 @@ fn other_objects_keep_their_last_good_text_too() {
 }
 
 #[test]
+fn an_object_that_could_never_be_read_is_known_to_be_there() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", secret("s", "data: {x: '!'}"));
+    let world = folder.read();
+    assert_eq!(world.unreadable, [("Secret", key("s"))].into());
+    folder.write("a.yaml", secret("s", "data: {x: aGVsbG8=}")).read();
+    folder.write("a.yaml", secret("s", "data: {x: '!'}"));
+    assert_eq!(folder.read().unreadable, BTreeSet::new());
+}
+
+#[test]
+fn a_field_that_does_not_exist_is_told_and_the_rest_counts() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", secret("s", "stringdata: {x: text}"));
+    let world = folder.read();
+    assert!(world.secrets.contains_key(&key("s")));
+    assert_says(&world, "a.yaml:2: Secret default/s: stringdata: there is no such field: write `stringData`");
+}
+
+#[test]
 fn flags_are_a_load_balancer_that_is_checked_like_any_other() {
     let spec = |port| -> TcpLoadBalancerSpec {
         let backends = serde_json::json!([{"addresses": ["127.0.0.1:5001"]}]);
@@ -308,12 +379,12 @@ fn certificate_files_are_read_from_where_their_manifest_is() {
     let world = folder.read();
     assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"PEM"[..]));
     let missing = world.files[Path::new("/nowhere/tls.key")].clone().unwrap_err();
-    assert_eq!(&*missing, "/nowhere/tls.key: there is no such file or folder");
+    assert_eq!(&*missing, "there is no such file or folder: create it, or correct the path");
 
     folder.remove("tls.crt");
     fs::create_dir(folder.path("tls.crt")).unwrap();
     let wrong = folder.read().files[&folder.path("tls.crt")].clone().unwrap_err();
-    assert!(wrong.contains("tls.crt: cannot be read: it is not a file"), "{wrong}");
+    assert_eq!(&*wrong, "cannot be read: it is not a file");
     // What is served is still what was good, and its files are still read.
     folder.write("a.yaml", "[");
     assert_eq!(folder.read().files.len(), 2);

@@ -51,6 +51,16 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         ("backends: null", "spec.backends", "is missing: write where connections go"),
         ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
         ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
+        (
+            "backends: [{addresses: ['']}]",
+            "spec.backends[0].addresses[0]",
+            "must not be empty: write for example `addresses: [\"192.0.2.7:5432\"]`",
+        ),
+        (
+            "listeners: [{port: 1, tls: {certificateRefs: [{name: a}], alpn: ['']}}]",
+            "spec.listeners[0].tls.alpn[0]",
+            "must not be empty: write something, or leave it out",
+        ),
         ("backends: [{addresses: ['a:1', 'a:1']}]", "spec.backends[0].addresses[1]", "`a:1` is listed twice"),
         (
             "backends: [{weight: 0}]",
@@ -60,7 +70,11 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         ("backends: [{name: DB}]", "spec.backends[0].name", "`DB` is not a name: write"),
         ("backends: [{name: 7}]", "spec.backends[0].name", "must be text: write \"7\", with quotes"),
         ("backends: [{name: no}]", "spec.backends[0].name", "must be text: write it with quotes, since yes, no"),
-        ("backends: [{name: ''}]", "spec.backends[0].name", "must not be empty"),
+        (
+            "backends: [{name: ''}]",
+            "spec.backends[0].name",
+            "must not be empty: write at most 63 lower-case letters, digits and dashes",
+        ),
         (
             "backends: [{service: {name: pg}}]",
             "spec.backends[0].service.port",
@@ -75,7 +89,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "backends: [{service: {name: pg, port: P_1}}]",
             "spec.backends[0].service.port",
-            "\"P_1\", expected a port number",
+            "`P_1` is not a port: write a number from 1 to 65535, or the name of one of the Service's ports",
         ),
         (
             "backends: [{proxyProtocol: v2}]",
@@ -125,6 +139,54 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         assert_eq!(problems.len(), 1, "{fields}: {problems:?}");
         assert!(problems[0].starts_with(&format!("{path}: ")), "{fields}: {}", problems[0]);
         assert!(problems[0].contains(words), "{fields}: {}", problems[0]);
+    }
+}
+
+#[test]
+fn all_mistyped_texts_are_told_at_once() {
+    let problems = problems(
+        "listeners: [{port: 1, name: A, address: x, access: {allow: [a, b]}, tls: {certificateRefs: [{name: _}]}}]\n\
+         backends: [{addresses: [db, 'db:0']}, {service: {name: S, port: P}}]\n\
+         timeouts: {idle: 5, handshake: soon, halfClosed: 1d}",
+    );
+    let paths: Vec<_> = problems.iter().map(|problem| problem.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "spec.backends[0].addresses[0]",
+            "spec.backends[0].addresses[1]",
+            "spec.backends[1].service.name",
+            "spec.backends[1].service.port",
+            "spec.listeners[0].access.allow[0]",
+            "spec.listeners[0].access.allow[1]",
+            "spec.listeners[0].address",
+            "spec.listeners[0].name",
+            "spec.listeners[0].tls.certificateRefs[0].name",
+            "spec.timeouts.halfClosed",
+            "spec.timeouts.handshake",
+            "spec.timeouts.idle",
+        ],
+        "{problems:#?}"
+    );
+}
+
+#[test]
+fn every_text_with_a_rule_is_checked_here_too() {
+    fn visit(schema: &Value, path: &str) {
+        if schema["type"] == "string" && schema["x-kubernetes-validations"].is_array() {
+            let format = schema["format"].as_str().unwrap_or_default();
+            assert!(api::format(format).is_some(), "{path} has a rule that nothing checks here");
+        }
+        match schema {
+            Value::Object(fields) => fields.iter().for_each(|(name, value)| visit(value, &format!("{path}.{name}"))),
+            Value::Array(list) => list.iter().for_each(|value| visit(value, path)),
+            _ => {}
+        }
+    }
+    visit(&SCHEMA, "");
+    let published = serde_json::to_string(&api::crd()).unwrap();
+    for format in ["Duration", "IpAddress", "PortRef"] {
+        assert!(SCHEMA.to_string().contains(format) && !published.contains(&format!("\"format\":\"{format}\"")));
     }
 }
 

@@ -213,3 +213,46 @@ async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
     drop(file);
     followed.changes("the whole file").await;
 }
+
+#[tokio::test]
+async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().canonicalize().unwrap().join("a.yaml"), folder.path().join("b.yaml"));
+    fs::write(&path, "whole").unwrap();
+    symlink("a.yaml", &link).unwrap();
+    let (unfinished, mut watch) = (Unfinished::default(), Watch::start());
+    watch.follow(Interest::of([link], look).noting(unfinished.clone()));
+    watch.changed().await;
+    // The events come in order, so what is noted of the first file is there when the second one is told.
+    let other = folder.path().join("b.yaml.new");
+    let told = async || {
+        symlink("a.yaml", &other).unwrap();
+        fs::rename(&other, folder.path().join("b.yaml")).unwrap();
+        timeout(Duration::from_secs(30), watch.changed()).await.unwrap();
+    };
+
+    let mut file = fs::File::create(&path).unwrap();
+    told().await;
+    assert!(unfinished.contains(&path, Instant::now()), "it was emptied");
+    file.write_all(b"half").unwrap();
+    let written = Instant::now();
+    drop(file);
+    while unfinished.contains(&path, written) {
+        timeout(Duration::from_secs(30), watch.changed()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_never_closed_is_told_when_its_patience_ends() {
+    let (unfinished, mut watch) = (Unfinished::default(), Watch::start());
+    watch.follow(Interest::default().noting(unfinished.clone()));
+    let long_ago = Instant::now().checked_sub(Unfinished::PATIENCE).unwrap();
+    let waiting = async { timeout(Duration::from_secs(30), watch.changed()).await.unwrap() };
+    let writing = async {
+        unfinished.modified(Path::new("/e/a.yaml"), long_ago);
+        watch.shared.modified.notify_one();
+    };
+    tokio::join!(waiting, writing);
+    assert_eq!(unfinished.patience_ends(), None);
+}

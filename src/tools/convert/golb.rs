@@ -121,29 +121,12 @@ fn spec(config: Config, remarks: &mut Remarks) -> Option<TcpLoadBalancerSpec> {
     let (address, port) = listen_address(config.listen_addr, remarks)?;
     remarks.notes.push("request_timeout limits one attempt to connect, and one health check, as in GoLB.");
     Some(TcpLoadBalancerSpec {
-        listeners: vec![Listener {
-            name: None,
-            port,
-            address,
-            tls,
-            proxy_protocol: None,
-            access,
-            limits: Some(limits),
-        }],
-        backends: vec![Backend {
-            name: None,
-            service: None,
-            addresses: Some(addresses),
-            resolve_interval: None,
-            weight: 1,
-            proxy_protocol: None,
-        }],
+        listeners: vec![Listener { port, address, tls, access, limits: Some(limits), ..Listener::default() }],
+        backends: vec![Backend { addresses: Some(addresses), ..Backend::default() }],
         load_balancing: Some(LoadBalancing::default()),
         health_check: Some(HealthCheck { active: Some(active_check(interval, timeout)), passive: None }),
         connect: Some(connect),
-        timeouts: None,
-        tcp_keepalive: None,
-        drain: None,
+        ..TcpLoadBalancerSpec::default()
     })
 }
 

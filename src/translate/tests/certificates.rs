@@ -74,12 +74,10 @@ fn the_common_name_counts_only_without_alternative_names() {
 }
 
 #[test]
-fn string_data_and_files_are_read_too() {
+fn files_are_read_too() {
     let pair = issue(&["pg.example.com"]);
     let mut world = presenting("{name: a}, {files: {certificate: tls/pg.crt, key: /run/pg.key}}");
-    store(&mut world, "a", "old", "old");
-    let text = [("tls.crt", &pair.certificate), ("tls.key", &pair.key)].map(|(name, text)| (name.into(), text.clone()));
-    Arc::make_mut(world.secrets.get_mut(&object("a")).unwrap()).string_data = Some(text.into());
+    store(&mut world, "a", &pair.certificate, &pair.key);
     world.files.insert(format!("{FOLDER}/tls/pg.crt").into(), Ok(pair.certificate.as_bytes().into()));
     world.files.insert("/run/pg.key".into(), Ok(pair.key.as_bytes().into()));
     let (snapshot, verdicts) = first(&world);
@@ -87,11 +85,11 @@ fn string_data_and_files_are_read_too() {
     let sources: Vec<_> = presented(&snapshot).iter().map(|certificate| &*certificate.source).collect();
     assert_eq!(sources, ["Secret shop/a", "/etc/tcplb/tls/pg.crt"]);
 
-    world.files.insert("/run/pg.key".into(), Err("/run/pg.key: permission denied".into()));
+    world.files.insert("/run/pg.key".into(), Err("there is no such file".into()));
     let (_, verdicts) = first(&world);
     assert_eq!(
         sentences(&verdicts, "pg"),
-        ["spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key: permission denied; it is left out"]
+        ["spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key: there is no such file; it is left out"]
     );
 }
 
@@ -131,6 +129,59 @@ fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
         assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
         assert_eq!(presented(&snapshot).len(), 1);
     }
+}
+
+/// Made with `openssl x509 -req` without extensions.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBMDCB1wIUQC9pgZbtdFGRtiSjmgmVqFm4OjwwCgYIKoZIzj0EAwIwGjEYMBYG
+A1UEAwwPb2xkLmV4YW1wbGUuY29tMCAXDTI2MTEyMjA1NTkwOVoYDzIxMjYxMDI5
+MDU1OTA5WjAaMRgwFgYDVQQDDA9vbGQuZXhhbXBsZS5jb20wWTATBgcqhkjOPQIB
+BggqhkjOPQMBBwNCAATSubPS+7+w6kd49G4vE0zyuMyJbOH25jwDZ9VwOn8N1lXM
+oI8NV/OJYYEFhWfvsC8tfrXyAlHCaogNxOcLyutIMAoGCCqGSM49BAMCA0gAMEUC
+IQDEclxLvbUxJmsjwttbH0BdBVOzXyRCR6GH0ZUy2SeV2AIgOedVyBo7JEvs9R17
+YthI913DTMK+zQKR26/EwMkeY5s=
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_certificate_of_an_old_version_is_told_what_it_lacks() {
+    let mut world = presenting("{name: old}");
+    store(&mut world, "old", VERSION_1, &issue(&[]).key);
+    assert_eq!(
+        sentences(&first(&world).1, "pg")[0],
+        "spec.listeners[0].tls.certificateRefs[0]: tls.crt of Secret shop/old has an X.509 certificate of version 1, which \
+         has no room for its DNS names: have one of version 3 issued, with subjectAltName; it is left out"
+    );
+}
+
+#[test]
+fn a_certificate_that_is_listed_twice_is_presented_once() {
+    let pair = issue(&["pg.example.com"]);
+    let mut world = presenting(
+        "{name: a}, {files: {certificate: a, key: b}}, {name: a}, {files: {certificate: a, key: c}}, {}, {}",
+    );
+    store(&mut world, "a", &pair.certificate, &pair.key);
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(presented(&snapshot).len(), 1);
+    let sentences = sentences(&verdicts, "pg");
+    assert_eq!(
+        sentences[1],
+        "spec.listeners[0].tls.certificateRefs[2]: Secret shop/a is certificateRefs[0] already: leave it out; it is \
+         presented once"
+    );
+    assert!(sentences[2].contains("[3]: /etc/tcplb/a is certificateRefs[1] already"), "{sentences:?}");
+    assert!(sentences[4].contains("[5]: it has neither name nor files"), "{sentences:?}");
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_not_told_to_be_missing() {
+    let mut world = presenting("{name: a}");
+    world.unreadable.insert(("Secret", object("a")));
+    assert_eq!(
+        sentences(&first(&world).1, "pg")[0],
+        "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a cannot be read: correct what is told of it; it is left out"
+    );
 }
 
 #[test]
@@ -219,10 +270,9 @@ fn certificates_out_of_their_time_are_presented_with_a_warning() {
 #[test]
 fn an_unchanged_certificate_is_never_parsed_again() {
     let pair = issue(&["pg.example.com"]);
-    let mut world = presenting("{name: a}, {name: a}");
+    let mut world = presenting("{name: a}");
     store(&mut world, "a", &pair.certificate, &pair.key);
     let (before, _) = first(&world);
-    assert!(Arc::ptr_eq(&presented(&before)[0], &presented(&before)[1]));
 
     // Endpoints come and go, and the listener itself changes.
     let spec = "{listeners: [{name: other, port: 1, tls: {certificateRefs: [{name: a}]}}], \

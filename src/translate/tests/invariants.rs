@@ -9,7 +9,10 @@ use super::{
     manifests::{FOLDER, declared},
     *,
 };
-use crate::source::{Declared, Lookup};
+use crate::{
+    model::overlap,
+    source::{Declared, Lookup},
+};
 
 const GOOD: &str = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}]}";
 
@@ -165,17 +168,19 @@ fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
     let all = ["10.0.0.1:1", "10.0.0.1:2", "[2001:db8::1]:1", "[2001:db8::1]:2"];
     assert_eq!(found(&world), (all.map(str::to_owned).into(), vec![]));
 
-    lookup.problem = Some("the server failed".into());
+    lookup.problem = Some("cannot be looked up: the server failed".into());
     world.names.insert("db.example.com".into(), lookup.clone());
     let (addresses, warnings) = found(&world);
     assert_eq!(addresses, all);
-    assert!(warnings[0].ends_with("cannot be looked up: the server failed; its last known addresses are used"));
+    let warning = "spec.backends[0].addresses[0]: `db.example.com` cannot be looked up: the server failed";
+    assert_eq!(warnings[0], format!("{warning}; its last known addresses are used"));
 
     lookup.addresses.clear();
     world.names.insert("db.example.com".into(), lookup);
     let (addresses, warnings) = found(&world);
     assert_eq!(addresses, ["10.0.0.1:1"]);
-    assert!(warnings[0].ends_with("cannot be looked up: the server failed; it has no addresses until it can"));
+    let instead = "correct the name, or write IP addresses; it has none until it is answered";
+    assert_eq!(warnings[0], format!("{warning}: {instead}"));
 }
 
 #[test]
@@ -358,7 +363,7 @@ proptest! {
             }
             let binds: Vec<_> = snapshot.listeners.values().map(|listener| listener.bind).collect();
             for (index, one) in binds.iter().enumerate() {
-                prop_assert!(!binds[..index].iter().any(|other| ports::overlap(*one, *other)), "{binds:?} overlap");
+                prop_assert!(!binds[..index].iter().any(|other| overlap(*one, *other)), "{binds:?} overlap");
             }
             for (key, before) in &previous.listeners {
                 let Some(declared) = world.load_balancers.get(&key.object) else { continue };

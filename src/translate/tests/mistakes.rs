@@ -36,7 +36,11 @@ fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
         ),
         (
             "tls: {certificateRefs: [{name: x}], alpn: ['']}",
-            "tls.alpn[0]: it is not an application protocol: write for example h2",
+            "tls.alpn[0]: it is not an application protocol: write at most 63 characters, for example h2",
+        ),
+        (
+            "tls: {certificateRefs: [{name: x}], alpn: [h2, 0123456789012345678901234567890123456789012345678901234567890123]}",
+            "tls.alpn[1]: it is not an application protocol",
         ),
         ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: it is empty"),
         ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
@@ -208,6 +212,17 @@ fn names_and_ports_that_are_used_twice_are_refused_wherever_they_are() {
     ] {
         told(&verdicts, expected);
     }
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_told_by_its_flag() {
+    let mut world = load_balancer(
+        "pg",
+        "{listeners: [{port: 1, tls: {certificateRefs: [{files: {certificate: a, key: b}}]}}], \
+          backends: [{addresses: ['10.0.0.1:1']}]}",
+    );
+    world.load_balancers.get_mut(&object("pg")).unwrap().origin = crate::source::COMMAND_LINE.into();
+    told(&first(&world).1, "--tls-certificate, --tls-key (spec.listeners[0].tls.certificateRefs[0]): file ");
 }
 
 #[test]

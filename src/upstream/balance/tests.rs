@@ -94,6 +94,23 @@ fn each_retry_gets_another_usable_endpoint_until_all_were_tried() {
 }
 
 #[test]
+fn retries_leave_the_round_to_those_who_come_first() {
+    let candidates = candidates(&[1, 1]);
+    let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
+    let dead = &candidates[0].endpoint;
+    let mut met_the_dead_one = 0;
+    for number in 0..100 {
+        let mut tried = Tried::default();
+        if Arc::ptr_eq(balancer.pick(client(number), &tried, &turn).unwrap(), dead) {
+            met_the_dead_one += 1;
+            tried.insert(dead);
+            assert!(!Arc::ptr_eq(balancer.pick(client(number), &tried, &turn).unwrap(), dead));
+        }
+    }
+    assert_eq!(met_the_dead_one, 50, "it is one of two");
+}
+
+#[test]
 fn all_algorithms_honour_weights() {
     let weights = [1, 2, 3, 4, 10];
     for algorithm in ALGORITHMS {

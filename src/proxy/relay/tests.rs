@@ -1,0 +1,320 @@
+//! Real sockets under a clock that stands still unless a test moves it.
+
+use std::{
+    cell::Cell,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::{LocalSet, spawn_local, yield_now},
+    time::advance,
+};
+
+use super::*;
+use crate::proxy::undelivered::undelivered;
+
+const SECOND: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(1);
+
+/// Both far ends of a relayed connection.
+struct Ends {
+    client: TcpStream,
+    backend: TcpStream,
+    ended: Rc<Cell<Option<CloseReason>>>,
+    moved: Rc<Counts>,
+    /// The proxy's own sockets.
+    near: Near,
+}
+
+/// The sockets live as long as this does: drop it to see how they are closed.
+struct Near {
+    client: OwnedFd,
+    backend: OwnedFd,
+}
+
+#[derive(Default)]
+struct Counts {
+    to_backend: Cell<usize>,
+    to_client: Cell<usize>,
+}
+
+impl Meter for Counts {
+    fn sent_to_backend(&self, bytes: usize) {
+        self.to_backend.set(self.to_backend.get() + bytes);
+    }
+
+    fn sent_to_client(&self, bytes: usize) {
+        self.to_client.set(self.to_client.get() + bytes);
+    }
+
+    fn active(&self, _: Instant) {}
+}
+
+async fn pair() -> (TcpStream, Stream, OwnedFd) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    far.set_nodelay(true).unwrap();
+    // Otherwise the kernel makes it larger the more is read.
+    SockRef::from(&far).set_recv_buffer_size(128 << 10).unwrap();
+    let (near, _) = listener.accept().await.unwrap();
+    let descriptor = near.as_fd().try_clone_to_owned().unwrap();
+    (far, Stream::new(near), descriptor)
+}
+
+impl Ends {
+    async fn relayed(deadlines: Deadlines) -> Self {
+        let (client, mut near_client, client_fd) = pair().await;
+        let (backend, mut near_backend, backend_fd) = pair().await;
+        let (ended, moved) = (Rc::new(Cell::new(None)), Rc::new(Counts::default()));
+        let (end, meter) = (ended.clone(), moved.clone());
+        spawn_local(async move {
+            end.set(Some(both_ways(&mut near_client, &mut near_backend, deadlines, None, &*meter).await));
+        });
+        Self { client, backend, ended, moved, near: Near { client: client_fd, backend: backend_fd } }
+    }
+
+    async fn pass_up(&mut self) {
+        self.client.write_all(b"?").await.unwrap();
+        assert_eq!(self.backend.read_u8().await.unwrap(), b'?');
+        falls_to(&self.near.backend, 0).await;
+    }
+
+    async fn pass_down(&mut self) {
+        self.backend.write_all(b"!").await.unwrap();
+        assert_eq!(self.client.read_u8().await.unwrap(), b'!');
+        falls_to(&self.near.client, 0).await;
+    }
+
+    /// Why the relay has ended; `None`: it has not.
+    async fn ended(&self) -> Option<CloseReason> {
+        settled().await;
+        self.ended.get()
+    }
+
+    /// Reads at the client until less is on its way to it.
+    async fn read_some(&mut self) {
+        let before = undelivered(&self.near.client);
+        while undelivered(&self.near.client) >= before {
+            let _ = self.client.try_read(&mut [0; 16 << 10]);
+            yield_now().await;
+        }
+    }
+
+    /// Sends to the client, who does not read, until the relay has passed on this much.
+    async fn pass_down_unread(&mut self, bytes: usize) {
+        self.backend.write_all(&vec![b'x'; bytes]).await.unwrap();
+        while self.moved.to_client.get() < bytes {
+            yield_now().await;
+        }
+    }
+}
+
+/// Waits until no more than this is on its way from the proxy: the other end may take its time to acknowledge.
+async fn falls_to(near: &OwnedFd, bytes: usize) {
+    while undelivered(near) > bytes {
+        yield_now().await;
+    }
+}
+
+/// Lets other tasks do what they can do now.
+async fn settled() {
+    for _ in 0..50 {
+        yield_now().await;
+    }
+}
+
+/// Runs a test with a clock that does not move by itself: a paused one moves on when all tasks wait, as they do for
+/// sockets, unless a blocking task runs.
+async fn with_still_clock(test: impl Future<Output = ()>) {
+    let (finished, running) = std::sync::mpsc::channel::<()>();
+    let blocking = tokio::task::spawn_blocking(move || running.recv());
+    LocalSet::new().run_until(test).await;
+    drop(finished);
+    let _ = blocking.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_idle_when_neither_direction_moved_for_that_long() {
+    with_still_clock(async {
+        let mut ends = Ends::relayed(Deadlines { idle: Some(10 * SECOND), ..Deadlines::default() }).await;
+        for _ in 0..5 {
+            advance(9 * SECOND).await;
+            ends.pass_up().await;
+            advance(9 * SECOND).await;
+            ends.pass_down().await;
+        }
+        advance(10 * SECOND - TICK).await;
+        assert_eq!(ends.ended().await, None);
+        advance(2 * TICK).await;
+        assert_eq!(ends.ended().await, Some(CloseReason::IdleTimeout));
+        drop(ends.near);
+        assert_eq!(ends.client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(ends.backend.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_remaining_half_may_be_silent_for_a_while_and_move_for_ever() {
+    for client_ends in [true, false] {
+        with_still_clock(async {
+            let mut ends = Ends::relayed(Deadlines { half_closed: Some(10 * SECOND), ..Deadlines::default() }).await;
+            advance(1000 * SECOND).await;
+            ends.pass_up().await;
+            // A long silence before it does not count against the half that remains.
+            advance(1000 * SECOND).await;
+            let ending = if client_ends { &mut ends.client } else { &mut ends.backend };
+            ending.shutdown().await.unwrap();
+            let other = if client_ends { &mut ends.backend } else { &mut ends.client };
+            assert_eq!(other.read(&mut [0]).await.unwrap(), 0);
+            for _ in 0..5 {
+                if client_ends {
+                    ends.pass_down().await
+                } else {
+                    ends.pass_up().await
+                }
+                advance(9 * SECOND).await;
+                assert_eq!(ends.ended().await, None);
+            }
+            advance(SECOND + TICK).await;
+            assert_eq!(ends.ended().await, Some(CloseReason::HalfClosedTimeout));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_duration_does_not_care_what_moves() {
+    with_still_clock(async {
+        let end = Some(Instant::now() + 10 * SECOND);
+        let mut ends = Ends::relayed(Deadlines { end, idle: Some(20 * SECOND), ..Deadlines::default() }).await;
+        for _ in 0..9 {
+            advance(SECOND).await;
+            ends.pass_up().await;
+        }
+        advance(SECOND - TICK).await;
+        ends.pass_up().await;
+        advance(2 * TICK).await;
+        assert_eq!(ends.ended().await, Some(CloseReason::MaxDuration));
+    })
+    .await;
+}
+
+/// Far more than a client's socket takes without being read, far less than the proxy's does.
+const UNREAD: usize = 1 << 20;
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_still_delivers_to_a_slow_reader_is_no_silence() {
+    for half_closed in [true, false] {
+        with_still_clock(async {
+            let silence = Some(10 * SECOND);
+            let deadlines = if half_closed {
+                Deadlines { half_closed: silence, ..Deadlines::default() }
+            } else {
+                Deadlines { idle: silence, ..Deadlines::default() }
+            };
+            let mut ends = Ends::relayed(deadlines).await;
+            ends.pass_down_unread(UNREAD).await;
+            if half_closed {
+                ends.backend.shutdown().await.unwrap();
+            }
+            settled().await;
+            for _ in 0..5 {
+                advance(9 * SECOND).await;
+                settled().await;
+                ends.read_some().await;
+                advance(2 * SECOND).await;
+                assert_eq!(ends.ended().await, None);
+            }
+            for _ in 0..3 {
+                advance(10 * SECOND + TICK).await;
+                settled().await;
+            }
+            assert!(ends.ended().await.is_some(), "a reader that has stopped is silence");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_a_reset_what_was_sent_is_delivered_for_as_long_as_it_is_read() {
+    with_still_clock(async {
+        let mut ends = Ends::relayed(Deadlines::default()).await;
+        ends.pass_down_unread(UNREAD).await;
+        ends.backend.set_zero_linger().unwrap();
+        ends.backend = pair().await.0;
+        for _ in 0..5 {
+            settled().await;
+            advance(LINGER - SECOND).await;
+            ends.read_some().await;
+            advance(DELIVERY_TICK + TICK).await;
+            assert_eq!(ends.ended().await, None);
+        }
+        // It stops reading.
+        advance(LINGER - SECOND).await;
+        assert_eq!(ends.ended().await, None);
+        advance(SECOND).await;
+        settled().await;
+        advance(DELIVERY_TICK + TICK).await;
+        assert_eq!(ends.ended().await, Some(CloseReason::BackendReset));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_to_a_backend_that_is_gone_is_reset_in_the_end() {
+    with_still_clock(async {
+        let mut ends = Ends::relayed(Deadlines::default()).await;
+        ends.backend.write_all(b"no").await.unwrap();
+        ends.backend.shutdown().await.unwrap();
+        let Ends { mut client, backend, ended, near, .. } = ends;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"no");
+        drop((backend, near));
+        let begun = Instant::now();
+        while ended.get().is_none() {
+            let _ = client.write_all(b"more").await;
+            settled().await;
+            advance(SECOND / 10).await;
+        }
+        assert_eq!(ended.get(), Some(CloseReason::BackendReset));
+        assert!((LINGER..2 * LINGER).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(client.write_all(b"more").await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_noticed_soon_on_a_side_that_is_not_read() {
+    with_still_clock(async {
+        let ends = Ends::relayed(Deadlines::default()).await;
+        let Ends { client, backend, ended, .. } = ends;
+        let mut quiet = 0;
+        while quiet < 100 {
+            quiet = if client.try_write(&[0; 64 << 10]).is_ok() { 0 } else { quiet + 1 };
+            settled().await;
+        }
+        client.set_zero_linger().unwrap();
+        drop(client);
+        assert_eq!(
+            {
+                settled().await;
+                ended.get()
+            },
+            None
+        );
+        for _ in 0..3 {
+            advance(LOOK + TICK).await;
+            settled().await;
+        }
+        assert_eq!(ended.get(), Some(CloseReason::ClientReset));
+        drop(backend);
+    })
+    .await;
+}

@@ -1,0 +1,35 @@
+//! The flags that fields of a load balancer from the command line come from: whoever typed them is told of these.
+
+/// What each field was typed as; a field counts for those below it.
+const TYPED: [(&str, &str); 6] = [
+    ("spec.listeners[0].tls", "--tls-certificate, --tls-key"),
+    ("spec.listeners", "--listen or LISTEN"),
+    ("spec.backends", "--backend or BACKENDS"),
+    ("spec.loadBalancing", "--algorithm or LB_MODE"),
+    ("spec.connect.preconnect", "--preconnect or POOL_SIZE"),
+    ("", "command line"),
+];
+
+/// The field with what it was typed as in front.
+pub(super) fn with_flag(field: &str) -> String {
+    let typed = TYPED.iter().find(|(path, _)| field.starts_with(path)).map_or("", |(_, typed)| typed);
+    format!("{typed} ({field})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_told_by_the_flag_it_comes_from() {
+        for (field, expected) in [
+            ("spec.listeners[0].tls.certificateRefs[0]", "--tls-certificate, --tls-key"),
+            ("spec.listeners[0].port", "--listen or LISTEN"),
+            ("spec.backends[0].addresses[1]", "--backend or BACKENDS"),
+            ("spec.connect.preconnect.perEndpoint", "--preconnect or POOL_SIZE"),
+            ("spec.connect.timeout", "command line"),
+        ] {
+            assert_eq!(with_flag(field), format!("{expected} ({field})"));
+        }
+    }
+}
