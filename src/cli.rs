@@ -318,32 +318,14 @@ impl Simple {
         });
         let preconnect = self.preconnect.filter(|size| *size > 0);
         Ok(Some(TcpLoadBalancerSpec {
-            listeners: vec![Listener {
-                name: None,
-                port: listen.port,
-                address: listen.host,
-                tls,
-                proxy_protocol: None,
-                access: None,
-                limits: None,
-            }],
-            backends: vec![Backend {
-                name: None,
-                service: None,
-                addresses: Some(self.backends.clone()),
-                resolve_interval: None,
-                weight: 1,
-                proxy_protocol: None,
-            }],
+            listeners: vec![Listener { port: listen.port, address: listen.host, tls, ..Listener::default() }],
+            backends: vec![Backend { addresses: Some(self.backends.clone()), ..Backend::default() }],
             load_balancing: self.algorithm.map(|name| LoadBalancing { algorithm: name.into(), hash: None }),
-            health_check: None,
             connect: preconnect.map(|per_endpoint| Connect {
                 preconnect: Some(Preconnect { per_endpoint, idle_timeout: None }),
                 ..Connect::default()
             }),
-            timeouts: None,
-            tcp_keepalive: None,
-            drain: None,
+            ..TcpLoadBalancerSpec::default()
         }))
     }
 }

@@ -1,4 +1,22 @@
 //! A TCP load balancer for Kubernetes.
+//!
+//! Manifests are compiled: a *source* gathers them into a `World`, *translate* makes one `Snapshot` of it, the *proxy*
+//! makes sockets and connections equal to that. ARCHITECTURE.md has the reasons. The modules, in reading order:
+//!
+//! - [`cli`]: the commands and their arguments;
+//! - [`app`]: wires everything below into a process, and owns the order in which it starts and stops;
+//! - [`api`]: what users write: the spec, its scalars, the schema that is published;
+//! - [`model`]: what the proxy is told and answers: `Snapshot` and `Report`, plain and valid data;
+//! - [`source`]: where manifests come from: files, flags, DNS names; what watches them, and when changes have settled;
+//! - [`translate`]: from a `World` to a `Snapshot`, and a verdict for each load balancer. Pure;
+//! - [`proxy`]: the data plane: listening sockets, workers, and the way of a connection;
+//! - [`upstream`]: live state of endpoints that outlives snapshots: balancing, health, ejection, preconnected sockets;
+//! - [`drain`]: how open connections are ended when the process leaves;
+//! - `descriptors`: how many connections the process has file descriptors for;
+//! - [`takeover`]: passing listening sockets to the process that replaces this one;
+//! - [`state`]: what the process knows of itself: whether it serves, and what it thinks of its manifests;
+//! - [`metrics`] and [`admin`]: what it tells about itself;
+//! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
 #![deny(unsafe_code)]
 

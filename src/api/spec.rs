@@ -43,7 +43,9 @@ pub struct TcpLoadBalancerSpec {
     /// How long a connection may take, be silent and last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// Keepalive probes to clients and backends, which find dead peers without an idle timeout.
+    /// Keepalive probes to clients and backends, which find dead peers without an idle timeout. TCP_USER_TIMEOUT is set
+    /// to the time they take to give up (idle + interval × probes, by default 2m), so a live peer that takes nothing of
+    /// what waits for it is given up after that long too: raise them for peers that stop reading for longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// What happens to open connections when the proxy goes.
@@ -214,7 +216,8 @@ pub struct Rate {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
-    /// A name for logs, metrics and status. Required when there are several backends.
+    /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or
+    /// `default`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
     /// A Service of the same namespace, followed through its EndpointSlices.
@@ -330,7 +333,7 @@ pub struct ActiveCheck {
     /// The time between two probes, from 100ms to 1h. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
-    /// How long a probe may take; at most the interval. Default: 1s, or the interval if that is shorter.
+    /// How long a probe may take, from 1ms to the interval. Default: 1s, or the interval if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// Passes in a row that make an unhealthy endpoint healthy. Default: 2.
@@ -431,10 +434,11 @@ pub struct Timeouts {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpKeepalive {
-    /// Silence before the first probe, in whole seconds; 0s: no probes. Default: 60s.
+    /// Silence before the first probe, in whole seconds, at most 32767s; 0s: no probes, and no TCP_USER_TIMEOUT.
+    /// Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
-    /// Time between probes, in whole seconds, at least 1s. Default: 15s.
+    /// Time between probes, in whole seconds, 1s to 32767s. Default: 15s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Duration>,
     /// Unanswered probes after which the peer counts as dead. Default: 4.
@@ -459,7 +463,8 @@ pub struct ShutdownDrain {
     /// Connections still open after this long are reset; the process's --max-drain caps it. Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Duration>,
-    /// Over this last part of `after` connections are closed bit by bit, idle ones first. Default: half of `after`.
+    /// Over this last part of `after` connections are closed bit by bit, idle ones first; at most `after`. Default:
+    /// half of `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<Duration>,
 }

@@ -31,14 +31,20 @@ pub struct Listener {
     pub drain: ShutdownDrain,
 }
 
-/// Whether listeners bound to these would compete for the same connections: `[::]` takes those of both families.
+/// Whether listeners bound to these would compete for the same connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+    covers(one, other) || covers(other, one)
+}
+
+/// Whether a listener bound to the one takes all connections that one bound to the other takes: `[::]` takes those of
+/// both families.
+pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
+    let covers = match wide.ip() {
         IpAddr::V6(wide) if wide.is_unspecified() => true,
-        IpAddr::V4(wide) if wide.is_unspecified() => narrow.to_canonical().is_ipv4(),
-        wide => wide == narrow,
+        IpAddr::V4(wide) if wide.is_unspecified() => narrow.ip().to_canonical().is_ipv4(),
+        wide => wide == narrow.ip(),
     };
-    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+    covers && wide.port() == narrow.port()
 }
 
 /// TLS that ends at the listener.

@@ -15,7 +15,7 @@ pub use certificate::{Certificate, Fingerprint};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, Timeouts, Tls, TlsVersion,
-    overlap,
+    covers, overlap,
 };
 pub use network::Networks;
 pub use report::{ListenerState, Report};

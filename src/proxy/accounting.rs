@@ -6,117 +6,87 @@ use std::{
     time::Duration,
 };
 
-/// Why a connection ended. Every accepted connection ends with exactly one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
+/// Makes the enum, with what is documented of each reason at hand for those who read it elsewhere.
+macro_rules! close_reasons {
+    ($($(#[doc = $meaning:literal])+ $reason:ident = $label:literal,)+) => {
+        /// Why a connection ended. Every accepted connection ends with exactly one of these.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum CloseReason {
+            $($(#[doc = $meaning])+ $reason,)+
+        }
+
+        impl CloseReason {
+            pub const ALL: [Self; [$(Self::$reason),+].len()] = [$(Self::$reason),+];
+
+            /// Its name in logs and metrics.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $label,)+
+                }
+            }
+
+            /// What it says of the connection, in sentences.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$reason => concat!($($meaning),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+close_reasons! {
     /// Both sides ended their half.
-    Complete,
-    /// The client reset the connection, or died.
-    ClientReset,
+    Complete = "complete",
+    /// The client reset the connection, died, or left TLS without a `close_notify`.
+    ClientReset = "client_reset",
     /// The backend reset the connection, or died.
-    BackendReset,
+    BackendReset = "backend_reset",
     /// No byte in either direction for `timeouts.idle`.
-    IdleTimeout,
+    IdleTimeout = "idle_timeout",
     /// No byte in the remaining direction for `timeouts.halfClosed`.
-    HalfClosedTimeout,
+    HalfClosedTimeout = "half_closed_timeout",
     /// Open for `timeouts.maxDuration`.
-    MaxDuration,
-    /// Closed while the process shuts down, bit by bit over `drain.shutdown.spread`.
-    Drained,
+    MaxDuration = "max_duration",
+    /// Closed while the process leaves, bit by bit over `drain.shutdown.spread`.
+    Drained = "drained",
     /// Still open at the end of the drain.
-    DrainDeadline,
-    /// Refused: the process has as many connections as its descriptors allow.
-    ProcessFull,
+    DrainDeadline = "drain_deadline",
+    /// Refused: the process has as many connections as its descriptors allow, or this load balancer 90 % of them.
+    ProcessFull = "process_full",
     /// Refused: `limits.maxConnections`.
-    ListenerFull,
+    ListenerFull = "listener_full",
     /// Refused: `limits.newConnections`.
-    ListenerRate,
+    ListenerRate = "listener_rate",
     /// Refused: `limits.maxConnectionsPerSource`.
-    SourceFull,
+    SourceFull = "source_full",
     /// Refused: `limits.newConnectionsPerSource`.
-    SourceRate,
+    SourceRate = "source_rate",
     /// Refused: `access`.
-    AccessDenied,
+    AccessDenied = "access_denied",
     /// Refused: the peer may not send a PROXY header, or is not in `trustedNetworks` of a listener that requires one.
-    ProxyUntrusted,
+    ProxyUntrusted = "proxy_untrusted",
     /// Refused: no valid PROXY header came in time.
-    ProxyInvalid,
+    ProxyInvalid = "proxy_invalid",
     /// The TLS handshake failed.
-    TlsFailed,
+    TlsFailed = "tls_failed",
     /// The TLS handshake took longer than `timeouts.handshake`.
-    TlsTimeout,
+    TlsTimeout = "tls_timeout",
     /// Refused: no endpoint is usable.
-    NoEndpoint,
+    NoEndpoint = "no_endpoint",
     /// Every attempt to reach an endpoint failed.
-    ConnectFailed,
+    ConnectFailed = "connect_failed",
     /// No endpoint was reached within `connect.deadline`.
-    ConnectTimeout,
+    ConnectTimeout = "connect_timeout",
     /// This host had no local port left for a connection to the backend's address.
-    NoLocalPort,
+    NoLocalPort = "no_local_port",
     /// This host had no descriptor, memory or permission left for a connection to a backend.
-    LocalFailure,
+    LocalFailure = "local_failure",
     /// A fault of this program.
-    Internal,
+    Internal = "internal",
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 24] = [
-        Self::Complete,
-        Self::ClientReset,
-        Self::BackendReset,
-        Self::IdleTimeout,
-        Self::HalfClosedTimeout,
-        Self::MaxDuration,
-        Self::Drained,
-        Self::DrainDeadline,
-        Self::ProcessFull,
-        Self::ListenerFull,
-        Self::ListenerRate,
-        Self::SourceFull,
-        Self::SourceRate,
-        Self::AccessDenied,
-        Self::ProxyUntrusted,
-        Self::ProxyInvalid,
-        Self::TlsFailed,
-        Self::TlsTimeout,
-        Self::NoEndpoint,
-        Self::ConnectFailed,
-        Self::ConnectTimeout,
-        Self::NoLocalPort,
-        Self::LocalFailure,
-        Self::Internal,
-    ];
-
-    /// Its name in logs and metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientReset => "client_reset",
-            Self::BackendReset => "backend_reset",
-            Self::IdleTimeout => "idle_timeout",
-            Self::HalfClosedTimeout => "half_closed_timeout",
-            Self::MaxDuration => "max_duration",
-            Self::Drained => "drained",
-            Self::DrainDeadline => "drain_deadline",
-            Self::ProcessFull => "process_full",
-            Self::ListenerFull => "listener_full",
-            Self::ListenerRate => "listener_rate",
-            Self::SourceFull => "source_full",
-            Self::SourceRate => "source_rate",
-            Self::AccessDenied => "access_denied",
-            Self::ProxyUntrusted => "proxy_untrusted",
-            Self::ProxyInvalid => "proxy_invalid",
-            Self::TlsFailed => "tls_failed",
-            Self::TlsTimeout => "tls_timeout",
-            Self::NoEndpoint => "no_endpoint",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::NoLocalPort => "no_local_port",
-            Self::LocalFailure => "local_failure",
-            Self::Internal => "internal",
-        }
-    }
-
     /// Whether the connection was turned away before a backend was dialled. Refusals are logged at a bounded rate.
     pub const fn is_refusal(self) -> bool {
         match self {
@@ -306,6 +276,22 @@ mod tests {
         }
         let labels: std::collections::BTreeSet<_> = CloseReason::ALL.map(CloseReason::label).into();
         assert_eq!(labels.len(), CloseReason::ALL.len());
+    }
+
+    #[test]
+    fn the_documented_table_of_reasons_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let table = "| reason | meaning |\n|---|---|\n";
+        let (before, rows) = text.split_once(table).expect("docs/operations.md has the table");
+        let after: String = rows.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
+        let row = |reason: CloseReason| format!("| `{}` | {} |\n", reason.label(), reason.meaning());
+        let current = format!("{before}{table}{}{after}", CloseReason::ALL.map(row).concat());
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, current).unwrap();
+        } else {
+            assert_eq!(text, current, "docs/operations.md is not current: run `make generate`");
+        }
     }
 
     #[test]

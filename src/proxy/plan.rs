@@ -6,8 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::socket;
-use crate::model::{Listener, ListenerKey};
+use crate::model::{Listener, ListenerKey, covers, overlap};
 
 /// The way from the addresses that are open to the listeners that are wanted.
 ///
@@ -47,12 +46,12 @@ pub fn plan(
         if open.contains(&address) {
             plan.keep.push((address, listener));
         } else {
-            let overlaps = open.union(inherited).any(|other| *other != address && socket::overlap(*other, address));
+            let overlaps = open.union(inherited).any(|other| *other != address && overlap(*other, address));
             plan.open.push(Opening { address, listener, overlaps });
         }
     }
     for &address in open.union(inherited).filter(|address| !owners.contains_key(address)) {
-        let wider = owners.iter().find(|(wide, _)| socket::covers(**wide, address));
+        let wider = owners.iter().find(|(wide, _)| covers(**wide, address));
         match (open.contains(&address), wider) {
             (true, Some((_, &listener))) => plan.keep.push((address, listener.clone())),
             (true, None) => plan.close.push(address),

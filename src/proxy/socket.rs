@@ -54,21 +54,6 @@ pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>)
     socket_options::configure(socket, keepalive)
 }
 
-/// Whether sockets on both addresses would compete for the same connections.
-pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    covers(one, other) || covers(other, one)
-}
-
-/// Whether a socket on the one address takes all connections that one on the other takes.
-pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
-    let covers = match wide.ip() {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => narrow.ip().to_canonical().is_ipv4(),
-        ip => ip == narrow.ip(),
-    };
-    covers && wide.port() == narrow.port()
-}
-
 fn open_on(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
     let first: TcpListener = listen_on(address, sharing)?.into();
     let mut sockets = Vec::with_capacity(count);
@@ -127,22 +112,5 @@ mod tests {
         let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (_, peer) = socket.accept().unwrap();
         assert!(peer.ip().to_canonical().is_loopback());
-    }
-
-    #[test]
-    fn addresses_overlap_when_a_connection_could_match_both() {
-        for (one, other, expected) in [
-            ("[::]:80", "0.0.0.0:80", true),
-            ("[::]:80", "127.0.0.1:80", true),
-            ("[::]:80", "[::1]:80", true),
-            ("0.0.0.0:80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "[::1]:80", false),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-        ] {
-            assert_eq!(overlap(address(one), address(other)), expected, "{one} {other}");
-            assert_eq!(overlap(address(other), address(one)), expected, "{other} {one}");
-        }
     }
 }

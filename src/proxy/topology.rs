@@ -27,7 +27,7 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{EndpointKey, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey},
+    model::{EndpointKey, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
     upstream::{Upstream, Upstreams},
 };
 
@@ -238,7 +238,7 @@ impl Topology {
         let due = self.state.failed.iter().filter(|(_, failure)| failure.retry_at <= now);
         let due: Vec<_> = due.map(|(address, failure)| (*address, failure.listener.clone())).collect();
         for (address, listener) in due {
-            let overlaps = self.state.open.keys().any(|other| socket::overlap(*other, address));
+            let overlaps = self.state.open.keys().any(|other| overlap(*other, address));
             self.open(Opening { address, listener, overlaps }).await;
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();

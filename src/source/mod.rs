@@ -1,14 +1,14 @@
 //! Where manifests come from: a [`World`] gathered from files and flags.
 //!
 //! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
-//! that can no longer be read, or a path that is gone costs nothing that is served. When to ask is told by [`Watch`]
-//! (files) and [`Names`] (DNS), through [`Settle`], which lets changes that come together count as one. While a file is
-//! being written, what it declared before counts:
+//! that can no longer be read, or a path that is gone costs nothing that is served, and while a file is being written,
+//! what it declared before counts. [`Watch`] tells when to ask, through [`Settle`], which lets changes that come together
+//! count as one; [`Names`] tells when an answer says something new:
 //!
 //! ```text
-//! Watch ┐              ┌─ Files::read ──┐
-//!       ├─► Settle ─►  │                ├─► World
-//! Names ┘              └─ Names::known ─┘
+//! Watch, SIGHUP ─► Settle ─► Files::read ──┐
+//!                                          ├─► World
+//! Names ───────────────────► Names::known ─┘
 //! ```
 //!
 //! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
