@@ -58,9 +58,21 @@ impl Load {
     }
 
     /// How many were served, and why others were not.
-    pub fn ended(self) -> (usize, Vec<String>) {
-        self.progress.stop.store(true, Relaxed);
-        self.clients.into_iter().for_each(|client| client.join().unwrap());
+    pub fn ended(mut self) -> (usize, Vec<String>) {
+        self.stop();
         (self.progress.served.load(Relaxed), std::mem::take(&mut *self.progress.errors.lock().unwrap()))
+    }
+    fn stop(&mut self) {
+        self.progress.stop.store(true, Relaxed);
+        for client in self.clients.drain(..) {
+            let _ = client.join();
+        }
+    }
+}
+
+/// Nothing of it is left behind, also by a test that fails.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

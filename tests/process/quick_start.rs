@@ -162,8 +162,8 @@ fn a_converted_golb_configuration_passes_the_check_and_runs() {
     let tcplb = Tcplb::standalone(&[&file]).ready();
     let [mut first, mut second] = [Client::connect(address), Client::connect(address)];
     assert_eq!(BTreeSet::from([first.backend(), second.backend()]), ["one", "two"].map(String::from).into());
-    let mut third = Client::connect(address);
-    assert!(!third.line().is_ok_and(|line| !line.is_empty()), "max_concurrent_connections is kept");
+    let third = Client::try_connect(address).and_then(|mut client| client.line());
+    assert!(!third.is_ok_and(|line| !line.is_empty()), "max_concurrent_connections is kept");
     wait_until("the refusal is counted", || tcplb.metric("tcplb_connections_closed_total", &["source_full"]) == 1.0);
 }
 

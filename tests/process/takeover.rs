@@ -19,10 +19,10 @@ use crate::{
     load::Load,
 };
 
-/// Asks for `/readyz` all the time: the answers that were not 200.
+/// Asks for `/readyz` all the time: how many answers were 200, and what the others were.
 struct Probe {
     stop: Arc<AtomicBool>,
-    asking: JoinHandle<(usize, Vec<String>)>,
+    asking: Option<JoinHandle<(usize, Vec<String>)>>,
 }
 
 impl Probe {
@@ -41,12 +41,22 @@ impl Probe {
             }
             (good, bad)
         });
-        Self { stop, asking }
+        Self { stop, asking: Some(asking) }
     }
 
-    fn ended(self) -> (usize, Vec<String>) {
+    fn ended(mut self) -> (usize, Vec<String>) {
+        self.stop().unwrap()
+    }
+
+    fn stop(&mut self) -> Option<(usize, Vec<String>)> {
         self.stop.store(true, Relaxed);
-        self.asking.join().unwrap()
+        self.asking.take()?.join().ok()
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = self.stop();
     }
 }
 
