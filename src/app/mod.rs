@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use tokio::{net::TcpListener, runtime, sync::oneshot, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -43,7 +44,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(arguments) => {
             let format = arguments.run.log_format;
-            log_to_stderr(format);
+            let _written = log_to_stderr(format);
             match standalone(arguments) {
                 // Who reads objects is not to find a line of another kind among them.
                 Err(error) if format == LogFormat::Json => {
@@ -59,23 +60,28 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Convert(Convert::Golb { file }) => commands::convert_golb(&file),
         Command::Cert(arguments) => commands::certificate(&arguments),
         Command::Backend(arguments) => {
-            log_to_stderr(LogFormat::Text);
+            let _written = log_to_stderr(LogFormat::Text);
             commands::test_backend(arguments)
         }
     }
 }
 
-/// What the process says of itself; RUST_LOG chooses what (default: info).
-fn log_to_stderr(format: LogFormat) {
+/// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
+///
+/// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
+/// whoever has something to say.
+fn log_to_stderr(format: LogFormat) -> WorkerGuard {
+    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
     let filter = EnvFilter::new(chosen.as_deref().unwrap_or("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
     // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    guard
 }
 
 /// `tcplb standalone`: serves until a signal or a successor ends it.
@@ -136,8 +142,14 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     info!(workers, connections = budget.connections, "started");
 
     let mut compiler = Compiler::new(files, state.clone());
-    let first = compiler.compile().await;
-    let report = first_report(&proxy, first.clone()).await?;
+    let first = async {
+        let first = compiler.compile().await;
+        first_report(&proxy, first.clone()).await.map(|report| (first, report))
+    };
+    let (first, report) = tokio::select! {
+        first = first => first?,
+        () = signals.first() => bail!("ended before the manifests were read"),
+    };
     let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
     if let Err(error) = worth_running(&first, &report, &state) {
         proxy.stop();
@@ -156,8 +168,11 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
     };
     let taken_over = offer(run, &proxy, admin)?;
     if let Some(successor) = successor {
-        successor.serving().context("the previous process cannot be told that this one serves")?;
-        info!("took over from the previous process");
+        match successor.serving() {
+            Ok(()) => info!("took over from the previous process"),
+            // It has ended meanwhile: its sockets are here.
+            Err(error) => warn!(%error, "the previous process cannot be told that this one serves"),
+        }
     }
     let compiling = configuration::follow(compiler, proxy.clone());
 
@@ -170,7 +185,7 @@ async fn serve(files: Files, run: &Run) -> anyhow::Result<ExitCode> {
         if cause == Cause::TakenOver {
             stop_admin.cancel();
         }
-        shutdown::leave(cause, &proxy, &state, run).await;
+        shutdown::leave(cause, &proxy, &state, run, &signals).await;
         if cause == Cause::TakenOver
             && let Some(admin_pages) = admin_pages
         {

@@ -36,11 +36,12 @@ impl Signals {
         let (count, counted) = watch::channel(0);
         tokio::spawn(async move {
             loop {
-                tokio::select! {
-                    _ = terminate.recv() => info!("SIGTERM"),
-                    _ = interrupt.recv() => info!("SIGINT"),
-                }
+                let signal = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
                 count.send_modify(|count| *count += 1);
+                info!("{signal}");
             }
         });
         Ok(Self(counted))
@@ -74,23 +75,29 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
 }
 
 /// Tells everybody, stops accepting and drains.
-pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run) {
-    let draining = match cause {
+pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals: &Signals) {
+    match cause {
         Cause::Signal => {
             state.leave();
             sleep(run.shutdown_delay.0).await;
             proxy.stop_accepting(Closing::Last).await;
             state.set_ready(false);
-            Draining::AsDeclared
         }
         // What is still asked of this process is asked of the address, which goes on being served.
         Cause::TakenOver => {
             info!("another process has taken over");
             proxy.stop_accepting(Closing::HandedOver).await;
-            Draining::UntilTheyEnd
         }
-    };
+    }
     info!("no longer accepting; draining");
-    let drained = proxy.drain(draining, run.max_drain.0).await;
+    let as_declared = proxy.drain(Draining::AsDeclared, run.max_drain.0);
+    let drained = match cause {
+        Cause::Signal => as_declared.await,
+        Cause::TakenOver => tokio::select! {
+            drained = proxy.drain(Draining::UntilTheyEnd, run.max_drain.0) => drained,
+            // Whoever runs this process wants it to end after all.
+            () = async { signals.first().await } => as_declared.await,
+        },
+    };
     info!(ended_by_themselves = drained.by_themselves, closed = drained.closed, reset = drained.reset, "drained");
 }

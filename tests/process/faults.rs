@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
 };
 
 use crate::{
-    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, skip, visit, wait_until},
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, program, skip, visit, wait_until},
     mistakes::without_capability,
 };
 
@@ -119,6 +120,43 @@ fn nobody_reading_the_log_stops_nothing() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_log_that_is_never_taken_neither_stops_the_process_nor_keeps_it_from_ending() {
+    let (server, address, admin) = (EchoServer::start(None), free_address(), free_address());
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // As much as a pipe holds: whoever writes to it next waits for ever.
+    writer.write_all(&[b'.'; 64 * 1024]).unwrap();
+    let mut child = program()
+        .args(["standalone", "--admin", &admin.to_string(), "--listen", &address.to_string()])
+        .args(["--backend", &server.address.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    wait_until("it serves", || visit(address).is_ok());
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let mut status = None;
+    wait_until("it ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_named_pipe_in_a_folder_is_not_waited_for() {
+    let (server, folder) = (EchoServer::start(None), Folder::new());
+    let [first, second] = std::array::from_fn(|_| free_address());
+    folder.write("first.yaml", &manifest("first", first.port(), &[server.address], ""));
+    assert!(Command::new("mkfifo").arg(folder.join("pipe.yaml")).status().unwrap().success());
+    let tcplb = Tcplb::standalone(&[folder.path()]).ready();
+    visit(first).unwrap();
+    folder.write("second.yaml", &manifest("second", second.port(), &[server.address], ""));
+    wait_until("a change is followed", || visit(second).is_ok());
+    drop(tcplb);
 }
 
 #[test]

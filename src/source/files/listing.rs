@@ -87,7 +87,9 @@ fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let file = entry?.path();
-        if is_manifest(&file) && !file.is_dir() {
+        // Reading a pipe or a device in a folder might never end. What cannot be looked at is told of when it is read.
+        let readable = fs::metadata(&file).map_or(true, |metadata| metadata.is_file());
+        if is_manifest(&file) && readable {
             files.push(file);
         }
     }
