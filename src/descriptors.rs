@@ -25,7 +25,7 @@ impl Budget {
     /// A sixteenth each for preconnected sockets and for probes; a fixed part for files, the admin page and listening
     /// sockets, of which every worker has its own.
     fn of(limit: usize, workers: usize) -> Self {
-        let fixed = (128 + 64 * workers).min(limit / 4);
+        let fixed = (384 + 64 * workers).min(limit / 4);
         let sixteenth = limit / 16;
         Self { connections: ((limit - fixed - 2 * sixteenth) / 2).max(1), preconnected: sixteenth }
     }

@@ -2,6 +2,7 @@
 
 mod page;
 mod snapshot;
+mod visitor;
 
 use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,13 +12,11 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, proxy::Monitor, state::State};
+use visitor::Visitor;
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -32,7 +31,10 @@ pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, s
     let router = router(Arc::new(Pages { monitor, state, metrics }));
     let stopped = stop.clone();
     let accepting = match listener.local_addr() {
-        Ok(address) => Accepting { address, listener: Some(listener), stop },
+        Ok(address) => {
+            let places = Arc::new(Semaphore::new(visitor::MOST));
+            Accepting { address, listener: Some(listener), places, stop }
+        }
         Err(error) => return tracing::error!(%error, "the admin pages cannot be served"),
     };
     // A graceful end closes connections that have not asked yet.
@@ -49,18 +51,25 @@ pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, s
 struct Accepting {
     address: SocketAddr,
     listener: Option<TcpListener>,
+    places: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl axum::serve::Listener for Accepting {
-    type Io = TcpStream;
+    type Io = Visitor;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        if let Some(listener) = &mut self.listener
-            && let Some(accepted) = self.stop.run_until_cancelled(axum::serve::Listener::accept(listener)).await
-        {
-            return accepted;
+    async fn accept(&mut self) -> (Visitor, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            let next = async {
+                // The semaphore is never closed.
+                let place = self.places.clone().acquire_owned().await.ok()?;
+                let (stream, address) = axum::serve::Listener::accept(listener).await;
+                Some((Visitor::new(stream, place), address))
+            };
+            if let Some(Some(accepted)) = self.stop.run_until_cancelled(next).await {
+                return accepted;
+            }
         }
         self.listener = None;
         pending().await
