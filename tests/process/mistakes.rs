@@ -130,7 +130,10 @@ const MISTAKES: &[Mistake] = &[
         what: "a name that cannot be resolved",
         text: |port, backend| right(port, backend).replace(&backend.to_string(), "nonexistent.invalid:5432"),
         object: "default/bad",
-        said: &["spec.backends[0].addresses[0]: `nonexistent.invalid`", "correct the name, or write IP addresses"],
+        said: &[
+            "spec.backends[0].addresses[0]: `nonexistent.invalid` cannot be looked up",
+            "correct the name, or write IP addresses",
+        ],
         consequence: Idle,
     },
     Mistake {
