@@ -11,6 +11,7 @@
 //! - [`translate`]: from a `World` to a `Snapshot`, and a verdict for each load balancer. Pure;
 //! - [`proxy`]: the data plane: listening sockets, workers, and the way of a connection;
 //! - [`upstream`]: live state of endpoints that outlives snapshots: balancing, health, ejection, preconnected sockets;
+//! - [`controller`]: in a cluster, what the leader writes: allocations, Services, statuses;
 //! - [`drain`]: how open connections are ended when the process leaves;
 //! - `descriptors`: how many connections the process has file descriptors for;
 //! - [`takeover`]: passing listening sockets to the process that replaces this one;
@@ -24,6 +25,7 @@ pub mod admin;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod controller;
 mod descriptors;
 pub mod drain;
 pub mod metrics;

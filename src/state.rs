@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::{
     model::ObjectKey,
@@ -17,13 +17,15 @@ use crate::{
 pub struct State {
     ready: AtomicBool,
     leaving: AtomicBool,
-    configuration: ArcSwap<Configuration>,
+    configuration: watch::Sender<Arc<Configuration>>,
 }
 
 /// What came of the manifests when they were last read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
-    pub verdicts: Verdicts,
+    /// That of the snapshot that came of them.
+    pub generation: u64,
+    pub verdicts: Arc<Verdicts>,
     /// What is wrong with no load balancer in particular.
     pub problems: Vec<String>,
 }
@@ -54,11 +56,16 @@ impl State {
     }
 
     pub fn set_configuration(&self, configuration: Configuration) {
-        self.configuration.store(Arc::new(configuration));
+        self.configuration.send_replace(Arc::new(configuration));
     }
 
     pub fn configuration(&self) -> Arc<Configuration> {
-        self.configuration.load_full()
+        self.configuration.borrow().clone()
+    }
+
+    /// What came of the manifests, whenever they were thought over.
+    pub fn configurations(&self) -> watch::Receiver<Arc<Configuration>> {
+        self.configuration.subscribe()
     }
 
     pub fn is_ready(&self) -> bool {

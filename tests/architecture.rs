@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("state", &["model", "translate"]),
     ("metrics", &["model", "proxy", "state", "translate", "upstream"]),
     ("admin", &["metrics", "model", "proxy", "state", "translate", "upstream"]),
+    ("controller", &["api", "model", "source", "translate"]),
     ("tools", &["api"]),
     ("cli", &["api", "proxy"]),
 ];

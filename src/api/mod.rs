@@ -6,10 +6,12 @@
 mod crd;
 mod scalar;
 mod spec;
+mod status;
 
 pub use crd::{crd, schema};
 pub use scalar::{AddressPort, Check, Duration, Name, Network, ObjectName, PortRef, format};
 pub use spec::*;
+pub use status::*;
 
 pub const GROUP: &str = "tcplb.io";
 pub const VERSION: &str = "v1alpha1";

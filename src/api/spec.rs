@@ -1,13 +1,16 @@
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AddressPort, Duration, Name, Network, ObjectName, PortRef,
+    AddressPort, Duration, Name, Network, ObjectName, PortRef, TcpLoadBalancerStatus,
     scalar::{IpAddress, ip_address},
 };
+
+/// The class of objects that name none: the published schema fills it in.
+pub const DEFAULT_CLASS: &str = "tcplb";
 
 /// A TCP load balancer: listeners that clients connect to, and backends that serve them.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -16,13 +19,33 @@ use super::{
     version = "v1alpha1",
     kind = "TcpLoadBalancer",
     namespaced,
+    status = "TcpLoadBalancerStatus",
     shortname = "tcplb",
     category = "all",
     derive = "PartialEq",
-    doc = "Spreads TCP connections over healthy backends."
+    doc = "Spreads TCP connections over healthy backends.",
+    printcolumn(name = "Ports", type_ = "string", json_path = ".status.summary.ports"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.summary.address"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.summary.ready"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.summary.status"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TcpLoadBalancerSpec {
+    /// Which controller serves this object (in a cluster). It cannot be changed. Default: tcplb.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "tcplb"))]
+    pub class_name: Option<Name>,
+    /// Where the ports are opened (in a cluster). `Gateway`: in the controller's pods, behind a Service that is kept
+    /// for this load balancer. `Host`: on the nodes' own ports. `Sidecar`: in an application's pod, by `tcplb sidecar`.
+    /// It cannot be changed. Default: Gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "Gateway"))]
+    pub placement: Option<Placement>,
+    /// The Service that is kept for this load balancer (placement Gateway). What may be asked for is up to the
+    /// administrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceTemplate>,
     /// The ports clients connect to, each port once. At most 16.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
@@ -53,6 +76,77 @@ pub struct TcpLoadBalancerSpec {
     pub drain: Option<Drain>,
 }
 
+/// Where the ports of a load balancer are opened.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Placement {
+    #[default]
+    Gateway,
+    Host,
+    Sidecar,
+}
+
+/// The Service that is kept for a load balancer.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceTemplate {
+    /// `ClusterIP`: for clients within the cluster. `NodePort`: also at a port of every node. `LoadBalancer`: also at
+    /// an address that the cloud gives. Default: ClusterIP.
+    #[serde(rename = "type", default)]
+    pub type_: ServiceType,
+    /// Further annotations of the Service, for example for the cloud's load balancer. At most 32.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, String>,
+    /// Further labels of the Service. At most 32.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub labels: BTreeMap<String, String>,
+    /// `Local`: only nodes with a proxy take connections, and clients keep their addresses. `Cluster`: all nodes do, and
+    /// the proxy sees nodes' addresses in place of the clients'. Default: Local for LoadBalancer, Cluster for NodePort.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<ExternalTrafficPolicy>,
+    /// Which implementation gives the address (type LoadBalancer). It cannot be changed. Default: the cluster's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub load_balancer_class: Option<String>,
+    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`. Default: SingleStack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceType {
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ExternalTrafficPolicy {
+    Cluster,
+    Local,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum IpFamilyPolicy {
+    SingleStack,
+    PreferDualStack,
+    RequireDualStack,
+}
+
 /// A port clients connect to.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +157,11 @@ pub struct Listener {
     /// The port clients connect to.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
+    /// The nodes' port of the Service (service type NodePort or LoadBalancer), where the administrator allows naming
+    /// one. Default: Kubernetes chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
     /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ip_address")]
     #[schemars(with = "Option<IpAddress>")]

@@ -69,7 +69,11 @@ impl Compiler {
     fn translate(&mut self) -> Arc<Snapshot> {
         self.world.names = self.names.known();
         let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
-        let configuration = Configuration { verdicts, problems: self.world.problems.clone() };
+        let configuration = Configuration {
+            generation: snapshot.generation,
+            verdicts: Arc::new(verdicts),
+            problems: self.world.problems.clone(),
+        };
         log_changes(&self.said, &configuration);
         if snapshot.generation != self.last.generation {
             log_difference(&self.last, &snapshot);
@@ -199,7 +203,7 @@ fn log_changes(before: &Configuration, now: &Configuration) {
     let had = |object: &ObjectKey, problem: &Problem| {
         before.verdicts.get(object).is_some_and(|verdict| verdict.problems.contains(problem))
     };
-    for (object, verdict) in &now.verdicts {
+    for (object, verdict) in &*now.verdicts {
         for problem in verdict.problems.iter().filter(|problem| !had(object, problem)) {
             match problem.severity {
                 Severity::Refused => error!(load_balancer = %object, origin = %verdict.origin, "{problem}"),

@@ -80,7 +80,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         anyhow::bail!("{why} (--port)");
     }
     let state = Arc::new(State::default());
-    state.set_configuration(Configuration { verdicts, ..Configuration::default() });
+    state.set_configuration(Configuration { verdicts: Arc::new(verdicts), ..Configuration::default() });
     state.set_ready(true);
     let listener = TcpListener::from_std(admin)?;
     let admin_address = listener.local_addr()?;
@@ -144,7 +144,14 @@ fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> (Sn
         ..Simple::default()
     };
     let spec = simple.spec().ok().flatten().map(Arc::new);
-    let declared = Declared { spec, problems: Vec::new(), origin: "demo".into(), folder: Default::default() };
+    let declared = Declared {
+        spec,
+        problems: Vec::new(),
+        origin: "demo".into(),
+        folder: Default::default(),
+        identity: None,
+        status: None,
+    };
     let world =
         World { load_balancers: BTreeMap::from([(ObjectKey::new("default", "demo"), declared)]), ..World::default() };
     translate(&world, &Snapshot::default(), Timestamp::now())

@@ -7,6 +7,7 @@ mod certificate;
 mod key;
 mod listener;
 mod network;
+mod replica;
 mod report;
 mod snapshot;
 mod upstream;
@@ -18,6 +19,7 @@ pub use listener::{
     covers, overlap,
 };
 pub use network::Networks;
+pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use upstream::{

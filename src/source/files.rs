@@ -215,7 +215,14 @@ impl Gathering<'_> {
                     Err(problems) => (last, problems.clone()),
                 };
                 problems.extend(problem);
-                let declared = Declared { spec, problems, origin: origin.into(), folder: folder.into() };
+                let declared = Declared {
+                    spec,
+                    problems,
+                    origin: origin.into(),
+                    folder: folder.into(),
+                    identity: None,
+                    status: None,
+                };
                 self.world.load_balancers.insert(key.clone(), declared);
             }
             Object::Secret(read) => {

@@ -13,17 +13,21 @@
 //!
 //! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
 
+mod allocations;
 pub mod documents;
 mod files;
 mod names;
 pub mod schema;
 mod settle;
+mod tenancy;
 mod unfinished;
 mod watch;
 mod world;
 
+pub use allocations::{Allocation, Allocations};
 pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;
+pub use tenancy::Tenancy;
 pub use watch::{Interest, Watch};
-pub use world::{COMMAND_LINE, Declared, Lookup, World};
+pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Site, World};

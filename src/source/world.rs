@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     discovery::v1::EndpointSlice,
 };
 
-use crate::{api::TcpLoadBalancerSpec, model::ObjectKey};
+use super::{Allocations, Tenancy};
+use crate::{
+    api::{TcpLoadBalancerSpec, TcpLoadBalancerStatus},
+    model::ObjectKey,
+};
 
 /// Everything that users and the cluster say at one moment: what [`translate`](crate::translate) reads.
 #[derive(Clone, Default, PartialEq)]
@@ -30,6 +35,23 @@ pub struct World {
     pub unreadable: BTreeSet<(&'static str, ObjectKey)>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
+    /// Where the process runs.
+    pub site: Site,
+}
+
+/// Where the process runs, which decides where listeners are bound and what load balancers may do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Site {
+    /// On somebody's machine: listeners are bound as declared, and every address may be reached.
+    #[default]
+    Standalone,
+    /// In an application's pod: listeners are bound to this address, and every address may be reached.
+    Sidecar(IpAddr),
+    /// In the controller's pods, behind a Service for each load balancer: listeners are bound to the ports allocated to
+    /// them.
+    Gateway(Arc<Allocations>, Arc<Tenancy>),
+    /// On the nodes' own ports.
+    Host(Arc<Tenancy>),
 }
 
 impl World {
@@ -64,6 +86,7 @@ impl fmt::Debug for World {
             .field("names", &self.names)
             .field("unreadable", &self.unreadable)
             .field("problems", &self.problems)
+            .field("site", &self.site)
             .finish()
     }
 }
@@ -82,6 +105,19 @@ pub struct Declared {
     pub origin: Arc<str>,
     /// What relative paths in it are relative to.
     pub folder: PathBuf,
+    /// What the API server knows it by. `None`: it does not come from there.
+    pub identity: Option<Identity>,
+    /// What its status says.
+    pub status: Option<Arc<TcpLoadBalancerStatus>>,
+}
+
+/// What the API server knows an object by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    pub created: Timestamp,
+    pub uid: Arc<str>,
+    /// Counts changes of the spec; that of the present text, whether it can be read or not.
+    pub generation: i64,
 }
 
 impl Declared {
@@ -109,7 +145,14 @@ mod tests {
         let declared = |backends| {
             let spec = serde_json::json!({"listeners": [{"port": 1}], "backends": backends});
             let spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
-            Declared { spec, problems: vec![], origin: "a.yaml".into(), folder: PathBuf::new() }
+            Declared {
+                spec,
+                problems: vec![],
+                origin: "a.yaml".into(),
+                folder: PathBuf::new(),
+                identity: None,
+                status: None,
+            }
         };
         let mut world = World::default();
         world.load_balancers.insert(

@@ -41,7 +41,7 @@ pub(super) fn translate(
             declaration.translate(certificates, &mut problems)
         }
     };
-    (translated, Verdict { origin: declared.origin.clone(), problems })
+    (translated, Verdict { origin: declared.origin.clone(), identity: declared.identity.clone(), problems })
 }
 
 /// What is wrong with the present text, where it cannot be read at all.

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use crate::model::ObjectKey;
+use crate::{model::ObjectKey, source::Identity};
 
 /// What the translation thinks of each load balancer.
 pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
@@ -10,6 +10,8 @@ pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
 pub struct Verdict {
     /// Where it is declared.
     pub origin: Arc<str>,
+    /// What the API server knows it by.
+    pub identity: Option<Identity>,
     pub problems: Vec<Problem>,
 }
 
@@ -59,4 +61,8 @@ pub enum Reason {
     PortConflict,
     NameNotResolved,
     NoEndpoints,
+    /// The administrator does not allow it.
+    NotPermitted,
+    /// No port is allocated to it yet.
+    Pending,
 }

@@ -335,6 +335,8 @@ fn any_world() -> impl Strategy<Value = World> {
         problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
         origin: "any".into(),
         folder: FOLDER.into(),
+        identity: None,
+        status: None,
     });
     let objects =
         prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c"]).prop_map(object), declared, 0..4);

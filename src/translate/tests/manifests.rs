@@ -63,6 +63,8 @@ pub fn declared(spec: Option<TcpLoadBalancerSpec>, problems: &[&str]) -> Declare
         problems: problems.iter().map(ToString::to_string).collect(),
         origin: "test.yaml".into(),
         folder: PathBuf::from(FOLDER),
+        identity: None,
+        status: None,
     }
 }
 

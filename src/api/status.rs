@@ -1,0 +1,116 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the controller says of a load balancer.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpLoadBalancerStatus {
+    /// The generation of the spec that all of this is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What `kubectl get` prints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    /// Where clients connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub addresses: Vec<Address>,
+    /// One entry for each listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
+    pub listeners: Vec<ListenerStatus>,
+    /// One entry for each backend.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub backends: Vec<BackendStatus>,
+    /// Accepted, ResolvedRefs, Programmed, BackendsHealthy, CertificatesValid, ClientAddressPreserved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What `kubectl get` prints.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The ports clients connect to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<String>,
+    /// The first of the addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Healthy endpoints of all endpoints: `3/5`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// `Programmed`, or the reason of the first thing that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+}
+
+/// Where clients connect.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// `IPAddress` or `Hostname`.
+    #[serde(rename = "type")]
+    pub type_: AddressType,
+    /// The address.
+    pub value: String,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum AddressType {
+    #[serde(rename = "IPAddress")]
+    IpAddress,
+    Hostname,
+}
+
+/// What becomes of a listener.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// The port clients connect to.
+    pub port: u16,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The port that the proxies have open for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound_port: Option<u16>,
+    /// The nodes' port of the Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
+    /// Programmed, with the pod that cannot open the port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What is known of a backend's endpoints.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendStatus {
+    /// Its name; where none is declared, its Service's.
+    pub name: String,
+    /// How many endpoints it has.
+    pub endpoints: u32,
+    /// How many of them every replica finds usable.
+    pub healthy: u32,
+    /// The latest failure of a connection or a check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
+}
+
+/// A failure of a connection or a check.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LastFailure {
+    /// The address that failed.
+    pub endpoint: String,
+    /// What happened.
+    pub reason: String,
+    /// When it did, in RFC 3339.
+    pub time: String,
+}

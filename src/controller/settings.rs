@@ -1,0 +1,29 @@
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use crate::{api::Placement, model::ObjectKey};
+
+/// How a controller is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The objects it serves: those of this class and placement.
+    pub class: String,
+    pub placement: Placement,
+    /// The namespace it runs in and keeps everything of its own in.
+    pub namespace: String,
+    /// The name of this replica's pod.
+    pub pod: String,
+    /// The Service whose EndpointSlices list the replicas, with a port named `admin`.
+    pub replicas: ObjectKey,
+    /// The name of the Lease that the leader holds.
+    pub lease: String,
+    /// The name of the ConfigMap with the allocated ports.
+    pub allocations: String,
+    /// The name of the ConfigMap that owns the Services that are kept, so that they go with it.
+    pub anchor: Option<String>,
+    /// The labels of the proxies' pods, which the Services that are kept select.
+    pub selector: BTreeMap<String, String>,
+    /// Where ports are allocated.
+    pub ports: RangeInclusive<u16>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+}

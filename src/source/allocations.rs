@@ -1,0 +1,63 @@
+//! Which port of the proxies belongs to which listener of which load balancer.
+//!
+//! It is kept in one ConfigMap, which is replaced whole, so that no port ever has two owners: each of its keys is a port,
+//! and its value says whose it is, or since when it has been nobody's.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The owners of ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocations(pub BTreeMap<u16, Allocation>);
+
+/// Whose a port is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Allocation {
+    /// The load balancer's uid.
+    pub uid: Arc<str>,
+    /// Its listener's port.
+    pub port: u16,
+    /// The load balancer, for people: `namespace/name`.
+    pub object: Arc<str>,
+    /// Since when it has been nobody's; until it has rested it is given to nobody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freed: Option<Timestamp>,
+}
+
+impl Allocations {
+    /// Reads a ConfigMap's data. What cannot be read is told, each a sentence that names the key; its port, if it is one,
+    /// counts as somebody's that is not known.
+    pub fn read(data: &BTreeMap<String, String>) -> (Self, Vec<String>) {
+        let (mut ports, mut problems) = (BTreeMap::new(), Vec::new());
+        for (key, text) in data {
+            let Some(port) = key.parse().ok().filter(|port| *port > 0) else {
+                problems.push(format!("`{key}` is not a port: remove it"));
+                continue;
+            };
+            let allocation = serde_json::from_str(text).unwrap_or_else(|error| {
+                problems.push(format!("`{key}` cannot be read: {error}: remove it"));
+                Allocation { uid: "".into(), port: 0, object: "".into(), freed: None }
+            });
+            ports.insert(port, allocation);
+        }
+        (Self(ports), problems)
+    }
+
+    /// As a ConfigMap's data.
+    pub fn write(&self) -> BTreeMap<String, String> {
+        // Strings, numbers and a time: nothing in it can fail to be JSON.
+        let text = |allocation| serde_json::to_string(allocation).unwrap_or_default();
+        self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
+    }
+
+    /// The port of a listener; the lowest, should there be several.
+    pub fn port_of(&self, uid: &str, listener: u16) -> Option<u16> {
+        let owned = |allocation: &Allocation| {
+            allocation.freed.is_none() && *allocation.uid == *uid && allocation.port == listener
+        };
+        self.0.iter().find(|(_, allocation)| owned(allocation)).map(|(port, _)| *port)
+    }
+}
