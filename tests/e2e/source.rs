@@ -317,10 +317,8 @@ async fn prepare(client: &Client) {
 }
 
 async fn remove_all(client: &Client) {
-    for name in ["pg"] {
-        delete::<TcpLoadBalancer>(client, name).await;
-        delete::<EndpointSlice>(client, name).await;
-    }
+    delete::<TcpLoadBalancer>(client, "pg").await;
+    delete::<EndpointSlice>(client, "pg").await;
     delete::<ConfigMap>(client, "ports").await;
 }
 
@@ -351,6 +349,9 @@ async fn delete<T>(client: &Client, name: &str)
 where
     T: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let deleted = Api::<T>::namespaced(client.clone(), NAMESPACE).delete(name, &DeleteParams::default()).await;
-    assert!(matches!(&deleted, Ok(_)) || matches!(&deleted, Err(kube::Error::Api(status)) if status.is_not_found()));
+    match Api::<T>::namespaced(client.clone(), NAMESPACE).delete(name, &DeleteParams::default()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => panic!("{name} cannot be deleted: {error}"),
+    }
 }
