@@ -45,9 +45,17 @@ pub struct Observed {
 /// What keeps load balancers from having the ports or the Service that they want, each a sentence.
 pub type Problems = BTreeMap<ObjectKey, String>;
 
-/// Reaches for leadership, and leads while it is held, until `stop`. `gather` begins to follow the replicas' reports,
-/// which only a leader needs.
-pub async fn run(
+/// Reaches for leadership, and leads while it is held, until `stop`.
+pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<Observed>, stop: CancellationToken) {
+    let gather = {
+        let (observed, settings) = (observed.clone(), settings.clone());
+        move || replicas::gather(observed.clone(), &settings)
+    };
+    run_with(client, settings, observed, gather, stop).await;
+}
+
+/// The same with somebody else's reports: `gather` begins to follow them, which only a leader needs.
+pub async fn run_with(
     client: Client,
     settings: Settings,
     observed: watch::Receiver<Observed>,
