@@ -8,7 +8,7 @@ mod settings;
 
 use std::sync::Arc;
 
-pub use replicas::{Replica, Replicas};
+pub use replicas::{Replica, Replicas, gather};
 pub use settings::Settings;
 
 use crate::{source::World, translate::Verdicts};
