@@ -28,7 +28,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
-pub use replicas::{Replica, Replicas};
+pub use replicas::{Replica, Replicas, gather};
 pub use settings::Settings;
 
 use crate::{model::ObjectKey, source::World, translate::Verdicts};
