@@ -11,6 +11,7 @@
 
 mod allocations;
 mod calls;
+mod conditions;
 mod failure;
 mod leader;
 mod leadership;
