@@ -1,0 +1,7 @@
+//! The cluster's side, against a real one: `KUBECONFIG` says which.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod crd;
+mod source;
