@@ -1,0 +1,5 @@
+//! Against a real Kubernetes API server.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod source;
