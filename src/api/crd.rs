@@ -1,14 +1,38 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{TcpLoadBalancer, format};
 
+/// The annotation of the CustomResourceDefinition that has the [`schema_hash`].
+pub const SCHEMA_HASH: &str = "tcplb.io/schema-hash";
+
 /// The CustomResourceDefinition as it is published.
 pub fn crd() -> CustomResourceDefinition {
+    let published = published();
+    let hash = hash(&published);
+    let mut crd: CustomResourceDefinition = serde_json::from_value(published).expect("a tidied CRD is a CRD");
+    crd.metadata.annotations = Some([(SCHEMA_HASH.to_owned(), hash)].into());
+    crd
+}
+
+/// Tells one published schema from another: its fields, their limits, defaults and rules, but not what is said of them.
+/// Where a cluster's CRD has another one, its server may drop fields that this program knows.
+pub fn schema_hash() -> String {
+    hash(&published())
+}
+
+fn hash(published: &Value) -> String {
+    let mut schema = published["spec"]["versions"][0]["schema"].clone();
+    remove_descriptions(&mut schema);
+    format!("{:016x}", xxh3_64(schema.to_string().as_bytes()))
+}
+
+fn published() -> Value {
     let mut value = generated();
     remove_formats(&mut value);
-    serde_json::from_value(value).expect("a tidied CRD is a CRD")
+    value
 }
 
 /// The OpenAPI schema of a whole `TcpLoadBalancer`: the published one, and a `format` wherever one of [`format()`] is
@@ -36,11 +60,27 @@ fn remove_formats(value: &mut Value) {
     }
 }
 
-/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums.
+/// A field may have that name too, but then it holds a schema and not a text.
+fn remove_descriptions(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, value| name != "description" || !value.is_string());
+            map.values_mut().for_each(remove_descriptions);
+        }
+        Value::Array(list) => list.iter_mut().for_each(remove_descriptions),
+        _ => {}
+    }
+}
+
+/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums. And
+/// the line breaks of descriptions, for `kubectl explain` has its own.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("nullable");
+            if let Some(Value::String(description)) = map.get_mut("description") {
+                *description = description.replace('\n', " ");
+            }
             if map.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 map.remove("format");
             }
@@ -51,5 +91,46 @@ fn tidy(value: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(tidy),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schemas_hash_is_of_what_the_server_does_and_not_of_what_it_says() {
+        let published = published();
+        assert_eq!(crd().metadata.annotations.unwrap()[SCHEMA_HASH], schema_hash());
+        let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+        for (place, value, same) in [
+            (schema, "description", true),
+            ("/metadata", "name", true),
+            ("/spec/versions/0", "additionalPrinterColumns", true),
+            (schema, "required", false),
+            (&format!("{schema}/properties"), "connect", false),
+            (&format!("{schema}/properties/className"), "x-kubernetes-validations", false),
+        ] {
+            let mut other = published.clone();
+            other.pointer_mut(place).and_then(Value::as_object_mut).unwrap().remove(value).unwrap();
+            assert_eq!(hash(&other) == hash(&published), same, "{place}/{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_published_says_nothing_of_line_breaks_and_formats_of_ours() {
+        fn visit(value: &Value) {
+            match value {
+                Value::Object(map) => {
+                    let text = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or_default();
+                    assert!(!text("description").contains('\n'), "{}", text("description"));
+                    assert!(["", "int64", "date-time"].contains(&text("format")), "{}", text("format"));
+                    map.values().for_each(visit);
+                }
+                Value::Array(list) => list.iter().for_each(visit),
+                _ => {}
+            }
+        }
+        visit(&published());
     }
 }

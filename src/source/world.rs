@@ -57,6 +57,16 @@ pub enum Site {
     Host(Arc<Tenancy>),
 }
 
+impl Site {
+    /// The administrator's rules, where load balancers are many people's.
+    pub fn tenancy(&self) -> Option<&Tenancy> {
+        match self {
+            Self::Standalone | Self::Sidecar(_) => None,
+            Self::Gateway(_, tenancy) | Self::Host(tenancy) => Some(tenancy),
+        }
+    }
+}
+
 impl World {
     /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {
@@ -125,6 +135,11 @@ pub struct Identity {
 }
 
 impl Declared {
+    /// The uid that the API server gave it.
+    pub fn uid(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| &*identity.uid)
+    }
+
     /// Where a file is that the manifest names: its key in [`World::files`].
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.folder.join(file)

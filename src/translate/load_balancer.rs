@@ -3,18 +3,19 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Problem, Reason, Severity, Verdict,
+    Problem, Reason, Severity, Surroundings, Verdict,
+    before::Before,
     certificates::Certificates,
     findings::{Place, accepted},
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
-    settings, upstream,
+    service, settings, upstream,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
-    model::{Listener, ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
-    source::{Declared, World},
+    model::{Listener, ListenerKey, ObjectKey, Upstream},
+    source::{Declared, Site},
 };
 
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
@@ -29,15 +30,16 @@ pub(super) struct Translated {
 pub(super) fn translate(
     object: &ObjectKey,
     declared: &Declared,
-    world: &World,
-    previous: &Snapshot,
+    surroundings: &Surroundings,
     certificates: &mut Certificates,
 ) -> (Translated, Verdict) {
-    let mut problems = unreadable(object, declared, previous);
+    let before = Before::of(object, declared, surroundings);
+    let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
-        None => kept(object, previous),
+        None => kept(object, &before),
         Some(spec) => {
-            let declaration = Declaration { object, spec, folder: &declared.folder, world, previous };
+            let Declared { folder, .. } = declared;
+            let declaration = Declaration { object, uid: declared.uid(), spec, folder, surroundings, before };
             declaration.translate(certificates, &mut problems)
         }
     };
@@ -45,10 +47,10 @@ pub(super) fn translate(
 }
 
 /// What is wrong with the present text, where it cannot be read at all.
-fn unreadable(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> Vec<Problem> {
+fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
     let meanwhile = match &declared.spec {
         Some(_) => "its last good version keeps serving",
-        None if listeners_before(object, previous).next().is_some() => "it keeps serving as it did before",
+        None if !before.listeners.is_empty() => "it keeps serving as it did before",
         None => "it is not served",
     };
     declared
@@ -64,43 +66,34 @@ fn unreadable(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> V
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, previous: &Snapshot) -> Translated {
-    Translated {
-        listeners: listeners_before(object, previous)
-            .map(|(key, listener)| (key.clone(), Wish::Kept(listener.clone())))
-            .collect(),
-        upstream: upstream_before(object, previous).cloned(),
-    }
-}
-
-fn listeners_before<'a>(
-    object: &ObjectKey,
-    previous: &'a Snapshot,
-) -> impl Iterator<Item = (&'a ListenerKey, &'a Arc<Listener>)> {
+fn kept(object: &ObjectKey, before: &Before) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
-    previous.listeners.range(key(0)..=key(u16::MAX))
+    let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
+    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.clone() }
 }
 
-fn upstream_before<'a>(object: &ObjectKey, previous: &'a Snapshot) -> Option<&'a Arc<Upstream>> {
-    previous.upstreams.get(&UpstreamKey { object: object.clone() })
-}
-
-/// A load balancer as it is declared, and what its references are looked up in.
+/// A load balancer as it is declared, and what it is translated with.
 pub(super) struct Declaration<'a> {
     pub object: &'a ObjectKey,
+    pub uid: Option<&'a str>,
     pub spec: &'a TcpLoadBalancerSpec,
     /// What relative paths are relative to.
     pub folder: &'a Path,
-    pub world: &'a World,
-    pub previous: &'a Snapshot,
+    pub surroundings: &'a Surroundings<'a>,
+    pub before: Before<'a>,
 }
 
 impl<'a> Declaration<'a> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
+        let Surroundings { world, quotas, .. } = self.surroundings;
+        if let Site::Gateway(_, tenancy) = &world.site {
+            service::check(self.spec, tenancy, problems);
+        }
+        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas.check(self.object, place)).is_some();
         let shared = self.shared(problems);
-        let listeners = self.listeners(&shared, certificates, problems);
+        let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let upstream = upstream::translate(self, shared.keepalive, problems);
-        let before = upstream_before(self.object, self.previous);
+        let before = self.before.upstream.as_ref();
         Translated {
             // Without an upstream they would have nowhere to go.
             listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
@@ -108,27 +101,28 @@ impl<'a> Declaration<'a> {
         }
     }
 
-    pub fn upstream_before(&self) -> Option<&'a Upstream> {
-        upstream_before(self.object, self.previous).map(|before| &**before)
-    }
-
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
-        self.previous.listeners.get(&self.key(declared))
+        self.before.listeners.get(&declared.port).copied()
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
         ListenerKey { object: self.object.clone(), port: declared.port }
     }
 
-    /// The settings that all listeners share.
-    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
-        let spec = self.spec;
-        let kept = spec.listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
-        let meanwhile = match spec.listeners.len() {
+    /// What becomes of the listeners while something is wrong with all of them.
+    fn meanwhile(&self) -> &'static str {
+        let listeners = &self.spec.listeners;
+        let kept = listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
+        match listeners.len() {
             _ if kept == 0 => NONE_SERVED,
             all if kept == all => "its listeners keep serving as they did before",
             _ => "its listeners that served keep serving as they did before, the others are not served",
-        };
+        }
+    }
+
+    /// The settings that all listeners share.
+    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
+        let (spec, meanwhile) = (self.spec, self.meanwhile());
         Shared {
             timeouts: accepted("spec.timeouts", meanwhile, problems, |place| settings::timeouts(spec, place)),
             keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |place| settings::keepalive(spec, place)),
@@ -139,6 +133,7 @@ impl<'a> Declaration<'a> {
     fn listeners(
         &self,
         shared: &Shared,
+        within_quota: bool,
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, Wish> {
@@ -154,10 +149,13 @@ impl<'a> Declaration<'a> {
             let meanwhile = meanwhile_listener(before.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {
                 self.check_identity(index, place);
+                self.surroundings.quotas.check_listener(self.object, index, place);
                 listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
             });
-            let wish = match listener.flatten() {
-                Some(listener) => Some(Wish::Declared { listener: reuse(listener, before), field }),
+            let wish = match listener.flatten().filter(|_| within_quota) {
+                Some(listener) => {
+                    Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
+                }
                 None => before.cloned().map(Wish::Kept),
             };
             wishes.extend(wish.map(|wish| (self.key(declared), wish)));

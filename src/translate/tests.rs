@@ -5,7 +5,9 @@ mod golden;
 mod invariants;
 mod manifests;
 mod mistakes;
+mod sites;
 mod slices;
+mod tenancy;
 
 use jiff::Timestamp;
 

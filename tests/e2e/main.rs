@@ -1,5 +1,7 @@
-//! Against a real Kubernetes API server.
+//! The cluster's side, against a real one: `KUBECONFIG` says which.
 
 #[path = "../harness/mod.rs"]
 mod harness;
+
+mod crd;
 mod source;

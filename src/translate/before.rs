@@ -1,0 +1,45 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Surroundings,
+    reach::{Reach, Target},
+};
+use crate::{
+    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
+    source::Declared,
+};
+
+/// What a load balancer served before and may go on with: what it keeps while its declaration is wrong.
+///
+/// Another object of the same name has other uids, and inherits nothing.
+pub(super) struct Before<'a> {
+    /// By the declared port.
+    pub listeners: BTreeMap<u16, &'a Arc<Listener>>,
+    /// Without endpoints that no backend may have any more.
+    pub upstream: Option<Arc<Upstream>>,
+}
+
+impl<'a> Before<'a> {
+    pub fn of(object: &ObjectKey, declared: &Declared, surroundings: &Surroundings<'a>) -> Self {
+        let Surroundings { previous, bindings, reach, .. } = surroundings;
+        let uid = declared.uid();
+        let own = |(key, listener): &(&ListenerKey, &Arc<Listener>)| {
+            listener.owner.as_deref() == uid && bindings.allow(key, uid, listener)
+        };
+        let listeners: BTreeMap<_, _> =
+            previous.listeners_of(object).filter(own).map(|(key, listener)| (key.port, listener)).collect();
+        // An upstream without listeners is not kept, so that of the same name is its own if a listener is.
+        let upstream = previous.upstreams.get(&UpstreamKey { object: object.clone() });
+        let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, reach));
+        Self { listeners, upstream }
+    }
+}
+
+fn within(upstream: &Arc<Upstream>, reach: &Reach) -> Arc<Upstream> {
+    let stays = |endpoint: &Endpoint| reach.refusal(endpoint.address(), Target::Pod).is_none();
+    if upstream.endpoints.iter().all(stays) {
+        return upstream.clone();
+    }
+    let endpoints = upstream.endpoints.iter().filter(|endpoint| stays(endpoint)).cloned().collect();
+    Arc::new(Upstream { endpoints, ..Upstream::clone(upstream) })
+}
