@@ -28,10 +28,12 @@ use super::{
     Observed, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
     calls::Calls,
+    conditions,
     failure::sentence,
     ledger, lookup,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
     services::{self, Kept},
+    status::Writer,
 };
 use crate::{
     api::Placement,
@@ -62,6 +64,9 @@ pub struct Leader {
     /// When the allocations were last read from the API server itself: that they were deleted is not seen otherwise.
     read: Option<Instant>,
     problems: Problems,
+    /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
+    heard: bool,
+    writer: Writer,
 }
 
 /// The ConfigMap that owns the Services.
@@ -92,6 +97,7 @@ impl Leader {
             Some(_) => Owner::Unknown(String::new()),
             None => Owner::None,
         };
+        let (writer, heard) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
         Self {
             client,
             settings,
@@ -104,6 +110,8 @@ impl Leader {
             owner,
             read: None,
             problems: Problems::new(),
+            heard,
+            writer,
         }
     }
 
@@ -115,7 +123,10 @@ impl Leader {
         loop {
             tokio::select! {
                 () = changed(&mut self.observed) => settle.note(),
-                () = changed(&mut self.replicas) => settle.note(),
+                () = changed(&mut self.replicas) => {
+                    self.heard = true;
+                    settle.note();
+                }
                 (about, answer) = self.writes.answered() => {
                     if let Err(problem) = answer {
                         warn!(load_balancer = %about, "its Service cannot be written: {problem}");
@@ -308,9 +319,13 @@ impl Leader {
     }
 
     /// Says what is wrong, and what has become right.
-    fn tell(&mut self, _observed: &Observed, _replicas: &Replicas, problems: Problems) {
+    fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) {
         for (object, problem) in problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem)) {
             warn!(load_balancer = %object, "{problem}");
+        }
+        if self.heard {
+            let statuses = conditions::statuses(observed, replicas, &problems, &self.settings, Timestamp::now());
+            self.writer.write(statuses, &observed.world);
         }
         self.problems = problems;
     }
