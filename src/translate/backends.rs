@@ -87,7 +87,7 @@ fn by_backend(before: Option<&Upstream>) -> BTreeMap<&str, Vec<Endpoint>> {
 }
 
 /// The declared name, else the Service's, else `default`.
-fn name(backend: &Backend) -> &str {
+pub fn name(backend: &Backend) -> &str {
     let service = || backend.service.as_ref().map(|service| service.name.0.as_str());
     backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
 }
