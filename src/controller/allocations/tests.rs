@@ -65,8 +65,7 @@ fn each_listener_has_a_port_and_the_oldest_objects_are_served_first() {
     old.created = at(-1);
     let scene = Scene::of([claim("a", &[1, 2, 3]), old]);
     let allotment = scene.allot(&Allocations::default(), START);
-    let expected =
-        [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
+    let expected = [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
     assert_eq!(allotment.allocations.0.into_values().collect::<Vec<_>>(), expected);
     assert_eq!(allotment.shortage, BTreeMap::from([("a".into(), BTreeSet::from([3]))]));
 }
