@@ -1,14 +1,15 @@
 //! The commands and what the simplest load balancer is made of on the command line.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::{
         self, AddressPort, Algorithm, Backend, CertificateFiles, CertificateRef, Connect, Listener, ListenerTls,
-        LoadBalancing, Preconnect, TcpLoadBalancerSpec,
+        LoadBalancing, Placement, Preconnect, ServiceType, TcpLoadBalancerSpec,
     },
+    model::ObjectKey,
     proxy::access_log,
 };
 
@@ -27,6 +28,14 @@ pub enum Command {
     /// Without paths, what flags leave out is read from the environment: LISTEN, BACKENDS (comma-separated), LB_MODE
     /// (rr or sticky) and POOL_SIZE. RUST_LOG chooses what is logged (default: info).
     Standalone(Standalone),
+    /// Serve the TcpLoadBalancers of a cluster, as one of several replicas.
+    ///
+    /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).
+    Controller(Controller),
+    /// Serve one TcpLoadBalancer of a cluster within an application's pod.
+    ///
+    /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).
+    Sidecar(Sidecar),
     /// Show a load balancer at work, with three test backends in this process.
     Demo(Demo),
     /// Compile manifests without running them: a verdict for each load balancer, exit code 1 if anything is refused.
@@ -61,6 +70,142 @@ pub struct Standalone {
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub simple: Simple,
+    /// Where metrics, health and the admin page are served; `off`: nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
+    pub admin: AdminAddress,
+    /// Share the addresses with other processes that do so too.
+    #[arg(long)]
+    pub reuse_port: bool,
+    /// Take over from the process that offers its sockets at this Unix socket, and offer them there to the next one.
+    #[arg(long, value_name = "PATH")]
+    pub takeover: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: Run,
+}
+
+#[derive(Debug, Args)]
+pub struct Controller {
+    /// Which objects to serve: those whose className is this.
+    #[arg(long, value_name = "NAME", default_value = api::DEFAULT_CLASS)]
+    pub class: String,
+    /// Which objects to serve: those whose placement is this.
+    #[arg(long, value_name = "PLACEMENT", value_enum, default_value_t = PlacementName::Gateway)]
+    pub placement: PlacementName,
+    /// The namespace that this pod runs in.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// The name of this pod.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod: String,
+    /// The addresses of this pod, which no backend may have.
+    #[arg(long, value_name = "ADDRESS", env = "POD_IPS", value_delimiter = ',')]
+    pub pod_addresses: Vec<IpAddr>,
+    /// The namespaces whose objects are served. Default: all.
+    #[arg(long = "watch-namespace", value_name = "NAME", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// The headless Service of the replicas' pods, with a port named `admin`.
+    #[arg(long, value_name = "NAME", default_value = "tcplb-replicas")]
+    pub replicas_service: String,
+    /// The Lease that the leader holds.
+    #[arg(long, value_name = "NAME", default_value = "tcplb")]
+    pub lease: String,
+    /// The ConfigMap with the ports that are allocated.
+    #[arg(long, value_name = "NAME", default_value = "tcplb-ports")]
+    pub allocations: String,
+    /// A ConfigMap that owns the Services that are kept: they go when it goes.
+    #[arg(long, value_name = "NAME")]
+    pub anchor: Option<String>,
+    /// The labels of the replicas' pods, which the Services that are kept select.
+    #[arg(long, value_name = "KEY=VALUE", default_value = "app.kubernetes.io/name=tcplb", value_delimiter = ',', value_parser = label)]
+    pub service_selector: Vec<(String, String)>,
+    /// The ports that are allocated: outside of net.ipv4.ip_local_port_range and of the cluster's node ports.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "20000-24999", value_parser = port_range)]
+    pub ports: RangeInclusive<u16>,
+    /// The cluster's DNS domain.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    #[command(flatten)]
+    pub tenants: Tenants,
+    /// Where metrics, health, reports and the admin page are served.
+    #[arg(long, value_name = "ADDRESS", default_value = ":9900")]
+    pub admin: ListenAddress,
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// What load balancers may do.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "What load balancers may do")]
+pub struct Tenants {
+    /// The types that spec.service.type may have.
+    #[arg(
+        long = "allow-service-type",
+        value_name = "TYPE",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "ClusterIP"
+    )]
+    pub service_types: Vec<ServiceTypeName>,
+    /// The annotations that spec.service may have; a key that ends in `*` stands for all that begin so. Default: none.
+    #[arg(long = "allow-annotation", value_name = "KEY", value_delimiter = ',')]
+    pub annotations: Vec<String>,
+    /// The labels that spec.service may have, in the same way. Default: none.
+    #[arg(long = "allow-label", value_name = "KEY", value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// The classes that spec.service.loadBalancerClass may name, in the same way. Default: none.
+    #[arg(long = "allow-load-balancer-class", value_name = "CLASS", value_delimiter = ',')]
+    pub load_balancer_classes: Vec<String>,
+    /// Let listeners name their nodePort.
+    #[arg(long = "allow-node-ports")]
+    pub node_ports: bool,
+    /// Where backends may be that are no pods of the load balancer's own namespace. Default: nowhere.
+    #[arg(long = "allow-backend-network", value_name = "NETWORK", value_delimiter = ',')]
+    pub backend_networks: Vec<api::Network>,
+    /// Where no backend may be.
+    #[arg(long = "deny-backend-network", value_name = "NETWORK", value_delimiter = ',')]
+    pub denied_networks: Vec<api::Network>,
+    /// How many load balancers a namespace may have. Default: any number.
+    #[arg(long, value_name = "NUMBER")]
+    pub max_load_balancers_per_namespace: Option<u32>,
+    /// How many listeners the load balancers of a namespace may have together. Default: any number.
+    #[arg(long, value_name = "NUMBER")]
+    pub max_listeners_per_namespace: Option<u32>,
+    /// The ports that placement Host may open. Default: none.
+    #[arg(long, value_name = "FIRST-LAST", value_delimiter = ',', value_parser = port_range)]
+    pub host_ports: Vec<RangeInclusive<u16>>,
+    /// The namespaces that may use placement Host. Default: all.
+    #[arg(long = "host-namespace", value_name = "NAME", value_delimiter = ',')]
+    pub host_namespaces: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlacementName {
+    /// In these pods, behind a Service for each load balancer.
+    Gateway,
+    /// On the nodes' own ports.
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum ServiceTypeName {
+    #[value(name = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+#[derive(Debug, Args)]
+pub struct Sidecar {
+    /// The load balancer to serve; its placement is Sidecar.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_key)]
+    pub load_balancer: ObjectKey,
+    /// Where its ports are opened.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub address: IpAddr,
+    /// Where metrics, health and the admin page are served; `off`: nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
+    pub admin: AdminAddress,
     #[command(flatten)]
     pub run: Run,
 }
@@ -104,9 +249,6 @@ pub enum AlgorithmName {
 /// How the process runs.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
-    /// Where metrics, health and the admin page are served; `off`: nowhere.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
-    pub admin: AdminAddress,
     /// How many threads serve connections. Default: the cores this process may use.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
@@ -122,12 +264,6 @@ pub struct Run {
     /// The longest time that open connections may go on after that, whatever drain.shutdown.after says.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub max_drain: api::Duration,
-    /// Share the addresses with other processes that do so too.
-    #[arg(long)]
-    pub reuse_port: bool,
-    /// Take over from the process that offers its sockets at this Unix socket, and offer them there to the next one.
-    #[arg(long, value_name = "PATH")]
-    pub takeover: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +370,26 @@ impl ListenAddress {
     }
 }
 
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || format!("`{text}` is not a range of ports: write for example 20000-24999, or 443");
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong);
+    let (first, last) = (port(first)?, port(last)?);
+    if first <= last { Ok(first..=last) } else { Err(wrong()) }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("`{text}` is not a label: write for example app.kubernetes.io/name=tcplb"))
+}
+
+fn object_key(text: &str) -> Result<ObjectKey, String> {
+    let pair = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    pair.map(|(namespace, name)| ObjectKey::new(namespace, name))
+        .ok_or_else(|| format!("`{text}` does not name an object: write NAMESPACE/NAME, for example shop/postgres"))
+}
+
 fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" {
         return Ok(AdminAddress::Off);
@@ -338,6 +494,25 @@ impl From<AlgorithmName> for Algorithm {
             AlgorithmName::PowerOfTwo => Self::PowerOfTwo,
             AlgorithmName::Random => Self::Random,
             AlgorithmName::Maglev => Self::Maglev,
+        }
+    }
+}
+
+impl From<PlacementName> for Placement {
+    fn from(name: PlacementName) -> Self {
+        match name {
+            PlacementName::Gateway => Self::Gateway,
+            PlacementName::Host => Self::Host,
+        }
+    }
+}
+
+impl From<ServiceTypeName> for ServiceType {
+    fn from(name: ServiceTypeName) -> Self {
+        match name {
+            ServiceTypeName::ClusterIp => Self::ClusterIp,
+            ServiceTypeName::NodePort => Self::NodePort,
+            ServiceTypeName::LoadBalancer => Self::LoadBalancer,
         }
     }
 }

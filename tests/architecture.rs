@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "model", "proxy", "state", "translate", "upstream"]),
     ("controller", &["api", "model", "source", "translate"]),
     ("tools", &["api"]),
-    ("cli", &["api", "proxy"]),
+    ("cli", &["api", "model", "proxy"]),
 ];
 
 /// Only this one knows all the others.

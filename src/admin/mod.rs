@@ -1,6 +1,7 @@
 //! What the process tells about itself over HTTP: metrics, health, and what is applied.
 
 mod page;
+mod report;
 mod snapshot;
 mod visitor;
 
@@ -8,7 +9,10 @@ use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router, extract,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        StatusCode, Uri,
+        header::{CONTENT_TYPE, ETAG},
+    },
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -16,6 +20,7 @@ use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, proxy::Monitor, state::State};
+use report::Reports;
 use visitor::Visitor;
 
 /// A worker that was not seen alive for this long counts as stuck.
@@ -28,7 +33,8 @@ const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 /// and ends.
 pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
-    let router = router(Arc::new(Pages { monitor, state, metrics }));
+    let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
+    let router = router(Arc::new(Pages { monitor, state, metrics, reports }));
     let stopped = stop.clone();
     let accepting = match listener.local_addr() {
         Ok(address) => {
@@ -84,6 +90,7 @@ struct Pages {
     monitor: Monitor,
     state: Arc<State>,
     metrics: Metrics,
+    reports: Reports,
 }
 
 fn router(pages: Arc<Pages>) -> Router {
@@ -100,6 +107,7 @@ fn router(pages: Arc<Pages>) -> Router {
             ),
         )
         .route("/snapshot", get(|pages: Pages| async move { json(&snapshot::of(&pages.monitor, &pages.state)) }))
+        .route("/report", get(|pages: Pages, uri: Uri| async move { report(&pages.reports, &uri).await }))
         .route("/metrics", get(|pages: Pages| async move { text(&pages.metrics) }))
         .with_state(pages)
 }
@@ -109,6 +117,18 @@ fn live(monitor: &Monitor) -> Response {
     match stuck {
         Some(worker) => answer(false, &format!("worker {worker} is stuck\n")),
         None => answer(true, ""),
+    }
+}
+
+/// The report at once, or with `?unless=` and the tag of one, as soon as it is another; 304 if it is not for a while.
+async fn report(reports: &Reports, uri: &Uri) -> Response {
+    let unless = uri.query().and_then(|query| query.strip_prefix("unless="));
+    match reports.next(unless).await {
+        Some(told) => {
+            let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", told.tag))];
+            (headers, told.text.clone()).into_response()
+        }
+        None => StatusCode::NOT_MODIFIED.into_response(),
     }
 }
 

@@ -1,14 +1,38 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{TcpLoadBalancer, format};
 
+/// The annotation of the CustomResourceDefinition that has the [`schema_hash`].
+pub const SCHEMA_HASH: &str = "tcplb.io/schema-hash";
+
 /// The CustomResourceDefinition as it is published.
 pub fn crd() -> CustomResourceDefinition {
+    let published = published();
+    let hash = hash(&published);
+    let mut crd: CustomResourceDefinition = serde_json::from_value(published).expect("a tidied CRD is a CRD");
+    crd.metadata.annotations = Some([(SCHEMA_HASH.to_owned(), hash)].into());
+    crd
+}
+
+/// Tells one published schema from another: its fields, their limits, defaults and rules, but not what is said of them.
+/// Where a cluster's CRD has another one, its server may drop fields that this program knows.
+pub fn schema_hash() -> String {
+    hash(&published())
+}
+
+fn hash(published: &Value) -> String {
+    let mut schema = published["spec"]["versions"][0]["schema"].clone();
+    remove_descriptions(&mut schema);
+    format!("{:016x}", xxh3_64(schema.to_string().as_bytes()))
+}
+
+fn published() -> Value {
     let mut value = generated();
     remove_formats(&mut value);
-    serde_json::from_value(value).expect("a tidied CRD is a CRD")
+    value
 }
 
 /// The OpenAPI schema of a whole `TcpLoadBalancer`: the published one, and a `format` wherever one of [`format()`] is
@@ -32,6 +56,18 @@ fn remove_formats(value: &mut Value) {
             map.values_mut().for_each(remove_formats);
         }
         Value::Array(list) => list.iter_mut().for_each(remove_formats),
+        _ => {}
+    }
+}
+
+/// A field may have that name too, but then it holds a schema and not a text.
+fn remove_descriptions(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|name, value| name != "description" || !value.is_string());
+            map.values_mut().for_each(remove_descriptions);
+        }
+        Value::Array(list) => list.iter_mut().for_each(remove_descriptions),
         _ => {}
     }
 }

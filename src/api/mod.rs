@@ -4,11 +4,12 @@
 //! can read what a newer one stored; files are checked against the schema, which refuses them with their names.
 
 mod crd;
+mod rules;
 mod scalar;
 mod spec;
 mod status;
 
-pub use crd::{crd, schema};
+pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
 pub use scalar::{AddressPort, Check, Duration, Name, Network, ObjectName, PortRef, format};
 pub use spec::*;
 pub use status::*;

@@ -11,6 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::json;
 
+use super::rules::DURATION;
+
 /// Reads from and prints to a string, with this schema.
 macro_rules! string_type {
     ($name:ident, $schema:expr) => {
@@ -66,12 +68,11 @@ pub fn format(name: &str) -> Option<Check> {
         "IpAddress" => read::<IpAddress>,
         "Name" => read::<Name>,
         "ObjectName" => read::<ObjectName>,
+        "QualifiedName" => read::<QualifiedName>,
         "PortRef" => |text| port_name(text).map(drop),
         _ => return None,
     })
 }
-
-const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// A duration such as `500ms` or `1h30m`, as Gateway API writes them (GEP-2257): whole numbers, no sign, at most four
 /// parts.
@@ -320,6 +321,44 @@ string_type!(
         "x-kubernetes-validations": [{
             "rule": "!format.dns1123Subdomain().validate(self).hasValue()",
             "message": "not an object's name: write lower-case letters, digits, dashes and dots",
+        }],
+    })
+);
+
+/// A name that may have a DNS name and a slash in front, as Kubernetes has for classes and keys.
+pub(super) struct QualifiedName(String);
+
+impl FromStr for QualifiedName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+        let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = name.as_bytes();
+        let valid = prefix.is_none_or(|prefix| prefix.parse::<ObjectName>().is_ok())
+            && (1..=63).contains(&bytes.len())
+            && outer(bytes.first())
+            && outer(bytes.last())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{text}` is {NOT_A_QUALIFIED_NAME}")) }
+    }
+}
+
+impl fmt::Display for QualifiedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_QUALIFIED_NAME: &str = "not a name of this kind: write for example example.com/internal";
+
+string_type!(
+    QualifiedName,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 317,
+        "x-kubernetes-validations": [{
+            "rule": "!format.qualifiedName().validate(self).hasValue()",
+            "message": NOT_A_QUALIFIED_NAME,
         }],
     })
 );

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AddressPort, Duration, Name, Network, ObjectName, PortRef, TcpLoadBalancerStatus,
-    scalar::{IpAddress, ip_address},
+    rules::{self, Order},
+    scalar::{IpAddress, QualifiedName, ip_address},
 };
 
 /// The class of objects that name none: the published schema fills it in.
@@ -24,23 +25,60 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     category = "all",
     derive = "PartialEq",
     doc = "Spreads TCP connections over healthy backends.",
-    printcolumn(name = "Ports", type_ = "string", json_path = ".status.summary.ports"),
-    printcolumn(name = "Address", type_ = "string", json_path = ".status.summary.address"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.summary.ready"),
-    printcolumn(name = "Status", type_ = "string", json_path = ".status.summary.status"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    validation = Rule::new("size(self.metadata.name) <= 52")
+        .message("metadata.name has more than 52 characters: write at most 52"),
+    // As JSON: the same type in several columns is a duplicated attribute for clippy.
+    printcolumn = r#"{"name": "Ports", "type": "string", "jsonPath": ".status.summary.ports",
+        "description": "The ports clients connect to"}"#,
+    printcolumn = r#"{"name": "Address", "type": "string", "jsonPath": ".status.summary.address",
+        "description": "The first of the addresses clients connect to"}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.summary.ready",
+        "description": "Healthy endpoints of all endpoints"}"#,
+    printcolumn = r#"{"name": "Status", "type": "string", "jsonPath": ".status.summary.status",
+        "description": "Programmed, or the first thing that is wrong"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.service) || self.placement == 'Gateway'")
+        .message("only placement Gateway keeps a Service: leave `service` out, or write `placement: Gateway`")
+        .field_path(".service"),
+    validation = Rule::new(
+        "self.listeners.all(l, !has(l.nodePort)) || (has(self.service) && self.service.type != 'ClusterIP')",
+    )
+        .message("a nodePort needs a Service that has one: write `service: {type: NodePort}` or `LoadBalancer`, or \
+                  leave `nodePort` out")
+        .field_path(".listeners"),
+    validation = Rule::new(
+        "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
+         self.listeners.all(l, has(l.proxyProtocol) || !(has(l.access) || (has(l.limits) && \
+         (has(l.limits.maxConnectionsPerSource) || has(l.limits.newConnectionsPerSource)))))",
+    )
+        .message("access and limits per source go by clients' addresses, which a Service of type NodePort hides \
+                  (externalTrafficPolicy Cluster): write `externalTrafficPolicy: Local` to keep them, or `Cluster` to \
+                  go by nodes' addresses")
+        .field_path(".service"),
+    validation = Rule::new(
+        "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
+         !has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
+         self.listeners.all(l, has(l.proxyProtocol))",
+    )
+        .message("Maglev goes by clients' addresses, which a Service of type NodePort hides (externalTrafficPolicy \
+                  Cluster): write `externalTrafficPolicy: Local` to keep them, or `Cluster` to go by nodes' addresses")
+        .field_path(".service")
+)]
 pub struct TcpLoadBalancerSpec {
     /// Which controller serves this object (in a cluster). It cannot be changed. Default: tcplb.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "tcplb"))]
+    #[x_kube(validation = rules::unchangeable("className"))]
     pub class_name: Option<Name>,
     /// Where the ports are opened (in a cluster). `Gateway`: in the controller's pods, behind a Service that is kept
     /// for this load balancer. `Host`: on the nodes' own ports. `Sidecar`: in an application's pod, by `tcplb sidecar`.
     /// It cannot be changed. Default: Gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "Gateway"))]
+    #[x_kube(validation = rules::unchangeable("placement"))]
     pub placement: Option<Placement>,
     /// The Service that is kept for this load balancer (placement Gateway). What may be asked for is up to the
     /// administrator.
@@ -48,11 +86,20 @@ pub struct TcpLoadBalancerSpec {
     pub service: Option<ServiceTemplate>,
     /// The ports clients connect to, each port once. At most 16.
     #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["port".into()]),
+        validation = rules::named_where_several("listeners"),
+        validation = rules::unique("name", "two listeners have the same name: write another for one of them"),
+        validation = rules::unique("nodePort", "two listeners have the same nodePort: write another for one of them")
+    )]
     pub listeners: Vec<Listener>,
     /// Where connections go. At most 64.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = rules::named_where_several("backends"),
+        validation = rules::unique("name", "two backends have the same name: write another for one of them")
+    )]
     pub backends: Vec<Backend>,
     /// How an endpoint is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,26 +135,54 @@ pub enum Placement {
 /// The Service that is kept for a load balancer.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'")
+        .message("type ClusterIP has no traffic from outside: leave it out, or write `type: NodePort` or `LoadBalancer`")
+        .field_path(".externalTrafficPolicy"),
+    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'")
+        .message("only type LoadBalancer has a class: leave it out, or write `type: LoadBalancer`")
+        .field_path(".loadBalancerClass"),
+    // As Kubernetes has it for Services, which it would otherwise be that refuses the change.
+    validation = Rule::new(
+        "self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || \
+         (has(self.loadBalancerClass) ? self.loadBalancerClass : '') == \
+         (has(oldSelf.loadBalancerClass) ? oldSelf.loadBalancerClass : '')",
+    )
+        .message("loadBalancerClass cannot be changed, added or removed while the type is LoadBalancer: make a new \
+                  object, or write what it was before")
+        .field_path(".loadBalancerClass")
+)]
 pub struct ServiceTemplate {
     /// `ClusterIP`: for clients within the cluster. `NodePort`: also at a port of every node. `LoadBalancer`: also at
     /// an address that the cloud gives. Default: ClusterIP.
     #[serde(rename = "type", default)]
     pub type_: ServiceType,
-    /// Further annotations of the Service, for example for the cloud's load balancer. At most 32.
+    /// Further annotations of the Service, for example for the cloud's load balancer. At most 32, each of at most 4096
+    /// characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[x_kube(
+        validation = rules::qualified_keys("annotations"),
+        validation = rules::foreign_keys("annotations")
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Further labels of the Service. At most 32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[x_kube(
+        validation = rules::qualified_keys("labels"),
+        validation = rules::foreign_keys("labels"),
+        validation = rules::label_values()
+    )]
     pub labels: BTreeMap<String, String>,
     /// `Local`: only nodes with a proxy take connections, and clients keep their addresses. `Cluster`: all nodes do, and
     /// the proxy sees nodes' addresses in place of the clients'. Default: Local for LoadBalancer, Cluster for NodePort.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<ExternalTrafficPolicy>,
-    /// Which implementation gives the address (type LoadBalancer). It cannot be changed. Default: the cluster's own.
+    /// Which implementation gives the address (type LoadBalancer only). It cannot be changed, added or removed while the
+    /// type is LoadBalancer. Default: the cluster's own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "Option<QualifiedName>")]
     pub load_balancer_class: Option<String>,
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`. Default: SingleStack.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +225,9 @@ pub enum IpFamilyPolicy {
 /// A port clients connect to.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.address)")
+    .message("an address is for standalone, and a cluster has its own: leave it out")
+    .field_path(".address"))]
 pub struct Listener {
     /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,13 +262,24 @@ pub struct Listener {
 /// TLS on the clients' side.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "self.mode != 'Terminate' || (has(self.certificateRefs) && size(self.certificateRefs) > 0)",
+)
+    .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for example \
+              `certificateRefs: [{name: my-tls}]`")
+    .field_path(".certificateRefs"))]
 pub struct ListenerTls {
     /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. Default: Terminate.
     #[serde(default)]
     pub mode: TlsMode,
-    /// The certificates to present, chosen by the client's server name; the first one when none matches. At most 32.
-    #[schemars(length(min = 1, max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required, 1 to
+    /// 32, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = rules::unique("name", "a Secret is named twice: leave one out")
+    )]
     pub certificate_refs: Vec<CertificateRef>,
     /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
     #[serde(default)]
@@ -221,6 +310,13 @@ pub enum TlsVersion {
 /// A certificate chain and its key: exactly one of `name` and `files`.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.name) || has(self.files)")
+        .message("a certificate has no name: write that of a Secret of type kubernetes.io/tls"),
+    validation = Rule::new("!has(self.files)")
+        .message("files are for standalone: write the `name` of a Secret of type kubernetes.io/tls")
+        .field_path(".files")
+)]
 pub struct CertificateRef {
     /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,12 +341,18 @@ pub struct CertificateFiles {
 /// The PROXY protocol header (version 1 or 2) that tells the client's address.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.trustedNetworks) && size(self.trustedNetworks) > 0")
+    .message("anyone could forge a PROXY header: write the addresses of the load balancers in front, for example \
+              `trustedNetworks: [10.0.0.0/8]`, or leave proxyProtocol out")
+    .field_path(".trustedNetworks"))]
 pub struct ProxyProtocol {
     /// `Required`: only peers in trustedNetworks may connect, and they must send a header. `Optional`: peers in
     /// trustedNetworks must send a header; all others are clients themselves and are never waited for.
     pub mode: ProxyProtocolMode,
-    /// Who may send the header, since anyone could forge one: the addresses of the load balancers in front. At most 64.
-    #[schemars(length(min = 1, max = 64))]
+    /// Who may send the header, since anyone could forge one: the addresses of the load balancers in front. Required, 1
+    /// to 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub trusted_networks: Vec<Network>,
 }
@@ -305,6 +407,7 @@ pub struct Rate {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub count: u32,
     /// The period, from 1s to 1h.
+    #[x_kube(validation = rules::within("1s", "1h"))]
     pub per: Duration,
     /// How many may come at once. Default: count.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -315,6 +418,12 @@ pub struct Rate {
 /// A group of endpoints: exactly one of `service` and `addresses`.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.service) || has(self.addresses)")
+        .message("it has neither service nor addresses: write where its connections go"),
+    validation = Rule::new("!has(self.service) || !has(self.addresses)")
+        .message("it has both service and addresses: write one of them, or two backends")
+)]
 pub struct Backend {
     /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or
     /// `default`.
@@ -330,6 +439,7 @@ pub struct Backend {
     pub addresses: Option<Vec<AddressPort>>,
     /// How often DNS names in `addresses` are looked up, from 1s to 24h. Default: 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("1s", "24h"))]
     pub resolve_interval: Option<Duration>,
     /// The share of new connections, relative to the other backends. Default: 1.
     #[serde(default = "one")]
@@ -369,6 +479,11 @@ pub enum ProxyProtocolVersion {
 /// How an endpoint is chosen.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.hash) || self.algorithm == 'Maglev'")
+        .message("only Maglev hashes: write `algorithm: Maglev`, or leave `hash` out")
+        .field_path(".hash")
+)]
 pub struct LoadBalancing {
     /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
     /// `PowerOfTwo`: the better one of two taken at random. `Random`. `Maglev`: always the same one for the same
@@ -426,15 +541,18 @@ pub struct HealthCheck {
 /// Probes of each endpoint.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Order { short: "timeout", long: "interval", long_default: Some("5s") }.not_longer())]
 pub struct ActiveCheck {
     /// `TCP`: open a connection and close it. `None`: no probes. Default: TCP.
     #[serde(rename = "type", default)]
     pub type_: CheckType,
     /// The time between two probes, from 100ms to 1h. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("100ms", "1h"))]
     pub interval: Option<Duration>,
     /// How long a probe may take, from 1ms to the interval. Default: 1s, or the interval if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1ms"))]
     pub timeout: Option<Duration>,
     /// Passes in a row that make an unhealthy endpoint healthy. Default: 2.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -457,6 +575,7 @@ pub enum CheckType {
 /// Ejection of endpoints that clients' connections fail to reach.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Order { short: "ejectFor", long: "maxEjectFor", long_default: None }.not_shorter())]
 pub struct PassiveCheck {
     /// Failed attempts in a row that eject an endpoint. Default: 5.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -465,9 +584,11 @@ pub struct PassiveCheck {
     /// How long the first ejection lasts, at least 1s; each following one lasts twice as long. Default: 30s,
     /// or maxEjectFor if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1s"))]
     pub eject_for: Option<Duration>,
     /// How long an ejection may last at most; at least ejectFor. Default: 5m, or ejectFor if that is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1s"))]
     pub max_eject_for: Option<Duration>,
     /// The largest share of endpoints ejected at a time; the last usable one never is. 0: no ejection. Default: 50.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -478,13 +599,16 @@ pub struct PassiveCheck {
 /// How endpoints are dialled.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Order { short: "timeout", long: "deadline", long_default: None }.not_shorter())]
 pub struct Connect {
     /// For one attempt, at least 1ms. Default: 3s, or the deadline if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1ms"))]
     pub timeout: Option<Duration>,
     /// For all attempts of a client's connection together; at least the timeout. Default: 10s, or the timeout if that
     /// is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1ms"))]
     pub deadline: Option<Duration>,
     /// How many endpoints are tried before the client is refused. Default: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -505,6 +629,7 @@ pub struct Preconnect {
     /// One that no client took for this long is closed and replaced; keep it below the backend's own timeout for
     /// silent clients. At least 100ms. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("100ms"))]
     pub idle_timeout: Option<Duration>,
 }
 
@@ -514,6 +639,7 @@ pub struct Preconnect {
 pub struct Timeouts {
     /// For the PROXY header, and for the TLS handshake; at least 1ms. Default: 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_least("1ms"))]
     pub handshake: Option<Duration>,
     /// Without a byte in either direction; 0s: for ever. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -537,9 +663,17 @@ pub struct TcpKeepalive {
     /// Silence before the first probe, in whole seconds, at most 32767s; 0s: no probes, and no TCP_USER_TIMEOUT.
     /// Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = rules::at_most("32767s"),
+        validation = rules::whole_seconds()
+    )]
     pub idle: Option<Duration>,
     /// Time between probes, in whole seconds, 1s to 32767s. Default: 15s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = rules::within("1s", "32767s"),
+        validation = rules::whole_seconds()
+    )]
     pub interval: Option<Duration>,
     /// Unanswered probes after which the peer counts as dead. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -559,6 +693,7 @@ pub struct Drain {
 /// When the process shuts down: it stops accepting, and connections may go on for a while.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Order { short: "spread", long: "after", long_default: Some("60s") }.not_longer())]
 pub struct ShutdownDrain {
     /// Connections still open after this long are reset; the process's --max-drain caps it. Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -13,20 +13,27 @@ pub struct TcpLoadBalancerStatus {
     /// What `kubectl get` prints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Where clients connect.
+    /// Where clients connect. The same ports are behind each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<Address>,
-    /// One entry for each listener.
+    /// What becomes of each listener.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
     pub listeners: Vec<ListenerStatus>,
-    /// One entry for each backend.
+    /// What is known of each backend's endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub backends: Vec<BackendStatus>,
-    /// Accepted, ResolvedRefs, Programmed, BackendsHealthy, CertificatesValid, ClientAddressPreserved.
+    /// `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services and Secrets that it
+    /// names are there. `Programmed`: every ready proxy serves it. `BackendsHealthy`: endpoints can be reached.
+    /// `CertificatesValid`: none has expired or is about to. `ClientAddressPreserved`: proxies see the clients' own
+    /// addresses. Each has a reason and a message that says what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
@@ -38,7 +45,7 @@ pub struct Summary {
     /// The ports clients connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<String>,
-    /// The first of the addresses.
+    /// The first of the addresses that clients connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// Healthy endpoints of all endpoints: `3/5`.
@@ -53,10 +60,10 @@ pub struct Summary {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
-    /// `IPAddress` or `Hostname`.
+    /// What `value` is: `IPAddress` or `Hostname`.
     #[serde(rename = "type")]
     pub type_: AddressType,
-    /// The address.
+    /// The IP address or host name.
     pub value: String,
 }
 
@@ -73,7 +80,7 @@ pub enum AddressType {
 pub struct ListenerStatus {
     /// The port clients connect to.
     pub port: u16,
-    /// Its name.
+    /// The name of the listener, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The port that the proxies have open for it.
@@ -82,8 +89,9 @@ pub struct ListenerStatus {
     /// The nodes' port of the Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
-    /// Programmed, with the pod that cannot open the port.
+    /// `Programmed`: every ready proxy has the port open, or which pod cannot open it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
@@ -92,7 +100,7 @@ pub struct ListenerStatus {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
-    /// Its name; where none is declared, its Service's.
+    /// The name of the backend; where none is declared, its Service's, or `default`.
     pub name: String,
     /// How many endpoints it has.
     pub endpoints: u32,

@@ -2,24 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::spawn_blocking,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use super::source::Source;
 use crate::{
+    controller::Observed,
     model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
     proxy::Proxy,
-    source::{Files, Names, Settle, Watch, World, resolve},
+    source::{Names, Settle, World, resolve},
     state::{Configuration, State},
     translate::{Problem, Severity, translate},
 };
@@ -31,34 +28,39 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// How many endpoints that joined or left are named in the log.
 const MOST_NAMED: usize = 10;
 
-/// Makes snapshots of what files and DNS say, and tells what is wrong.
+/// Makes snapshots of what the source and DNS say, and tells what is wrong.
 pub struct Compiler {
-    files: Arc<Mutex<Files>>,
+    source: Source,
     names: Names,
-    world: World,
+    world: Arc<World>,
     last: Arc<Snapshot>,
     said: Configuration,
     state: Arc<State>,
+    observed: watch::Sender<Observed>,
 }
 
 impl Compiler {
-    pub fn new(files: Files, state: Arc<State>) -> Self {
+    pub fn new(source: Source, state: Arc<State>) -> Self {
         Self {
-            files: Arc::new(Mutex::new(files)),
+            source,
             names: Names::start(resolve),
-            world: World::default(),
+            world: Arc::default(),
             last: Arc::default(),
             said: Configuration::default(),
             state,
+            observed: watch::Sender::default(),
         }
+    }
+
+    /// What it sees and thinks, whenever it has thought.
+    pub fn observed(&self) -> watch::Receiver<Observed> {
+        self.observed.subscribe()
     }
 
     /// Reads everything anew and compiles it.
     pub async fn compile(&mut self) -> Arc<Snapshot> {
-        let files = self.files.clone();
-        match spawn_blocking(move || locked(&files).read()).await {
-            Ok(world) => self.world = world,
-            Err(error) => error!(%error, "the manifests could not be read: what they said before still holds"),
+        if let Some(world) = self.source.read().await {
+            self.world = Arc::new(world);
         }
         self.names.want(self.world.names_wanted());
         self.names.first_answers(FIRST_ANSWERS).await;
@@ -67,7 +69,10 @@ impl Compiler {
 
     /// Compiles what was read before with what DNS says now.
     fn translate(&mut self) -> Arc<Snapshot> {
-        self.world.names = self.names.known();
+        let names = self.names.known();
+        if names != self.world.names {
+            Arc::make_mut(&mut self.world).names = names;
+        }
         let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
         let configuration = Configuration {
             generation: snapshot.generation,
@@ -79,14 +84,15 @@ impl Compiler {
             log_difference(&self.last, &snapshot);
             self.last = Arc::new(snapshot);
         }
+        self.observed.send_replace(Observed { world: self.world.clone(), verdicts: configuration.verdicts.clone() });
         self.said = configuration.clone();
         self.state.set_configuration(configuration);
         self.last.clone()
     }
 }
 
-/// Publishes a snapshot whenever files or DNS have changed, and on SIGHUP. A fault in it does not end the process: it
-/// is started again with what it knew.
+/// Publishes a snapshot whenever the source or DNS says something new. A fault in it does not end the process: it is
+/// started again with what it knew.
 pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
     let compiler = Arc::new(tokio::sync::Mutex::new(compiler));
     let following = tokio::spawn(async move {
@@ -102,21 +108,12 @@ pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
 }
 
 async fn run(compiler: &mut Compiler, proxy: &Proxy) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        return error!("SIGHUP cannot be caught: changes are not followed");
-    };
-    let mut watch = Watch::start();
     let mut settle = Settle::default();
-    // What changed before the watch began is read now.
+    // A fault may have cost a change.
     settle.note();
     loop {
-        watch.follow(locked(&compiler.files).interest());
         tokio::select! {
-            () = watch.changed() => settle.note(),
-            _ = hangups.recv() => {
-                info!("SIGHUP: reading the manifests");
-                settle.note();
-            }
+            () = compiler.source.changed() => settle.note(),
             () = compiler.names.changed() => publish(proxy, compiler.translate()),
             () = settle.due() => publish(proxy, compiler.compile().await),
             // A certificate may have expired.
@@ -154,11 +151,6 @@ pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<Sta
 /// Why a listener is not bound, with its field; the list is keyed by port.
 pub fn unbound(listener: &ListenerKey, why: &str) -> String {
     format!("spec.listeners[port={}]: {why}", listener.port)
-}
-
-fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
-    // A reader that panicked has been reported; the next reading starts from what is remembered.
-    files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what a new configuration changes, load balancer by load balancer.

@@ -20,7 +20,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{bind_admin, first_report, on_control_runtime, shutdown::Signals};
+use super::{
+    on_control_runtime,
+    serve::{bind_admin, first_report},
+    shutdown::Signals,
+};
 use crate::{
     admin,
     api::AddressPort,

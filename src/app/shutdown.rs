@@ -7,6 +7,7 @@ use tokio::{
     sync::watch,
     time::sleep,
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
@@ -75,7 +76,16 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
 }
 
 /// Tells everybody, stops accepting and drains.
-pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signals: &Signals) {
+///
+/// As long as connections are accepted, changes of the manifests are followed.
+pub async fn leave(
+    cause: Cause,
+    proxy: &Proxy,
+    state: &State,
+    following: AbortOnDropHandle<()>,
+    run: &Run,
+    signals: &Signals,
+) {
     match cause {
         Cause::Signal => {
             state.leave();
@@ -89,6 +99,7 @@ pub async fn leave(cause: Cause, proxy: &Proxy, state: &State, run: &Run, signal
             proxy.stop_accepting(Closing::HandedOver).await;
         }
     }
+    drop(following);
     info!("no longer accepting; draining");
     let as_declared = proxy.drain(Draining::AsDeclared, run.max_drain.0);
     let drained = match cause {

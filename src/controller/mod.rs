@@ -19,3 +19,14 @@ pub struct Observed {
     pub world: Arc<World>,
     pub verdicts: Arc<Verdicts>,
 }
+
+/// Leads while it can, until it is told to stop.
+pub async fn run(
+    client: kube::Client,
+    settings: Settings,
+    observed: tokio::sync::watch::Receiver<Observed>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    let _ = (client, settings, observed);
+    stop.cancelled().await;
+}

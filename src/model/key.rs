@@ -1,6 +1,6 @@
 //! Identities: what makes a listener, an upstream or an endpoint the same one in the next snapshot.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -14,6 +14,12 @@ pub struct ObjectKey {
 impl ObjectKey {
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The keys of all listeners that it may have.
+    pub fn listeners(&self) -> RangeInclusive<ListenerKey> {
+        let key = |port| ListenerKey { object: self.clone(), port };
+        key(0)..=key(u16::MAX)
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Listener {
     /// Where it is bound. `[::]` means every address of both families.
     pub bind: SocketAddr,
     pub upstream: UpstreamKey,
+    /// The uid of its load balancer, where it has one: another one of the same name inherits nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Arc<str>>,
     /// `None`: plain TCP.
     pub tls: Option<Tls>,
     /// `None`: no PROXY header is expected, and one is passed on like any other bytes.

@@ -15,10 +15,16 @@ pub struct ReplicaReport {
 pub struct Served {
     /// The generation of its spec that has been acted on.
     pub generation: i64,
+    /// The latest generation that was served whole, as far as this process knows of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<i64>,
     /// By the declared port.
     pub listeners: BTreeMap<u16, ListenerOutcome>,
-    /// By name.
+    /// By name; those without endpoints are not among them.
     pub backends: BTreeMap<String, BackendHealth>,
+    /// The last moment of the validity of each certificate that is presented, by where it comes from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<String, jiff::Timestamp>,
 }
 
 /// What became of a listener.

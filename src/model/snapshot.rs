@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Listener, ListenerKey, Upstream, UpstreamKey};
+use super::{Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
 
 /// The whole configuration at one moment.
 ///
@@ -14,6 +14,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The listeners of a load balancer.
+    pub fn listeners_of(&self, object: &ObjectKey) -> impl Iterator<Item = (&ListenerKey, &Arc<Listener>)> {
+        let key = |port| ListenerKey { object: object.clone(), port };
+        self.listeners.range(key(0)..=key(u16::MAX))
+    }
+
     /// Whether both configure the same, whatever their generations.
     pub fn configures_the_same(&self, other: &Self) -> bool {
         self.listeners == other.listeners && self.upstreams == other.upstreams

@@ -134,7 +134,7 @@ impl Proxy {
 
     /// What is live now, for metrics and admin pages.
     pub fn monitor(&self) -> Monitor {
-        Monitor { shared: self.shared.clone(), view: self.view.clone() }
+        Monitor { shared: self.shared.clone(), view: self.view.clone(), reports: self.reports.clone() }
     }
 
     /// The listening sockets there are, for a process that takes over.
@@ -201,11 +201,17 @@ impl Drop for AbortOnPanic {
 pub struct Monitor {
     shared: Arc<Shared>,
     view: Arc<ArcSwap<View>>,
+    reports: watch::Receiver<Arc<Report>>,
 }
 
 impl Monitor {
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// What the proxy made of the snapshots, whenever that changes; the view has it already then.
+    pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
+        self.reports.clone()
     }
 
     pub fn access_log(&self) -> &AccessLog {

@@ -84,6 +84,7 @@ mod tests {
             name: "1".into(),
             bind: address(bind),
             upstream: UpstreamKey { object: ObjectKey::new("shop", "db") },
+            owner: None,
             tls: None,
             proxy_protocol: None,
             access: Access::default(),

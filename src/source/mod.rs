@@ -14,6 +14,7 @@
 //! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
 
 mod allocations;
+mod cluster;
 pub mod documents;
 mod files;
 mod names;
@@ -25,6 +26,7 @@ mod watch;
 mod world;
 
 pub use allocations::{Allocation, Allocations};
+pub use cluster::{Cluster, Home, Scope, connect, installed_schema};
 pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;

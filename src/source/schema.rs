@@ -1,7 +1,8 @@
 //! Checks documents as the API server does: against the published schema, then through the types.
 //!
 //! The types ignore what they do not know, so a mistyped field would be lost silently: the schema finds it. Rules that
-//! the schema has in CEL are those of the types and of the translation, which therefore say the same sentences.
+//! the schema has in CEL are those of the types and of the translation, which therefore say the same; but for those
+//! about what only a cluster has.
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,10 @@ static ENDPOINT_SLICE: LazyLock<Value> = LazyLock::new(kubernetes::<EndpointSlic
 /// The spec of a `TcpLoadBalancer` document, or all that is wrong with it: each a sentence `path: what is wrong and
 /// what to write instead`. `apiVersion` and `kind` are taken for right.
 pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
+    // The server takes it from nobody but the controller.
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("status");
+    }
     let mut problems = Problems::default();
     problems.check(&SCHEMA, &mut document, "");
     if !problems.0.is_empty() {
@@ -185,7 +190,9 @@ impl Problems {
     }
 
     fn check_fields(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
-        let Some(known) = schema["properties"].as_object() else { return };
+        let Some(known) = schema["properties"].as_object() else {
+            return self.check_map(&schema["additionalProperties"], fields, path);
+        };
         let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         fields.retain(|_, value| !value.is_null());
         for name in strings(&schema["required"]).filter(|name| !fields.contains_key(*name)) {
@@ -194,10 +201,17 @@ impl Problems {
         for (name, value) in fields {
             match known.get(name) {
                 Some(schema) => self.check(schema, value, &below(name)),
-                // The server knows these itself, and takes a status from nobody but the controller.
-                None if path.is_empty() && ["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()) => {}
+                // The server knows these itself.
+                None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
                 None => self.add_unknown(below(name), unknown_field(name, known)),
             }
+        }
+    }
+
+    /// Checks what is below names that the schema leaves to whoever writes them.
+    fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
+        for (name, value) in fields {
+            self.check(schema, value, &format!("{path}.{name}"));
         }
     }
 }
@@ -290,13 +304,16 @@ fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
             if bound("minItems").is_some_and(|least| length < least) {
                 Some(format!("must not be empty: {}", what_to_write(name, schema)))
             } else {
-                bound("maxItems")
-                    .filter(|most| length > *most)
-                    .map(|most| format!("has {length} entries: write at most {most}"))
+                too_many(length, bound("maxItems"))
             }
         }
+        Value::Object(fields) => too_many(fields.len() as f64, bound("maxProperties")),
         _ => None,
     }
+}
+
+fn too_many(length: f64, most: Option<f64>) -> Option<String> {
+    most.filter(|most| length > *most).map(|most| format!("has {length} entries: write at most {most}"))
 }
 
 fn not_listed(text: &str, values: &Value) -> Option<String> {
@@ -367,12 +384,6 @@ fn what_to_write(name: &str, schema: &Value) -> String {
         "listeners" => "write the ports clients connect to, for example `listeners: [{port: 5432}]`",
         "backends" => "write where connections go, for example `backends: [{addresses: [\"192.0.2.7:5432\"]}]`",
         "addresses" => "write for example `addresses: [\"192.0.2.7:5432\"]`",
-        "trustedNetworks" => {
-            "write the addresses of the load balancers in front, for example `trustedNetworks: [10.0.0.0/8]`"
-        }
-        "certificateRefs" => {
-            "write the Secret that has the certificate, for example `certificateRefs: [{name: my-tls}]`"
-        }
         _ => return described(name, schema),
     };
     example.into()

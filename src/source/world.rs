@@ -121,6 +121,11 @@ pub struct Identity {
 }
 
 impl Declared {
+    /// The uid that the API server gave it.
+    pub fn uid(&self) -> Option<&str> {
+        self.identity.as_ref().map(|identity| &*identity.uid)
+    }
+
     /// Where a file is that the manifest names: its key in [`World::files`].
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.folder.join(file)

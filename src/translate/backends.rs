@@ -106,7 +106,7 @@ fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) ->
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let Declaration { object, world, .. } = declaration;
+    let (object, world) = (declaration.object, declaration.surroundings.world);
     let members = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, &object.namespace, world, &mut place.at("service")),
         (None, Some(addresses)) => resolved(addresses, world, &mut place.at("addresses")),

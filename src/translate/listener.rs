@@ -1,10 +1,6 @@
-//! One listener: where it is bound, and what it does with a connection before an endpoint is chosen.
+//! One listener: what it does with a connection before an endpoint is chosen.
 
-use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -24,7 +20,8 @@ pub(super) struct Shared {
     pub drain: Option<ShutdownDrain>,
 }
 
-/// The listener as declared, to be used only if nothing was refused. `None`: something in `shared` is wrong.
+/// The listener as declared, to be used only if nothing was refused. `None`: something in `shared` is wrong, or it has no
+/// address yet.
 pub(super) fn translate(
     declared: &api::Listener,
     shared: &Shared,
@@ -33,8 +30,8 @@ pub(super) fn translate(
     certificates: &mut Certificates,
     place: &mut Place,
 ) -> Option<Listener> {
-    let port = place.at("port").number(declared.port, 1..=u16::MAX);
-    let address = declared.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).to_canonical();
+    let Declaration { object, uid, surroundings, .. } = *declaration;
+    let bind = surroundings.bindings.address(object, uid, declared, place);
     let presented = before.and_then(|before| before.tls.as_ref()).map_or(&[][..], |tls| &tls.certificates);
     let tls = declared.tls.as_ref().map(|tls| Tls {
         certificates: certificates.translate(tls, declaration, presented, &mut place.at("tls")),
@@ -49,9 +46,10 @@ pub(super) fn translate(
     let access = access(declared.access.as_ref(), &mut place.at("access"));
     let limits = limits(declared.limits.as_ref(), &mut place.at("limits"));
     Some(Listener {
-        name: declared.name.as_ref().map_or_else(|| port.to_string().into(), |name| name.0.as_str().into()),
-        bind: SocketAddr::new(address, port),
-        upstream: UpstreamKey { object: declaration.object.clone() },
+        name: declared.name.as_ref().map_or_else(|| declared.port.to_string().into(), |name| name.0.as_str().into()),
+        bind: bind?,
+        upstream: UpstreamKey { object: object.clone() },
+        owner: uid.map(Into::into),
         tls,
         proxy_protocol,
         access,

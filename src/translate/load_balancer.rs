@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    Problem, Reason, Severity, Verdict,
+    Problem, Reason, Severity, Surroundings, Verdict,
+    before::Before,
     certificates::Certificates,
     findings::{Place, accepted},
     listener::{self, Shared},
@@ -13,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
-    model::{Listener, ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
-    source::{Declared, World},
+    model::{Listener, ListenerKey, ObjectKey, Upstream},
+    source::Declared,
 };
 
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
@@ -29,15 +30,16 @@ pub(super) struct Translated {
 pub(super) fn translate(
     object: &ObjectKey,
     declared: &Declared,
-    world: &World,
-    previous: &Snapshot,
+    surroundings: &Surroundings,
     certificates: &mut Certificates,
 ) -> (Translated, Verdict) {
-    let mut problems = unreadable(object, declared, previous);
+    let before = Before::of(object, declared, &surroundings.bindings, surroundings.previous);
+    let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
-        None => kept(object, previous),
+        None => kept(object, &before),
         Some(spec) => {
-            let declaration = Declaration { object, spec, folder: &declared.folder, world, previous };
+            let Declared { folder, .. } = declared;
+            let declaration = Declaration { object, uid: declared.uid(), spec, folder, surroundings, before };
             declaration.translate(certificates, &mut problems)
         }
     };
@@ -45,10 +47,10 @@ pub(super) fn translate(
 }
 
 /// What is wrong with the present text, where it cannot be read at all.
-fn unreadable(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> Vec<Problem> {
+fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
     let meanwhile = match &declared.spec {
         Some(_) => "its last good version keeps serving",
-        None if listeners_before(object, previous).next().is_some() => "it keeps serving as it did before",
+        None if !before.listeners.is_empty() => "it keeps serving as it did before",
         None => "it is not served",
     };
     declared
@@ -64,35 +66,21 @@ fn unreadable(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> V
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, previous: &Snapshot) -> Translated {
-    Translated {
-        listeners: listeners_before(object, previous)
-            .map(|(key, listener)| (key.clone(), Wish::Kept(listener.clone())))
-            .collect(),
-        upstream: upstream_before(object, previous).cloned(),
-    }
-}
-
-fn listeners_before<'a>(
-    object: &ObjectKey,
-    previous: &'a Snapshot,
-) -> impl Iterator<Item = (&'a ListenerKey, &'a Arc<Listener>)> {
+fn kept(object: &ObjectKey, before: &Before) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
-    previous.listeners.range(key(0)..=key(u16::MAX))
+    let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
+    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.cloned() }
 }
 
-fn upstream_before<'a>(object: &ObjectKey, previous: &'a Snapshot) -> Option<&'a Arc<Upstream>> {
-    previous.upstreams.get(&UpstreamKey { object: object.clone() })
-}
-
-/// A load balancer as it is declared, and what its references are looked up in.
+/// A load balancer as it is declared, and what it is translated with.
 pub(super) struct Declaration<'a> {
     pub object: &'a ObjectKey,
+    pub uid: Option<&'a str>,
     pub spec: &'a TcpLoadBalancerSpec,
     /// What relative paths are relative to.
     pub folder: &'a Path,
-    pub world: &'a World,
-    pub previous: &'a Snapshot,
+    pub surroundings: &'a Surroundings<'a>,
+    pub before: Before<'a>,
 }
 
 impl<'a> Declaration<'a> {
@@ -100,7 +88,7 @@ impl<'a> Declaration<'a> {
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, certificates, problems);
         let upstream = upstream::translate(self, shared.keepalive, problems);
-        let before = upstream_before(self.object, self.previous);
+        let before = self.before.upstream;
         Translated {
             // Without an upstream they would have nowhere to go.
             listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
@@ -108,12 +96,8 @@ impl<'a> Declaration<'a> {
         }
     }
 
-    pub fn upstream_before(&self) -> Option<&'a Upstream> {
-        upstream_before(self.object, self.previous).map(|before| &**before)
-    }
-
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
-        self.previous.listeners.get(&self.key(declared))
+        self.before.listeners.get(&declared.port).copied()
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
@@ -157,7 +141,9 @@ impl<'a> Declaration<'a> {
                 listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
             });
             let wish = match listener.flatten() {
-                Some(listener) => Some(Wish::Declared { listener: reuse(listener, before), field }),
+                Some(listener) => {
+                    Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
+                }
                 None => before.cloned().map(Wish::Kept),
             };
             wishes.extend(wish.map(|wish| (self.key(declared), wish)));

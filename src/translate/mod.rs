@@ -4,7 +4,10 @@
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
+mod age;
 mod backends;
+mod before;
+mod bindings;
 mod certificates;
 mod defaults;
 mod findings;
@@ -14,6 +17,7 @@ mod load_balancer;
 mod ports;
 mod settings;
 mod slices;
+mod surroundings;
 mod upstream;
 mod verdict;
 mod weights;
@@ -25,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
@@ -35,6 +40,12 @@ use crate::{
 /// What becomes of a listener that is wrong, for the end of a sentence.
 fn meanwhile_listener(served_before: bool) -> &'static str {
     if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
+}
+
+/// What there is, for a sentence.
+fn listed(items: impl IntoIterator<Item: ToString>) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    if items.is_empty() { "none".into() } else { items.join(", ") }
 }
 
 /// What to tell those who refer to an object that is not in the world.
@@ -50,18 +61,19 @@ fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
 ///
 /// The generation is that of `previous` if both configure the same, else the next one. Only verdicts depend on `now`.
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    let surroundings = Surroundings::of(world, previous);
     let mut certificates = certificates::Certificates::new(world, previous, now);
     let mut wishes = BTreeMap::new();
     let mut upstreams = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
-        let (translated, verdict) = load_balancer::translate(object, declared, world, previous, &mut certificates);
+        let (translated, verdict) = load_balancer::translate(object, declared, &surroundings, &mut certificates);
         wishes.extend(translated.listeners);
         upstreams.extend(translated.upstream.map(|upstream| (UpstreamKey { object: object.clone() }, upstream)));
         verdicts.insert(object.clone(), verdict);
     }
 
-    let (listeners, conflicts) = ports::settle(wishes, &previous.listeners);
+    let (listeners, conflicts) = ports::settle(wishes);
     for (listener, problem) in conflicts {
         verdicts.entry(listener.object).or_default().problems.push(problem);
     }

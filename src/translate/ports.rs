@@ -16,6 +16,8 @@ pub(super) enum Wish {
         listener: Arc<Listener>,
         /// Where it is declared: `spec.listeners[0]`.
         field: String,
+        /// What it served before and may go on with.
+        before: Option<Arc<Listener>>,
     },
     /// To go on as before, since its declaration is wrong.
     Kept(Arc<Listener>),
@@ -24,19 +26,16 @@ pub(super) enum Wish {
 type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
 /// The listeners that are served, and what to tell those that are not, or not as declared.
-pub(super) fn settle(
-    wishes: BTreeMap<ListenerKey, Wish>,
-    previous: &Listeners,
-) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
+pub(super) fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     for (key, wish) in wishes {
-        let port = ports.entry(key.port).or_default();
+        // Where they are bound: what they declare may be another port.
         match wish {
             Wish::Kept(listener) => {
-                port.served.insert(key, listener);
+                ports.entry(listener.bind.port()).or_default().served.insert(key, listener);
             }
-            Wish::Declared { listener, field } => {
-                let before = previous.get(&key).cloned();
+            Wish::Declared { listener, field, before } => {
+                let port = ports.entry(listener.bind.port()).or_default();
                 port.wanted.push(Wanted { key, listener, field, before });
             }
         }

@@ -5,6 +5,7 @@ mod golden;
 mod invariants;
 mod manifests;
 mod mistakes;
+mod sites;
 mod slices;
 
 use jiff::Timestamp;

@@ -17,7 +17,7 @@ pub(super) fn translate(
     problems: &mut Vec<Problem>,
 ) -> Option<Upstream> {
     let spec = declaration.spec;
-    let before = declaration.upstream_before();
+    let before = declaration.before.upstream.map(|before| &**before);
     if spec.backends.is_empty() {
         let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
         accepted("spec.backends", meanwhile, problems, |place| place.refuse("it is empty: write where connections go"));

@@ -290,6 +290,7 @@ pub fn listener() -> Listener {
         name: "db".into(),
         bind: SocketAddr::from(([127, 0, 0, 1], 0)),
         upstream: upstream_key(),
+        owner: None,
         tls: None,
         proxy_protocol: None,
         access: Access::default(),

@@ -72,6 +72,7 @@ impl Installation {
             "--namespace",
             &self.namespace,
             "--create-namespace",
+            "--take-ownership",
             "--values",
             file.to_str().unwrap(),
             "--wait",

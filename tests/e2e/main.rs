@@ -13,3 +13,4 @@ mod installation;
 mod load;
 mod scenario;
 mod scenarios;
+mod source;

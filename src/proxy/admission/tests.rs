@@ -13,6 +13,7 @@ fn listener(limits: Limits) -> Listener {
         name: "test".into(),
         bind: ([127, 0, 0, 1], 0).into(),
         upstream: UpstreamKey { object: ObjectKey::new("default", "test") },
+        owner: None,
         tls: None,
         proxy_protocol: None,
         access: Access::default(),

@@ -10,6 +10,7 @@ fn listener(key: &ListenerKey, address: &str) -> Arc<Listener> {
         name: "test".into(),
         bind: SocketAddr::new(address.parse().unwrap(), key.port),
         upstream: UpstreamKey { object: key.object.clone() },
+        owner: None,
         tls: None,
         proxy_protocol: None,
         access: Access::default(),
@@ -38,7 +39,11 @@ fn wanted() -> impl Strategy<Value = BTreeMap<ListenerKey, Option<Arc<Listener>>
 fn wishes(wanted: &BTreeMap<ListenerKey, Option<Arc<Listener>>>, previous: &Listeners) -> BTreeMap<ListenerKey, Wish> {
     let wish = |(key, wanted): (&ListenerKey, &Option<Arc<Listener>>)| {
         let wish = match wanted {
-            Some(listener) => Wish::Declared { listener: listener.clone(), field: "spec.listeners[0]".into() },
+            Some(listener) => Wish::Declared {
+                listener: listener.clone(),
+                field: "spec.listeners[0]".into(),
+                before: previous.get(key).cloned(),
+            },
             None => Wish::Kept(previous.get(key)?.clone()),
         };
         Some((key.clone(), wish))
@@ -58,7 +63,7 @@ proptest! {
     fn nobody_shares_and_nobody_who_served_stops(history in prop::collection::vec(wanted(), 1..6)) {
         let mut previous = Listeners::new();
         for wanted in history {
-            let (served, problems) = settle(wishes(&wanted, &previous), &previous);
+            let (served, problems) = settle(wishes(&wanted, &previous));
             prop_assert!(!overlapping(&served));
 
             for (key, wanted) in &wanted {
@@ -76,7 +81,7 @@ proptest! {
             if declared.len() == wanted.len() && !overlapping(&declared) {
                 prop_assert_eq!(&served, &declared, "there was no conflict");
             }
-            prop_assert_eq!(&settle(wishes(&wanted, &served), &served), &(served.clone(), problems), "not at rest");
+            prop_assert_eq!(&settle(wishes(&wanted, &served)), &(served.clone(), problems), "not at rest");
             previous = served;
         }
     }

@@ -1,7 +1,11 @@
-//! A small reader of manifests for tests: it knows no file and no schema.
+//! A small reader of manifests for tests: it knows no file and no schema. A document of kind Gateway, Host or Sidecar
+//! says where the process runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
+
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         core::v1::{Secret, Service},
@@ -9,13 +13,13 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    api::{TcpLoadBalancer, TcpLoadBalancerSpec},
+    api::{ServiceType, TcpLoadBalancer, TcpLoadBalancerSpec},
     model::ObjectKey,
-    source::{Declared, World},
+    source::{Allocation, Allocations, Declared, Identity, Site, Tenancy, World},
 };
 
 /// The namespace of all that does not name one.
@@ -28,7 +32,7 @@ pub fn world(text: &str) -> World {
         match document["kind"].as_str().unwrap() {
             "TcpLoadBalancer" => {
                 let read: TcpLoadBalancer = from(document);
-                let declared = declared(Some(read.spec), &[]);
+                let declared = Declared { identity: identity(&read.metadata), ..declared(Some(read.spec), &[]) };
                 world.load_balancers.insert(key(&read.metadata), declared);
             }
             "Secret" => {
@@ -43,6 +47,9 @@ pub fn world(text: &str) -> World {
                 let read: EndpointSlice = from(document);
                 world.endpoint_slices.insert(key(&read.metadata), Arc::new(read));
             }
+            "Gateway" => world.site = from::<Place>(document).gateway(),
+            "Host" => world.site = Site::Host(Arc::new(from::<Place>(document).tenancy.read())),
+            "Sidecar" => world.site = Site::Sidecar(from::<Place>(document).address.unwrap()),
             kind => panic!("{kind} is not read here"),
         }
     }
@@ -65,6 +72,72 @@ pub fn declared(spec: Option<TcpLoadBalancerSpec>, problems: &[&str]) -> Declare
         folder: PathBuf::from(FOLDER),
         identity: None,
         status: None,
+    }
+}
+
+/// What the API server knows an object by, if the manifest has a uid.
+fn identity(metadata: &ObjectMeta) -> Option<Identity> {
+    let uid = metadata.uid.as_deref()?.into();
+    let created = metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |created| created.0);
+    Some(Identity { created, uid, generation: metadata.generation.unwrap_or(1) })
+}
+
+/// Where the process runs.
+#[derive(Deserialize)]
+struct Place {
+    /// Of a sidecar.
+    address: Option<IpAddr>,
+    #[serde(default)]
+    ports: BTreeMap<u16, Allocation>,
+    #[serde(default)]
+    tenancy: Rules,
+}
+
+impl Place {
+    fn gateway(self) -> Site {
+        Site::Gateway(Arc::new(Allocations(self.ports)), Arc::new(self.tenancy.read()))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct Rules {
+    service_types: Vec<ServiceType>,
+    annotations: Vec<String>,
+    labels: Vec<String>,
+    load_balancer_classes: Vec<String>,
+    node_ports: bool,
+    backend_networks: Vec<IpNet>,
+    denied_networks: Vec<IpNet>,
+    load_balancers_per_namespace: Option<u32>,
+    listeners_per_namespace: Option<u32>,
+    host_ports: Vec<(u16, u16)>,
+    host_namespaces: Option<Vec<String>>,
+    replicas: Option<String>,
+    own_addresses: Vec<IpAddr>,
+    admin_port: Option<u16>,
+}
+
+impl Rules {
+    fn read(self) -> Tenancy {
+        let range = |(first, last): (u16, u16)| RangeInclusive::new(first, last);
+        Tenancy {
+            service_types: self.service_types.into_iter().collect(),
+            annotations: self.annotations,
+            labels: self.labels,
+            load_balancer_classes: self.load_balancer_classes,
+            node_ports: self.node_ports,
+            backend_networks: self.backend_networks.into_iter().collect(),
+            denied_networks: self.denied_networks.into_iter().collect(),
+            load_balancers_per_namespace: self.load_balancers_per_namespace,
+            listeners_per_namespace: self.listeners_per_namespace,
+            host_ports: self.host_ports.into_iter().map(range).collect(),
+            host_namespaces: self.host_namespaces.map(|namespaces| namespaces.into_iter().collect()),
+            replicas: self.replicas.map(|name| ObjectKey::new("tcplb", &name)),
+            own_addresses: self.own_addresses.into_iter().collect(),
+            admin_port: self.admin_port,
+            namespace: "tcplb".into(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ fn a_correct_load_balancer_has_a_verdict_without_problems() {
 fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
     for (mistake, expected) in [
         ("port: 0", "port: 0 is out of range: write 1 to 65535"),
+        ("tls: {}", "tls.certificateRefs: it is empty: write the name of a Secret"),
         ("tls: {certificateRefs: []}", "tls.certificateRefs: it is empty: write the name of a Secret"),
         (
             "tls: {certificateRefs: [{}]}",
@@ -43,6 +44,10 @@ fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
             "tls.alpn[1]: it is not an application protocol",
         ),
         ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: it is empty"),
+        (
+            "proxyProtocol: {mode: Optional}",
+            "proxyProtocol.trustedNetworks: it is empty, so nobody may send the header",
+        ),
         ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
         ("limits: {maxConnectionsPerSource: 0}", "limits.maxConnectionsPerSource: 0 is out of range"),
         ("limits: {newConnections: {count: 0, per: 1m}}", "limits.newConnections.count: 0 is out of range"),

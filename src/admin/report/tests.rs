@@ -1,0 +1,186 @@
+use std::io;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::{runtime::Handle, time::timeout};
+
+use super::*;
+use crate::{
+    model::Snapshot,
+    proxy::{
+        Options, Proxy,
+        access_log::{AccessLog, Events, Format},
+        socket::Sharing,
+    },
+    source::{Declared, Identity, World},
+    translate::translate,
+};
+
+/// A proxy that serves what is declared, and what it reports.
+struct Rig {
+    proxy: Proxy,
+    state: Arc<State>,
+    reports: Reports,
+    stop: CancellationToken,
+    world: World,
+    last: Arc<Snapshot>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, io::sink());
+        let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
+        let options = Options { workers: 1, capacity: 10, preconnected: 0, sharing, inherited, access_log };
+        let proxy = Proxy::start(options, &Handle::current()).unwrap();
+        let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
+        let reports = Reports::new(proxy.monitor(), state.clone(), stop.clone());
+        Self { proxy, state, reports, stop, world: World::default(), last: Arc::default() }
+    }
+
+    fn declare(&mut self, name: &str, identity: Option<(&str, i64)>, spec: serde_json::Value) {
+        let identity =
+            identity.map(|(uid, generation)| Identity { created: Timestamp::UNIX_EPOCH, uid: uid.into(), generation });
+        let declared = Declared {
+            spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
+            problems: Vec::new(),
+            origin: "test".into(),
+            folder: "".into(),
+            identity,
+            status: None,
+        };
+        self.world.load_balancers.insert(ObjectKey::new("shop", name), declared);
+    }
+
+    /// Thinks it over, and does not apply it yet.
+    fn compile(&mut self) {
+        let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
+        self.last = Arc::new(snapshot);
+        let generation = self.last.generation;
+        let verdicts = Arc::new(verdicts);
+        self.state.set_configuration(Configuration { generation, verdicts, problems: Vec::new() });
+    }
+
+    async fn apply(&mut self) {
+        self.compile();
+        let mut reports = self.proxy.reports();
+        self.proxy.publish(self.last.clone());
+        reports.wait_for(|report| report.generation == self.last.generation).await.unwrap();
+    }
+
+    async fn now(&self) -> ReplicaReport {
+        serde_json::from_str(&self.reports.next(None).await.unwrap().text).unwrap()
+    }
+
+    async fn tag(&self) -> String {
+        self.reports.next(None).await.unwrap().tag.clone()
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spec(port: u16) -> serde_json::Value {
+    json!({
+        "listeners": [{"port": port, "address": "127.0.0.1"}],
+        "backends": [{"name": "db", "addresses": ["127.0.0.1:1", "127.0.0.1:2"]}],
+        "healthCheck": {"active": {"type": "None"}},
+    })
+}
+
+#[tokio::test]
+async fn what_is_served_is_told_of_objects_that_the_api_server_knows() {
+    let mut rig = Rig::start();
+    let (open, taken) = (free_port(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let taken = taken.local_addr().map(|address| (address.port(), taken)).unwrap();
+    rig.declare("a", Some(("uid-a", 3)), spec(open));
+    rig.declare("b", Some(("uid-b", 4)), spec(taken.0));
+    rig.declare("file", None, spec(free_port()));
+    rig.apply().await;
+    let report = rig.now().await.load_balancers;
+    assert_eq!(report.keys().collect::<Vec<_>>(), ["uid-a", "uid-b"]);
+    let (a, b) = (&report["uid-a"], &report["uid-b"]);
+    assert_eq!((a.generation, a.whole), (3, Some(3)));
+    assert_eq!(a.listeners, BTreeMap::from([(open, ListenerOutcome::Bound(open))]));
+    assert_eq!((a.backends["db"].endpoints, a.backends["db"].usable), (2, 2));
+    let ListenerOutcome::Failed(sentence) = &b.listeners[&taken.0] else { panic!("{b:?}") };
+    assert!(sentence.contains("in use"), "{sentence}");
+}
+
+#[tokio::test]
+async fn a_generation_is_told_only_when_it_is_applied_and_whole_only_when_nothing_was_refused() {
+    let mut rig = Rig::start();
+    let (first, second) = (free_port(), free_port());
+    rig.declare("a", Some(("uid", 1)), spec(first));
+    rig.compile();
+    assert_eq!(rig.now().await, ReplicaReport::default());
+    rig.apply().await;
+    assert_eq!(rig.now().await.load_balancers["uid"].generation, 1);
+
+    rig.declare("a", Some(("uid", 2)), spec(second));
+    rig.compile();
+    assert_eq!(rig.now().await.load_balancers["uid"].generation, 1, "not applied yet");
+    rig.apply().await;
+    let served = rig.now().await.load_balancers.remove("uid").unwrap();
+    assert_eq!((served.generation, served.listeners.keys().copied().collect()), (2, vec![second]));
+
+    let mut wrong = spec(second);
+    wrong["listeners"][0]["limits"] = json!({"maxConnections": 0});
+    rig.declare("a", Some(("uid", 3)), wrong);
+    rig.apply().await;
+    let served = rig.now().await.load_balancers.remove("uid").unwrap();
+    assert_eq!((served.generation, served.whole), (3, Some(2)));
+}
+
+#[tokio::test]
+async fn one_who_waits_is_told_as_soon_as_something_changes() {
+    let mut rig = Rig::start();
+    rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.apply().await;
+    let tag = rig.tag().await;
+    assert!(rig.reports.next(Some("another")).await.is_some());
+    rig.declare("a", Some(("uid", 2)), spec(free_port()));
+    let (told, ()) =
+        tokio::join!(timeout(Duration::from_secs(5), async { rig.reports.next(Some(&tag)).await }), async {
+            // Nothing of it is applied: only what is thought of the manifests changes.
+            let (_, verdicts) = translate(&rig.world, &rig.last, Timestamp::now());
+            sleep(GATHERED_FOR * 2).await;
+            let generation = rig.last.generation;
+            rig.state.set_configuration(Configuration {
+                generation,
+                verdicts: Arc::new(verdicts),
+                problems: Vec::new(),
+            });
+        });
+    let told: ReplicaReport = serde_json::from_str(&told.unwrap().unwrap().text).unwrap();
+    assert_eq!(told.load_balancers["uid"].generation, 2);
+}
+
+#[tokio::test]
+async fn one_who_waits_is_let_go_after_a_while_and_when_the_pages_end() {
+    let mut rig = Rig::start();
+    rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.apply().await;
+    let tag = rig.tag().await;
+    tokio::time::pause();
+    let begun = Instant::now();
+    assert!(rig.reports.next(Some(&tag)).await.is_none());
+    assert!((LONGEST_WAIT..LONGEST_WAIT * 2).contains(&begun.elapsed()));
+    rig.stop.cancel();
+    let begun = Instant::now();
+    assert!(rig.reports.next(Some(&tag)).await.is_none());
+    assert!(begun.elapsed() < LONGEST_WAIT / 2);
+}
+
+#[tokio::test]
+async fn the_latest_failure_of_a_backend_is_told() {
+    let mut rig = Rig::start();
+    rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.apply().await;
+    let view = rig.proxy.monitor().view();
+    let endpoints = view.upstreams[0].1.endpoints();
+    endpoints[1].connect_failed(&io::Error::other("the first"));
+    endpoints[0].connect_failed(&io::Error::other("the last"));
+    let failure = rig.now().await.load_balancers.remove("uid").unwrap().backends["db"].last_failure.clone().unwrap();
+    assert_eq!((&*failure.endpoint, &*failure.reason), ("127.0.0.1:1", "the last"));
+}

@@ -1,0 +1,135 @@
+//! The commands that take their manifests from a cluster.
+
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use kube::Client;
+use tracing::warn;
+
+use super::{
+    serve::{Empty, Leading, Serving, serve},
+    source::Source,
+};
+use crate::{
+    api::{self, Placement},
+    cli::{AdminAddress, Controller, Sidecar},
+    controller::Settings,
+    model::ObjectKey,
+    proxy::socket::Sharing,
+    source::{
+        Tenancy,
+        cluster::{Cluster, Home, Scope, crd_hash},
+    },
+};
+
+/// `tcplb controller`: serves the load balancers of a cluster, and leads when it is its turn.
+pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
+    let client = client().await?;
+    warn_of_another_schema(&client).await;
+    let placement = arguments.placement.into();
+    let scope = Scope {
+        class: Some(arguments.class.clone()),
+        placement,
+        namespaces: some(&arguments.watch_namespaces),
+        only: None,
+        home: Some(Home {
+            namespace: arguments.namespace.clone(),
+            allocations: (placement == Placement::Gateway).then(|| arguments.allocations.clone()),
+            tenancy: Arc::new(tenancy(&arguments)),
+        }),
+    };
+    let settings = Settings {
+        class: arguments.class,
+        placement,
+        replicas: ObjectKey::new(&arguments.namespace, &arguments.replicas_service),
+        namespace: arguments.namespace,
+        pod: arguments.pod,
+        lease: arguments.lease,
+        allocations: arguments.allocations,
+        anchor: arguments.anchor,
+        selector: arguments.service_selector.into_iter().collect(),
+        ports: arguments.ports,
+        cluster_domain: arguments.cluster_domain,
+    };
+    serve(Serving {
+        source: Source::Cluster(Cluster::start(client.clone(), scope)),
+        admin: AdminAddress::At(arguments.admin.socket_address()),
+        sharing: Sharing::Exclusive,
+        takeover: None,
+        empty: Empty::Waits,
+        leading: Some(Leading { client, settings }),
+        run: arguments.run,
+    })
+    .await
+}
+
+/// `tcplb sidecar`: serves one load balancer of a cluster within a pod.
+pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
+    let scope = Scope {
+        class: None,
+        placement: Placement::Sidecar,
+        namespaces: Some(BTreeSet::from([arguments.load_balancer.namespace.to_string()])),
+        only: Some(arguments.load_balancer),
+        home: None,
+    };
+    serve(Serving {
+        source: Source::Cluster(Cluster::start(client().await?, scope)),
+        admin: arguments.admin,
+        sharing: Sharing::Exclusive,
+        takeover: None,
+        empty: Empty::Waits,
+        leading: None,
+        run: arguments.run,
+    })
+    .await
+}
+
+async fn client() -> anyhow::Result<Client> {
+    Client::try_default()
+        .await
+        .context("there is no way to a cluster: run this in a pod with a service account's token, or set KUBECONFIG")
+}
+
+/// An older schema silently drops what it does not know, `access` for one.
+async fn warn_of_another_schema(client: &Client) {
+    match crd_hash(client).await {
+        Ok(Some(installed)) if installed == api::schema_hash() => {}
+        Ok(_) => warn!(
+            "the installed CustomResourceDefinition is not this version's: fields that it does not know are silently \
+             dropped from objects; install what `tcplb crd` prints"
+        ),
+        Err(error) => warn!(%error, "the CustomResourceDefinition cannot be compared with this version's"),
+    }
+}
+
+fn tenancy(arguments: &Controller) -> Tenancy {
+    let tenants = &arguments.tenants;
+    let networks = |networks: &[api::Network]| networks.iter().map(|network| network.0).collect();
+    Tenancy {
+        service_types: tenants.service_types.iter().map(|&name| name.into()).collect(),
+        annotations: tenants.annotations.clone(),
+        labels: tenants.labels.clone(),
+        load_balancer_classes: tenants.load_balancer_classes.clone(),
+        node_ports: tenants.node_ports,
+        backend_networks: networks(&tenants.backend_networks),
+        denied_networks: networks(&tenants.denied_networks),
+        load_balancers_per_namespace: tenants.max_load_balancers_per_namespace,
+        listeners_per_namespace: tenants.max_listeners_per_namespace,
+        host_ports: tenants.host_ports.clone(),
+        host_namespaces: some(&tenants.host_namespaces),
+        replicas: Some(ObjectKey::new(&arguments.namespace, &arguments.replicas_service)),
+        own_addresses: arguments.pod_addresses.iter().copied().chain(api_server()).collect(),
+        admin_port: Some(arguments.admin.port),
+        namespace: arguments.namespace.as_str().into(),
+    }
+}
+
+/// Where pods reach the API server, as the kubelet tells them.
+fn api_server() -> Option<std::net::IpAddr> {
+    std::env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()
+}
+
+/// `None`: all.
+fn some(names: &[String]) -> Option<BTreeSet<String>> {
+    (!names.is_empty()).then(|| names.iter().cloned().collect())
+}

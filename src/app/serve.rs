@@ -1,0 +1,263 @@
+//! A serving process from its start to its end.
+
+use std::{
+    net::TcpListener as StdTcpListener,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{oneshot, watch},
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    configuration::{self, Compiler},
+    shutdown::{self, Cause},
+    source::Source,
+};
+use crate::{
+    admin,
+    cli::{AdminAddress, Run},
+    controller::{self, Observed, Settings},
+    descriptors,
+    model::{Report, Snapshot},
+    proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
+    state::State,
+    takeover::{self, Inheritance, Offer, Successor},
+};
+
+/// How long the end of the admin pages may take, once another process serves them.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long the leadership may take to be given up.
+const LAST_WRITES: Duration = Duration::from_secs(3);
+
+/// What is to be served, and how.
+pub struct Serving {
+    pub source: Source,
+    pub admin: AdminAddress,
+    pub sharing: Sharing,
+    /// Where listening sockets are taken over and offered.
+    pub takeover: Option<PathBuf>,
+    pub empty: Empty,
+    /// What to do as one of a cluster's controllers.
+    pub leading: Option<Leading>,
+    pub run: Run,
+}
+
+/// What becomes of a process that could serve nothing of what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// Whoever started it should see that.
+    Ends,
+    /// What it serves is declared elsewhere, and told there.
+    Waits,
+}
+
+/// What a controller does beside serving.
+pub struct Leading {
+    pub client: kube::Client,
+    pub settings: Settings,
+}
+
+/// Serves until a signal or a successor ends it.
+///
+/// # Errors
+/// A sentence for whoever started it.
+pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
+    let Serving { source, admin, sharing, takeover, empty, leading, run } = serving;
+    let run = &run;
+    let signals = shutdown::Signals::catch()?;
+    let workers = run.worker_count();
+    // First of all: what another process passes on counts against the limit too.
+    let budget = descriptors::raise_limit(workers);
+    let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
+    let state = Arc::new(State::default());
+    let admin = bind_admin(admin, inheritance.admin)?;
+
+    let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
+    let options = Options {
+        workers,
+        capacity: budget.connections,
+        preconnected: budget.preconnected,
+        sharing,
+        inherited: inheritance.listeners,
+        access_log,
+    };
+    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
+    info!(workers, connections = budget.connections, "started");
+
+    let stop_admin = CancellationToken::new();
+    let serve_admin = || -> anyhow::Result<_> {
+        let Some(admin) = &admin else { return Ok(None) };
+        let listener = TcpListener::from_std(admin.try_clone()?)?;
+        info!(address = %admin.local_addr()?, "admin pages");
+        Ok(Some(tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop_admin.clone()))))
+    };
+    // Whoever asks for a sign of life does not wait until a whole cluster has been read.
+    let early_admin_pages = if empty == Empty::Waits { serve_admin()? } else { None };
+
+    let mut compiler = Compiler::new(source, state.clone());
+    let first = async {
+        let first = compiler.compile().await;
+        first_report(&proxy, first.clone()).await.map(|report| (first, report))
+    };
+    let (first, report) = tokio::select! {
+        first = first => first?,
+        () = signals.first() => bail!("ended before the manifests were read"),
+    };
+    let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
+    if empty == Empty::Ends
+        && let Err(error) = worth_running(&first, &report, &state)
+    {
+        proxy.stop();
+        return Err(error);
+    }
+    state.set_ready(true);
+    // Not before: at an inherited address the previous process answers that it is ready.
+    let admin_pages = if empty == Empty::Ends { serve_admin()? } else { early_admin_pages };
+    let taken_over = offer(takeover.as_deref(), &proxy, admin)?;
+    if let Some(successor) = successor {
+        match successor.serving() {
+            Ok(()) => info!("took over from the previous process"),
+            // It has ended meanwhile: its sockets are here.
+            Err(error) => warn!(%error, "the previous process cannot be told that this one serves"),
+        }
+    }
+    let leading = leading.map(|Leading { client, settings }| lead(client, settings, compiler.observed()));
+    let compiling = configuration::follow(compiler, proxy.clone());
+
+    let cause = tokio::select! {
+        () = signals.first() => Cause::Signal,
+        () = taken_over => Cause::TakenOver,
+    };
+    let orderly = async {
+        // Another one is to lead while this one still drains.
+        if let Some(leading) = leading {
+            leading.end().await;
+        }
+        if cause == Cause::TakenOver {
+            stop_admin.cancel();
+        }
+        shutdown::leave(cause, &proxy, &state, compiling, run, &signals).await;
+        if cause == Cause::TakenOver
+            && let Some(admin_pages) = admin_pages
+        {
+            let _ = timeout(LAST_ANSWERS, admin_pages).await;
+        }
+    };
+    let code = shutdown::unless_hurried(orderly, &signals).await;
+    proxy.stop();
+    writer.finish(proxy.monitor().access_log());
+    Ok(code)
+}
+
+/// The work of a cluster's controller beside serving.
+struct Leader {
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+fn lead(client: kube::Client, settings: Settings, observed: watch::Receiver<Observed>) -> Leader {
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(controller::run(client, settings, observed, stop.clone()));
+    Leader { stop, running }
+}
+
+impl Leader {
+    /// Gives the leadership up.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = timeout(LAST_WRITES, self.running).await;
+    }
+}
+
+/// What the running process passes on, if one is to be taken over from. A signal ends the wait for it.
+async fn inherit(path: Option<&Path>, signals: &shutdown::Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
+    let Some(path) = path.map(Path::to_owned) else { return Ok((None, Inheritance::default())) };
+    let asked = tokio::select! {
+        asked = spawn_blocking(move || takeover::ask(&path)) => asked??,
+        () = signals.first() => bail!("ended before the previous process has passed its sockets on"),
+    };
+    Ok(match asked {
+        Some((successor, inheritance)) => (Some(successor), inheritance),
+        None => (None, Inheritance::default()),
+    })
+}
+
+pub fn bind_admin(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Option<StdTcpListener>> {
+    let AdminAddress::At(address) = address else { return Ok(None) };
+    if let Some(inherited) = inherited
+        && inherited.local_addr().is_ok_and(|inherited| inherited == address)
+    {
+        return Ok(Some(inherited));
+    }
+    let bound = StdTcpListener::bind(address)
+        .map_err(|error| anyhow::anyhow!("admin pages: {} (--admin)", cannot_listen(address, &error)))?;
+    bound.set_nonblocking(true)?;
+    Ok(Some(bound))
+}
+
+/// Applies the first snapshot.
+pub async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result<Arc<Report>> {
+    let generation = first.generation;
+    let mut reports = proxy.reports();
+    if generation > 0 {
+        proxy.publish(first);
+    }
+    let applied = reports.wait_for(|report| report.generation >= generation).await;
+    Ok(applied.context("the proxy stopped before it applied a configuration")?.clone())
+}
+
+/// A process that could serve nothing of what it was given ends: whoever started it should see that.
+fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Result<()> {
+    let configuration = state.configuration();
+    let unbound: Vec<String> = report
+        .unbound()
+        .map(|(listener, why)| {
+            let object = &listener.object;
+            format!("{object} ({}): {}", configuration.origin_of(object), configuration::unbound(listener, why))
+        })
+        .collect();
+    if !first.listeners.is_empty() && unbound.len() == first.listeners.len() {
+        bail!("no listener could be opened: {}", unbound.join("; "));
+    }
+    if first.listeners.is_empty() && configuration.problems_of(crate::translate::Severity::Refused) > 0 {
+        bail!("nothing could be served: see what is refused above");
+    }
+    if first.listeners.is_empty() {
+        warn!("no TcpLoadBalancer is declared yet: waiting for one");
+    }
+    Ok(())
+}
+
+/// Offers the sockets to a successor, where that is wanted; ready when one has taken over.
+fn offer(
+    path: Option<&Path>,
+    proxy: &Arc<Proxy>,
+    admin: Option<StdTcpListener>,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let (taken, taken_over) = oneshot::channel();
+    if let Some(path) = path {
+        let offer = Offer::at(path)?;
+        let (proxy, control) = (proxy.clone(), runtime::Handle::current());
+        std::thread::Builder::new().name("takeover".into()).spawn(move || {
+            offer.wait(|| control.block_on(proxy.sockets()), admin.as_ref());
+            let _ = taken.send(());
+        })?;
+    }
+    Ok(async {
+        // Without an offer nobody ever takes over.
+        if taken_over.await.is_err() {
+            std::future::pending().await
+        }
+    })
+}

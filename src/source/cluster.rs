@@ -1,0 +1,360 @@
+//! A [`World`] from a cluster, with memory.
+
+mod connect;
+mod feed;
+mod interest;
+mod kinds;
+mod store;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+pub use connect::{connect, installed_schema};
+use feed::{Common, Feed, Feeds};
+use interest::{Interest, Subject, Subjects};
+use k8s_openapi::api::{
+    core::v1::{Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kinds::{Kept, LoadBalancer, Ports, Reading};
+use kube::Client;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tracing::warn;
+use trouble::Trouble;
+
+use super::{Allocations, Declared, Site, World};
+use crate::{
+    api::{KIND, Placement},
+    model::ObjectKey,
+};
+
+/// What of a cluster matters.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The class of load balancers. `None`: any.
+    pub class: Option<String>,
+    pub placement: Placement,
+    /// The namespaces of load balancers. `None`: all.
+    pub namespaces: Option<BTreeSet<String>>,
+    /// The one load balancer that matters, so that rights for the objects it refers to are enough.
+    pub only: Option<ObjectKey>,
+    pub home: Option<Home>,
+}
+
+/// The controller's own namespace, all of whose Services and EndpointSlices matter.
+#[derive(Clone, Debug)]
+pub struct Home {
+    pub namespace: String,
+    /// The ConfigMap of allocated ports.
+    pub allocations: Option<String>,
+}
+
+/// Load balancers in a cluster and what they refer to.
+///
+/// What was read stays while the API server cannot be reached, and an object's last good text stays while its present
+/// one is wrong. What is deleted is gone at once, but for the allocated ports: they stay as they were.
+pub struct Cluster {
+    scope: Scope,
+    site: Site,
+    common: Common,
+    changes: watch::Receiver<()>,
+    load_balancers: Feeds<LoadBalancer>,
+    services: Feeds<Reading<Service>>,
+    slices: Feeds<Reading<EndpointSlice>>,
+    secrets: Feeds<Reading<Secret>>,
+    ports: Feeds<Reading<Ports>>,
+    /// The load balancers of the latest world.
+    shown: BTreeMap<ObjectKey, Declared>,
+}
+
+impl Cluster {
+    /// Begins to watch. The ports of a [`Site::Gateway`] are read from the cluster.
+    pub fn start(client: Client, scope: Scope, site: Site) -> Self {
+        let (changed, changes) = watch::channel(());
+        let common = Common {
+            client,
+            interest: Arc::new(RwLock::default()),
+            changed: Arc::new(changed),
+            outage: Arc::default(),
+        };
+        let mut cluster = Self {
+            scope,
+            site,
+            common,
+            changes,
+            load_balancers: Feeds::default(),
+            services: Feeds::default(),
+            slices: Feeds::default(),
+            secrets: Feeds::default(),
+            ports: Feeds::default(),
+            shown: BTreeMap::new(),
+        };
+        cluster.watch(&Subjects::of_scope(&cluster.scope));
+        cluster
+    }
+
+    /// Waits until something has changed since the latest [`Self::world`]. Cancel safe.
+    pub async fn changed(&mut self) {
+        // It cannot fail: the sender lives as long as `self`.
+        let _ = self.changes.changed().await;
+    }
+
+    /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
+    /// waited for; an API server that does not answer is, since a world without what it says would be a wrong one.
+    pub async fn synced(&mut self, patience: Duration) {
+        let mut deadline = Some(Instant::now() + patience);
+        loop {
+            self.changes.mark_unchanged();
+            self.watch(&self.subjects(&self.declared()));
+            let waiting = self.unread();
+            let stuck = waiting.iter().all(|waiting| waiting.denied);
+            if waiting.is_empty() || stuck && deadline.is_none() {
+                return;
+            }
+            match deadline {
+                None => self.changed().await,
+                Some(until) => {
+                    if timeout_at(until, self.changes.changed()).await.is_err() {
+                        deadline = None;
+                        for Unread { what, why, .. } in self.unread() {
+                            warn!(reason = why, "{what} could not be read within {} s", patience.as_secs());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// All there is now. Watches of what load balancers refer to begin and end here.
+    pub fn world(&mut self) -> World {
+        self.changes.mark_unchanged();
+        let mut declared = self.declared();
+        let mut subjects = self.subjects(&declared);
+        subjects.add(&self.subjects(&self.shown));
+        self.watch(&subjects);
+        self.hold_back(&mut declared);
+        self.shown = declared;
+        let subjects = self.subjects(&self.shown);
+        self.forget_all_but(&subjects);
+        self.gather()
+    }
+
+    /// The load balancers that matter.
+    fn declared(&self) -> BTreeMap<ObjectKey, Declared> {
+        let mut declared = BTreeMap::new();
+        for (_, feed) in self.load_balancers.iter() {
+            let state = feed.state();
+            let ours = state.store.objects().iter().filter(|(_, object)| self.scope.has(object));
+            declared.extend(ours.map(|(key, object)| (key.clone(), object.declared.clone())));
+        }
+        declared
+    }
+
+    fn subjects(&self, declared: &BTreeMap<ObjectKey, Declared>) -> Subjects {
+        let mut subjects = Subjects::of_scope(&self.scope);
+        for (key, spec) in specs(declared) {
+            subjects.add(&Subjects::of_load_balancer(&self.scope, key, spec));
+        }
+        subjects
+    }
+
+    fn watch(&mut self, subjects: &Subjects) {
+        let common = &self.common;
+        self.load_balancers.start(&subjects.load_balancers, common);
+        self.services.start(&subjects.services, common);
+        self.slices.start(&subjects.slices, common);
+        self.secrets.start(&subjects.secrets, common);
+        self.ports.start(&subjects.ports, common);
+    }
+
+    fn forget_all_but(&mut self, subjects: &Subjects) {
+        self.load_balancers.retain(&subjects.load_balancers);
+        self.services.retain(&subjects.services);
+        self.slices.retain(&subjects.slices);
+        self.secrets.retain(&subjects.secrets);
+        self.ports.retain(&subjects.ports);
+    }
+
+    /// Leaves load balancers as they were while what they refer to is being read for the first time.
+    fn hold_back(&self, declared: &mut BTreeMap<ObjectKey, Declared>) {
+        declared.retain(|key, declared| {
+            let Some(spec) = &declared.spec else { return true };
+            let needed = Subjects::of_load_balancer(&self.scope, key, spec);
+            let all_read = all_read(&self.services, &needed.services)
+                && all_read(&self.slices, &needed.slices)
+                && all_read(&self.secrets, &needed.secrets);
+            if all_read {
+                return true;
+            }
+            let before = self.shown.get(key).filter(|before| uid(before) == uid(declared));
+            before.map(|before| *declared = before.clone()).is_some()
+        });
+    }
+
+    fn gather(&mut self) -> World {
+        let interest = self.interest();
+        // First, so that whatever changes from now on is told.
+        self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
+        let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
+        world.problems.extend(self.missing());
+        add_refusals(&mut world, &self.load_balancers);
+        add_refusals(&mut world, &self.services);
+        add_refusals(&mut world, &self.slices);
+        add_refusals(&mut world, &self.secrets);
+        add_refusals(&mut world, &self.ports);
+        for (subject, _) in self.secrets.iter().filter(|(_, feed)| is_refused(feed)) {
+            world.unreadable.extend(subject.key().map(|key| ("Secret", key)));
+        }
+        world.services = add(&mut world, &self.services, &interest);
+        world.endpoint_slices = add(&mut world, &self.slices, &interest);
+        world.secrets = add(&mut world, &self.secrets, &interest);
+        let ports = add(&mut world, &self.ports, &interest);
+        self.read_ports(&ports, &mut world.problems);
+        world.site = self.site.clone();
+        world
+    }
+
+    fn interest(&self) -> Interest {
+        let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec)).collect();
+        Interest { services, home: self.scope.home.as_ref().map(|home| home.namespace.as_str().into()) }
+    }
+
+    /// The ports as they were, if there are none now: nobody deletes them on purpose, and without them nothing would be
+    /// served.
+    fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<Ports>>, problems: &mut Vec<String>) {
+        let Site::Gateway(allocations, _) = &mut self.site else { return };
+        match read.iter().next() {
+            Some((key, ports)) => {
+                *allocations = ports.allocations.clone();
+                problems.extend(ports.problems.iter().map(|problem| format!("ConfigMap {key}: {problem}")));
+            }
+            None if **allocations != Allocations::default() => {
+                problems.push("the ConfigMap of ports is gone; the ports it had stay".into());
+            }
+            None => {}
+        }
+    }
+
+    /// What to do if the one load balancer is not there.
+    fn missing(&self) -> Option<String> {
+        let only = self.scope.only.as_ref()?;
+        let feed = self.load_balancers.of(&Subject::named(only))?;
+        let state = feed.state();
+        let found = state.store.objects().get(only);
+        let wanted = kinds::written(self.scope.placement);
+        match found {
+            Some(found) if self.scope.has(found) => None,
+            Some(found) => Some(format!(
+                "{KIND} {only} has placement {}: write `placement: {wanted}` in a new one, since it cannot be changed",
+                found.placement
+            )),
+            None if state.store.is_synced() => {
+                Some(format!("there is no {KIND} {only}: create it, with `placement: {wanted}`"))
+            }
+            None => None,
+        }
+    }
+
+    /// What has not been read yet.
+    fn unread(&self) -> Vec<Unread> {
+        let mut waiting = unread(&self.load_balancers);
+        waiting.extend(unread(&self.services));
+        waiting.extend(unread(&self.slices));
+        waiting.extend(unread(&self.secrets));
+        waiting.extend(unread(&self.ports));
+        waiting
+    }
+}
+
+impl Scope {
+    fn has(&self, object: &LoadBalancer) -> bool {
+        self.class.as_ref().is_none_or(|class| **class == *object.class)
+            && *object.placement == *kinds::written(self.placement)
+    }
+}
+
+fn specs(
+    declared: &BTreeMap<ObjectKey, Declared>,
+) -> impl Iterator<Item = (&ObjectKey, &crate::api::TcpLoadBalancerSpec)> {
+    declared.iter().filter_map(|(key, declared)| Some((key, &**declared.spec.as_ref()?)))
+}
+
+fn uid(declared: &Declared) -> Option<&str> {
+    declared.identity.as_ref().map(|identity| &*identity.uid)
+}
+
+/// Whether these have been read, as far as the API server lets them be.
+fn all_read<K: Kept>(feeds: &Feeds<K>, subjects: &BTreeSet<Subject>) -> bool {
+    let is_read = |feed: &Feed<K>| {
+        let state = feed.state();
+        state.store.is_synced() || state.denied().is_some()
+    };
+    subjects.iter().all(|subject| feeds.of(subject).is_some_and(is_read))
+}
+
+/// The objects of a kind that can be read; what is wrong with the others is told.
+fn add<T: kinds::Readable>(
+    world: &mut World,
+    feeds: &Feeds<Reading<T>>,
+    interest: &Interest,
+) -> BTreeMap<ObjectKey, Arc<T>> {
+    let mut objects = BTreeMap::new();
+    for (_, feed) in feeds.iter() {
+        let state = feed.state();
+        for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
+            let stays = if object.good.is_some() { "; what it was before stays" } else { "" };
+            world.problems.extend(object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND)));
+            match &object.good {
+                Some(good) => drop(objects.insert(key.clone(), good.clone())),
+                None => drop(world.unreadable.insert((T::KIND, key.clone()))),
+            }
+        }
+    }
+    objects
+}
+
+fn is_refused<K: Kept>(feed: &Feed<K>) -> bool {
+    let state = feed.state();
+    !state.store.is_synced() && state.denied().is_some()
+}
+
+fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
+    for (subject, feed) in feeds.iter() {
+        let state = feed.state();
+        let stays = if state.store.is_synced() { "; what it was before stays" } else { "" };
+        let refusal = state.denied().map(|why| {
+            format!("{} cannot be watched: {why}: allow get, list and watch{stays}", subject.of_kind(K::KIND))
+        });
+        world.problems.extend(refusal);
+    }
+}
+
+/// A watch that has not read everything once.
+struct Unread {
+    what: String,
+    why: String,
+    denied: bool,
+}
+
+fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
+    let unread = feeds.iter().filter_map(|(subject, feed)| {
+        let state = feed.state();
+        let (why, denied) = match state.trouble() {
+            _ if state.store.is_synced() => return None,
+            None | Some(Trouble::Expired) => ("no answer yet".into(), false),
+            Some(Trouble::Unreachable(why)) => (why.clone(), false),
+            Some(Trouble::Denied(why)) => (why.clone(), true),
+        };
+        Some(Unread { what: subject.of_kind(K::KIND), why, denied })
+    });
+    unread.collect()
+}

@@ -1,0 +1,180 @@
+//! Which objects somebody wants to know of, and hence which watches are needed.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{Scope, kinds::SERVICE_NAME};
+use crate::{api::TcpLoadBalancerSpec, model::ObjectKey};
+
+/// What one watch is of: objects of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// `None`: all namespaces.
+    pub namespace: Option<Arc<str>>,
+    pub select: Select,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Select {
+    All,
+    /// The one of this name.
+    Name(Arc<str>),
+    /// Those that belong to any Service.
+    AnyService,
+    /// Those that belong to this Service.
+    Service(Arc<str>),
+}
+
+impl Subject {
+    fn all(namespace: Option<&Arc<str>>) -> Self {
+        Self { namespace: namespace.cloned(), select: Select::All }
+    }
+
+    fn of_any_service(namespace: Option<&Arc<str>>) -> Self {
+        Self { namespace: namespace.cloned(), select: Select::AnyService }
+    }
+
+    pub fn named(key: &ObjectKey) -> Self {
+        Self { namespace: Some(key.namespace.clone()), select: Select::Name(key.name.clone()) }
+    }
+
+    fn of_service(key: &ObjectKey) -> Self {
+        Self { namespace: Some(key.namespace.clone()), select: Select::Service(key.name.clone()) }
+    }
+
+    /// The one object it is of.
+    pub fn key(&self) -> Option<ObjectKey> {
+        match (&self.namespace, &self.select) {
+            (Some(namespace), Select::Name(name)) => {
+                Some(ObjectKey { namespace: namespace.clone(), name: name.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    pub fn fields(&self) -> Option<String> {
+        match &self.select {
+            Select::Name(name) => Some(format!("metadata.name={name}")),
+            Select::All | Select::AnyService | Select::Service(_) => None,
+        }
+    }
+
+    pub fn labels(&self) -> Option<String> {
+        match &self.select {
+            Select::AnyService => Some(SERVICE_NAME.into()),
+            Select::Service(name) => Some(format!("{SERVICE_NAME}={name}")),
+            Select::All | Select::Name(_) => None,
+        }
+    }
+
+    /// In words, for objects of a kind.
+    pub fn of_kind(&self, kind: &str) -> String {
+        let namespace = self.namespace.as_deref();
+        match (&self.select, namespace) {
+            (Select::Name(name), namespace) => format!("{kind} {}/{name}", namespace.unwrap_or("*")),
+            (Select::Service(name), namespace) => format!("{kind}s of Service {}/{name}", namespace.unwrap_or("*")),
+            (Select::All | Select::AnyService, Some(namespace)) => format!("{kind}s in namespace {namespace}"),
+            (Select::All | Select::AnyService, None) => format!("{kind}s"),
+        }
+    }
+}
+
+/// The watches that are needed, by what they are of.
+#[derive(Debug, Default, PartialEq)]
+pub struct Subjects {
+    pub load_balancers: BTreeSet<Subject>,
+    pub services: BTreeSet<Subject>,
+    pub slices: BTreeSet<Subject>,
+    pub secrets: BTreeSet<Subject>,
+    pub ports: BTreeSet<Subject>,
+}
+
+impl Subjects {
+    /// Those that are needed whatever is declared.
+    pub fn of_scope(scope: &Scope) -> Self {
+        let home = scope.home.as_ref();
+        let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, home.allocations.as_ref()?)));
+        let ports = ports.iter().map(Subject::named).collect();
+        if let Some(only) = &scope.only {
+            return Self { load_balancers: [Subject::named(only)].into(), ports, ..Self::default() };
+        }
+        let chosen: Option<BTreeSet<Arc<str>>> =
+            scope.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect());
+        let load_balancers = each(chosen.as_ref(), Subject::all);
+        let mut everywhere = chosen;
+        if let (Some(namespaces), Some(home)) = (&mut everywhere, home) {
+            namespaces.insert(home.namespace.as_str().into());
+        }
+        Self {
+            load_balancers,
+            services: each(everywhere.as_ref(), Subject::all),
+            slices: each(everywhere.as_ref(), Subject::of_any_service),
+            secrets: BTreeSet::new(),
+            ports,
+        }
+    }
+
+    /// Those that a load balancer needs besides.
+    pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
+        let secrets = secrets(key, spec).iter().map(Subject::named).collect();
+        let mut subjects = Self { secrets, ..Self::default() };
+        if scope.only.is_some() {
+            let services = services(key, spec);
+            subjects.services = services.iter().map(Subject::named).collect();
+            subjects.slices = services.iter().map(Subject::of_service).collect();
+        }
+        subjects
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        let Self { load_balancers, services, slices, secrets, ports } = self;
+        load_balancers.extend(other.load_balancers.iter().cloned());
+        services.extend(other.services.iter().cloned());
+        slices.extend(other.slices.iter().cloned());
+        secrets.extend(other.secrets.iter().cloned());
+        ports.extend(other.ports.iter().cloned());
+    }
+}
+
+fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<str>>) -> Subject) -> BTreeSet<Subject> {
+    match namespaces {
+        None => [subject(None)].into(),
+        Some(namespaces) => namespaces.iter().map(|namespace| subject(Some(namespace))).collect(),
+    }
+}
+
+/// The Secrets that a load balancer refers to.
+fn secrets(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
+    let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let names = tls.flat_map(|tls| &tls.certificate_refs).filter_map(|reference| reference.name.as_ref());
+    names.map(|name| beside(key, &name.0)).collect()
+}
+
+/// The Services that a load balancer refers to.
+pub fn services(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
+    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref());
+    services.map(|service| beside(key, &service.name.0)).collect()
+}
+
+fn beside(key: &ObjectKey, name: &str) -> ObjectKey {
+    ObjectKey { namespace: key.namespace.clone(), name: name.into() }
+}
+
+/// The Services of which somebody wants to know: a change of another one, or of its endpoints, is no change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Interest {
+    /// Those that load balancers refer to.
+    pub services: BTreeSet<ObjectKey>,
+    /// All of this namespace: the proxies' own, and those that are kept.
+    pub home: Option<Arc<str>>,
+}
+
+impl Interest {
+    pub fn has(&self, service: &ObjectKey) -> bool {
+        self.home.as_ref() == Some(&service.namespace)
+            || self.services.contains(service)
+            || (&*service.namespace, &*service.name) == API_SERVER
+    }
+}
+
+/// The API server's own Service, which nobody may reach through a load balancer.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");

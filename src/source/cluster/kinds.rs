@@ -1,0 +1,288 @@
+//! The kinds of objects that are watched: how each is read, and what is kept of it.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        core::v1::{ConfigMap, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Resource,
+    api::{ApiResource, DynamicObject},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    super::{Allocations, Declared, Identity},
+    interest::Interest,
+};
+use crate::{
+    api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
+    model::ObjectKey,
+};
+
+/// Where load balancers are declared, for people.
+const ORIGIN: &str = "cluster";
+/// What `kubectl apply` writes: a copy of the object, which nobody here reads.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What is kept of an object. It is made of whatever the API server sends, so that no object ever stops a watch.
+pub trait Kept: PartialEq + Send + 'static {
+    const KIND: &'static str;
+
+    fn resource() -> ApiResource;
+
+    /// Reads an object, of which `before` was kept.
+    fn read(object: DynamicObject, before: Option<&Self>) -> Self;
+
+    /// Whether somebody wants to know of it.
+    fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
+        true
+    }
+}
+
+/// A load balancer of any class and placement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadBalancer {
+    pub class: Arc<str>,
+    /// As it is written: a newer schema may know more.
+    pub placement: Arc<str>,
+    pub declared: Declared,
+}
+
+impl Kept for LoadBalancer {
+    const KIND: &'static str = KIND;
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<TcpLoadBalancer>(&())
+    }
+
+    fn read(mut object: DynamicObject, before: Option<&Self>) -> Self {
+        let identity = identity(&object.metadata);
+        let before = before.map(|before| &before.declared);
+        // Another object under the same name inherits nothing.
+        let before = before.filter(|before| before.identity.as_ref().is_some_and(|before| before.uid == identity.uid));
+        let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
+        let text = |field: &str, default: &str| Arc::from(spec[field].as_str().unwrap_or(default));
+        let (class, placement) = (text("className", DEFAULT_CLASS), text("placement", GATEWAY));
+        let before_spec = before.and_then(|before| before.spec.as_ref());
+        let (spec, problems) = match typed("spec", spec) {
+            Ok(spec) => (Some(shared(spec, before_spec)), Vec::new()),
+            Err(problem) => (before_spec.cloned(), vec![problem.to_string()]),
+        };
+        // Ours alone, and written anew whenever it is not as it should be.
+        let status = typed("status", status).ok().flatten();
+        let before_status = before.and_then(|before| before.status.as_ref());
+        let status = status.map(|status| shared(status, before_status));
+        let declared = Declared {
+            spec,
+            problems,
+            origin: ORIGIN.into(),
+            folder: PathBuf::new(),
+            identity: Some(identity),
+            status,
+        };
+        Self { class, placement, declared }
+    }
+}
+
+const GATEWAY: &str = "Gateway";
+
+/// As users write it.
+pub fn written(placement: Placement) -> &'static str {
+    match placement {
+        Placement::Gateway => GATEWAY,
+        Placement::Host => "Host",
+        Placement::Sidecar => "Sidecar",
+    }
+}
+
+fn identity(metadata: &ObjectMeta) -> Identity {
+    Identity {
+        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        uid: metadata.uid.as_deref().unwrap_or_default().into(),
+        generation: metadata.generation.unwrap_or_default(),
+    }
+}
+
+/// The same place in memory for what has not changed.
+fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
+    match before {
+        Some(before) if **before == now => before.clone(),
+        _ => Arc::new(now),
+    }
+}
+
+/// An object of a kind of Kubernetes' own.
+#[derive(PartialEq)]
+pub struct Reading<T> {
+    uid: Option<String>,
+    /// The latest that could be read.
+    pub good: Option<Arc<T>>,
+    /// Why the present one cannot be.
+    pub problem: Option<String>,
+}
+
+impl<T: Readable> Kept for Reading<T> {
+    const KIND: &'static str = T::KIND;
+
+    fn resource() -> ApiResource {
+        T::resource()
+    }
+
+    fn read(object: DynamicObject, before: Option<&Self>) -> Self {
+        let uid = object.metadata.uid.clone();
+        let before = before.filter(|before| before.uid == uid).and_then(|before| before.good.as_ref());
+        match T::read(object) {
+            Ok(now) => Self { uid, good: Some(shared(now, before)), problem: None },
+            Err(problem) => Self { uid, good: before.cloned(), problem: Some(problem) },
+        }
+    }
+
+    fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
+        self.good.as_ref().is_none_or(|object| object.concerns(key, interest))
+    }
+}
+
+/// A kind of Kubernetes' own: reads what is needed of an object and no more, or says why it cannot.
+pub trait Readable: PartialEq + Send + Sync + Sized + 'static {
+    const KIND: &'static str;
+
+    fn resource() -> ApiResource;
+
+    fn read(object: DynamicObject) -> Result<Self, String>;
+
+    fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
+        true
+    }
+}
+
+impl Readable for Service {
+    const KIND: &'static str = "Service";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<Self>(&())
+    }
+
+    fn read(object: DynamicObject) -> Result<Self, String> {
+        let mut service: Self = whole(object)?;
+        service.metadata.annotations.get_or_insert_default().remove(LAST_APPLIED);
+        Ok(service)
+    }
+
+    fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
+        interest.has(key)
+    }
+}
+
+impl Readable for EndpointSlice {
+    const KIND: &'static str = "EndpointSlice";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<Self>(&())
+    }
+
+    fn read(object: DynamicObject) -> Result<Self, String> {
+        let mut slice: Self = whole(object)?;
+        // These change without anything that matters.
+        slice.metadata.annotations = None;
+        slice.metadata.resource_version = None;
+        slice.metadata.generation = None;
+        Ok(slice)
+    }
+
+    fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
+        let service = self.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        service.is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
+    }
+}
+
+impl Readable for Secret {
+    const KIND: &'static str = "Secret";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<Self>(&())
+    }
+
+    /// What is said about a Secret holds nothing of it.
+    fn read(mut object: DynamicObject) -> Result<Self, String> {
+        let data: Option<BTreeMap<String, Value>> =
+            typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
+        let needed = data.unwrap_or_default().into_iter().filter(|(key, _)| ["tls.crt", "tls.key"].contains(&&**key));
+        let read = |(key, value): (String, Value)| {
+            let problem = format!("data.{key}: is not base64: have the Secret written anew");
+            serde_json::from_value(value).map(|bytes| (key, bytes)).map_err(|_| problem)
+        };
+        let data = Some(needed.map(read).collect::<Result<_, _>>()?);
+        let ObjectMeta { name, namespace, .. } = object.metadata;
+        Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, data, ..Self::default() })
+    }
+}
+
+/// The ConfigMap of ports.
+#[derive(PartialEq)]
+pub struct Ports {
+    pub allocations: Arc<Allocations>,
+    pub problems: Vec<String>,
+}
+
+impl Readable for Ports {
+    const KIND: &'static str = "ConfigMap";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<ConfigMap>(&())
+    }
+
+    fn read(object: DynamicObject) -> Result<Self, String> {
+        let map: ConfigMap = whole(object)?;
+        let (allocations, problems) = Allocations::read(&map.data.unwrap_or_default());
+        Ok(Self { allocations: Arc::new(allocations), problems })
+    }
+}
+
+/// An object without what the API server keeps for itself.
+fn whole<T: DeserializeOwned + Resource>(object: DynamicObject) -> Result<T, String> {
+    let DynamicObject { mut metadata, data, types: _ } = object;
+    metadata.managed_fields = None;
+    let mut object: T = typed("", data).map_err(|problem| problem.to_string())?;
+    *object.meta_mut() = metadata;
+    Ok(object)
+}
+
+/// Why something cannot be read.
+struct Problem {
+    path: String,
+    sentence: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.sentence)
+    }
+}
+
+/// Reads a value, which is at `field` of its object.
+fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
+    /// Enough for any honest value.
+    const LONGEST: usize = 400;
+
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let below = error.path().to_string();
+        let path = match (field, below.as_str()) {
+            ("", below) => below.to_owned(),
+            (field, ".") => field.to_owned(),
+            (field, below) => format!("{field}.{below}"),
+        };
+        let mut sentence = error.inner().to_string();
+        if sentence.len() > LONGEST {
+            sentence = sentence.chars().take(LONGEST).chain(['…']).collect();
+        }
+        Problem { path, sentence }
+    })
+}

@@ -1,0 +1,116 @@
+//! What is wrong with a watch.
+
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use kube::{core::Status, runtime::watcher};
+use tracing::{info, warn};
+
+/// Why a watch is broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The API server refuses it, and says why.
+    Denied(String),
+    /// The API server does not answer, or not as it should.
+    Unreachable(String),
+    /// What the watch has read is too old to go on from. It has to be read anew, which is nothing unusual.
+    Expired,
+}
+
+impl From<watcher::Error> for Trouble {
+    fn from(error: watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error) => match error {
+                kube::Error::Api(status) => Self::answered(&status),
+                error => Self::Unreachable(chain(&error)),
+            },
+            watcher::Error::WatchError(status) => Self::answered(&status),
+            error @ watcher::Error::NoResourceVersion => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+impl Trouble {
+    pub fn no_answer(within: Duration) -> Self {
+        Self::Unreachable(format!("no answer within {} s", within.as_secs()))
+    }
+
+    fn answered(status: &Status) -> Self {
+        const GONE: u16 = 410;
+        const TOO_MANY_REQUESTS: u16 = 429;
+
+        let message = if status.message.is_empty() { &status.reason } else { &status.message };
+        match status.code {
+            GONE => Self::Expired,
+            400..500 if status.code != TOO_MANY_REQUESTS => Self::Denied(message.clone()),
+            code => Self::Unreachable(format!("{code} {message}")),
+        }
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// How many watches cannot reach the API server: the first one and the last one are told of.
+#[derive(Debug, Default)]
+pub struct Outage(AtomicUsize);
+
+/// One watch that cannot reach the API server.
+pub struct Unreachable(Arc<Outage>);
+
+impl Outage {
+    pub fn join(self: &Arc<Self>, why: &str) -> Unreachable {
+        if self.0.fetch_add(1, Relaxed) == 0 {
+            warn!(reason = why, "the API server cannot be reached: what it said last stays");
+        }
+        Unreachable(self.clone())
+    }
+}
+
+impl Drop for Unreachable {
+    fn drop(&mut self) {
+        if self.0.0.fetch_sub(1, Relaxed) == 1 {
+            info!("the API server is reached again");
+        }
+    }
+}
+
+/// How long to wait before trying again: longer after each failure, and not all watches at the same moment.
+#[derive(Debug, Default)]
+pub struct Pauses {
+    failures: u32,
+}
+
+impl Pauses {
+    const SHORTEST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(8);
+
+    pub fn after_failure(&mut self) -> Duration {
+        let pause = Self::SHORTEST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);
+        self.failures += 1;
+        pause.mul_f64(0.5 + fastrand::f64())
+    }
+
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}

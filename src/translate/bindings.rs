@@ -1,0 +1,148 @@
+//! Where listeners are bound, which depends on where the process runs.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+};
+
+use super::{Reason, age, findings::Place, listed};
+use crate::{
+    api,
+    model::{Listener, ListenerKey, ObjectKey, Snapshot},
+    source::{Declared, Site, Tenancy, World},
+};
+
+const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+pub(super) enum Bindings<'a> {
+    /// As they are declared.
+    Declared,
+    /// All to this address.
+    To(IpAddr),
+    /// Each to the port that is allocated to it, by its load balancer's uid and the port that it declares.
+    Allocated(BTreeMap<(&'a str, u16), u16>),
+    /// Each to the port that it declares, if that is its own.
+    Claimed { tenancy: &'a Tenancy, owners: BTreeMap<u16, &'a ObjectKey> },
+}
+
+impl<'a> Bindings<'a> {
+    pub fn of(world: &'a World, previous: &Snapshot) -> Self {
+        match &world.site {
+            Site::Standalone => Self::Declared,
+            Site::Sidecar(address) => Self::To(address.to_canonical()),
+            Site::Gateway(allocations, _) => {
+                let mut ports = BTreeMap::new();
+                for (port, owned) in allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+                    ports.entry((&*owned.uid, owned.port)).or_insert(*port);
+                }
+                Self::Allocated(ports)
+            }
+            Site::Host(tenancy) => Self::Claimed { tenancy, owners: claims(world, previous, tenancy) },
+        }
+    }
+
+    /// The address for a listener. `None`: there is none, and `place` says why.
+    pub fn address(
+        &self,
+        object: &ObjectKey,
+        uid: Option<&str>,
+        listener: &api::Listener,
+        place: &mut Place,
+    ) -> Option<SocketAddr> {
+        let port = place.at("port").number(listener.port, 1..=u16::MAX);
+        if listener.address.is_some() && !matches!(self, Self::Declared) {
+            place.at("address").refuse("it cannot be chosen in a cluster: leave it out");
+        }
+        match self {
+            Self::Declared => Some(SocketAddr::new(listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(), port)),
+            Self::To(address) => Some(SocketAddr::new(*address, port)),
+            Self::Allocated(ports) => {
+                let allocated = uid.and_then(|uid| ports.get(&(uid, port)));
+                if allocated.is_none() {
+                    let message = "it waits for a port of the proxies; until then the listener is not served";
+                    place.at("port").warn(Reason::Pending, message);
+                }
+                Some(SocketAddr::new(EVERY_ADDRESS, *allocated?))
+            }
+            Self::Claimed { tenancy, owners } => {
+                check_claim(port, object, tenancy, owners, &mut place.at("port"));
+                Some(SocketAddr::new(EVERY_ADDRESS, port))
+            }
+        }
+    }
+
+    /// Whether a listener of the load balancer with this uid may go on where it is bound.
+    pub fn allow(&self, key: &ListenerKey, uid: Option<&str>, listener: &Listener) -> bool {
+        match self {
+            Self::Declared | Self::To(_) => true,
+            Self::Allocated(ports) => {
+                uid.and_then(|uid| ports.get(&(uid, key.port))).is_some_and(|port| *port == listener.bind.port())
+            }
+            Self::Claimed { owners, .. } => owners.get(&key.port) == Some(&&key.object),
+        }
+    }
+}
+
+/// Whose each port of the nodes is: the oldest load balancer's that declares it and may have it. It is so whoever served
+/// it before, and whether the rest of the declaration is right: all replicas come to the same answer, also those that
+/// have just started.
+fn claims<'a>(world: &'a World, previous: &Snapshot, tenancy: &Tenancy) -> BTreeMap<u16, &'a ObjectKey> {
+    let mut owners = BTreeMap::new();
+    for (object, declared) in age::oldest_first(world).into_iter().filter(|(object, _)| allowed_in(object, tenancy)) {
+        for port in ports_of(object, declared, previous).into_iter().filter(|port| allowed_port(*port, tenancy)) {
+            owners.entry(port).or_insert(object);
+        }
+    }
+    owners
+}
+
+/// The ports that it declares, or those that it serves where that cannot be read.
+fn ports_of(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> Vec<u16> {
+    match &declared.spec {
+        Some(spec) => spec.listeners.iter().map(|listener| listener.port).collect(),
+        None => {
+            let served = previous.listeners_of(object);
+            served
+                .filter(|(_, listener)| listener.owner.as_deref() == declared.uid())
+                .map(|(key, _)| key.port)
+                .collect()
+        }
+    }
+}
+
+fn check_claim(
+    port: u16,
+    object: &ObjectKey,
+    tenancy: &Tenancy,
+    owners: &BTreeMap<u16, &ObjectKey>,
+    place: &mut Place,
+) {
+    if !allowed_in(object, tenancy) {
+        let allowed = listed(tenancy.host_namespaces.iter().flatten());
+        let message = format!(
+            "namespace {} may not open ports of the nodes: the administrator allows {allowed}",
+            object.namespace
+        );
+        place.refuse_for(Reason::NotPermitted, message);
+    } else if !allowed_port(port, tenancy) {
+        let allowed = listed(tenancy.host_ports.iter().map(range));
+        let message = format!("{port} may not be opened on the nodes: the administrator allows {allowed}");
+        place.refuse_for(Reason::NotPermitted, message);
+    } else if let Some(owner) = owners.get(&port).filter(|owner| **owner != object) {
+        let message = format!("{port} of the nodes belongs to {owner}, which is older: write another port");
+        place.refuse_for(Reason::PortConflict, message);
+    }
+}
+
+fn range(range: &RangeInclusive<u16>) -> String {
+    if range.start() == range.end() { range.start().to_string() } else { format!("{}-{}", range.start(), range.end()) }
+}
+
+fn allowed_port(port: u16, tenancy: &Tenancy) -> bool {
+    tenancy.host_ports.iter().any(|range| range.contains(&port))
+}
+
+fn allowed_in(object: &ObjectKey, tenancy: &Tenancy) -> bool {
+    tenancy.host_namespaces.as_ref().is_none_or(|namespaces| namespaces.contains(&*object.namespace))
+}

@@ -1,0 +1,171 @@
+//! Where listeners are bound, by where the process runs.
+
+use super::*;
+
+/// A load balancer with one listener.
+fn load_balancer(name: &str, uid: &str, created: u8, listener: &str) -> String {
+    format!(
+        "---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: {name}, uid: {uid}, \
+         creationTimestamp: '2026-01-01T00:00:{created:02}Z'}}, spec: {{listeners: [{listener}], \
+         backends: [{{service: {{name: pg, port: 1}}}}]}}}}\n"
+    )
+}
+
+fn cluster(site: &str, load_balancers: &[String]) -> World {
+    let service = "---\n{kind: Service, metadata: {name: pg}, spec: {selector: {a: b}, ports: [{port: 1}]}}\n";
+    world(&format!("{site}\n{service}{}", load_balancers.concat()))
+}
+
+const RIGHT: &str = "{port: 5432}";
+const WRONG: &str = "{port: 5432, limits: {maxConnections: 0}}";
+
+fn bound(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.listeners.iter().map(|(key, listener)| format!("{} {}", key.object.name, listener.bind)).collect()
+}
+
+fn said(verdicts: &Verdicts, name: &str) -> Vec<String> {
+    let lines = sentences(verdicts, name).into_iter();
+    lines.filter(|line| !line.contains("no ready endpoint")).collect()
+}
+
+const TWO_PORTS: &str = "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a}, \
+                         20002: {uid: u-b, port: 5432, object: shop/b}, 20003: {uid: u-a, port: 5432, object: shop/a}}}";
+
+#[test]
+fn a_gateway_binds_the_ports_that_are_allocated() {
+    let both = [load_balancer("a", "u-a", 0, RIGHT), load_balancer("b", "u-b", 0, RIGHT)];
+    let (snapshot, verdicts) = first(&cluster(TWO_PORTS, &both));
+    assert_eq!(bound(&snapshot), ["a [::]:20001", "b [::]:20002"], "the lowest, should there be several");
+    assert_eq!((said(&verdicts, "a"), said(&verdicts, "b")), (vec![], vec![]));
+    assert_eq!(&*snapshot.listeners[&listener("a", 5432)].name, "5432");
+}
+
+#[test]
+fn a_listener_of_a_gateway_waits_for_its_port() {
+    let freed =
+        "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a, freed: '2026-01-01T00:00:00Z'}}}";
+    let of_another = "{kind: Gateway, ports: {20001: {uid: u-x, port: 5432, object: shop/a}}}";
+    for site in ["{kind: Gateway}", freed, of_another] {
+        let (snapshot, verdicts) = first(&cluster(site, &[load_balancer("a", "u-a", 0, RIGHT)]));
+        assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{site}");
+        let waits = "spec.listeners[0].port: it waits for a port of the proxies; until then the listener is not served";
+        assert_eq!(said(&verdicts, "a"), [waits]);
+        let verdict = &verdicts[&object("a")];
+        assert!(!verdict.refuses() && verdict.problems.iter().any(|problem| problem.reason == Reason::Pending));
+    }
+}
+
+#[test]
+fn a_listener_that_is_wrong_goes_on_only_at_a_port_that_is_still_its_own() {
+    let (before, _) = first(&cluster(TWO_PORTS, &[load_balancer("a", "u-a", 0, RIGHT)]));
+    let with = |site: &str, uid: &str| {
+        let (snapshot, verdicts) = then(&cluster(site, &[load_balancer("a", uid, 0, WRONG)]), &before);
+        assert!(verdicts[&object("a")].refuses());
+        bound(&snapshot)
+    };
+    assert_eq!(with(TWO_PORTS, "u-a"), ["a [::]:20001"]);
+    let given_away = "{kind: Gateway, ports: {20001: {uid: u-b, port: 5432, object: shop/b}}}";
+    let moved = "{kind: Gateway, ports: {20003: {uid: u-a, port: 5432, object: shop/a}}}";
+    for site in ["{kind: Gateway}", given_away, moved] {
+        assert_eq!(with(site, "u-a"), Vec::<String>::new(), "{site}");
+    }
+    // Another object of the same name has another uid, whatever the allocations say of its predecessor.
+    assert_eq!(with(TWO_PORTS, "u-new"), Vec::<String>::new());
+    let (after, _) = then(&cluster(moved, &[load_balancer("a", "u-a", 0, RIGHT)]), &before);
+    assert_eq!(bound(&after), ["a [::]:20003"], "it moves with its allocation");
+}
+
+#[test]
+fn another_object_of_the_same_name_inherits_nothing() {
+    let site = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
+    let (before, _) = first(&cluster(site, &[load_balancer("a", "u-a", 0, RIGHT)]));
+    let (after, _) = then(&cluster(site, &[load_balancer("a", "u-new", 9, WRONG)]), &before);
+    assert!(after.listeners.is_empty() && after.upstreams.is_empty());
+    let (after, _) = then(&cluster(site, &[load_balancer("a", "u-a", 0, WRONG)]), &before);
+    assert!(after.configures_the_same(&before));
+}
+
+#[test]
+fn a_sidecar_binds_its_address_at_the_declared_port() {
+    for (address, expected) in [("127.0.0.1", "a 127.0.0.1:5432"), ("'::ffff:10.0.0.1'", "a 10.0.0.1:5432")] {
+        let site = format!("{{kind: Sidecar, address: {address}}}");
+        assert_eq!(bound(&first(&cluster(&site, &[load_balancer("a", "u-a", 0, RIGHT)])).0), [expected]);
+    }
+}
+
+#[test]
+fn an_address_cannot_be_chosen_in_a_cluster() {
+    for site in [TWO_PORTS, "{kind: Sidecar, address: 127.0.0.1}", "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}"] {
+        let addressed = load_balancer("a", "u-a", 0, "{port: 5432, address: 10.0.0.1}");
+        let (snapshot, verdicts) = first(&cluster(site, &[addressed]));
+        assert!(snapshot.listeners.is_empty());
+        let expected =
+            "spec.listeners[0].address: it cannot be chosen in a cluster: leave it out; the listener is not served";
+        assert_eq!(said(&verdicts, "a"), [expected]);
+    }
+}
+
+#[test]
+fn the_older_object_has_a_port_of_the_nodes_whoever_served_it() {
+    let site = "{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}";
+    let world = |a: (u8, &str), b: (u8, &str)| {
+        cluster(site, &[load_balancer("a", "u-a", a.0, a.1), load_balancer("b", "u-b", b.0, b.1)])
+    };
+    let alone = |name| first(&cluster(site, &[load_balancer(name, &format!("u-{name}"), 5, RIGHT)])).0;
+    for (a, b, owner) in [
+        ((5, RIGHT), (5, RIGHT), Some("a [::]:5432")),
+        ((6, RIGHT), (5, RIGHT), Some("b [::]:5432")),
+        // The port is its own also where it serves nothing there: other replicas may have served it before.
+        ((4, WRONG), (5, RIGHT), None),
+    ] {
+        for previous in [Snapshot::default(), alone("a"), alone("b")] {
+            let (snapshot, verdicts) = then(&world(a, b), &previous);
+            let owns = if a.0 <= b.0 { "a" } else { "b" };
+            let loser = if owns == "a" { "b" } else { "a" };
+            let kept = format!("{owns} [::]:5432");
+            let expected = owner.or(previous.listeners.contains_key(&listener(owns, 5432)).then_some(&kept));
+            assert_eq!(bound(&snapshot), Vec::from_iter(expected.map(str::to_owned)), "{a:?} {b:?}");
+            let told = format!(
+                "spec.listeners[0].port: 5432 of the nodes belongs to shop/{owns}, which is older: write another port; \
+                 the listener is not served"
+            );
+            assert_eq!(said(&verdicts, loser), [told]);
+        }
+    }
+}
+
+#[test]
+fn only_allowed_ports_and_namespaces_have_ports_of_the_nodes() {
+    let host = |tenancy: &str| format!("{{kind: Host, tenancy: {{{tenancy}}}}}");
+    for (tenancy, expected) in [
+        ("hostPorts: [[5000, 6000]]", None),
+        ("hostPorts: [[80, 80], [5432, 5432]], hostNamespaces: [shop]", None),
+        (
+            "hostPorts: [[80, 80], [8000, 8999]]",
+            Some(
+                "spec.listeners[0].port: 5432 may not be opened on the nodes: the administrator allows 80, 8000-8999; the \
+                 listener is not served",
+            ),
+        ),
+        (
+            "hostPorts: [[5432, 5432]], hostNamespaces: [games, iot]",
+            Some(
+                "spec.listeners[0].port: namespace shop may not open ports of the nodes: the administrator allows games, \
+                 iot; the listener is not served",
+            ),
+        ),
+        (
+            "",
+            Some(
+                "spec.listeners[0].port: 5432 may not be opened on the nodes: the administrator allows none; the listener \
+                 is not served",
+            ),
+        ),
+    ] {
+        let (snapshot, verdicts) = first(&cluster(&host(tenancy), &[load_balancer("a", "u-a", 0, RIGHT)]));
+        assert_eq!(said(&verdicts, "a"), Vec::from_iter(expected.map(str::to_owned)));
+        assert_eq!(snapshot.listeners.is_empty(), expected.is_some());
+        let reasons: Vec<_> = verdicts[&object("a")].problems.iter().map(|problem| problem.reason).collect();
+        assert_eq!(reasons.contains(&Reason::NotPermitted), expected.is_some());
+    }
+}
