@@ -1,17 +1,39 @@
 //! What the leader does in a cluster: allots ports, keeps a Service for each load balancer, and writes statuses.
 //!
 //! Every replica serves and thinks for itself. The leader sums up what all of them report, and is the only one that
-//! writes. What is to be written is decided by pure functions ([`allocations`], [`services`], [`conditions`]).
+//! writes. What is to be written is decided by pure functions ([`allocations`], [`plan`], [`services`]):
+//!
+//! ```text
+//! World, verdicts ─┐                                ┌─► ledger: the ConfigMap of allocations
+//!                  ├─► leader ─► allocations, plan ─┤
+//! reports ─────────┘                                └─► calls: Services, look-ups
+//! ```
 
+mod allocations;
+mod calls;
+mod failure;
+mod leader;
+mod leadership;
+mod ledger;
+mod lookup;
+mod plan;
 mod replicas;
+mod services;
 mod settings;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub use replicas::{Replica, Replicas};
+use kube::Client;
+use tokio::{sync::watch, time::sleep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::error;
+
+pub use replicas::{Replica, Replicas, gather};
 pub use settings::Settings;
 
-use crate::{source::World, translate::Verdicts};
+use crate::{model::ObjectKey, source::World, translate::Verdicts};
+use leader::Leader;
+use leadership::Candidate;
 
 /// What this replica sees and thinks at one moment.
 #[derive(Clone, Debug, Default)]
@@ -20,13 +42,74 @@ pub struct Observed {
     pub verdicts: Arc<Verdicts>,
 }
 
-/// Leads while it can, until it is told to stop.
-pub async fn run(
-    client: kube::Client,
+/// What keeps load balancers from having the ports or the Service that they want, each a sentence.
+pub type Problems = BTreeMap<ObjectKey, String>;
+
+/// Reaches for leadership, and leads while it is held, until `stop`.
+pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<Observed>, stop: CancellationToken) {
+    let gather = {
+        let (observed, settings) = (observed.clone(), settings.clone());
+        move || replicas::gather(observed.clone(), &settings)
+    };
+    run_with(client, settings, observed, gather, stop).await;
+}
+
+/// The same with somebody else's reports: `gather` begins to follow them, which only a leader needs.
+pub async fn run_with(
+    client: Client,
     settings: Settings,
-    observed: tokio::sync::watch::Receiver<Observed>,
-    stop: tokio_util::sync::CancellationToken,
+    observed: watch::Receiver<Observed>,
+    gather: impl Fn() -> watch::Receiver<Arc<Replicas>> + Clone + Send + Sync + 'static,
+    stop: CancellationToken,
 ) {
-    let _ = (client, settings, observed);
+    let settings = Arc::new(settings);
+    let (term, terms) = watch::channel(None);
+    let term = Arc::new(term);
+    let standing = {
+        let (client, settings) = (client.clone(), settings.clone());
+        lasting("reaching for the Lease", move || {
+            let (candidate, term) = (Candidate::new(client.clone(), &settings), term.clone());
+            async move { candidate.stand(&term).await }
+        })
+    };
+    let leading = {
+        let (client, settings) = (client.clone(), settings.clone());
+        lasting("leading", move || {
+            let (client, settings, observed) = (client.clone(), settings.clone(), observed.clone());
+            let (gather, mut terms) = (gather.clone(), terms.clone());
+            async move {
+                loop {
+                    leadership::begun(&mut terms).await;
+                    let leader = Leader::new(client.clone(), settings.clone(), observed.clone(), gather());
+                    tokio::select! {
+                        () = leadership::ended(&mut terms) => {}
+                        () = leader.lead() => {}
+                    }
+                }
+            }
+        })
+    };
     stop.cancelled().await;
+    // Nothing is written any more when the Lease is given back.
+    for mut task in [leading, standing] {
+        task.abort();
+        let _ = (&mut task).await;
+    }
+    leadership::release(client, &settings).await;
+}
+
+/// Runs what never ends, and starts it again should it fail.
+fn lasting<F>(what: &'static str, begin: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_secs(1);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            if let Err(fault) = AbortOnDropHandle::new(tokio::spawn(begin())).await {
+                error!(%fault, "{what} failed: starting again");
+            }
+            sleep(PAUSE).await;
+        }
+    }))
 }

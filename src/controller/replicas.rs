@@ -1,6 +1,25 @@
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+//! The proxies that are ready, and what each of them reports.
 
-use crate::model::ReplicaReport;
+mod poll;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::poll::{Told, follow};
+use super::{Observed, Settings};
+use crate::{
+    model::{ObjectKey, ReplicaReport},
+    source::World,
+};
 
 /// The proxies that are ready, by the names of their pods.
 pub type Replicas = BTreeMap<Arc<str>, Replica>;
@@ -12,4 +31,127 @@ pub struct Replica {
     pub address: SocketAddr,
     /// What it last told. `None`: nothing so far, or nothing for a while.
     pub report: Option<Arc<ReplicaReport>>,
+}
+
+/// Follows the reports of all replicas for as long as somebody holds what it returns.
+///
+/// The first change comes when every replica that is ready has told something or taken too long: what was there before
+/// means nothing, so wait for that change. A replica that becomes ready later is left out until then too.
+pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch::Receiver<Arc<Replicas>> {
+    let (replicas, gathered) = watch::channel(Arc::default());
+    let (tell, told) = mpsc::unbounded_channel();
+    let gatherer = Gatherer {
+        service: settings.replicas.clone(),
+        followed: BTreeMap::new(),
+        known: Replicas::new(),
+        tell,
+        replicas,
+        begun: false,
+    };
+    tokio::spawn(gatherer.run(observed, told));
+    gathered
+}
+
+struct Gatherer {
+    service: ObjectKey,
+    followed: BTreeMap<Arc<str>, Followed>,
+    /// Those that have told something or taken too long.
+    known: Replicas,
+    tell: mpsc::UnboundedSender<Told>,
+    replicas: watch::Sender<Arc<Replicas>>,
+    /// Whether something was published.
+    begun: bool,
+}
+
+struct Followed {
+    address: SocketAddr,
+    _follower: AbortOnDropHandle<()>,
+}
+
+impl Gatherer {
+    async fn run(mut self, mut observed: watch::Receiver<Observed>, mut told: mpsc::UnboundedReceiver<Told>) {
+        observed.mark_changed();
+        loop {
+            tokio::select! {
+                changed = observed.changed() => match changed {
+                    Ok(()) => {
+                        let world = observed.borrow_and_update().world.clone();
+                        self.follow(&ready(&world, &self.service));
+                    }
+                    Err(_) => return,
+                },
+                Some(told) = told.recv() => self.note(told),
+                () = self.replicas.closed() => return,
+            }
+            self.publish();
+        }
+    }
+
+    /// Follows these and no others.
+    fn follow(&mut self, ready: &BTreeMap<Arc<str>, SocketAddr>) {
+        self.followed.retain(|pod, followed| ready.get(pod) == Some(&followed.address));
+        for (pod, address) in ready {
+            self.followed.entry(pod.clone()).or_insert_with(|| {
+                let follower = follow(pod.clone(), *address, self.tell.clone());
+                Followed { address: *address, _follower: AbortOnDropHandle::new(tokio::spawn(follower)) }
+            });
+        }
+        self.known.retain(|pod, known| ready.get(pod) == Some(&known.address));
+    }
+
+    /// Something may still come of one that is not followed any more.
+    fn note(&mut self, Told { pod, address, report }: Told) {
+        if self.followed.get(&pod).is_some_and(|followed| followed.address == address) {
+            self.known.insert(pod, Replica { address, report });
+        }
+    }
+
+    fn publish(&mut self) {
+        if !self.begun && self.known.len() == self.followed.len() {
+            self.begun = true;
+            self.replicas.send_replace(Arc::new(self.known.clone()));
+        } else if self.begun {
+            self.replicas.send_if_modified(|last| {
+                let changed = **last != self.known;
+                if changed {
+                    *last = Arc::new(self.known.clone());
+                }
+                changed
+            });
+        }
+    }
+}
+
+/// The admin pages of the pods behind a Service that are ready. Of a pod's several addresses the first.
+fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
+    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = world
+        .endpoint_slices
+        .iter()
+        .filter(|(key, slice)| key.namespace == service.namespace && belongs_to(slice, service))
+        .flat_map(|(_, slice)| admin_pages(slice))
+        .collect();
+    let mut ready = BTreeMap::new();
+    for (address, pod) in addresses {
+        ready.entry(pod).or_insert(address);
+    }
+    ready
+}
+
+fn belongs_to(slice: &EndpointSlice, service: &ObjectKey) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_some_and(|name| **name == *service.name)
+}
+
+fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<str>)> {
+    let port = slice.ports.iter().flatten().find(|port| port.name.as_deref() == Some("admin"));
+    let port = port.and_then(|port| u16::try_from(port.port?).ok());
+    let ready = slice.endpoints.iter().filter(|endpoint| {
+        // Unknown counts as ready.
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+    });
+    ready.filter_map(move |endpoint| {
+        let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+        let address = SocketAddr::new(endpoint.addresses.first()?.parse().ok()?, port?);
+        Some((address, pod.name.as_deref()?.into()))
+    })
 }

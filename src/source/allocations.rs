@@ -33,7 +33,8 @@ impl Allocations {
     pub fn read(data: &BTreeMap<String, String>) -> (Self, Vec<String>) {
         let (mut ports, mut problems) = (BTreeMap::new(), Vec::new());
         for (key, text) in data {
-            let Some(port) = key.parse().ok().filter(|port| *port > 0) else {
+            // Written in one way only, so that no port is there twice.
+            let Some(port) = key.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == *key) else {
                 problems.push(format!("`{key}` is not a port: remove it"));
                 continue;
             };

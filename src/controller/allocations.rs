@@ -1,0 +1,174 @@
+//! Which listener gets which of the proxies' ports. Pure.
+//!
+//! A port is taken from a listener only when nobody can be sent to it any more: its Service no longer has it, and its
+//! object is known to be gone or no longer declares it. Then it rests, since kube-proxies and clouds lag, and goes to
+//! somebody else only after that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::source::{Allocation, Allocations};
+
+/// How long a port that was freed is given to nobody else.
+const REST: SignedDuration = SignedDuration::from_mins(10);
+
+/// What a load balancer needs ports for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub uid: Arc<str>,
+    pub object: Arc<str>,
+    pub created: Timestamp,
+    /// The declared ports. `None`: they cannot be read, so it keeps what it has.
+    pub listeners: Option<BTreeSet<u16>>,
+    /// Whether it may have ports that it does not have yet.
+    pub may_grow: bool,
+}
+
+/// A port of a Service that is kept: who came through it so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub uid: Arc<str>,
+    pub object: Arc<str>,
+    pub listener: u16,
+}
+
+/// What allocations are decided by, but for those that there are.
+#[derive(Clone, Debug)]
+pub struct Claims<'a> {
+    pub claims: &'a [Claim],
+    /// The proxies' ports that Services send connections to.
+    pub targets: &'a BTreeMap<u16, Target>,
+    /// The uids that are known to be no load balancer of ours any more.
+    pub gone: &'a BTreeSet<Arc<str>>,
+    pub range: RangeInclusive<u16>,
+}
+
+/// Who shall have which port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allotment {
+    pub allocations: Allocations,
+    /// The listeners, by uid, that there is no port for.
+    pub shortage: BTreeMap<Arc<str>, BTreeSet<u16>>,
+}
+
+/// Decides anew who has which port. The same question has the same answer, and an answer asked about again is kept.
+pub fn allot(claims: &Claims, current: &Allocations, now: Timestamp) -> Allotment {
+    let mut book = Book { ports: current.0.clone(), claims, now };
+    book.free();
+    book.wake_the_rested();
+    book.recover();
+    let shortage = book.fill();
+    Allotment { allocations: Allocations(book.ports), shortage }
+}
+
+struct Book<'a> {
+    ports: BTreeMap<u16, Allocation>,
+    claims: &'a Claims<'a>,
+    now: Timestamp,
+}
+
+impl Book<'_> {
+    /// Lets go of what nobody needs.
+    fn free(&mut self) {
+        let by_uid: BTreeMap<&str, &Claim> = self.claims.claims.iter().map(|claim| (&*claim.uid, claim)).collect();
+        let mut seen = BTreeSet::new();
+        for (port, allocation) in self.ports.iter_mut().filter(|(_, allocation)| allocation.freed.is_none()) {
+            let first = seen.insert((allocation.uid.clone(), allocation.port));
+            let needed = match by_uid.get(&*allocation.uid) {
+                Some(claim) => claim.listeners.as_ref().is_none_or(|ports| ports.contains(&allocation.port)),
+                // Not to be seen now is not to be gone.
+                None => !allocation.uid.is_empty() && !self.claims.gone.contains(&allocation.uid),
+            };
+            if !(first && needed) && !self.claims.targets.contains_key(port) {
+                allocation.freed = Some(seconds(self.now));
+            }
+        }
+    }
+
+    /// Forgets whom ports belonged to that have rested.
+    fn wake_the_rested(&mut self) {
+        let now = self.now;
+        self.ports.retain(|port, allocation| {
+            let Some(freed) = &mut allocation.freed else { return true };
+            // By a clock that was wrong.
+            if *freed > now {
+                *freed = seconds(now);
+            }
+            now.duration_since(*freed) < REST || self.claims.targets.contains_key(port)
+        });
+    }
+
+    /// Writes down again what Services show, should it have been lost.
+    fn recover(&mut self) {
+        for (port, target) in self.claims.targets {
+            if self.ports.contains_key(port) {
+                continue;
+            }
+            let claimed = self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
+            let freed = (!claimed || self.owns(&target.uid, target.listener)).then(|| seconds(self.now));
+            let Target { uid, object, listener } = target.clone();
+            self.ports.insert(*port, Allocation { uid, port: listener, object, freed });
+        }
+    }
+
+    fn owns(&self, uid: &str, listener: u16) -> bool {
+        self.ports
+            .values()
+            .any(|allocation| allocation.freed.is_none() && *allocation.uid == *uid && allocation.port == listener)
+    }
+
+    /// Gives a port to each listener without one, the oldest object's first: that which it had before if it still rests,
+    /// else the lowest that is nobody's.
+    fn fill(&mut self) -> BTreeMap<Arc<str>, BTreeSet<u16>> {
+        let owned: BTreeSet<(Arc<str>, u16)> = self
+            .ports
+            .values()
+            .filter(|allocation| allocation.freed.is_none())
+            .map(|allocation| (allocation.uid.clone(), allocation.port))
+            .collect();
+        let mut claims: Vec<&Claim> = self.claims.claims.iter().filter(|claim| claim.may_grow).collect();
+        claims.sort_by_key(|claim| (claim.created, &claim.object, &claim.uid));
+        let mut shortage = BTreeMap::<_, BTreeSet<_>>::new();
+        let mut free = self.claims.range.clone();
+        for claim in claims {
+            for listener in claim.listeners.iter().flatten() {
+                if owned.contains(&(claim.uid.clone(), *listener)) || self.take_back(claim, *listener) {
+                    continue;
+                }
+                match free.find(|port| !self.ports.contains_key(port)) {
+                    Some(port) => {
+                        let (uid, object) = (claim.uid.clone(), claim.object.clone());
+                        self.ports.insert(port, Allocation { uid, port: *listener, object, freed: None });
+                    }
+                    None => {
+                        shortage.entry(claim.uid.clone()).or_default().insert(*listener);
+                    }
+                }
+            }
+        }
+        shortage
+    }
+
+    fn take_back(&mut self, claim: &Claim, listener: u16) -> bool {
+        let rests = |allocation: &&mut Allocation| allocation.uid == claim.uid && allocation.port == listener;
+        let resting = self.ports.values_mut().find(rests);
+        resting.is_some_and(|allocation| allocation.freed.take().is_some())
+    }
+}
+
+impl Claim {
+    fn wants(&self, listener: u16) -> bool {
+        self.listeners.as_ref().is_none_or(|ports| ports.contains(&listener))
+    }
+}
+
+/// Without a fraction: what is freed at about the same time is written at once.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+

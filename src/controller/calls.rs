@@ -1,0 +1,163 @@
+//! Calls to the API server that are under way or were made: each object's own, so that none waits for another's.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    task::{Id, JoinSet},
+    time::{Instant, timeout},
+};
+
+use super::failure::backoff;
+
+/// How many calls are under way at a time.
+const AT_ONCE: usize = 16;
+/// How long one of them may take; admission webhooks may be slow.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Calls, each by what it is about. Those that are dropped are called off.
+pub struct Calls<K, T> {
+    running: JoinSet<Result<T, String>>,
+    about: HashMap<Id, K>,
+    made: BTreeMap<K, Made>,
+    places: Arc<Semaphore>,
+}
+
+/// The last call about something.
+#[derive(Clone, Debug)]
+struct Made {
+    /// Tells one thing to be done from another.
+    what: u64,
+    running: bool,
+    tries: u32,
+    /// Before this the same is not done again.
+    again: Instant,
+    problem: Option<String>,
+}
+
+impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
+    pub fn new() -> Self {
+        Self {
+            running: JoinSet::new(),
+            about: HashMap::new(),
+            made: BTreeMap::new(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Makes the call, unless one about the same is under way, or just this was done a short while ago: what it changed
+    /// is not seen at once, and what did not help the first time is done less and less often.
+    pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F)
+    where
+        F: Future<Output = Result<T, String>> + Send + 'static,
+    {
+        let now = Instant::now();
+        let last = self.made.get(about).cloned();
+        if last.as_ref().is_some_and(|last| last.running || (last.what == what && now < last.again)) {
+            return;
+        }
+        let same = last.filter(|last| last.what == what);
+        let (tries, problem) = same.map_or((0, None), |last| (last.tries, last.problem));
+        self.made.insert(about.clone(), Made { what, running: true, tries, again: now, problem });
+        let (places, call) = (self.places.clone(), call());
+        let task = self.running.spawn(async move {
+            let _place = places.acquire_owned().await;
+            timeout(PATIENCE, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
+        });
+        self.about.insert(task.id(), about.clone());
+    }
+
+    /// Waits for an answer; for ever while no call is under way. Cancel safe.
+    pub async fn answered(&mut self) -> (K, Result<T, String>) {
+        loop {
+            let Some(ended) = self.running.join_next_with_id().await else { future::pending().await };
+            let (id, answer) = match ended {
+                Ok((id, answer)) => (id, answer),
+                Err(fault) => (fault.id(), Err(format!("a fault of this program: {fault}"))),
+            };
+            if let Some(about) = self.about.remove(&id) {
+                self.note(&about, answer.as_ref().err());
+                return (about, answer);
+            }
+        }
+    }
+
+    fn note(&mut self, about: &K, problem: Option<&String>) {
+        if let Some(made) = self.made.get_mut(about) {
+            made.running = false;
+            made.tries = made.tries.saturating_add(1);
+            made.again = Instant::now() + backoff(made.tries);
+            made.problem = problem.cloned();
+        }
+    }
+
+    /// Forgets all that is not about one of these.
+    pub fn keep(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.made.retain(|about, made| made.running || wanted(about));
+    }
+
+    /// What failed the last time, and why.
+    pub fn problems(&self) -> impl Iterator<Item = (&K, &str)> {
+        self.made.iter().filter_map(|(about, made)| Some((about, made.problem.as_deref()?)))
+    }
+
+    /// When something may be done again.
+    pub fn next(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.made.values().filter(|made| !made.running && made.again > now).map(|made| made.again).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, String>) -> bool {
+        calls.make(&"a", what, move || future::ready(answer));
+        timeout(Duration::from_millis(1), calls.answered()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_is_done_again_after_growing_pauses_and_something_else_at_once() {
+        let mut calls = Calls::new();
+        assert!(call(&mut calls, 1, Err("no".into())).await);
+        assert_eq!(calls.problems().next(), Some((&"a", "no")));
+        assert!(!call(&mut calls, 1, Ok(1)).await, "too soon");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(call(&mut calls, 1, Err("no".into())).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!call(&mut calls, 1, Ok(1)).await, "it waits for longer now");
+        assert!(call(&mut calls, 2, Ok(1)).await);
+        assert_eq!(calls.problems().next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_and_one_that_panics_are_failures_and_hold_up_no_other() {
+        let mut calls = Calls::<_, u8>::new();
+        calls.make(&"slow", 1, future::pending);
+        calls.make(&"broken", 1, || async { panic!("on purpose") });
+        calls.make(&"good", 1, || future::ready(Ok(1)));
+        let mut answers = BTreeMap::new();
+        for _ in 0..3 {
+            let (about, answer) = calls.answered().await;
+            answers.insert(about, answer);
+        }
+        assert_eq!(answers["good"], Ok(1));
+        assert!(answers["broken"].as_ref().is_err_and(|problem| problem.contains("on purpose")), "{answers:?}");
+        assert_eq!(answers["slow"], Err("no answer in time".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_about_a_thing_is_under_way_at_a_time() {
+        let mut calls = Calls::new();
+        calls.make(&"a", 1, || future::ready(Ok(1)));
+        calls.make(&"a", 2, || future::ready(Ok(2)));
+        assert_eq!(calls.answered().await, ("a", Ok(1)));
+        assert!(timeout(Duration::from_secs(60), calls.answered()).await.is_err());
+    }
+}

@@ -1,0 +1,380 @@
+//! The leader's loop: whenever something changed it thinks everything over, and does what is to be done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future,
+    hash::Hasher,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Service},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{error, info, warn};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::{
+    Observed, Problems, Replicas, Settings,
+    allocations::{Allotment, Claim, Claims, allot},
+    calls::Calls,
+    failure::sentence,
+    ledger, lookup,
+    plan::{self, Object, Plan, Situation, Successor, Waiting},
+    services::{self, Kept},
+};
+use crate::{
+    api::Placement,
+    model::ObjectKey,
+    source::{Allocations, Settle, Site},
+};
+
+/// How often everything is thought over though nothing changed but the time.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// For what has to be known before anything can be decided.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After something that had to be known was not to be found out.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// How long the uid of the ConfigMap that owns Services is believed.
+const OWNER_BELIEVED: Duration = Duration::from_secs(10);
+
+/// Keeps what a leader keeps.
+pub struct Leader {
+    client: Client,
+    settings: Arc<Settings>,
+    observed: watch::Receiver<Observed>,
+    replicas: watch::Receiver<Arc<Replicas>>,
+    writes: Calls<ObjectKey, ()>,
+    lookups: Calls<(ObjectKey, Arc<str>), Option<Successor>>,
+    gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
+    waiting: Waiting,
+    owner: Owner,
+    problems: Problems,
+}
+
+/// The ConfigMap that owns the Services.
+enum Owner {
+    /// The Services are to have none.
+    None,
+    Unknown(String),
+    Known(OwnerReference, Instant),
+}
+
+/// What is thought over at one time.
+struct Scene<'a> {
+    objects: Vec<Object<'a>>,
+    claims: Vec<Claim>,
+    kept: BTreeMap<ObjectKey, Kept<'a>>,
+    allocations: &'a Allocations,
+    replicas: &'a Replicas,
+}
+
+impl Leader {
+    pub fn new(
+        client: Client,
+        settings: Arc<Settings>,
+        observed: watch::Receiver<Observed>,
+        replicas: watch::Receiver<Arc<Replicas>>,
+    ) -> Self {
+        let owner = match settings.anchor {
+            Some(_) => Owner::Unknown(String::new()),
+            None => Owner::None,
+        };
+        Self {
+            client,
+            settings,
+            observed,
+            replicas,
+            writes: Calls::new(),
+            lookups: Calls::new(),
+            gone: BTreeMap::new(),
+            waiting: Waiting::new(),
+            owner,
+            problems: Problems::new(),
+        }
+    }
+
+    /// Leads until it is dropped; what is under way then is called off.
+    pub async fn lead(mut self) {
+        let mut settle = Settle::default();
+        settle.note();
+        let mut wake = None;
+        loop {
+            tokio::select! {
+                () = changed(&mut self.observed) => settle.note(),
+                () = changed(&mut self.replicas) => settle.note(),
+                (about, answer) = self.writes.answered() => {
+                    if let Err(problem) = answer {
+                        warn!(load_balancer = %about, "its Service cannot be written: {problem}");
+                    }
+                    settle.note();
+                }
+                (about, answer) = self.lookups.answered() => {
+                    self.learn(about, answer);
+                    settle.note();
+                }
+                () = until(wake) => {
+                    wake = None;
+                    settle.note();
+                }
+                () = settle.due() => wake = Some(self.think().await),
+            }
+        }
+    }
+
+    fn learn(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Successor>, String>) {
+        match answer {
+            Ok(Some(successor)) => {
+                self.gone.insert(about, successor);
+            }
+            Ok(None) => {}
+            Err(problem) => warn!(load_balancer = %about.0, "whether it is gone cannot be found out: {problem}"),
+        }
+    }
+
+    /// Thinks everything over. The answer is when to do so again though nothing changed.
+    async fn think(&mut self) -> Instant {
+        let observed = self.observed.borrow_and_update().clone();
+        let replicas = self.replicas.borrow_and_update().clone();
+        let mut wake = Instant::now() + LOOK_AGAIN;
+        let mut problems = Problems::new();
+        if let (Placement::Gateway, Site::Gateway(allocations, _)) = (self.settings.placement, &observed.world.site) {
+            let settings = self.settings.clone();
+            let objects = plan::objects(&observed, &settings);
+            let claims = objects.iter().map(Object::claim).collect();
+            let kept = services::kept(&observed.world, &settings);
+            let scene = Scene { objects, claims, kept, allocations, replicas: &replicas };
+            wake = wake.min(self.keep_services(&scene, &mut problems).await);
+        }
+        self.tell(&observed, &replicas, problems);
+        wake
+    }
+
+    async fn keep_services(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Instant {
+        let mut wake = Instant::now() + LOOK_AGAIN;
+        self.look_up(scene);
+        let allocations = match self.allot(scene, problems).await {
+            Ok(allocations) => allocations,
+            Err(problem) => {
+                wake = Instant::now() + AFTER_FAILURE;
+                error!("ports cannot be allocated: {problem}");
+                tell_the_portless(scene, &problem, problems);
+                scene.allocations.clone()
+            }
+        };
+        let mut plan = self.plan(scene, &allocations);
+        if !plan.apply.is_empty() && self.owner_changed().await {
+            plan = self.plan(scene, &allocations);
+        }
+        self.carry_out(&plan, scene);
+        if let Owner::Unknown(problem) = &self.owner {
+            problems.extend(plan.apply.keys().map(|object| (object.clone(), problem.clone())));
+            wake = Instant::now() + AFTER_FAILURE;
+        }
+        let failed = self.writes.problems();
+        problems.extend(failed.map(|(object, problem)| {
+            let service = services::name(object);
+            (object.clone(), format!("Service {}/{service} cannot be written: {problem}", self.settings.namespace))
+        }));
+        let later = [plan.wake, self.writes.next(), self.lookups.next()];
+        later.into_iter().flatten().fold(wake, Instant::min)
+    }
+
+    /// Finds out about load balancers that something is kept for, but that are not to be seen.
+    fn look_up(&mut self, scene: &Scene) {
+        let doubtful = doubtful(scene);
+        self.gone.retain(|about, _| doubtful.contains(about));
+        self.lookups.keep(|about| doubtful.contains(about));
+        for about in doubtful.iter().filter(|about| !self.gone.contains_key(about)) {
+            let (client, settings, (key, uid)) = (self.client.clone(), self.settings.clone(), about.clone());
+            self.lookups.make(about, 0, || async move { lookup::successor(client, &settings, &key, &uid).await });
+        }
+    }
+
+    /// Sees to it that every listener has a port. The answer is what is stored.
+    async fn allot(&self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, String> {
+        let targets = plan::targets(&scene.kept);
+        let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
+        let range = self.settings.ports.clone();
+        let claims = Claims { claims: &scene.claims, targets: &targets, gone: &gone, range };
+        let mut last = allot(&claims, scene.allocations, Timestamp::now());
+        let mut stored = scene.allocations.clone();
+        if last.allocations != stored {
+            let revise = |stored: &Allocations| {
+                last = allot(&claims, stored, Timestamp::now());
+                last.allocations.clone()
+            };
+            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, revise));
+            stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
+        }
+        self.tell_of_shortage(scene, &last, problems);
+        Ok(stored)
+    }
+
+    fn tell_of_shortage(&self, scene: &Scene, allotment: &Allotment, problems: &mut Problems) {
+        for object in &scene.objects {
+            if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
+                let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
+                let problem = format!(
+                    "no port of {first} to {last} is free for {}: remove other listeners, or have the administrator \
+                     widen the range",
+                    list(listeners)
+                );
+                problems.insert(object.key.clone(), problem);
+            }
+        }
+    }
+
+    fn plan(&mut self, scene: &Scene, allocations: &Allocations) -> Plan {
+        let owner = match &self.owner {
+            Owner::Known(owner, _) => Some(owner),
+            Owner::None | Owner::Unknown(_) => None,
+        };
+        let situation = Situation {
+            objects: &scene.objects,
+            kept: &scene.kept,
+            replicas: scene.replicas,
+            allocations,
+            gone: &self.gone,
+            owner,
+            settings: &self.settings,
+            now: Instant::now(),
+        };
+        plan::plan(&situation, &mut self.waiting)
+    }
+
+    /// Looks the owner of the Services up, unless it is known. Without it they are not written: once the chart is
+    /// uninstalled nobody would remove them.
+    async fn owner_changed(&mut self) -> bool {
+        let Some(name) = self.settings.anchor.clone() else { return false };
+        let known = match &self.owner {
+            Owner::Known(_, at) if at.elapsed() < OWNER_BELIEVED => return false,
+            Owner::Known(owner, _) => Some(owner.clone()),
+            Owner::Unknown(_) | Owner::None => None,
+        };
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.settings.namespace);
+        let found = timeout(PATIENCE, maps.get_opt(&name)).await;
+        let what = format!("ConfigMap {}/{name}, which owns the Services that are kept,", self.settings.namespace);
+        self.owner = match found {
+            Ok(Ok(Some(map))) if map.metadata.deletion_timestamp.is_none() => {
+                let uid = map.metadata.uid.unwrap_or_default();
+                let owner = OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
+                Owner::Known(owner, Instant::now())
+            }
+            Ok(Ok(_)) => Owner::Unknown(format!("{what} does not exist: install the chart again")),
+            Ok(Err(error)) => Owner::Unknown(format!("{what} cannot be read: {}", sentence(&error))),
+            Err(_) => Owner::Unknown(format!("{what} cannot be read: no answer in time")),
+        };
+        let now = match &self.owner {
+            Owner::Known(owner, _) => Some(owner.clone()),
+            Owner::Unknown(_) | Owner::None => None,
+        };
+        now != known
+    }
+
+    fn carry_out(&mut self, plan: &Plan, scene: &Scene) {
+        self.writes.keep(|object| plan.apply.contains_key(object) || plan.remove.contains(object));
+        for object in &plan.remove {
+            if let Some(kept) = scene.kept.get(object) {
+                info!(load_balancer = %object, service = services::name(object), "removing its Service");
+                let (client, service) = (self.client.clone(), kept.service.clone());
+                let version = service.metadata.resource_version.clone().unwrap_or_default();
+                self.writes.make(object, hash(&version), || remove(client, service));
+            }
+        }
+        if matches!(self.owner, Owner::Unknown(_)) {
+            return;
+        }
+        for (object, service) in &plan.apply {
+            let (client, settings, service) = (self.client.clone(), self.settings.clone(), service.clone());
+            // Of the whole text, and never 0, which is no text's.
+            let what = hash(&serde_json::to_string(&service).unwrap_or_default());
+            self.writes.make(object, what, || apply(client, settings, service));
+        }
+    }
+
+    /// Says what is wrong, and what has become right.
+    fn tell(&mut self, _observed: &Observed, _replicas: &Replicas, problems: Problems) {
+        for (object, problem) in problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem)) {
+            warn!(load_balancer = %object, "{problem}");
+        }
+        self.problems = problems;
+    }
+}
+
+/// Load balancers that ports or Services are kept for, but that are not to be seen, with the uids that they had.
+fn doubtful(scene: &Scene) -> BTreeSet<(ObjectKey, Arc<str>)> {
+    let present: BTreeSet<&str> = scene.objects.iter().map(|object| &*object.identity.uid).collect();
+    let of_ports = scene.allocations.0.values().filter(|allocation| allocation.freed.is_none());
+    let of_ports = of_ports.filter_map(|allocation| {
+        let (namespace, name) = allocation.object.split_once('/')?;
+        Some((ObjectKey::new(namespace, name), allocation.uid.clone()))
+    });
+    let of_services = scene.kept.iter().map(|(key, kept)| (key.clone(), Arc::from(kept.uid)));
+    of_ports.chain(of_services).filter(|(_, uid)| !present.contains(&**uid)).collect()
+}
+
+fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
+    for (object, claim) in scene.objects.iter().zip(&scene.claims) {
+        let mut listeners = claim.listeners.iter().flatten();
+        if listeners.any(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none()) {
+            problems.insert(object.key.clone(), format!("no port can be allocated: {problem}"));
+        }
+    }
+}
+
+async fn apply(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), String> {
+    let services = Api::<Service>::namespaced(client, &settings.namespace);
+    let name = service.metadata.name.clone().unwrap_or_default();
+    let manager = PatchParams::apply(&format!("tcplb-{}", settings.class)).force();
+    services.patch(&name, &manager, &Patch::Apply(&service)).await.map(drop).map_err(|error| sentence(&error))
+}
+
+/// Removes the Service as it was seen, and no other.
+async fn remove(client: Client, service: Service) -> Result<(), String> {
+    let metadata = service.metadata;
+    let services = Api::<Service>::namespaced(client, &metadata.namespace.unwrap_or_default());
+    let as_seen = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };
+    let options = DeleteParams { preconditions: Some(as_seen), ..DeleteParams::default() };
+    match services.delete(&metadata.name.unwrap_or_default(), &options).await {
+        Ok(_) => Ok(()),
+        // It is gone, or it is another one now, which will be seen.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) => Err(sentence(&error)),
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hash = Xxh3Default::new();
+    hash.write(text.as_bytes());
+    hash.finish()
+}
+
+fn list(listeners: &BTreeSet<u16>) -> String {
+    let listeners: Vec<String> = listeners.iter().map(u16::to_string).collect();
+    listeners.join(", ")
+}
+
+/// Waits for the next change; for ever, when nobody is left to make one.
+async fn changed<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        future::pending().await
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake).await,
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,307 @@
+//! Which replica leads: the one that holds the Lease.
+//!
+//! No clock is compared with another machine's: a Lease is free once it has not changed for as long as it lasts, as
+//! seen from here. Whoever writes it names the version it has read, so of two that reach for it one is refused. The
+//! holder trusts its own term for shorter than the others wait, so that it has stopped writing when one of them starts.
+
+use std::{future, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Settings, failure::sentence};
+
+/// How long others leave a Lease alone that does not change. With [`EVERY`] a leader that is gone has been replaced
+/// after 17 s.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long after it asked for a renewal the holder believes in it.
+const TERM: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(2);
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const SHORTLY: Duration = Duration::from_millis(200);
+/// For one reading and one writing.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Until when this replica leads. `None`: it does not.
+pub type Term = Option<Instant>;
+
+/// Waits until this replica leads.
+pub async fn begun(terms: &mut watch::Receiver<Term>) {
+    let leads = |term: &Term| term.is_some_and(|until| Instant::now() < until);
+    if terms.wait_for(leads).await.is_err() {
+        future::pending().await
+    }
+}
+
+/// Waits until this replica leads no more.
+pub async fn ended(terms: &mut watch::Receiver<Term>) {
+    loop {
+        let term = *terms.borrow_and_update();
+        let Some(until) = term else { return };
+        tokio::select! {
+            () = sleep_until(until) => return,
+            changed = terms.changed() => if changed.is_err() { return sleep_until(until).await },
+        }
+    }
+}
+
+/// A replica that wants to lead.
+pub struct Candidate {
+    leases: Api<Lease>,
+    name: String,
+    identity: String,
+    /// What somebody else's Lease said last, and since when it has said so.
+    seen: Option<(LeaseSpec, Instant)>,
+    failing: bool,
+}
+
+impl Candidate {
+    pub fn new(client: Client, settings: &Settings) -> Self {
+        Self {
+            leases: Api::namespaced(client, &settings.namespace),
+            name: settings.lease.clone(),
+            identity: settings.pod.clone(),
+            seen: None,
+            failing: false,
+        }
+    }
+
+    /// Reaches for the Lease and renews it, for ever.
+    pub async fn stand(mut self, term: &watch::Sender<Term>) {
+        loop {
+            let asked = Instant::now();
+            let outcome = timeout(PATIENCE, self.reach()).await.unwrap_or_else(|_| Err("no answer in time".into()));
+            self.log(&outcome);
+            let pause = match outcome {
+                Ok(Outcome::Holds) => {
+                    if term.send_replace(Some(asked + TERM)).is_none() {
+                        info!(lease = self.name, "this replica leads");
+                    }
+                    EVERY
+                }
+                Ok(Outcome::Waits(pause)) => {
+                    if term.send_replace(None).is_some() {
+                        info!(lease = self.name, "another replica leads now");
+                    }
+                    pause
+                }
+                // A term that was granted goes on until it ends.
+                Ok(Outcome::Contested) => SHORTLY,
+                Err(_) => AFTER_FAILURE,
+            };
+            sleep(pause).await;
+        }
+    }
+
+    fn log(&mut self, outcome: &Result<Outcome, String>) {
+        match outcome {
+            Err(problem) if !self.failing => warn!(lease = self.name, "the Lease cannot be kept: {problem}"),
+            Ok(_) if self.failing => info!(lease = self.name, "the Lease can be kept again"),
+            _ => {}
+        }
+        self.failing = outcome.is_err();
+    }
+
+    async fn reach(&mut self) -> Result<Outcome, String> {
+        let lease = self.leases.get_opt(&self.name).await.map_err(|error| sentence(&error))?;
+        let claim = match claim(lease, &self.identity, &mut self.seen, Instant::now(), Timestamp::now()) {
+            Move::Claim(claim) => claim,
+            Move::Wait(pause) => return Ok(Outcome::Waits(pause)),
+        };
+        let written = match claim.metadata.resource_version {
+            Some(_) => self.leases.replace(&self.name, &PostParams::default(), &claim).await,
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..claim.metadata };
+                self.leases.create(&PostParams::default(), &Lease { metadata, ..claim }).await
+            }
+        };
+        match written {
+            Ok(_) => Ok(Outcome::Holds),
+            // Somebody was faster; what they made of it is seen the next time.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Contested),
+            Err(error) => Err(sentence(&error)),
+        }
+    }
+}
+
+/// Gives the Lease back, if this replica holds it, so that nobody has to wait for it.
+pub async fn release(client: Client, settings: &Settings) {
+    let leases = Api::<Lease>::namespaced(client, &settings.namespace);
+    let given_back = async {
+        loop {
+            match give_back(&leases, settings).await {
+                // A renewal that was still under way.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                other => return other,
+            }
+        }
+    };
+    match timeout(PATIENCE, given_back).await {
+        Ok(Ok(true)) => info!(lease = settings.lease, "the Lease is given back"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => warn!(lease = settings.lease, "the Lease cannot be given back: {}", sentence(&error)),
+        Err(_) => warn!(lease = settings.lease, "the Lease cannot be given back: no answer in time"),
+    }
+}
+
+async fn give_back(leases: &Api<Lease>, settings: &Settings) -> kube::Result<bool> {
+    let Some(mut lease) = leases.get_opt(&settings.lease).await? else { return Ok(false) };
+    let spec = lease.spec.get_or_insert_default();
+    if spec.holder_identity.as_deref() != Some(&settings.pod) {
+        return Ok(false);
+    }
+    spec.holder_identity = None;
+    leases.replace(&settings.lease, &PostParams::default(), &lease).await.map(|_| true)
+}
+
+enum Outcome {
+    Holds,
+    /// Somebody else holds it.
+    Waits(Duration),
+    /// Somebody wrote it between reading and writing.
+    Contested,
+}
+
+#[derive(Debug, PartialEq)]
+enum Move {
+    Claim(Lease),
+    Wait(Duration),
+}
+
+/// What to do about the Lease as it was just read.
+fn claim(
+    lease: Option<Lease>,
+    identity: &str,
+    seen: &mut Option<(LeaseSpec, Instant)>,
+    now: Instant,
+    time: Timestamp,
+) -> Move {
+    let mut lease = lease.unwrap_or_default();
+    let spec = lease.spec.get_or_insert_default();
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    if holder != identity {
+        if !holder.is_empty() {
+            let left = time_left(spec, seen, now);
+            if !left.is_zero() {
+                return Move::Wait(left.min(EVERY));
+            }
+        }
+        spec.holder_identity = Some(identity.to_owned());
+        spec.acquire_time = Some(MicroTime(time));
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+    }
+    *seen = None;
+    spec.renew_time = Some(MicroTime(time));
+    spec.lease_duration_seconds = Some(LEASE.as_secs() as i32);
+    Move::Claim(lease)
+}
+
+/// How long somebody else's Lease still has to be left alone.
+fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Instant) -> Duration {
+    let since = match seen {
+        Some((before, since)) if before == spec => *since,
+        _ => {
+            *seen = Some((spec.clone(), now));
+            now
+        }
+    };
+    // Whatever it says of itself, a Lease is neither snatched nor waited for without end.
+    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let lasts = seconds.map_or(LEASE, |seconds| Duration::from_secs(seconds.clamp(5, 60)));
+    (since + lasts).saturating_duration_since(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str, renewed: i64) -> Lease {
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.into()),
+            renew_time: Some(MicroTime(Timestamp::from_second(renewed).unwrap())),
+            lease_duration_seconds: Some(15),
+            lease_transitions: Some(4),
+            ..LeaseSpec::default()
+        };
+        let metadata = ObjectMeta { resource_version: Some("7".into()), ..ObjectMeta::default() };
+        Lease { metadata, spec: Some(spec) }
+    }
+
+    fn claimed(found: Move) -> LeaseSpec {
+        match found {
+            Move::Claim(lease) => lease.spec.unwrap(),
+            Move::Wait(pause) => panic!("waits for {pause:?}"),
+        }
+    }
+
+    const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    #[test]
+    fn a_lease_is_taken_when_it_has_not_changed_for_its_duration_whatever_its_times_say() {
+        let (mut seen, start) = (None, Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // Renewed long ago, or in the future: another machine's clock counts for nothing.
+        for renewed in [0, NOON.as_second() + 3600] {
+            let mut seen = None;
+            let found = claim(Some(held_by("b", renewed)), "a", &mut seen, at(0), NOON);
+            assert_eq!(found, Move::Wait(EVERY));
+        }
+        claim(Some(held_by("b", 1)), "a", &mut seen, at(0), NOON);
+        claim(Some(held_by("b", 2)), "a", &mut seen, at(10), NOON);
+        let found = claim(Some(held_by("b", 2)), "a", &mut seen, at(24), NOON);
+        assert_eq!(found, Move::Wait(Duration::from_secs(1)), "it was renewed after 10 s");
+        let spec = claimed(claim(Some(held_by("b", 2)), "a", &mut seen, at(25), NOON));
+        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("a"), Some(5)));
+    }
+
+    #[test]
+    fn a_lease_of_nobody_or_of_ones_own_is_taken_at_once() {
+        let now = Instant::now();
+        let spec = claimed(claim(None, "a", &mut None, now, NOON));
+        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("a"), Some(1)));
+        let spec = claimed(claim(Some(held_by("", 1)), "a", &mut None, now, NOON));
+        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("a"), Some(5)));
+        let spec = claimed(claim(Some(held_by("a", 1)), "a", &mut None, now, NOON));
+        assert_eq!((spec.acquire_time, spec.lease_transitions), (None, Some(4)), "renewed, not acquired");
+        assert_eq!(spec.renew_time, Some(MicroTime(NOON)));
+    }
+
+    #[test]
+    fn absurd_durations_are_neither_snatched_nor_waited_for_without_end() {
+        let now = Instant::now();
+        for (seconds, wait) in [(-1, 15), (0, 5), (i32::MAX, 60)] {
+            let mut lease = held_by("b", 1);
+            lease.spec.as_mut().unwrap().lease_duration_seconds = Some(seconds);
+            assert_eq!(time_left(&lease.spec.unwrap(), &mut None, now), Duration::from_secs(wait));
+        }
+    }
+
+    #[test]
+    fn the_holder_stops_before_others_may_start() {
+        assert!(TERM + PATIENCE < LEASE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_term_ends_when_it_is_not_renewed() {
+        let start = Instant::now();
+        let (term, mut terms) = watch::channel(None);
+        term.send_replace(Some(start + TERM));
+        begun(&mut terms).await;
+        let ending = ended(&mut terms);
+        tokio::pin!(ending);
+        sleep(Duration::from_secs(8)).await;
+        term.send_replace(Some(start + Duration::from_secs(12)));
+        ending.await;
+        assert_eq!(start.elapsed().as_secs(), 12);
+        drop(term);
+    }
+}

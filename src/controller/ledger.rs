@@ -1,0 +1,52 @@
+//! The ConfigMap that allocations are kept in.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client, api::{ObjectMeta, PostParams}};
+use tracing::warn;
+
+use super::{Settings, failure::sentence};
+use crate::source::Allocations;
+
+/// How often somebody else may be faster before it is left to the next time.
+const TRIES: u32 = 5;
+
+/// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. The answer is
+/// what is stored then.
+pub async fn revise(
+    client: &Client,
+    settings: &Settings,
+    mut revise: impl FnMut(&Allocations) -> Allocations,
+) -> Result<Allocations, String> {
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
+    let name = &settings.allocations;
+    for _ in 0..TRIES {
+        let there = maps.get_opt(name).await.map_err(|error| sentence(&error))?;
+        let data = there.as_ref().and_then(|map| map.data.clone()).unwrap_or_default();
+        let (stored, problems) = Allocations::read(&data);
+        for problem in &problems {
+            warn!(config_map = name, "{problem}");
+        }
+        let revised = revise(&stored);
+        if revised == stored && problems.is_empty() {
+            return Ok(stored);
+        }
+        let written = match there {
+            Some(map) => {
+                // With the version that was read: whoever wrote since is not overwritten.
+                let map = ConfigMap { data: Some(revised.write()), ..map };
+                maps.replace(name, &PostParams::default(), &map).await
+            }
+            None => {
+                let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+                let map = ConfigMap { metadata, data: Some(revised.write()), ..ConfigMap::default() };
+                maps.create(&PostParams::default(), &map).await
+            }
+        };
+        match written {
+            Ok(_) => return Ok(revised),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(sentence(&error)),
+        }
+    }
+    Err("others keep changing it".into())
+}

@@ -1,0 +1,250 @@
+//! What the leader has to do about Services. Pure: it is told how things are, and says what is to be written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use tokio::time::Instant;
+
+use super::{
+    Observed, Replicas, Settings,
+    allocations::{Claim, Target},
+    services::{self, Kept},
+};
+use crate::{
+    api::{DEFAULT_CLASS, TcpLoadBalancerSpec},
+    model::{ListenerOutcome, ObjectKey},
+    source::{Allocations, Identity},
+    translate::{Problem, Reason, Severity, Verdict},
+};
+
+/// How long a new port waits for replicas that do not have it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A load balancer of the class and placement that is led.
+pub struct Object<'a> {
+    pub key: &'a ObjectKey,
+    pub identity: &'a Identity,
+    /// `None`: it cannot be read.
+    pub spec: Option<&'a TcpLoadBalancerSpec>,
+    pub verdict: &'a Verdict,
+}
+
+/// The load balancers that are led.
+pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<Object<'a>> {
+    let object = |(key, declared): (&'a ObjectKey, &'a crate::source::Declared)| {
+        let spec = declared.spec.as_deref();
+        let verdict = observed.verdicts.get(key)?;
+        spec.is_none_or(|spec| is_ours(spec, settings)).then_some(Object {
+            key,
+            identity: declared.identity.as_ref()?,
+            spec,
+            verdict,
+        })
+    };
+    observed.world.load_balancers.iter().filter_map(object).collect()
+}
+
+fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
+    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
+    class == settings.class && spec.placement.unwrap_or_default() == settings.placement
+}
+
+impl Object<'_> {
+    /// What it needs ports for.
+    pub fn claim(&self) -> Claim {
+        Claim {
+            uid: self.identity.uid.clone(),
+            object: self.key.to_string().into(),
+            created: self.identity.created,
+            listeners: self.spec.map(|spec| spec.listeners.iter().map(|listener| listener.port).collect()),
+            // Who is beyond what the administrator allows must not use up what others need.
+            may_grow: !self.refused().any(|problem| problem.reason == Reason::NotPermitted && is_of_listeners(problem)),
+        }
+    }
+
+    fn refused(&self) -> impl Iterator<Item = &Problem> {
+        self.verdict.problems.iter().filter(|problem| problem.severity == Severity::Refused)
+    }
+
+    /// Whether what it wants of its Service is refused.
+    fn may_not_have_its_service(&self) -> bool {
+        self.refused().any(is_of_service)
+    }
+
+    /// Whether it goes on with rules about clients that may mean something else with another Service.
+    fn has_rules_about_clients_refused(&self) -> bool {
+        let about_clients =
+            |field: &str| field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing");
+        self.refused().any(|problem| about_clients(&problem.field))
+    }
+}
+
+fn is_of_service(problem: &Problem) -> bool {
+    problem.field.starts_with("spec.service") || problem.field.ends_with(".nodePort")
+}
+
+fn is_of_listeners(problem: &Problem) -> bool {
+    !is_of_service(problem) && !problem.field.starts_with("spec.backends")
+}
+
+/// What Services send connections to, by the proxies' ports.
+pub fn targets(kept: &BTreeMap<ObjectKey, Kept>) -> BTreeMap<u16, Target> {
+    let of_one = |(object, kept): (&ObjectKey, &Kept)| {
+        let (uid, object): (Arc<str>, Arc<str>) = (kept.uid.into(), object.to_string().into());
+        let target = move |(listener, port)| (port, Target { uid: uid.clone(), object: object.clone(), listener });
+        kept.ports().into_iter().map(target)
+    };
+    kept.iter().flat_map(of_one).collect()
+}
+
+/// How things are.
+pub struct Situation<'a> {
+    pub objects: &'a [Object<'a>],
+    pub kept: &'a BTreeMap<ObjectKey, Kept<'a>>,
+    pub replicas: &'a Replicas,
+    /// As they are stored.
+    pub allocations: &'a Allocations,
+    /// The load balancers that were looked up and are no longer those with these uids: whether another one of ours has
+    /// their name now.
+    pub gone: &'a BTreeMap<(ObjectKey, Arc<str>), Successor>,
+    pub owner: Option<&'a OwnerReference>,
+    pub settings: &'a Settings,
+    pub now: Instant,
+}
+
+/// Who has the name of a load balancer that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successor {
+    Nobody,
+    Another,
+}
+
+/// Since when each new port has been waiting for replicas, by uid, listener and the proxies' port.
+pub type Waiting = BTreeMap<(Arc<str>, u16, u16), Instant>;
+
+/// What has to be done.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    pub apply: BTreeMap<ObjectKey, Service>,
+    pub remove: BTreeSet<ObjectKey>,
+    /// When to ask again though nothing changed.
+    pub wake: Option<Instant>,
+}
+
+/// Decides what has to be done.
+pub fn plan(situation: &Situation, waiting: &mut Waiting) -> Plan {
+    let mut plan = Plan::default();
+    let mut entrance = Entrance::new(situation, waiting);
+    for object in situation.objects {
+        let kept = situation.kept.get(object.key);
+        match service(object, kept, situation, &mut entrance) {
+            Step::Nothing => {}
+            Step::Apply(service) => {
+                plan.apply.insert(object.key.clone(), *service);
+            }
+            Step::Remove => {
+                plan.remove.insert(object.key.clone());
+            }
+        }
+    }
+    plan.wake = entrance.finish();
+    let present: BTreeSet<&ObjectKey> = situation.objects.iter().map(|object| object.key).collect();
+    let orphans = situation.kept.iter().filter(|(key, kept)| !present.contains(key) && !kept.is_leaving());
+    let nobodys = orphans.filter(|(key, kept)| successor(situation, key, kept.uid) == Some(Successor::Nobody));
+    plan.remove.extend(nobodys.map(|(key, _)| key.clone()));
+    plan
+}
+
+fn successor(situation: &Situation, key: &ObjectKey, uid: &str) -> Option<Successor> {
+    situation.gone.get(&(key.clone(), uid.into())).copied()
+}
+
+enum Step {
+    Nothing,
+    Apply(Box<Service>),
+    Remove,
+}
+
+fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance: &mut Entrance) -> Step {
+    let Some(spec) = object.spec else { return Step::Nothing };
+    let uid = &object.identity.uid;
+    if object.may_not_have_its_service() {
+        // It keeps what it had itself; what its predecessor had is another matter.
+        let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
+        let known = kept.is_some_and(|kept| successor(situation, object.key, kept.uid).is_some());
+        return if inherited && known { Step::Remove } else { Step::Nothing };
+    }
+    let there = kept.map(Kept::ports).unwrap_or_default();
+    let ports = entrance.ports(uid, spec, &there);
+    // What Kubernetes puts away is made anew when it is gone, and without a port it cannot be.
+    if ports.is_empty() || kept.is_some_and(Kept::is_leaving) {
+        return Step::Nothing;
+    }
+    let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
+    match kept {
+        Some(kept) if kept.is_as(&wanted) => Step::Nothing,
+        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => Step::Nothing,
+        Some(kept) if kept.has_to_be_replaced_by(&wanted) => Step::Remove,
+        _ => Step::Apply(Box::new(wanted)),
+    }
+}
+
+/// Lets ports into Services.
+struct Entrance<'a> {
+    allocated: BTreeMap<(&'a str, u16), u16>,
+    replicas: &'a Replicas,
+    waiting: &'a mut Waiting,
+    still: Waiting,
+    now: Instant,
+}
+
+impl<'a> Entrance<'a> {
+    fn new(situation: &Situation<'a>, waiting: &'a mut Waiting) -> Self {
+        let mut allocated = BTreeMap::new();
+        for (port, allocation) in situation.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+            // The lowest, as everybody takes it.
+            allocated.entry((&*allocation.uid, allocation.port)).or_insert(*port);
+        }
+        Self { allocated, replicas: situation.replicas, waiting, still: Waiting::new(), now: situation.now }
+    }
+
+    /// The ports that the Service has from now on. Those that it has already stay while they are declared.
+    fn ports(&mut self, uid: &Arc<str>, spec: &TcpLoadBalancerSpec, there: &BTreeMap<u16, u16>) -> BTreeMap<u16, u16> {
+        let mut ports = BTreeMap::new();
+        for listener in spec.listeners.iter().map(|listener| listener.port) {
+            let Some(&port) = self.allocated.get(&(&**uid, listener)) else { continue };
+            if there.contains_key(&listener) || self.lets_in(uid, listener, port) {
+                ports.insert(listener, port);
+            }
+        }
+        ports
+    }
+
+    fn lets_in(&mut self, uid: &Arc<str>, listener: u16, port: u16) -> bool {
+        let bound = self.replicas.values().filter(|replica| {
+            let served = replica.report.as_ref().and_then(|report| report.load_balancers.get(&**uid));
+            let outcome = served.and_then(|served| served.listeners.get(&listener));
+            outcome == Some(&ListenerOutcome::Bound(port))
+        });
+        let bound = bound.count();
+        if bound > 0 && bound == self.replicas.len() {
+            return true;
+        }
+        let key = (uid.clone(), listener, port);
+        let since = *self.waiting.get(&key).unwrap_or(&self.now);
+        self.still.insert(key, since);
+        bound > 0 && self.now >= since + PATIENCE
+    }
+
+    /// Remembers who waits, and says when the next one has waited enough.
+    fn finish(self) -> Option<Instant> {
+        let next = self.still.values().map(|since| *since + PATIENCE).filter(|end| *end > self.now).min();
+        *self.waiting = self.still;
+        next
+    }
+}
+

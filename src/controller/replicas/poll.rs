@@ -1,0 +1,156 @@
+//! A long poll of one replica's report.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1::{SendRequest, handshake},
+    header::{ETAG, HOST},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::UnboundedSender,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::model::ReplicaReport;
+
+/// How long a connection and a first answer may take.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// How long any other answer may take: replicas keep who waits for 10 s.
+const ANSWER: Duration = Duration::from_secs(13);
+/// A replica that has not answered for this long is not known any more.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(1);
+/// The largest report that is read: that of several thousand load balancers.
+const LARGEST: usize = 32 << 20;
+
+/// What is known of a replica now.
+pub struct Told {
+    pub pod: Arc<str>,
+    pub address: SocketAddr,
+    pub report: Option<Arc<ReplicaReport>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] io::Error),
+    #[error("no answer in time")]
+    Silent,
+    #[error("the connection failed: {0}")]
+    Connection(#[from] hyper::Error),
+    #[error("the answer is {0}")]
+    Refused(StatusCode),
+    #[error("the report is larger than {LARGEST} bytes")]
+    TooLarge,
+    #[error("the report cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// Tells what the replica reports, again and again, until it is dropped.
+pub async fn follow(pod: Arc<str>, address: SocketAddr, tell: UnboundedSender<Told>) {
+    let tell = |report| drop(tell.send(Told { pod: pod.clone(), address, report }));
+    let mut connection = None;
+    let (mut answered, mut patience) = (Instant::now(), FIRST_ANSWER);
+    let mut lost = false;
+    loop {
+        match next(address, &mut connection).await {
+            Ok(report) => {
+                if lost {
+                    info!(%pod, "the replica reports again");
+                }
+                (answered, patience, lost) = (Instant::now(), FORGOTTEN, false);
+                if report.is_some() {
+                    tell(report);
+                }
+            }
+            Err(error) => {
+                connection = None;
+                if !lost && answered.elapsed() >= patience {
+                    warn!(%pod, %error, "the replica does not report");
+                    lost = true;
+                    tell(None);
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A connection on which a report has been told.
+struct Connection {
+    requests: SendRequest<Empty<Bytes>>,
+    /// That of the report that was last told.
+    tag: Option<String>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// The next report. `None`: it is as it was.
+async fn next(
+    address: SocketAddr,
+    connection: &mut Option<Connection>,
+) -> Result<Option<Arc<ReplicaReport>>, PollError> {
+    match connection {
+        Some(open) => timeout(ANSWER, open.ask(address)).await.map_err(|_| PollError::Silent)?,
+        None => {
+            let first = async {
+                let mut open = Connection::open(address).await?;
+                let report = open.ask(address).await?;
+                Ok::<_, PollError>((open, report))
+            };
+            let (open, report) = timeout(FIRST_ANSWER, first).await.map_err(|_| PollError::Silent)??;
+            *connection = Some(open);
+            Ok(report)
+        }
+    }
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> Result<Self, PollError> {
+        let stream = TcpStream::connect(address).await?;
+        let (requests, driver) = handshake(TokioIo::new(stream)).await?;
+        // How it ends is told by the requests.
+        let driver = tokio::spawn(async { drop(driver.await) });
+        Ok(Self { requests, tag: None, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    async fn ask(&mut self, address: SocketAddr) -> Result<Option<Arc<ReplicaReport>>, PollError> {
+        let unless = self.tag.as_ref().map(|tag| format!("?unless={tag}")).unwrap_or_default();
+        let request = Request::get(format!("/report{unless}")).header(HOST, address.to_string());
+        let request = request.body(Empty::new()).map_err(|error| PollError::Unreadable(error.to_string()))?;
+        self.requests.ready().await?;
+        let response = self.requests.send_request(request).await?;
+        match response.status() {
+            StatusCode::NOT_MODIFIED => Ok(None),
+            StatusCode::OK => {
+                // One that does not say which report it is would be asked again and again.
+                let tag = tag(&response).ok_or_else(|| PollError::Unreadable("it has no tag".into()))?;
+                self.tag = Some(tag);
+                read(response).await.map(Some)
+            }
+            status => Err(PollError::Refused(status)),
+        }
+    }
+}
+
+/// One that can be written into a path as it is.
+fn tag(response: &Response<Incoming>) -> Option<String> {
+    let tag = response.headers().get(ETAG)?.to_str().ok()?.trim_matches('"');
+    tag.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| tag.to_owned())
+}
+
+async fn read(response: Response<Incoming>) -> Result<Arc<ReplicaReport>, PollError> {
+    let text = Limited::new(response.into_body(), LARGEST).collect().await.map_err(|error| {
+        match error.downcast::<LengthLimitError>() {
+            Ok(_) => PollError::TooLarge,
+            Err(error) => PollError::Unreadable(error.to_string()),
+        }
+    })?;
+    serde_json::from_slice(&text.to_bytes()).map(Arc::new).map_err(|error| PollError::Unreadable(error.to_string()))
+}

@@ -1,0 +1,189 @@
+use std::{future::pending, time::Duration};
+
+use axum::{
+    Router,
+    http::{StatusCode, Uri, header::ETAG},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
+
+use super::*;
+use crate::{api::Placement, model::Served};
+
+fn service() -> ObjectKey {
+    ObjectKey::new("tcplb", "replicas")
+}
+
+fn settings() -> Settings {
+    Settings {
+        class: "tcplb".into(),
+        placement: Placement::Gateway,
+        namespace: "tcplb".into(),
+        pod: "pod-0".into(),
+        replicas: service(),
+        lease: "tcplb".into(),
+        allocations: "ports".into(),
+        anchor: None,
+        selector: BTreeMap::new(),
+        ports: 20000..=24999,
+        cluster_domain: "cluster.local".into(),
+    }
+}
+
+/// An EndpointSlice of the Service with these endpoints: name of the pod, address, whether it is ready.
+fn slice(port: u16, endpoints: &[(&str, &str, Option<bool>)]) -> Arc<EndpointSlice> {
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(pod, address, ready)| {
+            json!({"addresses": [address], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": pod}})
+        })
+        .collect();
+    let slice = json!({
+        "metadata": {"labels": {"kubernetes.io/service-name": "replicas"}},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "metrics", "port": 1}, {"name": "admin", "port": port}],
+    });
+    Arc::new(serde_json::from_value(slice).unwrap())
+}
+
+fn world(slices: impl IntoIterator<Item = Arc<EndpointSlice>>) -> World {
+    let slices = slices.into_iter().enumerate();
+    World {
+        endpoint_slices: slices.map(|(index, slice)| (ObjectKey::new("tcplb", &index.to_string()), slice)).collect(),
+        ..World::default()
+    }
+}
+
+#[test]
+fn replicas_are_the_ready_pods_each_at_its_first_address() {
+    let ready_of = |world: &World| -> Vec<(String, String)> {
+        let ready = ready(world, &service());
+        ready.iter().map(|(pod, address)| (pod.to_string(), address.to_string())).collect()
+    };
+    let own = |pod: &str, address: &str| (pod.to_owned(), address.to_owned());
+    let v4 = slice(9900, &[("a", "10.0.0.1", Some(true)), ("b", "10.0.0.2", Some(false)), ("c", "10.0.0.3", None)]);
+    let v6 = slice(9900, &[("a", "fd00::1", Some(true))]);
+    let expected = [own("a", "10.0.0.1:9900"), own("c", "10.0.0.3:9900")];
+    assert_eq!(ready_of(&world([v6.clone(), v4.clone()])), expected);
+
+    let mut others = (*v4).clone();
+    others.metadata.labels.as_mut().unwrap().insert("kubernetes.io/service-name".into(), "another".into());
+    let mut portless = (*v4).clone();
+    portless.ports = None;
+    let mut by_hand = (*v4).clone();
+    by_hand.endpoints.iter_mut().for_each(|endpoint| endpoint.target_ref = None);
+    for (why, slice) in [("another Service", others), ("no port", portless), ("no pods", by_hand)] {
+        assert_eq!(ready_of(&world([Arc::new(slice)])), [], "{why}");
+    }
+}
+
+/// The admin pages of a replica that reports what is sent.
+async fn replica(reports: watch::Receiver<ReplicaReport>) -> SocketAddr {
+    let answer = async move |uri: Uri| -> Response {
+        let mut reports = reports.clone();
+        let unless = uri.query().and_then(|query| query.strip_prefix("unless=")).map(str::to_owned);
+        let tag = |report: &ReplicaReport| report.load_balancers.len().to_string();
+        match timeout(Duration::from_secs(5), reports.wait_for(|report| Some(tag(report)) != unless)).await {
+            Ok(report) => {
+                let report = report.unwrap();
+                ([(ETAG, format!("\"{}\"", tag(&report)))], serde_json::to_string(&*report).unwrap()).into_response()
+            }
+            Err(_) => StatusCode::NOT_MODIFIED.into_response(),
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().route("/report", get(answer))).into_future());
+    address
+}
+
+fn report(uids: &[&str]) -> ReplicaReport {
+    ReplicaReport { load_balancers: uids.iter().map(|uid| (uid.to_string(), Served::default())).collect() }
+}
+
+fn observed(slices: impl IntoIterator<Item = Arc<EndpointSlice>>) -> Observed {
+    Observed { world: Arc::new(world(slices)), ..Observed::default() }
+}
+
+/// Waits until the replicas are known with so many load balancers each.
+async fn until(replicas: &mut watch::Receiver<Arc<Replicas>>, expected: &[(&str, Option<usize>)]) {
+    let count = |replica: &Replica| replica.report.as_ref().map(|report| report.load_balancers.len());
+    let seen = |replicas: &Arc<Replicas>| {
+        replicas.iter().map(|(pod, replica)| (&**pod, count(replica))).eq(expected.iter().copied())
+    };
+    timeout(Duration::from_secs(30), replicas.wait_for(seen)).await.expect("in time").expect("still gathered");
+}
+
+#[tokio::test]
+async fn the_reports_of_all_replicas_are_followed() {
+    let (first, reports) = watch::channel(report(&["x"]));
+    let a = replica(reports).await;
+    let (_second, reports) = watch::channel(report(&[]));
+    let b = replica(reports).await;
+    let (observing, observed_by) = watch::channel(observed([
+        slice(a.port(), &[("a", "127.0.0.1", Some(true))]),
+        slice(b.port(), &[("b", "127.0.0.1", Some(true))]),
+    ]));
+    let mut replicas = gather(observed_by, &settings());
+    timeout(Duration::from_secs(30), replicas.changed()).await.unwrap().unwrap();
+    assert_eq!(replicas.borrow_and_update().len(), 2, "nothing is told before all have reported");
+    until(&mut replicas, &[("a", Some(1)), ("b", Some(0))]).await;
+    first.send_replace(report(&["x", "y"]));
+    until(&mut replicas, &[("a", Some(2)), ("b", Some(0))]).await;
+    observing.send_replace(observed([slice(b.port(), &[("b", "127.0.0.1", Some(true))])]));
+    until(&mut replicas, &[("b", Some(0))]).await;
+    observing.send_replace(observed([]));
+    until(&mut replicas, &[]).await;
+}
+
+#[tokio::test]
+async fn that_there_is_no_replica_is_told_too() {
+    let (_observing, observed_by) = watch::channel(observed([]));
+    let mut replicas = gather(observed_by, &settings());
+    timeout(Duration::from_secs(30), replicas.changed()).await.unwrap().unwrap();
+    assert!(replicas.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_silent_is_known_without_a_report() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (_observing, observed_by) = watch::channel(observed([slice(port, &[("a", "127.0.0.1", Some(true))])]));
+    let mut replicas = gather(observed_by, &settings());
+    until(&mut replicas, &[("a", None)]).await;
+}
+
+#[tokio::test]
+async fn nobody_is_asked_when_nobody_wants_to_know() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (observing, observed_by) = watch::channel(observed([slice(port, &[("a", "127.0.0.1", Some(true))])]));
+    let replicas = gather(observed_by, &settings());
+    let (mut stream, _) = listener.accept().await.unwrap();
+    drop(replicas);
+    timeout(Duration::from_secs(30), observing.closed()).await.expect("the gatherer ends");
+    let mut request = Vec::new();
+    let ended = stream.read_to_end(&mut request);
+    timeout(Duration::from_secs(30), ended).await.expect("its connections end").ok();
+}
+
+#[tokio::test]
+async fn a_report_that_is_too_large_is_not_read() {
+    let answer = async || {
+        let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 20]));
+        ([(ETAG, "\"1\"")], axum::body::Body::from_stream(endless)).into_response()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().route("/report", get(answer))).into_future());
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let following = follow("a".into(), address, tell);
+    let told = tokio::select! {
+        told = told.recv() => told.unwrap(),
+        () = following => pending().await,
+    };
+    assert!(told.report.is_none());
+}
