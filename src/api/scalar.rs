@@ -243,7 +243,7 @@ const NOT_AN_ADDRESS: &str =
     "not an address: write host:port, for example db.example.com:5432, 192.0.2.7:5432 or [2001:db8::7]:5432";
 
 const ADDRESS_RULES: [&str; 5] = [
-    r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+):[0-9]+$')",
+    r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+)(:[^:]*)?$')",
     "self.matches(':[1-9][0-9]{0,4}$') && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
     "!self.startsWith('[') || isIP(self.substring(1, self.lastIndexOf(']')))",
     // The labels of a name.

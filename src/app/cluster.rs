@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use kube::Client;
 use tracing::warn;
 
@@ -16,11 +16,10 @@ use crate::{
     controller::Settings,
     model::ObjectKey,
     proxy::socket::Sharing,
-    source::{
-        Tenancy,
-        cluster::{Cluster, Home, Scope, crd_hash},
-    },
+    source::{Allocations, Cluster, Home, Scope, Site, Tenancy, connect, installed_schema},
 };
+
+const CRD: &str = "tcploadbalancers.tcplb.io";
 
 /// `tcplb controller`: serves the load balancers of a cluster, and leads when it is its turn.
 pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
@@ -35,8 +34,12 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         home: Some(Home {
             namespace: arguments.namespace.clone(),
             allocations: (placement == Placement::Gateway).then(|| arguments.allocations.clone()),
-            tenancy: Arc::new(tenancy(&arguments)),
         }),
+    };
+    let tenancy = Arc::new(tenancy(&arguments));
+    let site = match placement {
+        Placement::Host => Site::Host(tenancy),
+        _ => Site::Gateway(Arc::new(Allocations::default()), tenancy),
     };
     let settings = Settings {
         class: arguments.class,
@@ -52,7 +55,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         cluster_domain: arguments.cluster_domain,
     };
     serve(Serving {
-        source: Source::Cluster(Cluster::start(client.clone(), scope)),
+        source: Source::Cluster(Cluster::start(client.clone(), scope, site)),
         admin: AdminAddress::At(arguments.admin.socket_address()),
         sharing: Sharing::Exclusive,
         takeover: None,
@@ -73,7 +76,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         home: None,
     };
     serve(Serving {
-        source: Source::Cluster(Cluster::start(client().await?, scope)),
+        source: Source::Cluster(Cluster::start(client().await?, scope, Site::Sidecar(arguments.address))),
         admin: arguments.admin,
         sharing: Sharing::Exclusive,
         takeover: None,
@@ -85,14 +88,18 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
 }
 
 async fn client() -> anyhow::Result<Client> {
-    Client::try_default()
-        .await
-        .context("there is no way to a cluster: run this in a pod with a service account's token, or set KUBECONFIG")
+    // It fails where there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    connect().await.map_err(|error| {
+        anyhow!(
+            "there is no way to a cluster: {error}: run this in a pod with a service account's token, or set KUBECONFIG"
+        )
+    })
 }
 
 /// An older schema silently drops what it does not know, `access` for one.
 async fn warn_of_another_schema(client: &Client) {
-    match crd_hash(client).await {
+    match installed_schema(client.clone(), CRD, api::SCHEMA_HASH).await {
         Ok(Some(installed)) if installed == api::schema_hash() => {}
         Ok(_) => warn!(
             "the installed CustomResourceDefinition is not this version's: fields that it does not know are silently \

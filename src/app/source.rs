@@ -12,7 +12,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use crate::source::{Files, Watch, World, cluster::Cluster};
+use crate::source::{Cluster, Files, Watch, World};
 
 /// How long something in a cluster that has never been read may hold up everything else.
 const PATIENCE: Duration = Duration::from_secs(30);

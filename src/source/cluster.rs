@@ -116,8 +116,8 @@ impl Cluster {
             self.changes.mark_unchanged();
             self.watch(&self.subjects(&self.declared()));
             let waiting = self.unread();
-            let stuck = waiting.iter().all(|waiting| waiting.denied);
-            if waiting.is_empty() || stuck && deadline.is_none() {
+            let refused = waiting.iter().all(|unread| unread.refusals > 0);
+            if waiting.is_empty() || refused && deadline.is_none() {
                 return;
             }
             match deadline {
@@ -211,6 +211,7 @@ impl Cluster {
         add_refusals(&mut world, &self.slices);
         add_refusals(&mut world, &self.secrets);
         add_refusals(&mut world, &self.ports);
+        world.partial = !unread(&self.load_balancers).is_empty();
         for (subject, _) in self.secrets.iter().filter(|(_, feed)| is_refused(feed)) {
             world.unreadable.extend(subject.key().map(|key| ("Secret", key)));
         }
@@ -269,7 +270,8 @@ impl Cluster {
         let mut waiting = unread(&self.load_balancers);
         waiting.extend(unread(&self.services));
         waiting.extend(unread(&self.slices));
-        waiting.extend(unread(&self.secrets));
+        // Whoever wrote the load balancer chose the name: no refusal of it may hold up the others.
+        waiting.extend(unread(&self.secrets).into_iter().filter(|secret| secret.refusals < feed::REPEATED));
         waiting.extend(unread(&self.ports));
         waiting
     }
@@ -342,19 +344,22 @@ fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
 struct Unread {
     what: String,
     why: String,
-    denied: bool,
+    /// How often the API server has refused it.
+    refusals: u32,
 }
 
 fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
     let unread = feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
-        let (why, denied) = match state.trouble() {
-            _ if state.store.is_synced() => return None,
-            None | Some(Trouble::Expired) => ("no answer yet".into(), false),
-            Some(Trouble::Unreachable(why)) => (why.clone(), false),
-            Some(Trouble::Denied(why)) => (why.clone(), true),
+        if state.store.is_synced() {
+            return None;
+        }
+        let (why, refusals) = match state.trouble() {
+            None => ("no answer yet".into(), 0),
+            Some((Trouble::Denied(why), times)) => (why.clone(), times),
+            Some((Trouble::Unreachable(why), _)) => (why.clone(), 0),
         };
-        Some(Unread { what: subject.of_kind(K::KIND), why, denied })
+        Some(Unread { what: subject.of_kind(K::KIND), why, refusals })
     });
     unread.collect()
 }

@@ -7,6 +7,7 @@
 mod backends;
 mod clients;
 mod cluster;
+mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod installation;

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::{
     Api, Client,
     api::DynamicObject,
@@ -87,11 +88,11 @@ struct Broken {
     _unreachable: Option<Unreachable>,
 }
 
-impl<K> State<K> {
-    /// How often a refusal is repeated before it counts against a watch that has worked: an API server that starts
-    /// refuses everybody for a moment.
-    const REPEATED: u32 = 3;
+/// How often a refusal is repeated before it counts for good: an API server that starts, and a right that has just
+/// been granted, make for refusals for a moment.
+pub const REPEATED: u32 = 3;
 
+impl<K> State<K> {
     /// Why the API server refuses the watch.
     pub fn denied(&self) -> Option<&str>
     where
@@ -99,14 +100,14 @@ impl<K> State<K> {
     {
         let broken = self.broken.as_ref()?;
         match &broken.trouble {
-            Trouble::Denied(why) if !self.store.is_synced() || broken.times >= Self::REPEATED => Some(why),
+            Trouble::Denied(why) if !self.store.is_synced() || broken.times >= REPEATED => Some(why),
             _ => None,
         }
     }
 
-    /// Why the watch does not work at the moment.
-    pub fn trouble(&self) -> Option<&Trouble> {
-        self.broken.as_ref().map(|broken| &broken.trouble)
+    /// Why the watch does not work at the moment, and how often it has failed.
+    pub fn trouble(&self) -> Option<(&Trouble, u32)> {
+        self.broken.as_ref().map(|broken| (&broken.trouble, broken.times))
     }
 }
 
@@ -139,15 +140,18 @@ impl<K: Kept> Watching<K> {
     async fn run(self) {
         let mut pauses = Pauses::default();
         loop {
-            let trouble = self.follow(&mut pauses).await;
-            self.note(trouble);
+            // An object that makes the reading of it fail in an unforeseen way must not end it for good.
+            let following = AssertUnwindSafe(self.follow(&mut pauses)).catch_unwind();
+            if let Some(trouble) = following.await.unwrap_or_else(|_| Some(Trouble::fault())) {
+                self.note(trouble);
+            }
             sleep(pauses.after_failure()).await;
         }
     }
 
     /// Reads everything, and then what changes, until the watch breaks. What is read anew replaces what there was only
     /// once it is complete.
-    async fn follow(&self, pauses: &mut Pauses) -> Trouble {
+    async fn follow(&self, pauses: &mut Pauses) -> Option<Trouble> {
         let mut events = pin!(watcher(self.api(), self.config()));
         let mut listing = true;
         loop {
@@ -157,9 +161,9 @@ impl<K: Kept> Watching<K> {
                 false => Ok(events.next().await),
             };
             match next {
-                Err(_) => return Trouble::no_answer(Self::ANSWER),
-                Ok(None) => return Trouble::Expired,
-                Ok(Some(Err(error))) => return error.into(),
+                Err(_) => return Some(Trouble::no_answer(Self::ANSWER)),
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => return Trouble::of(error),
                 Ok(Some(Ok(event))) => {
                     match event {
                         Event::Init => listing = true,
@@ -212,23 +216,20 @@ impl<K: Kept> Watching<K> {
     }
 
     fn note(&self, trouble: Trouble) {
-        if trouble == Trouble::Expired {
-            return;
-        }
         let mut state = locked(&self.state);
         let told = state.denied().map(str::to_owned);
         let before = state.broken.take();
         let times = before.as_ref().map_or(1, |before| before.times + 1);
         let unreachable = match &trouble {
             Trouble::Unreachable(why) => Some(self.common.outage.join(why)),
-            Trouble::Denied(_) | Trouble::Expired => None,
+            Trouble::Denied(_) => None,
         };
         let was_denied = before.is_some_and(|before| matches!(before.trouble, Trouble::Denied(_)));
         if let (Trouble::Denied(why), false) = (&trouble, was_denied) {
             warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
         }
         state.broken = Some(Broken { trouble, times, _unreachable: unreachable });
-        if state.denied() != told.as_deref() {
+        if state.denied() != told.as_deref() || times == REPEATED {
             self.common.changed.send_replace(());
         }
     }

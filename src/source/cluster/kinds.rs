@@ -172,7 +172,9 @@ impl Readable for Service {
 
     fn read(object: DynamicObject) -> Result<Self, String> {
         let mut service: Self = whole(object)?;
-        service.metadata.annotations.get_or_insert_default().remove(LAST_APPLIED);
+        if let Some(annotations) = &mut service.metadata.annotations {
+            annotations.remove(LAST_APPLIED);
+        }
         Ok(service)
     }
 

@@ -19,39 +19,40 @@ pub enum Trouble {
     Denied(String),
     /// The API server does not answer, or not as it should.
     Unreachable(String),
-    /// What the watch has read is too old to go on from. It has to be read anew, which is nothing unusual.
-    Expired,
 }
 
-impl From<watcher::Error> for Trouble {
-    fn from(error: watcher::Error) -> Self {
+impl Trouble {
+    /// `None`: what the watch has read is too old to go on from. It is read anew, which is nothing unusual.
+    pub fn of(error: watcher::Error) -> Option<Self> {
         match error {
             watcher::Error::InitialListFailed(error)
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => match error {
                 kube::Error::Api(status) => Self::answered(&status),
-                error => Self::Unreachable(chain(&error)),
+                error => Some(Self::Unreachable(chain(&error))),
             },
             watcher::Error::WatchError(status) => Self::answered(&status),
-            error @ watcher::Error::NoResourceVersion => Self::Unreachable(error.to_string()),
+            error @ watcher::Error::NoResourceVersion => Some(Self::Unreachable(error.to_string())),
         }
     }
-}
 
-impl Trouble {
     pub fn no_answer(within: Duration) -> Self {
         Self::Unreachable(format!("no answer within {} s", within.as_secs()))
     }
 
-    fn answered(status: &Status) -> Self {
+    pub fn fault() -> Self {
+        Self::Unreachable("a fault in reading what it says".into())
+    }
+
+    fn answered(status: &Status) -> Option<Self> {
         const GONE: u16 = 410;
         const TOO_MANY_REQUESTS: u16 = 429;
 
         let message = if status.message.is_empty() { &status.reason } else { &status.message };
         match status.code {
-            GONE => Self::Expired,
-            400..500 if status.code != TOO_MANY_REQUESTS => Self::Denied(message.clone()),
-            code => Self::Unreachable(format!("{code} {message}")),
+            GONE => None,
+            400..500 if status.code != TOO_MANY_REQUESTS => Some(Self::Denied(message.clone())),
+            code => Some(Self::Unreachable(format!("{code} {message}"))),
         }
     }
 }
@@ -83,6 +84,13 @@ impl Outage {
             warn!(reason = why, "the API server cannot be reached: what it said last stays");
         }
         Unreachable(self.clone())
+    }
+}
+
+#[cfg(test)]
+impl Outage {
+    pub fn is_on(&self) -> bool {
+        self.0.load(Relaxed) > 0
     }
 }
 

@@ -1,0 +1,209 @@
+//! Imitates as much of an API server as a watch sees, with its faults at hand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use futures::stream;
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::task::AbortOnDropHandle;
+
+/// An API server that says whatever it is told to.
+pub struct ApiServer {
+    contents: Arc<Contents>,
+    address: String,
+    _running: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Contents {
+    state: Mutex<Said>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Said {
+    /// By plural and name.
+    objects: BTreeMap<(String, String), Value>,
+    /// What watches are told, one after the other; its length is the version.
+    log: Vec<Entry>,
+    refused: BTreeSet<String>,
+    silent: BTreeSet<String>,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Event {
+        plural: String,
+        event: Value,
+    },
+    /// Watches are told that they are too old.
+    Expired,
+    /// Connections break.
+    Broken,
+}
+
+impl ApiServer {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let contents = Arc::<Contents>::default();
+        let router = Router::new().fallback(answer).with_state(contents.clone());
+        let running = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { contents, address, _running: AbortOnDropHandle::new(running) }
+    }
+
+    pub fn client(&self) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Client::try_from(Config::new(self.address.parse().unwrap())).unwrap()
+    }
+
+    pub fn put(&self, plural: &str, object: Value) {
+        self.change(|said| {
+            let before = said.objects.insert(key(plural, &object), object.clone());
+            let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
+            said.tell(plural, what, object);
+        });
+    }
+
+    pub fn delete(&self, plural: &str, name: &str) {
+        self.change(|said| {
+            if let Some(object) = said.objects.remove(&(plural.to_owned(), name.to_owned())) {
+                said.tell(plural, "DELETED", object);
+            }
+        });
+    }
+
+    /// Changes objects without a word to any watch, all of which end afterwards: they are told that they are too old.
+    pub fn compact_after(&self, change: impl FnOnce(&Self)) {
+        self.unseen(change, Entry::Expired);
+    }
+
+    /// The same, and connections break without a word.
+    pub fn break_after(&self, change: impl FnOnce(&Self)) {
+        self.unseen(change, Entry::Broken);
+    }
+
+    fn unseen(&self, change: impl FnOnce(&Self), ending: Entry) {
+        // Nobody sees what is between, since nothing else runs until the test waits for something.
+        let version = self.contents.said().log.len();
+        change(self);
+        let mut said = self.contents.said();
+        for entry in &mut said.log[version..] {
+            *entry = Entry::Event { plural: String::new(), event: Value::Null };
+        }
+        said.log.push(ending);
+        drop(said);
+        self.contents.changed.send_replace(());
+    }
+
+    pub fn refuse(&self, plural: &str) {
+        self.change(|said| drop(said.refused.insert(plural.into())));
+    }
+
+    pub fn allow(&self, plural: &str) {
+        self.change(|said| drop(said.refused.remove(plural)));
+    }
+
+    /// Answers no question for these from now on.
+    pub fn fall_silent(&self, plural: &str) {
+        self.change(|said| drop(said.silent.insert(plural.into())));
+    }
+
+    pub fn speak(&self, plural: &str) {
+        self.change(|said| drop(said.silent.remove(plural)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut self.contents.said());
+        self.contents.changed.send_replace(());
+    }
+}
+
+fn key(plural: &str, object: &Value) -> (String, String) {
+    (plural.to_owned(), object["metadata"]["name"].as_str().unwrap().to_owned())
+}
+
+impl Contents {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Said {
+    fn tell(&mut self, plural: &str, what: &str, mut object: Value) {
+        object["metadata"]["resourceVersion"] = (self.log.len() + 1).to_string().into();
+        self.log.push(Entry::Event { plural: plural.into(), event: json!({"type": what, "object": object}) });
+    }
+}
+
+async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Response {
+    let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
+    let mut changes = contents.changed.subscribe();
+    changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
+    if contents.said().refused.contains(&plural) {
+        let message = format!("{plural} is forbidden");
+        let status =
+            json!({"kind": "Status", "status": "Failure", "message": message, "reason": "Forbidden", "code": 403});
+        return (StatusCode::FORBIDDEN, status.to_string()).into_response();
+    }
+    let name = asked(request.uri(), "fieldSelector").map(|selector| selector.replace("metadata.name%3D", ""));
+    match asked(request.uri(), "watch").is_some() {
+        true => {
+            let version = asked(request.uri(), "resourceVersion").unwrap().parse().unwrap();
+            Body::from_stream(events(contents, plural, name, version)).into_response()
+        }
+        false => listing(&contents.said(), &plural, name.as_deref()).to_string().into_response(),
+    }
+}
+
+fn asked(uri: &Uri, parameter: &str) -> Option<String> {
+    let mut parameters = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    parameters.find(|(name, _)| *name == parameter).map(|(_, value)| value.to_owned())
+}
+
+fn listing(said: &Said, plural: &str, name: Option<&str>) -> Value {
+    let asked = |key: &(String, String)| key.0 == plural && name.is_none_or(|name| name == key.1);
+    let items: Vec<_> = said.objects.iter().filter(|(key, _)| asked(key)).map(|(_, object)| object).collect();
+    json!({"metadata": {"resourceVersion": said.log.len().to_string()}, "items": items})
+}
+
+fn events(
+    contents: Arc<Contents>,
+    plural: String,
+    name: Option<String>,
+    version: usize,
+) -> impl futures::Stream<Item = io::Result<String>> {
+    let changes = contents.changed.subscribe();
+    stream::unfold((contents, changes, version), move |(contents, mut changes, version)| {
+        let (plural, name) = (plural.clone(), name.clone());
+        async move {
+            changes.wait_for(|()| contents.said().log.len() > version).await.ok()?;
+            let entry = contents.said().log[version].clone();
+            let line = match entry {
+                Entry::Event { plural: of, event } => {
+                    let asked = name.is_none_or(|name| event["object"]["metadata"]["name"] == *name);
+                    if of == plural && asked { format!("{event}\n") } else { String::new() }
+                }
+                Entry::Expired => {
+                    let status = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
+                    format!("{}\n", json!({"type": "ERROR", "object": status}))
+                }
+                Entry::Broken => return Some((Err(io::Error::other("broken")), (contents, changes, usize::MAX))),
+            };
+            Some((Ok::<_, Infallible>(line).map_err(io::Error::other), (contents, changes, version + 1)))
+        }
+    })
+}

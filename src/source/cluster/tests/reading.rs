@@ -1,0 +1,302 @@
+//! What is made of objects, whatever they hold.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::{
+    core::v1::{Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        Home, Scope,
+        interest::{Interest, Subject, Subjects},
+        kinds::{Kept, LoadBalancer, Ports, Reading},
+        store::Store,
+    },
+    good_spec, load_balancer, object,
+};
+use crate::{api::Placement, model::ObjectKey};
+
+fn read(value: Value, before: Option<&LoadBalancer>) -> LoadBalancer {
+    LoadBalancer::read(object(value), before)
+}
+
+#[test]
+fn a_load_balancer_is_read_with_its_identity_and_status() {
+    let mut value = load_balancer("pg", "u1", 3, &good_spec(5432));
+    value["status"] = json!({"summary": {"status": "Programmed"}});
+    let read = read(value, None);
+    let identity = read.declared.identity.unwrap();
+    assert_eq!((&*identity.uid, identity.generation), ("u1", 3));
+    assert_eq!(identity.created.to_string(), "2026-01-02T03:04:05Z");
+    assert_eq!(read.declared.spec.unwrap().listeners[0].port, 5432);
+    assert_eq!(read.declared.status.unwrap().summary.as_ref().unwrap().status.as_deref(), Some("Programmed"));
+    assert_eq!((&*read.class, &*read.placement), ("tcplb", "Gateway"), "where it names none");
+}
+
+#[test]
+fn a_wrong_spec_is_told_with_its_field_and_the_last_good_one_stays() {
+    let good = read(load_balancer("pg", "u1", 1, &good_spec(5432)), None);
+    let cases = [
+        (json!({"listeners": [{"port": "x"}], "backends": []}), "spec.listeners[0].port: invalid type: string \"x\""),
+        (json!({"listeners": [{"port": 70000}], "backends": []}), "spec.listeners[0].port: invalid value: integer"),
+        (json!({"backends": []}), "spec: missing field `listeners`"),
+        (json!({"listeners": [{}], "backends": []}), "spec.listeners[0]: missing field `port`"),
+        (json!({"placement": "Moon", "listeners": [], "backends": []}), "spec.placement: unknown variant `Moon`"),
+        (json!(null), "spec: invalid type: null"),
+        (json!([1]), "spec"),
+    ];
+    for (spec, problem) in cases {
+        let wrong = read(load_balancer("pg", "u1", 2, &spec), Some(&good));
+        assert!(wrong.declared.problems[0].starts_with(problem), "{:?}", wrong.declared.problems);
+        assert_eq!(wrong.declared.spec, good.declared.spec);
+        assert_eq!(wrong.declared.identity.as_ref().unwrap().generation, 2);
+
+        let another = read(load_balancer("pg", "u2", 1, &spec), Some(&good));
+        assert_eq!(another.declared.spec, None, "another object inherits nothing");
+        assert_eq!(another.declared.problems.len(), 1);
+    }
+}
+
+#[test]
+fn a_wrong_value_is_quoted_in_part() {
+    let long = "ä".repeat(100_000);
+    let wrong = read(load_balancer("pg", "u1", 1, &json!({"listeners": [{"port": long}], "backends": []})), None);
+    assert!(wrong.declared.problems[0].len() < 1000);
+}
+
+#[test]
+fn fields_of_a_newer_schema_and_a_status_that_is_not_ours_are_no_mistake() {
+    let mut value = load_balancer("pg", "u1", 1, &good_spec(5432));
+    value["spec"]["listeners"][0]["novelty"] = json!({"deep": [1]});
+    value["status"] = json!({"conditions": "all well"});
+    let read = read(value, None);
+    assert_eq!(read.declared.problems, Vec::<String>::new());
+    assert!(read.declared.spec.is_some() && read.declared.status.is_none());
+}
+
+#[test]
+fn what_has_not_changed_stays_where_it_is() {
+    let before = read(load_balancer("pg", "u1", 1, &good_spec(5432)), None);
+    let mut value = load_balancer("pg", "u1", 1, &good_spec(5432));
+    value["status"] = json!({"summary": {}});
+    let now = read(value, Some(&before));
+    assert!(Arc::ptr_eq(&before.declared.spec.unwrap(), &now.declared.spec.unwrap()));
+    assert!(before.declared.status.is_none() && now.declared.status.is_some());
+}
+
+#[test]
+fn only_what_is_needed_is_kept() {
+    let secret = Reading::<Secret>::read(
+        object(json!({
+            "metadata": {"name": "tls", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"}},
+            "type": "kubernetes.io/tls", "data": {"tls.crt": "Yw==", "tls.key": "aw==", "password": "c2VjcmV0"},
+        })),
+        None,
+    );
+    let secret = serde_json::to_value(&*secret.good.unwrap()).unwrap();
+    assert_eq!(secret["data"], json!({"tls.crt": "Yw==", "tls.key": "aw=="}));
+    assert_eq!(secret["metadata"], json!({"name": "tls", "namespace": "shop"}));
+
+    let service = Reading::<Service>::read(
+        object(json!({
+            "metadata": {
+                "name": "pg", "managedFields": [{"manager": "kubectl"}], "labels": {"a": "b"},
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "c": "d"},
+            },
+            "spec": {"ports": [{"port": 1}]},
+        })),
+        None,
+    );
+    let service = service.good.unwrap();
+    assert_eq!(service.metadata.managed_fields, None);
+    assert_eq!(service.metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["c"]);
+    assert_eq!(service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].port, 1);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_told_and_the_last_good_one_stays() {
+    let service = |ports: Value| object(json!({"metadata": {"name": "pg", "uid": "u1"}, "spec": {"ports": ports}}));
+    let good = Reading::<Service>::read(service(json!([{"port": 1}])), None);
+    let wrong = Reading::<Service>::read(service(json!([{"port": "x"}])), Some(&good));
+    assert!(wrong.problem.unwrap().starts_with("spec.ports[0].port: invalid type"));
+    assert!(wrong.good == good.good && wrong.good.is_some());
+
+    let slice = object(json!({"metadata": {"name": "pg-1"}, "addressType": "IPv4", "endpoints": 7}));
+    let slice = Reading::<EndpointSlice>::read(slice, None);
+    assert!(slice.problem.is_some() && slice.good.is_none());
+}
+
+#[test]
+fn what_is_said_of_a_secret_holds_nothing_of_it() {
+    for data in [json!({"tls.key": "hunter2 is no base64"}), json!({"tls.key": ["hunter2"]}), json!("hunter2")] {
+        let secret = Reading::<Secret>::read(object(json!({"metadata": {"name": "tls"}, "data": data})), None);
+        let problem = secret.problem.unwrap();
+        assert!(problem.starts_with("data") && !problem.contains("hunter2"), "{problem}");
+    }
+}
+
+#[test]
+fn the_ports_are_read_with_what_is_wrong_with_them() {
+    let map = json!({"metadata": {"name": "ports"}, "data": {
+        "20000": r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#, "tea": "{}",
+    }});
+    let ports = Reading::<Ports>::read(object(map), None).good.unwrap();
+    assert_eq!(ports.allocations.port_of("u1", 5432), Some(20000));
+    assert_eq!(ports.problems.len(), 1);
+}
+
+/// A store of load balancers after some events, and which of these counted as a change.
+fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<bool>) {
+    let mut store = Store::default();
+    let changes = events
+        .into_iter()
+        .map(|event| {
+            let event = match event {
+                Event::Init => Event::Init,
+                Event::InitApply(value) => Event::InitApply(object(value)),
+                Event::InitDone => Event::InitDone,
+                Event::Apply(value) => Event::Apply(object(value)),
+                Event::Delete(value) => Event::Delete(object(value)),
+            };
+            store.take(event, &Interest::default())
+        })
+        .collect();
+    (store, changes)
+}
+
+fn names(store: &Store<LoadBalancer>) -> Vec<&str> {
+    store.objects().keys().map(|key| &*key.name).collect()
+}
+
+#[test]
+fn a_listing_counts_once_it_is_complete() {
+    let [a, b] = ["a", "b"].map(|name| load_balancer(name, name, 1, &good_spec(1)));
+    let listed = vec![Event::Init, Event::InitApply(a.clone()), Event::InitDone];
+    let (first, changes) = store(listed.clone());
+    assert_eq!((names(&first), changes), (vec!["a"], vec![false, false, true]));
+
+    let cut_short = [listed.clone(), vec![Event::Init, Event::InitApply(b.clone())]].concat();
+    assert_eq!(names(&store(cut_short.clone()).0), ["a"], "what was there stays until then");
+    let begun_again = [cut_short, vec![Event::Init, Event::InitApply(b.clone()), Event::InitDone]].concat();
+    assert_eq!(names(&store(begun_again).0), ["b"], "what is not listed has been deleted");
+
+    let same = [listed.clone(), listed].concat();
+    assert_eq!(store(same).1.last(), Some(&false), "the same once more is no change");
+    assert_eq!(store(vec![Event::Init, Event::InitDone]).1, [false, true], "even if there is nothing");
+}
+
+#[test]
+fn changes_and_deletions_count_at_once() {
+    let object = |generation, port| load_balancer("a", "u1", generation, &good_spec(port));
+    let (store, changes) = store(vec![
+        Event::Init,
+        Event::InitDone,
+        Event::Apply(object(1, 1)),
+        Event::Apply(object(1, 1)),
+        Event::Apply(object(2, 2)),
+        Event::Delete(object(2, 2)),
+        Event::Delete(object(2, 2)),
+    ]);
+    assert_eq!(changes, [false, true, true, false, true, true, false]);
+    assert!(store.objects().is_empty());
+}
+
+#[test]
+fn a_good_text_is_remembered_over_a_new_listing() {
+    let wrong = load_balancer("a", "u1", 2, &json!({"listeners": 7}));
+    let (store, _) = store(vec![
+        Event::Init,
+        Event::InitApply(load_balancer("a", "u1", 1, &good_spec(1))),
+        Event::InitDone,
+        Event::Init,
+        Event::InitApply(wrong),
+        Event::InitDone,
+    ]);
+    let declared = &store.objects()[&ObjectKey::new("shop", "a")].declared;
+    assert!(declared.spec.is_some() && declared.problems.len() == 1);
+}
+
+#[test]
+fn a_change_of_what_nobody_refers_to_is_none() {
+    let slice = |name: &str, service: &str, address: &str| {
+        object(json!({
+            "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [address]}],
+        }))
+    };
+    let interest = Interest { services: [ObjectKey::new("shop", "pg")].into(), home: Some("home".into()) };
+    let mut store = Store::<Reading<EndpointSlice>>::default();
+    store.take(Event::Init, &interest);
+    store.take(Event::InitDone, &interest);
+    assert!(store.take(Event::Apply(slice("a", "pg", "10.0.0.1")), &interest));
+    assert!(!store.take(Event::Apply(slice("b", "other", "10.0.0.1")), &interest));
+    assert!(store.take(Event::Apply(slice("a", "other", "10.0.0.1")), &interest), "it goes to another Service");
+    assert!(!store.take(Event::Delete(slice("a", "other", "10.0.0.1")), &interest));
+    for (service, concerns) in [("home/any", true), ("shop/other", false), ("default/kubernetes", true)] {
+        let (namespace, name) = service.split_once('/').unwrap();
+        assert_eq!(interest.has(&ObjectKey::new(namespace, name)), concerns, "{service}");
+    }
+}
+
+fn scope(namespaces: Option<&[&str]>, only: Option<ObjectKey>, home: Option<&str>) -> Scope {
+    Scope {
+        class: None,
+        placement: Placement::Gateway,
+        namespaces: namespaces.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+        only,
+        home: home.map(|namespace| Home { namespace: namespace.into(), allocations: Some("ports".into()) }),
+    }
+}
+
+fn said(kind: &str, subjects: &BTreeSet<Subject>) -> Vec<String> {
+    subjects.iter().map(|subject| subject.of_kind(kind)).collect()
+}
+
+#[test]
+fn a_controller_watches_its_namespaces_and_its_own() {
+    let all = Subjects::of_scope(&scope(None, None, Some("home")));
+    assert_eq!(said("Service", &all.services), ["Services"]);
+    assert_eq!(said("ConfigMap", &all.ports), ["ConfigMap home/ports"]);
+
+    let some = Subjects::of_scope(&scope(Some(&["a", "b"]), None, Some("home")));
+    assert_eq!(said("TcpLoadBalancer", &some.load_balancers).len(), 2, "none of its own");
+    let expected = ["Services in namespace a", "Services in namespace b", "Services in namespace home"];
+    assert_eq!(said("Service", &some.services), expected);
+    assert_eq!(some.slices.len(), 3);
+}
+
+#[test]
+fn secrets_are_watched_by_name() {
+    let spec = json!({
+        "listeners": [
+            {"port": 1, "tls": {"certificateRefs": [{"name": "a"}, {"name": "b"}]}},
+            {"port": 2, "tls": {"certificateRefs": [{"name": "a"}, {"files": {"certificate": "c", "key": "k"}}]}},
+        ],
+        "backends": [{"service": {"name": "pg", "port": 1}}],
+    });
+    let (spec, key) = (serde_json::from_value(spec).unwrap(), ObjectKey::new("shop", "pg"));
+    let needed = Subjects::of_load_balancer(&scope(None, None, None), &key, &spec);
+    assert_eq!(said("Secret", &needed.secrets), ["Secret shop/a", "Secret shop/b"]);
+    assert!(needed.services.is_empty(), "all Services are watched anyway");
+    let fields: Vec<_> = needed.secrets.iter().filter_map(Subject::fields).collect();
+    assert_eq!(fields, ["metadata.name=a", "metadata.name=b"]);
+}
+
+#[test]
+fn a_sidecar_watches_objects_by_name() {
+    let key = ObjectKey::new("shop", "pg");
+    let scope = scope(None, Some(key.clone()), None);
+    let always = Subjects::of_scope(&scope);
+    assert_eq!(said("TcpLoadBalancer", &always.load_balancers), ["TcpLoadBalancer shop/pg"]);
+    assert!(always.services.is_empty() && always.slices.is_empty() && always.ports.is_empty());
+    let spec = serde_json::from_value(good_spec(1)).unwrap();
+    let needed = Subjects::of_load_balancer(&scope, &key, &spec);
+    assert_eq!(said("Service", &needed.services), ["Service shop/pg"]);
+    assert_eq!(said("EndpointSlice", &needed.slices), ["EndpointSlices of Service shop/pg"]);
+    let labels: Vec<_> = needed.slices.iter().filter_map(Subject::labels).collect();
+    assert_eq!(labels, ["kubernetes.io/service-name=pg"]);
+}

@@ -1,0 +1,265 @@
+//! What becomes of the world while the API server says this and that.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    super::{Cluster, Home, Scope},
+    api_server::ApiServer,
+    good_spec, load_balancer,
+};
+use crate::{
+    api::Placement,
+    model::ObjectKey,
+    source::{Site, Tenancy, World},
+};
+
+const LOAD_BALANCERS: &str = "tcploadbalancers";
+/// How long anything that is waited for may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn start(server: &ApiServer) -> Cluster {
+    let scope = Scope {
+        class: Some("tcplb".into()),
+        placement: Placement::Gateway,
+        namespaces: None,
+        only: None,
+        home: Some(Home { namespace: "shop".into(), allocations: Some("ports".into()) }),
+    };
+    Cluster::start(server.client(), scope, Site::Gateway(Arc::default(), Arc::new(Tenancy::default())))
+}
+
+async fn synced(server: &ApiServer) -> Cluster {
+    let mut cluster = start(server);
+    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    cluster
+}
+
+async fn world_where(cluster: &mut Cluster, holds: impl Fn(&World) -> bool) -> World {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let world = cluster.world();
+        if holds(&world) {
+            return world;
+        }
+        assert!(timeout_at(deadline, cluster.changed()).await.is_ok(), "{world:#?}");
+    }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+fn plain(name: &str) -> Value {
+    load_balancer(name, name, 1, &good_spec(5432))
+}
+
+fn with_tls(name: &str, generation: i64, secret: &str) -> Value {
+    let spec = json!({
+        "listeners": [{"port": 1, "tls": {"certificateRefs": [{"name": secret}]}}],
+        "backends": [{"addresses": ["192.0.2.1:1"]}],
+    });
+    load_balancer(name, name, generation, &spec)
+}
+
+fn secret(name: &str) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": name, "uid": name}, "data": {"tls.crt": "Yw==", "tls.key": "aw=="}})
+}
+
+fn names(world: &World) -> Vec<&str> {
+    world.load_balancers.keys().map(|key| &*key.name).collect()
+}
+
+#[tokio::test]
+async fn objects_of_another_class_or_placement_are_left_out() {
+    let server = ApiServer::start().await;
+    server.put(LOAD_BALANCERS, plain("ours"));
+    for (field, value) in [("className", "other"), ("placement", "Host"), ("placement", "Sidecar")] {
+        let mut other = plain(value);
+        other["spec"][field] = value.into();
+        server.put(LOAD_BALANCERS, other);
+    }
+    let mut cluster = synced(&server).await;
+    assert_eq!(names(&cluster.world()), ["ours"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_too_old_or_breaks_is_begun_anew() {
+    let server = ApiServer::start().await;
+    server.put(LOAD_BALANCERS, plain("a"));
+    let mut cluster = synced(&server).await;
+    server.compact_after(|server| {
+        server.delete(LOAD_BALANCERS, "a");
+        server.put(LOAD_BALANCERS, plain("b"));
+    });
+    world_where(&mut cluster, |world| names(world) == ["b"]).await;
+    server.break_after(|server| {
+        server.delete(LOAD_BALANCERS, "b");
+        server.put(LOAD_BALANCERS, plain("c"));
+    });
+    let world = world_where(&mut cluster, |world| names(world) == ["c"]).await;
+    assert_eq!(world.problems, Vec::<String>::new());
+    server.put(LOAD_BALANCERS, plain("d"));
+    world_where(&mut cluster, |world| names(world) == ["c", "d"]).await;
+}
+
+#[tokio::test]
+async fn losing_the_api_server_changes_nothing() {
+    let server = ApiServer::start().await;
+    server.put(LOAD_BALANCERS, with_tls("a", 1, "tls"));
+    server.put("secrets", secret("tls"));
+    let mut cluster = synced(&server).await;
+    let before = cluster.world();
+    assert_eq!((names(&before), before.secrets.len()), (vec!["a"], 1));
+    drop(server);
+    // Each watch has noticed, and some have tried again.
+    assert!(timeout(Duration::from_secs(1), cluster.changed()).await.is_err(), "there is nothing to tell");
+    assert!(cluster.common.outage.is_on());
+    assert_eq!(cluster.world(), before);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_harms_no_other() {
+    let server = ApiServer::start().await;
+    server.put(LOAD_BALANCERS, plain("good"));
+    server.put(LOAD_BALANCERS, load_balancer("bad", "bad", 1, &json!({"listeners": "many"})));
+    server.put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}, "spec": "none"}));
+    let mut cluster = synced(&server).await;
+    let world = cluster.world();
+    assert_eq!(names(&world), ["bad", "good"]);
+    assert!(world.load_balancers[&key("bad")].spec.is_none() && world.load_balancers[&key("good")].spec.is_some());
+    assert!(world.unreadable.contains(&("Service", key("pg"))));
+    assert!(world.problems[0].starts_with("Service shop/pg: spec: invalid type"), "{:?}", world.problems);
+    server.put(LOAD_BALANCERS, load_balancer("good", "good", 2, &json!({})));
+    let world = world_where(&mut cluster, |world| !world.load_balancers[&key("good")].problems.is_empty()).await;
+    assert!(world.load_balancers[&key("good")].spec.is_some());
+}
+
+#[tokio::test]
+async fn a_load_balancer_is_shown_once_its_secrets_have_been_read() {
+    let server = ApiServer::start().await;
+    server.put("secrets", secret("one"));
+    let mut cluster = synced(&server).await;
+    server.fall_silent("secrets");
+    server.put(LOAD_BALANCERS, plain("plain"));
+    server.put(LOAD_BALANCERS, with_tls("a", 1, "one"));
+    let world = world_where(&mut cluster, |world| !world.load_balancers.is_empty()).await;
+    assert_eq!(names(&world), ["plain"]);
+    server.speak("secrets");
+    let world = world_where(&mut cluster, |world| names(world) == ["a", "plain"]).await;
+    assert!(world.secrets.contains_key(&key("one")));
+
+    server.fall_silent("secrets");
+    server.put(LOAD_BALANCERS, with_tls("a", 2, "two"));
+    server.put(LOAD_BALANCERS, plain("later"));
+    let world = world_where(&mut cluster, |world| names(world).contains(&"later")).await;
+    let generation = |world: &World| world.load_balancers[&key("a")].identity.as_ref().unwrap().generation;
+    assert_eq!(generation(&world), 1, "as it was");
+    assert!(world.secrets.contains_key(&key("one")));
+    server.speak("secrets");
+    let world = world_where(&mut cluster, |world| generation(world) == 2).await;
+    assert!(world.secrets.is_empty(), "there is none of that name, and nobody refers to the other");
+}
+
+#[tokio::test]
+async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
+    let server = ApiServer::start().await;
+    server.put("secrets", secret("tls"));
+    server.refuse("secrets");
+    server.put(LOAD_BALANCERS, with_tls("a", 1, "tls"));
+    server.put(LOAD_BALANCERS, plain("plain"));
+    let mut cluster = synced(&server).await;
+    let world = cluster.world();
+    assert_eq!(names(&world), ["a", "plain"]);
+    assert!(world.unreadable.contains(&("Secret", key("tls"))) && !world.partial);
+    let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
+    assert_eq!(world.problems, [problem]);
+    server.allow("secrets");
+    let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("tls"))).await;
+    assert!(world.problems.is_empty() && world.unreadable.is_empty());
+
+    server.refuse("secrets");
+    server.break_after(|_| {});
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
+    assert!(world.secrets.contains_key(&key("tls")) && world.unreadable.is_empty(), "what it was stays");
+}
+
+#[tokio::test]
+async fn what_is_refused_for_long_is_told_and_not_waited_for() {
+    let server = ApiServer::start().await;
+    server.put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}}));
+    server.refuse(LOAD_BALANCERS);
+    let mut cluster = start(&server);
+    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    let world = cluster.world();
+    assert!(world.partial && world.services.contains_key(&key("pg")));
+    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch";
+    assert_eq!(world.problems, [problem]);
+    server.put(LOAD_BALANCERS, plain("a"));
+    server.allow(LOAD_BALANCERS);
+    let world = world_where(&mut cluster, |world| names(world) == ["a"]).await;
+    assert!(!world.partial && world.problems.is_empty());
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_is_waited_for() {
+    let server = ApiServer::start().await;
+    server.put(LOAD_BALANCERS, plain("a"));
+    server.fall_silent(LOAD_BALANCERS);
+    let mut cluster = start(&server);
+    let syncing = timeout(Duration::from_millis(500), cluster.synced(Duration::from_millis(50)));
+    assert!(syncing.await.is_err());
+    server.speak(LOAD_BALANCERS);
+    timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+    assert_eq!(names(&cluster.world()), ["a"]);
+}
+
+#[tokio::test]
+async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
+    let ports = |world: &World| match &world.site {
+        Site::Gateway(allocations, _) => allocations.0.keys().copied().collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    let server = ApiServer::start().await;
+    let map = |port: &str| {
+        let data = json!({port: r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#});
+        json!({"metadata": {"namespace": "shop", "name": "ports"}, "data": data})
+    };
+    let mut cluster = synced(&server).await;
+    assert!(ports(&cluster.world()).is_empty());
+    server.put("configmaps", map("20000"));
+    world_where(&mut cluster, |world| ports(world) == [20000]).await;
+    server.delete("configmaps", "ports");
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
+    assert_eq!(ports(&world), [20000]);
+    server.put("configmaps", map("20001"));
+    let world = world_where(&mut cluster, |world| ports(world) == [20001]).await;
+    assert!(world.problems.is_empty());
+}
+
+#[tokio::test]
+async fn a_sidecar_reads_its_load_balancer_and_what_that_refers_to() {
+    let server = ApiServer::start().await;
+    for name in ["pg", "other"] {
+        server.put("services", json!({"metadata": {"namespace": "shop", "name": name}}));
+    }
+    let scope =
+        Scope { class: None, placement: Placement::Sidecar, namespaces: None, only: Some(key("a")), home: None };
+    let mut cluster = Cluster::start(server.client(), scope, Site::Sidecar([127, 0, 0, 1].into()));
+    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let world = cluster.world();
+    assert_eq!(world.problems, ["there is no TcpLoadBalancer shop/a: create it, with `placement: Sidecar`"]);
+    server.put(LOAD_BALANCERS, plain("a"));
+    let world = world_where(&mut cluster, |world| !world.problems[0].starts_with("there is no")).await;
+    assert!(world.problems[0].starts_with("TcpLoadBalancer shop/a has placement Gateway"), "{:?}", world.problems);
+    assert!(world.load_balancers.is_empty());
+
+    let mut ours = plain("a");
+    ours["spec"]["placement"] = "Sidecar".into();
+    server.put(LOAD_BALANCERS, ours);
+    let world = world_where(&mut cluster, |world| !world.load_balancers.is_empty()).await;
+    assert_eq!(world.services.keys().collect::<Vec<_>>(), [&key("pg")], "it is read before the load balancer is shown");
+    assert_eq!(world.problems, Vec::<String>::new());
+}
