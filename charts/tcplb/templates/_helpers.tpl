@@ -135,5 +135,7 @@ readinessProbe: {{- toYaml .Values.readinessProbe | nindent 2 }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
+# The namespace may have thousands of Services, and the environment would have variables for all of them.
+enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add .Values.shutdownDelaySeconds .Values.maxDrainSeconds 15 }}
 {{- end -}}
