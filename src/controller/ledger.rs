@@ -1,7 +1,10 @@
 //! The ConfigMap that allocations are kept in.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, api::{ObjectMeta, PostParams}};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
 use tracing::warn;
 
 use super::{Settings, failure::sentence};

@@ -68,7 +68,11 @@ pub enum ProbeError {
 
 impl Target {
     fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Asks until the answer is 200, or for so long: the answer's text, or what was wrong the last time.
@@ -127,8 +131,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target: Target = format!("http://{}/readyz", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move {
-            for answer in ["503 Service Unavailable\r\ncontent-length: 9\r\n\r\nnot ready", "200 OK\r\ncontent-length: 3\r\n\r\nok\n"]
-            {
+            for answer in [
+                "503 Service Unavailable\r\ncontent-length: 9\r\n\r\nnot ready",
+                "200 OK\r\ncontent-length: 3\r\n\r\nok\n",
+            ] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
                 let read = stream.read(&mut request).await.unwrap();

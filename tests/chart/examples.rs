@@ -76,7 +76,9 @@ fn an_api_server_accepts_what_every_documented_values_file_makes() {
         let Some(objects) = objects(&options) else { return };
         // The Prometheus operator's kinds are not part of Kubernetes.
         let known = |object: &&Value| !object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos.com/");
-        let Some(answer) = show_to_api_server(&objects.iter().filter(known).cloned().collect::<Vec<_>>()) else { return };
+        let Some(answer) = show_to_api_server(&objects.iter().filter(known).cloned().collect::<Vec<_>>()) else {
+            return;
+        };
         answer.unwrap_or_else(|error| panic!("{file:?}: {error}"));
     }
 }

@@ -26,7 +26,9 @@ fn the_charts_copy_of_the_crd_and_the_manifest_are_current() {
     let Some(rendered) = render(&["--skip-tests"]) else { return };
     // Helm has no part in it.
     let helms = |line: &&str| {
-        ["helm.sh/", "app.kubernetes.io/managed-by: Helm", "# Source: "].iter().any(|mark| line.trim().starts_with(mark))
+        ["helm.sh/", "app.kubernetes.io/managed-by: Helm", "# Source: "]
+            .iter()
+            .any(|mark| line.trim().starts_with(mark))
     };
     let lines = rendered.lines().filter(|line| !helms(line) && !line.is_empty());
     is_current(INSTALL, &format!("{HEAD}{}\n", lines.collect::<Vec<_>>().join("\n")));

@@ -70,7 +70,8 @@ fn services_select_the_proxies_and_nothing_else() {
     let deployment = of_kind(&objects, "Deployment")[0];
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
     let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
-    let selector = arguments.iter().find_map(|argument| argument.as_str()?.strip_prefix("--service-selector=")).unwrap();
+    let selector =
+        arguments.iter().find_map(|argument| argument.as_str()?.strip_prefix("--service-selector=")).unwrap();
     for label in selector.split(',') {
         let (key, value) = label.split_once('=').unwrap();
         assert_eq!(labels[key], value);
@@ -79,7 +80,10 @@ fn services_select_the_proxies_and_nothing_else() {
     assert!(!selector.contains(&format!("component={}", host["app.kubernetes.io/component"].as_str().unwrap())));
     let replicas = of_kind(&objects, "Service");
     let replicas = replicas.iter().find(|service| service["metadata"]["name"] == "tcplb-replicas").unwrap();
-    assert_eq!((&replicas["spec"]["clusterIP"], &replicas["spec"]["ports"][0]["name"]), (&json!("None"), &json!("admin")));
+    assert_eq!(
+        (&replicas["spec"]["clusterIP"], &replicas["spec"]["ports"][0]["name"]),
+        (&json!("None"), &json!("admin"))
+    );
     assert_eq!(replicas["spec"]["publishNotReadyAddresses"], Value::Null, "only proxies that are ready count");
 }
 

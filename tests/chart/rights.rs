@@ -32,9 +32,10 @@ fn granted_by(role: &Value) -> Vec<Right> {
     let mut rights = Vec::new();
     for rule in role["rules"].as_array().unwrap() {
         let names = list(&rule["resourceNames"]).join(", ");
-        for (group, resource) in list(&rule["apiGroups"]).iter().flat_map(|group| {
-            list(&rule["resources"]).into_iter().map(move |resource| (group.clone(), resource))
-        }) {
+        for (group, resource) in list(&rule["apiGroups"])
+            .iter()
+            .flat_map(|group| list(&rule["resources"]).into_iter().map(move |resource| (group.clone(), resource)))
+        {
             for verb in list(&rule["verbs"]) {
                 rights.push([place.to_owned(), group.clone(), resource.clone(), names.clone(), verb]);
             }

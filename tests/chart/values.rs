@@ -30,7 +30,15 @@ fn compare(schema: &Value, values: &Value, path: &str) {
     let expected: Vec<_> = properties.keys().filter(|name| *name != "global").collect();
     let mut actual: Vec<_> = values.keys().collect();
     actual.sort();
-    assert_eq!(actual, { let mut expected = expected.clone(); expected.sort(); expected }, "at {path}");
+    assert_eq!(
+        actual,
+        {
+            let mut expected = expected.clone();
+            expected.sort();
+            expected
+        },
+        "at {path}"
+    );
     for name in expected {
         compare(&properties[name], &values[name], &format!("{path}.{name}"));
     }

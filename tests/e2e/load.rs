@@ -28,6 +28,7 @@ pub struct Load {
 pub struct Tally {
     /// How many each backend served.
     pub served: BTreeMap<String, usize>,
+    /// With the times at which the clients had come.
     pub failures: Vec<(Instant, Failure)>,
     /// The longest that one took, if it was served.
     pub slowest: Duration,
@@ -81,6 +82,20 @@ impl Load {
         .await;
     }
 
+    /// Waits until so many in a row have been served, and nobody who came meanwhile was not.
+    pub async fn is_well(&self, patience: Duration) {
+        let mut since = Instant::now();
+        let mut aim = self.tally().total_served() + 200;
+        eventually("everybody is served", patience, async || {
+            let tally = self.tally();
+            if tally.failed_since(since) > 0 {
+                (since, aim) = (Instant::now(), tally.total_served() + 200);
+            }
+            tally.total_served() >= aim
+        })
+        .await;
+    }
+
     /// Ends it when the connections that are open have ended.
     pub async fn end(self) -> Tally {
         self.stop.cancel();
@@ -99,7 +114,7 @@ impl Tally {
                 *self.served.entry(backend).or_default() += 1;
                 self.slowest = self.slowest.max(began.elapsed());
             }
-            Err(failure) => self.failures.push((Instant::now(), failure)),
+            Err(failure) => self.failures.push((began, failure)),
         }
     }
 
@@ -118,12 +133,15 @@ impl Tally {
         assert!(self.total_served() > 0, "clients have been served");
     }
 
-    /// The time between the first and the last failure.
+    /// How many of those who came after this were not served.
+    pub fn failed_since(&self, instant: Instant) -> usize {
+        self.failures.iter().filter(|(came, _)| *came >= instant).count()
+    }
+
+    /// The time between the first and the last who was not served.
     pub fn trouble(&self) -> Duration {
-        match (self.failures.first(), self.failures.last()) {
-            (Some((first, _)), Some((last, _))) => *last - *first,
-            _ => Duration::ZERO,
-        }
+        let came = || self.failures.iter().map(|(came, _)| *came);
+        came().max().zip(came().min()).map_or(Duration::ZERO, |(last, first)| last - first)
     }
 }
 

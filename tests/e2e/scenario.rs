@@ -202,6 +202,13 @@ impl Scenario {
         programmed_in(self.api(), name).await
     }
 
+    /// The same for a Service of type LoadBalancer: the address that leads in from outside.
+    pub async fn external_address(&self, name: &str) -> SocketAddr {
+        let port = self.programmed(name).await.port();
+        let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
+        SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port)
+    }
+
     async fn diagnosis(&self) -> String {
         let mut text = String::new();
         let further = self.further_namespaces.lock().unwrap().clone();

@@ -71,9 +71,10 @@ async fn tls_ends_at_the_load_balancer() {
 async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
     scenario("sticky", Company::Welcome, async |scenario| {
         scenario.backends("echo", 4).await;
-        let sticky = "loadBalancing: {algorithm: Maglev}";
+        // Through an external address, which keeps the clients': kube-proxy makes others of those from outside otherwise.
+        let sticky = "loadBalancing: {algorithm: Maglev}\nservice: {type: LoadBalancer}";
         scenario.apply(&load_balancer_with("sticky", "listeners: [{port: 5432}]", "echo", sticky)).await;
-        let address = scenario.programmed("sticky").await;
+        let address = scenario.external_address("sticky").await;
         served(address).await;
         let first = visit(address).await.unwrap();
         for _ in 0..40 {
@@ -160,10 +161,9 @@ spec:
 ",
             )
             .await;
-        let status = scenario.status("it is programmed", "external", |status| is(status, "Programmed", "True")).await;
+        let address = scenario.external_address("external").await;
+        let status = scenario.load_balancer("external").await.status.unwrap();
         assert!(is(&status, "ClientAddressPreserved", "True"), "{status:?}");
-        let external = status.summary.unwrap().address.unwrap();
-        let address = SocketAddr::new(external.parse().unwrap(), 5432);
         let mut connection = Err(Failure::Refused);
         eventually("the external address is served", PATIENCE, async || {
             connection = Connection::open(address).await;
