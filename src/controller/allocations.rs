@@ -109,8 +109,7 @@ impl Book<'_> {
             if self.ports.contains_key(port) {
                 continue;
             }
-            let claimed =
-                self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
+            let claimed = self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
             let freed = (!claimed || self.owns(&target.uid, target.listener)).then(|| seconds(self.now));
             let Target { uid, object, listener } = target.clone();
             self.ports.insert(*port, Allocation { uid, port: listener, object, freed });
@@ -172,3 +171,7 @@ impl Claim {
 fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
+
+
+#[cfg(test)]
+mod tests;

@@ -51,15 +51,16 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     }
 
     /// Makes the call, unless one about the same is under way, or just this was done a short while ago: what it changed
-    /// is not seen at once, and what did not help the first time is done less and less often.
-    pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F)
+    /// is not seen at once, and what did not help the first time is done less and less often. The answer is whether it
+    /// is made.
+    pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F) -> bool
     where
         F: Future<Output = Result<T, String>> + Send + 'static,
     {
         let now = Instant::now();
         let last = self.made.get(about).cloned();
         if last.as_ref().is_some_and(|last| last.running || (last.what == what && now < last.again)) {
-            return;
+            return false;
         }
         let same = last.filter(|last| last.what == what);
         let (tries, problem) = same.map_or((0, None), |last| (last.tries, last.problem));
@@ -70,6 +71,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
             timeout(PATIENCE, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
         });
         self.about.insert(task.id(), about.clone());
+        true
     }
 
     /// Waits for an answer; for ever while no call is under way. Cancel safe.

@@ -28,10 +28,12 @@ use super::{
     Observed, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
     calls::Calls,
+    conditions,
     failure::sentence,
     ledger, lookup,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
     services::{self, Kept},
+    status::Writer,
 };
 use crate::{
     api::Placement,
@@ -60,6 +62,9 @@ pub struct Leader {
     waiting: Waiting,
     owner: Owner,
     problems: Problems,
+    /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
+    heard: bool,
+    writer: Writer,
 }
 
 /// The ConfigMap that owns the Services.
@@ -90,6 +95,7 @@ impl Leader {
             Some(_) => Owner::Unknown(String::new()),
             None => Owner::None,
         };
+        let (writer, heard) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
         Self {
             client,
             settings,
@@ -101,6 +107,8 @@ impl Leader {
             waiting: Waiting::new(),
             owner,
             problems: Problems::new(),
+            heard,
+            writer,
         }
     }
 
@@ -112,7 +120,10 @@ impl Leader {
         loop {
             tokio::select! {
                 () = changed(&mut self.observed) => settle.note(),
-                () = changed(&mut self.replicas) => settle.note(),
+                () = changed(&mut self.replicas) => {
+                    self.heard = true;
+                    settle.note();
+                }
                 (about, answer) = self.writes.answered() => {
                     if let Err(problem) = answer {
                         warn!(load_balancer = %about, "its Service cannot be written: {problem}");
@@ -268,8 +279,7 @@ impl Leader {
         self.owner = match found {
             Ok(Ok(Some(map))) if map.metadata.deletion_timestamp.is_none() => {
                 let uid = map.metadata.uid.unwrap_or_default();
-                let owner =
-                    OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
+                let owner = OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
                 Owner::Known(owner, Instant::now())
             }
             Ok(Ok(_)) => Owner::Unknown(format!("{what} does not exist: install the chart again")),
@@ -305,11 +315,13 @@ impl Leader {
     }
 
     /// Says what is wrong, and what has become right.
-    fn tell(&mut self, _observed: &Observed, _replicas: &Replicas, problems: Problems) {
-        for (object, problem) in
-            problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
-        {
+    fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) {
+        for (object, problem) in problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem)) {
             warn!(load_balancer = %object, "{problem}");
+        }
+        if self.heard {
+            let statuses = conditions::statuses(observed, replicas, &problems, &self.settings, Timestamp::now());
+            self.writer.write(statuses, &observed.world);
         }
         self.problems = problems;
     }

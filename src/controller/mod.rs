@@ -11,6 +11,8 @@
 
 mod allocations;
 mod calls;
+mod conditions;
+mod events;
 mod failure;
 mod leader;
 mod leadership;
@@ -20,6 +22,7 @@ mod plan;
 mod replicas;
 mod services;
 mod settings;
+mod status;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

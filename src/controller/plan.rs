@@ -77,9 +77,8 @@ impl Object<'_> {
 
     /// Whether it goes on with rules about clients that may mean something else with another Service.
     fn has_rules_about_clients_refused(&self) -> bool {
-        let about_clients = |field: &str| {
-            field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing")
-        };
+        let about_clients =
+            |field: &str| field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing");
         self.refused().any(|problem| about_clients(&problem.field))
     }
 }
@@ -188,9 +187,7 @@ fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance
     let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
     match kept {
         Some(kept) if kept.is_as(&wanted) => Step::Nothing,
-        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => {
-            Step::Nothing
-        }
+        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => Step::Nothing,
         Some(kept) if kept.has_to_be_replaced_by(&wanted) => Step::Remove,
         _ => Step::Apply(Box::new(wanted)),
     }
@@ -250,3 +247,7 @@ impl<'a> Entrance<'a> {
         next
     }
 }
+
+
+#[cfg(test)]
+mod tests;

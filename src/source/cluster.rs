@@ -139,11 +139,10 @@ impl Cluster {
         self.changes.mark_unchanged();
         let mut declared = self.declared();
         let mut subjects = self.subjects(&declared);
-        subjects.add(&self.subjects(&self.shown));
         self.watch(&subjects);
         self.hold_back(&mut declared);
         self.shown = declared;
-        let subjects = self.subjects(&self.shown);
+        subjects.add(&self.subjects(&self.shown));
         self.forget_all_but(&subjects);
         self.gather()
     }

@@ -18,7 +18,7 @@ use super::{Reason, findings::Place, load_balancer::Declaration, missing};
 use crate::{
     api,
     model::{Certificate, Fingerprint, ObjectKey, Snapshot},
-    source::World,
+    source::{Site, World},
 };
 
 /// Reads certificates, each distinct one once: an unchanged one is taken from the snapshot before.
@@ -88,6 +88,9 @@ impl<'a> Certificates<'a> {
     fn read(&mut self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Arc<Certificate>, String> {
         let pair = match (&reference.name, &reference.files) {
             (Some(name), None) => self.secret(&declaration.object.namespace, &name.0)?,
+            (None, Some(_)) if self.world.site != Site::Standalone => {
+                return Err("files are not read in a cluster: write the name of a Secret".into());
+            }
             (None, Some(files)) => self.files(files, declaration.folder)?,
             (Some(_), Some(_)) => return Err("it has both name and files: write one of them".into()),
             (None, None) => {

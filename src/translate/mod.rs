@@ -9,12 +9,16 @@ mod backends;
 mod before;
 mod bindings;
 mod certificates;
+mod client_address;
 mod defaults;
 mod findings;
 mod flags;
 mod listener;
 mod load_balancer;
 mod ports;
+mod quotas;
+mod reach;
+mod service;
 mod settings;
 mod slices;
 mod surroundings;
@@ -29,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use backends::name as backend_name;
 use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 

@@ -7,6 +7,7 @@ mod manifests;
 mod mistakes;
 mod sites;
 mod slices;
+mod tenancy;
 
 use jiff::Timestamp;
 

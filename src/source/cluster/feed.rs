@@ -224,12 +224,13 @@ impl<K: Kept> Watching<K> {
             Trouble::Unreachable(why) => Some(self.common.outage.join(why)),
             Trouble::Denied(_) => None,
         };
+        let is_denied = matches!(trouble, Trouble::Denied(_));
         let was_denied = before.is_some_and(|before| matches!(before.trouble, Trouble::Denied(_)));
         if let (Trouble::Denied(why), false) = (&trouble, was_denied) {
             warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
         }
         state.broken = Some(Broken { trouble, times, _unreachable: unreachable });
-        if state.denied() != told.as_deref() || times == REPEATED {
+        if state.denied() != told.as_deref() || is_denied && times == REPEATED {
             self.common.changed.send_replace(());
         }
     }

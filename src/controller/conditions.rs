@@ -1,0 +1,174 @@
+//! What is said of each load balancer in its status: from verdicts, reports and Services. Pure.
+
+mod accepted;
+mod addresses;
+mod backends;
+mod certificates;
+mod client_address;
+mod programmed;
+mod situation;
+mod steady;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use self::situation::Situation;
+pub use self::steady::steady;
+use super::{Observed, Problems, Replicas, Settings, services};
+use crate::{
+    api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
+    model::ObjectKey,
+};
+
+pub const ACCEPTED: &str = "Accepted";
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+pub const PROGRAMMED: &str = "Programmed";
+pub const BACKENDS_HEALTHY: &str = "BackendsHealthy";
+pub const CERTIFICATES_VALID: &str = "CertificatesValid";
+pub const CLIENT_ADDRESS_PRESERVED: &str = "ClientAddressPreserved";
+
+/// The reason of what is expected to come about without anybody's doing.
+pub const PENDING: &str = "Pending";
+
+/// The longest message that a condition can have, in bytes; the API server counts characters.
+const LONGEST_MESSAGE: usize = 32 * 1024;
+
+/// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their Services from
+/// being as they are wanted.
+pub fn statuses(
+    observed: &Observed,
+    replicas: &Replicas,
+    problems: &Problems,
+    settings: &Settings,
+    now: Timestamp,
+) -> BTreeMap<ObjectKey, TcpLoadBalancerStatus> {
+    let kept = services::kept(&observed.world, settings);
+    let status = |(object, declared)| {
+        let verdict = observed.verdicts.get(object)?;
+        let problem = problems.get(object).map(String::as_str);
+        let situation = Situation::new(object, declared, verdict, kept.get(object), problem, replicas, settings, now)?;
+        Some((object.clone(), steady(status(&situation), declared.status.as_deref())))
+    };
+    observed.world.load_balancers.iter().filter_map(status).collect()
+}
+
+fn status(situation: &Situation) -> TcpLoadBalancerStatus {
+    let mut conditions =
+        vec![(ACCEPTED, accepted::accepted(situation)), (RESOLVED_REFS, accepted::resolved_refs(situation))];
+    let (mut addresses, mut listeners, mut backends) = (Vec::new(), Vec::new(), Vec::new());
+    if situation.placement() == Placement::Sidecar {
+        conditions.push((PROGRAMMED, programmed::in_pods()));
+    } else {
+        addresses = addresses::addresses(situation);
+        backends = backends::backends(situation);
+        let found = programmed::listeners(situation);
+        conditions.push((PROGRAMMED, programmed::programmed(situation, &found, &addresses)));
+        conditions.push((BACKENDS_HEALTHY, backends::healthy(situation, &backends)));
+        conditions.extend(certificates::valid(situation).map(|finding| (CERTIFICATES_VALID, finding)));
+        conditions.push((CLIENT_ADDRESS_PRESERVED, client_address::preserved(situation)));
+        listeners = programmed::statuses(situation, found);
+    }
+    TcpLoadBalancerStatus {
+        observed_generation: Some(situation.identity.generation),
+        summary: Some(summary(situation, &conditions, &addresses, &listeners, &backends)),
+        addresses,
+        listeners,
+        backends,
+        conditions: conditions.into_iter().map(|(type_, finding)| finding.condition(type_, situation)).collect(),
+    }
+}
+
+/// What `kubectl get` prints.
+fn summary(
+    situation: &Situation,
+    conditions: &[(&str, Finding)],
+    addresses: &[Address],
+    listeners: &[ListenerStatus],
+    backends: &[BackendStatus],
+) -> Summary {
+    let port = |port: u16| match listeners.iter().find(|listener| listener.port == port)?.node_port {
+        Some(node_port) => Some(format!("{port}:{node_port}")),
+        None => None,
+    };
+    let ports = situation.ports().into_iter().map(|number| port(number).unwrap_or_else(|| number.to_string()));
+    let ports = ports.collect::<Vec<_>>().join(",");
+    let sum = |count: fn(&BackendStatus) -> u32| backends.iter().map(count).sum::<u32>();
+    let ready = format!("{}/{}", sum(|backend| backend.healthy), sum(|backend| backend.endpoints));
+    // What a client's address is, is as it is, and nothing wrong.
+    let wrong = conditions.iter().filter(|(type_, _)| *type_ != CLIENT_ADDRESS_PRESERVED);
+    let wrong = wrong.map(|(_, finding)| finding).find(|finding| finding.holds != Holds::True);
+    Summary {
+        ports: (!ports.is_empty()).then_some(ports),
+        address: addresses.first().map(|address| address.value.clone()),
+        ready: (situation.placement() != Placement::Sidecar).then_some(ready),
+        status: Some(wrong.map_or(PROGRAMMED, |finding| finding.reason).to_owned()),
+    }
+}
+
+/// What is found of a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    holds: Holds,
+    reason: &'static str,
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    True,
+    False,
+    Unknown,
+}
+
+impl Finding {
+    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds: Holds::True, reason, message: message.into() }
+    }
+
+    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds: Holds::False, reason, message: message.into() }
+    }
+
+    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { holds: Holds::Unknown, reason, message: message.into() }
+    }
+
+    fn condition(self, type_: &str, situation: &Situation) -> Condition {
+        let status = match self.holds {
+            Holds::True => "True",
+            Holds::False => "False",
+            Holds::Unknown => "Unknown",
+        };
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: self.reason.to_owned(),
+            message: cut(&self.message, LONGEST_MESSAGE).into_owned(),
+            observed_generation: Some(situation.identity.generation),
+            last_transition_time: Time(whole_seconds(situation.now)),
+        }
+    }
+}
+
+/// As it is stored.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// The beginning of a text, if all of it has no room.
+pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
+    const MORE: &str = " …";
+    if text.len() <= room {
+        return text.into();
+    }
+    format!("{}{MORE}", &text[..text.floor_char_boundary(room.saturating_sub(MORE.len()))]).into()
+}
+
+/// Sentences, each on a line of its own.
+fn lines(sentences: impl IntoIterator<Item = impl ToString>) -> String {
+    sentences.into_iter().map(|sentence| sentence.to_string()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,38 @@
+//! Whether the declaration can be served as it is written.
+
+use super::{
+    Finding, lines,
+    situation::{Situation, Topic, name_of},
+};
+use crate::translate::{Problem, Severity};
+
+pub fn accepted(situation: &Situation) -> Finding {
+    let mut refused = situation.problems(Topic::Declaration, Severity::Refused).peekable();
+    let Some(first) = refused.peek() else {
+        return otherwise("Accepted", "what is declared can be served", situation, Topic::Declaration);
+    };
+    let reason = name_of(first.reason);
+    Finding::no(reason, lines(refused.map(Problem::to_string).chain(whole(situation))))
+}
+
+pub fn resolved_refs(situation: &Situation) -> Finding {
+    let mut refused = situation.problems(Topic::References, Severity::Refused).peekable();
+    let Some(first) = refused.peek() else {
+        return otherwise("ResolvedRefs", "everything that is referred to exists", situation, Topic::References);
+    };
+    Finding::no(name_of(first.reason), lines(refused))
+}
+
+/// All is well, but for what somebody should look at.
+fn otherwise(reason: &'static str, all_well: &str, situation: &Situation, topic: Topic) -> Finding {
+    let warnings = lines(situation.problems(topic, Severity::Warning));
+    Finding::yes(reason, if warnings.is_empty() { all_well.to_owned() } else { warnings })
+}
+
+/// What all replicas remember of a time when nothing was wrong.
+fn whole(situation: &Situation) -> Option<String> {
+    let remembered: Option<Vec<i64>> = situation.served().map(|(_, served)| served.whole).collect();
+    let generation = remembered?.into_iter().min()?;
+    let older = generation < situation.identity.generation;
+    older.then(|| format!("generation {generation} was the last one that was served whole"))
+}

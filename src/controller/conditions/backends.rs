@@ -1,0 +1,73 @@
+//! How the backends are.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Finding, PENDING, lines,
+    situation::{Situation, Topic},
+};
+use crate::{
+    api::{BackendStatus, LastFailure},
+    model::{BackendHealth, Failure},
+    translate::{Severity, backend_name},
+};
+
+/// One entry for each backend, in the declared order.
+pub fn backends(situation: &Situation) -> Vec<BackendStatus> {
+    let reported = situation.served().flat_map(|(_, served)| served.backends.keys());
+    let names: Vec<&str> = match situation.spec {
+        Some(spec) => spec.backends.iter().map(backend_name).collect(),
+        None => reported.map(String::as_str).collect(),
+    };
+    let mut seen = BTreeSet::new();
+    names.into_iter().filter(|name| seen.insert(*name)).map(|name| backend(name, situation)).collect()
+}
+
+/// An endpoint counts as healthy when every replica can use it; replicas tell numbers, so it is the smallest one.
+fn backend(name: &str, situation: &Situation) -> BackendStatus {
+    let none = BackendHealth::default();
+    let of_replica =
+        |(_, served): (_, &crate::model::Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
+    let health: Vec<BackendHealth> = situation.served().map(of_replica).collect();
+    let last_failure =
+        health.iter().filter_map(|health| health.last_failure.as_ref()).max_by_key(|failure| failure.time);
+    BackendStatus {
+        name: name.to_owned(),
+        endpoints: health.iter().map(|health| health.endpoints).max().unwrap_or(0),
+        healthy: health.iter().map(|health| health.usable).min().unwrap_or(0),
+        last_failure: last_failure.map(told),
+    }
+}
+
+fn told(Failure { endpoint, reason, time }: &Failure) -> LastFailure {
+    LastFailure { endpoint: endpoint.clone(), reason: reason.clone(), time: format!("{time:.0}") }
+}
+
+pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
+    if situation.served().next().is_none() {
+        return Finding::unknown(PENDING, "no replica has reported on it yet");
+    }
+    let endpoints: u32 = backends.iter().map(|backend| backend.endpoints).sum();
+    let healthy: u32 = backends.iter().map(|backend| backend.healthy).sum();
+    let warnings = [Severity::Refused, Severity::Warning].map(|severity| situation.problems(Topic::Backends, severity));
+    let warnings = warnings.into_iter().flatten().map(ToString::to_string);
+    let counts = format!("{healthy} of {endpoints} endpoints are healthy");
+    match (endpoints, healthy) {
+        (0, _) => Finding::no(
+            "NoEndpoints",
+            lines(["there are no endpoints: connections are refused".to_owned()].into_iter().chain(warnings)),
+        ),
+        (_, 0) => {
+            let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
+            let latest = failures.max_by_key(|failure| &failure.time);
+            let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
+            let counts = [format!("{counts}: connections are refused")];
+            Finding::no("Unhealthy", lines(counts.into_iter().chain(latest).chain(warnings)))
+        }
+        _ => {
+            let without = backends.iter().filter(|backend| backend.endpoints > 0 && backend.healthy == 0);
+            let without = without.map(|backend| format!("backend `{}` has no healthy endpoint", backend.name));
+            Finding::yes("Healthy", lines([counts].into_iter().chain(without).chain(warnings)))
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Whether the proxies see their clients' addresses.
+
+use super::{Finding, situation::Situation};
+use crate::api::{ExternalTrafficPolicy, Placement, ServiceTemplate, ServiceType};
+
+pub fn preserved(situation: &Situation) -> Finding {
+    let listeners = situation.listeners();
+    if !listeners.is_empty() && listeners.iter().all(|(_, listener)| listener.proxy_protocol.is_some()) {
+        return Finding::yes("ProxyProtocol", "clients' addresses come in PROXY protocol headers");
+    }
+    if situation.placement() == Placement::Host {
+        return Finding::yes(
+            "DirectConnections",
+            "clients connect to the nodes' ports: the proxies see their addresses",
+        );
+    }
+    match exposure(situation) {
+        Exposure::ClusterIp => Finding::yes(
+            "DirectConnections",
+            "clients are within the cluster: the proxies see their addresses, as far as the cluster's network keeps them",
+        ),
+        Exposure::Local => Finding::yes(
+            "LocalTrafficPolicy",
+            "externalTrafficPolicy is Local: nodes pass clients' addresses on; a cloud's load balancer in front may \
+             replace them unless it sends PROXY protocol headers",
+        ),
+        Exposure::Cluster => Finding::no(
+            "ClusterTrafficPolicy",
+            "externalTrafficPolicy is Cluster: the proxies see nodes' addresses in place of those of clients outside \
+             the cluster; write service.externalTrafficPolicy: Local, or proxyProtocol, to have the clients'",
+        ),
+    }
+}
+
+/// How clients come to the proxies.
+enum Exposure {
+    ClusterIp,
+    Local,
+    Cluster,
+}
+
+/// As it is, or without a Service as it is declared.
+fn exposure(situation: &Situation) -> Exposure {
+    let spec = situation.service.and_then(|kept| kept.service.spec.as_ref());
+    match spec.and_then(|spec| Some((spec.type_.as_deref()?, spec.external_traffic_policy.as_deref()))) {
+        Some(("NodePort" | "LoadBalancer", Some("Local"))) => Exposure::Local,
+        Some(("NodePort" | "LoadBalancer", _)) => Exposure::Cluster,
+        Some(_) => Exposure::ClusterIp,
+        None => declared(&situation.spec.and_then(|spec| spec.service.clone()).unwrap_or_default()),
+    }
+}
+
+fn declared(template: &ServiceTemplate) -> Exposure {
+    match (template.type_, template.external_traffic_policy) {
+        (ServiceType::ClusterIp, _) => Exposure::ClusterIp,
+        (_, Some(ExternalTrafficPolicy::Local)) | (ServiceType::LoadBalancer, None) => Exposure::Local,
+        (_, Some(ExternalTrafficPolicy::Cluster)) | (ServiceType::NodePort, None) => Exposure::Cluster,
+    }
+}

@@ -1,0 +1,189 @@
+//! Whether clients are served at every port, by every replica.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Finding, Holds, PENDING, PROGRAMMED, addresses, lines,
+    situation::{Situation, Telling, Topic},
+};
+use crate::{
+    api::{Address, Listener, ListenerStatus, Placement},
+    model::ListenerOutcome,
+    translate::Severity,
+};
+
+/// How many pods a message names.
+const MOST_NAMED: usize = 3;
+
+const SERVED: &str = "all ready replicas serve it";
+
+/// What is found of a declared listener.
+pub struct Found<'a> {
+    listener: &'a Listener,
+    finding: Finding,
+    bound_port: Option<u16>,
+}
+
+/// Only who looks into the application's pods knows.
+pub fn in_pods() -> Finding {
+    Finding::unknown(
+        "ServedInPods",
+        "it is served by sidecars in the application's pods: their logs and admin pages say more",
+    )
+}
+
+pub fn listeners<'a>(situation: &Situation<'a>) -> Vec<Found<'a>> {
+    let behind = behind(situation);
+    let found = |(index, listener): (usize, &'a Listener)| {
+        let outcomes = outcomes(listener.port, situation);
+        let finding = behind.clone().unwrap_or_else(|| of_listener(index, listener.port, &outcomes, situation));
+        let bound_port = outcomes.iter().find_map(|(_, outcome)| match outcome {
+            Some(ListenerOutcome::Bound(port)) => Some(*port),
+            Some(ListenerOutcome::Failed(_)) | None => None,
+        });
+        Found { listener, finding, bound_port }
+    };
+    situation.listeners().into_iter().map(found).collect()
+}
+
+pub fn programmed(situation: &Situation, listeners: &[Found], addresses: &[Address]) -> Finding {
+    if let Some(problem) = situation.problem {
+        return Finding::no("ServiceNotWritten", problem);
+    }
+    if let Some(finding) = of_listeners(listeners) {
+        return finding;
+    }
+    if listeners.is_empty() {
+        return behind(situation).unwrap_or_else(not_served);
+    }
+    match address_missing(situation, addresses) {
+        Some(sentence) => Finding::no("AddressNotAssigned", sentence),
+        None => Finding::yes(PROGRAMMED, SERVED),
+    }
+}
+
+pub fn statuses(situation: &Situation, found: Vec<Found>) -> Vec<ListenerStatus> {
+    let node_ports = node_ports(situation);
+    let status = |Found { listener, finding, bound_port }: Found| ListenerStatus {
+        port: listener.port,
+        name: listener.name.as_ref().map(|name| name.0.clone()),
+        bound_port,
+        node_port: node_ports.get(&listener.port).copied(),
+        conditions: vec![finding.condition(PROGRAMMED, situation)],
+    };
+    found.into_iter().map(status).collect()
+}
+
+fn node_ports(situation: &Situation) -> BTreeMap<u16, u16> {
+    let spec = situation.service.and_then(|kept| kept.service.spec.as_ref());
+    let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    ports.iter().filter_map(|port| Some((port.port.try_into().ok()?, port.node_port?.try_into().ok()?))).collect()
+}
+
+/// Why it is not known yet what becomes of this generation.
+fn behind(situation: &Situation) -> Option<Finding> {
+    if situation.replicas.is_empty() {
+        return Some(Finding::no(PENDING, "no replica is ready to serve it"));
+    }
+    let generation = situation.identity.generation;
+    let late = situation.replicas.iter().filter_map(|(pod, telling)| match telling {
+        Telling::Silent => Some(format!("pod {pod} does not report")),
+        Telling::Unaware => Some(format!("pod {pod} does not serve it yet")),
+        Telling::Serves(served) if served.generation < generation => {
+            Some(format!("pod {pod} serves generation {} still", served.generation))
+        }
+        Telling::Serves(_) => None,
+    });
+    let late: Vec<String> = late.collect();
+    (!late.is_empty()).then(|| Finding::no(PENDING, named(late)))
+}
+
+type Outcomes<'a> = Vec<(&'a Arc<str>, Option<&'a ListenerOutcome>)>;
+
+/// What became of a listener in each replica.
+fn outcomes<'a>(port: u16, situation: &Situation<'a>) -> Outcomes<'a> {
+    situation.served().map(|(pod, served)| (pod, served.listeners.get(&port))).collect()
+}
+
+fn of_listener(index: usize, port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding {
+    let bound = |outcome: &Option<&ListenerOutcome>| matches!(outcome, Some(ListenerOutcome::Bound(_)));
+    let without = outcomes.iter().filter(|(_, outcome)| !bound(outcome)).map(|(pod, outcome)| match outcome {
+        Some(ListenerOutcome::Failed(sentence)) => format!("pod {pod}: {sentence}"),
+        Some(ListenerOutcome::Bound(_)) | None => format!("pod {pod} does not serve it"),
+    });
+    let without: Vec<String> = without.collect();
+    let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Some(ListenerOutcome::Failed(_))));
+    match (without.len(), outcomes.len()) {
+        (0, _) => in_service(port, outcomes, situation),
+        (some, all) if some < all => Finding::no("PartiallyBound", named(without)),
+        _ if failed => Finding::no("PortUnavailable", named(without)),
+        _ => waiting(index, situation).unwrap_or_else(not_served),
+    }
+}
+
+/// What a listener waits for that nobody serves.
+fn waiting(index: usize, situation: &Situation) -> Option<Finding> {
+    let field = format!("spec.listeners[{index}].");
+    let mut waits =
+        situation.problems(Topic::Ports, Severity::Warning).filter(|problem| problem.field.starts_with(&field));
+    waits.next().map(|problem| Finding::no(PENDING, &*problem.message))
+}
+
+fn not_served() -> Finding {
+    Finding::no("Invalid", "it is not served: the conditions Accepted and ResolvedRefs say why")
+}
+
+/// Whether the Service sends connections to where the listener is bound.
+fn in_service(port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding {
+    if situation.placement() != Placement::Gateway {
+        return Finding::yes(PROGRAMMED, SERVED);
+    }
+    let Some(kept) = situation.service else {
+        return match situation.may_not_have_its_service() {
+            true => Finding::no("Invalid", "it has no Service: the condition Accepted says why"),
+            false => Finding::no(PENDING, "its Service does not exist yet"),
+        };
+    };
+    let Some(target) = kept.ports().get(&port).copied() else {
+        return Finding::no(PENDING, "its Service does not have the port yet");
+    };
+    let elsewhere = outcomes.iter().filter(|(_, outcome)| *outcome != Some(&ListenerOutcome::Bound(target)));
+    let elsewhere: Vec<String> = elsewhere.map(|(pod, _)| format!("pod {pod} does not serve port {target}")).collect();
+    match elsewhere.is_empty() {
+        true => Finding::yes(PROGRAMMED, SERVED),
+        false => Finding::no(PENDING, format!("its Service sends connections to port {target}: {}", named(elsewhere))),
+    }
+}
+
+/// What is wrong with some of the listeners. What has to be looked at comes before what has to be waited for.
+fn of_listeners(listeners: &[Found]) -> Option<Finding> {
+    let wrong = || listeners.iter().filter(|found| found.finding.holds != Holds::True);
+    let worst = wrong().find(|found| found.finding.reason != PENDING).or_else(|| wrong().next())?;
+    let first = &wrong().next()?.finding;
+    let message = match wrong().count() == listeners.len() && wrong().all(|found| found.finding == *first) {
+        true => first.message.clone(),
+        false => lines(wrong().map(|found| format!("listener {}: {}", found.listener.port, found.finding.message))),
+    };
+    Some(Finding { message, ..worst.finding.clone() })
+}
+
+fn address_missing(situation: &Situation, known: &[Address]) -> Option<String> {
+    let service = situation.service.map(|kept| kept.service);
+    let type_ = service.and_then(|service| service.spec.as_ref()?.type_.as_deref());
+    match service {
+        Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => Some(
+            "its Service has no external address yet: the cluster's load balancers give one, if there are any".into(),
+        ),
+        _ if known.is_empty() => Some("it has no address yet".into()),
+        _ => None,
+    }
+}
+
+fn named(mut sentences: Vec<String>) -> String {
+    let more = sentences.len().saturating_sub(MOST_NAMED);
+    sentences.truncate(MOST_NAMED);
+    if more > 0 {
+        sentences.push(format!("the same or the like of {more} more"));
+    }
+    sentences.join("; ")
+}

@@ -1,0 +1,150 @@
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::super::{Replicas, Settings, services::Kept};
+use crate::{
+    api::{DEFAULT_CLASS, Listener, Placement, TcpLoadBalancerSpec},
+    model::{ObjectKey, ReplicaReport, Served},
+    source::{Declared, Identity},
+    translate::{Problem, Reason, Severity, Verdict},
+};
+
+/// All that is known of one load balancer.
+pub struct Situation<'a> {
+    pub object: &'a ObjectKey,
+    /// `None`: it could never be read.
+    pub spec: Option<&'a TcpLoadBalancerSpec>,
+    pub identity: &'a Identity,
+    pub verdict: &'a Verdict,
+    /// The Service that is kept for it.
+    pub service: Option<&'a Kept<'a>>,
+    /// Why that is not as it is wanted.
+    pub problem: Option<&'a str>,
+    /// What each replica tells of it, by the names of the pods.
+    pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
+    pub all_replicas: &'a Replicas,
+    pub settings: &'a Settings,
+    pub now: Timestamp,
+}
+
+/// What a replica tells of a load balancer.
+#[derive(Clone, Copy)]
+pub enum Telling<'a> {
+    /// It has not reported for a while.
+    Silent,
+    /// It does not know of it yet.
+    Unaware,
+    Serves(&'a Served),
+}
+
+/// What a problem is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    Declaration,
+    References,
+    Ports,
+    Backends,
+    Certificates,
+}
+
+impl<'a> Situation<'a> {
+    /// `None`: it is not in an API server, or of another class or placement.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that is known")]
+    pub fn new(
+        object: &'a ObjectKey,
+        declared: &'a Declared,
+        verdict: &'a Verdict,
+        service: Option<&'a Kept<'a>>,
+        problem: Option<&'a str>,
+        all_replicas: &'a Replicas,
+        settings: &'a Settings,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let (spec, identity) = (declared.spec.as_deref(), declared.identity.as_ref()?);
+        if spec.is_some_and(|spec| !concerns(spec, settings)) {
+            return None;
+        }
+        let telling = |report: &'a Option<Arc<ReplicaReport>>| match report {
+            None => Telling::Silent,
+            Some(report) => report.load_balancers.get(&*identity.uid).map_or(Telling::Unaware, Telling::Serves),
+        };
+        let replicas = all_replicas.iter().map(|(pod, replica)| (pod, telling(&replica.report))).collect();
+        Some(Self { object, spec, identity, verdict, service, problem, replicas, all_replicas, settings, now })
+    }
+
+    pub fn placement(&self) -> Placement {
+        self.spec.and_then(|spec| spec.placement).unwrap_or(self.settings.placement)
+    }
+
+    /// The declared listeners, each port once.
+    pub fn listeners(&self) -> Vec<(usize, &'a Listener)> {
+        let mut ports = BTreeSet::new();
+        let declared = self.spec.map_or(&[][..], |spec| &spec.listeners).iter().enumerate();
+        declared.filter(|(_, listener)| ports.insert(listener.port)).collect()
+    }
+
+    /// The ports that clients connect to: as far as is known, for one that could never be read.
+    pub fn ports(&self) -> Vec<u16> {
+        match self.spec {
+            Some(_) => self.listeners().into_iter().map(|(_, listener)| listener.port).collect(),
+            None => {
+                let ports: BTreeSet<u16> =
+                    self.served().flat_map(|(_, served)| served.listeners.keys().copied()).collect();
+                ports.into_iter().collect()
+            }
+        }
+    }
+
+    /// What is served by those replicas that know of it.
+    pub fn served(&self) -> impl Iterator<Item = (&'a Arc<str>, &'a Served)> {
+        self.replicas.iter().filter_map(|(pod, telling)| match telling {
+            Telling::Serves(served) => Some((*pod, *served)),
+            Telling::Silent | Telling::Unaware => None,
+        })
+    }
+
+    /// Whether something that it wants of its Service is refused.
+    pub fn may_not_have_its_service(&self) -> bool {
+        let of_service = |field: &str| field.starts_with("spec.service") || field.ends_with(".nodePort");
+        self.problems(Topic::Declaration, Severity::Refused).any(|problem| of_service(&problem.field))
+    }
+
+    pub fn problems(&self, topic: Topic, severity: Severity) -> impl Iterator<Item = &'a Problem> {
+        let problems = self.verdict.problems.iter();
+        problems.filter(move |problem| problem.severity == severity && topic_of(problem) == topic)
+    }
+}
+
+fn concerns(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
+    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
+    let placement = spec.placement.unwrap_or_default();
+    class == settings.class && (placement == settings.placement || placement == Placement::Sidecar)
+}
+
+fn topic_of(problem: &Problem) -> Topic {
+    match (problem.reason, problem.severity) {
+        (Reason::Invalid | Reason::NotPermitted | Reason::PortConflict, _) => Topic::Declaration,
+        (Reason::RefNotFound | Reason::NameNotResolved, _) => Topic::References,
+        (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
+        // It is presented all the same.
+        (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
+        (Reason::NoEndpoints, _) => Topic::Backends,
+        (Reason::Pending, _) => Topic::Ports,
+    }
+}
+
+/// As conditions have it.
+pub fn name_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Invalid => "Invalid",
+        Reason::RefNotFound => "RefNotFound",
+        Reason::InvalidCertificateRef => "InvalidCertificateRef",
+        Reason::CertificateExpired => "CertificateExpired",
+        Reason::PortConflict => "PortConflict",
+        Reason::NameNotResolved => "NameNotResolved",
+        Reason::NoEndpoints => "NoEndpoints",
+        Reason::NotPermitted => "NotPermitted",
+        Reason::Pending => super::PENDING,
+    }
+}

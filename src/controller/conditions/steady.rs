@@ -1,0 +1,46 @@
+//! What stays in a status as it was, so that nothing is written when nothing that matters has changed.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::api::{BackendStatus, LastFailure, TcpLoadBalancerStatus};
+
+/// A failure that goes on is told anew this seldom.
+const FAILURE_LASTS: SignedDuration = SignedDuration::from_mins(5);
+
+/// The new status, with what it has in common with the one `before`: when conditions changed last, and failures that
+/// go on.
+pub fn steady(mut status: TcpLoadBalancerStatus, before: Option<&TcpLoadBalancerStatus>) -> TcpLoadBalancerStatus {
+    let Some(before) = before else { return status };
+    keep_times(&mut status.conditions, &before.conditions);
+    for listener in &mut status.listeners {
+        if let Some(before) = before.listeners.iter().find(|before| before.port == listener.port) {
+            keep_times(&mut listener.conditions, &before.conditions);
+        }
+    }
+    for backend in &mut status.backends {
+        if let Some(before) = before.backends.iter().find(|before| before.name == backend.name) {
+            keep_failure(backend, before);
+        }
+    }
+    status
+}
+
+fn keep_times(conditions: &mut [Condition], before: &[Condition]) {
+    for condition in conditions {
+        let same = |before: &&Condition| before.type_ == condition.type_ && before.status == condition.status;
+        if let Some(before) = before.iter().find(same) {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+    }
+}
+
+fn keep_failure(backend: &mut BackendStatus, before: &BackendStatus) {
+    let time = |failure: &LastFailure| failure.time.parse::<Timestamp>().ok();
+    let (Some(now), Some(then)) = (&backend.last_failure, &before.last_failure) else { return };
+    let counts_the_same = (backend.endpoints, backend.healthy) == (before.endpoints, before.healthy);
+    let recent = time(now).zip(time(then)).is_some_and(|(now, then)| now.duration_since(then) < FAILURE_LASTS);
+    if counts_the_same && recent {
+        backend.last_failure.clone_from(&before.last_failure);
+    }
+}

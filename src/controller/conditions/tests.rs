@@ -1,0 +1,500 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{super::Replica, *};
+use crate::{
+    model::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served},
+    source::{Declared, Identity, World},
+    translate::{Problem, Reason, Severity, Verdict},
+};
+
+const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
+const UID: &str = "uid";
+/// Of the declaration.
+const GENERATION: i64 = 4;
+const TARGET: u16 = 20001;
+
+/// One load balancer, `shop/db`, served by two replicas at port 5432 with all well.
+struct Case {
+    placement: Placement,
+    spec: Option<Value>,
+    problems: Vec<Problem>,
+    served: Vec<(&'static str, Option<Served>)>,
+    service: Option<Value>,
+    problem: Option<&'static str>,
+    before: Option<TcpLoadBalancerStatus>,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            placement: Placement::Gateway,
+            spec: Some(json!({
+                "listeners": [{"name": "sql", "port": 5432}],
+                "backends": [{"service": {"name": "postgres", "port": 5432}}],
+            })),
+            problems: Vec::new(),
+            served: vec![("a", Some(served())), ("b", Some(served()))],
+            service: Some(service(json!({"type": "ClusterIP", "clusterIPs": ["10.96.0.7"]}))),
+            problem: None,
+            before: None,
+        }
+    }
+}
+
+fn served() -> Served {
+    Served {
+        generation: GENERATION,
+        whole: Some(GENERATION),
+        listeners: BTreeMap::from([(5432, ListenerOutcome::Bound(TARGET))]),
+        backends: BTreeMap::from([("postgres".into(), health(3, 3))]),
+        certificates: BTreeMap::new(),
+    }
+}
+
+fn health(endpoints: u32, usable: u32) -> BackendHealth {
+    BackendHealth { endpoints, usable, last_failure: None }
+}
+
+/// The Service that is kept, with its port and what else is of its spec.
+fn service(spec: Value) -> Value {
+    let object = ObjectKey::new("shop", "db");
+    let mut service = json!({
+        "metadata": {
+            "name": services::name(&object),
+            "namespace": "tcplb",
+            "labels": {"app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb"},
+            "annotations": {"tcplb.io/owner": object.to_string(), "tcplb.io/uid": UID},
+        },
+        "spec": {"ports": [{"name": "sql", "port": 5432, "targetPort": TARGET}]},
+    });
+    service["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    service
+}
+
+fn problem(severity: Severity, reason: Reason, field: &str, message: &str) -> Problem {
+    Problem { severity, reason, field: field.into(), message: message.into() }
+}
+
+impl Case {
+    fn settings(&self) -> Settings {
+        Settings {
+            class: "tcplb".into(),
+            placement: self.placement,
+            namespace: "tcplb".into(),
+            pod: "a".into(),
+            replicas: ObjectKey::new("tcplb", "replicas"),
+            lease: "tcplb".into(),
+            allocations: "ports".into(),
+            anchor: None,
+            selector: BTreeMap::new(),
+            ports: 20000..=24999,
+            cluster_domain: "cluster.local".into(),
+        }
+    }
+
+    fn observed(&self, object: &ObjectKey) -> Observed {
+        let identity = Identity { created: Timestamp::UNIX_EPOCH, uid: UID.into(), generation: GENERATION };
+        let declared = Declared {
+            spec: self.spec.clone().map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
+            problems: Vec::new(),
+            origin: "cluster".into(),
+            folder: "".into(),
+            identity: Some(identity.clone()),
+            status: self.before.clone().map(Arc::new),
+        };
+        let mut world = World::default();
+        world.load_balancers.insert(object.clone(), declared);
+        if let Some(service) = &self.service {
+            let key = ObjectKey::new("tcplb", &services::name(object));
+            world.services.insert(key, Arc::new(serde_json::from_value(service.clone()).unwrap()));
+        }
+        let verdict = Verdict { origin: "cluster".into(), identity: Some(identity), problems: self.problems.clone() };
+        Observed { world: Arc::new(world), verdicts: Arc::new(BTreeMap::from([(object.clone(), verdict)])) }
+    }
+
+    fn replicas(&self) -> Replicas {
+        let replica = |(index, (pod, served)): (usize, &(&str, Option<Served>))| {
+            let report = served.clone().map(|served| {
+                // One that reports and does not know of it yet.
+                let known = served != Served::default();
+                let load_balancers = known.then(|| (UID.to_owned(), served)).into_iter().collect();
+                Arc::new(ReplicaReport { load_balancers })
+            });
+            let address = format!("10.99.0.{}:9900", index + 2).parse().unwrap();
+            (Arc::from(*pod), Replica { address, report })
+        };
+        self.served.iter().enumerate().map(replica).collect()
+    }
+
+    fn status(&self) -> TcpLoadBalancerStatus {
+        let object = ObjectKey::new("shop", "db");
+        let problems = self.problem.map(|problem| (object.clone(), problem.to_owned())).into_iter().collect();
+        let mut statuses = statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), NOW);
+        statuses.remove(&object).expect("it has a status")
+    }
+
+    /// `status/reason` of a condition, and its message.
+    fn condition(&self, type_: &str) -> (String, String) {
+        said(&self.status().conditions, type_)
+    }
+
+    #[track_caller]
+    fn expect(&self, type_: &str, expected: &str, part: &str) {
+        let (said, message) = self.condition(type_);
+        assert_eq!(said, expected, "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+fn said(conditions: &[Condition], type_: &str) -> (String, String) {
+    let condition = conditions.iter().find(|condition| condition.type_ == type_).expect("it is said");
+    (format!("{}/{}", condition.status, condition.reason), condition.message.clone())
+}
+
+#[test]
+fn all_is_well() {
+    let status = Case::default().status();
+    let conditions: Vec<String> = status
+        .conditions
+        .iter()
+        .map(|condition| format!("{} {}/{}", condition.type_, condition.status, condition.reason))
+        .collect();
+    assert_eq!(
+        conditions,
+        [
+            "Accepted True/Accepted",
+            "ResolvedRefs True/ResolvedRefs",
+            "Programmed True/Programmed",
+            "BackendsHealthy True/Healthy",
+            "ClientAddressPreserved True/DirectConnections",
+        ]
+    );
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(GENERATION)));
+    assert_eq!(status.observed_generation, Some(GENERATION));
+    let summary = Summary {
+        ports: Some("5432".into()),
+        address: Some("10.96.0.7".into()),
+        ready: Some("3/3".into()),
+        status: Some("Programmed".into()),
+    };
+    assert_eq!(status.summary, Some(summary));
+    let addresses: Vec<&str> = status.addresses.iter().map(|address| &*address.value).collect();
+    let name = services::name(&ObjectKey::new("shop", "db"));
+    assert_eq!(addresses, ["10.96.0.7", &format!("{name}.tcplb.svc.cluster.local")]);
+    let listener = &status.listeners[0];
+    assert_eq!((listener.port, listener.name.as_deref(), listener.bound_port), (5432, Some("sql"), Some(TARGET)));
+    assert_eq!(said(&listener.conditions, PROGRAMMED).0, "True/Programmed");
+}
+
+#[test]
+fn what_is_refused_is_not_accepted_and_says_what_was_served_whole() {
+    let refused = |reason, field: &str| vec![problem(Severity::Refused, reason, field, "it is wrong")];
+    for (reason, expected) in [
+        (Reason::Invalid, "False/Invalid"),
+        (Reason::NotPermitted, "False/NotPermitted"),
+        (Reason::PortConflict, "False/PortConflict"),
+    ] {
+        let case = Case { problems: refused(reason, "spec.x"), ..Case::default() };
+        case.expect(ACCEPTED, expected, "spec.x: it is wrong");
+        case.expect(RESOLVED_REFS, "True/ResolvedRefs", "");
+        assert_eq!(case.status().summary.unwrap().status.as_deref(), expected.strip_prefix("False/"));
+    }
+    let older = Served { whole: Some(3), ..served() };
+    let mut case = Case { problems: refused(Reason::Invalid, ""), ..Case::default() };
+    case.served = vec![("a", Some(older.clone())), ("b", Some(older))];
+    case.expect(ACCEPTED, "False/Invalid", "generation 3 was the last one that was served whole");
+    case.served[0].1 = Some(Served { whole: None, ..served() });
+    assert!(!case.condition(ACCEPTED).1.contains("generation"), "one replica has started since");
+}
+
+#[test]
+fn references_are_told_apart_from_the_rest() {
+    for (reason, expected) in
+        [(Reason::RefNotFound, "False/RefNotFound"), (Reason::InvalidCertificateRef, "False/InvalidCertificateRef")]
+    {
+        let problems = vec![problem(Severity::Refused, reason, "spec.x", "it does not exist")];
+        let case = Case { problems, ..Case::default() };
+        case.expect(RESOLVED_REFS, expected, "spec.x: it does not exist");
+        case.expect(ACCEPTED, "True/Accepted", "");
+    }
+    let problems = vec![problem(Severity::Warning, Reason::NameNotResolved, "spec.x", "`db` cannot be looked up")];
+    Case { problems, ..Case::default() }.expect(RESOLVED_REFS, "True/ResolvedRefs", "`db` cannot be looked up");
+}
+
+#[test]
+fn programmed_waits_for_every_ready_replica() {
+    let older = Served { generation: 3, ..served() };
+    let newer = Served { generation: 5, ..served() };
+    for (other, expected, part) in [
+        (None, "False/Pending", "pod b does not report"),
+        (Some(Served::default()), "False/Pending", "pod b does not serve it yet"),
+        (Some(older), "False/Pending", "pod b serves generation 3 still"),
+        (Some(newer), "True/Programmed", ""),
+    ] {
+        let case = Case { served: vec![("a", Some(served())), ("b", other)], ..Case::default() };
+        case.expect(PROGRAMMED, expected, part);
+    }
+    Case { served: Vec::new(), ..Case::default() }.expect(PROGRAMMED, "False/Pending", "no replica is ready");
+}
+
+#[test]
+fn a_listener_that_is_not_bound_everywhere_says_where_and_why() {
+    let failed = || {
+        let sentence = "port 20001 is in use on :: by another process".to_owned();
+        Served { listeners: BTreeMap::from([(5432, ListenerOutcome::Failed(sentence))]), ..served() }
+    };
+    let case = Case { served: vec![("a", Some(served())), ("b", Some(failed()))], ..Case::default() };
+    case.expect(PROGRAMMED, "False/PartiallyBound", "pod b: port 20001 is in use");
+    assert_eq!(said(&case.status().listeners[0].conditions, PROGRAMMED).0, "False/PartiallyBound");
+    assert_eq!(case.status().summary.unwrap().status.as_deref(), Some("PartiallyBound"));
+    let case = Case { served: vec![("a", Some(failed())), ("b", Some(failed()))], ..Case::default() };
+    case.expect(PROGRAMMED, "False/PortUnavailable", "pod a: port 20001 is in use");
+
+    let unserved = || Some(Served { listeners: BTreeMap::new(), ..served() });
+    let mut case = Case { served: vec![("a", unserved()), ("b", unserved())], ..Case::default() };
+    case.expect(PROGRAMMED, "False/Invalid", "Accepted and ResolvedRefs say why");
+    case.problems = vec![problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "it waits for a port")];
+    case.expect(PROGRAMMED, "False/Pending", "it waits for a port");
+}
+
+#[test]
+fn one_wrong_listener_of_two_is_named() {
+    let mut case = Case::default();
+    case.spec.as_mut().unwrap()["listeners"] = json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 9}]);
+    case.expect(PROGRAMMED, "False/Invalid", "listener 9: it is not served");
+    let status = case.status();
+    assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
+    assert_eq!(status.summary.unwrap().ports.as_deref(), Some("5432,9"));
+}
+
+#[test]
+fn the_service_must_send_connections_to_where_they_are_served() {
+    let mut case = Case { service: None, ..Case::default() };
+    case.expect(PROGRAMMED, "False/Pending", "its Service does not exist yet");
+    case.problems = vec![problem(Severity::Refused, Reason::NotPermitted, "spec.service.type", "it is not allowed")];
+    case.expect(PROGRAMMED, "False/Invalid", "the condition Accepted says why");
+
+    let ports = |ports: Value| service(json!({"type": "ClusterIP", "clusterIPs": ["10.96.0.7"], "ports": ports}));
+    let case = Case { service: Some(ports(json!([{"port": 1, "targetPort": 20000}]))), ..Case::default() };
+    case.expect(PROGRAMMED, "False/Pending", "does not have the port yet");
+    let case = Case { service: Some(ports(json!([{"port": 5432, "targetPort": 20002}]))), ..Case::default() };
+    case.expect(PROGRAMMED, "False/Pending", "pod a does not serve port 20002");
+    let case = Case { problem: Some("Service tcplb/x cannot be written: quota"), ..Case::default() };
+    case.expect(PROGRAMMED, "False/ServiceNotWritten", "quota");
+}
+
+#[test]
+fn external_addresses_come_first_and_are_waited_for() {
+    let balancer = |spec: Value, ingress: Value| {
+        let mut service = service(json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.7", "fd00::7"]}));
+        service["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        service["status"] = json!({"loadBalancer": {"ingress": ingress}});
+        service
+    };
+    let case = Case { service: Some(balancer(json!({}), json!([]))), ..Case::default() };
+    case.expect(PROGRAMMED, "False/AddressNotAssigned", "no external address yet");
+    let ports = json!({"ports": [{"port": 5432, "targetPort": TARGET, "nodePort": 31234}]});
+    let ingress = json!([{"ip": "203.0.113.9"}, {"hostname": "lb.example.com"}]);
+    let case = Case { service: Some(balancer(ports, ingress)), ..Case::default() };
+    case.expect(PROGRAMMED, "True/Programmed", "");
+    let status = case.status();
+    let addresses: Vec<_> = status.addresses.iter().map(|address| (address.type_, &*address.value)).collect();
+    let expected = [
+        (crate::api::AddressType::IpAddress, "203.0.113.9"),
+        (crate::api::AddressType::Hostname, "lb.example.com"),
+        (crate::api::AddressType::IpAddress, "10.96.0.7"),
+        (crate::api::AddressType::IpAddress, "fd00::7"),
+    ];
+    assert_eq!(addresses[..4], expected);
+    assert_eq!(status.listeners[0].node_port, Some(31234));
+    let summary = status.summary.unwrap();
+    assert_eq!((summary.ports.as_deref(), summary.address.as_deref()), (Some("5432:31234"), Some("203.0.113.9")));
+}
+
+#[test]
+fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
+    let with = |endpoints, usable| {
+        Some(Served { backends: BTreeMap::from([("postgres".into(), health(endpoints, usable))]), ..served() })
+    };
+    for (one, other, expected, part, ready) in [
+        (with(5, 3), with(5, 4), "True/Healthy", "3 of 5 endpoints are healthy", "3/5"),
+        (with(5, 0), with(5, 4), "False/Unhealthy", "0 of 5", "0/5"),
+        (with(4, 4), with(5, 5), "True/Healthy", "4 of 5", "4/5"),
+    ] {
+        let case = Case { served: vec![("a", one), ("b", other), ("silent", None)], ..Case::default() };
+        case.expect(BACKENDS_HEALTHY, expected, part);
+        assert_eq!(case.status().summary.unwrap().ready.as_deref(), Some(ready));
+    }
+    let none = || Some(Served { backends: BTreeMap::new(), ..served() });
+    let problems = vec![problem(
+        Severity::Warning,
+        Reason::NoEndpoints,
+        "spec.backends[0]",
+        "Service shop/postgres has no ready endpoint",
+    )];
+    let case = Case { served: vec![("a", none()), ("b", none())], problems, ..Case::default() };
+    case.expect(BACKENDS_HEALTHY, "False/NoEndpoints", "Service shop/postgres has no ready endpoint");
+    assert_eq!(case.status().backends[0].name, "postgres");
+    Case { served: vec![("a", None)], ..Case::default() }.expect(BACKENDS_HEALTHY, "Unknown/Pending", "no replica");
+}
+
+#[test]
+fn the_latest_failure_of_all_replicas_is_told() {
+    let with = |second, reason: &str| {
+        let time = Timestamp::from_second(second).unwrap();
+        let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
+        let health = BackendHealth { last_failure: Some(failure), ..health(1, 0) };
+        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+    };
+    let case = Case { served: vec![("a", with(20, "refused")), ("b", with(10, "timed out"))], ..Case::default() };
+    let failure = case.status().backends[0].last_failure.clone().unwrap();
+    assert_eq!((&*failure.reason, &*failure.time), ("refused", "1970-01-01T00:00:20Z"));
+    case.expect(BACKENDS_HEALTHY, "False/Unhealthy", "10.1.2.3:5432: refused");
+}
+
+#[test]
+fn certificates_are_told_of_by_the_first_that_expires() {
+    let mut tls = Case::default();
+    tls.spec.as_mut().unwrap()["listeners"][0]["tls"] = json!({"certificateRefs": [{"name": "pg-tls"}]});
+    let presenting = |days: i64| {
+        let until = NOW + jiff::SignedDuration::from_hours(days * 24);
+        let certificates = BTreeMap::from([("Secret shop/pg-tls".to_owned(), until)]);
+        Some(Served { certificates, ..served() })
+    };
+    for (days, expected, part) in [
+        (100, "True/Valid", "the certificate of Secret shop/pg-tls is valid until 2026-04-11T00:00:00Z"),
+        (13, "True/ExpiresSoon", "replace it before"),
+        (-1, "False/CertificateExpired", "expired on 2025-12-31"),
+    ] {
+        tls.served = vec![("a", presenting(days)), ("b", presenting(200))];
+        tls.expect(CERTIFICATES_VALID, expected, part);
+    }
+    tls.served = vec![("a", Some(served()))];
+    tls.expect(CERTIFICATES_VALID, "Unknown/Pending", "");
+    tls.problems =
+        vec![problem(Severity::Refused, Reason::InvalidCertificateRef, "spec.listeners[0].tls", "there is none")];
+    tls.expect(CERTIFICATES_VALID, "False/InvalidCertificateRef", "there is none");
+    let plain = Case::default().status();
+    assert!(plain.conditions.iter().all(|condition| condition.type_ != CERTIFICATES_VALID));
+}
+
+#[test]
+fn what_proxies_see_of_clients_depends_on_how_they_come() {
+    let through = |type_: &str, policy: &str| Some(service(json!({"type": type_, "externalTrafficPolicy": policy})));
+    let asked = |type_: &str| Some(json!({"listeners": [{"port": 5432}], "backends": [], "service": {"type": type_}}));
+    let preserved = |case: Case| case.condition(CLIENT_ADDRESS_PRESERVED).0;
+    for (service, expected) in [
+        (through("NodePort", "Cluster"), "False/ClusterTrafficPolicy"),
+        (through("NodePort", "Local"), "True/LocalTrafficPolicy"),
+        (through("LoadBalancer", "Local"), "True/LocalTrafficPolicy"),
+        (through("LoadBalancer", "Cluster"), "False/ClusterTrafficPolicy"),
+    ] {
+        assert_eq!(preserved(Case { service, ..Case::default() }), expected);
+    }
+    for (type_, expected) in [
+        ("NodePort", "False/ClusterTrafficPolicy"),
+        ("LoadBalancer", "True/LocalTrafficPolicy"),
+        ("ClusterIP", "True/DirectConnections"),
+    ] {
+        assert_eq!(preserved(Case { service: None, spec: asked(type_), ..Case::default() }), expected);
+    }
+    let mut proxied = Case { service: through("NodePort", "Cluster"), ..Case::default() };
+    proxied.spec.as_mut().unwrap()["listeners"][0]["proxyProtocol"] =
+        json!({"mode": "Required", "trustedNetworks": ["10.0.0.0/8"]});
+    assert_eq!(preserved(proxied), "True/ProxyProtocol");
+    let case = Case::default().status();
+    assert_eq!(case.summary.unwrap().status.as_deref(), Some("Programmed"), "nothing of it is wrong");
+}
+
+#[test]
+fn on_the_nodes_own_ports_there_is_no_service_and_the_addresses_are_the_nodes() {
+    let mut case = Case { placement: Placement::Host, service: None, ..Case::default() };
+    case.spec.as_mut().unwrap()["placement"] = "Host".into();
+    case.expect(PROGRAMMED, "True/Programmed", "");
+    let addresses: Vec<String> = case.status().addresses.into_iter().map(|address| address.value).collect();
+    assert_eq!(addresses, ["10.99.0.2", "10.99.0.3"]);
+}
+
+#[test]
+fn of_those_in_sidecars_only_what_is_known_here_is_said() {
+    let mut case = Case { served: Vec::new(), service: None, ..Case::default() };
+    case.spec.as_mut().unwrap()["placement"] = "Sidecar".into();
+    let status = case.status();
+    let types: Vec<&str> = status.conditions.iter().map(|condition| &*condition.type_).collect();
+    assert_eq!(types, [ACCEPTED, RESOLVED_REFS, PROGRAMMED]);
+    case.expect(PROGRAMMED, "Unknown/ServedInPods", "");
+    assert!(status.listeners.is_empty() && status.backends.is_empty());
+    let summary = status.summary.unwrap();
+    assert_eq!(
+        (summary.ports.as_deref(), summary.status.as_deref(), summary.ready),
+        (Some("5432"), Some("ServedInPods"), None)
+    );
+}
+
+#[test]
+fn others_and_objects_of_other_classes_have_no_status_from_here() {
+    let object = ObjectKey::new("shop", "db");
+    let none = |case: &Case, observed: &Observed| {
+        statuses(observed, &case.replicas(), &Problems::new(), &case.settings(), NOW).is_empty()
+    };
+    for (field, value) in [("className", "another"), ("placement", "Host")] {
+        let mut case = Case::default();
+        case.spec.as_mut().unwrap()[field] = value.into();
+        assert!(none(&case, &case.observed(&object)), "{field}");
+    }
+}
+
+#[test]
+fn one_that_could_never_be_read_says_so() {
+    let problems = vec![problem(Severity::Refused, Reason::Invalid, "", "spec.listeners: missing; it is not served")];
+    let nothing = || Some(Served { listeners: BTreeMap::new(), backends: BTreeMap::new(), ..served() });
+    let case = Case { spec: None, service: None, problems, served: vec![("a", nothing())], ..Case::default() };
+    case.expect(ACCEPTED, "False/Invalid", "spec.listeners: missing");
+    case.expect(PROGRAMMED, "False/Invalid", "");
+}
+
+#[test]
+fn conditions_keep_their_time_while_their_status_is_the_same() {
+    let mut before = Case::default().status();
+    let earlier = Time(Timestamp::from_second(1_000).unwrap());
+    for condition in before.conditions.iter_mut().chain(&mut before.listeners[0].conditions) {
+        condition.last_transition_time = earlier.clone();
+        condition.observed_generation = Some(1);
+    }
+    let mut case = Case { before: Some(before), ..Case::default() };
+    case.served[1].1 = None;
+    let status = case.status();
+    for condition in status.conditions.iter().chain(&status.listeners[0].conditions) {
+        let kept = condition.last_transition_time == earlier;
+        assert_eq!(kept, condition.type_ != PROGRAMMED, "{condition:?}");
+        assert_eq!(condition.observed_generation, Some(GENERATION));
+    }
+}
+
+#[test]
+fn a_failure_that_goes_on_is_told_anew_seldom() {
+    let with = |minute: i64, usable| {
+        let time = Timestamp::from_second(minute * 60).unwrap();
+        let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
+        let health = BackendHealth { last_failure: Some(failure), ..health(2, usable) };
+        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+    };
+    let reason = |case: &Case| case.status().backends[0].last_failure.clone().unwrap().reason;
+    let mut case = Case { served: vec![("a", with(10, 1))], ..Case::default() };
+    case.before = Some(case.status());
+    for (minute, usable, expected) in [(11, 1, "at 10"), (16, 1, "at 16"), (11, 2, "at 11")] {
+        case.served = vec![("a", with(minute, usable))];
+        assert_eq!(reason(&case), expected);
+    }
+}
+
+#[test]
+fn long_messages_are_cut_between_characters() {
+    let long = "ä".repeat(40_000);
+    let problems = vec![problem(Severity::Refused, Reason::Invalid, "", &long)];
+    let message = Case { problems, ..Case::default() }.condition(ACCEPTED).1;
+    assert!(message.len() <= LONGEST_MESSAGE && message.ends_with(" …"), "{}", message.len());
+    assert_eq!(cut("short", 5), "short");
+}

@@ -1,0 +1,110 @@
+//! Events about load balancers, for `kubectl describe`: what became of a condition, when it becomes something else.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::{
+    Settings,
+    conditions::{PENDING, PROGRAMMED, cut},
+    failure::sentence,
+};
+use crate::{
+    api::{GROUP, KIND, TcpLoadBalancerStatus, VERSION},
+    model::ObjectKey,
+};
+
+/// How many may wait to be published; those beyond are left out, for the status says the same.
+const MOST_WAITING: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest note that the API server takes, in bytes.
+const LONGEST_NOTE: usize = 1024;
+
+/// Publishes Events one after the other, until it is dropped. The same again counts up the one there is.
+pub struct Announcer {
+    waiting: mpsc::Sender<(ObjectReference, Event)>,
+    _publishing: AbortOnDropHandle<()>,
+}
+
+impl Announcer {
+    pub fn new(client: Client, settings: &Settings) -> Self {
+        let reporter =
+            Reporter { controller: format!("{GROUP}/{}", settings.class), instance: Some(settings.pod.clone()) };
+        let (waiting, events) = mpsc::channel(MOST_WAITING);
+        let publishing = publish(Recorder::new(client, reporter), events);
+        Self { waiting, _publishing: AbortOnDropHandle::new(tokio::spawn(publishing)) }
+    }
+
+    /// Tells how the status changed. Does not wait.
+    pub fn tell(
+        &self,
+        object: &ObjectKey,
+        uid: &Arc<str>,
+        before: Option<&TcpLoadBalancerStatus>,
+        now: &TcpLoadBalancerStatus,
+    ) {
+        let before = before.map_or(&[][..], |before| &before.conditions);
+        for event in transitions(before, &now.conditions) {
+            if self.waiting.try_send((reference(object, uid), event)).is_err() {
+                debug!(load_balancer = %object, "too many Events wait: one is left out");
+            }
+        }
+    }
+}
+
+async fn publish(recorder: Recorder, mut events: mpsc::Receiver<(ObjectReference, Event)>) {
+    while let Some((object, event)) = events.recv().await {
+        let problem = match timeout(PATIENCE, recorder.publish(&event, &object)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => sentence(&error),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        debug!(load_balancer = ?object.name, reason = event.reason, "an Event cannot be published: {problem}");
+    }
+}
+
+fn reference(object: &ObjectKey, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(format!("{GROUP}/{VERSION}")),
+        kind: Some(KIND.into()),
+        namespace: Some(object.namespace.to_string()),
+        name: Some(object.name.to_string()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
+/// What is worth an Event: that a condition became true or untrue, or untrue for another reason. Of a new object, only
+/// that it is programmed, and what is wrong.
+fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
+    let news = |condition: &&Condition| match before.iter().find(|before| before.type_ == condition.type_) {
+        Some(before) if before.status == condition.status => {
+            condition.status == "False" && before.reason != condition.reason
+        }
+        Some(_) => true,
+        None => condition.status == "False" || (condition.type_ == PROGRAMMED && condition.status == "True"),
+    };
+    // What is waited for comes about, or becomes something that is worth an Event.
+    let told = now.iter().filter(|condition| condition.reason != PENDING);
+    told.filter(news).map(event).collect()
+}
+
+fn event(condition: &Condition) -> Event {
+    Event {
+        type_: if condition.status == "False" { EventType::Warning } else { EventType::Normal },
+        reason: condition.reason.clone(),
+        note: Some(cut(&condition.message, LONGEST_NOTE).into_owned()),
+        action: condition.type_.clone(),
+        secondary: None,
+    }
+}

@@ -1,0 +1,48 @@
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::*;
+
+fn condition((type_, status, reason): (&str, &str, &str)) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: "why".into(),
+        observed_generation: Some(1),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+fn told(before: &[(&str, &str, &str)], now: &[(&str, &str, &str)]) -> Vec<String> {
+    let conditions = |all: &[(&str, &str, &str)]| all.iter().copied().map(condition).collect::<Vec<_>>();
+    let events = transitions(&conditions(before), &conditions(now));
+    events.iter().map(|event| format!("{:?} {} {}", event.type_, event.action, event.reason)).collect()
+}
+
+#[test]
+fn transitions_are_told_and_nothing_else() {
+    const GOOD: (&str, &str, &str) = ("Programmed", "True", "Programmed");
+    const WAITING: (&str, &str, &str) = ("Programmed", "False", "Pending");
+    const PARTIAL: (&str, &str, &str) = ("Programmed", "False", "PartiallyBound");
+    const UNAVAILABLE: (&str, &str, &str) = ("Programmed", "False", "PortUnavailable");
+    const ACCEPTED: (&str, &str, &str) = ("Accepted", "True", "Accepted");
+    const INVALID: (&str, &str, &str) = ("Accepted", "False", "Invalid");
+    let nothing: [&str; 0] = [];
+    assert_eq!(told(&[], &[ACCEPTED, GOOD]), ["Normal Programmed Programmed"]);
+    assert_eq!(told(&[], &[INVALID, WAITING]), ["Warning Accepted Invalid"]);
+    assert_eq!(told(&[ACCEPTED, GOOD], &[ACCEPTED, GOOD]), nothing);
+    assert_eq!(told(&[GOOD], &[WAITING]), nothing);
+    assert_eq!(told(&[WAITING], &[GOOD]), ["Normal Programmed Programmed"]);
+    assert_eq!(told(&[GOOD], &[PARTIAL]), ["Warning Programmed PartiallyBound"]);
+    assert_eq!(told(&[PARTIAL], &[UNAVAILABLE]), ["Warning Programmed PortUnavailable"]);
+    assert_eq!(told(&[PARTIAL], &[PARTIAL]), nothing);
+    assert_eq!(told(&[INVALID, GOOD], &[ACCEPTED, GOOD]), ["Normal Accepted Accepted"]);
+    assert_eq!(told(&[], &[("Programmed", "Unknown", "ServedInPods")]), nothing);
+}
+
+#[test]
+fn notes_are_as_long_as_the_api_server_takes_them() {
+    let long = Condition { message: "ä".repeat(2000), ..condition(("Accepted", "False", "Invalid")) };
+    assert!(event(&long).note.unwrap().len() <= LONGEST_NOTE);
+}

@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::*;
+use crate::api::{BackendStatus, Summary};
+
+fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        observed_generation: Some(1),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+fn status(healthy: u32) -> TcpLoadBalancerStatus {
+    let ready = Some(format!("{healthy}/5"));
+    TcpLoadBalancerStatus {
+        observed_generation: Some(1),
+        summary: Some(Summary { ready: ready.clone(), status: Some("Programmed".into()), ..Summary::default() }),
+        backends: vec![BackendStatus { name: "db".into(), endpoints: 5, healthy, last_failure: None }],
+        conditions: vec![
+            condition("Programmed", "True", "Programmed", ""),
+            condition("BackendsHealthy", "True", "Healthy", &ready.unwrap_or_default()),
+        ],
+        ..TcpLoadBalancerStatus::default()
+    }
+}
+
+fn programmed(status: &str, reason: &str) -> TcpLoadBalancerStatus {
+    TcpLoadBalancerStatus { conditions: vec![condition("Programmed", status, reason, "")], ..self::status(5) }
+}
+
+fn wish(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>) -> Wish {
+    Wish { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
+}
+
+/// Asks, and if it is time, writes.
+fn write(record: &mut Record, wish: &Wish, now: Instant) -> Due {
+    let due = record.due(wish, now);
+    if let Due::Now(status) = &due {
+        record.attempted(wish, now);
+        record.wrote(Arc::new(status.clone()));
+    }
+    due
+}
+
+#[test]
+fn what_is_there_already_is_not_written() {
+    let (five, now) = (status(5), Instant::now());
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &wish(&five, Some(&five)), now), Due::Never);
+    let mut later = five.clone();
+    later.conditions[0].last_transition_time = Time(Timestamp::from_second(9).unwrap());
+    assert_eq!(write(&mut record, &wish(&later, Some(&five)), now), Due::Never, "its status is the same");
+}
+
+#[test]
+fn what_was_written_is_not_written_again_before_it_is_seen() {
+    let (old, new, now) = (status(5), programmed("False", "PartiallyBound"), Instant::now());
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Never, "not seen yet");
+    assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never, "seen");
+    let by_hand = programmed("False", "ByHand");
+    assert_eq!(write(&mut record, &wish(&new, Some(&by_hand)), now), Due::Now(new.clone()), "somebody else changed it");
+    // As an older schema keeps it.
+    let pruned = TcpLoadBalancerStatus { backends: Vec::new(), ..new.clone() };
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &wish(&new, None), now), Due::Now(new.clone()));
+    let later = now + Duration::from_secs(60);
+    assert_eq!(write(&mut record, &wish(&new, Some(&pruned)), later), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &wish(&new, Some(&pruned)), later), Due::Never, "not for ever");
+}
+
+#[test]
+fn numbers_alone_are_written_every_five_seconds() {
+    let now = Instant::now();
+    let after = |seconds| now + Duration::from_secs(seconds);
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &wish(&status(4), Some(&status(5))), now), Due::Now(status(4)));
+    assert_eq!(write(&mut record, &wish(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
+    let wrong = TcpLoadBalancerStatus { conditions: programmed("False", "PartiallyBound").conditions, ..status(3) };
+    assert_eq!(
+        write(&mut record, &wish(&wrong, Some(&status(4))), after(2)),
+        Due::Now(wrong.clone()),
+        "more than numbers"
+    );
+    assert_eq!(write(&mut record, &wish(&wrong, Some(&wrong)), after(3)), Due::Never);
+}
+
+#[test]
+fn what_comes_about_by_itself_is_told_after_a_second_only() {
+    let now = Instant::now();
+    let after = |milliseconds| now + Duration::from_millis(milliseconds);
+    let (good, pending) = (programmed("True", "Programmed"), programmed("False", "Pending"));
+    let mut record = Record::new("uid".into());
+    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), now), Due::At(after(1000)));
+    assert_eq!(write(&mut record, &wish(&good, Some(&good)), after(300)), Due::Never, "it came about");
+    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(600)), Due::At(after(1600)));
+    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(1600)), Due::Now(pending.clone()));
+    assert_eq!(write(&mut record, &wish(&good, Some(&pending)), after(1700)), Due::Now(good));
+    assert_eq!(Record::new("uid".into()).due(&wish(&pending, None), now), Due::At(after(1000)), "a new object");
+}
+
+#[test]
+fn only_what_is_new_of_a_failure_is_said() {
+    let mut record = Record::new("uid".into());
+    assert!(!record.succeeded());
+    assert!(record.failed("forbidden"));
+    assert!(!record.failed("forbidden"));
+    assert!(record.failed("no answer"));
+    assert!(record.succeeded());
+}
