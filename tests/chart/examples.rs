@@ -6,7 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+use clap::Parser;
 use serde_json::Value;
+use tcplb::cli::Cli;
 
 use crate::{documents, harness, helm, objects, root};
 
@@ -51,11 +53,22 @@ fn the_program_knows_every_argument_that_pods_are_given() {
 }
 
 fn takes_arguments_of(container: &Value) {
-    use clap::Parser;
-    let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
-    let taken = tcplb::cli::Cli::try_parse_from(["tcplb"].into_iter().chain(arguments));
-    if let Err(error) = taken {
-        panic!("{error}: {}", container["args"]);
+    let strings = |list: &Value, of: fn(&Value) -> &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().filter_map(|entry| of(entry).as_str().map(str::to_owned)).collect()
+    };
+    let mut arguments = strings(&container["args"], |argument| argument);
+    let environment = strings(&container["env"], |variable| &variable["name"]);
+    // These come by the environment, which is the same for all tests.
+    for (variable, flag) in [("POD_NAMESPACE", "--namespace=here"), ("POD_NAME", "--pod=this")] {
+        if arguments[0] == "controller" && environment.iter().any(|name| name == variable) {
+            arguments.push(flag.into());
+        }
+    }
+    for argument in &mut arguments {
+        *argument = argument.replace("$(POD_NAMESPACE)", "here");
+    }
+    if let Err(error) = Cli::try_parse_from([&["tcplb".to_owned()], arguments.as_slice()].concat()) {
+        panic!("{error}: {arguments:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{documents, examples::show_to_api_server, harness, is_current, of_kind, read, render, root};
 
 const INSTALL: &str = "manifests/install.yaml";
+const ECHO: &str = "manifests/echo.yaml";
 const SIDECAR: &str = "manifests/sidecar.yaml";
 
 const HEAD: &str = "\
@@ -36,7 +37,7 @@ fn the_charts_copy_of_the_crd_and_the_manifest_are_current() {
 
 #[test]
 fn an_api_server_accepts_the_manifests() {
-    for file in [INSTALL, SIDECAR, "manifests/echo.yaml"] {
+    for file in [INSTALL, SIDECAR, ECHO] {
         // A namespace that is only shown to the API server holds nothing.
         let text = read(file).replace("tcplb-system", "default");
         let mut objects = documents(&text);
@@ -48,7 +49,8 @@ fn an_api_server_accepts_the_manifests() {
 
 #[test]
 fn the_load_balancer_of_the_sidecar_is_accepted() {
-    let (code, said, complaints) = harness::run(&["check", root().join(SIDECAR).to_str().unwrap()]);
+    let files = [SIDECAR, ECHO].map(|file| root().join(file).display().to_string());
+    let (code, said, complaints) = harness::run(&["check", &files[0], &files[1]]);
     assert_eq!(code, 0, "{said}{complaints}");
 }
 
