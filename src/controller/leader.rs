@@ -283,7 +283,8 @@ impl Leader {
         self.owner = match found {
             Ok(Ok(Some(map))) if map.metadata.deletion_timestamp.is_none() => {
                 let uid = map.metadata.uid.unwrap_or_default();
-                let owner = OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
+                let owner =
+                    OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
                 Owner::Known(owner, Instant::now())
             }
             Ok(Ok(_)) => Owner::Unknown(format!("{what} does not exist: install the chart again")),
@@ -320,7 +321,9 @@ impl Leader {
 
     /// Says what is wrong, and what has become right.
     fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) {
-        for (object, problem) in problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem)) {
+        for (object, problem) in
+            problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
+        {
             warn!(load_balancer = %object, "{problem}");
         }
         if self.heard {

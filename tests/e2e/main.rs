@@ -4,4 +4,5 @@
 mod harness;
 
 mod crd;
+mod leader;
 mod source;
