@@ -5,3 +5,4 @@ mod harness;
 
 mod crd;
 mod source;
+mod status;
