@@ -3,10 +3,11 @@ CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test check generate demo clean
+IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+.PHONY: help build test check generate image kind minikube demo clean
 
 help: ## list what there is
-	@awk -F ': ## ' '/^[a-z]+: ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the program, optimised: target/release/tcplb
 	$(CARGO) build --release --locked
@@ -22,10 +23,20 @@ check: ## formatting and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-generate: ## rewrite what is generated: the CRD, the tables of metrics and close reasons, the golden translations
+generate: ## rewrite what is generated: the CRD and its copies, tables in the docs, golden translations. Needs helm
 	UPDATE=1 $(CARGO) test --locked --test generated
+	UPDATE=1 $(CARGO) test --locked --test chart current
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
+
+image: ## the container image (IMAGE=NAME:TAG), with docker, podman or buildah
+	scripts/image build $(IMAGE)
+
+kind: image ## the image and the chart in a running kind cluster
+	scripts/install kind $(IMAGE)
+
+minikube: image ## the same for minikube
+	scripts/install minikube $(IMAGE)
 
 demo: ## three backends and a load balancer in one process
 	$(CARGO) run --release --locked -- demo

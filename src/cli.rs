@@ -53,6 +53,8 @@ pub enum Command {
     Cert(Cert),
     /// Run a test backend that sends back what it gets.
     Backend(TestBackend),
+    /// Ask an HTTP address, such as /readyz of the admin pages: exit code 0 if it answers 200, otherwise 1.
+    Probe(Probe),
 }
 
 #[derive(Debug, Subcommand)]
@@ -325,6 +327,15 @@ pub struct TestBackend {
     /// A text sent first on each connection.
     #[arg(long, value_name = "TEXT")]
     pub greeting: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// What is asked: http://HOST:PORT/PATH.
+    pub url: String,
+    /// How long to ask again while the answer is another one.
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub within: api::Duration,
 }
 
 /// An address to listen on; without a host: all addresses.

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{on_control_runtime, shutdown::Signals};
 use crate::{
     api,
-    cli::{Cert, TestBackend},
+    cli::{Cert, Probe, TestBackend},
     model::Snapshot,
     source::{Files, Names, resolve},
-    tools::{backend, cert, convert},
+    tools::{backend, cert, convert, probe},
     translate::{Severity, Verdict, Verdicts, translate},
 };
 
@@ -114,6 +114,16 @@ pub fn test_backend(arguments: TestBackend) -> anyhow::Result<ExitCode> {
         serving.await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// `tcplb probe`
+pub fn probe(arguments: &Probe) -> anyhow::Result<ExitCode> {
+    let target: probe::Target = arguments.url.parse().map_err(|error: String| anyhow!(error))?;
+    let answer = on_control_runtime(async { Ok(target.answers_within(arguments.within.0).await) })?;
+    match answer {
+        Ok(answer) => print(&format!("{answer}\n")),
+        Err(error) => Err(anyhow!("{target} {error}")),
+    }
 }
 
 /// Prints all of it; a reader that has seen enough is no error.

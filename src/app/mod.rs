@@ -49,6 +49,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             let _written = log_to_stderr(LogFormat::Text);
             commands::test_backend(arguments)
         }
+        Command::Probe(arguments) => commands::probe(&arguments),
     }
 }
 

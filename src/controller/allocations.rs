@@ -172,3 +172,6 @@ fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
+
+#[cfg(test)]
+mod tests;

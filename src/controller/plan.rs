@@ -248,3 +248,6 @@ impl<'a> Entrance<'a> {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -225,3 +225,6 @@ fn service_spec(
     }
 }
 
+
+#[cfg(test)]
+mod tests;

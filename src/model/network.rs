@@ -19,6 +19,11 @@ impl Networks {
         after > 0 && self.0[after - 1].contains(&address)
     }
 
+    /// Sorted by address, none within another.
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> {
+        self.0.iter().copied()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

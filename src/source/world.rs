@@ -57,6 +57,16 @@ pub enum Site {
     Host(Arc<Tenancy>),
 }
 
+impl Site {
+    /// The administrator's rules, where load balancers are many people's.
+    pub fn tenancy(&self) -> Option<&Tenancy> {
+        match self {
+            Self::Standalone | Self::Sidecar(_) => None,
+            Self::Gateway(_, tenancy) | Self::Host(tenancy) => Some(tenancy),
+        }
+    }
+}
+
 impl World {
     /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {

@@ -1,5 +1,7 @@
-//! What is handy around the load balancer: a test backend, self-signed certificates, and conversions into manifests.
+//! What is handy around the load balancer: a test backend, self-signed certificates, conversions into manifests,
+//! and a question over HTTP.
 
 pub mod backend;
 pub mod cert;
 pub mod convert;
+pub mod probe;

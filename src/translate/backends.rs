@@ -2,22 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    Problem, Reason,
+    Problem, Reason, Surroundings,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
+    reach::{Refused, Target},
     slices,
     weights::{Share, endpoint_weights},
 };
 use crate::{
     api::{AddressPort, Backend, ProxyProtocolVersion},
     model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, Upstream, Weight},
-    source::{Lookup, World},
+    source::Lookup,
 };
 
 /// One address of a backend.
@@ -106,10 +107,10 @@ fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) ->
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let (object, world) = (declaration.object, declaration.surroundings.world);
+    let Declaration { object, surroundings, .. } = declaration;
     let members = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, &object.namespace, world, &mut place.at("service")),
-        (None, Some(addresses)) => resolved(addresses, world, &mut place.at("addresses")),
+        (Some(service), None) => slices::members(service, &object.namespace, surroundings, &mut place.at("service")),
+        (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
             Vec::new()
@@ -136,23 +137,26 @@ fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) ->
 }
 
 /// The addresses, with all that is known of each DNS name.
-fn resolved(addresses: &[AddressPort], world: &World, place: &mut Place) -> Vec<Member> {
+fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut Place) -> Vec<Member> {
     if addresses.is_empty() {
         place.refuse("it is empty: write at least one host:port");
     }
     let mut found = BTreeSet::new();
     for (index, address) in addresses.iter().enumerate() {
-        match address.ip() {
-            Some(ip) => {
-                found.insert(SocketAddr::new(ip.to_canonical(), address.port));
-            }
+        let place = &mut place.item(index);
+        let ips: Vec<IpAddr> = match address.ip() {
+            Some(ip) => vec![ip],
             None => {
-                let lookup = world.names.get(address.host.as_str());
-                warn_of_lookup(&address.host, lookup, &mut place.item(index));
-                let ips = lookup.into_iter().flat_map(|lookup| &lookup.addresses);
-                found.extend(ips.map(|ip| SocketAddr::new(ip.to_canonical(), address.port)));
+                let lookup = surroundings.world.names.get(address.host.as_str());
+                warn_of_lookup(&address.host, lookup, place);
+                lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied()).collect()
             }
-        }
+        };
+        let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
+        let mut refused = Refused::default();
+        found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &surroundings.reach)));
+        let name = address.ip().is_none().then_some(address.host.as_str());
+        refused.tell(name, &surroundings.reach, place);
     }
     found.into_iter().map(|address| Member { address, uid: None, stable_id: address.to_string().into() }).collect()
 }

@@ -1,8 +1,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::bindings::Bindings;
+use super::{
+    Surroundings,
+    reach::{Reach, Target},
+};
 use crate::{
-    model::{Listener, ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
+    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     source::Declared,
 };
 
@@ -12,11 +15,13 @@ use crate::{
 pub(super) struct Before<'a> {
     /// By the declared port.
     pub listeners: BTreeMap<u16, &'a Arc<Listener>>,
-    pub upstream: Option<&'a Arc<Upstream>>,
+    /// Without endpoints that no backend may have any more.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 impl<'a> Before<'a> {
-    pub fn of(object: &ObjectKey, declared: &Declared, bindings: &Bindings, previous: &'a Snapshot) -> Self {
+    pub fn of(object: &ObjectKey, declared: &Declared, surroundings: &Surroundings<'a>) -> Self {
+        let Surroundings { previous, bindings, reach, .. } = surroundings;
         let uid = declared.uid();
         let own = |(key, listener): &(&ListenerKey, &Arc<Listener>)| {
             listener.owner.as_deref() == uid && bindings.allow(key, uid, listener)
@@ -25,6 +30,16 @@ impl<'a> Before<'a> {
             previous.listeners_of(object).filter(own).map(|(key, listener)| (key.port, listener)).collect();
         // An upstream without listeners is not kept, so that of the same name is its own if a listener is.
         let upstream = previous.upstreams.get(&UpstreamKey { object: object.clone() });
-        Self { upstream: upstream.filter(|_| !listeners.is_empty()), listeners }
+        let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, reach));
+        Self { listeners, upstream }
     }
+}
+
+fn within(upstream: &Arc<Upstream>, reach: &Reach) -> Arc<Upstream> {
+    let stays = |endpoint: &Endpoint| reach.refusal(endpoint.address(), Target::Pod).is_none();
+    if upstream.endpoints.iter().all(stays) {
+        return upstream.clone();
+    }
+    let endpoints = upstream.endpoints.iter().filter(|endpoint| stays(endpoint)).cloned().collect();
+    Arc::new(Upstream { endpoints, ..Upstream::clone(upstream) })
 }

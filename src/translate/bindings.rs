@@ -6,7 +6,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::{Reason, age, findings::Place, listed};
+use super::{Reason, findings::Place, listed, quotas::Quotas};
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
@@ -27,7 +27,12 @@ pub(super) enum Bindings<'a> {
 }
 
 impl<'a> Bindings<'a> {
-    pub fn of(world: &'a World, previous: &Snapshot) -> Self {
+    pub fn of(
+        world: &'a World,
+        previous: &Snapshot,
+        oldest_first: &[(&'a ObjectKey, &Declared)],
+        quotas: &Quotas,
+    ) -> Self {
         match &world.site {
             Site::Standalone => Self::Declared,
             Site::Sidecar(address) => Self::To(address.to_canonical()),
@@ -38,7 +43,7 @@ impl<'a> Bindings<'a> {
                 }
                 Self::Allocated(ports)
             }
-            Site::Host(tenancy) => Self::Claimed { tenancy, owners: claims(world, previous, tenancy) },
+            Site::Host(tenancy) => Self::Claimed { tenancy, owners: claims(previous, tenancy, oldest_first, quotas) },
         }
     }
 
@@ -72,6 +77,15 @@ impl<'a> Bindings<'a> {
         }
     }
 
+    /// The ports that are bound, or will be, where they are known without the load balancers.
+    pub fn ports(&self) -> Vec<u16> {
+        match self {
+            Self::Declared | Self::To(_) => Vec::new(),
+            Self::Allocated(ports) => ports.values().copied().collect(),
+            Self::Claimed { owners, .. } => owners.keys().copied().collect(),
+        }
+    }
+
     /// Whether a listener of the load balancer with this uid may go on where it is bound.
     pub fn allow(&self, key: &ListenerKey, uid: Option<&str>, listener: &Listener) -> bool {
         match self {
@@ -87,11 +101,17 @@ impl<'a> Bindings<'a> {
 /// Whose each port of the nodes is: the oldest load balancer's that declares it and may have it. It is so whoever served
 /// it before, and whether the rest of the declaration is right: all replicas come to the same answer, also those that
 /// have just started.
-fn claims<'a>(world: &'a World, previous: &Snapshot, tenancy: &Tenancy) -> BTreeMap<u16, &'a ObjectKey> {
+fn claims<'a>(
+    previous: &Snapshot,
+    tenancy: &Tenancy,
+    oldest_first: &[(&'a ObjectKey, &Declared)],
+    quotas: &Quotas,
+) -> BTreeMap<u16, &'a ObjectKey> {
     let mut owners = BTreeMap::new();
-    for (object, declared) in age::oldest_first(world).into_iter().filter(|(object, _)| allowed_in(object, tenancy)) {
-        for port in ports_of(object, declared, previous).into_iter().filter(|port| allowed_port(*port, tenancy)) {
-            owners.entry(port).or_insert(object);
+    for (object, declared) in oldest_first.iter().filter(|(object, _)| allowed_in(object, tenancy)) {
+        let ports = ports_of(object, declared, previous).into_iter().take(quotas.listeners(object));
+        for port in ports.filter(|port| allowed_port(*port, tenancy)) {
+            owners.entry(port).or_insert(*object);
         }
     }
     owners

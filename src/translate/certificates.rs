@@ -18,14 +18,14 @@ use super::{Reason, findings::Place, load_balancer::Declaration, missing};
 use crate::{
     api,
     model::{Certificate, Fingerprint, ObjectKey, Snapshot},
-    source::World,
+    source::{Site, World},
 };
 
-/// Reads certificates, each distinct one once: an unchanged one is taken from the snapshot before.
+/// Reads certificates, each distinct one once, right or wrong: an unchanged one is taken from the snapshot before.
 pub(super) struct Certificates<'a> {
     world: &'a World,
     now: Timestamp,
-    known: BTreeMap<(Arc<str>, Fingerprint), Arc<Certificate>>,
+    known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
 }
 
 impl<'a> Certificates<'a> {
@@ -35,7 +35,7 @@ impl<'a> Certificates<'a> {
             .values()
             .filter_map(|listener| listener.tls.as_ref())
             .flat_map(|tls| &tls.certificates)
-            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), certificate.clone()))
+            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), Ok(certificate.clone())))
             .collect();
         Self { world, now, known }
     }
@@ -88,6 +88,9 @@ impl<'a> Certificates<'a> {
     fn read(&mut self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Arc<Certificate>, String> {
         let pair = match (&reference.name, &reference.files) {
             (Some(name), None) => self.secret(&declaration.object.namespace, &name.0)?,
+            (None, Some(_)) if self.world.site != Site::Standalone => {
+                return Err("files are not read in a cluster: write the name of a Secret".into());
+            }
             (None, Some(files)) => self.files(files, declaration.folder)?,
             (Some(_), Some(_)) => return Err("it has both name and files: write one of them".into()),
             (None, None) => {
@@ -97,12 +100,8 @@ impl<'a> Certificates<'a> {
         let fingerprint = pair.fingerprint();
         let source: Arc<str> = source(reference, declaration).into();
         let key = (source.clone(), fingerprint);
-        if let Some(certificate) = self.known.get(&key) {
-            return Ok(certificate.clone());
-        }
-        let certificate = Arc::new(pair.parse(source, fingerprint)?);
-        self.known.insert(key, certificate.clone());
-        Ok(certificate)
+        let parse = || pair.parse(source, fingerprint).map(Arc::new);
+        self.known.entry(key).or_insert_with(parse).clone()
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Result<Pair<'a>, String> {

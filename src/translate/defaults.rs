@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// Standalone has no Kubernetes readiness to go by, so it probes.
+/// Standalone has no Kubernetes readiness to go by, so it probes unless it is told otherwise.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const HEALTHY_AFTER: u16 = 2;

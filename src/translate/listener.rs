@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Reason, certificates::Certificates, findings::Place, load_balancer::Declaration, settings::nonzero_u32};
+use super::{
+    Reason, certificates::Certificates, client_address, findings::Place, load_balancer::Declaration,
+    settings::nonzero_u32,
+};
 use crate::{
     api,
     model::{
@@ -32,6 +35,7 @@ pub(super) fn translate(
 ) -> Option<Listener> {
     let Declaration { object, uid, surroundings, .. } = *declaration;
     let bind = surroundings.bindings.address(object, uid, declared, place);
+    client_address::check(declared, declaration.spec, surroundings.world, place);
     let presented = before.and_then(|before| before.tls.as_ref()).map_or(&[][..], |tls| &tls.certificates);
     let tls = declared.tls.as_ref().map(|tls| Tls {
         certificates: certificates.translate(tls, declaration, presented, &mut place.at("tls")),

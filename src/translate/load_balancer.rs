@@ -10,12 +10,12 @@ use super::{
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
-    settings, upstream,
+    service, settings, upstream,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
     model::{Listener, ListenerKey, ObjectKey, Upstream},
-    source::Declared,
+    source::{Declared, Site},
 };
 
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
@@ -33,7 +33,7 @@ pub(super) fn translate(
     surroundings: &Surroundings,
     certificates: &mut Certificates,
 ) -> (Translated, Verdict) {
-    let before = Before::of(object, declared, &surroundings.bindings, surroundings.previous);
+    let before = Before::of(object, declared, surroundings);
     let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
         None => kept(object, &before),
@@ -69,7 +69,7 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 fn kept(object: &ObjectKey, before: &Before) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
     let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
-    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.cloned() }
+    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.clone() }
 }
 
 /// A load balancer as it is declared, and what it is translated with.
@@ -85,10 +85,15 @@ pub(super) struct Declaration<'a> {
 
 impl<'a> Declaration<'a> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
+        let Surroundings { world, quotas, .. } = self.surroundings;
+        if let Site::Gateway(_, tenancy) = &world.site {
+            service::check(self.spec, tenancy, problems);
+        }
+        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas.check(self.object, place)).is_some();
         let shared = self.shared(problems);
-        let listeners = self.listeners(&shared, certificates, problems);
+        let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let upstream = upstream::translate(self, shared.keepalive, problems);
-        let before = self.before.upstream;
+        let before = self.before.upstream.as_ref();
         Translated {
             // Without an upstream they would have nowhere to go.
             listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
@@ -104,15 +109,20 @@ impl<'a> Declaration<'a> {
         ListenerKey { object: self.object.clone(), port: declared.port }
     }
 
-    /// The settings that all listeners share.
-    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
-        let spec = self.spec;
-        let kept = spec.listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
-        let meanwhile = match spec.listeners.len() {
+    /// What becomes of the listeners while something is wrong with all of them.
+    fn meanwhile(&self) -> &'static str {
+        let listeners = &self.spec.listeners;
+        let kept = listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
+        match listeners.len() {
             _ if kept == 0 => NONE_SERVED,
             all if kept == all => "its listeners keep serving as they did before",
             _ => "its listeners that served keep serving as they did before, the others are not served",
-        };
+        }
+    }
+
+    /// The settings that all listeners share.
+    fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
+        let (spec, meanwhile) = (self.spec, self.meanwhile());
         Shared {
             timeouts: accepted("spec.timeouts", meanwhile, problems, |place| settings::timeouts(spec, place)),
             keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |place| settings::keepalive(spec, place)),
@@ -123,6 +133,7 @@ impl<'a> Declaration<'a> {
     fn listeners(
         &self,
         shared: &Shared,
+        within_quota: bool,
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, Wish> {
@@ -138,9 +149,10 @@ impl<'a> Declaration<'a> {
             let meanwhile = meanwhile_listener(before.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {
                 self.check_identity(index, place);
+                self.surroundings.quotas.check_listener(self.object, index, place);
                 listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
             });
-            let wish = match listener.flatten() {
+            let wish = match listener.flatten().filter(|_| within_quota) {
                 Some(listener) => {
                     Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
                 }

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Reason, defaults, findings::Place};
+use super::{defaults, findings::Place};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{ActiveCheck, Algorithm, Balancing, Connect, Keepalive, PassiveCheck, Preconnect, ShutdownDrain, Timeouts},
+    source::Site,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -67,18 +68,19 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     };
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
-        place.warn(
-            Reason::Invalid,
-            format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"),
-        );
+        place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
     Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128) }
 }
 
-/// `None`: no probes.
-pub(super) fn active_check(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<ActiveCheck> {
-    let declared = spec.health_check.as_ref().and_then(|check| check.active.clone()).unwrap_or_default();
+/// `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes' readiness rules there, and
+/// bare connections hurt some databases.
+pub(super) fn active_check(spec: &TcpLoadBalancerSpec, site: &Site, place: &mut Place) -> Option<ActiveCheck> {
+    let declared = match spec.health_check.as_ref().and_then(|check| check.active.clone()) {
+        None if *site != Site::Standalone => return None,
+        declared => declared.unwrap_or_default(),
+    };
     let interval = given(declared.interval, defaults::CHECK_INTERVAL);
     let timeout = match declared.timeout {
         Some(timeout) => {

@@ -1,5 +1,8 @@
 //! The endpoints behind a Service's port, by the rules that kube-proxy has for EndpointSlices.
 
+mod index;
+mod port;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -7,29 +10,37 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    core::v1::{Service, ServicePort},
-    discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
+    core::v1::Service,
+    discovery::v1::{Endpoint, EndpointSlice},
 };
+use port::TargetPort;
 
-use super::{Reason, backends::Member, findings::Place, missing};
-use crate::{
-    api::{BackendService, PortRef},
-    model::ObjectKey,
-    source::World,
+pub(super) use index::{Slice, Slices};
+
+use super::{
+    Reason, Surroundings,
+    backends::Member,
+    findings::Place,
+    missing,
+    reach::{Reach, Refused, Target},
 };
+use crate::{api::BackendService, model::ObjectKey};
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const TCP: &str = "TCP";
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
+/// Says which controller writes a slice.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The one that looks for the pods that Services select.
+const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
 /// The endpoints that serve now: the ready ones, or, where none is, those that still serve while they terminate.
 pub(super) fn members(
     declared: &BackendService,
     namespace: &Arc<str>,
-    world: &World,
+    surroundings: &Surroundings,
     place: &mut Place,
 ) -> Vec<Member> {
+    let world = surroundings.world;
     let key = ObjectKey { namespace: namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
@@ -42,10 +53,10 @@ pub(super) fn members(
         place.at("name").refuse(message);
         return Vec::new();
     }
-    let Some(port) = target_port(&declared.port, &key, service, &mut place.at("port")) else {
+    let Some(port) = TargetPort::of(&declared.port, &key, service, &mut place.at("port")) else {
         return Vec::new();
     };
-    let slices = slices(&key, world);
+    let slices = surroundings.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
         let message = format!(
             "EndpointSlice {key} has addresses of type {}, which are not followed: write IPv4 or IPv6 addresses there, or \
@@ -54,68 +65,9 @@ pub(super) fn members(
         );
         place.leave_out(Reason::Invalid, message);
     }
-    let family = family(service, &slices);
-    serving(slices.into_iter().filter(|(_, slice)| slice.address_type == family), &port, place)
-}
-
-/// How a slice's own port is found.
-enum TargetPort {
-    /// By the Service port's name; empty: the Service has one port without a name.
-    Named(String),
-    /// As written: a headless Service need not declare its ports.
-    Number(u16),
-}
-
-fn target_port(declared: &PortRef, key: &ObjectKey, service: &Service, place: &mut Place) -> Option<TargetPort> {
-    let spec = service.spec.as_ref();
-    let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    let named = ports.iter().filter(|port| match declared {
-        PortRef::Number(number) => port.port == i32::from(*number),
-        PortRef::Name(name) => port.name.as_deref() == Some(name),
-    });
-    let headless = spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
-    match (named.clone().find(|port| is_tcp(port.protocol.as_deref())), declared) {
-        (Some(port), _) => Some(TargetPort::Named(port.name.clone().unwrap_or_default())),
-        (None, PortRef::Number(number)) if headless => Some(TargetPort::Number(*number)),
-        (None, _) => {
-            let problem = match named.clone().next().and_then(|port| port.protocol.as_deref()) {
-                Some(protocol) => format!("port {declared} of Service {key} is {protocol}, not TCP"),
-                None => format!("Service {key} has no port {declared}"),
-            };
-            place.refuse_for(Reason::RefNotFound, format!("{problem}: write one of {}", listed(ports)));
-            None
-        }
-    }
-}
-
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|protocol| protocol == TCP)
-}
-
-/// The TCP ports there are, for a sentence.
-fn listed(ports: &[ServicePort]) -> String {
-    let ports: Vec<_> = ports
-        .iter()
-        .filter(|port| is_tcp(port.protocol.as_deref()))
-        .map(|port| match &port.name {
-            Some(name) => format!("{} ({name})", port.port),
-            None => port.port.to_string(),
-        })
-        .collect();
-    if ports.is_empty() { "its TCP ports, of which it has none".into() } else { ports.join(", ") }
-}
-
-fn slices<'a>(service: &ObjectKey, world: &'a World) -> Vec<(&'a ObjectKey, &'a EndpointSlice)> {
-    world
-        .endpoint_slices
-        .range(ObjectKey { namespace: service.namespace.clone(), name: "".into() }..)
-        .take_while(|(key, _)| key.namespace == service.namespace)
-        .map(|(key, slice)| (key, &**slice))
-        .filter(|(_, slice)| {
-            let labels = slice.metadata.labels.as_ref();
-            labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).is_some_and(|name| **name == *service.name)
-        })
-        .collect()
+    let family = family(service, slices);
+    let serving = Serving { port, selects: selects_pods(service), reach: &surroundings.reach };
+    serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
 /// The Service's first family. Where it names none, IPv4 if there is any: a pod that has an address of each family
@@ -129,54 +81,75 @@ fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> 
     }
 }
 
-fn serving<'a>(
-    slices: impl Iterator<Item = (&'a ObjectKey, &'a EndpointSlice)>,
-    port: &TargetPort,
-    place: &mut Place,
-) -> Vec<Member> {
-    // An endpoint may be in two slices for a moment, as it moves from one to the other.
-    let mut found: BTreeMap<(SocketAddr, Option<&str>), (Member, Conditions)> = BTreeMap::new();
-    for (key, slice) in slices {
-        for number in port.numbers(slice) {
-            for endpoint in &slice.endpoints {
-                // The first address is the only one with a meaning.
-                let address = endpoint.addresses.first().map_or("", String::as_str);
-                let Ok(ip) = address.parse::<IpAddr>() else {
-                    let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
-                    place.leave_out(Reason::Invalid, message + ": write one; it is left out");
-                    continue;
-                };
-                let address = SocketAddr::new(ip.to_canonical(), number);
-                let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
-                let conditions = Conditions::of(endpoint);
-                found
-                    .entry((address, uid))
-                    .and_modify(|(_, known)| *known = known.or(conditions))
-                    .or_insert_with(|| (member(endpoint, address), conditions));
-            }
-        }
-    }
-    let any_ready = found.values().any(|(_, conditions)| conditions.ready);
-    found
-        .into_values()
-        .filter(|(_, conditions)| if any_ready { conditions.ready } else { conditions.last_resort })
-        .map(|(member, _)| member)
-        .collect()
+/// Whether Kubernetes looks for the Service's pods itself.
+fn selects_pods(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| !selector.is_empty())
 }
 
-impl TargetPort {
-    /// The numbers of this port in a slice.
-    fn numbers(&self, slice: &EndpointSlice) -> Vec<u16> {
-        match self {
-            Self::Number(number) => vec![*number],
-            Self::Named(name) => {
-                let same = |port: &&EndpointPort| {
-                    port.name.as_deref().unwrap_or_default() == name && is_tcp(port.protocol.as_deref())
-                };
-                let number = |port: &EndpointPort| u16::try_from(port.port?).ok().filter(|number| *number > 0);
-                slice.ports.iter().flatten().filter(same).filter_map(number).collect()
+/// Which endpoints of a Service's slices serve.
+struct Serving<'a> {
+    port: TargetPort,
+    selects: bool,
+    reach: &'a Reach<'a>,
+}
+
+impl Serving<'_> {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut Place) -> Vec<Member> {
+        let mut found = BTreeMap::new();
+        for (key, slice) in slices {
+            let mut refused = Refused::default();
+            for (address, endpoint) in self.port.addresses(key, slice, place) {
+                if refused.admit(address, self.target(slice, endpoint), self.reach) {
+                    let candidate = Candidate { address, endpoint, conditions: Conditions::of(endpoint) };
+                    found
+                        .entry(identity(address, endpoint))
+                        .and_modify(|known| candidate.join(known))
+                        .or_insert(candidate);
+                }
             }
+            refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, place);
         }
+        let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
+        found
+            .into_values()
+            .filter(|Candidate { conditions, .. }| if any_ready { conditions.ready } else { conditions.last_resort })
+            .map(|Candidate { address, endpoint, .. }| member(endpoint, address))
+            .collect()
+    }
+
+    /// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for
+    /// a Service that selects pods, name pods that are there: others that pose as such it removes.
+    fn target(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Target {
+        let labels = slice.metadata.labels.as_ref();
+        let managed = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS);
+        let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+        let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
+        if self.selects && managed && own { Target::Pod } else { Target::Anybody }
+    }
+}
+
+/// An endpoint may be in two slices for a moment, as it moves from one to the other.
+fn identity(address: SocketAddr, endpoint: &Endpoint) -> (Option<&str>, Option<IpAddr>, u16) {
+    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
+    (uid, uid.is_none().then_some(address.ip()), address.port())
+}
+
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    address: SocketAddr,
+    endpoint: &'a Endpoint,
+    conditions: Conditions,
+}
+
+impl Candidate<'_> {
+    /// Makes one of both sights of the same endpoint; the address counts at which it is ready.
+    fn join(self, known: &mut Self) {
+        let conditions = known.conditions.or(self.conditions);
+        if self.conditions.ready && !known.conditions.ready {
+            *known = self;
+        }
+        known.conditions = conditions;
     }
 }
 

@@ -1,15 +1,23 @@
-use super::bindings::Bindings;
+use super::{age, bindings::Bindings, quotas::Quotas, reach::Reach, slices::Slices};
 use crate::{model::Snapshot, source::World};
 
 /// What all load balancers of one translation have around them.
 pub(super) struct Surroundings<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,
+    pub quotas: Quotas<'a>,
     pub bindings: Bindings<'a>,
+    pub slices: Slices<'a>,
+    pub reach: Reach<'a>,
 }
 
 impl<'a> Surroundings<'a> {
     pub fn of(world: &'a World, previous: &'a Snapshot) -> Self {
-        Self { world, previous, bindings: Bindings::of(world, previous) }
+        let oldest_first = age::oldest_first(world);
+        let quotas = Quotas::of(&oldest_first, world.site.tenancy());
+        let bindings = Bindings::of(world, previous, &oldest_first, &quotas);
+        let slices = Slices::of(world);
+        let reach = Reach::of(world, &slices, &bindings);
+        Self { world, previous, quotas, bindings, slices, reach }
     }
 }

@@ -1,7 +1,7 @@
 //! The endpoints of a load balancer, and how connections are spread over them and opened.
 
 use super::{
-    Problem, backends,
+    Problem, backends, client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
     settings,
@@ -17,7 +17,7 @@ pub(super) fn translate(
     problems: &mut Vec<Problem>,
 ) -> Option<Upstream> {
     let spec = declaration.spec;
-    let before = declaration.before.upstream.map(|before| &**before);
+    let before = declaration.before.upstream.as_deref();
     if spec.backends.is_empty() {
         let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
         accepted("spec.backends", meanwhile, problems, |place| place.refuse("it is empty: write where connections go"));
@@ -26,9 +26,14 @@ pub(super) fn translate(
 
     let endpoints = backends::endpoints(declaration, before, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
-    let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| settings::balancing(spec, place));
-    let active_check =
-        accepted("spec.healthCheck.active", meanwhile, problems, |place| settings::active_check(spec, place));
+    let world = declaration.surroundings.world;
+    let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
+        client_address::check_balancing(spec, world, place);
+        settings::balancing(spec, place)
+    });
+    let active_check = accepted("spec.healthCheck.active", meanwhile, problems, |place| {
+        settings::active_check(spec, &world.site, place)
+    });
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));

@@ -102,7 +102,8 @@ impl Place {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Rules {
-    service_types: Vec<ServiceType>,
+    /// `None`: ClusterIP.
+    service_types: Option<Vec<ServiceType>>,
     annotations: Vec<String>,
     labels: Vec<String>,
     load_balancer_classes: Vec<String>,
@@ -122,7 +123,7 @@ impl Rules {
     fn read(self) -> Tenancy {
         let range = |(first, last): (u16, u16)| RangeInclusive::new(first, last);
         Tenancy {
-            service_types: self.service_types.into_iter().collect(),
+            service_types: self.service_types.unwrap_or_else(|| vec![ServiceType::ClusterIp]).into_iter().collect(),
             annotations: self.annotations,
             labels: self.labels,
             load_balancer_classes: self.load_balancer_classes,

@@ -17,14 +17,18 @@ use axum::{
 use futures::stream;
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Runtime},
+    sync::watch,
+};
 
 /// An API server that says whatever it is told to.
 pub struct ApiServer {
     contents: Arc<Contents>,
     address: String,
-    _running: AbortOnDropHandle<()>,
+    /// Of its own, so that its connections end with it.
+    runtime: Option<Runtime>,
 }
 
 #[derive(Default)]
@@ -34,12 +38,13 @@ struct Contents {
 }
 
 #[derive(Default)]
-struct Said {
+pub struct Said {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
     /// What watches are told, one after the other; its length is the version.
     log: Vec<Entry>,
     refused: BTreeSet<String>,
+    unwatchable: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
 
@@ -56,13 +61,15 @@ enum Entry {
 }
 
 impl ApiServer {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn start() -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let contents = Arc::<Contents>::default();
         let router = Router::new().fallback(answer).with_state(contents.clone());
-        let running = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { contents, address, _running: AbortOnDropHandle::new(running) }
+        runtime.spawn(async { axum::serve(TcpListener::from_std(listener).unwrap(), router).await.unwrap() });
+        Self { contents, address, runtime: Some(runtime) }
     }
 
     pub fn client(&self) -> Client {
@@ -71,64 +78,56 @@ impl ApiServer {
     }
 
     pub fn put(&self, plural: &str, object: Value) {
-        self.change(|said| {
-            let before = said.objects.insert(key(plural, &object), object.clone());
-            let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
-            said.tell(plural, what, object);
-        });
+        self.change(|said| said.put(plural, object));
     }
 
     pub fn delete(&self, plural: &str, name: &str) {
-        self.change(|said| {
-            if let Some(object) = said.objects.remove(&(plural.to_owned(), name.to_owned())) {
-                said.tell(plural, "DELETED", object);
-            }
-        });
+        self.change(|said| said.delete(plural, name));
     }
 
     /// Changes objects without a word to any watch, all of which end afterwards: they are told that they are too old.
-    pub fn compact_after(&self, change: impl FnOnce(&Self)) {
-        self.unseen(change, Entry::Expired);
+    pub fn compact_after(&self, change: impl FnOnce(&mut Said)) {
+        self.change(|said| said.unseen(change, Entry::Expired));
     }
 
     /// The same, and connections break without a word.
-    pub fn break_after(&self, change: impl FnOnce(&Self)) {
-        self.unseen(change, Entry::Broken);
-    }
-
-    fn unseen(&self, change: impl FnOnce(&Self), ending: Entry) {
-        // Nobody sees what is between, since nothing else runs until the test waits for something.
-        let version = self.contents.said().log.len();
-        change(self);
-        let mut said = self.contents.said();
-        for entry in &mut said.log[version..] {
-            *entry = Entry::Event { plural: String::new(), event: Value::Null };
-        }
-        said.log.push(ending);
-        drop(said);
-        self.contents.changed.send_replace(());
+    pub fn break_after(&self, change: impl FnOnce(&mut Said)) {
+        self.change(|said| said.unseen(change, Entry::Broken));
     }
 
     pub fn refuse(&self, plural: &str) {
-        self.change(|said| drop(said.refused.insert(plural.into())));
+        self.change(|said| _ = said.refused.insert(plural.into()));
+    }
+
+    pub fn refuse_to_watch(&self, plural: &str) {
+        self.change(|said| _ = said.unwatchable.insert(plural.into()));
     }
 
     pub fn allow(&self, plural: &str) {
-        self.change(|said| drop(said.refused.remove(plural)));
+        self.change(|said| {
+            said.refused.remove(plural);
+            said.unwatchable.remove(plural);
+        });
     }
 
     /// Answers no question for these from now on.
     pub fn fall_silent(&self, plural: &str) {
-        self.change(|said| drop(said.silent.insert(plural.into())));
+        self.change(|said| _ = said.silent.insert(plural.into()));
     }
 
     pub fn speak(&self, plural: &str) {
-        self.change(|said| drop(said.silent.remove(plural)));
+        self.change(|said| _ = said.silent.remove(plural));
     }
 
     fn change(&self, change: impl FnOnce(&mut Said)) {
         change(&mut self.contents.said());
         self.contents.changed.send_replace(());
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
     }
 }
 
@@ -143,6 +142,31 @@ impl Contents {
 }
 
 impl Said {
+    pub fn put(&mut self, plural: &str, object: Value) {
+        let before = self.objects.insert(key(plural, &object), object.clone());
+        let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        self.tell(plural, what, object);
+    }
+
+    pub fn delete(&mut self, plural: &str, name: &str) {
+        if let Some(object) = self.objects.remove(&(plural.to_owned(), name.to_owned())) {
+            self.tell(plural, "DELETED", object);
+        }
+    }
+
+    fn refuses(&self, plural: &str, watch: bool) -> bool {
+        self.refused.contains(plural) || watch && self.unwatchable.contains(plural)
+    }
+
+    fn unseen(&mut self, change: impl FnOnce(&mut Self), ending: Entry) {
+        let version = self.log.len();
+        change(self);
+        for entry in &mut self.log[version..] {
+            *entry = Entry::Event { plural: String::new(), event: Value::Null };
+        }
+        self.log.push(ending);
+    }
+
     fn tell(&mut self, plural: &str, what: &str, mut object: Value) {
         object["metadata"]["resourceVersion"] = (self.log.len() + 1).to_string().into();
         self.log.push(Entry::Event { plural: plural.into(), event: json!({"type": what, "object": object}) });
@@ -153,14 +177,15 @@ async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Resp
     let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let mut changes = contents.changed.subscribe();
     changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
-    if contents.said().refused.contains(&plural) {
+    let watch = asked(request.uri(), "watch").is_some();
+    if contents.said().refuses(&plural, watch) {
         let message = format!("{plural} is forbidden");
         let status =
             json!({"kind": "Status", "status": "Failure", "message": message, "reason": "Forbidden", "code": 403});
         return (StatusCode::FORBIDDEN, status.to_string()).into_response();
     }
     let name = asked(request.uri(), "fieldSelector").map(|selector| selector.replace("metadata.name%3D", ""));
-    match asked(request.uri(), "watch").is_some() {
+    match watch {
         true => {
             let version = asked(request.uri(), "resourceVersion").unwrap().parse().unwrap();
             Body::from_stream(events(contents, plural, name, version)).into_response()

@@ -74,7 +74,7 @@ fn names(world: &World) -> Vec<&str> {
 
 #[tokio::test]
 async fn objects_of_another_class_or_placement_are_left_out() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("ours"));
     for (field, value) in [("className", "other"), ("placement", "Host"), ("placement", "Sidecar")] {
         let mut other = plain(value);
@@ -87,7 +87,7 @@ async fn objects_of_another_class_or_placement_are_left_out() {
 
 #[tokio::test]
 async fn a_watch_that_is_too_old_or_breaks_is_begun_anew() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("a"));
     let mut cluster = synced(&server).await;
     server.compact_after(|server| {
@@ -107,7 +107,7 @@ async fn a_watch_that_is_too_old_or_breaks_is_begun_anew() {
 
 #[tokio::test]
 async fn losing_the_api_server_changes_nothing() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put(LOAD_BALANCERS, with_tls("a", 1, "tls"));
     server.put("secrets", secret("tls"));
     let mut cluster = synced(&server).await;
@@ -122,7 +122,7 @@ async fn losing_the_api_server_changes_nothing() {
 
 #[tokio::test]
 async fn an_object_that_cannot_be_read_harms_no_other() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("good"));
     server.put(LOAD_BALANCERS, load_balancer("bad", "bad", 1, &json!({"listeners": "many"})));
     server.put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}, "spec": "none"}));
@@ -139,7 +139,7 @@ async fn an_object_that_cannot_be_read_harms_no_other() {
 
 #[tokio::test]
 async fn a_load_balancer_is_shown_once_its_secrets_have_been_read() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put("secrets", secret("one"));
     let mut cluster = synced(&server).await;
     server.fall_silent("secrets");
@@ -165,7 +165,7 @@ async fn a_load_balancer_is_shown_once_its_secrets_have_been_read() {
 
 #[tokio::test]
 async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put("secrets", secret("tls"));
     server.refuse("secrets");
     server.put(LOAD_BALANCERS, with_tls("a", 1, "tls"));
@@ -177,8 +177,10 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
     server.allow("secrets");
-    let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("tls"))).await;
-    assert!(world.problems.is_empty() && world.unreadable.is_empty());
+    world_where(&mut cluster, |world| {
+        world.secrets.contains_key(&key("tls")) && world.problems.is_empty() && world.unreadable.is_empty()
+    })
+    .await;
 
     server.refuse("secrets");
     server.break_after(|_| {});
@@ -188,7 +190,7 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
 
 #[tokio::test]
 async fn what_is_refused_for_long_is_told_and_not_waited_for() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}}));
     server.refuse(LOAD_BALANCERS);
     let mut cluster = start(&server);
@@ -199,13 +201,26 @@ async fn what_is_refused_for_long_is_told_and_not_waited_for() {
     assert_eq!(world.problems, [problem]);
     server.put(LOAD_BALANCERS, plain("a"));
     server.allow(LOAD_BALANCERS);
-    let world = world_where(&mut cluster, |world| names(world) == ["a"]).await;
-    assert!(!world.partial && world.problems.is_empty());
+    world_where(&mut cluster, |world| names(world) == ["a"] && !world.partial && world.problems.is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_right_to_list_alone_is_not_enough() {
+    let server = ApiServer::start();
+    server.put(LOAD_BALANCERS, plain("a"));
+    server.refuse_to_watch(LOAD_BALANCERS);
+    let mut cluster = synced(&server).await;
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
+    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch; what \
+                   was read before stays";
+    assert_eq!((names(&world), &*world.problems), (vec!["a"], &[problem.to_owned()][..]));
+    server.allow(LOAD_BALANCERS);
+    world_where(&mut cluster, |world| world.problems.is_empty()).await;
 }
 
 #[tokio::test]
 async fn an_api_server_that_does_not_answer_is_waited_for() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("a"));
     server.fall_silent(LOAD_BALANCERS);
     let mut cluster = start(&server);
@@ -222,7 +237,7 @@ async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
         Site::Gateway(allocations, _) => allocations.0.keys().copied().collect::<Vec<_>>(),
         _ => Vec::new(),
     };
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     let map = |port: &str| {
         let data = json!({port: r#"{"uid": "u1", "port": 5432, "object": "shop/pg"}"#});
         json!({"metadata": {"namespace": "shop", "name": "ports"}, "data": data})
@@ -241,7 +256,7 @@ async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
 
 #[tokio::test]
 async fn a_sidecar_reads_its_load_balancer_and_what_that_refers_to() {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     for name in ["pg", "other"] {
         server.put("services", json!({"metadata": {"namespace": "shop", "name": name}}));
     }

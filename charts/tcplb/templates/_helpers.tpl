@@ -1,0 +1,141 @@
+{{- define "tcplb.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 40 characters leave room for what is appended within the 63 of a label. */}}
+{{- define "tcplb.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $whole := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- default $whole .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* For what is not in the release's namespace: two releases of one name may be in two namespaces. */}}
+{{- define "tcplb.clusterwide" -}}
+{{- printf "%s-%s" .Release.Namespace (include "tcplb.fullname" .) -}}
+{{- end -}}
+
+{{- define "tcplb.labels" -}}
+{{ include "tcplb.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "tcplb.selector" -}}
+app.kubernetes.io/name: {{ include "tcplb.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* No versions: a change that does not concern the pods must not replace them, for connections end with them. */}}
+{{- define "tcplb.podLabels" -}}
+{{ include "tcplb.selector" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "tcplb.serviceAccount" -}}
+{{- default (include "tcplb.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "tcplb.hostServiceAccount" -}}
+{{- include "tcplb.serviceAccount" . }}{{ if .Values.serviceAccount.create }}-host{{ end -}}
+{{- end -}}
+
+{{/* Those who watch the cluster's objects. */}}
+{{- define "tcplb.subjects" -}}
+{{- $names := list -}}
+{{- if ne .Values.kind "None" }}{{ $names = append $names (include "tcplb.serviceAccount" .) }}{{ end -}}
+{{- if .Values.host.enabled }}{{ $names = append $names (include "tcplb.hostServiceAccount" .) }}{{ end -}}
+{{- range uniq $names }}
+- kind: ServiceAccount
+  name: {{ . }}
+  namespace: {{ $.Release.Namespace }}
+{{- end }}
+{{- end -}}
+
+{{- define "tcplb.image" -}}
+{{- $image := .Values.image -}}
+{{- $tag := default .Chart.AppVersion $image.tag -}}
+{{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end }}
+{{- end -}}
+
+{{/* The arguments that every controller gets. */}}
+{{- define "tcplb.arguments" -}}
+- --class={{ .Values.class }}
+- --cluster-domain={{ .Values.clusterDomain }}
+{{- with .Values.watchNamespaces }}
+- --watch-namespace={{ join "," . }}
+{{- end }}
+{{- with .Values.tenancy }}
+- --allow-service-type={{ join "," .allowedServiceTypes }}
+{{- with .allowedAnnotations }}
+- --allow-annotation={{ join "," . }}
+{{- end }}
+{{- with .allowedLabels }}
+- --allow-label={{ join "," . }}
+{{- end }}
+{{- with .allowedLoadBalancerClasses }}
+- --allow-load-balancer-class={{ join "," . }}
+{{- end }}
+{{- if .allowNodePorts }}
+- --allow-node-ports
+{{- end }}
+{{- with .allowedBackendNetworks }}
+- --allow-backend-network={{ join "," . }}
+{{- end }}
+{{- with .deniedBackendNetworks }}
+- --deny-backend-network={{ join "," . }}
+{{- end }}
+{{- if not (kindIs "invalid" .maxLoadBalancersPerNamespace) }}
+- --max-load-balancers-per-namespace={{ int .maxLoadBalancersPerNamespace }}
+{{- end }}
+{{- if not (kindIs "invalid" .maxListenersPerNamespace) }}
+- --max-listeners-per-namespace={{ int .maxListenersPerNamespace }}
+{{- end }}
+{{- end }}
+- --log-format={{ .Values.log.format }}
+- --access-log={{ .Values.log.connections }}
+- --shutdown-delay={{ int .Values.shutdownDelaySeconds }}s
+- --max-drain={{ int .Values.maxDrainSeconds }}s
+{{- with .Values.workers }}
+- --workers={{ int . }}
+{{- end }}
+{{- with .Values.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What is the same in the containers of both placements, but for security and resources. */}}
+{{- define "tcplb.container" -}}
+image: {{ include "tcplb.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+env:
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_IPS
+  valueFrom: {fieldRef: {fieldPath: status.podIPs}}
+- name: RUST_LOG
+  value: {{ .Values.log.level | quote }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+startupProbe: {{- toYaml .Values.startupProbe | nindent 2 }}
+livenessProbe: {{- toYaml .Values.livenessProbe | nindent 2 }}
+readinessProbe: {{- toYaml .Values.readinessProbe | nindent 2 }}
+{{- end -}}
+
+{{/* What is the same in the pods of both placements. */}}
+{{- define "tcplb.pod" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 0 }}
+{{- end }}
+# The namespace may have thousands of Services, and the environment would have variables for all of them.
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ add .Values.shutdownDelaySeconds .Values.maxDrainSeconds 15 }}
+{{- end -}}

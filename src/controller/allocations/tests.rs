@@ -1,0 +1,286 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+fn at(minutes: i64) -> Timestamp {
+    START + SignedDuration::from_mins(minutes)
+}
+
+fn claim(uid: &str, listeners: &[u16]) -> Claim {
+    Claim {
+        uid: uid.into(),
+        object: format!("shop/{uid}").into(),
+        created: START,
+        listeners: Some(listeners.iter().copied().collect()),
+        may_grow: true,
+    }
+}
+
+fn allocation(uid: &str, port: u16, freed: Option<Timestamp>) -> Allocation {
+    Allocation { uid: uid.into(), port, object: format!("shop/{uid}").into(), freed }
+}
+
+fn stored<const N: usize>(ports: [(u16, Allocation); N]) -> Allocations {
+    Allocations(BTreeMap::from(ports))
+}
+
+/// What is decided by, with nothing to say but the claims at first.
+#[derive(Default)]
+struct Scene {
+    claims: Vec<Claim>,
+    targets: BTreeMap<u16, Target>,
+    gone: BTreeSet<Arc<str>>,
+}
+
+impl Scene {
+    fn of<const N: usize>(claims: [Claim; N]) -> Self {
+        Self { claims: claims.into(), ..Self::default() }
+    }
+
+    fn gone(mut self, uid: &str) -> Self {
+        self.gone.insert(uid.into());
+        self
+    }
+
+    fn target(mut self, port: u16, uid: &str, listener: u16) -> Self {
+        self.targets.insert(port, Target { uid: uid.into(), object: format!("shop/{uid}").into(), listener });
+        self
+    }
+
+    fn allot(&self, current: &Allocations, now: Timestamp) -> Allotment {
+        let Self { claims, targets, gone } = self;
+        allot(&Claims { claims, targets, gone, range: 100..=103 }, current, now)
+    }
+
+    fn allocations(&self, current: &Allocations, now: Timestamp) -> Allocations {
+        self.allot(current, now).allocations
+    }
+}
+
+#[test]
+fn each_listener_has_a_port_and_the_oldest_objects_are_served_first() {
+    let mut old = claim("z", &[2, 1]);
+    old.created = at(-1);
+    let scene = Scene::of([claim("a", &[1, 2, 3]), old]);
+    let allotment = scene.allot(&Allocations::default(), START);
+    let expected =
+        [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
+    assert_eq!(allotment.allocations.0.into_values().collect::<Vec<_>>(), expected);
+    assert_eq!(allotment.shortage, BTreeMap::from([("a".into(), BTreeSet::from([3]))]));
+}
+
+#[test]
+fn a_freed_port_rests_and_meanwhile_only_its_own_listener_gets_it_back() {
+    let before = stored([(100, allocation("a", 1, None))]);
+    let freed = Scene::of([claim("b", &[1])]).gone("a").allocations(&before, START);
+    assert_eq!(freed.0[&100], allocation("a", 1, Some(START)));
+    assert_eq!(freed.port_of("b", 1), Some(101));
+
+    let without_listener = Scene::of([claim("a", &[])]).allocations(&before, START);
+    let again = Scene::of([claim("a", &[1])]).allocations(&without_listener, at(5));
+    assert_eq!(again, before);
+
+    let resting = Scene::default().allocations(&without_listener, at(9));
+    assert_eq!(resting, without_listener);
+    assert_eq!(Scene::default().allocations(&resting, at(10)), Allocations::default());
+}
+
+#[test]
+fn a_port_stays_while_its_object_is_only_not_to_be_seen_or_its_service_still_has_it() {
+    let before = stored([(100, allocation("a", 1, None))]);
+    assert_eq!(Scene::default().allocations(&before, at(60)), before, "not known to be gone");
+    let with_service = Scene::default().gone("a").target(100, "a", 1);
+    assert_eq!(with_service.allocations(&before, at(60)), before);
+    let without_listener = Scene::of([claim("a", &[])]).target(100, "a", 1);
+    assert_eq!(without_listener.allocations(&before, at(60)), before);
+    let rested = stored([(100, allocation("a", 1, Some(START)))]);
+    assert_eq!(with_service.allocations(&rested, at(60)), rested);
+}
+
+#[test]
+fn an_unreadable_object_keeps_what_it_has_and_one_that_may_not_grow_gets_no_more() {
+    let before = stored([(100, allocation("a", 1, None)), (101, allocation("b", 1, None))]);
+    let unreadable = Claim { listeners: None, ..claim("a", &[]) };
+    let limited = Claim { may_grow: false, ..claim("b", &[1, 2]) };
+    assert_eq!(Scene::of([unreadable, limited]).allocations(&before, START), before);
+}
+
+#[test]
+fn of_two_ports_of_one_listener_the_first_stays() {
+    let before = stored([(102, allocation("a", 1, None)), (101, allocation("a", 1, None))]);
+    let after = Scene::of([claim("a", &[1])]).allocations(&before, START);
+    assert_eq!(after.0[&101], allocation("a", 1, None));
+    assert_eq!(after.0[&102], allocation("a", 1, Some(START)));
+}
+
+#[test]
+fn what_was_lost_is_written_down_again_as_services_show_it() {
+    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "b", 1).target(101, "old", 1);
+    let after = scene.allocations(&Allocations::default(), START);
+    assert_eq!(after.port_of("b", 1), Some(100));
+    assert_eq!(after.port_of("a", 1), Some(102), "where no Service sends anybody");
+    assert_eq!(after.0[&101].freed, Some(START));
+}
+
+#[test]
+fn what_cannot_be_read_is_freed_and_no_clock_holds_a_port_for_ever() {
+    let blank = Allocation { uid: "".into(), port: 0, object: "".into(), freed: None };
+    let before = stored([(100, blank.clone()), (101, allocation("a", 1, Some(at(1_000_000))))]);
+    let after = Scene::default().allocations(&before, START);
+    assert_eq!(after.0[&100], Allocation { freed: Some(START), ..blank });
+    assert_eq!(after.0[&101].freed, Some(START));
+}
+
+#[test]
+fn a_port_outside_of_the_range_stays_with_its_owner() {
+    let before = stored([(9, allocation("a", 1, None))]);
+    assert_eq!(Scene::of([claim("a", &[1])]).allocations(&before, START), before);
+}
+
+/// What happens in a cluster, one thing after another.
+#[derive(Clone, Debug)]
+enum Event {
+    Declare(u8, BTreeSet<u16>),
+    Unreadable(u8),
+    /// It is gone, and another one of this name comes with another uid.
+    Delete(u8),
+    /// It is not to be seen for this once.
+    Overlook(u8),
+    /// Services become what is allocated.
+    WriteServices,
+    RemoveServices,
+    Wait(u8),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let object = 0..4u8;
+    let listeners = proptest::collection::btree_set(1..5u16, 0..4);
+    prop_oneof![
+        3 => (object.clone(), listeners).prop_map(|(object, listeners)| Event::Declare(object, listeners)),
+        1 => object.clone().prop_map(Event::Unreadable),
+        2 => object.clone().prop_map(Event::Delete),
+        1 => object.prop_map(Event::Overlook),
+        2 => Just(Event::WriteServices),
+        1 => Just(Event::RemoveServices),
+        3 => (0..12u8).prop_map(Event::Wait),
+    ]
+}
+
+/// A cluster that goes through events, and holds what must never happen.
+struct Cluster {
+    generation: [u32; 4],
+    declared: [Option<Claim>; 4],
+    scene: Scene,
+    allocations: Allocations,
+    now: Timestamp,
+    /// Who had each port last, and until when.
+    last: BTreeMap<u16, (Arc<str>, u16, Timestamp)>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            generation: [0; 4],
+            declared: [const { None }; 4],
+            scene: Scene::default(),
+            allocations: Allocations::default(),
+            now: START,
+            last: BTreeMap::new(),
+        }
+    }
+
+    fn uid(&self, object: u8) -> String {
+        format!("{object}-{}", self.generation[usize::from(object)])
+    }
+
+    fn happens(&mut self, event: &Event) {
+        let mut overlooked = None;
+        match event {
+            Event::Declare(object, listeners) => {
+                let listeners: Vec<u16> = listeners.iter().copied().collect();
+                self.declared[usize::from(*object)] = Some(claim(&self.uid(*object), &listeners));
+            }
+            Event::Unreadable(object) => {
+                let unreadable = Claim { listeners: None, ..claim(&self.uid(*object), &[]) };
+                self.declared[usize::from(*object)] = Some(unreadable);
+            }
+            Event::Delete(object) => {
+                self.scene.gone.insert(self.uid(*object).into());
+                self.generation[usize::from(*object)] += 1;
+                self.declared[usize::from(*object)] = None;
+            }
+            Event::Overlook(object) => overlooked = Some(*object),
+            Event::WriteServices => self.write_services(),
+            Event::RemoveServices => self.scene.targets.clear(),
+            Event::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
+        }
+        let shown = self.declared.iter().enumerate().filter(|(object, _)| overlooked.map(usize::from) != Some(*object));
+        self.scene.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
+        self.check();
+    }
+
+    fn write_services(&mut self) {
+        let owned = self.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none());
+        let target = |(port, allocation): (&u16, &Allocation)| {
+            let Allocation { uid, object, port: listener, .. } = allocation.clone();
+            (*port, Target { uid, object, listener })
+        };
+        self.scene.targets = owned.map(target).collect();
+    }
+
+    fn check(&mut self) {
+        let Allotment { allocations: after, shortage } = self.scene.allot(&self.allocations, self.now);
+        assert_eq!(self.scene.allocations(&after, self.now), after, "an answer is kept");
+        let mut owners = BTreeSet::new();
+        for (port, allocation) in after.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+            assert!(owners.insert((allocation.uid.clone(), allocation.port)), "one port for each listener");
+            if let Some((uid, listener, until)) = self.last.get(port) {
+                let same = *uid == allocation.uid && *listener == allocation.port;
+                assert!(same || self.now.duration_since(*until) >= REST, "{port} has not rested");
+            }
+        }
+        for (port, target) in &self.scene.targets {
+            let now = &after.0[port];
+            assert!(now.uid == target.uid && now.port == target.listener, "a Service sends clients to somebody else");
+        }
+        for claim in &self.scene.claims {
+            for listener in claim.listeners.iter().flatten() {
+                let short = shortage.get(&claim.uid).is_some_and(|short| short.contains(listener));
+                let port = after.port_of(&claim.uid, *listener);
+                assert!(port.is_some() != short, "a port, or it is told that there is none");
+                if let Some(before) = self.allocations.port_of(&claim.uid, *listener) {
+                    assert_eq!(port, Some(before), "nobody loses a port");
+                }
+            }
+        }
+        for (port, allocation) in &after.0 {
+            self.last.insert(*port, (allocation.uid.clone(), allocation.port, self.now));
+            if let Some(freed) = allocation.freed {
+                self.last.insert(*port, (allocation.uid.clone(), allocation.port, freed));
+            }
+        }
+        self.allocations = after;
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_port_has_two_owners_none_is_lost_and_all_rest(events in proptest::collection::vec(event(), 1..60)) {
+        let mut cluster = Cluster::new();
+        for event in &events {
+            cluster.happens(event);
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_down_by_hand_leads_to_a_decision_that_is_kept(
+        ports in proptest::collection::btree_map(95..110u16, ("[ab]?", 0..4u16, proptest::option::of(0..30i64)), 0..12),
+    ) {
+        let by_hand = ports.into_iter().map(|(port, (uid, listener, freed))| (port, allocation(&uid, listener, freed.map(at))));
+        let scene = Scene::of([claim("a", &[1, 2]), claim("b", &[1])]).gone("");
+        let after = scene.allot(&Allocations(by_hand.collect()), at(15));
+        prop_assert_eq!(&scene.allocations(&after.allocations, at(15)), &after.allocations);
+    }
+}

@@ -1,0 +1,177 @@
+use serde_json::json;
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        class: "tcplb".into(),
+        placement: crate::api::Placement::Gateway,
+        namespace: "lb".into(),
+        pod: "tcplb-0".into(),
+        replicas: ObjectKey::new("lb", "tcplb-replicas"),
+        lease: "tcplb".into(),
+        allocations: "tcplb-ports".into(),
+        anchor: None,
+        selector: BTreeMap::from([("app".into(), "tcplb".into())]),
+        ports: 20000..=24999,
+        cluster_domain: "cluster.local".into(),
+    }
+}
+
+fn made_of(service: Value, ports: &[(u16, u16)]) -> Service {
+    let spec = json!({
+        "service": service,
+        "listeners": [{"name": "db", "port": 5432}, {"port": 80, "nodePort": 30080}],
+        "backends": [{"service": {"name": "db", "port": 5432}}],
+    });
+    let spec = serde_json::from_value(spec).unwrap();
+    wanted(&ObjectKey::new("shop", "db"), "u1", &spec, &ports.iter().copied().collect(), None, &settings())
+}
+
+fn spec_of(service: Value) -> Value {
+    serde_json::to_value(made_of(service, &[(5432, 20000)]).spec).unwrap()
+}
+
+#[test]
+fn names_are_valid_and_tell_objects_apart_however_long_they_are() {
+    let name = |namespace: &str, object: &str| name(&ObjectKey::new(namespace, object));
+    assert_eq!(name("shop", "db"), "tcplb-db-f37651080496444b");
+    assert_ne!(name("shop", "db"), name("shopd", "b"));
+    let long = "a.".repeat(126) + "a";
+    for object in ["db", "a.b", &long, &"x".repeat(40), &("x".repeat(39) + "-y")] {
+        let name = name("shop", object);
+        assert!(name.len() <= 63, "{name}");
+        let valid = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        assert!(name.chars().all(valid) && !name.contains("--"), "{name}");
+    }
+}
+
+#[test]
+fn a_service_says_whose_it_is_and_where_connections_go() {
+    let service = serde_json::to_value(made_of(json!({}), &[(5432, 20000), (80, 20001)])).unwrap();
+    let applied = &service["metadata"]["annotations"]["tcplb.io/applied"];
+    assert_eq!(applied.as_str().unwrap().len(), 16);
+    let expected = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": name(&ObjectKey::new("shop", "db")), "namespace": "lb",
+            "labels": {
+                "app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb",
+                "tcplb.io/namespace": "shop", "tcplb.io/name": "db",
+            },
+            "annotations": {"tcplb.io/owner": "shop/db", "tcplb.io/uid": "u1", "tcplb.io/applied": applied},
+        },
+        "spec": {
+            "type": "ClusterIP", "selector": {"app": "tcplb"}, "ipFamilyPolicy": "SingleStack",
+            "ports": [
+                {"name": "tcp-80", "port": 80, "protocol": "TCP", "targetPort": 20001},
+                {"name": "db", "port": 5432, "protocol": "TCP", "targetPort": 20000},
+            ],
+        },
+    });
+    assert_eq!(service, expected);
+}
+
+#[test]
+fn clients_keep_their_addresses_where_that_is_safe() {
+    let policy = |service| spec_of(service)["externalTrafficPolicy"].clone();
+    assert_eq!(policy(json!({})), Value::Null);
+    assert_eq!(policy(json!({"type": "NodePort"})), "Cluster");
+    assert_eq!(policy(json!({"type": "LoadBalancer"})), "Local");
+    assert_eq!(policy(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Cluster"})), "Cluster");
+    assert_eq!(policy(json!({"type": "NodePort", "externalTrafficPolicy": "Local"})), "Local");
+    assert_eq!(policy(json!({"type": "ClusterIP", "externalTrafficPolicy": "Local"})), Value::Null);
+}
+
+#[test]
+fn what_is_asked_for_is_in_it_but_never_in_place_of_what_is_ours() {
+    let asked = json!({
+        "type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "ipFamilyPolicy": "PreferDualStack",
+        "annotations": {"example.com/a": "b", "tcplb.io/owner": "other/x", "tcplb.io/applied": "x"},
+        "labels": {"team": "shop", "tcplb.io/class": "other", "app.kubernetes.io/managed-by": "x"},
+    });
+    let service = serde_json::to_value(made_of(asked, &[(80, 20001)])).unwrap();
+    assert_eq!(service["spec"]["loadBalancerClass"], "example.com/lb");
+    assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    assert_eq!(service["spec"]["ports"][0]["nodePort"], 30080);
+    let metadata = &service["metadata"];
+    assert_eq!(metadata["annotations"]["example.com/a"], "b");
+    assert_eq!(metadata["annotations"]["tcplb.io/owner"], "shop/db");
+    assert_ne!(metadata["annotations"]["tcplb.io/applied"], "x");
+    assert_eq!(metadata["labels"]["team"], "shop");
+    assert_eq!(metadata["labels"]["tcplb.io/class"], "tcplb");
+    assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "tcplb");
+}
+
+/// As the API server would have it: with what it fills in.
+fn in_cluster(wanted: &Service) -> Service {
+    let mut service = wanted.clone();
+    service.metadata.resource_version = Some("5".into());
+    service.metadata.annotations.get_or_insert_default().insert("cloud.example/x".into(), "y".into());
+    let spec = service.spec.get_or_insert_default();
+    spec.cluster_ip = Some("10.96.0.9".into());
+    spec.session_affinity = Some("None".into());
+    for port in spec.ports.iter_mut().flatten() {
+        port.node_port = port.node_port.or(Some(31000));
+    }
+    service
+}
+
+#[test]
+fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
+    let wanted = made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000), (80, 20001)]);
+    let there = in_cluster(&wanted);
+    let is_as = |service: &Service, wanted: &Service| Kept { service, uid: "u1" }.is_as(wanted);
+    assert!(is_as(&there, &wanted));
+    let without_label = made_of(json!({}), &[(5432, 20000), (80, 20001)]);
+    assert!(!is_as(&there, &without_label), "what was applied once is still there");
+    assert!(!is_as(&there, &made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000)])));
+    let edits: [fn(&mut Service); 4] = [
+        |service| service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("app".into(), "x".into()).map_or((), drop),
+        |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port = Some(IntOrString::Int(1)),
+        |service| service.metadata.labels.as_mut().unwrap().remove("team").map_or((), drop),
+        |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap().truncate(1),
+    ];
+    for edit in edits {
+        let mut edited = there.clone();
+        edit(&mut edited);
+        assert!(!is_as(&edited, &wanted), "{edited:?}");
+    }
+}
+
+#[test]
+fn only_another_class_of_a_load_balancer_needs_another_service() {
+    let made = |service| made_of(service, &[(80, 20001)]);
+    let there = made(json!({"type": "LoadBalancer", "loadBalancerClass": "a"}));
+    let replaced = |wanted: Value| Kept { service: &there, uid: "u1" }.has_to_be_replaced_by(&made(wanted));
+    assert!(replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "b"})));
+    assert!(replaced(json!({"type": "LoadBalancer"})));
+    assert!(!replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "a"})));
+    assert!(!replaced(json!({"type": "ClusterIP"})));
+}
+
+#[test]
+fn only_services_of_ours_are_found() {
+    let ours = made_of(json!({}), &[(5432, 20000)]);
+    let mut world = World::default();
+    let mut add = |mut service: Service, edit: fn(&mut Service)| {
+        edit(&mut service);
+        let metadata = &service.metadata;
+        let key = ObjectKey::new(metadata.namespace.as_deref().unwrap(), metadata.name.as_deref().unwrap());
+        world.services.insert(key, service.into());
+    };
+    add(ours.clone(), |service| service.metadata.namespace = Some("other".into()));
+    add(ours.clone(), |service| service.metadata.name = Some("copy".into()));
+    assert_eq!(kept(&world, &settings()).len(), 0);
+    let mut add = |service: Service| {
+        let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
+        world.services.insert(key, service.into());
+    };
+    add(ours.clone());
+    let found = kept(&world, &settings());
+    let (owner, kept) = found.iter().next().unwrap();
+    assert_eq!((owner, kept.uid), (&ObjectKey::new("shop", "db"), "u1"));
+    assert_eq!(kept.ports(), BTreeMap::from([(5432, 20000)]));
+    let another = Settings { class: "b".into(), ..settings() };
+    assert_eq!(super::kept(&world, &another).len(), 0);
+}

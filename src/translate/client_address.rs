@@ -1,0 +1,44 @@
+//! Whether the proxies see their clients' addresses, or those of the nodes that connections come through.
+
+use super::findings::Place;
+use crate::{
+    api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
+    source::{Site, World},
+};
+
+const INSTEAD: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \
+                       clients of a node as one: write service.externalTrafficPolicy: Local (then only nodes with a proxy \
+                       take connections), or Cluster if the nodes' addresses will do, or proxyProtocol";
+
+/// Refuses what would look at a client's address and see a node's, unless somebody has thought of it.
+pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
+    if !is_lost(spec, world) || declared.proxy_protocol.is_some() {
+        return;
+    }
+    if declared.access.as_ref().is_some_and(|access| !access.allow.is_empty() || !access.deny.is_empty()) {
+        place.at("access").refuse(INSTEAD);
+    }
+    let limits = declared.limits.as_ref();
+    if limits.is_some_and(|limits| limits.max_connections_per_source.is_some()) {
+        place.at("limits").at("maxConnectionsPerSource").refuse(INSTEAD);
+    }
+    if limits.is_some_and(|limits| limits.new_connections_per_source.is_some()) {
+        place.at("limits").at("newConnectionsPerSource").refuse(INSTEAD);
+    }
+}
+
+/// The same of what chooses an endpoint.
+pub(super) fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
+    let sticky = spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == Algorithm::Maglev);
+    if sticky && is_lost(spec, world) && spec.listeners.iter().any(|listener| listener.proxy_protocol.is_none()) {
+        place.at("algorithm").refuse(INSTEAD);
+    }
+}
+
+/// By default, and so perhaps without anybody's knowledge.
+fn is_lost(spec: &TcpLoadBalancerSpec, world: &World) -> bool {
+    let through_nodes = |service: &crate::api::ServiceTemplate| {
+        service.type_ == ServiceType::NodePort && service.external_traffic_policy.is_none()
+    };
+    matches!(world.site, Site::Gateway(..)) && spec.service.as_ref().is_some_and(through_nodes)
+}

@@ -1,0 +1,180 @@
+//! Where backends may be. What is refused is an address, wherever it comes from: a name that resolves to it, an
+//! EndpointSlice that somebody wrote, or a load balancer's own text.
+
+mod forms;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use forms::{METADATA, forms, special};
+
+use super::{Reason, bindings::Bindings, findings::Place, listed, slices::Slices};
+use crate::{
+    model::ObjectKey,
+    source::{Tenancy, World},
+};
+
+pub(super) enum Reach<'a> {
+    /// Nobody shares the process with others.
+    Everywhere,
+    Bounded(Bounds<'a>),
+}
+
+/// What is known of the one that an address belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is a pod of the load balancer's own namespace.
+    Pod,
+    /// It may be anybody.
+    Anybody,
+}
+
+/// Why an address may not be a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refusal {
+    /// What kind of address it is.
+    Special(&'static str),
+    Denied,
+    /// It is one of the proxies, or the API server.
+    Ours,
+    Outside,
+}
+
+impl<'a> Reach<'a> {
+    pub fn of(world: &'a World, slices: &Slices, bindings: &Bindings) -> Self {
+        match world.site.tenancy() {
+            None => Self::Everywhere,
+            Some(tenancy) => Self::Bounded(Bounds::of(tenancy, world, slices, bindings)),
+        }
+    }
+
+    pub fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+        match self {
+            Self::Everywhere => None,
+            Self::Bounded(bounds) => bounds.refusal(address, target),
+        }
+    }
+
+    /// What is said of an address that is refused: `10.0.0.1:80 is …`.
+    pub fn sentence(&self, refusal: Refusal) -> String {
+        match (refusal, self) {
+            (Refusal::Special(kind), _) => format!("{kind}, where no backend may be"),
+            (Refusal::Denied, _) => "in a network that the administrator denies".into(),
+            (Refusal::Ours, _) => "an address of the proxies or of the API server, which no backend may be".into(),
+            (Refusal::Outside, Self::Bounded(Bounds { tenancy, .. })) => {
+                let allowed = listed(tenancy.backend_networks.iter());
+                format!(
+                    "neither a pod that a Service of the same namespace selects nor in a network that the administrator \
+                     allows ({allowed})"
+                )
+            }
+            (Refusal::Outside, Self::Everywhere) => "out of reach".into(),
+        }
+    }
+}
+
+/// The addresses of one place that are refused, and why: so many that each is not told on its own.
+#[derive(Default)]
+pub(super) struct Refused(BTreeMap<Refusal, (SocketAddr, usize)>);
+
+impl Refused {
+    /// Whether the address may be a backend.
+    pub fn admit(&mut self, address: SocketAddr, target: Target, reach: &Reach) -> bool {
+        let refusal = reach.refusal(address, target);
+        if let Some(refusal) = refusal {
+            self.0.entry(refusal).or_insert((address, 0)).1 += 1;
+        }
+        refusal.is_none()
+    }
+
+    /// Says that they are left out, and who has them if that is not the place itself.
+    pub fn tell(self, who: Option<&str>, reach: &Reach, place: &mut Place) {
+        for (refusal, (address, count)) in self.0 {
+            let which = match (who, count - 1) {
+                (None, _) => format!("{address} is"),
+                (Some(who), 0) => format!("{who} has {address}, which is"),
+                (Some(who), more) => format!("{who} has {address} and {more} more, each of which is"),
+            };
+            place.leave_out(Reason::NotPermitted, format!("{which} {}; left out", reach.sentence(refusal)));
+        }
+    }
+}
+
+pub(super) struct Bounds<'a> {
+    tenancy: &'a Tenancy,
+    /// Addresses of the proxies and of the API server.
+    ours: BTreeSet<IpAddr>,
+    /// Where the proxies listen themselves.
+    our_ports: BTreeSet<u16>,
+    api_server: BTreeSet<SocketAddr>,
+}
+
+impl<'a> Bounds<'a> {
+    fn of(tenancy: &'a Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
+        let mut bounds = Self {
+            tenancy,
+            ours: tenancy.own_addresses.iter().map(IpAddr::to_canonical).collect(),
+            our_ports: tenancy.admin_port.into_iter().chain(bindings.ports()).collect(),
+            api_server: BTreeSet::new(),
+        };
+        bounds.add_replicas(slices);
+        bounds.add_api_server(world);
+        bounds
+    }
+
+    /// The proxies' pods, ready or not.
+    fn add_replicas(&mut self, slices: &Slices) {
+        let replicas = self.tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
+        let endpoints = replicas.flat_map(|(_, slice)| &slice.endpoints);
+        self.ours.extend(endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| canonical(address)));
+    }
+
+    /// Only the API server's own objects count, by their names: others could be made to keep tenants from their pods.
+    fn add_api_server(&mut self, world: &World) {
+        let key = ObjectKey::new("default", "kubernetes");
+        if let Some(slice) = world.endpoint_slices.get(&key) {
+            let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            for ip in addresses.filter_map(|address| canonical(address)) {
+                self.ours.insert(ip);
+                let ports = slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok());
+                self.api_server.extend(ports.map(|port| SocketAddr::new(ip, port)));
+            }
+        }
+        let spec = world.services.get(&key).and_then(|service| service.spec.as_ref());
+        let cluster_ips = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
+        self.ours.extend(cluster_ips.filter_map(|address| canonical(address)));
+    }
+
+    fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+        let mut forms = forms(address.ip()).map(|ip| SocketAddr::new(ip, address.port()));
+        let outside = target == Target::Anybody && !self.tenancy.backend_networks.contains(address.ip());
+        forms.find_map(|form| self.refusal_of_form(form, target)).or(outside.then_some(Refusal::Outside))
+    }
+
+    fn refusal_of_form(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
+        let ip = address.ip();
+        let ours = match target {
+            Target::Anybody => self.ours.contains(&ip),
+            // A pod in the network of its node shares the node's address with whoever else runs there.
+            Target::Pod => {
+                self.ours.contains(&ip) && self.our_ports.contains(&address.port())
+                    || self.api_server.contains(&address)
+            }
+        };
+        if let Some(kind) = special(ip) {
+            Some(Refusal::Special(kind))
+        } else if target == Target::Anybody && METADATA.contains(&ip) {
+            Some(Refusal::Special("a metadata service"))
+        } else if self.tenancy.denied_networks.contains(ip) {
+            Some(Refusal::Denied)
+        } else {
+            ours.then_some(Refusal::Ours)
+        }
+    }
+}
+
+fn canonical(address: &str) -> Option<IpAddr> {
+    address.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}

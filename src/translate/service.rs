@@ -1,0 +1,128 @@
+//! What a load balancer asks of the Service that is kept for it, which is in the administrator's namespace. A refusal
+//! costs the Service only: connections that reach the proxies are served.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Problem, Reason,
+    findings::{Place, accepted},
+    listed,
+    load_balancer::twin,
+};
+use crate::{
+    api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
+    source::Tenancy,
+};
+
+const MEANWHILE: &str = "its Service is neither created nor changed";
+
+pub(super) fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
+    let template = spec.service.clone().unwrap_or_default();
+    accepted("spec.service", MEANWHILE, problems, |place| check_template(&template, tenancy, place));
+    for index in 0..spec.listeners.len() {
+        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |place| {
+            check_node_port(&spec.listeners, index, template.type_, tenancy, place);
+        });
+    }
+}
+
+fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, place: &mut Place) {
+    let ServiceTemplate { type_, annotations, labels, external_traffic_policy, load_balancer_class, .. } = template;
+    if !tenancy.service_types.contains(type_) {
+        let allowed = listed(tenancy.service_types.iter().map(|allowed| allowed.as_str()));
+        let message = format!("{} is not allowed: the administrator allows {allowed}", type_.as_str());
+        place.at("type").refuse_for(Reason::NotPermitted, message);
+    }
+    check_keys(annotations, &tenancy.annotations, &mut place.at("annotations"));
+    check_keys(labels, &tenancy.labels, &mut place.at("labels"));
+    check_label_values(labels, &mut place.at("labels"));
+    if external_traffic_policy.is_some() && *type_ == ServiceType::ClusterIp {
+        let message = "it means nothing with type ClusterIP: write another type, or leave it out";
+        place.at("externalTrafficPolicy").refuse(message);
+    }
+    if let Some(class) = load_balancer_class {
+        let mut place = place.at("loadBalancerClass");
+        if *type_ != ServiceType::LoadBalancer {
+            let message =
+                format!("it means nothing with type {}: write type: LoadBalancer, or leave it out", type_.as_str());
+            place.refuse(message);
+        } else if !matches_any(class, &tenancy.load_balancer_classes) {
+            place.refuse_for(Reason::NotPermitted, not_allowed(class, &tenancy.load_balancer_classes));
+        }
+    }
+}
+
+fn check_keys(written: &BTreeMap<String, String>, allowed: &[String], place: &mut Place) {
+    for key in written.keys() {
+        if is_ours(key) {
+            place.refuse_for(Reason::NotPermitted, format!("`{key}` is what tcplb writes itself: leave it out"));
+        } else if !matches_any(key, allowed) {
+            place.refuse_for(Reason::NotPermitted, not_allowed(key, allowed));
+        } else if !is_qualified_name(key) {
+            let message = format!(
+                "`{key}` is not a key: write at most 63 letters, digits, `-`, `_` and `.`, with a DNS name and `/` in \
+                 front if need be"
+            );
+            place.refuse(message);
+        }
+    }
+}
+
+fn check_label_values(labels: &BTreeMap<String, String>, place: &mut Place) {
+    for value in labels.values().filter(|value| !value.is_empty() && !is_simple_name(value)) {
+        place.refuse(format!("`{value}` is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`"));
+    }
+}
+
+fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, tenancy: &Tenancy, place: &mut Place) {
+    let Some(port) = listeners[index].node_port else { return };
+    if !tenancy.node_ports {
+        let message = format!("{port} may not be chosen, as the administrator has it: leave it out");
+        place.refuse_for(Reason::NotPermitted, message);
+    } else if type_ == ServiceType::ClusterIp {
+        place.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");
+    } else if let Some(other) = twin(listeners, index, |listener| listener.node_port) {
+        place.refuse(format!("{port} is also the nodePort of spec.listeners[{other}]: write another"));
+    }
+}
+
+/// By these the Services that are kept are found again.
+fn is_ours(key: &str) -> bool {
+    key.starts_with("tcplb.io/") || key == "app.kubernetes.io/managed-by"
+}
+
+fn matches_any(key: &str, patterns: &[String]) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => key.starts_with(start),
+        None => key == pattern,
+    })
+}
+
+fn not_allowed(what: &str, patterns: &[String]) -> String {
+    format!("`{what}` is not allowed: the administrator allows {}", listed(patterns))
+}
+
+/// A name, with a DNS subdomain and a slash in front if there is one, as the API server has it.
+fn is_qualified_name(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((domain, name)) => is_subdomain(domain) && is_simple_name(name),
+        None => is_simple_name(key),
+    }
+}
+
+fn is_simple_name(name: &str) -> bool {
+    let ends = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+    let inner = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    name.len() <= 63 && ends(name.chars().next()) && ends(name.chars().last()) && name.chars().all(inner)
+}
+
+fn is_subdomain(domain: &str) -> bool {
+    let lower = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    let ends = |end: Option<char>| end.is_some_and(lower);
+    let label = |label: &str| {
+        ends(label.chars().next())
+            && ends(label.chars().last())
+            && label.chars().all(|letter| lower(letter) || letter == '-')
+    };
+    domain.len() <= 253 && domain.split('.').all(label)
+}

@@ -1,0 +1,100 @@
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
+};
+
+use crate::{
+    api::PortRef,
+    model::ObjectKey,
+    translate::{Reason, findings::Place},
+};
+
+const TCP: &str = "TCP";
+
+/// How a slice's own port is found.
+pub enum TargetPort {
+    /// By the Service port's name; empty: the Service has one port without a name.
+    Named(String),
+    /// As written: a headless Service need not declare its ports.
+    Number(u16),
+}
+
+impl TargetPort {
+    /// `None`: the Service has no such port, and `place` says which it has.
+    pub fn of(declared: &PortRef, key: &ObjectKey, service: &Service, place: &mut Place) -> Option<Self> {
+        let spec = service.spec.as_ref();
+        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let named = ports.iter().filter(|port| match declared {
+            PortRef::Number(number) => port.port == i32::from(*number),
+            PortRef::Name(name) => port.name.as_deref() == Some(name),
+        });
+        let headless = spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None");
+        match (named.clone().find(|port| is_tcp(port.protocol.as_deref())), declared) {
+            (Some(port), _) => Some(Self::Named(port.name.clone().unwrap_or_default())),
+            (None, PortRef::Number(number)) if headless => Some(Self::Number(*number)),
+            (None, _) => {
+                let problem = match named.clone().next().and_then(|port| port.protocol.as_deref()) {
+                    Some(protocol) => format!("port {declared} of Service {key} is {protocol}, not TCP"),
+                    None => format!("Service {key} has no port {declared}"),
+                };
+                place.refuse_for(Reason::RefNotFound, format!("{problem}: write one of {}", tcp_ports(ports)));
+                None
+            }
+        }
+    }
+
+    /// The endpoints of a slice, with what is their address at this port.
+    pub fn addresses<'a>(
+        &self,
+        key: &ObjectKey,
+        slice: &'a EndpointSlice,
+        place: &mut Place,
+    ) -> Vec<(SocketAddr, &'a Endpoint)> {
+        let numbers = self.numbers(slice);
+        let mut found = Vec::with_capacity(numbers.len() * slice.endpoints.len());
+        for endpoint in &slice.endpoints {
+            // The first address is the only one with a meaning.
+            let address = endpoint.addresses.first().map_or("", String::as_str);
+            let Ok(ip) = address.parse::<IpAddr>() else {
+                let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
+                place.leave_out(Reason::Invalid, message + ": write one; it is left out");
+                continue;
+            };
+            found.extend(numbers.iter().map(|number| (SocketAddr::new(ip.to_canonical(), *number), endpoint)));
+        }
+        found
+    }
+
+    /// The numbers of this port in a slice.
+    fn numbers(&self, slice: &EndpointSlice) -> Vec<u16> {
+        match self {
+            Self::Number(number) => vec![*number],
+            Self::Named(name) => {
+                let same = |port: &&EndpointPort| {
+                    port.name.as_deref().unwrap_or_default() == name && is_tcp(port.protocol.as_deref())
+                };
+                let number = |port: &EndpointPort| u16::try_from(port.port?).ok().filter(|number| *number > 0);
+                slice.ports.iter().flatten().filter(same).filter_map(number).collect()
+            }
+        }
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == TCP)
+}
+
+/// The TCP ports there are, for a sentence.
+fn tcp_ports(ports: &[ServicePort]) -> String {
+    let ports: Vec<_> = ports
+        .iter()
+        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .map(|port| match &port.name {
+            Some(name) => format!("{} ({name})", port.port),
+            None => port.port.to_string(),
+        })
+        .collect();
+    if ports.is_empty() { "its TCP ports, of which it has none".into() } else { ports.join(", ") }
+}

@@ -1,0 +1,126 @@
+//! What the chart makes of its values.
+
+use serde_json::{Value, json};
+
+use crate::{helm, objects, of_kind};
+
+#[test]
+fn the_crd_is_the_programs_own_and_stays() {
+    let Some(objects) = objects(&[]) else { return };
+    let rendered = of_kind(&objects, "CustomResourceDefinition")[0];
+    let own = serde_json::to_value(tcplb::api::crd()).unwrap();
+    assert!(number_free(&rendered["spec"]) == number_free(&own["spec"]), "it is rendered as something else");
+    assert_eq!(rendered["metadata"]["name"], own["metadata"]["name"]);
+    for (key, value) in own["metadata"]["annotations"].as_object().into_iter().flatten() {
+        assert_eq!(rendered["metadata"]["annotations"][key], *value);
+    }
+    assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}
+
+/// YAML and JSON have one kind of number, Rust several.
+fn number_free(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => Value::String(number.as_f64().unwrap().to_string()),
+        Value::Array(values) => values.iter().map(number_free).collect(),
+        Value::Object(values) => values.iter().map(|(key, value)| (key.clone(), number_free(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn pods_get_the_time_that_delay_and_drain_take_and_some_more() {
+    let values = ["--set", "shutdownDelaySeconds=7,maxDrainSeconds=100,host.enabled=true,host.allowedPorts={5432}"];
+    let Some(objects) = objects(&values) else { return };
+    for kind in ["Deployment", "DaemonSet"] {
+        let pod = &of_kind(&objects, kind)[0]["spec"]["template"]["spec"];
+        assert_eq!(pod["terminationGracePeriodSeconds"], 122, "{kind}");
+        let arguments = pod["containers"][0]["args"].as_array().unwrap();
+        assert!(arguments.contains(&json!("--shutdown-delay=7s")) && arguments.contains(&json!("--max-drain=100s")));
+    }
+}
+
+#[test]
+fn containers_may_do_nothing_that_they_do_not_need() {
+    let Some(objects) = objects(&["--set", "host.enabled=true,host.allowedPorts={5432}"]) else { return };
+    for kind in ["Deployment", "DaemonSet"] {
+        let pod = &of_kind(&objects, kind)[0]["spec"]["template"]["spec"];
+        let (shared, own) = (&pod["securityContext"], &pod["containers"][0]["securityContext"]);
+        assert_eq!(shared["runAsNonRoot"], true, "{kind}");
+        assert_eq!(shared["seccompProfile"]["type"], "RuntimeDefault", "{kind}");
+        assert_eq!(own["readOnlyRootFilesystem"], true, "{kind}");
+        assert_eq!(own["allowPrivilegeEscalation"], false, "{kind}");
+        assert_eq!(own["capabilities"], json!({"drop": ["ALL"]}), "{kind}");
+    }
+}
+
+#[test]
+fn ports_below_1024_take_root_with_one_capability_and_nothing_else() {
+    let Some(objects) = objects(&["--values", "charts/tcplb/examples/host-low-ports.yaml"]) else { return };
+    let pod = &of_kind(&objects, "DaemonSet")[0]["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsUser"], 0);
+    let own = &pod["containers"][0]["securityContext"];
+    assert_eq!(own["capabilities"], json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}));
+    assert_eq!(own["allowPrivilegeEscalation"], false, "what is general stays");
+}
+
+#[test]
+fn a_new_version_of_the_chart_alone_replaces_no_pod() {
+    let Some(objects) = objects(&["--set", "host.enabled=true,host.allowedPorts={5432}"]) else { return };
+    for kind in ["Deployment", "DaemonSet"] {
+        let labels = &of_kind(&objects, kind)[0]["spec"]["template"]["metadata"]["labels"];
+        let names: Vec<_> = labels.as_object().unwrap().keys().collect();
+        let constant = ["app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"];
+        assert_eq!(names, constant, "{kind}");
+    }
+}
+
+#[test]
+fn services_select_the_proxies_and_nothing_else() {
+    let Some(objects) = objects(&["--set", "host.enabled=true,host.allowedPorts={5432}"]) else { return };
+    let deployment = of_kind(&objects, "Deployment")[0];
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    let selector =
+        arguments.iter().find_map(|argument| argument.as_str()?.strip_prefix("--service-selector=")).unwrap();
+    for label in selector.split(',') {
+        let (key, value) = label.split_once('=').unwrap();
+        assert_eq!(labels[key], value);
+    }
+    let host = &of_kind(&objects, "DaemonSet")[0]["spec"]["template"]["metadata"]["labels"];
+    assert!(!selector.contains(&format!("component={}", host["app.kubernetes.io/component"].as_str().unwrap())));
+    let replicas = of_kind(&objects, "Service");
+    let replicas = replicas.iter().find(|service| service["metadata"]["name"] == "tcplb-replicas").unwrap();
+    assert_eq!(
+        (&replicas["spec"]["clusterIP"], &replicas["spec"]["ports"][0]["name"]),
+        (&json!("None"), &json!("admin"))
+    );
+    assert_eq!(replicas["spec"]["publishNotReadyAddresses"], Value::Null, "only proxies that are ready count");
+}
+
+#[test]
+fn an_autoscaler_is_not_contradicted() {
+    let Some(objects) = objects(&["--set", "autoscaling.enabled=true"]) else { return };
+    assert_eq!(of_kind(&objects, "Deployment")[0]["spec"].get("replicas"), None);
+    assert_eq!(of_kind(&objects, "HorizontalPodAutoscaler").len(), 1);
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_a_sentence() {
+    for (values, sentence) in [
+        ("host.enabled=true", "name the ports that load balancers may open on nodes"),
+        ("kind=None", "nothing would run"),
+        ("replica=3", "additional properties 'replica' not allowed"),
+        ("tenancy.allowedServiceTypes={ExternalName}", "value must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'"),
+        ("ports.first=80", "minimum: got 80, want 1,024"),
+        ("ports.first=25000,ports.last=24000", "ports.first is above ports.last"),
+        ("secrets.access=Namespaces", "secrets.namespaces is empty"),
+    ] {
+        match helm(&["template", "tcplb", "charts/tcplb", "--set", values]) {
+            Some(answer) => {
+                let error = answer.expect_err(values);
+                assert!(error.contains(sentence), "{values}: {error}");
+            }
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! docs/rbac.md lists the rights that the chart grants, each with its reason: all of them, and no others.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::{objects, read};
+
+/// Where, API group, resource, names, verb.
+type Right = [String; 5];
+
+#[test]
+fn the_documented_rights_are_those_that_the_chart_grants() {
+    let host = ["--set", "host.enabled=true,host.allowedPorts={5432}"];
+    let Some(objects) = objects(&host) else { return };
+    let granted: BTreeSet<Right> = objects.iter().flat_map(granted_by).collect();
+    let documented: BTreeSet<Right> = read("docs/rbac.md").lines().flat_map(documented_in).collect();
+    let missing: Vec<_> = granted.difference(&documented).collect();
+    let vain: Vec<_> = documented.difference(&granted).collect();
+    assert!(missing.is_empty() && vain.is_empty(), "not in docs/rbac.md: {missing:#?}\nonly there: {vain:#?}");
+}
+
+fn granted_by(role: &Value) -> Vec<Right> {
+    let role_name = role["metadata"]["name"].as_str().unwrap_or_default();
+    let place = match (role["kind"].as_str(), role_name) {
+        (Some("ClusterRole"), "tcplb-system-tcplb") => "watched",
+        (Some("ClusterRole"), name) => name.strip_prefix("tcplb-system-tcplb-").unwrap(),
+        (Some("Role"), "tcplb") => "own, gateway",
+        (Some("Role"), "tcplb-host") => "own, host",
+        _ => return Vec::new(),
+    };
+    let mut rights = Vec::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let names = list(&rule["resourceNames"]).join(", ");
+        for (group, resource) in list(&rule["apiGroups"])
+            .iter()
+            .flat_map(|group| list(&rule["resources"]).into_iter().map(move |resource| (group.clone(), resource)))
+        {
+            for verb in list(&rule["verbs"]) {
+                rights.push([place.to_owned(), group.clone(), resource.clone(), names.clone(), verb]);
+            }
+        }
+    }
+    rights
+}
+
+fn list(values: &Value) -> Vec<String> {
+    values.as_array().into_iter().flatten().map(|value| value.as_str().unwrap().to_owned()).collect()
+}
+
+/// Of a row: where | API group | resource | names | verbs | why.
+fn documented_in(line: &str) -> Vec<Right> {
+    let cells: Vec<_> = line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
+    let [place, group, resource, names, verbs, why] = cells.as_slice() else { return Vec::new() };
+    if place == "where" || place.starts_with("---") {
+        return Vec::new();
+    }
+    assert!(!why.is_empty(), "{line} gives no reason");
+    let right = |verb: &str| [place.clone(), group.clone(), resource.clone(), names.clone(), verb.trim().to_owned()];
+    verbs.split(',').map(right).collect()
+}
