@@ -16,3 +16,4 @@ mod load;
 mod scenario;
 mod scenarios;
 mod source;
+mod status;
