@@ -1,0 +1,154 @@
+//! Clients of a load balancer whose backends say their names and send back what they get.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// How long a client waits for anything before it gives up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What a client did not like.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    Refused,
+    Reset,
+    Unreachable,
+    TimedOut,
+    /// The other side ended the connection in good order, before all was said.
+    EndedEarly,
+    Strange(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Strange(what) => f.write_str(what),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::Reset
+            }
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::UnexpectedEof => Self::EndedEarly,
+            _ => Self::Strange(error.to_string()),
+        }
+    }
+}
+
+/// An open connection to a backend that has said its name.
+pub struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
+    /// The name.
+    pub backend: String,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr) -> Result<Self, Failure> {
+        Self::open_saying(address, "").await
+    }
+
+    /// The same, with something that is said first: a PROXY header.
+    pub async fn open_saying(address: SocketAddr, first: &str) -> Result<Self, Failure> {
+        let mut stream = dial(address).await?;
+        stream.write_all(first.as_bytes()).await?;
+        Self::greeted(stream).await
+    }
+
+    /// Without a graceful end: what comes back is a reset, or nothing.
+    pub fn local_address(&self) -> SocketAddr {
+        self.stream.get_ref().local_addr().unwrap()
+    }
+}
+
+impl Connection<TlsStream<TcpStream>> {
+    /// Trusts these certificates and no other.
+    pub async fn open_tls(
+        address: SocketAddr,
+        name: &str,
+        trusted: &[&CertificateDer<'static>],
+    ) -> Result<Self, Failure> {
+        let mut roots = RootCertStore::empty();
+        for certificate in trusted {
+            roots.add((*certificate).clone()).unwrap();
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let stream = dial(address).await?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let handshake = connector.connect(name.to_owned().try_into().unwrap(), stream);
+        Self::greeted(timeout(LIMIT, handshake).await.map_err(|_| Failure::TimedOut)??).await
+    }
+
+    /// The certificate that the other side has shown.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.stream.get_ref().get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn greeted(stream: S) -> Result<Self, Failure> {
+        let mut connection = Self { stream: BufReader::new(stream), backend: String::new() };
+        let greeting = connection.line().await?;
+        let Some(name) = greeting.strip_prefix("hello from ") else {
+            return Err(Failure::Strange(format!("was greeted with `{greeting}`")));
+        };
+        connection.backend = name.to_owned();
+        Ok(connection)
+    }
+
+    /// The next line that the backend says, without its end.
+    pub async fn line(&mut self) -> Result<String, Failure> {
+        let mut line = String::new();
+        match timeout(LIMIT, self.stream.read_line(&mut line)).await {
+            Err(_) => Err(Failure::TimedOut),
+            Ok(Ok(0)) => Err(Failure::EndedEarly),
+            Ok(Ok(_)) if !line.ends_with('\n') => Err(Failure::EndedEarly),
+            Ok(Ok(_)) => Ok(line.trim_end().to_owned()),
+            Ok(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Says a line, and hears it back.
+    pub async fn echo(&mut self, text: &str) -> Result<(), Failure> {
+        self.stream.write_all(format!("{text}\n").as_bytes()).await?;
+        self.stream.flush().await?;
+        let answer = self.line().await?;
+        if answer == text { Ok(()) } else { Err(Failure::Strange(format!("`{answer}` came back for `{text}`"))) }
+    }
+
+    /// Ends its own direction, and waits for the other's end.
+    pub async fn finish(mut self) -> Result<(), Failure> {
+        self.stream.shutdown().await?;
+        let mut rest = Vec::new();
+        timeout(LIMIT, self.stream.read_to_end(&mut rest)).await.map_err(|_| Failure::TimedOut)??;
+        if rest.is_empty() { Ok(()) } else { Err(Failure::Strange(format!("{} bytes too many", rest.len()))) }
+    }
+}
+
+async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
+    let stream = timeout(LIMIT, TcpStream::connect(address)).await.map_err(|_| Failure::TimedOut)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Connects, says something, hears it back and leaves in good order: who answered.
+pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
+    let mut connection = Connection::open(address).await?;
+    connection.echo("there and back").await?;
+    let backend = connection.backend.clone();
+    connection.finish().await?;
+    Ok(backend)
+}

@@ -1,0 +1,106 @@
+//! The cluster that the tests run on: how it is reached, and what can be done to it from outside.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use kube::Client;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long anything that is waited for may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The image that is tested, as the nodes know it. It is also what says that `KUBECONFIG` is meant for tests: nobody's
+/// own cluster is touched because a shell happens to know one.
+pub fn image() -> Option<String> {
+    std::env::var_os("KUBECONFIG")?;
+    std::env::var("E2E_IMAGE").ok().filter(|image| !image.is_empty())
+}
+
+/// A client of its own for each test: it lives no longer than the runtime that it was made on.
+pub async fn connect() -> Client {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Client::try_default().await.expect("KUBECONFIG leads to a cluster")
+}
+
+/// A script of tests/cluster. It must succeed.
+pub async fn script(name: &str, arguments: &[&str]) -> String {
+    let output = attempt(name, arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tests/cluster/{name} {arguments:?}: {said}{complaint}");
+    said
+}
+
+/// The same, for what may fail.
+pub async fn attempt(name: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(root().join("tests/cluster").join(name));
+    command.args(arguments);
+    run(command).await
+}
+
+/// Something of the cluster that is away. It comes back at the latest when this is dropped, however the test ends.
+pub struct Away {
+    script: &'static str,
+    what: Vec<String>,
+}
+
+impl Away {
+    /// Node 2 or higher.
+    pub async fn node(number: usize) -> Self {
+        Self::stop("node", vec![number.to_string()]).await
+    }
+
+    pub async fn api_server() -> Self {
+        Self::stop("apiserver", Vec::new()).await
+    }
+
+    async fn stop(name: &'static str, what: Vec<String>) -> Self {
+        let away = Self { script: name, what };
+        script(name, &away.arguments("stop")).await;
+        away
+    }
+
+    fn arguments<'a>(&'a self, verb: &'a str) -> Vec<&'a str> {
+        [verb].into_iter().chain(self.what.iter().map(String::as_str)).collect()
+    }
+
+    pub fn comes_back(self) {}
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let mut command = Command::new(root().join("tests/cluster").join(self.script));
+        let output = tokio::task::block_in_place(|| command.args(self.arguments("start")).output());
+        let started = output.as_ref().is_ok_and(|output| output.status.success());
+        assert!(started || std::thread::panicking(), "tests/cluster/{}: {output:?}", self.script);
+    }
+}
+
+/// What kubectl prints, be it an error. For people to read.
+pub async fn kubectl(arguments: &[&str]) -> String {
+    let mut command = Command::new("bash");
+    let environment = root().join("tests/cluster/env");
+    command.arg("-c").arg(". \"$0\"; exec kubectl --request-timeout=10s \"$@\" 2>&1").arg(environment).args(arguments);
+    String::from_utf8_lossy(&run(command).await.stdout).into_owned()
+}
+
+async fn run(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().expect("the program can be started")
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// Asks again and again until the answer is yes: for what cannot be watched. What is waited for is a state, never a time.
+pub async fn eventually(what: &str, patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    // The question itself may hang, on a connection that nobody answers.
+    while !timeout(patience, holds()).await.unwrap_or(false) {
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

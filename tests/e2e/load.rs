@@ -1,0 +1,229 @@
+//! Clients that come again and again, and clients that stay. What becomes of every single one is counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clients::{Connection, Failure, visit},
+    cluster::eventually,
+};
+
+/// New connections, one after the other, from several clients at a time, until it is ended.
+pub struct Load {
+    tally: Arc<Mutex<Tally>>,
+    stop: CancellationToken,
+    clients: TaskTracker,
+}
+
+/// What became of connections.
+#[derive(Clone, Default)]
+pub struct Tally {
+    /// How many each backend served.
+    pub served: BTreeMap<String, usize>,
+    /// With the times at which the clients had come.
+    pub failures: Vec<(Instant, Failure)>,
+    /// The longest that one took, if it was served.
+    pub slowest: Duration,
+}
+
+impl Load {
+    /// Four clients, each with about fifty connections a second.
+    pub fn start(address: SocketAddr) -> Self {
+        Self::with_clients(address, 4)
+    }
+
+    pub fn with_clients(address: SocketAddr, clients: usize) -> Self {
+        let load = Self { tally: Arc::default(), stop: CancellationToken::new(), clients: TaskTracker::new() };
+        for _ in 0..clients {
+            let (tally, stop) = (load.tally.clone(), load.stop.clone());
+            load.clients.spawn(async move {
+                while !stop.is_cancelled() {
+                    let began = Instant::now();
+                    let outcome = visit(address).await;
+                    tally.lock().unwrap().count(began, outcome);
+                    sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+        load
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().unwrap().clone()
+    }
+
+    /// Waits until so many more connections have been served.
+    pub async fn goes_on_for(&self, more: usize) {
+        let aim = self.tally().total_served() + more;
+        eventually("the load goes on", super::cluster::PATIENCE, async || self.tally().total_served() >= aim).await;
+    }
+
+    /// Waits until exactly these backends have served what came since now.
+    pub async fn is_served_by(&self, what: &str, patience: Duration, right: impl Fn(&BTreeSet<String>) -> bool) {
+        let mut before = self.tally();
+        eventually(what, patience, async || {
+            let now = self.tally();
+            // Enough of them for round-robin to come round to everybody.
+            if now.total_served() < before.total_served() + 40 {
+                return false;
+            }
+            let recent = now.since(&before);
+            before = now;
+            right(&recent)
+        })
+        .await;
+    }
+
+    /// Waits until so many in a row have been served, and nobody who came meanwhile was not.
+    pub async fn is_well(&self, patience: Duration) {
+        let mut since = Instant::now();
+        let mut aim = self.tally().total_served() + 200;
+        eventually("everybody is served", patience, async || {
+            let tally = self.tally();
+            if tally.failed_since(since) > 0 {
+                (since, aim) = (Instant::now(), tally.total_served() + 200);
+            }
+            tally.total_served() >= aim
+        })
+        .await;
+    }
+
+    /// Ends it when the connections that are open have ended.
+    pub async fn end(self) -> Tally {
+        self.stop.cancel();
+        self.clients.close();
+        self.clients.wait().await;
+        let tally = self.tally.lock().unwrap().clone();
+        println!("load: {tally}");
+        tally
+    }
+}
+
+impl Tally {
+    fn count(&mut self, began: Instant, outcome: Result<String, Failure>) {
+        match outcome {
+            Ok(backend) => {
+                *self.served.entry(backend).or_default() += 1;
+                self.slowest = self.slowest.max(began.elapsed());
+            }
+            Err(failure) => self.failures.push((began, failure)),
+        }
+    }
+
+    pub fn total_served(&self) -> usize {
+        self.served.values().sum()
+    }
+
+    /// The backends that have served more than they had before.
+    fn since(&self, before: &Self) -> BTreeSet<String> {
+        let more = |(name, count): &(&String, &usize)| **count > before.served.get(*name).copied().unwrap_or(0);
+        self.served.iter().filter(more).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn assert_no_failure(&self) {
+        assert!(self.failures.is_empty(), "no client has seen an error: {self}");
+        assert!(self.total_served() > 0, "clients have been served");
+    }
+
+    /// How many of those who came after this were not served.
+    pub fn failed_since(&self, instant: Instant) -> usize {
+        self.failures.iter().filter(|(came, _)| *came >= instant).count()
+    }
+
+    /// The time between the first and the last who was not served.
+    pub fn trouble(&self) -> Duration {
+        let came = || self.failures.iter().map(|(came, _)| *came);
+        came().max().zip(came().min()).map_or(Duration::ZERO, |(last, first)| last - first)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (total, slowest) = (self.total_served(), self.slowest);
+        write!(f, "{total} served by {} backends, the slowest in {slowest:.1?}", self.served.len())?;
+        let mut kinds: BTreeMap<&Failure, usize> = BTreeMap::new();
+        for (_, failure) in &self.failures {
+            *kinds.entry(failure).or_default() += 1;
+        }
+        for (failure, count) in kinds {
+            write!(f, ", {count} × {failure}")?;
+        }
+        if self.failures.is_empty() { Ok(()) } else { write!(f, " within {:.1?}", self.trouble()) }
+    }
+}
+
+/// Connections that stay, and say something every now and then.
+pub struct Guests {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    ended: Arc<Mutex<Vec<Ending>>>,
+    count: usize,
+    /// How many there are at each backend at the start.
+    pub at: BTreeMap<String, usize>,
+}
+
+/// The end of a connection that was to stay.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    pub at: Instant,
+    pub failure: Failure,
+    pub backend: String,
+}
+
+impl Guests {
+    /// All of them must be let in.
+    pub async fn arrive(address: SocketAddr, count: usize) -> Self {
+        let mut guests = Self {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            ended: Arc::default(),
+            count,
+            at: BTreeMap::new(),
+        };
+        for _ in 0..count {
+            let connection = Connection::open(address).await.expect("a guest is let in");
+            *guests.at.entry(connection.backend.clone()).or_default() += 1;
+            let (stop, ended) = (guests.stop.clone(), guests.ended.clone());
+            guests.tasks.spawn(async move { stop.run_until_cancelled(stay(connection, &ended)).await });
+        }
+        guests
+    }
+
+    pub fn endings(&self) -> Vec<Ending> {
+        self.ended.lock().unwrap().clone()
+    }
+
+    pub fn still_here(&self) -> usize {
+        self.count - self.endings().len()
+    }
+
+    /// All leave. How those that had to leave before did.
+    pub async fn leave(self) -> Vec<Ending> {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let endings = self.ended.lock().unwrap().clone();
+        let kinds: BTreeSet<&Failure> = endings.iter().map(|ending| &ending.failure).collect();
+        println!("guests: {} of {} stayed; the others: {kinds:?}", self.count - endings.len(), self.count);
+        endings
+    }
+}
+
+async fn stay(mut connection: Connection, ended: &Mutex<Vec<Ending>>) {
+    loop {
+        if let Err(failure) = connection.echo("still here").await {
+            let ending = Ending { at: Instant::now(), failure, backend: connection.backend };
+            ended.lock().unwrap().push(ending);
+            return;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}

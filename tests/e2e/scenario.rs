@@ -1,0 +1,290 @@
+//! A story in a namespace of its own. When it ends badly, what is needed to understand it is printed.
+
+use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, sync::Mutex, time::Duration};
+
+use futures::FutureExt;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{
+    Api, Client, Resource,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+    discovery::pinned_kind,
+    runtime::wait::await_condition,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tcplb::api::{TcpLoadBalancer, TcpLoadBalancerStatus};
+use tokio::{
+    sync::RwLock,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    cluster::{self, PATIENCE, connect},
+    harness,
+    installation::Installation,
+};
+
+/// Whom a scenario can stand beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// Other scenarios run at the same time.
+    Welcome,
+    /// It takes nodes or the API server away: nobody else is there meanwhile.
+    Unbearable,
+}
+
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// Runs a scenario in a new namespace; skipped without a cluster.
+pub async fn scenario(name: &str, company: Company, story: impl AsyncFnOnce(&Scenario)) {
+    if cluster::image().is_none() {
+        return harness::skip("there is no cluster: `make e2e` brings one up");
+    }
+    let (_shared, _alone);
+    match company {
+        Company::Welcome => _shared = TURNS.read().await,
+        Company::Unbearable => _alone = TURNS.write().await,
+    }
+    let scenario = Scenario::begin(name).await;
+    let outcome = AssertUnwindSafe(story(&scenario)).catch_unwind().await;
+    if outcome.is_err() {
+        println!("{}", scenario.diagnosis().await);
+    }
+    scenario.end().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub struct Scenario {
+    pub client: Client,
+    pub namespace: String,
+    /// Whose load balancers are meant: the shared installation's, until there is one of its own.
+    installation: Mutex<Installation>,
+    further_namespaces: Mutex<Vec<String>>,
+}
+
+impl Scenario {
+    async fn begin(name: &str) -> Self {
+        let installation = Mutex::new(Installation::shared().await);
+        let client = connect().await;
+        let suffix: String = (0..4).map(|_| fastrand::lowercase()).collect();
+        let namespace = format!("e2e-{name}-{suffix}");
+        let scenario =
+            Self { client, namespace: namespace.clone(), installation, further_namespaces: Mutex::default() };
+        scenario.create_namespace(&namespace).await;
+        scenario
+    }
+
+    async fn end(&self) {
+        let installation = self.installation();
+        if installation.release == self.namespace {
+            installation.remove(&self.client).await;
+        }
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let further = self.further_namespaces.lock().unwrap().clone();
+        for namespace in further.iter().chain([&self.namespace]) {
+            let _ = namespaces.delete(namespace, &DeleteParams::default()).await;
+        }
+    }
+
+    async fn create_namespace(&self, name: &str) {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"e2e": "true"}}});
+        self.try_apply_value(namespace).await.unwrap();
+    }
+
+    /// Another namespace, which goes with the scenario.
+    pub async fn another_namespace(&self) -> String {
+        let name = format!("{}-{}", self.namespace, self.further_namespaces.lock().unwrap().len() + 2);
+        self.create_namespace(&name).await;
+        self.further_namespaces.lock().unwrap().push(name.clone());
+        name
+    }
+
+    pub fn installation(&self) -> Installation {
+        self.installation.lock().unwrap().clone()
+    }
+
+    /// Installs the chart once more, for the load balancers of this scenario only.
+    pub async fn install_own(&self, values: Value) -> Installation {
+        let own = Installation {
+            release: self.namespace.clone(),
+            namespace: format!("{}-system", self.namespace),
+            class: self.namespace.clone(),
+        };
+        // Before it is there: what is half there must go as well.
+        *self.installation.lock().unwrap() = own;
+        Installation::own(&self.namespace, values).await
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Applies manifests. Where they name no namespace and no class, the scenario's are meant.
+    pub async fn apply(&self, manifests: &str) {
+        if let Err(error) = self.try_apply(manifests).await {
+            panic!("{error}: {manifests}");
+        }
+    }
+
+    pub async fn try_apply(&self, manifests: &str) -> Result<(), kube::Error> {
+        for manifest in
+            serde_saphyr::from_multiple::<Value>(manifests).unwrap_or_else(|error| panic!("{error}: {manifests}"))
+        {
+            self.try_apply_value(manifest).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn try_apply_value(&self, mut manifest: Value) -> Result<(), kube::Error> {
+        if manifest["kind"] == "TcpLoadBalancer" && manifest["spec"]["className"].is_null() {
+            manifest["spec"]["className"] = self.installation().class.into();
+        }
+        let mut object: DynamicObject = serde_json::from_value(manifest).unwrap();
+        let types = object.types.clone().expect("a manifest has a kind");
+        let gvk = GroupVersionKind::try_from(&types).unwrap();
+        let (resource, capabilities): (ApiResource, _) = pinned_kind(&self.client, &gvk).await?;
+        let api: Api<DynamicObject> = if capabilities.scope == kube::discovery::Scope::Cluster {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            let namespace = object.metadata.namespace.get_or_insert(self.namespace.clone());
+            Api::namespaced_with(self.client.clone(), namespace, &resource)
+        };
+        let name = object.metadata.name.clone().expect("a manifest has a name");
+        api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await.map(drop)
+    }
+
+    /// Waits until an object, or its absence, is as it should be.
+    pub async fn until<K>(&self, what: &str, name: &str, right: impl Fn(Option<&K>) -> bool) -> Option<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>
+            + Clone
+            + Debug
+            + Send
+            + DeserializeOwned
+            + 'static,
+    {
+        until(self.api(), what, name, PATIENCE, right).await
+    }
+
+    pub async fn load_balancer(&self, name: &str) -> TcpLoadBalancer {
+        self.api().get(name).await.unwrap()
+    }
+
+    /// Waits until a load balancer's status is about its newest generation, and like this.
+    pub async fn status(
+        &self,
+        what: &str,
+        name: &str,
+        right: impl Fn(&TcpLoadBalancerStatus) -> bool,
+    ) -> TcpLoadBalancerStatus {
+        self.status_within(PATIENCE, what, name, right).await
+    }
+
+    pub async fn status_within(
+        &self,
+        patience: Duration,
+        what: &str,
+        name: &str,
+        right: impl Fn(&TcpLoadBalancerStatus) -> bool,
+    ) -> TcpLoadBalancerStatus {
+        status_in(self.api(), patience, what, name, right).await
+    }
+
+    /// Waits until a load balancer is served everywhere; where clients find its first port.
+    pub async fn programmed(&self, name: &str) -> SocketAddr {
+        programmed_in(self.api(), name).await
+    }
+
+    /// The same for a Service of type LoadBalancer: the address that leads in from outside.
+    pub async fn external_address(&self, name: &str) -> SocketAddr {
+        let port = self.programmed(name).await.port();
+        let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
+        SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port)
+    }
+
+    async fn diagnosis(&self) -> String {
+        let mut text = String::new();
+        let further = self.further_namespaces.lock().unwrap().clone();
+        for namespace in further.iter().chain([&self.namespace]) {
+            let kinds = "tcploadbalancers,pods,services,endpointslices";
+            text += &format!("--- {namespace}\n");
+            text += &cluster::kubectl(&["-n", namespace, "get", kinds, "-o", "wide"]).await;
+            text += &cluster::kubectl(&["-n", namespace, "get", "tcploadbalancers", "-o", "yaml"]).await;
+            text += &cluster::kubectl(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]).await;
+        }
+        text + &self.installation().diagnosis().await
+    }
+}
+
+pub async fn programmed_in(api: Api<TcpLoadBalancer>, name: &str) -> SocketAddr {
+    let object: TcpLoadBalancer = api.get(name).await.unwrap();
+    let port = object.spec.listeners[0].port;
+    let status = status_in(api, PATIENCE, "it is programmed", name, |status| is(status, "Programmed", "True")).await;
+    let ip = status.addresses.iter().find_map(|address| address.value.parse().ok()).expect("it has an IP address");
+    SocketAddr::new(ip, port)
+}
+
+pub async fn status_in(
+    api: Api<TcpLoadBalancer>,
+    patience: Duration,
+    what: &str,
+    name: &str,
+    right: impl Fn(&TcpLoadBalancerStatus) -> bool,
+) -> TcpLoadBalancerStatus {
+    let current = |object: Option<&TcpLoadBalancer>| {
+        object.is_some_and(|object| {
+            object
+                .status
+                .as_ref()
+                .is_some_and(|status| status.observed_generation == object.metadata.generation && right(status))
+        })
+    };
+    until(api, what, name, patience, current).await.unwrap().status.unwrap()
+}
+
+/// Waits until an object, or its absence, is as it should be. The API server may be away for a while.
+pub async fn until<K>(
+    api: Api<K>,
+    what: &str,
+    name: &str,
+    patience: Duration,
+    right: impl Fn(Option<&K>) -> bool,
+) -> Option<K>
+where
+    K: Resource<DynamicType: Default> + Clone + Debug + Send + DeserializeOwned + 'static,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        match timeout_at(deadline, await_condition(api.clone(), name, &right)).await {
+            Ok(Ok(object)) => return object,
+            Ok(Err(_)) => sleep(Duration::from_millis(200)).await,
+            Err(_) => panic!("{name}: {what}: not within {patience:?}"),
+        }
+    }
+}
+
+pub fn condition<'a>(status: &'a TcpLoadBalancerStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether a condition is `True`, `False` or `Unknown`.
+pub fn is(status: &TcpLoadBalancerStatus, kind: &str, value: &str) -> bool {
+    condition(status, kind).is_some_and(|condition| condition.status == value)
+}
+
+/// Whether a condition is `False` for this reason.
+pub fn is_not(status: &TcpLoadBalancerStatus, kind: &str, reason: &str) -> bool {
+    condition(status, kind).is_some_and(|condition| condition.status == "False" && condition.reason == reason)
+}
+
+/// What a condition says.
+pub fn sentence<'a>(status: &'a TcpLoadBalancerStatus, kind: &str) -> &'a str {
+    condition(status, kind).map_or("", |condition| &condition.message)
+}

@@ -1,0 +1,87 @@
+//! Backends come and go while clients do not notice.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
+
+use crate::{
+    backends::load_balancer,
+    cluster::PATIENCE,
+    load::{Guests, Load},
+    scenario::{Company, is, is_not, scenario},
+    scenarios::traffic::served,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_scale_from_none_to_five_to_two_without_an_error() {
+    scenario("scale", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 0).await;
+        scenario.apply(&load_balancer("scale", 5432, "echo")).await;
+        let none = |status: &_| is(status, "Programmed", "True") && is(status, "BackendsHealthy", "False");
+        scenario.status("there is nobody", "scale", none).await;
+        let address = scenario.programmed("scale").await;
+
+        scenario.scale("echo", 5).await;
+        // From the first connection that is served, every one is.
+        served(address).await;
+        let load = Load::start(address);
+        load.is_served_by("five serve", PATIENCE, |backends| backends.len() == 5).await;
+        let told = |status: &tcplb::api::TcpLoadBalancerStatus| {
+            is(status, "BackendsHealthy", "True") && status.summary.as_ref().unwrap().ready.as_deref() == Some("5/5")
+        };
+        scenario.status("five are told", "scale", told).await;
+
+        scenario.scale("echo", 2).await;
+        scenario.backends_are_ready(&scenario.namespace, "echo", 2).await;
+        load.is_served_by("two serve", PATIENCE, |backends| backends.len() == 2).await;
+        load.goes_on_for(100).await;
+        load.end().await.assert_no_failure();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones() {
+    scenario("deletion", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 3).await;
+        scenario.apply(&load_balancer("deletion", 5432, "echo")).await;
+        let address = scenario.programmed("deletion").await;
+        served(address).await;
+        let load = Load::start(address);
+        let guests = Guests::arrive(address, 12).await;
+        let pod = guests.at.keys().next().unwrap().clone();
+        let terminating = Load::start(address);
+
+        scenario.api::<Pod>().delete(&pod, &DeleteParams::default()).await.unwrap();
+        let others = |backends: &BTreeSet<String>| !backends.contains(&pod);
+        terminating.is_served_by("new connections go elsewhere", PATIENCE, others).await;
+        let still = scenario.api::<Pod>().get_opt(&pod).await.unwrap();
+        assert!(still.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()), "the pod is still on its way out");
+        assert_eq!(guests.still_here(), 12, "who is connected stays while the pod serves");
+
+        scenario.until("the pod has gone", &pod, |pod: Option<&Pod>| pod.is_none()).await;
+        load.goes_on_for(50).await;
+        load.end().await.assert_no_failure();
+        terminating.end().await.assert_no_failure();
+        // The pod itself has closed what it had.
+        for ending in guests.leave().await {
+            assert_eq!(ending.backend, pod, "{ending:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_backends_clients_are_refused_and_told_why() {
+    scenario("nobody", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 0).await;
+        scenario.apply(&load_balancer("nobody", 5432, "echo")).await;
+        let none = |status: &_| is_not(status, "BackendsHealthy", "NoEndpoints");
+        let status = scenario.status("there is nobody", "nobody", none).await;
+        assert_eq!(status.summary.unwrap().ready.as_deref(), Some("0/0"));
+        let address = scenario.programmed("nobody").await;
+        assert!(crate::clients::visit(address).await.is_err());
+    })
+    .await;
+}

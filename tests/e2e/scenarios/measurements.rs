@@ -1,0 +1,214 @@
+//! How fast changes are followed, and what a controller with many objects needs. What is measured is printed.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    backends::{PORT, load_balancer},
+    clients::visit,
+    cluster::{PATIENCE, eventually},
+    installation::Installation,
+    scenario::{Company, Scenario, is, scenario},
+    scenarios::traffic::served,
+};
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_load_balancer_serves_soon_after_a_plain_service_would() {
+    scenario("latency", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 2).await;
+        let (mut plain, mut ours) = (Vec::new(), Vec::new());
+        for round in 0..5 {
+            plain.push(plain_service(scenario, &format!("plain-{round}")).await);
+            ours.push(new_load_balancer(scenario, &format!("ours-{round}")).await);
+        }
+        let (plain, ours) = (median(plain), median(ours));
+        println!(
+            "measured: from apply to the first served connection {ours:.0?}, of a plain Service {plain:.0?} (medians of 5)"
+        );
+        assert!(ours < plain + Duration::from_secs(1), "{ours:?} against {plain:?}");
+    })
+    .await;
+}
+
+async fn plain_service(scenario: &Scenario, name: &str) -> Duration {
+    let manifest = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: echo}}, ports: [{{port: {PORT}}}]}}}}"
+    );
+    let began = Instant::now();
+    scenario.apply(&manifest).await;
+    let service = scenario.api::<Service>().get(name).await.unwrap();
+    let address = format!("{}:{PORT}", service.spec.unwrap().cluster_ip.unwrap()).parse().unwrap();
+    served(address).await;
+    began.elapsed()
+}
+
+async fn new_load_balancer(scenario: &Scenario, name: &str) -> Duration {
+    let began = Instant::now();
+    scenario.apply(&load_balancer(name, 5432, "echo")).await;
+    let mut address: Option<SocketAddr> = None;
+    eventually("it is served", PATIENCE, async || {
+        if address.is_none() {
+            let service = scenario.kept_service(name).await;
+            address =
+                service.map(|service| format!("{}:5432", service.spec.unwrap().cluster_ip.unwrap()).parse().unwrap());
+        }
+        match address {
+            Some(address) => visit(address).await.is_ok(),
+            None => false,
+        }
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_endpoint_is_used_at_once() {
+    scenario("endpoints", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 1).await;
+        scenario.apply(&load_balancer("endpoints", 5432, "echo")).await;
+        let address = scenario.programmed("endpoints").await;
+        served(address).await;
+        let mut times = Vec::new();
+        for count in 2..6 {
+            let of_echo = watcher::Config::default().labels("kubernetes.io/service-name=echo");
+            let mut slices = watcher(scenario.api::<EndpointSlice>(), of_echo).touched_objects().boxed();
+            scenario.scale("echo", count).await;
+            let ready = |slice: &EndpointSlice| {
+                let endpoints = slice.endpoints.iter();
+                endpoints
+                    .filter(|endpoint| endpoint.conditions.as_ref().is_some_and(|now| now.ready == Some(true)))
+                    .count()
+            };
+            loop {
+                let slice = slices.try_next().await.unwrap().unwrap();
+                if ready(&slice) == count as usize {
+                    break;
+                }
+            }
+            // From when this test has heard of it, as the proxies have, to the first connection that it serves.
+            let heard = Instant::now();
+            let mut met = std::collections::BTreeSet::new();
+            eventually("it is used", PATIENCE, async || {
+                met.extend(visit(address).await);
+                met.len() == count as usize
+            })
+            .await;
+            times.push(heard.elapsed());
+        }
+        let took = median(times);
+        println!(
+            "measured: from an EndpointSlice with one more endpoint to its first connection {took:.0?} (median of 4)"
+        );
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    })
+    .await;
+}
+
+/// CPU and memory of the proxies, as their kubelets measure them.
+async fn usage(scenario: &Scenario, own: &Installation) -> Vec<(String, f64, u64)> {
+    let mut usages = Vec::new();
+    for pod in own.pods(&scenario.client).await {
+        let node = pod.spec.unwrap().node_name.unwrap();
+        let name = pod.metadata.name.unwrap();
+        let request =
+            axum::http::Request::get(format!("/api/v1/nodes/{node}/proxy/stats/summary")).body(Vec::new()).unwrap();
+        let stats: Value = scenario.client.request(request).await.unwrap();
+        let pods = stats["pods"].as_array().unwrap();
+        let Some(stats) = pods.iter().find(|pod| pod["podRef"]["name"] == name.as_str()) else { continue };
+        let container = &stats["containers"][0];
+        let cpu = container["cpu"]["usageCoreNanoSeconds"].as_f64().unwrap_or(0.0) / 1e9;
+        usages.push((name, cpu, container["memory"]["workingSetBytes"].as_u64().unwrap_or(0)));
+    }
+    usages
+}
+
+const OBJECTS: usize = 500;
+const ENDPOINTS: usize = 20;
+
+/// Nothing answers at these addresses: what is measured is the controller, not its traffic. They are of slices written by
+/// hand, since ten thousand pods need more than a machine.
+fn endpoints(index: usize) -> Vec<Value> {
+    let address = |endpoint| format!("198.18.{}.{}", index / 10, index % 10 * ENDPOINTS + endpoint);
+    (0..ENDPOINTS).map(|endpoint| json!({"addresses": [address(endpoint)], "conditions": {"ready": true}})).collect()
+}
+
+fn many(index: usize) -> String {
+    let endpoints = json!(endpoints(index));
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: many-{index}}}
+spec: {{clusterIP: None, ports: [{{name: echo, port: {PORT}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: many-{index}, labels: {{kubernetes.io/service-name: many-{index}}}}}
+addressType: IPv4
+ports: [{{name: echo, port: {PORT}}}]
+endpoints: {endpoints}
+---
+{}",
+        load_balancer(&format!("many-{index}"), 5432, &format!("many-{index}"))
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
+    scenario("many", Company::Unbearable, async |scenario| {
+        let own = scenario.install_own(json!({"tenancy": {"allowedBackendNetworks": ["198.18.0.0/15"]}})).await;
+        let began = Instant::now();
+        let applied = futures::stream::iter(0..OBJECTS).map(|index| async move { scenario.apply(&many(index)).await });
+        applied.buffer_unordered(8).collect::<Vec<()>>().await;
+        let objects = scenario.api::<tcplb::api::TcpLoadBalancer>();
+        eventually("all of them are programmed", PATIENCE * 5, async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let all = objects.list(&ListParams::default()).await.unwrap();
+            all.items
+                .iter()
+                .filter(|object| object.status.as_ref().is_some_and(|status| is(status, "Programmed", "True")))
+                .count()
+                == OBJECTS
+        })
+        .await;
+        println!("measured: {OBJECTS} load balancers were applied and programmed in {:.0?}", began.elapsed());
+
+        let before = usage(scenario, &own).await;
+        let (began, changes) = (Instant::now(), 30);
+        let slices: Api<EndpointSlice> = scenario.api();
+        for change in 0..changes {
+            sleep_until(began + Duration::from_secs(change as u64)).await;
+            let index = change * 7;
+            let mut endpoints = endpoints(index);
+            endpoints[0]["addresses"] = json!([format!("198.19.0.{change}")]);
+            let changed = Patch::Merge(json!({"endpoints": endpoints}));
+            slices.patch(&format!("many-{index}"), &PatchParams::default(), &changed).await.unwrap();
+        }
+        let after = usage(scenario, &own).await;
+        let seconds = began.elapsed().as_secs_f64();
+        for ((name, cpu, memory), (_, cpu_before, _)) in after.iter().zip(&before) {
+            let percent = (cpu - cpu_before) / seconds * 100.0;
+            println!(
+                "measured: {name}: {} MiB and {percent:.1} % of a core, with {OBJECTS} load balancers of {ENDPOINTS} \
+                 endpoints while one endpoint changes each second",
+                memory >> 20
+            );
+        }
+        assert!(!after.is_empty());
+    })
+    .await;
+}

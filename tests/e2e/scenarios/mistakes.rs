@@ -1,0 +1,57 @@
+//! What is wrong with one object costs nobody else anything, and nothing that serves already.
+
+use crate::{
+    backends::{load_balancer, load_balancer_with},
+    clients::visit,
+    load::{Guests, Load},
+    scenario::{Company, is, scenario, sentence},
+    scenarios::traffic::served,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_object_is_told_what_it_lacks_and_its_neighbour_serves() {
+    scenario("neighbours", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 2).await;
+        scenario.apply(&load_balancer("lost", 5432, "nowhere")).await;
+        scenario.apply(&load_balancer("right", 5433, "echo")).await;
+        let lost = |status: &_| is(status, "ResolvedRefs", "False");
+        let status = scenario.status("what is missing is named", "lost", lost).await;
+        assert!(sentence(&status, "ResolvedRefs").contains("nowhere"), "{status:?}");
+        let address = scenario.programmed("right").await;
+        served(address).await;
+
+        // What was missing comes, and nobody has to touch the object.
+        scenario.backends("nowhere", 1).await;
+        let address = scenario.programmed("lost").await;
+        served(address).await;
+        scenario.status("all is well", "lost", |status| is(status, "ResolvedRefs", "True")).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_becomes_wrong_serves_on_as_it_was() {
+    scenario("spoilt", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 2).await;
+        scenario.apply(&load_balancer("spoilt", 5432, "echo")).await;
+        let address = scenario.programmed("spoilt").await;
+        served(address).await;
+        let load = Load::start(address);
+        let guests = Guests::arrive(address, 10).await;
+
+        let tls = "listeners: [{port: 5432, tls: {certificateRefs: [{name: missing}]}}]";
+        scenario.apply(&load_balancer_with("spoilt", tls, "echo", "")).await;
+        let wrong = |status: &_| is(status, "ResolvedRefs", "False");
+        let status = scenario.status("the mistake is told", "spoilt", wrong).await;
+        assert!(sentence(&status, "ResolvedRefs").contains("missing"), "{status:?}");
+        load.goes_on_for(100).await;
+
+        scenario.apply(&load_balancer("spoilt", 5432, "echo")).await;
+        scenario.status("all is well", "spoilt", |status| is(status, "ResolvedRefs", "True")).await;
+        load.goes_on_for(100).await;
+        load.end().await.assert_no_failure();
+        assert!(guests.leave().await.is_empty());
+        visit(address).await.unwrap();
+    })
+    .await;
+}

@@ -1,0 +1,12 @@
+mod certificates;
+mod churn;
+mod faults;
+mod gateway;
+mod host;
+mod measurements;
+mod mistakes;
+mod replicas;
+mod sidecar;
+mod tenancy;
+mod traffic;
+mod uninstall;

@@ -1,0 +1,197 @@
+//! What connections go through: plain, TLS, sticky, limited, with PROXY headers, over every type of Service.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, api::ListParams};
+
+use crate::{
+    backends::{load_balancer, load_balancer_with},
+    clients::{Connection, Failure, visit},
+    cluster::{PATIENCE, eventually},
+    scenario::{Company, Scenario, is, scenario},
+    scenarios::certificates::Certificate,
+};
+
+/// Waits until connections come through, which kube-proxy has its time for.
+pub async fn served(address: SocketAddr) {
+    eventually(&format!("{address} is served"), PATIENCE, async || visit(address).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_lines_give_an_address_that_reaches_every_pod() {
+    scenario("plain", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 3).await;
+        scenario.apply(&load_balancer("plain", 5432, "echo")).await;
+        let address = scenario.programmed("plain").await;
+        served(address).await;
+
+        let pods: BTreeSet<String> =
+            scenario.pods_of("echo").await.into_iter().map(|pod| pod.metadata.name.unwrap()).collect();
+        let mut reached = BTreeSet::new();
+        for _ in 0..12 {
+            reached.insert(visit(address).await.unwrap());
+        }
+        assert_eq!(reached, pods);
+
+        let right = |status: &tcplb::api::TcpLoadBalancerStatus| is(status, "BackendsHealthy", "True");
+        let status = scenario.status("its backends are healthy", "plain", right).await;
+        let summary = status.summary.unwrap();
+        assert_eq!(summary.ports.as_deref(), Some("5432"));
+        assert_eq!(summary.ready.as_deref(), Some("3/3"));
+        assert_eq!(summary.status.as_deref(), Some("Programmed"));
+        assert_eq!(summary.address, Some(address.ip().to_string()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_ends_at_the_load_balancer() {
+    scenario("tls", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 1).await;
+        let certificate = Certificate::new("db.example.com");
+        scenario.apply(&certificate.secret("db-tls")).await;
+        let listener = "listeners: [{port: 5432, tls: {certificateRefs: [{name: db-tls}]}}]";
+        scenario.apply(&load_balancer_with("tls", listener, "echo", "")).await;
+        let address = scenario.programmed("tls").await;
+        let mut connection = Err(Failure::Refused);
+        eventually("TLS is served", PATIENCE, async || {
+            connection = Connection::open_tls(address, "db.example.com", &[&certificate.der]).await;
+            connection.is_ok()
+        })
+        .await;
+        connection.unwrap().echo("through TLS").await.unwrap();
+        let status = scenario.status("it is told", "tls", |status| is(status, "CertificatesValid", "True")).await;
+        assert!(is(&status, "ResolvedRefs", "True"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
+    scenario("sticky", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 4).await;
+        // Through an external address, which keeps the clients': kube-proxy makes others of those from outside otherwise.
+        let sticky = "loadBalancing: {algorithm: Maglev}\nservice: {type: LoadBalancer}";
+        scenario.apply(&load_balancer_with("sticky", "listeners: [{port: 5432}]", "echo", sticky)).await;
+        let address = scenario.external_address("sticky").await;
+        served(address).await;
+        let first = visit(address).await.unwrap();
+        for _ in 0..40 {
+            assert_eq!(visit(address).await.unwrap(), first);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_holds_in_every_proxy() {
+    scenario("limits", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 1).await;
+        let limited = "listeners: [{port: 5432, limits: {maxConnections: 3}}]";
+        scenario.apply(&load_balancer_with("limits", limited, "echo", "")).await;
+        let address = scenario.programmed("limits").await;
+        served(address).await;
+        let proxies = scenario.installation().pods(&scenario.client).await.len();
+        let (mut open, mut refused) = (Vec::new(), 0);
+        for _ in 0..proxies * 3 * 10 {
+            match Connection::open(address).await {
+                Ok(connection) => open.push(connection),
+                Err(Failure::Reset | Failure::EndedEarly | Failure::Refused) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(open.len(), proxies * 3, "{refused} refused");
+        // Those that are in are not disturbed, and whoever leaves makes room.
+        for connection in &mut open {
+            connection.echo("still here").await.unwrap();
+        }
+        drop(open);
+        served(address).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clients_address_of_a_proxy_header_is_handed_on() {
+    scenario("proxy", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 1).await;
+        scenario
+            .apply(
+                "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {name: proxy}
+spec:
+  listeners: [{port: 5432, proxyProtocol: {mode: Required, trustedNetworks: [10.0.0.0/8, 172.16.0.0/12]}}]
+  backends: [{service: {name: echo, port: echo}, proxyProtocol: V1}]
+  timeouts: {handshake: 500ms}
+",
+            )
+            .await;
+        let address = scenario.programmed("proxy").await;
+        let header = "PROXY TCP4 203.0.113.7 203.0.113.8 4711 5432\r\n";
+        let mut connection = Err(Failure::Refused);
+        eventually("it is served", PATIENCE, async || {
+            connection = Connection::open_saying(address, header).await;
+            connection.is_ok()
+        })
+        .await;
+        let handed_on = connection.unwrap().line().await.unwrap();
+        assert!(handed_on.starts_with("PROXY TCP4 203.0.113.7 "), "{handed_on}");
+        assert!(visit(address).await.is_err(), "nobody is let in without a header");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_address_leads_in_and_keeps_the_clients_address() {
+    scenario("external", Company::Welcome, async |scenario| {
+        scenario.backends("echo", 1).await;
+        scenario
+            .apply(
+                "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {name: external}
+spec:
+  service: {type: LoadBalancer}
+  listeners: [{port: 5432}]
+  backends: [{service: {name: echo, port: 5000}, proxyProtocol: V1}]
+",
+            )
+            .await;
+        let address = scenario.external_address("external").await;
+        let status = scenario.load_balancer("external").await.status.unwrap();
+        assert!(is(&status, "ClientAddressPreserved", "True"), "{status:?}");
+        let mut connection = Err(Failure::Refused);
+        eventually("the external address is served", PATIENCE, async || {
+            connection = Connection::open(address).await;
+            connection.is_ok()
+        })
+        .await;
+        let mut connection = connection.unwrap();
+        let own = connection.local_address().ip();
+        let handed_on = connection.line().await.unwrap();
+        assert!(handed_on.starts_with(&format!("PROXY TCP4 {own} ")), "{handed_on} comes from {own}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_port_leads_in_on_every_node() {
+    scenario("nodeport", Company::Welcome, async |scenario: &Scenario| {
+        scenario.backends("echo", 1).await;
+        let node_port = "service: {type: NodePort}";
+        scenario.apply(&load_balancer_with("nodeport", "listeners: [{port: 5432}]", "echo", node_port)).await;
+        let status = scenario.status("it is programmed", "nodeport", |status| is(status, "Programmed", "True")).await;
+        let port = status.listeners[0].node_port.expect("the port of the nodes is told");
+        let nodes = Api::<Node>::all(scenario.client.clone()).list(&ListParams::default()).await.unwrap();
+        for node in nodes {
+            let addresses = node.status.unwrap().addresses.unwrap();
+            let address = addresses.into_iter().find(|address| address.type_ == "InternalIP").unwrap();
+            served(SocketAddr::new(address.address.parse().unwrap(), port)).await;
+        }
+    })
+    .await;
+}
