@@ -2,7 +2,9 @@
 
 use std::{
     fmt::Write,
+    fs,
     io::Read,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -33,4 +35,27 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(&first, b"default/number-1 ");
     let output = check.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+/// The objects that the API server refuses: of those that are as wrong outside a cluster, the field is named here too.
+#[test]
+fn what_an_api_server_refuses_is_refused_here_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/objects/bad");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let check = Command::new(env!("CARGO_BIN_EXE_tcplb")).arg("check").args(&files).output().unwrap();
+    let told = String::from_utf8(check.stdout).unwrap();
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let (field, _) = text.strip_prefix("# ").and_then(|text| text.split_once(": ")).expect("`# field: sentence`");
+        let of_file = format!("({}): refused", file.display());
+        let mut lines = told.lines().skip_while(|line| !line.ends_with(&of_file)).skip(1);
+        let errors = lines.by_ref().take_while(|line| line.starts_with("  "));
+        if !errors.into_iter().any(|line| line.starts_with(&format!("  error: {field}"))) {
+            wrong.push(format!("{}: nothing of {field}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{told}", wrong.join("\n"));
 }

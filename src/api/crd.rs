@@ -72,11 +72,15 @@ fn remove_descriptions(value: &mut Value) {
     }
 }
 
-/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums.
+/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums. And
+/// the line breaks of descriptions, for `kubectl explain` has its own.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("nullable");
+            if let Some(Value::String(description)) = map.get_mut("description") {
+                *description = description.replace('\n', " ");
+            }
             if map.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
                 map.remove("format");
             }
@@ -87,5 +91,46 @@ fn tidy(value: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(tidy),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schemas_hash_is_of_what_the_server_does_and_not_of_what_it_says() {
+        let published = published();
+        assert_eq!(crd().metadata.annotations.unwrap()[SCHEMA_HASH], schema_hash());
+        let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+        for (place, value, same) in [
+            (schema, "description", true),
+            ("/metadata", "name", true),
+            ("/spec/versions/0", "additionalPrinterColumns", true),
+            (schema, "required", false),
+            (&format!("{schema}/properties"), "connect", false),
+            (&format!("{schema}/properties/className"), "x-kubernetes-validations", false),
+        ] {
+            let mut other = published.clone();
+            other.pointer_mut(place).and_then(Value::as_object_mut).unwrap().remove(value).unwrap();
+            assert_eq!(hash(&other) == hash(&published), same, "{place}/{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_published_says_nothing_of_line_breaks_and_formats_of_ours() {
+        fn visit(value: &Value) {
+            match value {
+                Value::Object(map) => {
+                    let text = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or_default();
+                    assert!(!text("description").contains('\n'), "{}", text("description"));
+                    assert!(["", "int64", "date-time"].contains(&text("format")), "{}", text("format"));
+                    map.values().for_each(visit);
+                }
+                Value::Array(list) => list.iter().for_each(visit),
+                _ => {}
+            }
+        }
+        visit(&published());
     }
 }

@@ -481,7 +481,7 @@ pub enum ProxyProtocolVersion {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.hash) || self.algorithm == 'Maglev'")
-        .message("only Maglev hashes: write `algorithm: Maglev`, or leave `hash` out")
+        .message("it does nothing with another algorithm: write `algorithm: Maglev`, or leave `hash` out")
         .field_path(".hash")
 )]
 pub struct LoadBalancing {

@@ -55,7 +55,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         cluster_domain: arguments.cluster_domain,
     };
     serve(Serving {
-        source: Source::Cluster(Cluster::start(client.clone(), scope, site)),
+        source: Source::cluster(Cluster::start(client.clone(), scope, site)),
         admin: AdminAddress::At(arguments.admin.socket_address()),
         sharing: Sharing::Exclusive,
         takeover: None,
@@ -76,7 +76,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         home: None,
     };
     serve(Serving {
-        source: Source::Cluster(Cluster::start(client().await?, scope, Site::Sidecar(arguments.address))),
+        source: Source::cluster(Cluster::start(client().await?, scope, Site::Sidecar(arguments.address))),
         admin: arguments.admin,
         sharing: Sharing::Exclusive,
         takeover: None,

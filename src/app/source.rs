@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the manifests come from.
 pub enum Source {
     Files(FileSource),
-    Cluster(Cluster),
+    Cluster(ClusterSource),
 }
 
 impl Source {
@@ -33,14 +33,16 @@ impl Source {
         Ok(Self::Files(FileSource { files: Arc::new(Mutex::new(files)), watch: Watch::start(), hangups }))
     }
 
+    /// A cluster, read again when it changes.
+    pub fn cluster(cluster: Cluster) -> Self {
+        Self::Cluster(ClusterSource { cluster, synced: false })
+    }
+
     /// What is declared now. `None`: it cannot be told, and what was declared before still holds.
     pub async fn read(&mut self) -> Option<World> {
         match self {
             Self::Files(files) => files.read().await,
-            Self::Cluster(cluster) => {
-                cluster.synced(PATIENCE).await;
-                Some(cluster.world())
-            }
+            Self::Cluster(cluster) => Some(cluster.read().await),
         }
     }
 
@@ -48,7 +50,7 @@ impl Source {
     pub async fn changed(&mut self) {
         match self {
             Self::Files(files) => files.changed().await,
-            Self::Cluster(cluster) => cluster.changed().await,
+            Self::Cluster(source) => source.cluster.changed().await,
         }
     }
 }
@@ -81,5 +83,22 @@ impl FileSource {
             () = self.watch.changed() => {}
             _ = self.hangups.recv() => info!("SIGHUP: reading the manifests"),
         }
+    }
+}
+
+/// Objects in a cluster.
+pub struct ClusterSource {
+    cluster: Cluster,
+    synced: bool,
+}
+
+impl ClusterSource {
+    /// Nothing is told before everything has been read once; what is declared later is told when it can be.
+    async fn read(&mut self) -> World {
+        if !self.synced {
+            self.cluster.synced(PATIENCE).await;
+            self.synced = true;
+        }
+        self.cluster.world()
     }
 }

@@ -61,6 +61,8 @@ pub struct Leader {
     gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
     waiting: Waiting,
     owner: Owner,
+    /// When the allocations were last read from the API server itself: that they were deleted is not seen otherwise.
+    read: Option<Instant>,
     problems: Problems,
     /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
     heard: bool,
@@ -106,6 +108,7 @@ impl Leader {
             gone: BTreeMap::new(),
             waiting: Waiting::new(),
             owner,
+            read: None,
             problems: Problems::new(),
             heard,
             writer,
@@ -213,20 +216,21 @@ impl Leader {
     }
 
     /// Sees to it that every listener has a port. The answer is what is stored.
-    async fn allot(&self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, String> {
+    async fn allot(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, String> {
         let targets = plan::targets(&scene.kept);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
         let claims = Claims { claims: &scene.claims, targets: &targets, gone: &gone, range };
         let mut last = allot(&claims, scene.allocations, Timestamp::now());
         let mut stored = scene.allocations.clone();
-        if last.allocations != stored {
+        if last.allocations != stored || self.read.is_none_or(|read| read.elapsed() >= LOOK_AGAIN) {
             let revise = |stored: &Allocations| {
                 last = allot(&claims, stored, Timestamp::now());
                 last.allocations.clone()
             };
-            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, revise));
+            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, scene.allocations, revise));
             stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
+            self.read = Some(Instant::now());
         }
         self.tell_of_shortage(scene, &last, problems);
         Ok(stored)

@@ -1,5 +1,7 @@
 //! The ConfigMap that allocations are kept in.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
@@ -13,24 +15,27 @@ use crate::source::Allocations;
 /// How often somebody else may be faster before it is left to the next time.
 const TRIES: u32 = 5;
 
-/// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. The answer is
-/// what is stored then.
+/// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. If there is
+/// nothing, because it is new or was deleted by hand, what was seen `last` counts. The answer is what is stored then.
 pub async fn revise(
     client: &Client,
     settings: &Settings,
+    last: &Allocations,
     mut revise: impl FnMut(&Allocations) -> Allocations,
 ) -> Result<Allocations, String> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
     let name = &settings.allocations;
     for _ in 0..TRIES {
         let there = maps.get_opt(name).await.map_err(|error| sentence(&error))?;
-        let data = there.as_ref().and_then(|map| map.data.clone()).unwrap_or_default();
-        let (stored, problems) = Allocations::read(&data);
+        let (stored, problems) = match &there {
+            Some(map) => Allocations::read(map.data.as_ref().unwrap_or(&BTreeMap::new())),
+            None => (last.clone(), Vec::new()),
+        };
         for problem in &problems {
             warn!(config_map = name, "{problem}");
         }
         let revised = revise(&stored);
-        if revised == stored && problems.is_empty() {
+        if there.is_some() && revised == stored && problems.is_empty() {
             return Ok(stored);
         }
         let written = match there {

@@ -29,7 +29,6 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tracing::warn;
-use trouble::Trouble;
 
 use super::{Allocations, Declared, Site, World};
 use crate::{
@@ -331,7 +330,7 @@ fn is_refused<K: Kept>(feed: &Feed<K>) -> bool {
 fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
     for (subject, feed) in feeds.iter() {
         let state = feed.state();
-        let stays = if state.store.is_synced() { "; what it was before stays" } else { "" };
+        let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
         let refusal = state.denied().map(|why| {
             format!("{} cannot be watched: {why}: allow get, list and watch{stays}", subject.of_kind(K::KIND))
         });
@@ -350,15 +349,8 @@ struct Unread {
 fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
     let unread = feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
-        if state.store.is_synced() {
-            return None;
-        }
-        let (why, refusals) = match state.trouble() {
-            None => ("no answer yet".into(), 0),
-            Some((Trouble::Denied(why), times)) => (why.clone(), times),
-            Some((Trouble::Unreachable(why), _)) => (why.clone(), 0),
-        };
-        Some(Unread { what: subject.of_kind(K::KIND), why, refusals })
+        let (why, refusals) = state.unread()?;
+        Some(Unread { what: subject.of_kind(K::KIND), why: why.to_owned(), refusals })
     });
     unread.collect()
 }

@@ -395,7 +395,7 @@ fn described(name: &str, schema: &Value) -> String {
     if let Some((_, instead)) = rule.and_then(|rule| rule.split_once(": write ")) {
         return format!("write {instead}");
     }
-    let described = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
+    let described = schema["description"].as_str().unwrap_or_default();
     match described.split_inclusive(['.', ':']).next() {
         Some(first) => format!("write `{name}` ({})", first.trim_end_matches(['.', ':'])),
         None => "write something, or leave it out".into(),

@@ -21,11 +21,11 @@ use crate::{
     source::{Site, World},
 };
 
-/// Reads certificates, each distinct one once: an unchanged one is taken from the snapshot before.
+/// Reads certificates, each distinct one once, right or wrong: an unchanged one is taken from the snapshot before.
 pub(super) struct Certificates<'a> {
     world: &'a World,
     now: Timestamp,
-    known: BTreeMap<(Arc<str>, Fingerprint), Arc<Certificate>>,
+    known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
 }
 
 impl<'a> Certificates<'a> {
@@ -35,7 +35,7 @@ impl<'a> Certificates<'a> {
             .values()
             .filter_map(|listener| listener.tls.as_ref())
             .flat_map(|tls| &tls.certificates)
-            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), certificate.clone()))
+            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), Ok(certificate.clone())))
             .collect();
         Self { world, now, known }
     }
@@ -100,12 +100,8 @@ impl<'a> Certificates<'a> {
         let fingerprint = pair.fingerprint();
         let source: Arc<str> = source(reference, declaration).into();
         let key = (source.clone(), fingerprint);
-        if let Some(certificate) = self.known.get(&key) {
-            return Ok(certificate.clone());
-        }
-        let certificate = Arc::new(pair.parse(source, fingerprint)?);
-        self.known.insert(key, certificate.clone());
-        Ok(certificate)
+        let parse = || pair.parse(source, fingerprint).map(Arc::new);
+        self.known.entry(key).or_insert_with(parse).clone()
     }
 
     fn secret(&self, namespace: &str, name: &str) -> Result<Pair<'a>, String> {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Reason, defaults, findings::Place};
+use super::{defaults, findings::Place};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
@@ -68,10 +68,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     };
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
-        place.warn(
-            Reason::Invalid,
-            format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"),
-        );
+        place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
     Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128) }

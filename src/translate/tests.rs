@@ -7,6 +7,7 @@ mod manifests;
 mod mistakes;
 mod sites;
 mod slices;
+mod speed;
 mod tenancy;
 
 use jiff::Timestamp;

@@ -82,7 +82,7 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
     let texts = |count: usize| (0..count).map(|n| (format!("k{n}"), json!("v"))).collect::<serde_json::Map<_, _>>();
     for (field, value, most) in [
         ("/spec/listeners", json!((1..=17).map(port).collect::<Vec<_>>()), "must have at most 16 items"),
-        ("/spec/listeners", json!((1..=50_000).map(port).collect::<Vec<_>>()), "must have at most 16 items"),
+        ("/spec/listeners", json!((1..=5_000).map(port).collect::<Vec<_>>()), "must have at most 16 items"),
         ("/spec/backends", json!(vec![json!({"addresses": ["a:1"]}); 65]), "must have at most 64 items"),
         ("/spec/backends/0/addresses", json!(addresses(65)), "must have at most 64 items"),
         ("/spec/backends/0/addresses", json!(addresses(100_000)), "must have at most 64 items"),
@@ -90,7 +90,7 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
         ("/spec/backends/0/name", json!("a".repeat(64)), "may not be more than 63"),
         ("/spec/backends/0/name", json!("a".repeat(1_000_000)), "may not be more than 63"),
         ("/spec/listeners/0/access", json!({"allow": networks(257)}), "must have at most 256 items"),
-        ("/spec/listeners/0/access", json!({"deny": networks(60_000)}), "must have at most 256 items"),
+        ("/spec/listeners/0/access", json!({"deny": networks(6_000)}), "must have at most 256 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(33)}), "must have at most 32 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(1), "alpn": vec!["a"; 9]}), "at most 8 items"),
         (
@@ -99,7 +99,7 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
             "must have at most 64 items",
         ),
         ("/spec/service", json!({"annotations": texts(33)}), "must have at most 32 items"),
-        ("/spec/service", json!({"labels": texts(50_000)}), "must have at most 32 items"),
+        ("/spec/service", json!({"labels": texts(20_000)}), "must have at most 32 items"),
         ("/spec/service", json!({"annotations": {"a": "x".repeat(4097)}}), "may not be more than 4096"),
         ("/spec/timeouts", json!({"idle": "1".repeat(1_000_000)}), "may not be more than 28"),
     ] {

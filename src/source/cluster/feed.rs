@@ -92,12 +92,9 @@ struct Broken {
 /// been granted, make for refusals for a moment.
 pub const REPEATED: u32 = 3;
 
-impl<K> State<K> {
+impl<K: Kept> State<K> {
     /// Why the API server refuses the watch.
-    pub fn denied(&self) -> Option<&str>
-    where
-        K: Kept,
-    {
+    pub fn denied(&self) -> Option<&str> {
         let broken = self.broken.as_ref()?;
         match &broken.trouble {
             Trouble::Denied(why) if !self.store.is_synced() || broken.times >= REPEATED => Some(why),
@@ -105,9 +102,28 @@ impl<K> State<K> {
         }
     }
 
-    /// Why the watch does not work at the moment, and how often it has failed.
-    pub fn trouble(&self) -> Option<(&Trouble, u32)> {
-        self.broken.as_ref().map(|broken| (&broken.trouble, broken.times))
+    /// Why nothing has been read yet, and how often the API server has refused it.
+    pub fn unread(&self) -> Option<(&str, u32)> {
+        match &self.broken {
+            _ if self.store.is_synced() => None,
+            None => Some(("no answer yet", 0)),
+            Some(Broken { trouble: Trouble::Unreachable(why), .. }) => Some((why, 0)),
+            Some(Broken { trouble: Trouble::Denied(why), times, .. }) => Some((why, *times)),
+        }
+    }
+
+    fn is_denied(&self) -> bool {
+        self.broken.as_ref().is_some_and(|broken| matches!(broken.trouble, Trouble::Denied(_)))
+    }
+
+    fn breaks(&mut self, trouble: Trouble, outage: &Arc<Outage>) {
+        let unreachable = match &trouble {
+            Trouble::Unreachable(why) => Some(outage.join(why)),
+            Trouble::Denied(_) => None,
+        };
+        let times = self.broken.as_ref().map_or(1, |before| before.times + 1);
+        // What it replaces leaves the outage only now: one that goes on is told once.
+        self.broken = Some(Broken { trouble, times, _unreachable: unreachable });
     }
 }
 
@@ -134,16 +150,13 @@ struct Watching<K> {
 }
 
 impl<K: Kept> Watching<K> {
-    /// How long a page of a listing may take.
-    const ANSWER: Duration = Duration::from_secs(30);
-
     async fn run(self) {
         let mut pauses = Pauses::default();
         loop {
             // An object that makes the reading of it fail in an unforeseen way must not end it for good.
             let following = AssertUnwindSafe(self.follow(&mut pauses)).catch_unwind();
             if let Some(trouble) = following.await.unwrap_or_else(|_| Some(Trouble::fault())) {
-                self.note(trouble);
+                self.breaks(trouble);
             }
             sleep(pauses.after_failure()).await;
         }
@@ -153,29 +166,29 @@ impl<K: Kept> Watching<K> {
     /// once it is complete.
     async fn follow(&self, pauses: &mut Pauses) -> Option<Trouble> {
         let mut events = pin!(watcher(self.api(), self.config()));
-        let mut listing = true;
+        let mut phase = Phase::Listing;
         loop {
-            let next = match listing {
-                true => timeout(Self::ANSWER, events.next()).await,
-                // The watcher itself notices when nothing comes any more.
-                false => Ok(events.next().await),
-            };
-            match next {
-                Err(_) => return Some(Trouble::no_answer(Self::ANSWER)),
-                Ok(None) => return None,
+            let event = match timeout(phase.patience(), events.next()).await {
+                Ok(Some(Ok(event))) => Some(event),
                 Ok(Some(Err(error))) => return Trouble::of(error),
-                Ok(Some(Ok(event))) => {
-                    match event {
-                        Event::Init => listing = true,
-                        Event::InitDone => {
-                            listing = false;
-                            pauses.reset();
-                            self.works();
-                        }
-                        _ => {}
+                Ok(None) => return None,
+                Err(_) if phase == Phase::Listing => return Some(Trouble::no_answer(phase.patience())),
+                Err(_) => None,
+            };
+            match event {
+                Some(Event::Init) => phase = Phase::Listing,
+                Some(Event::InitDone) => phase = Phase::Listed,
+                Some(Event::InitApply(_)) => {}
+                Some(Event::Apply(_) | Event::Delete(_)) | None => {
+                    if phase != Phase::Watching {
+                        phase = Phase::Watching;
+                        pauses.reset();
+                        self.works();
                     }
-                    self.take(event);
                 }
+            }
+            if let Some(event) = event {
+                self.take(event);
             }
         }
     }
@@ -207,31 +220,55 @@ impl<K: Kept> Watching<K> {
     }
 
     fn works(&self) {
-        let broken = locked(&self.state).broken.take();
-        let Some(broken) = broken else { return };
-        if let Trouble::Denied(_) = broken.trouble {
-            info!("{} can be watched again", self.subject.of_kind(K::KIND));
+        let mut state = locked(&self.state);
+        let (was_denied, was_told) = (state.is_denied(), state.denied().is_some());
+        state.broken = None;
+        drop(state);
+        if was_denied {
+            info!("{} can be watched", self.subject.of_kind(K::KIND));
         }
-        self.common.changed.send_replace(());
+        if was_told {
+            self.common.changed.send_replace(());
+        }
     }
 
-    fn note(&self, trouble: Trouble) {
+    fn breaks(&self, trouble: Trouble) {
         let mut state = locked(&self.state);
-        let told = state.denied().map(str::to_owned);
-        let before = state.broken.take();
-        let times = before.as_ref().map_or(1, |before| before.times + 1);
-        let unreachable = match &trouble {
-            Trouble::Unreachable(why) => Some(self.common.outage.join(why)),
-            Trouble::Denied(_) => None,
-        };
-        let is_denied = matches!(trouble, Trouble::Denied(_));
-        let was_denied = before.is_some_and(|before| matches!(before.trouble, Trouble::Denied(_)));
-        if let (Trouble::Denied(why), false) = (&trouble, was_denied) {
-            warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
+        let was_denied = state.is_denied();
+        let told = |state: &State<K>| (state.denied().map(str::to_owned), state.unread().is_some_and(is_lasting));
+        let before = told(&state);
+        state.breaks(trouble, &self.common.outage);
+        if let (Some(broken), true) = (&state.broken, state.is_denied() && !was_denied) {
+            warn!(reason = %broken.trouble, "{} cannot be watched", self.subject.of_kind(K::KIND));
         }
-        state.broken = Some(Broken { trouble, times, _unreachable: unreachable });
-        if state.denied() != told.as_deref() || is_denied && times == REPEATED {
+        if told(&state) != before {
             self.common.changed.send_replace(());
+        }
+    }
+}
+
+/// Whether what has not been read yet has been refused for good.
+fn is_lasting((_, refusals): (&str, u32)) -> bool {
+    refusals >= REPEATED
+}
+
+/// How far a watch is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Listing,
+    /// Everything has been read, and the API server may still refuse to tell what changes.
+    Listed,
+    Watching,
+}
+
+impl Phase {
+    /// How long the next event may take; in all but the first phase it may take longer.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Listing => Duration::from_secs(30),
+            Self::Listed => Duration::from_secs(1),
+            // The watcher itself notices a dead connection.
+            Self::Watching => Duration::from_hours(1),
         }
     }
 }

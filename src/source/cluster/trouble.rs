@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -19,6 +20,14 @@ pub enum Trouble {
     Denied(String),
     /// The API server does not answer, or not as it should.
     Unreachable(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(why) | Self::Unreachable(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Trouble {
@@ -110,7 +119,7 @@ pub struct Pauses {
 
 impl Pauses {
     const SHORTEST: Duration = Duration::from_millis(250);
-    const LONGEST: Duration = Duration::from_secs(8);
+    const LONGEST: Duration = Duration::from_secs(5);
 
     pub fn after_failure(&mut self) -> Duration {
         let pause = Self::SHORTEST.saturating_mul(1 << self.failures.min(16)).min(Self::LONGEST);

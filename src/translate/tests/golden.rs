@@ -1,5 +1,6 @@
 //! `tests/golden/<case>/in.yaml`, and what it translates to in `expected.txt`. Where there is a `before.yaml`, that is
-//! what was served before. A new case is files and no code; `GOLDEN=write` writes what is expected.
+//! what was served before. A document of kind Gateway, Host or Sidecar says where the process runs. A new case is files and
+//! no code; `GOLDEN=write` writes what is expected.
 
 use std::{
     fmt::Write,

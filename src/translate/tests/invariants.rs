@@ -1,6 +1,10 @@
 //! What holds for every world: nothing panics, nothing depends on chance, and a mistake stays where it is.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -10,8 +14,8 @@ use super::{
     *,
 };
 use crate::{
-    model::overlap,
-    source::{Declared, Lookup},
+    model::{Listener, Networks, overlap},
+    source::{Allocation, Allocations, Declared, Identity, Lookup, Site, Tenancy},
 };
 
 const GOOD: &str = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}]}";
@@ -278,8 +282,18 @@ fn listener_spec() -> impl Strategy<Value = Value> {
 fn backend_spec() -> impl Strategy<Value = Value> {
     let service = seldom(Just(json!({"name": "pg", "port": 1})));
     let addresses = optional(
-        prop::collection::vec(prop::sample::select(vec!["10.0.0.1:1", "10.0.0.2:1", "db:1", "[::1]:1"]), 0..4)
-            .prop_map(Value::from),
+        prop::collection::vec(
+            prop::sample::select(vec![
+                "10.0.0.1:1",
+                "10.0.0.2:1",
+                "db:1",
+                "[::1]:1",
+                "10.6.6.6:1",
+                "169.254.169.254:1",
+            ]),
+            0..4,
+        )
+        .prop_map(Value::from),
     );
     (optional("[a-f]".prop_map(Value::from)), service, addresses, 0..4u16, seldom(duration())).prop_map(
         |(name, service, addresses, weight, resolve)| {
@@ -329,23 +343,130 @@ fn spec() -> impl Strategy<Value = Value> {
     })
 }
 
+/// One of the load balancers `a` to `c`; it may be another one of the same name.
+fn any_load_balancer() -> impl Strategy<Value = (ObjectKey, Declared)> {
+    let spec = prop::option::weighted(0.9, spec());
+    let uid = prop::sample::select(vec!["a", "a", "a", "b", "b", "b", "c", "c", "c", "new-a", "new-b", "new-c"]);
+    (uid, 0..3i64, spec, any::<bool>()).prop_map(|(uid, created, spec, readable)| {
+        let declared = Declared {
+            spec: spec.map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
+            problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
+            origin: "any".into(),
+            folder: FOLDER.into(),
+            identity: Some(Identity {
+                created: Timestamp::from_second(created).unwrap(),
+                uid: uid.into(),
+                generation: 1,
+            }),
+            status: None,
+        };
+        (object(uid.trim_start_matches("new-")), declared)
+    })
+}
+
 fn any_world() -> impl Strategy<Value = World> {
-    let declared = (prop::option::weighted(0.9, spec()), any::<bool>()).prop_map(|(spec, readable)| Declared {
-        spec: spec.map(|spec| Arc::new(serde_json::from_value(spec).unwrap())),
-        problems: if readable { vec![] } else { vec!["it cannot be read".into()] },
-        origin: "any".into(),
-        folder: FOLDER.into(),
-        identity: None,
-        status: None,
+    prop::collection::vec(any_load_balancer(), 0..5)
+        .prop_map(|load_balancers| World { load_balancers: load_balancers.into_iter().collect(), ..World::default() })
+}
+
+fn any_tenancy() -> impl Strategy<Value = Tenancy> {
+    let networks =
+        |networks: &[&str]| -> Networks { networks.iter().map(|network| network.parse().unwrap()).collect() };
+    let allowed = vec![networks(&[]), networks(&["10.0.0.0/24"]), networks(&["0.0.0.0/0", "::/0"])];
+    let cap = || prop::option::weighted(0.3, 0..4u32);
+    (prop::sample::select(allowed), cap(), cap()).prop_map(move |(backend_networks, load_balancers, listeners)| {
+        Tenancy {
+            backend_networks,
+            denied_networks: networks(&["10.6.0.0/16"]),
+            load_balancers_per_namespace: load_balancers,
+            listeners_per_namespace: listeners,
+            host_ports: vec![1..=2],
+            own_addresses: ["10.0.0.2".parse().unwrap()].into(),
+            admin_port: Some(1),
+            ..Tenancy::default()
+        }
+    })
+}
+
+/// Ports 20001 to 20004 for the listeners of `a` to `c`, some freed, some for their successors.
+fn any_allocations() -> impl Strategy<Value = Allocations> {
+    let uid = prop::sample::select(vec!["a", "a", "b", "b", "c", "new-a", "new-b"]);
+    let allocation = (uid, 1..4u16, prop::bool::weighted(0.1)).prop_map(|(uid, port, freed)| Allocation {
+        uid: uid.into(),
+        port,
+        object: "".into(),
+        freed: freed.then_some(NOW),
     });
-    let objects =
-        prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c"]).prop_map(object), declared, 0..4);
-    objects.prop_map(|load_balancers| World { load_balancers, ..World::default() })
+    prop::collection::btree_map(20001..20005u16, allocation, 0..5).prop_map(Allocations)
+}
+
+/// The worlds that a process sees one after the other.
+fn any_worlds() -> impl Strategy<Value = Vec<World>> {
+    let world = (any_world(), any_allocations())
+        .prop_map(|(world, allocations)| World { site: Site::Gateway(Arc::new(allocations), Arc::default()), ..world });
+    prop::collection::vec(world, 1..5)
+}
+
+/// The same at one site, where a process stays.
+fn any_history() -> impl Strategy<Value = Vec<World>> {
+    let site = (prop::sample::select(vec!["standalone", "sidecar", "gateway", "host"]), any_tenancy());
+    (site, any_worlds()).prop_map(|((site, tenancy), worlds)| at_site(site, Arc::new(tenancy), worlds))
+}
+
+fn at_site(site: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<World> {
+    for world in &mut worlds {
+        match (site, &mut world.site) {
+            ("gateway", Site::Gateway(_, rules)) => *rules = tenancy.clone(),
+            ("sidecar", site) => *site = Site::Sidecar(IpAddr::from([127, 0, 0, 1])),
+            ("host", site) => *site = Site::Host(tenancy.clone()),
+            (_, site) => *site = Site::Standalone,
+        }
+        for spec in world.load_balancers.values_mut().filter_map(|declared| declared.spec.as_mut()) {
+            if site != "standalone" {
+                Arc::make_mut(spec).listeners.iter_mut().for_each(|listener| listener.address = None);
+            }
+        }
+    }
+    worlds
+}
+
+/// Whether the listener is bound where the site has it.
+fn is_in_its_place(key: &ListenerKey, listener: &Listener, world: &World) -> bool {
+    let (own, port) = (key.port == listener.bind.port(), listener.bind.port());
+    match &world.site {
+        Site::Standalone => own,
+        Site::Sidecar(address) => own && listener.bind.ip() == *address,
+        Site::Gateway(allocations, _) => allocations.0.get(&port).is_some_and(|allocation| {
+            let uid = world.load_balancers[&key.object].uid();
+            allocation.freed.is_none() && Some(&*allocation.uid) == uid && allocation.port == key.port
+        }),
+        Site::Host(tenancy) => own && tenancy.host_ports.iter().any(|range| range.contains(&port)),
+    }
+}
+
+/// Whether a listener that served must go on as long as it is declared.
+fn must_go_on(key: &ListenerKey, before: &Listener, world: &World) -> bool {
+    let declared = &world.load_balancers[&key.object];
+    let is_declared =
+        declared.spec.as_ref().is_none_or(|spec| spec.listeners.iter().any(|listener| listener.port == key.port));
+    // On the nodes' ports an older load balancer may come.
+    let is_safe = !matches!(world.site, Site::Host(_)) && is_in_its_place(key, before, world);
+    is_declared && before.owner.as_deref() == declared.uid() && is_safe
+}
+
+/// Where no backend may be, whatever served before.
+fn is_forbidden(endpoint: SocketAddr, tenancy: &Tenancy) -> bool {
+    let ours = endpoint == "10.0.0.2:1".parse().unwrap();
+    endpoint.ip().is_loopback()
+        || endpoint.ip() == IpAddr::from([169, 254, 169, 254])
+        || tenancy.denied_networks.contains(endpoint.ip())
+        || !tenancy.backend_networks.contains(endpoint.ip())
+        || ours
 }
 
 proptest! {
     #[test]
-    fn any_history_of_worlds_gives_valid_snapshots(worlds in prop::collection::vec(any_world(), 1..5)) {
+    fn any_history_of_worlds_gives_valid_snapshots(worlds in any_history()) {
         let mut previous = Snapshot::default();
         for world in worlds {
             let (snapshot, verdicts) = then(&world, &previous);
@@ -357,24 +478,48 @@ proptest! {
 
             prop_assert!(verdicts.keys().eq(world.load_balancers.keys()), "one verdict for each");
             for (key, listener) in &snapshot.listeners {
-                prop_assert!(key.port > 0 && listener.bind.port() == key.port);
+                prop_assert!(key.port > 0 && is_in_its_place(key, listener, &world), "{key} at {}", listener.bind);
+                prop_assert_eq!(listener.owner.as_deref(), world.load_balancers[&key.object].uid());
                 prop_assert!(snapshot.upstreams.contains_key(&listener.upstream), "{key} has nowhere to go");
             }
             for (key, upstream) in &snapshot.upstreams {
                 prop_assert!(upstream.endpoints.is_sorted_by(|a, b| a.key < b.key), "{key}");
+                for (tenancy, endpoint) in world.site.tenancy().into_iter().flat_map(|tenancy| {
+                    upstream.endpoints.iter().map(move |endpoint| (tenancy, endpoint.address()))
+                }) {
+                    prop_assert!(!is_forbidden(endpoint, tenancy), "{endpoint}");
+                }
             }
             let binds: Vec<_> = snapshot.listeners.values().map(|listener| listener.bind).collect();
             for (index, one) in binds.iter().enumerate() {
                 prop_assert!(!binds[..index].iter().any(|other| overlap(*one, *other)), "{binds:?} overlap");
             }
-            for (key, before) in &previous.listeners {
-                let Some(declared) = world.load_balancers.get(&key.object) else { continue };
-                let Some(spec) = &declared.spec else { continue };
-                if spec.listeners.iter().any(|listener| listener.port == key.port) {
+            for (key, before) in previous.listeners.iter().filter(|(key, _)| world.load_balancers.contains_key(&key.object)) {
+                if must_go_on(key, before, &world) {
                     prop_assert!(snapshot.listeners.contains_key(key), "{key} served ({before:?}) and stopped");
                 }
             }
             previous = snapshot;
+        }
+    }
+
+    /// What a replica has seen before may change whether a listener is served, never whose a port of the nodes is.
+    #[test]
+    fn replicas_agree_on_whose_a_port_of_the_nodes_is(
+        tenancy in any_tenancy(), one in any_worlds(), other in any_worlds(), now in any_world(),
+    ) {
+        // A text that was never read is known only to whoever could read it before.
+        prop_assume!(now.load_balancers.values().all(|declared| declared.spec.is_some()));
+        let tenancy = Arc::new(tenancy);
+        let replica = |mut worlds: Vec<World>| {
+            worlds.push(now.clone());
+            let worlds = at_site("host", tenancy.clone(), worlds);
+            worlds.iter().fold(Snapshot::default(), |previous, world| then(world, &previous).0)
+        };
+        let (one, other) = (replica(one), replica(other));
+        for (key, listener) in &one.listeners {
+            let holder = other.listeners.iter().find(|(_, other)| other.bind == listener.bind);
+            prop_assert!(holder.is_none_or(|(holder, _)| holder == key), "{key} and {holder:?}");
         }
     }
 }

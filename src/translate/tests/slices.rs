@@ -34,6 +34,8 @@ fn an_endpoint_serves_by_its_conditions() {
         ("{ready: false, serving: false, terminating: true}", false, false),
         // Without `serving` it is taken from `ready`.
         ("{ready: false, terminating: true}", false, false),
+        ("{ready: true, terminating: true}", true, true),
+        ("{serving: true, terminating: true}", true, true),
         // publishNotReadyAddresses: the controller says ready, and that counts.
         ("{ready: true, serving: false}", true, true),
     ] {
@@ -134,6 +136,21 @@ fn an_endpoint_in_two_slices_counts_once_and_another_pod_on_its_address_is_anoth
     let (stale, fresh, other) = (slice("a", "{ready: false}"), slice("a", "{ready: true}"), slice("b", "{}"));
     assert_eq!(endpoints("sql", SERVICE, &[&stale, &fresh]), ["10.0.0.1:1"]);
     assert_eq!(endpoints("sql", SERVICE, &[&fresh, &other]), ["10.0.0.1:1", "10.0.0.1:1"]);
+    // A pod that has another address counts once too, with the address at which it is ready.
+    let moved = fresh.replace("10.0.0.1,", "10.0.0.2,");
+    assert_eq!(endpoints("sql", SERVICE, &[&stale, &moved]), ["10.0.0.2:1"]);
+    assert_eq!(endpoints("sql", SERVICE, &[&moved, &stale]), ["10.0.0.2:1"]);
+    assert_eq!(endpoints("sql", SERVICE, &[&fresh, &moved]).len(), 1);
+    // Its ports are endpoints of their own.
+    let another_port = fresh.replace("port: 1", "port: 2");
+    assert_eq!(endpoints("sql", SERVICE, &[&fresh, &another_port]), ["10.0.0.1:1", "10.0.0.1:2"]);
+}
+
+#[test]
+fn zones_and_hints_do_not_matter() {
+    let slice = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
+                 {addresses: [10.0.0.1], zone: a, hints: {forZones: [{name: b}]}}, {addresses: [10.0.0.2], zone: b}]";
+    assert_eq!(endpoints("sql", SERVICE, &[slice]), ["10.0.0.1:1", "10.0.0.2:1"]);
 }
 
 #[test]

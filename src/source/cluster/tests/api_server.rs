@@ -44,6 +44,7 @@ pub struct Said {
     /// What watches are told, one after the other; its length is the version.
     log: Vec<Entry>,
     refused: BTreeSet<String>,
+    unwatchable: BTreeSet<String>,
     silent: BTreeSet<String>,
 }
 
@@ -98,8 +99,15 @@ impl ApiServer {
         self.change(|said| _ = said.refused.insert(plural.into()));
     }
 
+    pub fn refuse_to_watch(&self, plural: &str) {
+        self.change(|said| _ = said.unwatchable.insert(plural.into()));
+    }
+
     pub fn allow(&self, plural: &str) {
-        self.change(|said| _ = said.refused.remove(plural));
+        self.change(|said| {
+            said.refused.remove(plural);
+            said.unwatchable.remove(plural);
+        });
     }
 
     /// Answers no question for these from now on.
@@ -146,6 +154,10 @@ impl Said {
         }
     }
 
+    fn refuses(&self, plural: &str, watch: bool) -> bool {
+        self.refused.contains(plural) || watch && self.unwatchable.contains(plural)
+    }
+
     fn unseen(&mut self, change: impl FnOnce(&mut Self), ending: Entry) {
         let version = self.log.len();
         change(self);
@@ -165,14 +177,15 @@ async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Resp
     let plural = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let mut changes = contents.changed.subscribe();
     changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
-    if contents.said().refused.contains(&plural) {
+    let watch = asked(request.uri(), "watch").is_some();
+    if contents.said().refuses(&plural, watch) {
         let message = format!("{plural} is forbidden");
         let status =
             json!({"kind": "Status", "status": "Failure", "message": message, "reason": "Forbidden", "code": 403});
         return (StatusCode::FORBIDDEN, status.to_string()).into_response();
     }
     let name = asked(request.uri(), "fieldSelector").map(|selector| selector.replace("metadata.name%3D", ""));
-    match asked(request.uri(), "watch").is_some() {
+    match watch {
         true => {
             let version = asked(request.uri(), "resourceVersion").unwrap().parse().unwrap();
             Body::from_stream(events(contents, plural, name, version)).into_response()

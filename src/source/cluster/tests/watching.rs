@@ -177,8 +177,10 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
     server.allow("secrets");
-    let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("tls"))).await;
-    assert!(world.problems.is_empty() && world.unreadable.is_empty());
+    world_where(&mut cluster, |world| {
+        world.secrets.contains_key(&key("tls")) && world.problems.is_empty() && world.unreadable.is_empty()
+    })
+    .await;
 
     server.refuse("secrets");
     server.break_after(|_| {});
@@ -199,8 +201,21 @@ async fn what_is_refused_for_long_is_told_and_not_waited_for() {
     assert_eq!(world.problems, [problem]);
     server.put(LOAD_BALANCERS, plain("a"));
     server.allow(LOAD_BALANCERS);
-    let world = world_where(&mut cluster, |world| names(world) == ["a"]).await;
-    assert!(!world.partial && world.problems.is_empty());
+    world_where(&mut cluster, |world| names(world) == ["a"] && !world.partial && world.problems.is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_right_to_list_alone_is_not_enough() {
+    let server = ApiServer::start();
+    server.put(LOAD_BALANCERS, plain("a"));
+    server.refuse_to_watch(LOAD_BALANCERS);
+    let mut cluster = synced(&server).await;
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
+    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch; what \
+                   was read before stays";
+    assert_eq!((names(&world), &*world.problems), (vec!["a"], &[problem.to_owned()][..]));
+    server.allow(LOAD_BALANCERS);
+    world_where(&mut cluster, |world| world.problems.is_empty()).await;
 }
 
 #[tokio::test]

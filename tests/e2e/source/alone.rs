@@ -1,0 +1,167 @@
+//! An etcd and a kube-apiserver of its own, on this machine, to be treated as no shared cluster may be.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use axum::http::Request;
+use kube::{Client, Config, config::AuthInfo};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::harness::{self, free_address};
+
+/// An etcd, and as many API servers of it as are wanted. It is gone when this is dropped.
+pub struct Alone {
+    etcd: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+/// An API server. It is gone when this is dropped, as by a power failure.
+pub struct Api {
+    running: Option<Child>,
+    address: SocketAddr,
+    etcd: SocketAddr,
+    folder: PathBuf,
+}
+
+/// Users by their tokens: one who may do everything, and one who may do what a test allows.
+pub const ADMINISTRATOR: &str = "administrator";
+pub const SOMEBODY: &str = "somebody";
+
+impl Alone {
+    /// `None`: the programs are not on this machine, which is told.
+    pub fn start() -> Option<Self> {
+        let (Some(etcd), Some(_)) = (program("etcd"), program("kube-apiserver")) else {
+            harness::skip("etcd and kube-apiserver are not installed");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (address, peers) = (free_address(), free_address());
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(folder.path().join("accounts.key"), key.serialize_pem()).unwrap();
+        fs::write(folder.path().join("accounts.pub"), key.public_key_pem()).unwrap();
+        let users = format!("{ADMINISTRATOR},{ADMINISTRATOR},1,system:masters\n{SOMEBODY},{SOMEBODY},2\n");
+        fs::write(folder.path().join("users.csv"), users).unwrap();
+        let etcd = Command::new(etcd)
+            .current_dir(folder.path())
+            .args(["--data-dir=etcd", "--unsafe-no-fsync", "--log-level=error"])
+            .arg(format!("--listen-client-urls=http://{address}"))
+            .arg(format!("--advertise-client-urls=http://{address}"))
+            .arg(format!("--listen-peer-urls=http://{peers}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self { etcd, address, folder })
+    }
+
+    /// Another API server, which may not be ready yet.
+    pub fn api(&self) -> Api {
+        let folder = self.folder.path().to_owned();
+        let mut api = Api { running: None, address: free_address(), etcd: self.address, folder };
+        api.start();
+        api
+    }
+
+    /// Forgets all that has been: who has not followed until now cannot go on from where it was.
+    pub fn compact(&self) {
+        let revision = self.ask_etcd("/v3/kv/range", &json!({"key": "AA=="}))["header"]["revision"].clone();
+        self.ask_etcd("/v3/kv/compaction", &json!({"revision": revision, "physical": true}));
+    }
+
+    fn ask_etcd(&self, path: &str, question: &Value) -> Value {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let (host, body) = (self.address, question.to_string());
+        let head = format!("POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+}
+
+impl Api {
+    pub fn start(&mut self) {
+        let name = self.address.port();
+        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let api = Command::new(program("kube-apiserver").unwrap())
+            .current_dir(&self.folder)
+            .arg(format!("--etcd-servers=http://{}", self.etcd))
+            .arg(format!("--secure-port={name}"))
+            .arg(format!("--cert-dir=certificates-{name}"))
+            .args(["--bind-address=127.0.0.1", "--token-auth-file=users.csv", "--authorization-mode=RBAC"])
+            .args(["--service-cluster-ip-range=10.0.0.0/24", "--endpoint-reconciler-type=none"])
+            .args(["--service-account-issuer=https://kubernetes.default.svc"])
+            .args(["--service-account-key-file=accounts.pub", "--service-account-signing-key-file=accounts.key"])
+            .arg("--disable-admission-plugins=ServiceAccount")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.running = Some(api);
+    }
+
+    /// Waits until it does what it is asked to.
+    pub async fn ready(&self) {
+        let client = self.client(ADMINISTRATOR);
+        let deadline = Instant::now() + 3 * harness::PATIENCE;
+        let question = || Request::get("/readyz").body(Vec::new()).unwrap();
+        while client.request_text(question()).await.is_err() {
+            let log = || fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the API server is not ready:\n{}", log());
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// As a power failure would.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.kill().unwrap();
+            running.wait().unwrap();
+        }
+    }
+
+    pub fn client(&self, user: &str) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut config = Config::new(format!("https://{}", self.address).parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info = AuthInfo { token: Some(user.to_owned().into()), ..AuthInfo::default() };
+        Client::try_from(config).unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join(format!("api-{}.log", self.address.port()))
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.etcd.kill();
+        let _ = self.etcd.wait();
+    }
+}
+
+/// Where a program is: on the path, or where the scripts of the test cluster build theirs.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let built = PathBuf::from(env::var_os("HOME")?).join(".cache/tcplb-cluster/bin");
+    env::split_paths(&path).chain([built]).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
