@@ -281,8 +281,10 @@ impl Cluster {
 
 impl Scope {
     fn has(&self, object: &LoadBalancer) -> bool {
+        // The gateway serves none of the sidecars' load balancers, but says in their status whether they are right.
+        let judged = self.placement == Placement::Gateway && *object.placement == *kinds::written(Placement::Sidecar);
         self.class.as_ref().is_none_or(|class| **class == *object.class)
-            && *object.placement == *kinds::written(self.placement)
+            && (*object.placement == *kinds::written(self.placement) || judged)
     }
 }
 

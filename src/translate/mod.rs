@@ -29,7 +29,10 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use jiff::Timestamp;
 
@@ -38,8 +41,9 @@ use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
+    api::Placement,
     model::{ObjectKey, Snapshot, UpstreamKey},
-    source::{COMMAND_LINE, World},
+    source::{COMMAND_LINE, Declared, Site, World},
 };
 
 /// What becomes of a listener that is wrong, for the end of a sentence.
@@ -66,6 +70,30 @@ fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
 ///
 /// The generation is that of `previous` if both configure the same, else the next one. Only verdicts depend on `now`.
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+    let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now) };
+    let (snapshot, mut verdicts) = translate_all(&here, previous, now);
+    verdicts.extend(translate_all(&in_pods, &Snapshot::default(), now).1);
+    (snapshot, verdicts)
+}
+
+/// What is served here, and what others serve in their pods, which is only judged here. `None`: everything is served
+/// here.
+fn parted(world: &World) -> Option<(World, World)> {
+    let in_pods = |declared: &Declared| {
+        let placement = declared.spec.as_ref().and_then(|spec| spec.placement);
+        matches!(world.site, Site::Gateway(..)) && placement == Some(Placement::Sidecar)
+    };
+    if !world.load_balancers.values().any(in_pods) {
+        return None;
+    }
+    let (mut here, mut others) = (world.clone(), world.clone());
+    here.load_balancers.retain(|_, declared| !in_pods(declared));
+    others.load_balancers.retain(|_, declared| in_pods(declared));
+    others.site = Site::Sidecar(Ipv4Addr::LOCALHOST.into());
+    Some((here, others))
+}
+
+fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let surroundings = Surroundings::of(world, previous);
     let mut certificates = certificates::Certificates::new(world, previous, now);
     let mut wishes = BTreeMap::new();

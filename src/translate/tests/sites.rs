@@ -41,6 +41,18 @@ fn a_gateway_binds_the_ports_that_are_allocated() {
 }
 
 #[test]
+fn a_gateway_judges_what_sidecars_serve_by_their_rules_and_serves_none_of_it() {
+    let in_pods = load_balancer("a", "u-a", 0, RIGHT).replace("listeners:", "placement: Sidecar, listeners:");
+    let wrong = load_balancer("c", "u-c", 0, WRONG).replace("listeners:", "placement: Sidecar, listeners:");
+    let none_allowed = TWO_PORTS.replacen("{kind", "{tenancy: {loadBalancersPerNamespace: 1}, kind", 1);
+    let all = [in_pods, load_balancer("b", "u-b", 1, RIGHT), wrong];
+    let (snapshot, verdicts) = first(&cluster(&none_allowed, &all));
+    assert_eq!(bound(&snapshot), ["b [::]:20002"], "and they use up nobody's share");
+    assert_eq!(said(&verdicts, "a"), Vec::<String>::new());
+    assert_eq!(said(&verdicts, "c").len(), 1);
+}
+
+#[test]
 fn a_listener_of_a_gateway_waits_for_its_port() {
     let freed =
         "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a, freed: '2026-01-01T00:00:00Z'}}}";

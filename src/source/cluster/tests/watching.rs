@@ -73,7 +73,7 @@ fn names(world: &World) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn objects_of_another_class_or_placement_are_left_out() {
+async fn objects_of_another_class_or_placement_are_left_out_but_those_of_sidecars_are_judged() {
     let server = ApiServer::start();
     server.put(LOAD_BALANCERS, plain("ours"));
     for (field, value) in [("className", "other"), ("placement", "Host"), ("placement", "Sidecar")] {
@@ -82,7 +82,7 @@ async fn objects_of_another_class_or_placement_are_left_out() {
         server.put(LOAD_BALANCERS, other);
     }
     let mut cluster = synced(&server).await;
-    assert_eq!(names(&cluster.world()), ["ours"]);
+    assert_eq!(names(&cluster.world()), ["Sidecar", "ours"]);
 }
 
 #[tokio::test]
