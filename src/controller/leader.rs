@@ -136,12 +136,8 @@ impl Leader {
                     self.heard = true;
                     settle.note();
                 }
-                (about, answer) = self.writes.answered() => {
-                    if let Err(problem) = answer {
-                        warn!(load_balancer = %about, "its Service cannot be written: {problem}");
-                    }
-                    settle.note();
-                }
+                // What went wrong is told with all that is wrong.
+                _ = self.writes.answered() => settle.note(),
                 (about, answer) = self.lookups.answered() => {
                     self.learn(about, answer);
                     settle.note();
@@ -316,10 +312,12 @@ impl Leader {
         self.writes.keep(|object| plan.apply.contains_key(object) || plan.remove.contains(object));
         for object in &plan.remove {
             if let Some(kept) = scene.kept.get(object) {
-                info!(load_balancer = %object, service = services::name(object), "removing its Service");
                 let (client, service) = (self.client.clone(), kept.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
-                self.writes.make(object, hash(&version), || remove(client, service));
+                self.writes.make(object, hash(&version), || {
+                    info!(load_balancer = %object, service = services::name(object), "removing its Service");
+                    remove(client, service)
+                });
             }
         }
         if matches!(self.owner, Owner::Unknown(_)) {
@@ -327,7 +325,6 @@ impl Leader {
         }
         for (object, service) in &plan.apply {
             let (client, settings, service) = (self.client.clone(), self.settings.clone(), service.clone());
-            // Of the whole text, and never 0, which is no text's.
             let what = hash(&serde_json::to_string(&service).unwrap_or_default());
             self.writes.make(object, what, || apply(client, settings, service));
         }

@@ -74,6 +74,13 @@ impl Object<'_> {
         not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
     }
 
+    /// Whether something is refused that it asks of its Service.
+    fn has_its_service_refused(&self) -> bool {
+        let of_service =
+            |field: &str| field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort");
+        self.refused().any(|problem| of_service(&problem.field))
+    }
+
     fn refused(&self) -> impl Iterator<Item = &Problem> {
         self.verdict.problems.iter().filter(|problem| problem.severity == Severity::Refused)
     }
@@ -168,7 +175,7 @@ enum Step {
 fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance: &mut Entrance) -> Step {
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
-    if object.verdict.refuses_service() {
+    if object.has_its_service_refused() {
         // It keeps what it had itself; what its predecessor had is another matter.
         let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
         let known = kept.is_some_and(|kept| successor(situation, object.key, kept.uid).is_some());
