@@ -11,6 +11,7 @@ mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod installation;
+mod leader;
 mod load;
 mod scenario;
 mod scenarios;
