@@ -90,12 +90,11 @@ fn summary(
     listeners: &[ListenerStatus],
     backends: &[BackendStatus],
 ) -> Summary {
-    let port = |port: u16| match listeners.iter().find(|listener| listener.port == port)?.node_port {
-        Some(node_port) => Some(format!("{port}:{node_port}")),
-        None => None,
+    let with_node_port = |port: u16| {
+        let node_port = listeners.iter().find(|listener| listener.port == port).and_then(|listener| listener.node_port);
+        node_port.map_or_else(|| port.to_string(), |node_port| format!("{port}:{node_port}"))
     };
-    let ports = situation.ports().into_iter().map(|number| port(number).unwrap_or_else(|| number.to_string()));
-    let ports = ports.collect::<Vec<_>>().join(",");
+    let ports = situation.ports().into_iter().map(with_node_port).collect::<Vec<_>>().join(",");
     let sum = |count: fn(&BackendStatus) -> u32| backends.iter().map(count).sum::<u32>();
     let ready = format!("{}/{}", sum(|backend| backend.healthy), sum(|backend| backend.endpoints));
     // What a client's address is, is as it is, and nothing wrong.

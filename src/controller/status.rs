@@ -79,7 +79,7 @@ struct Writing {
 
 enum Written {
     This {
-        before: Option<TcpLoadBalancerStatus>,
+        before: Option<Box<TcpLoadBalancerStatus>>,
         status: Arc<TcpLoadBalancerStatus>,
     },
     /// The object is not there any more.
@@ -125,7 +125,7 @@ impl Writing {
             Due::Never => None,
             Due::At(then) => Some(then),
             Due::Now(status) => {
-                let (before, status) = (record.current(wish).cloned(), Arc::new(status));
+                let (before, status) = (record.current(wish).cloned().map(Box::new), Arc::new(status));
                 let text = json!(*status);
                 let what = hash(&text);
                 let (client, manager) = (self.client.clone(), self.manager.clone());
@@ -149,7 +149,7 @@ impl Writing {
                 if record.succeeded() {
                     info!(load_balancer = %object, "its status is written again");
                 }
-                self.announcer.tell(object, &wish.uid, before.as_ref(), &status);
+                self.announcer.tell(object, &wish.uid, before.as_deref(), &status);
                 record.wrote(status);
             }
             Ok(Written::Gone) => {}

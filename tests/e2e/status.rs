@@ -85,13 +85,23 @@ impl Rig {
 
     /// Waits until a condition of it says so.
     async fn until(&self, name: &str, type_: &str, expected: &str) -> TcpLoadBalancer {
+        self.until_it(name, |object| said(object, type_) == expected).await
+    }
+
+    /// Waits until its status is about this generation.
+    async fn until_observed(&self, name: &str, generation: i64) {
+        let observed = |object: &TcpLoadBalancer| object.status.as_ref().and_then(|status| status.observed_generation);
+        self.until_it(name, |object| observed(object) == Some(generation)).await;
+    }
+
+    async fn until_it(&self, name: &str, holds: impl Fn(&TcpLoadBalancer) -> bool) -> TcpLoadBalancer {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let object = self.objects().get(name).await.unwrap();
-            if said(&object, type_) == expected {
+            if holds(&object) {
                 return object;
             }
-            assert!(Instant::now() < deadline, "{name} is to be {type_} {expected}: {:#?}", object.status);
+            assert!(Instant::now() < deadline, "{name} is not as expected: {:#?}", object.status);
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -232,11 +242,8 @@ async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
     let by_hand = json!({"status": {"summary": {"status": "ByHand"}}});
     rig.objects().patch_status("pg", &PatchParams::default(), &Patch::Merge(&by_hand)).await.unwrap();
     rig.objects().delete("other", &DeleteParams::default()).await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while rig.objects().get("pg").await.unwrap().status.unwrap().summary.unwrap().status.as_deref() == Some("ByHand") {
-        assert!(Instant::now() < deadline, "it stays as it was written by hand");
-        sleep(Duration::from_millis(50)).await;
-    }
+    let shown = |object: &TcpLoadBalancer| object.status.clone()?.summary?.status;
+    rig.until_it("pg", |object| shown(object).is_some_and(|shown| shown == "Programmed")).await;
 
     let wrong =
         json!({"listeners": [{"port": 5432}], "backends": [{"name": "db", "service": {"name": "gone", "port": 1}}]});
@@ -262,22 +269,18 @@ async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
 }
 
 #[tokio::test]
-async fn an_object_of_the_same_name_is_not_given_the_status_of_the_one_before() {
-    let Some(rig) = Rig::start("status-uid").await else { return };
+async fn an_object_that_takes_the_name_of_another_has_a_status_of_its_own() {
+    let Some(rig) = Rig::start("status-again").await else { return };
     rig.declare("pg", spec()).await;
-    let first = rig.until("pg", "Programmed", "True/Programmed").await;
-    // As the writer would, had it not seen the object go.
-    let status = json!({
-        "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer",
-        "metadata": {"name": "pg", "uid": "00000000-0000-0000-0000-000000000000"},
-        "status": {"observedGeneration": 7},
-    });
-    let applied = rig.objects().patch_status("pg", &PatchParams::apply("test").force(), &Patch::Apply(&status)).await;
-    assert!(matches!(applied, Err(kube::Error::Api(status)) if status.code == 409));
+    rig.until("pg", "Programmed", "True/Programmed").await;
+    let mut changed = spec();
+    changed["backends"][0]["weight"] = 2.into();
+    rig.declare("pg", changed).await;
+    rig.until_observed("pg", 2).await;
     rig.objects().delete("pg", &DeleteParams::default()).await.unwrap();
     rig.declare("pg", spec()).await;
-    let second = rig.until("pg", "Programmed", "True/Programmed").await;
-    assert_ne!(first.metadata.uid, second.metadata.uid);
+    rig.until_observed("pg", 1).await;
+    rig.until("pg", "Programmed", "True/Programmed").await;
     rig.end().await;
 }
 

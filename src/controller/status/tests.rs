@@ -18,14 +18,14 @@ fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Conditio
 }
 
 fn status(healthy: u32) -> TcpLoadBalancerStatus {
-    let ready = Some(format!("{healthy}/5"));
+    let ready = format!("{healthy}/5");
     TcpLoadBalancerStatus {
         observed_generation: Some(1),
-        summary: Some(Summary { ready: ready.clone(), status: Some("Programmed".into()), ..Summary::default() }),
+        summary: Some(Summary { ready: Some(ready.clone()), status: Some("Programmed".into()), ..Summary::default() }),
         backends: vec![BackendStatus { name: "db".into(), endpoints: 5, healthy, last_failure: None }],
         conditions: vec![
             condition("Programmed", "True", "Programmed", ""),
-            condition("BackendsHealthy", "True", "Healthy", &ready.unwrap_or_default()),
+            condition("BackendsHealthy", "True", "Healthy", &ready),
         ],
         ..TcpLoadBalancerStatus::default()
     }
