@@ -1,7 +1,7 @@
 //! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -43,9 +43,8 @@ pub(super) fn endpoints(
     before: Option<&Upstream>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Endpoint> {
-    let mut kept = by_backend(before);
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, &mut kept)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, before)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let before = before.map_or(&[][..], |before| &before.endpoints);
     let mut groups = Vec::new();
@@ -62,28 +61,30 @@ pub(super) fn endpoints(
     if lost { before.to_vec() } else { weighted(groups) }
 }
 
-fn part(index: usize, declaration: &Declaration, kept: &mut BTreeMap<&str, Vec<Endpoint>>) -> Part {
-    let backend = &declaration.spec.backends[index];
+fn part(index: usize, declaration: &Declaration, before: Option<&Upstream>) -> Part {
+    let backends = &declaration.spec.backends;
+    let backend = &backends[index];
     let mut findings = Findings::default();
     let place = &mut Place::new(format!("spec.backends[{index}]"), &mut findings);
-    check_name(&declaration.spec.backends, index, place);
+    check_name(backends, index, place);
     let mut endpoints = translate(backend, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        endpoints = kept.remove(name(backend)).unwrap_or_default();
+        endpoints = kept(backends, index, before);
     }
     Part { weight: backend.weight, endpoints, findings }
 }
 
-/// What each backend had before.
-fn by_backend(before: Option<&Upstream>) -> BTreeMap<&str, Vec<Endpoint>> {
-    let mut backends: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
-    for endpoint in before.iter().flat_map(|before| &before.endpoints) {
-        backends.entry(&endpoint.key.backend).or_default().push(endpoint.clone());
+/// What a backend had before: the first one, should several have its name.
+fn kept(backends: &[Backend], index: usize, before: Option<&Upstream>) -> Vec<Endpoint> {
+    let name = name(&backends[index]);
+    if backends[..index].iter().any(|other| self::name(other) == name) {
+        return Vec::new();
     }
-    backends
+    let before = before.map_or(&[][..], |before| &before.endpoints);
+    before.iter().filter(|endpoint| *endpoint.key.backend == *name).cloned().collect()
 }
 
 /// The declared name, else the Service's, else `default`.

@@ -1,8 +1,12 @@
 //! How long a translation takes. A measurement and no test: how fast is up to the machine.
 
-use std::{fmt::Write, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use super::*;
+use crate::{
+    api::ServiceType,
+    source::{Allocation, Allocations, Site, Tenancy},
+};
 
 const LOAD_BALANCERS: usize = 500;
 const ENDPOINTS: usize = 20;
@@ -31,31 +35,38 @@ fn an_endpoint_changes_among_many() {
 }
 
 fn many() -> World {
-    let mut ports = String::new();
-    let mut text = String::new();
-    for index in 0..LOAD_BALANCERS {
-        write!(ports, "{}: {{uid: u{index}, port: 5432, object: shop/l{index}}}, ", 20000 + index).unwrap();
-        let endpoints: Vec<_> = (0..ENDPOINTS)
-            .map(|endpoint| {
-                format!(
-                    "{{addresses: [10.{endpoint}.{}.{}], conditions: {{ready: true}}, \
-                     targetRef: {{kind: Pod, namespace: shop, name: p, uid: p{index}-{endpoint}}}}}",
-                    index / 250,
-                    index % 250
-                )
-            })
-            .collect();
-        write!(
-            text,
-            "---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: l{index}, uid: u{index}}}, \
-             spec: {{listeners: [{{port: 5432}}], backends: [{{service: {{name: s{index}, port: 1}}}}]}}}}\n---\n\
-             {{kind: Service, metadata: {{name: s{index}}}, spec: {{selector: {{a: b}}, ports: [{{port: 1}}]}}}}\n---\n\
-             {{kind: EndpointSlice, metadata: {{namespace: shop, name: s{index}, labels: {{kubernetes.io/service-name: \
-             s{index}, endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io}}}}, addressType: IPv4, \
-             ports: [{{port: 7}}], endpoints: [{}]}}\n",
-            endpoints.join(", ")
-        )
-        .unwrap();
+    let ports = (0..LOAD_BALANCERS).map(|index| {
+        let port = u16::try_from(20000 + index).unwrap();
+        (port, Allocation { uid: format!("u{index}").into(), port: 5432, object: "".into(), freed: None })
+    });
+    let tenancy = Tenancy { service_types: [ServiceType::ClusterIp].into(), ..Tenancy::default() };
+    let site = Site::Gateway(Arc::new(Allocations(ports.collect())), Arc::new(tenancy));
+    let mut world = World { site, ..World::default() };
+    for one in (0..LOAD_BALANCERS).map(one) {
+        world.load_balancers.extend(one.load_balancers);
+        world.services.extend(one.services);
+        world.endpoint_slices.extend(one.endpoint_slices);
     }
-    world(&format!("{{kind: Gateway, ports: {{{ports}}}}}\n{text}"))
+    world
+}
+
+/// A load balancer with its Service.
+fn one(index: usize) -> World {
+    let endpoint = |endpoint| {
+        format!(
+            "{{addresses: [10.{endpoint}.{}.{}], conditions: {{ready: true}}, \
+             targetRef: {{kind: Pod, namespace: shop, name: p, uid: p{index}-{endpoint}}}}}",
+            index / 250,
+            index % 250
+        )
+    };
+    let endpoints = (0..ENDPOINTS).map(endpoint).collect::<Vec<_>>().join(", ");
+    world(&format!(
+        "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: l{index}, uid: u{index}}}, \
+         spec: {{listeners: [{{port: 5432}}], backends: [{{service: {{name: s{index}, port: 1}}}}]}}}}\n---\n\
+         {{kind: Service, metadata: {{name: s{index}}}, spec: {{selector: {{a: b}}, ports: [{{port: 1}}]}}}}\n---\n\
+         {{kind: EndpointSlice, metadata: {{namespace: shop, name: s{index}, labels: {{kubernetes.io/service-name: \
+         s{index}, endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io}}}}, addressType: IPv4, \
+         ports: [{{port: 7}}], endpoints: [{endpoints}]}}"
+    ))
 }
