@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
@@ -45,7 +45,8 @@ pub async fn revise(
                 maps.replace(name, &PostParams::default(), &map).await
             }
             None => {
-                let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+                let owner_references = owner(&maps, settings).await?.map(|owner| vec![owner]);
+                let metadata = ObjectMeta { name: Some(name.clone()), owner_references, ..ObjectMeta::default() };
                 let map = ConfigMap { metadata, data: Some(revised.write()), ..ConfigMap::default() };
                 maps.create(&PostParams::default(), &map).await
             }
@@ -57,4 +58,20 @@ pub async fn revise(
         }
     }
     Err("others keep changing it".into())
+}
+
+/// What takes it along when the chart is uninstalled, as it takes the Services.
+async fn owner(maps: &Api<ConfigMap>, settings: &Settings) -> Result<Option<OwnerReference>, String> {
+    let Some(name) = settings.anchor.clone() else { return Ok(None) };
+    let anchor = maps.get_opt(&name).await.map_err(|error| sentence(&error))?;
+    let uid = anchor.and_then(|anchor| anchor.metadata.uid).ok_or_else(|| {
+        format!("ConfigMap {}/{name}, which is to own it, does not exist: install the chart again", settings.namespace)
+    })?;
+    Ok(Some(OwnerReference {
+        api_version: "v1".into(),
+        kind: "ConfigMap".into(),
+        name,
+        uid,
+        ..OwnerReference::default()
+    }))
 }
