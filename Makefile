@@ -4,10 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test check generate image kind minikube demo clean
+.PHONY: help build test check generate image e2e kind minikube demo clean
 
 help: ## list what there is
-	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z0-9]+:[^#]*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the program, optimised: target/release/tcplb
 	$(CARGO) build --release --locked
@@ -31,6 +31,16 @@ generate: ## rewrite what is generated: the CRD and its copies, tables in the do
 
 image: ## the container image (IMAGE=NAME:TAG), with docker, podman or buildah
 	scripts/image build $(IMAGE)
+
+e2e: image ## the image on a cluster of its own, which tests/cluster brings up: all that only a cluster can show
+	archive=$$(mktemp --suffix=.tar); trap 'rm -f "$$archive"' EXIT; \
+	tests/cluster/up 3; \
+	scripts/image save $(IMAGE) "$$archive"; \
+	tests/cluster/load --archive "$$archive"; \
+	. tests/cluster/env; \
+	tests/cluster/helm version >/dev/null; \
+	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test chart; \
+	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
 
 kind: image ## the image and the chart in a running kind cluster
 	scripts/install kind $(IMAGE)

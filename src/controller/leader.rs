@@ -69,12 +69,21 @@ pub struct Leader {
     writer: Writer,
 }
 
-/// The ConfigMap that owns the Services.
+/// The ConfigMap that owns the Services, and the one with the allocations.
 enum Owner {
     /// The Services are to have none.
     None,
     Unknown(String),
     Known(OwnerReference, Instant),
+}
+
+impl Owner {
+    fn known(&self) -> Option<&OwnerReference> {
+        match self {
+            Self::Known(owner, _) => Some(owner),
+            Self::Unknown(_) | Self::None => None,
+        }
+    }
 }
 
 /// What is thought over at one time.
@@ -228,7 +237,9 @@ impl Leader {
                 last = allot(&claims, stored, Timestamp::now());
                 last.allocations.clone()
             };
-            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, scene.allocations, revise));
+            let owner = self.owner().await;
+            let seen = ledger::Seen { last: scene.allocations, owner: owner.as_ref() };
+            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, seen, revise));
             stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
             self.read = Some(Instant::now());
         }
@@ -272,29 +283,33 @@ impl Leader {
     /// uninstalled nobody would remove them.
     async fn owner_changed(&mut self) -> bool {
         let Some(name) = self.settings.anchor.clone() else { return false };
-        let known = match &self.owner {
-            Owner::Known(_, at) if at.elapsed() < OWNER_BELIEVED => return false,
-            Owner::Known(owner, _) => Some(owner.clone()),
-            Owner::Unknown(_) | Owner::None => None,
-        };
+        if matches!(&self.owner, Owner::Known(_, at) if at.elapsed() < OWNER_BELIEVED) {
+            return false;
+        }
+        let known = self.owner.known().cloned();
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.settings.namespace);
         let found = timeout(PATIENCE, maps.get_opt(&name)).await;
         let what = format!("ConfigMap {}/{name}, which owns the Services that are kept,", self.settings.namespace);
         self.owner = match found {
             Ok(Ok(Some(map))) if map.metadata.deletion_timestamp.is_none() => {
                 let uid = map.metadata.uid.unwrap_or_default();
-                let owner = OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
+                let owner =
+                    OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
                 Owner::Known(owner, Instant::now())
             }
             Ok(Ok(_)) => Owner::Unknown(format!("{what} does not exist: install the chart again")),
             Ok(Err(error)) => Owner::Unknown(format!("{what} cannot be read: {}", sentence(&error))),
             Err(_) => Owner::Unknown(format!("{what} cannot be read: no answer in time")),
         };
-        let now = match &self.owner {
-            Owner::Known(owner, _) => Some(owner.clone()),
-            Owner::Unknown(_) | Owner::None => None,
-        };
-        now != known
+        self.owner.known() != known.as_ref()
+    }
+
+    /// The owner of everything that is kept, if it can be found.
+    async fn owner(&mut self) -> Option<OwnerReference> {
+        if matches!(self.owner, Owner::Unknown(_)) {
+            self.owner_changed().await;
+        }
+        self.owner.known().cloned()
     }
 
     fn carry_out(&mut self, plan: &Plan, scene: &Scene) {
@@ -320,7 +335,9 @@ impl Leader {
 
     /// Says what is wrong, and what has become right.
     fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) {
-        for (object, problem) in problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem)) {
+        for (object, problem) in
+            problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
+        {
             warn!(load_balancer = %object, "{problem}");
         }
         if self.heard {

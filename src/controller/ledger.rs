@@ -15,12 +15,20 @@ use crate::source::Allocations;
 /// How often somebody else may be faster before it is left to the next time.
 const TRIES: u32 = 5;
 
+/// What a leader knows when it turns to the ledger.
+pub struct Seen<'a> {
+    /// The allocations that were seen last.
+    pub last: &'a Allocations,
+    /// With whom the ConfigMap is to go.
+    pub owner: Option<&'a OwnerReference>,
+}
+
 /// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. If there is
-/// nothing, because it is new or was deleted by hand, what was seen `last` counts. The answer is what is stored then.
+/// nothing, because it is new or was deleted by hand, what was seen last counts. The answer is what is stored then.
 pub async fn revise(
     client: &Client,
     settings: &Settings,
-    last: &Allocations,
+    seen: Seen<'_>,
     mut revise: impl FnMut(&Allocations) -> Allocations,
 ) -> Result<Allocations, String> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
@@ -29,7 +37,7 @@ pub async fn revise(
         let there = maps.get_opt(name).await.map_err(|error| sentence(&error))?;
         let (stored, problems) = match &there {
             Some(map) => Allocations::read(map.data.as_ref().unwrap_or(&BTreeMap::new())),
-            None => (last.clone(), Vec::new()),
+            None => (seen.last.clone(), Vec::new()),
         };
         for problem in &problems {
             warn!(config_map = name, "{problem}");
@@ -45,7 +53,7 @@ pub async fn revise(
                 maps.replace(name, &PostParams::default(), &map).await
             }
             None => {
-                let owner_references = owner(&maps, settings).await?.map(|owner| vec![owner]);
+                let owner_references = seen.owner.map(|owner| vec![owner.clone()]);
                 let metadata = ObjectMeta { name: Some(name.clone()), owner_references, ..ObjectMeta::default() };
                 let map = ConfigMap { metadata, data: Some(revised.write()), ..ConfigMap::default() };
                 maps.create(&PostParams::default(), &map).await
@@ -58,20 +66,4 @@ pub async fn revise(
         }
     }
     Err("others keep changing it".into())
-}
-
-/// What takes it along when the chart is uninstalled, as it takes the Services.
-async fn owner(maps: &Api<ConfigMap>, settings: &Settings) -> Result<Option<OwnerReference>, String> {
-    let Some(name) = settings.anchor.clone() else { return Ok(None) };
-    let anchor = maps.get_opt(&name).await.map_err(|error| sentence(&error))?;
-    let uid = anchor.and_then(|anchor| anchor.metadata.uid).ok_or_else(|| {
-        format!("ConfigMap {}/{name}, which is to own it, does not exist: install the chart again", settings.namespace)
-    })?;
-    Ok(Some(OwnerReference {
-        api_version: "v1".into(),
-        kind: "ConfigMap".into(),
-        name,
-        uid,
-        ..OwnerReference::default()
-    }))
 }

@@ -17,7 +17,7 @@ use crate::{
 pub const PORT: u16 = 5000;
 
 impl Scenario {
-    /// A Deployment and its Service of this name; returns when all are ready. A pod that is to go serves for three more
+    /// A Deployment and its Service of this name; returns when all are ready. A pod that is to go serves for ten more
     /// seconds, as applications do that know what a graceful termination is.
     pub async fn backends(&self, name: &str, count: i32) {
         self.backends_in(&self.namespace, name, count).await;
@@ -43,7 +43,7 @@ spec:
   template:
     metadata: {{labels: {{app: {name}}}}}
     spec:
-      terminationGracePeriodSeconds: 10
+      terminationGracePeriodSeconds: 20
       # The node that is lost in tests gives its pods back soon.
       tolerations:
       - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}
@@ -54,7 +54,7 @@ spec:
         args: [backend, --listen, ":{PORT}", --name, $(POD)]
         env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
         readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
-        lifecycle: {{preStop: {{sleep: {{seconds: 3}}}}}}
+        lifecycle: {{preStop: {{sleep: {{seconds: 10}}}}}}
 "#
         ))
         .await;

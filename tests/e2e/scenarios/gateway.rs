@@ -180,7 +180,13 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
         assert!(sentence(&status, "Programmed").contains(&pod), "{:?}", condition(&status, "Programmed"));
 
         // Where the port is free, it is served: kube-proxy leads to either.
-        let service = scenario.kept_service("occupied").await.expect("the port enters the Service all the same");
+        let mut service = None;
+        eventually("the port enters the Service all the same", PATIENCE, async || {
+            service = scenario.kept_service("occupied").await;
+            service.is_some()
+        })
+        .await;
+        let service = service.unwrap();
         let address = format!("{}:5432", service.spec.unwrap().cluster_ip.unwrap()).parse().unwrap();
         eventually("the other proxy serves", PATIENCE, async || {
             visit(address).await.is_ok_and(|backend| backend.starts_with("echo-"))

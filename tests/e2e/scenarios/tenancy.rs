@@ -68,9 +68,8 @@ async fn forbidden(scenario: &Scenario) -> Vec<(&'static str, SocketAddr)> {
 
 async fn addresses_that_are_refused(scenario: &Scenario, targets: &[(&str, SocketAddr)]) {
     for (name, target) in targets {
-        scenario
-            .apply(&format!(
-                "
+        let manifest = format!(
+            "
 apiVersion: tcplb.io/v1alpha1
 kind: TcpLoadBalancer
 metadata: {{name: {name}}}
@@ -78,12 +77,16 @@ spec:
   listeners: [{{port: 5432}}]
   backends: [{{name: target, addresses: [\"{target}\"]}}]
 "
-            ))
-            .await;
+        );
+        match scenario.try_apply(&manifest).await {
+            Ok(()) => {}
+            // Some are no addresses at all for the schema.
+            Err(kube::Error::Api(status)) if status.code == 422 => continue,
+            Err(other) => panic!("{other}"),
+        }
         let refused = |status: &_| is_not(status, "Accepted", "NotPermitted");
         let status = scenario.status("it is refused", name, refused).await;
-        let named = sentence(&status, "Accepted").contains(&target.ip().to_canonical().to_string());
-        assert!(named || sentence(&status, "Accepted").contains(&target.ip().to_string()), "{name}: {status:?}");
+        assert!(sentence(&status, "Accepted").contains(&target.ip().to_string()), "{name}: {status:?}");
     }
     nothing_comes_back(scenario, targets).await;
 }

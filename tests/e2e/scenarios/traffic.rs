@@ -7,7 +7,7 @@ use kube::{Api, api::ListParams};
 
 use crate::{
     backends::{load_balancer, load_balancer_with},
-    clients::{Connection, Failure, visit},
+    clients::{Connection, Failure, brief_visit, visit},
     cluster::{PATIENCE, eventually},
     scenario::{Company, Scenario, is, scenario},
     scenarios::certificates::Certificate,
@@ -15,7 +15,7 @@ use crate::{
 
 /// Waits until connections come through, which kube-proxy has its time for.
 pub async fn served(address: SocketAddr) {
-    eventually(&format!("{address} is served"), PATIENCE, async || visit(address).await.is_ok()).await;
+    eventually(&format!("{address} is served"), PATIENCE, async || brief_visit(address).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,11 +43,15 @@ async fn an_uninstall_leaves_nothing_but_the_crd_and_the_users_objects() {
 
         own.uninstall().await;
         let mut still = String::new();
-        let gone = eventually("nothing is left", PATIENCE, async || {
-            still = left(&own).await;
+        eventually("nothing is left", PATIENCE, async || {
+            let now = left(&own).await;
+            if now != still {
+                println!("left: {now:?}");
+                still = now;
+            }
             still.is_empty()
-        });
-        gone.await;
+        })
+        .await;
         assert_eq!(clusterwide(scenario, &own).await, 0);
         let crds = Api::<CustomResourceDefinition>::all(scenario.client.clone());
         assert!(crds.get_opt("tcploadbalancers.tcplb.io").await.unwrap().is_some());
