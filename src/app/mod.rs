@@ -35,7 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(arguments) => logged(arguments.run.log_format, || standalone(arguments)),
         Command::Controller(arguments) => {
-            logged(arguments.run.log_format, || on_control_runtime(cluster::controller(arguments)))
+            logged(arguments.run.log_format, || on_control_runtime(cluster::controller(*arguments)))
         }
         Command::Sidecar(arguments) => {
             logged(arguments.run.log_format, || on_control_runtime(cluster::sidecar(arguments)))
