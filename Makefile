@@ -38,6 +38,8 @@ e2e: image ## the image on a cluster of its own, which tests/cluster brings up: 
 	scripts/image save $(IMAGE) "$$archive"; \
 	tests/cluster/load --archive "$$archive"; \
 	. tests/cluster/env; \
+	tests/cluster/helm version >/dev/null; \
+	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test chart; \
 	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
 
 kind: image ## the image and the chart in a running kind cluster

@@ -6,6 +6,7 @@ mod examples;
 mod manifests;
 mod rendered;
 mod rights;
+mod upgrade;
 mod values;
 
 #[path = "../harness/mod.rs"]
