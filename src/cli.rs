@@ -31,7 +31,7 @@ pub enum Command {
     /// Serve the TcpLoadBalancers of a cluster, as one of several replicas.
     ///
     /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).
-    Controller(Controller),
+    Controller(Box<Controller>),
     /// Serve one TcpLoadBalancer of a cluster within an application's pod.
     ///
     /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).

@@ -88,6 +88,21 @@ pub(super) fn unchangeable(field: &str) -> Rule {
         .message(&*format!("{field} cannot be changed: make a new object, or write what it was before"))
 }
 
+/// What goes by clients' addresses is declared in no listener that may see nodes' addresses instead, unless somebody has
+/// thought of it and written the policy.
+pub(super) fn unless_addresses_are_nodes(what_goes: &str, nothing_declared: &str) -> Rule {
+    Rule::new(format!(
+        "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
+         {nothing_declared}"
+    ))
+    .message(&*format!(
+        "{what_goes} by clients' addresses, which a Service of type NodePort hides: write `externalTrafficPolicy: \
+         Local` to keep them (then only nodes with a proxy take connections), or `Cluster` if the nodes' addresses will \
+         do, or proxyProtocol"
+    ))
+    .field_path(".service")
+}
+
 /// Keys that Kubernetes takes for labels or annotations.
 pub(super) fn qualified_keys(what: &str) -> Rule {
     Rule::new("self.all(key, !format.qualifiedName().validate(key).hasValue())").message(&*format!(

@@ -49,23 +49,19 @@ pub const DEFAULT_CLASS: &str = "tcplb";
         .message("a nodePort needs a Service that has one: write `service: {type: NodePort}` or `LoadBalancer`, or \
                   leave `nodePort` out")
         .field_path(".listeners"),
-    validation = Rule::new(
-        "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
-         self.listeners.all(l, has(l.proxyProtocol) || !(has(l.access) || (has(l.limits) && \
-         (has(l.limits.maxConnectionsPerSource) || has(l.limits.newConnectionsPerSource)))))",
-    )
-        .message("access and limits per source go by clients' addresses, which a Service of type NodePort hides \
-                  (externalTrafficPolicy Cluster): write `externalTrafficPolicy: Local` to keep them, or `Cluster` to \
-                  go by nodes' addresses")
-        .field_path(".service"),
-    validation = Rule::new(
-        "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
-         !has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
+    validation = rules::unless_addresses_are_nodes(
+        "access and limits per source go",
+        "self.listeners.all(l, has(l.proxyProtocol) || \
+         !((has(l.access) && has(l.access.allow) && size(l.access.allow) > 0) || \
+         (has(l.access) && has(l.access.deny) && size(l.access.deny) > 0) || \
+         (has(l.limits) && has(l.limits.maxConnectionsPerSource)) || \
+         (has(l.limits) && has(l.limits.newConnectionsPerSource))))",
+    ),
+    validation = rules::unless_addresses_are_nodes(
+        "Maglev goes",
+        "!has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
          self.listeners.all(l, has(l.proxyProtocol))",
     )
-        .message("Maglev goes by clients' addresses, which a Service of type NodePort hides (externalTrafficPolicy \
-                  Cluster): write `externalTrafficPolicy: Local` to keep them, or `Cluster` to go by nodes' addresses")
-        .field_path(".service")
 )]
 pub struct TcpLoadBalancerSpec {
     /// Which controller serves this object (in a cluster). It cannot be changed. Default: tcplb.

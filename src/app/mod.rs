@@ -35,7 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(arguments) => logged(arguments.run.log_format, || standalone(arguments)),
         Command::Controller(arguments) => {
-            logged(arguments.run.log_format, || on_control_runtime(cluster::controller(arguments)))
+            logged(arguments.run.log_format, || on_control_runtime(cluster::controller(*arguments)))
         }
         Command::Sidecar(arguments) => {
             logged(arguments.run.log_format, || on_control_runtime(cluster::sidecar(arguments)))
@@ -66,6 +66,10 @@ fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>)
     }
 }
 
+/// What is logged unless RUST_LOG says otherwise. The Kubernetes client tells of each failed attempt; what becomes of its
+/// watches is told by whoever reads them, once.
+const LOGGED: &str = "info,kube_client=error,kube_runtime=error";
+
 /// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
 ///
 /// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
@@ -73,7 +77,7 @@ fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>)
 fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
-    let filter = EnvFilter::new(chosen.as_deref().unwrap_or("info"));
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(LOGGED));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
     // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
     let log = log.log_internal_errors(false);

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the manifests come from.
 pub enum Source {
     Files(FileSource),
-    Cluster(ClusterSource),
+    Cluster(Box<ClusterSource>),
 }
 
 impl Source {
@@ -35,7 +35,7 @@ impl Source {
 
     /// A cluster, read again when it changes.
     pub fn cluster(cluster: Cluster) -> Self {
-        Self::Cluster(ClusterSource { cluster, synced: false })
+        Self::Cluster(Box::new(ClusterSource { cluster, synced: false }))
     }
 
     /// What is declared now. `None`: it cannot be told, and what was declared before still holds.

@@ -25,8 +25,8 @@ pub struct Claim {
     pub created: Timestamp,
     /// The declared ports. `None`: they cannot be read, so it keeps what it has.
     pub listeners: Option<BTreeSet<u16>>,
-    /// Whether it may have ports that it does not have yet.
-    pub may_grow: bool,
+    /// Those of them that get no port if they have none yet.
+    pub barred: BTreeSet<u16>,
 }
 
 /// A port of a Service that is kept: who came through it so far.
@@ -109,7 +109,8 @@ impl Book<'_> {
             if self.ports.contains_key(port) {
                 continue;
             }
-            let claimed = self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
+            let claimed =
+                self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
             let freed = (!claimed || self.owns(&target.uid, target.listener)).then(|| seconds(self.now));
             let Target { uid, object, listener } = target.clone();
             self.ports.insert(*port, Allocation { uid, port: listener, object, freed });
@@ -131,12 +132,12 @@ impl Book<'_> {
             .filter(|allocation| allocation.freed.is_none())
             .map(|allocation| (allocation.uid.clone(), allocation.port))
             .collect();
-        let mut claims: Vec<&Claim> = self.claims.claims.iter().filter(|claim| claim.may_grow).collect();
+        let mut claims: Vec<&Claim> = self.claims.claims.iter().collect();
         claims.sort_by_key(|claim| (claim.created, &claim.object, &claim.uid));
         let mut shortage = BTreeMap::<_, BTreeSet<_>>::new();
         let mut free = self.claims.range.clone();
         for claim in claims {
-            for listener in claim.listeners.iter().flatten() {
+            for listener in claim.listeners.iter().flatten().filter(|listener| !claim.barred.contains(listener)) {
                 if owned.contains(&(claim.uid.clone(), *listener)) || self.take_back(claim, *listener) {
                     continue;
                 }
@@ -171,7 +172,6 @@ impl Claim {
 fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
-
 
 #[cfg(test)]
 mod tests;

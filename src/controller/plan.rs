@@ -56,39 +56,35 @@ fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
 impl Object<'_> {
     /// What it needs ports for.
     pub fn claim(&self) -> Claim {
+        let declared = self.spec.map_or(&[][..], |spec| &spec.listeners);
+        let barred = declared.iter().enumerate().filter(|(index, _)| self.is_one_too_many(*index));
         Claim {
             uid: self.identity.uid.clone(),
             object: self.key.to_string().into(),
             created: self.identity.created,
-            listeners: self.spec.map(|spec| spec.listeners.iter().map(|listener| listener.port).collect()),
-            // Who is beyond what the administrator allows must not use up what others need.
-            may_grow: !self.refused().any(|problem| problem.reason == Reason::NotPermitted && is_of_listeners(problem)),
+            listeners: self.spec.map(|_| declared.iter().map(|listener| listener.port).collect()),
+            barred: barred.map(|(_, listener)| listener.port).collect(),
         }
+    }
+
+    /// Whether a listener is beyond what the administrator allows: it must not use up the ports that others need.
+    fn is_one_too_many(&self, index: usize) -> bool {
+        let itself = format!("spec.listeners[{index}]");
+        let mut not_permitted = self.refused().filter(|problem| problem.reason == Reason::NotPermitted);
+        not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
     }
 
     fn refused(&self) -> impl Iterator<Item = &Problem> {
         self.verdict.problems.iter().filter(|problem| problem.severity == Severity::Refused)
     }
 
-    /// Whether what it wants of its Service is refused.
-    fn may_not_have_its_service(&self) -> bool {
-        self.refused().any(is_of_service)
-    }
-
     /// Whether it goes on with rules about clients that may mean something else with another Service.
     fn has_rules_about_clients_refused(&self) -> bool {
-        let about_clients =
-            |field: &str| field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing");
+        let about_clients = |field: &str| {
+            field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing")
+        };
         self.refused().any(|problem| about_clients(&problem.field))
     }
-}
-
-fn is_of_service(problem: &Problem) -> bool {
-    problem.field.starts_with("spec.service") || problem.field.ends_with(".nodePort")
-}
-
-fn is_of_listeners(problem: &Problem) -> bool {
-    !is_of_service(problem) && !problem.field.starts_with("spec.backends")
 }
 
 /// What Services send connections to, by the proxies' ports.
@@ -172,7 +168,7 @@ enum Step {
 fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance: &mut Entrance) -> Step {
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
-    if object.may_not_have_its_service() {
+    if object.verdict.refuses_service() {
         // It keeps what it had itself; what its predecessor had is another matter.
         let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
         let known = kept.is_some_and(|kept| successor(situation, object.key, kept.uid).is_some());
@@ -187,7 +183,9 @@ fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance
     let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
     match kept {
         Some(kept) if kept.is_as(&wanted) => Step::Nothing,
-        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => Step::Nothing,
+        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => {
+            Step::Nothing
+        }
         Some(kept) if kept.has_to_be_replaced_by(&wanted) => Step::Remove,
         _ => Step::Apply(Box::new(wanted)),
     }
@@ -247,7 +245,6 @@ impl<'a> Entrance<'a> {
         next
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -54,8 +54,7 @@ pub struct Kept<'a> {
 /// The Services of ours in the cluster, by the load balancer that each is kept for.
 pub fn kept<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, Kept<'a>> {
     let first = ObjectKey::new(&settings.namespace, "");
-    let in_our_namespace =
-        world.services.range(first..).take_while(|(key, _)| *key.namespace == *settings.namespace);
+    let in_our_namespace = world.services.range(first..).take_while(|(key, _)| *key.namespace == *settings.namespace);
     in_our_namespace.filter_map(|(_, service)| Kept::read(service, settings)).collect()
 }
 
@@ -118,10 +117,7 @@ impl<'a> Kept<'a> {
 
 fn exposure(service: &Service) -> (Option<&str>, Option<&str>) {
     let spec = service.spec.as_ref();
-    (
-        spec.and_then(|spec| spec.type_.as_deref()),
-        spec.and_then(|spec| spec.external_traffic_policy.as_deref()),
-    )
+    (spec.and_then(|spec| spec.type_.as_deref()), spec.and_then(|spec| spec.external_traffic_policy.as_deref()))
 }
 
 /// Whether `there` has everything that `wanted` has; of lists, in any order and among others.
@@ -224,7 +220,6 @@ fn service_spec(
         ..ServiceSpec::default()
     }
 }
-
 
 #[cfg(test)]
 mod tests;

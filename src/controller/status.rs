@@ -129,9 +129,9 @@ impl Writing {
                 let text = json!(*status);
                 let what = hash(&text);
                 let (client, manager) = (self.client.clone(), self.manager.clone());
-                let (about, uid) = (object.clone(), wish.uid.clone());
+                let about = object.clone();
                 let began = self.calls.make(object, what, || async move {
-                    let there = apply(client, &manager, &about, &uid, &text).await?;
+                    let there = apply(client, &manager, &about, &text).await?;
                     Ok(if there { Written::This { before, status } } else { Written::Gone })
                 });
                 if began {
@@ -162,27 +162,21 @@ impl Writing {
     }
 }
 
-/// Whether the object is there, and still the one with this uid.
-async fn apply(
-    client: Client,
-    manager: &str,
-    object: &ObjectKey,
-    uid: &str,
-    status: &serde_json::Value,
-) -> Result<bool, String> {
+/// Whether the object is there. Another one that has taken its name meanwhile gets the status until it is seen: the API
+/// server looks at no uid here.
+async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, String> {
     // Whatever the answer looks like: an older schema may have left something of the status out.
     let resource = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &object.namespace, &resource);
     let text = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
-        "metadata": {"name": &*object.name, "uid": uid},
+        "metadata": {"name": &*object.name},
         "status": status,
     });
     match objects.patch_status(&object.name, &PatchParams::apply(manager).force(), &Patch::Apply(&text)).await {
         Ok(_) => Ok(true),
-        // With force, the only conflict there can be is another uid.
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(sentence(&error)),
     }
 }

@@ -1,4 +1,7 @@
 //! A [`World`] from a cluster, with memory.
+//!
+//! [`interest`] decides what is to be watched, [`feed`] keeps up one watch, [`store`] has what it has read, [`kinds`] reads
+//! one object, and [`trouble`] says what is wrong with a watch.
 
 mod connect;
 mod feed;
@@ -209,7 +212,6 @@ impl Cluster {
         add_refusals(&mut world, &self.slices);
         add_refusals(&mut world, &self.secrets);
         add_refusals(&mut world, &self.ports);
-        world.partial = !unread(&self.load_balancers).is_empty();
         for (subject, _) in self.secrets.iter().filter(|(_, feed)| is_refused(feed)) {
             world.unreadable.extend(subject.key().map(|key| ("Secret", key)));
         }
@@ -237,7 +239,9 @@ impl Cluster {
                 problems.extend(ports.problems.iter().map(|problem| format!("ConfigMap {key}: {problem}")));
             }
             None if **allocations != Allocations::default() => {
-                problems.push("the ConfigMap of ports is gone; the ports it had stay".into());
+                problems.push(
+                    "the ConfigMap of ports is gone: its ports stay as they were, and the leader writes it anew".into(),
+                );
             }
             None => {}
         }

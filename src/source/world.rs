@@ -33,9 +33,6 @@ pub struct World {
     pub names: BTreeMap<Arc<str>, Lookup>,
     /// By kind, what is declared but can be read neither now nor could be before.
     pub unreadable: BTreeSet<(&'static str, ObjectKey)>,
-    /// Whether there may be load balancers that are not in this world, since not all could be read: none that is
-    /// missing counts as deleted.
-    pub partial: bool,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
     /// Where the process runs.
@@ -98,7 +95,6 @@ impl fmt::Debug for World {
             .field("files", &self.files.keys())
             .field("names", &self.names)
             .field("unreadable", &self.unreadable)
-            .field("partial", &self.partial)
             .field("problems", &self.problems)
             .field("site", &self.site)
             .finish()

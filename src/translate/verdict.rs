@@ -20,6 +20,14 @@ impl Verdict {
     pub fn refuses(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Refused)
     }
+
+    /// Whether something that is asked of the kept Service is refused: it stays as it is, and is not made if there is
+    /// none.
+    pub fn refuses_service(&self) -> bool {
+        let concerns =
+            |field: &str| field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort");
+        self.problems.iter().any(|problem| problem.severity == Severity::Refused && concerns(&problem.field))
+    }
 }
 
 /// One thing that is wrong, and what it means for those who connect.

@@ -11,7 +11,9 @@ mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod installation;
+mod leader;
 mod load;
 mod scenario;
 mod scenarios;
 mod source;
+mod status;

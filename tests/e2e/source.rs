@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::harness::{self, PATIENCE};
 
 const NAMESPACE: &str = "source";
+/// No controller that is installed serves this one.
+const CLASS: &str = "source";
 
 #[tokio::test]
 async fn a_world_is_what_the_cluster_says() {
@@ -144,7 +146,7 @@ async fn an_object_that_an_older_schema_let_in_costs_only_itself() {
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     lax["spec"]["versions"][0]["schema"] = schema;
     apply(&client, lax).await;
-    let wrong = json!({"listeners": [{"port": "all"}], "future": true});
+    let wrong = json!({"className": CLASS, "listeners": [{"port": "all"}], "future": true});
     eventually(async || try_apply(&client, load_balancer("turns", wrong.clone())).await.is_ok()).await;
     apply(&client, load_balancer("born-wrong", wrong)).await;
     let world = world_where(&mut cluster, |world| world.load_balancers.contains_key(&key("born-wrong"))).await;
@@ -216,7 +218,7 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
 
 async fn gateway(client: &Client) -> Cluster {
     let scope = Scope {
-        class: Some("tcplb".into()),
+        class: Some(CLASS.into()),
         placement: Placement::Gateway,
         namespaces: Some([NAMESPACE.to_owned()].into()),
         only: None,
@@ -269,7 +271,7 @@ async fn declare_with(client: &Client, name: &str, placement: Value) {
     });
     apply(client, service).await;
     let spec = json!({
-        "placement": placement,
+        "className": CLASS, "placement": placement,
         "listeners": [{"port": 5432, "tls": {"certificateRefs": [{"name": name}]}}],
         "backends": [{"service": {"name": name, "port": 5432}}],
     });

@@ -14,7 +14,7 @@ fn claim(uid: &str, listeners: &[u16]) -> Claim {
         object: format!("shop/{uid}").into(),
         created: START,
         listeners: Some(listeners.iter().copied().collect()),
-        may_grow: true,
+        barred: BTreeSet::new(),
     }
 }
 
@@ -65,8 +65,7 @@ fn each_listener_has_a_port_and_the_oldest_objects_are_served_first() {
     old.created = at(-1);
     let scene = Scene::of([claim("a", &[1, 2, 3]), old]);
     let allotment = scene.allot(&Allocations::default(), START);
-    let expected =
-        [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
+    let expected = [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
     assert_eq!(allotment.allocations.0.into_values().collect::<Vec<_>>(), expected);
     assert_eq!(allotment.shortage, BTreeMap::from([("a".into(), BTreeSet::from([3]))]));
 }
@@ -100,11 +99,14 @@ fn a_port_stays_while_its_object_is_only_not_to_be_seen_or_its_service_still_has
 }
 
 #[test]
-fn an_unreadable_object_keeps_what_it_has_and_one_that_may_not_grow_gets_no_more() {
+fn an_unreadable_object_keeps_what_it_has_and_a_barred_listener_gets_nothing_new() {
     let before = stored([(100, allocation("a", 1, None)), (101, allocation("b", 1, None))]);
     let unreadable = Claim { listeners: None, ..claim("a", &[]) };
-    let limited = Claim { may_grow: false, ..claim("b", &[1, 2]) };
-    assert_eq!(Scene::of([unreadable, limited]).allocations(&before, START), before);
+    let limited = Claim { barred: BTreeSet::from([1, 2]), ..claim("b", &[1, 2]) };
+    assert_eq!(
+        Scene::of([unreadable, limited]).allot(&before, START),
+        Allotment { allocations: before, ..<_>::default() }
+    );
 }
 
 #[test]

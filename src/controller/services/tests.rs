@@ -127,7 +127,9 @@ fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
     assert!(!is_as(&there, &without_label), "what was applied once is still there");
     assert!(!is_as(&there, &made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000)])));
     let edits: [fn(&mut Service); 4] = [
-        |service| service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("app".into(), "x".into()).map_or((), drop),
+        |service| {
+            service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("app".into(), "x".into()).map_or((), drop)
+        },
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port = Some(IntOrString::Int(1)),
         |service| service.metadata.labels.as_mut().unwrap().remove("team").map_or((), drop),
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap().truncate(1),

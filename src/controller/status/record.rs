@@ -23,6 +23,8 @@ pub struct Record {
     /// What was last written, and what there was to be seen of the object then.
     written: Option<Arc<TcpLoadBalancerStatus>>,
     seen: Option<Arc<TcpLoadBalancerStatus>>,
+    /// Whether what was written has been seen since.
+    arrived: bool,
     attempted: Option<Instant>,
     /// Since when something is wanted that is only expected to come about.
     pending: Option<Instant>,
@@ -47,7 +49,7 @@ enum Change {
 
 impl Record {
     pub fn new(uid: Arc<str>) -> Self {
-        Self { uid, written: None, seen: None, attempted: None, pending: None, problem: None }
+        Self { uid, written: None, seen: None, arrived: false, attempted: None, pending: None, problem: None }
     }
 
     pub fn uid(&self) -> &Arc<str> {
@@ -57,13 +59,14 @@ impl Record {
     /// What the status is, as far as is known: what was written last may not have been seen yet.
     pub fn current<'a>(&'a self, wish: &'a Wish) -> Option<&'a TcpLoadBalancerStatus> {
         match &self.written {
-            // Otherwise somebody else has changed it since.
-            Some(written) if wish.there == self.seen || wish.there.as_ref() == Some(written) => Some(written),
+            Some(written) if !self.arrived && wish.there == self.seen => Some(written),
+            // It is there, or somebody else has changed it since.
             _ => wish.there.as_deref(),
         }
     }
 
     pub fn due(&mut self, wish: &Wish, now: Instant) -> Due {
+        self.arrived |= self.written.is_some() && wish.there == self.written;
         let wanted = steady((*wish.status).clone(), self.current(wish));
         let change = change(self.current(wish), &wanted);
         if change != Change::Pending {
@@ -85,6 +88,7 @@ impl Record {
 
     pub fn wrote(&mut self, status: Arc<TcpLoadBalancerStatus>) {
         self.written = Some(status);
+        self.arrived = false;
     }
 
     /// Whether that is news.

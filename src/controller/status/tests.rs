@@ -68,6 +68,8 @@ fn what_was_written_is_not_written_again_before_it_is_seen() {
     assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never, "seen");
     let by_hand = programmed("False", "ByHand");
     assert_eq!(write(&mut record, &wish(&new, Some(&by_hand)), now), Due::Now(new.clone()), "somebody else changed it");
+    assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never);
+    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
     // As an older schema keeps it.
     let pruned = TcpLoadBalancerStatus { backends: Vec::new(), ..new.clone() };
     let mut record = Record::new("uid".into());

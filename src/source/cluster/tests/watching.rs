@@ -173,7 +173,7 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let mut cluster = synced(&server).await;
     let world = cluster.world();
     assert_eq!(names(&world), ["a", "plain"]);
-    assert!(world.unreadable.contains(&("Secret", key("tls"))) && !world.partial);
+    assert!(world.unreadable.contains(&("Secret", key("tls"))));
     let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
     server.allow("secrets");
@@ -196,12 +196,12 @@ async fn what_is_refused_for_long_is_told_and_not_waited_for() {
     let mut cluster = start(&server);
     timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
     let world = cluster.world();
-    assert!(world.partial && world.services.contains_key(&key("pg")));
+    assert!(world.services.contains_key(&key("pg")));
     let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
     server.put(LOAD_BALANCERS, plain("a"));
     server.allow(LOAD_BALANCERS);
-    world_where(&mut cluster, |world| names(world) == ["a"] && !world.partial && world.problems.is_empty()).await;
+    world_where(&mut cluster, |world| names(world) == ["a"] && world.problems.is_empty()).await;
 }
 
 #[tokio::test]

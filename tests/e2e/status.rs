@@ -1,0 +1,333 @@
+//! What is said of load balancers: statuses and Events.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use tcplb::{
+    api::{Placement, ServiceType, TcpLoadBalancer},
+    controller::{Observed, Replica, Replicas, Settings, run_with},
+    model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot, UpstreamKey},
+    source::{Cluster, Home, Scope, Site, Tenancy},
+    translate::{Verdicts, translate},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::harness;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const CLASS: &str = "status";
+
+/// A leader in a namespace of its own, with one replica that serves all that it should, unless it is told otherwise.
+struct Rig {
+    client: Client,
+    namespace: &'static str,
+    /// What the replica reports of load balancers by these names instead.
+    instead: Arc<Mutex<BTreeMap<&'static str, fn(&mut Served)>>>,
+    stop: CancellationToken,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Rig {
+    async fn start(namespace: &'static str) -> Option<Self> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            harness::skip("KUBECONFIG names no cluster");
+            return None;
+        }
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Client::try_default().await.unwrap();
+        let mut crd = serde_json::to_value(tcplb::api::crd()).unwrap();
+        (crd["apiVersion"], crd["kind"]) = ("apiextensions.k8s.io/v1".into(), "CustomResourceDefinition".into());
+        apply(&client, crd).await;
+        apply(&client, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;
+        let objects: Api<TcpLoadBalancer> = Api::namespaced(client.clone(), namespace);
+        objects.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+
+        let instead = Arc::default();
+        let (observing, observed) = watch::channel(Observed::default());
+        let (reporting, replicas) = watch::channel(Arc::default());
+        let watching = follow(client.clone(), namespace, Arc::clone(&instead), observing, reporting);
+        let watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        observed.clone().changed().await.unwrap();
+        let stop = CancellationToken::new();
+        let leading = run_with(client.clone(), settings(namespace), observed, move || replicas.clone(), stop.clone());
+        let leading = AbortOnDropHandle::new(tokio::spawn(leading));
+        Some(Self { client, namespace, instead, stop, _tasks: [watching, leading] })
+    }
+
+    fn objects(&self) -> Api<TcpLoadBalancer> {
+        Api::namespaced(self.client.clone(), self.namespace)
+    }
+
+    async fn declare(&self, name: &str, spec: Value) {
+        let mut object = json!({
+            "apiVersion": "tcplb.io/v1alpha1",
+            "kind": "TcpLoadBalancer",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"className": CLASS},
+        });
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        apply(&self.client, object).await;
+    }
+
+    /// Waits until a condition of it says so.
+    async fn until(&self, name: &str, type_: &str, expected: &str) -> TcpLoadBalancer {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let object = self.objects().get(name).await.unwrap();
+            if said(&object, type_) == expected {
+                return object;
+            }
+            assert!(Instant::now() < deadline, "{name} is to be {type_} {expected}: {:#?}", object.status);
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn end(self) {
+        let objects = self.objects();
+        objects.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        self.stop.cancel();
+        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
+        let _ = namespaces.delete(self.namespace, &DeleteParams::default()).await;
+    }
+}
+
+fn said(object: &TcpLoadBalancer, type_: &str) -> String {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    let condition = conditions.clone().find(|condition| condition.type_ == type_);
+    condition.map(|condition| format!("{}/{}", condition.status, condition.reason)).unwrap_or_default()
+}
+
+fn settings(namespace: &str) -> Settings {
+    Settings {
+        class: CLASS.into(),
+        placement: Placement::Gateway,
+        namespace: namespace.into(),
+        pod: "pod-0".into(),
+        replicas: ObjectKey::new(namespace, "replicas"),
+        lease: "status".into(),
+        allocations: "ports".into(),
+        anchor: None,
+        selector: BTreeMap::from([("app".to_owned(), "none".to_owned())]),
+        ports: 20000..=24999,
+        cluster_domain: "cluster.local".into(),
+    }
+}
+
+async fn apply(client: &Client, object: Value) {
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let types = object.types.clone().unwrap();
+    let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+    let api: Api<DynamicObject> = match &object.metadata.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    api.patch(&object.name_any(), &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
+}
+
+/// Thinks of the cluster as replicas do: whenever it changes, and every second as if something else had.
+async fn follow(
+    client: Client,
+    namespace: &str,
+    instead: Arc<Mutex<BTreeMap<&'static str, fn(&mut Served)>>>,
+    observing: watch::Sender<Observed>,
+    reporting: watch::Sender<Arc<Replicas>>,
+) {
+    let scope = Scope {
+        class: Some(CLASS.into()),
+        placement: Placement::Gateway,
+        namespaces: Some([namespace.to_owned()].into()),
+        only: None,
+        home: Some(Home { namespace: namespace.into(), allocations: Some("ports".into()) }),
+    };
+    let tenancy = Tenancy {
+        service_types: [ServiceType::ClusterIp].into(),
+        backend_networks: ["10.0.0.0/8".parse().unwrap()].into_iter().collect(),
+        namespace: namespace.into(),
+        ..Tenancy::default()
+    };
+    let mut cluster = Cluster::start(client, scope, Site::Gateway(Arc::default(), Arc::new(tenancy)));
+    cluster.synced(PATIENCE).await;
+    let mut last = Snapshot::default();
+    loop {
+        let world = Arc::new(cluster.world());
+        let (snapshot, verdicts) = translate(&world, &last, Timestamp::now());
+        last = snapshot;
+        let report = report(&last, &verdicts, &instead.lock().unwrap());
+        let address = "127.0.0.1:9".parse().unwrap();
+        let replicas = BTreeMap::from([(Arc::from("pod-0"), Replica { address, report: Some(Arc::new(report)) })]);
+        observing.send_replace(Observed { world, verdicts: Arc::new(verdicts) });
+        reporting.send_replace(Arc::new(replicas));
+        let _ = timeout(Duration::from_secs(1), cluster.changed()).await;
+    }
+}
+
+fn report(
+    snapshot: &Snapshot,
+    verdicts: &Verdicts,
+    instead: &BTreeMap<&'static str, fn(&mut Served)>,
+) -> ReplicaReport {
+    let served = |(object, verdict): (&ObjectKey, &tcplb::translate::Verdict)| {
+        let identity = verdict.identity.as_ref()?;
+        let listeners = snapshot.listeners.range(object.listeners());
+        let listeners = listeners.map(|(key, listener)| (key.port, ListenerOutcome::Bound(listener.bind.port())));
+        let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
+        let endpoints = upstream.map_or(0, |upstream| upstream.endpoints.len() as u32);
+        let health = BackendHealth { endpoints, usable: endpoints, last_failure: None };
+        let mut served = Served {
+            generation: identity.generation,
+            listeners: listeners.collect(),
+            backends: BTreeMap::from([("db".to_owned(), health)]),
+            ..Served::default()
+        };
+        if let Some(change) = instead.get(&*object.name) {
+            change(&mut served);
+        }
+        Some((identity.uid.to_string(), served))
+    };
+    ReplicaReport { load_balancers: verdicts.iter().filter_map(served).collect() }
+}
+
+fn spec() -> Value {
+    json!({"listeners": [{"port": 5432}], "backends": [{"name": "db", "addresses": ["10.1.2.3:5432", "10.1.2.4:5432"]}]})
+}
+
+#[tokio::test]
+async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
+    let Some(rig) = Rig::start("status-truth").await else { return };
+    rig.declare("pg", spec()).await;
+    rig.declare("other", spec()).await;
+    let object = rig.until("pg", "Programmed", "True/Programmed").await;
+    let status = object.status.unwrap();
+    let summary = status.summary.unwrap();
+    assert_eq!((summary.ports.as_deref(), summary.ready.as_deref()), (Some("5432"), Some("2/2")));
+    assert!(summary.address.is_some_and(|address| address.parse::<std::net::IpAddr>().is_ok()));
+    assert_eq!(status.observed_generation, object.metadata.generation);
+
+    // One replica cannot bind.
+    rig.instead.lock().unwrap().insert("pg", |served| {
+        served.listeners.insert(5432, ListenerOutcome::Failed("the port is in use".into()));
+    });
+    let object = rig.until("pg", "Programmed", "False/PortUnavailable").await;
+    let conditions = object.status.unwrap().conditions;
+    assert!(conditions.iter().any(|condition| condition.message.contains("pod pod-0: the port is in use")));
+    rig.instead.lock().unwrap().clear();
+    rig.until("pg", "Programmed", "True/Programmed").await;
+
+    // What somebody else writes is put right, and an object that is gone harms no other.
+    let by_hand = json!({"status": {"summary": {"status": "ByHand"}}});
+    rig.objects().patch_status("pg", &PatchParams::default(), &Patch::Merge(&by_hand)).await.unwrap();
+    rig.objects().delete("other", &DeleteParams::default()).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while rig.objects().get("pg").await.unwrap().status.unwrap().summary.unwrap().status.as_deref() == Some("ByHand") {
+        assert!(Instant::now() < deadline, "it stays as it was written by hand");
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    let wrong =
+        json!({"listeners": [{"port": 5432}], "backends": [{"name": "db", "service": {"name": "gone", "port": 1}}]});
+    rig.declare("pg", wrong).await;
+    rig.until("pg", "ResolvedRefs", "False/RefNotFound").await;
+
+    let events: Api<Event> = Api::namespaced(rig.client.clone(), rig.namespace);
+    let expected = ["Programmed", "PortUnavailable", "RefNotFound"];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let of_object =
+            all.iter().filter(|event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some("pg"));
+        let reasons: Vec<&str> = of_object.filter_map(|event| event.reason.as_deref()).collect();
+        if expected.iter().all(|expected| reasons.contains(expected)) {
+            println!("{reasons:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{reasons:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_object_of_the_same_name_is_not_given_the_status_of_the_one_before() {
+    let Some(rig) = Rig::start("status-uid").await else { return };
+    rig.declare("pg", spec()).await;
+    let first = rig.until("pg", "Programmed", "True/Programmed").await;
+    // As the writer would, had it not seen the object go.
+    let status = json!({
+        "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer",
+        "metadata": {"name": "pg", "uid": "00000000-0000-0000-0000-000000000000"},
+        "status": {"observedGeneration": 7},
+    });
+    let applied = rig.objects().patch_status("pg", &PatchParams::apply("test").force(), &Patch::Apply(&status)).await;
+    assert!(matches!(applied, Err(kube::Error::Api(status)) if status.code == 409));
+    rig.objects().delete("pg", &DeleteParams::default()).await.unwrap();
+    rig.declare("pg", spec()).await;
+    let second = rig.until("pg", "Programmed", "True/Programmed").await;
+    assert_ne!(first.metadata.uid, second.metadata.uid);
+    rig.end().await;
+}
+
+/// How many idle load balancers there are, and for how long it is looked whether anything is written about them.
+const IDLE: usize = 50;
+const LOOKED_FOR: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn nothing_is_written_about_load_balancers_that_do_not_change() {
+    let Some(rig) = Rig::start("status-idle").await else { return };
+    let begun = Instant::now();
+    for number in 0..IDLE {
+        rig.declare(&format!("idle-{number}"), spec()).await;
+    }
+    for number in 0..IDLE {
+        rig.until(&format!("idle-{number}"), "Programmed", "True/Programmed").await;
+    }
+    println!("{IDLE} programmed after {:?}", begun.elapsed());
+    let versions = async || -> BTreeMap<String, Option<String>> {
+        let objects = rig.objects().list(&ListParams::default()).await.unwrap().items;
+        objects.into_iter().map(|object| (object.name_any(), object.metadata.resource_version)).collect()
+    };
+    // What was pending has been told by now.
+    sleep(Duration::from_secs(2)).await;
+    let (before, requests) = (versions().await, writes(&rig.client).await);
+    sleep(LOOKED_FOR).await;
+    assert_eq!(versions().await, before);
+    println!("requests that write statuses, of everybody: {requests} before, {} after", writes(&rig.client).await);
+
+    // And still it is awake.
+    rig.objects()
+        .replace_status(
+            "idle-0",
+            &PostParams::default(),
+            &TcpLoadBalancer { status: None, ..rig.objects().get("idle-0").await.unwrap() },
+        )
+        .await
+        .unwrap();
+    rig.until("idle-0", "Programmed", "True/Programmed").await;
+    rig.end().await;
+}
+
+/// The requests to write statuses of load balancers that the API server has counted, by anybody.
+async fn writes(client: &Client) -> f64 {
+    let metrics = client.request_text(hyper::Request::get("/metrics").body(Vec::new()).unwrap()).await.unwrap();
+    let counted = metrics.lines().filter(|line| {
+        line.starts_with("apiserver_request_total{")
+            && line.contains("resource=\"tcploadbalancers\"")
+            && line.contains("subresource=\"status\"")
+            && !line.contains("verb=\"GET\"")
+    });
+    counted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
