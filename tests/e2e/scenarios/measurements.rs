@@ -37,7 +37,7 @@ async fn a_new_load_balancer_serves_soon_after_a_plain_service_would() {
         }
         let (plain, ours) = (median(plain), median(ours));
         println!(
-            "measured: from apply to the first served connection {ours:.0?}, of a plain Service {plain:.0?} (medians of 5)"
+            "measured: from apply to the first served connection {ours:.2?}, of a plain Service {plain:.2?} (medians of 5)"
         );
         assert!(ours < plain + Duration::from_secs(1), "{ours:?} against {plain:?}");
     })
@@ -111,7 +111,7 @@ async fn a_new_endpoint_is_used_at_once() {
         }
         let took = median(times);
         println!(
-            "measured: from an EndpointSlice with one more endpoint to its first connection {took:.0?} (median of 4)"
+            "measured: from an EndpointSlice with one more endpoint to its first connection {took:.2?} (median of 4)"
         );
         assert!(took < Duration::from_secs(1), "{took:?}");
     })
