@@ -32,6 +32,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
 pub use replicas::{Replica, Replicas, gather};
+#[cfg(test)]
+pub use replicas::follow;
 pub use settings::Settings;
 
 use crate::{model::ObjectKey, source::World, translate::Verdicts};

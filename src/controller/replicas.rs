@@ -14,7 +14,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::poll::{Told, follow};
+use self::poll::Told;
+pub use self::poll::follow;
 use super::{Observed, Settings};
 use crate::{
     model::{ObjectKey, ReplicaReport},

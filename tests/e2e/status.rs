@@ -31,12 +31,14 @@ use crate::harness;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CLASS: &str = "status";
 
+/// What is done to the reports of load balancers by these names.
+type Instead = BTreeMap<&'static str, fn(&mut Served)>;
+
 /// A leader in a namespace of its own, with one replica that serves all that it should, unless it is told otherwise.
 struct Rig {
     client: Client,
     namespace: &'static str,
-    /// What the replica reports of load balancers by these names instead.
-    instead: Arc<Mutex<BTreeMap<&'static str, fn(&mut Served)>>>,
+    instead: Arc<Mutex<Instead>>,
     stop: CancellationToken,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -153,7 +155,7 @@ async fn apply(client: &Client, object: Value) {
 async fn follow(
     client: Client,
     namespace: &str,
-    instead: Arc<Mutex<BTreeMap<&'static str, fn(&mut Served)>>>,
+    instead: Arc<Mutex<Instead>>,
     observing: watch::Sender<Observed>,
     reporting: watch::Sender<Arc<Replicas>>,
 ) {
@@ -186,11 +188,7 @@ async fn follow(
     }
 }
 
-fn report(
-    snapshot: &Snapshot,
-    verdicts: &Verdicts,
-    instead: &BTreeMap<&'static str, fn(&mut Served)>,
-) -> ReplicaReport {
+fn report(snapshot: &Snapshot, verdicts: &Verdicts, instead: &Instead) -> ReplicaReport {
     let served = |(object, verdict): (&ObjectKey, &tcplb::translate::Verdict)| {
         let identity = verdict.identity.as_ref()?;
         let listeners = snapshot.listeners.range(object.listeners());

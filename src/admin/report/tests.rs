@@ -2,10 +2,12 @@ use std::io;
 
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc::unbounded_channel, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
+    controller::follow,
     model::Snapshot,
     proxy::{
         Options, Proxy,
@@ -183,4 +185,26 @@ async fn the_latest_failure_of_a_backend_is_told() {
     endpoints[0].connect_failed(&io::Error::other("the last"));
     let failure = rig.now().await.load_balancers.remove("uid").unwrap().backends["db"].last_failure.clone().unwrap();
     assert_eq!((&*failure.endpoint, &*failure.reason), ("127.0.0.1:1", "the last"));
+}
+
+#[tokio::test]
+async fn who_sums_up_all_replicas_is_answered() {
+    let mut rig = Rig::start();
+    rig.declare("a", Some(("uid", 1)), spec(free_port()));
+    rig.apply().await;
+    let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = pages.local_addr().unwrap();
+    let (monitor, state) = (rig.proxy.monitor(), rig.state.clone());
+    let serving = AbortOnDropHandle::new(tokio::spawn(crate::admin::serve(pages, monitor, state, rig.stop.clone())));
+    let (tell, mut told) = unbounded_channel();
+    let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, tell)));
+    let mut generation = async || {
+        let told = timeout(Duration::from_secs(30), told.recv()).await.expect("in time").unwrap();
+        told.report.expect("a report").load_balancers["uid"].generation
+    };
+    assert_eq!(generation().await, 1);
+    rig.declare("a", Some(("uid", 2)), spec(free_port()));
+    rig.apply().await;
+    assert_eq!(generation().await, 2);
+    drop((serving, following));
 }
