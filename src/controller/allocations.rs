@@ -84,7 +84,8 @@ impl Book<'_> {
                 // Not to be seen now is not to be gone.
                 None => !allocation.uid.is_empty() && !self.claims.gone.contains(&allocation.uid),
             };
-            if !(first && needed) && !self.claims.targets.contains_key(port) {
+            let stays = first && needed || self.claims.targets.contains_key(port);
+            if !stays {
                 allocation.freed = Some(seconds(self.now));
             }
         }

@@ -114,7 +114,7 @@ impl Candidate {
     async fn reach(&mut self) -> Result<Outcome, String> {
         let lease = self.leases.get_opt(&self.name).await.map_err(|error| sentence(&error))?;
         let claim = match claim(lease, &self.identity, &mut self.seen, Instant::now(), Timestamp::now()) {
-            Move::Claim(claim) => claim,
+            Move::Claim(claim) => *claim,
             Move::Wait(pause) => return Ok(Outcome::Waits(pause)),
         };
         let written = match claim.metadata.resource_version {
@@ -173,7 +173,7 @@ enum Outcome {
 
 #[derive(Debug, PartialEq)]
 enum Move {
-    Claim(Lease),
+    Claim(Box<Lease>),
     Wait(Duration),
 }
 
@@ -202,7 +202,7 @@ fn claim(
     *seen = None;
     spec.renew_time = Some(MicroTime(time));
     spec.lease_duration_seconds = Some(LEASE.as_secs() as i32);
-    Move::Claim(lease)
+    Move::Claim(Box::new(lease))
 }
 
 /// How long somebody else's Lease still has to be left alone.

@@ -87,6 +87,8 @@ pub async fn run_with(
                     leadership::begun(&mut terms).await;
                     let leader = Leader::new(client.clone(), settings.clone(), observed.clone(), gather());
                     tokio::select! {
+                        // First: a process that was suspended must not go on where it was.
+                        biased;
                         () = leadership::ended(&mut terms) => {}
                         () = leader.lead() => {}
                     }

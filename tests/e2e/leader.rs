@@ -98,7 +98,17 @@ impl Cell {
     }
 
     async fn holder(&self) -> Option<String> {
-        self.api::<Lease>().get_opt("tcplb").await.unwrap()?.spec?.holder_identity
+        self.holder_of("tcplb").await
+    }
+
+    async fn holder_of(&self, lease: &str) -> Option<String> {
+        self.api::<Lease>().get_opt(lease).await.unwrap()?.spec?.holder_identity
+    }
+
+    /// What the status of a load balancer says, all of it.
+    async fn said_of(&self, name: &str) -> Option<String> {
+        let status = self.api::<TcpLoadBalancer>().get(name).await.unwrap().status?;
+        Some(serde_json::to_string(&status).unwrap())
     }
 
     fn settings(&self, pod: &str, lease: &str) -> Settings {
@@ -238,7 +248,7 @@ async fn a_service_follows_its_load_balancer_from_the_first_port_to_the_last() {
     );
     assert!(!changed.annotations().contains_key("example.com/a"), "wanted no more");
 
-    home.apply("db", spec(json!([{"name": "web", "port": 80}]), json!({}))).await;
+    home.apply("db", spec(json!([{"name": "web", "port": 80}]), json!({"type": "ClusterIP"}))).await;
     let is_smaller = |service: &Service| {
         ports(service).len() == 1 && service.spec.as_ref().unwrap().type_.as_deref() == Some("ClusterIP")
     };
@@ -308,9 +318,37 @@ async fn a_service_that_is_refused_harms_no_other_and_is_tried_again() {
     home.apply("second", spec(taken, json!({"type": "NodePort"}))).await;
     home.apply("third", spec(json!([{"port": 1}]), json!({}))).await;
     home.service_that("the third comes", "third", |_| true).await;
-    assert!(home.service("second").await.is_none());
+    until("what is wrong with the second is told", async || {
+        home.said_of("second").await.filter(|said| said.contains("provided port is already allocated"))
+    })
+    .await;
     home.delete("first").await;
     home.service_that("the second comes", "second", |_| true).await;
+    controller.stop().await;
+    home.remove().await;
+}
+
+/// So that an uninstalled chart leaves no Service behind.
+#[tokio::test]
+async fn services_belong_to_the_chart_and_are_not_written_without_it() {
+    let Some(home) = Cell::new().await else { return };
+    let settings = Settings { anchor: Some("anchor".into()), ..home.settings("pod-a", "tcplb") };
+    let controller = Controller::with(&home, settings);
+    let object = home.apply("db", spec(json!([{"port": 1}]), json!({}))).await;
+    let told = async || home.said_of("db").await.filter(|said| said.contains("which owns the Services"));
+    until("its absence is told", told).await;
+    assert!(home.service("db").await.is_none());
+
+    let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "anchor"}})).unwrap();
+    let anchor = home.api().create(&PostParams::default(), &map).await.unwrap();
+    let service = home.service_that("the Service comes", "db", |_| true).await;
+    assert_eq!(Some(&service.owner_references()[0].uid), anchor.uid().as_ref());
+    until("all is well", async || home.said_of("db").await.filter(|said| !said.contains("which owns"))).await;
+
+    home.api::<ConfigMap>().delete("anchor", &DeleteParams::default()).await.unwrap();
+    until("its absence is told again", told).await;
+    until("the Service goes and stays away", async || home.service("db").await.is_none().then_some(())).await;
+    assert!(home.allocations().await.port_of(&object.uid().unwrap(), 1).is_some());
     controller.stop().await;
     home.remove().await;
 }
@@ -354,6 +392,9 @@ async fn two_leaders_at_once_never_send_clients_to_somebody_else() {
     let Some(home) = Cell::new().await else { return };
     // Each with a Lease of its own: both lead, and neither knows.
     let leaders = [Controller::start(&home, "pod-a", "one"), Controller::start(&home, "pod-b", "two")];
+    for lease in ["one", "two"] {
+        until("both lead", async || home.holder_of(lease).await).await;
+    }
     let owners = Arc::new(Mutex::new(BTreeMap::<u16, BTreeSet<String>>::new()));
     let looking = [look_at_ports(&home, owners.clone()), look_at_services(&home, owners.clone())];
 
