@@ -39,8 +39,10 @@ e2e: image ## the image on a cluster of its own, which tests/cluster brings up: 
 	tests/cluster/load --archive "$$archive"; \
 	. tests/cluster/env; \
 	tests/cluster/helm version >/dev/null; \
-	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test chart; \
-	E2E_IMAGE=$(IMAGE) $(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
+	export E2E_IMAGE=$(IMAGE); \
+	$(CARGO) test --locked --test apiserver; \
+	$(CARGO) test --locked --test chart; \
+	$(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
 
 kind: image ## the image and the chart in a running kind cluster
 	scripts/install kind $(IMAGE)

@@ -40,7 +40,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 /// The objects that the API server refuses: of those that are as wrong outside a cluster, the field is named here too.
 #[test]
 fn what_an_api_server_refuses_is_refused_here_too() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/objects/bad");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apiserver/objects/bad");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());

@@ -31,9 +31,9 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
-pub use replicas::{Replica, Replicas, gather};
 #[cfg(test)]
 pub use replicas::follow;
+pub use replicas::{Replica, Replicas, gather};
 pub use settings::Settings;
 
 use crate::{model::ObjectKey, source::World, translate::Verdicts};

@@ -9,14 +9,14 @@ use std::{
 use kube::Client;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::harness;
+
 /// How long anything that is waited for may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The image that is tested, as the nodes know it. It is also what says that `KUBECONFIG` is meant for tests: nobody's
-/// own cluster is touched because a shell happens to know one.
+/// The image that is tested, as the nodes know it. `None`: there is no cluster.
 pub fn image() -> Option<String> {
-    std::env::var_os("KUBECONFIG")?;
-    std::env::var("E2E_IMAGE").ok().filter(|image| !image.is_empty())
+    harness::has_test_cluster().then(|| std::env::var("E2E_IMAGE").unwrap())
 }
 
 /// A client of its own for each test: it lives no longer than the runtime that it was made on.

@@ -7,13 +7,9 @@
 mod backends;
 mod clients;
 mod cluster;
-mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod installation;
-mod leader;
 mod load;
 mod scenario;
 mod scenarios;
-mod source;
-mod status;

@@ -39,7 +39,7 @@ static TURNS: RwLock<()> = RwLock::const_new(());
 /// Runs a scenario in a new namespace; skipped without a cluster.
 pub async fn scenario(name: &str, company: Company, story: impl AsyncFnOnce(&Scenario)) {
     if cluster::image().is_none() {
-        return harness::skip("there is no cluster: `make e2e` brings one up");
+        return harness::skip(harness::NO_CLUSTER);
     }
     let (_shared, _alone);
     match company {

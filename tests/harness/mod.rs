@@ -229,6 +229,14 @@ pub fn skip(why: &str) {
     }
 }
 
+/// Whether `KUBECONFIG` leads to a cluster that is there for tests: the image to be tested is what says so. Nobody's own
+/// cluster is touched because a shell happens to know one.
+pub fn has_test_cluster() -> bool {
+    std::env::var_os("KUBECONFIG").is_some() && std::env::var_os("E2E_IMAGE").is_some_and(|image| !image.is_empty())
+}
+
+pub const NO_CLUSTER: &str = "there is no cluster: `make e2e` brings one up";
+
 /// Skips the running test for want of a program. Continuous integration installs them all: there, the test has failed.
 pub fn lacks(program: &str) {
     assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and .ci/run is to see to it that it is");

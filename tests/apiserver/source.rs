@@ -33,8 +33,8 @@ const CLASS: &str = "source";
 
 #[tokio::test]
 async fn a_world_is_what_the_cluster_says() {
-    if std::env::var_os("KUBECONFIG").is_none() {
-        return harness::skip("KUBECONFIG names no cluster");
+    if !harness::has_test_cluster() {
+        return harness::skip(harness::NO_CLUSTER);
     }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = tcplb::source::connect().await.unwrap();

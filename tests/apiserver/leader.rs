@@ -44,8 +44,8 @@ struct Cell {
 
 impl Cell {
     async fn new() -> Option<Self> {
-        if std::env::var_os("KUBECONFIG").is_none() {
-            harness::skip("KUBECONFIG names no cluster");
+        if !harness::has_test_cluster() {
+            harness::skip(harness::NO_CLUSTER);
             return None;
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

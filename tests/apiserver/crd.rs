@@ -142,7 +142,7 @@ struct Case {
 }
 
 fn cases(folder: &str) -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/objects").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apiserver/objects").join(folder);
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|file| Case::read(&file)).collect()
@@ -200,8 +200,8 @@ struct Server {
 impl Server {
     /// `None`: there is no cluster, and the test is skipped.
     async fn with_the_crd() -> Option<Self> {
-        if std::env::var_os("KUBECONFIG").is_none() {
-            harness::skip("KUBECONFIG names no cluster");
+        if !harness::has_test_cluster() {
+            harness::skip(harness::NO_CLUSTER);
             return None;
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
