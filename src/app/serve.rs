@@ -140,14 +140,16 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = taken_over => Cause::TakenOver,
     };
     let orderly = async {
-        // Another one is to lead while this one still drains.
-        if let Some(leading) = leading {
-            leading.end().await;
-        }
         if cause == Cause::TakenOver {
             stop_admin.cancel();
         }
-        shutdown::leave(cause, &proxy, &state, compiling, run, &signals).await;
+        // Another one is to lead while this one still drains.
+        let resigned = async {
+            if let Some(leading) = leading {
+                leading.end().await;
+            }
+        };
+        tokio::join!(resigned, shutdown::leave(cause, &proxy, &state, compiling, run, &signals));
         if cause == Cause::TakenOver
             && let Some(admin_pages) = admin_pages
         {
