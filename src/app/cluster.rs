@@ -1,9 +1,11 @@
 //! The commands that take their manifests from a cluster.
 
-use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use kube::Client;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::{
@@ -20,11 +22,13 @@ use crate::{
 };
 
 const CRD: &str = "tcploadbalancers.tcplb.io";
+/// How often the installed schema is looked at: it may be replaced.
+const COMPARE_AGAIN: Duration = Duration::from_secs(600);
 
 /// `tcplb controller`: serves the load balancers of a cluster, and leads when it is its turn.
 pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     let client = client().await?;
-    warn_of_another_schema(&client).await;
+    let _comparing = AbortOnDropHandle::new(tokio::spawn(compare_schemas(client.clone())));
     let placement = arguments.placement.into();
     let scope = Scope {
         class: Some(arguments.class.clone()),
@@ -80,7 +84,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
         admin: arguments.admin,
         sharing: Sharing::Exclusive,
         takeover: None,
-        empty: Empty::Waits,
+        empty: Empty::IsNotReady,
         leading: None,
         run: arguments.run,
     })
@@ -97,15 +101,26 @@ async fn client() -> anyhow::Result<Client> {
     })
 }
 
-/// An older schema silently drops what it does not know, `access` for one.
-async fn warn_of_another_schema(client: &Client) {
-    match installed_schema(client.clone(), CRD, api::SCHEMA_HASH).await {
-        Ok(Some(installed)) if installed == api::schema_hash() => {}
-        Ok(_) => warn!(
-            "the installed CustomResourceDefinition is not this version's: fields that it does not know are silently \
-             dropped from objects; install what `tcplb crd` prints"
-        ),
-        Err(error) => warn!(%error, "the CustomResourceDefinition cannot be compared with this version's"),
+/// Says when the installed schema is not this version's: it would silently drop what it does not know, `access` for one.
+async fn compare_schemas(client: Client) {
+    let mut said = None;
+    loop {
+        let found = match installed_schema(client.clone(), CRD, api::SCHEMA_HASH).await {
+            Ok(installed) => Ok(installed == Some(api::schema_hash())),
+            Err(error) => Err(error.to_string()),
+        };
+        if said.as_ref() != Some(&found) {
+            match &found {
+                Ok(true) => {}
+                Ok(false) => warn!(
+                    "the installed CustomResourceDefinition is not this version's: fields that it does not know are \
+                     silently dropped from objects; install what `tcplb crd` prints"
+                ),
+                Err(error) => warn!(%error, "the CustomResourceDefinition cannot be compared with this version's"),
+            }
+            said = Some(found);
+        }
+        sleep(COMPARE_AGAIN).await;
     }
 }
 

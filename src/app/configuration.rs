@@ -63,7 +63,10 @@ impl Compiler {
             self.world = Arc::new(world);
         }
         self.names.want(self.world.names_wanted());
-        self.names.first_answers(FIRST_ANSWERS).await;
+        // What is one tenant's is not to hold up the others.
+        if self.world.site.tenancy().is_none() {
+            self.names.first_answers(FIRST_ANSWERS).await;
+        }
         self.translate()
     }
 

@@ -16,7 +16,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{
@@ -60,6 +60,8 @@ pub enum Empty {
     Ends,
     /// What it serves is declared elsewhere, and told there.
     Waits,
+    /// The same, and whoever needs what it serves waits until it does.
+    IsNotReady,
 }
 
 /// What a controller does beside serving.
@@ -103,7 +105,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         Ok(Some(tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop_admin.clone()))))
     };
     // Whoever asks for a sign of life does not wait until a whole cluster has been read.
-    let early_admin_pages = if empty == Empty::Waits { serve_admin()? } else { None };
+    let early_admin_pages = if empty == Empty::Ends { None } else { serve_admin()? };
 
     let mut compiler = Compiler::new(source, state.clone());
     let first = async {
@@ -121,7 +123,13 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         proxy.stop();
         return Err(error);
     }
-    state.set_ready(true);
+    let _readying = match empty {
+        Empty::Ends | Empty::Waits => {
+            state.set_ready(true);
+            None
+        }
+        Empty::IsNotReady => Some(ready_once_all_is_served(proxy.reports(), state.clone())),
+    };
     // Not before: at an inherited address the previous process answers that it is ready.
     let admin_pages = if empty == Empty::Ends { serve_admin()? } else { early_admin_pages };
     let taken_over = offer(takeover.as_deref(), &proxy, admin)?;
@@ -217,6 +225,16 @@ pub async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result
     }
     let applied = reports.wait_for(|report| report.generation >= generation).await;
     Ok(applied.context("the proxy stopped before it applied a configuration")?.clone())
+}
+
+/// Ready from the moment at which there is something to serve and all of it is.
+fn ready_once_all_is_served(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let served = |report: &Arc<Report>| !report.listeners.is_empty() && report.unbound().next().is_none();
+        if reports.wait_for(served).await.is_ok() {
+            state.set_ready(true);
+        }
+    }))
 }
 
 /// A process that could serve nothing of what it was given ends: whoever started it should see that.

@@ -65,13 +65,17 @@ impl Site {
 }
 
 impl World {
-    /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at.
+    /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at. None, where no
+    /// answer could be used.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {
         const DEFAULT: Duration = Duration::from_secs(30);
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
         let mut wanted = BTreeMap::new();
+        if self.site.tenancy().is_some_and(|tenancy| tenancy.backend_networks.is_empty()) {
+            return wanted;
+        }
         let specs = self.load_balancers.values().filter_map(|declared| declared.spec.as_ref());
         for backend in specs.flat_map(|spec| &spec.backends) {
             let interval = backend.resolve_interval.map_or(DEFAULT, |interval| interval.0.clamp(SHORTEST, LONGEST));
@@ -183,5 +187,8 @@ mod tests {
         );
         let wanted = |name: &str, seconds| (Arc::from(name), Duration::from_secs(seconds));
         assert_eq!(world.names_wanted(), BTreeMap::from([wanted("db", 30), wanted("often", 1)]));
+
+        world.site = Site::Host(Arc::default());
+        assert_eq!(world.names_wanted(), BTreeMap::new(), "whose answers nobody may use");
     }
 }

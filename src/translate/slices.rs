@@ -66,7 +66,7 @@ pub(super) fn members(
         place.leave_out(Reason::Invalid, message);
     }
     let family = family(service, slices);
-    let serving = Serving { port, selects: selects_pods(service), reach: &surroundings.reach };
+    let serving = Serving { port, service, reach: &surroundings.reach };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
@@ -81,16 +81,10 @@ fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> 
     }
 }
 
-/// Whether Kubernetes looks for the Service's pods itself.
-fn selects_pods(service: &Service) -> bool {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| !selector.is_empty())
-}
-
 /// Which endpoints of a Service's slices serve.
 struct Serving<'a> {
     port: TargetPort,
-    selects: bool,
+    service: &'a Service,
     reach: &'a Reach<'a>,
 }
 
@@ -119,14 +113,29 @@ impl Serving<'_> {
     }
 
     /// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for
-    /// a Service that selects pods, name pods that are there: others that pose as such it removes.
+    /// a Service that selects pods, name pods that are there. Others that pose as such it deletes, and what a finalizer
+    /// keeps from going then is told by that.
     fn target(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Target {
         let labels = slice.metadata.labels.as_ref();
         let managed = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS);
+        let kept = slice.metadata.deletion_timestamp.is_none();
         let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
         let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
-        if self.selects && managed && own { Target::Pod } else { Target::Anybody }
+        let ours = selects_pods(self.service) && managed && kept && belongs_to(slice, self.service) && own;
+        if ours { Target::Pod } else { Target::Anybody }
     }
+}
+
+/// Whether Kubernetes looks for the Service's pods itself.
+fn selects_pods(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| !selector.is_empty())
+}
+
+fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
+    let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
+    // A manifest of files has no uid.
+    service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))
 }
 
 /// An endpoint may be in two slices for a moment, as it moves from one to the other.

@@ -283,6 +283,24 @@ fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
 }
 
 #[test]
+fn a_slice_that_poses_as_kubernetes_own_is_believed_while_kubernetes_lets_it() {
+    let service = SERVICE.replace("name: pg", "name: pg, uid: u-pg");
+    let owned_by = |uid: &str| {
+        let owner = format!("ownerReferences: [{{apiVersion: v1, kind: Service, name: pg, uid: {uid}}}]");
+        pods(&["10.0.0.1"]).replacen("namespace: shop,", &format!("namespace: shop, {owner},"), 1)
+    };
+    let leaving =
+        owned_by("u-pg").replacen("namespace: shop,", "namespace: shop, deletionTimestamp: '2026-01-01T00:00:00Z',", 1);
+    for (written, reached) in
+        [(owned_by("u-pg"), true), (owned_by("u-of-another"), false), (pods(&["10.0.0.1"]), false), (leaving, false)]
+    {
+        let (snapshot, verdicts) = first(&all(&[&gateway(""), &service, &written, &load_balancer("a", 0, GOOD)]));
+        assert_eq!(addresses(&snapshot).len(), usize::from(reached), "{written}");
+        assert_eq!(not_permitted(&verdicts), !reached);
+    }
+}
+
+#[test]
 fn an_address_that_is_refused_costs_itself_only() {
     let forged = slice("pg-2", "me", POD, &["10.9.0.1", "10.9.0.2", "169.254.169.254"]);
     let world = all(&[&gateway(""), SERVICE, &pods(&["10.0.0.1"]), &forged, &load_balancer("a", 0, GOOD)]);
