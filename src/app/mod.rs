@@ -66,9 +66,9 @@ fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>)
     }
 }
 
-/// What is logged unless RUST_LOG says otherwise. The Kubernetes client tells of each failed attempt; what becomes of its
+/// What is not logged unless RUST_LOG names it. The Kubernetes client tells of each failed attempt; what becomes of its
 /// watches is told by whoever reads them, once.
-const LOGGED: &str = "info,kube_client=error,kube_runtime=error";
+const UNSAID: &str = "kube_client=off,kube_runtime=off";
 
 /// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
 ///
@@ -77,7 +77,7 @@ const LOGGED: &str = "info,kube_client=error,kube_runtime=error";
 fn log_to_stderr(format: LogFormat) -> WorkerGuard {
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
-    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(LOGGED));
+    let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
     // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
     let log = log.log_internal_errors(false);
