@@ -6,7 +6,7 @@
 //!
 //! That is no promise: a machine that was paused, or a request that was under way for long, may write after its term.
 //! Two leaders are bearable because the ledger of ports is replaced only in the version that was read, so no port is
-//! given out twice, and a freed port rests for ten minutes, so what a late write leads to is nobody else's by then.
+//! given out twice, and a freed port rests for ten minutes, so what a write that is late by less leads to is nobody else's yet.
 
 use std::{future, time::Duration};
 
