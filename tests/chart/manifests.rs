@@ -13,7 +13,7 @@ const HEAD: &str = "\
 #
 # The nodes are to find the image; under your registry's name, that is:
 #
-#   sed 's|image: "tcplb:|image: "registry.example.com/tcplb:|' manifests/install.yaml | kubectl apply --server-side -f -
+#   sed 's|image: \"tcplb:|image: \"registry.example.com/tcplb:|' manifests/install.yaml | kubectl apply --server-side -f -
 #
 # Generated (`make generate`). Other values: helm template tcplb charts/tcplb --namespace tcplb-system --set …
 ---
