@@ -45,7 +45,7 @@ impl Installation {
         // Whoever comes first installs the CRD.
         Self::shared().await;
         let own = Self { release: scenario.into(), namespace: format!("{scenario}-system"), class: scenario.into() };
-        let mut values = json!({"class": own.class, "crd": {"install": false}, "shutdownDelaySeconds": 5});
+        let mut values = json!({"class": own.class, "crd": {"install": false}});
         merge(&mut values, more);
         own.helm_install(values).await;
         own

@@ -156,7 +156,14 @@ impl fmt::Display for Tally {
         for (failure, count) in kinds {
             write!(f, ", {count} × {failure}")?;
         }
-        if self.failures.is_empty() { Ok(()) } else { write!(f, " within {:.1?}", self.trouble()) }
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        // As the logs tell the time.
+        let ago = |came: &Instant| jiff::Timestamp::now().checked_sub(came.elapsed()).unwrap_or_default();
+        let times: Vec<String> =
+            self.failures.iter().take(10).map(|(came, failure)| format!("{:.3} {failure}", ago(came))).collect();
+        write!(f, " within {:.1?}, the first of them at {}", self.trouble(), times.join(", "))
     }
 }
 
