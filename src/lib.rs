@@ -7,7 +7,8 @@
 //! - [`app`]: wires everything below into a process, and owns the order in which it starts and stops;
 //! - [`api`]: what users write: the spec, its scalars, the schema that is published;
 //! - [`model`]: what the proxy is told and answers: `Snapshot` and `Report`, plain and valid data;
-//! - [`source`]: where manifests come from: files, flags, DNS names; what watches them, and when changes have settled;
+//! - [`source`]: where manifests come from: a cluster, files, flags, DNS names; what watches them, and when changes have
+//!   settled;
 //! - [`translate`]: from a `World` to a `Snapshot`, and a verdict for each load balancer. Pure;
 //! - [`proxy`]: the data plane: listening sockets, workers, and the way of a connection;
 //! - [`upstream`]: live state of endpoints that outlives snapshots: balancing, health, ejection, preconnected sockets;

@@ -2,7 +2,11 @@
 //!
 //! No clock is compared with another machine's: a Lease is free once it has not changed for as long as it lasts, as
 //! seen from here. Whoever writes it names the version it has read, so of two that reach for it one is refused. The
-//! holder trusts its own term for shorter than the others wait, so that it has stopped writing when one of them starts.
+//! holder trusts its own term for shorter than the others wait, so usually it has stopped writing when one of them starts.
+//!
+//! That is no promise: a machine that was paused, or a request that was under way for long, may write after its term.
+//! Two leaders are bearable because the ledger of ports is replaced only in the version that was read, so no port is
+//! given out twice, and a freed port rests for ten minutes, so what a write that is late by less leads to is nobody else's yet.
 
 use std::{future, time::Duration};
 

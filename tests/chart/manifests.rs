@@ -11,7 +11,9 @@ const SIDECAR: &str = "manifests/sidecar.yaml";
 const HEAD: &str = "\
 # tcplb, in namespace tcplb-system: the chart with its default values, for those who do without Helm.
 #
-#   kubectl apply --server-side -f manifests/install.yaml
+# The nodes are to find the image; under your registry's name, that is:
+#
+#   sed 's|image: \"tcplb:|image: \"registry.example.com/tcplb:|' manifests/install.yaml | kubectl apply --server-side -f -
 #
 # Generated (`make generate`). Other values: helm template tcplb charts/tcplb --namespace tcplb-system --set …
 ---

@@ -29,13 +29,16 @@ fn number_free(value: &Value) -> Value {
 
 #[test]
 fn pods_get_the_time_that_delay_and_drain_take_and_some_more() {
-    let values = ["--set", "shutdownDelaySeconds=7,maxDrainSeconds=100,host.enabled=true,host.allowedPorts={5432}"];
-    let Some(objects) = objects(&values) else { return };
-    for kind in ["Deployment", "DaemonSet"] {
+    let gateway = "shutdownDelaySeconds=7,maxDrainSeconds=100";
+    let host = "host.enabled=true,host.allowedPorts={5432},host.shutdownDelaySeconds=2,host.maxDrainSeconds=20";
+    let Some(objects) = objects(&["--set", gateway, "--set", host]) else { return };
+    for (kind, grace, delay, drain) in [("Deployment", 122, 7, 100), ("DaemonSet", 37, 2, 20)] {
         let pod = &of_kind(&objects, kind)[0]["spec"]["template"]["spec"];
-        assert_eq!(pod["terminationGracePeriodSeconds"], 122, "{kind}");
+        assert_eq!(pod["terminationGracePeriodSeconds"], grace, "{kind}");
         let arguments = pod["containers"][0]["args"].as_array().unwrap();
-        assert!(arguments.contains(&json!("--shutdown-delay=7s")) && arguments.contains(&json!("--max-drain=100s")));
+        for argument in [format!("--shutdown-delay={delay}s"), format!("--max-drain={drain}s")] {
+            assert!(arguments.contains(&json!(argument)), "{kind}: {arguments:?}");
+        }
     }
 }
 
@@ -95,6 +98,23 @@ fn services_select_the_proxies_and_nothing_else() {
         (&json!("None"), &json!("admin"))
     );
     assert_eq!(replicas["spec"]["publishNotReadyAddresses"], Value::Null, "only proxies that are ready count");
+}
+
+#[test]
+fn the_network_policy_lets_the_charts_test_in_and_no_service_leads_to_it() {
+    let Some(objects) = objects(&["--set", "networkPolicy.enabled=true"]) else { return };
+    let labels = &of_kind(&objects, "Pod")[0]["metadata"]["labels"];
+    let rules = of_kind(&objects, "NetworkPolicy")[0]["spec"]["ingress"].as_array().unwrap();
+    let admin = rules.iter().find(|rule| rule["ports"][0]["port"] == 9900).unwrap();
+    let mut sources = admin["from"].as_array().unwrap().iter();
+    assert!(sources.any(|source| selects(&source["podSelector"]["matchLabels"], labels)), "{labels} from {admin}");
+    for service in of_kind(&objects, "Service") {
+        assert!(!selects(&service["spec"]["selector"], labels), "{}", service["metadata"]["name"]);
+    }
+}
+
+fn selects(selector: &Value, labels: &Value) -> bool {
+    selector.as_object().is_some_and(|selector| selector.iter().all(|(key, value)| labels[key] == *value))
 }
 
 #[test]

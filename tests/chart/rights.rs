@@ -4,26 +4,41 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{objects, read};
+use crate::{objects, of_kind, read};
 
 /// Where, API group, resource, names, verb.
 type Right = [String; 5];
 
 #[test]
 fn the_documented_rights_are_those_that_the_chart_grants() {
-    let host = ["--set", "host.enabled=true,host.allowedPorts={5432}"];
-    let Some(objects) = objects(&host) else { return };
-    let granted: BTreeSet<Right> = objects.iter().flat_map(granted_by).collect();
+    let host = "host.enabled=true,host.allowedPorts={5432}";
+    let Some(everywhere) = objects(&["--set", host]) else { return };
+    let Some(somewhere) = objects(&["--set", host, "--set", "watchNamespaces={shop}"]) else { return };
+    let granted: BTreeSet<Right> = everywhere.iter().chain(&somewhere).flat_map(granted_by).collect();
     let documented: BTreeSet<Right> = read("docs/rbac.md").lines().flat_map(documented_in).collect();
     let missing: Vec<_> = granted.difference(&documented).collect();
     let vain: Vec<_> = documented.difference(&granted).collect();
     assert!(missing.is_empty() && vain.is_empty(), "not in docs/rbac.md: {missing:#?}\nonly there: {vain:#?}");
 }
 
+#[test]
+fn with_some_namespaces_the_api_servers_addresses_are_read_in_default_only() {
+    let Some(objects) = objects(&["--set", "watchNamespaces={shop}"]) else { return };
+    let name = "tcplb-system-tcplb-api-server";
+    for kind in ["Role", "RoleBinding"] {
+        let of_kind = of_kind(&objects, kind);
+        let granted: Vec<_> = of_kind.iter().filter(|object| object["metadata"]["name"] == name).collect();
+        assert_eq!(granted.len(), 1, "{kind}");
+        assert_eq!(granted[0]["metadata"]["namespace"], "default", "{kind}");
+    }
+}
+
 fn granted_by(role: &Value) -> Vec<Right> {
     let role_name = role["metadata"]["name"].as_str().unwrap_or_default();
     let place = match (role["kind"].as_str(), role_name) {
-        (Some("ClusterRole"), "tcplb-system-tcplb") => "watched",
+        (Some("ClusterRole" | "Role"), "tcplb-system-tcplb") => "watched",
+        (Some("Role"), "tcplb-system-tcplb-api-server") => "api-server",
+        (Some("Role"), "tcplb-system-tcplb-secrets") => "secrets",
         (Some("ClusterRole"), name) => name.strip_prefix("tcplb-system-tcplb-").unwrap(),
         (Some("Role"), "tcplb") => "own, gateway",
         (Some("Role"), "tcplb-host") => "own, host",

@@ -99,8 +99,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 - --log-format={{ .Values.log.format }}
 - --access-log={{ .Values.log.connections }}
-- --shutdown-delay={{ int .Values.shutdownDelaySeconds }}s
-- --max-drain={{ int .Values.maxDrainSeconds }}s
 {{- with .Values.workers }}
 - --workers={{ int . }}
 {{- end }}
@@ -137,5 +135,4 @@ imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
 # The namespace may have thousands of Services, and the environment would have variables for all of them.
 enableServiceLinks: false
-terminationGracePeriodSeconds: {{ add .Values.shutdownDelaySeconds .Values.maxDrainSeconds 15 }}
 {{- end -}}
