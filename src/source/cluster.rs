@@ -273,8 +273,10 @@ impl Cluster {
         waiting.extend(unread(&self.services));
         waiting.extend(unread(&self.slices));
         // Whoever wrote the load balancer chose the name: no refusal of it may hold up the others.
-        waiting.extend(unread(&self.secrets).into_iter().filter(|secret| secret.refusals < feed::REPEATED));
+        waiting.extend(unread(&self.secrets).into_iter().filter(|secret| !secret.is_refused_for_good()));
         waiting.extend(unread(&self.ports));
+        // Whoever installed the controller may have granted rights in the chosen namespaces alone.
+        waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));
         waiting
     }
 }
@@ -350,13 +352,21 @@ struct Unread {
     why: String,
     /// How often the API server has refused it.
     refusals: u32,
+    is_of_api_server: bool,
+}
+
+impl Unread {
+    fn is_refused_for_good(&self) -> bool {
+        self.refusals >= feed::REPEATED
+    }
 }
 
 fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
     let unread = feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
         let (why, refusals) = state.unread()?;
-        Some(Unread { what: subject.of_kind(K::KIND), why: why.to_owned(), refusals })
+        let (what, is_of_api_server) = (subject.of_kind(K::KIND), subject.is_of_api_server());
+        Some(Unread { what, why: why.to_owned(), refusals, is_of_api_server })
     });
     unread.collect()
 }
