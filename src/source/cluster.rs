@@ -60,6 +60,9 @@ pub struct Home {
     pub allocations: Option<String>,
 }
 
+/// How long the start waits for Secrets, so that what can be served at once is.
+const MOMENT: Duration = Duration::from_secs(2);
+
 /// Load balancers in a cluster and what they refer to.
 ///
 /// What was read stays while the API server cannot be reached, and an object's last good text stays while its present
@@ -112,7 +115,19 @@ impl Cluster {
 
     /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
     /// waited for; an API server that does not answer is, since a world without what it says would be a wrong one.
+    /// Secrets get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
+        self.all_but_secrets_synced(patience).await;
+        // Many certificates make for many watches, and whoever writes load balancers decides how many.
+        let until = Instant::now() + patience.min(MOMENT);
+        while unread(&self.secrets).iter().any(|secret| !secret.is_refused_for_good()) {
+            if timeout_at(until, self.changes.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn all_but_secrets_synced(&mut self, patience: Duration) {
         let mut deadline = Some(Instant::now() + patience);
         loop {
             self.changes.mark_unchanged();
@@ -267,13 +282,11 @@ impl Cluster {
         }
     }
 
-    /// What has not been read yet.
+    /// What has not been read yet, and has to be before there is a world.
     fn unread(&self) -> Vec<Unread> {
         let mut waiting = unread(&self.load_balancers);
         waiting.extend(unread(&self.services));
         waiting.extend(unread(&self.slices));
-        // Whoever wrote the load balancer chose the name: no refusal of it may hold up the others.
-        waiting.extend(unread(&self.secrets).into_iter().filter(|secret| !secret.is_refused_for_good()));
         waiting.extend(unread(&self.ports));
         // Whoever installed the controller may have granted rights in the chosen namespaces alone.
         waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));

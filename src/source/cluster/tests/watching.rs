@@ -169,6 +169,23 @@ async fn a_load_balancer_is_shown_once_its_secrets_have_been_read() {
 }
 
 #[tokio::test]
+async fn no_number_of_secrets_holds_up_the_load_balancers_without_any() {
+    let server = ApiServer::start();
+    server.fall_silent("secrets");
+    server.put(LOAD_BALANCERS, plain("plain"));
+    for number in 0..100 {
+        server.put(LOAD_BALANCERS, with_tls(&format!("a{number}"), 1, &format!("tls{number}")));
+        server.put("secrets", secret(&format!("tls{number}")));
+    }
+    let mut cluster = start(&server);
+    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    assert_eq!(names(&cluster.world()), ["plain"]);
+    server.speak("secrets");
+    let world = world_where(&mut cluster, |world| world.load_balancers.len() == 101).await;
+    assert_eq!(world.secrets.len(), 100);
+}
+
+#[tokio::test]
 async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let server = ApiServer::start();
     server.put("secrets", secret("tls"));
