@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
-    Observed, Problems, Replicas, Settings,
+    Observed, Problem, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
     calls::Calls,
     conditions,
@@ -197,13 +197,14 @@ impl Leader {
         }
         self.carry_out(&plan, scene);
         if let Owner::Unknown(problem) = &self.owner {
-            problems.extend(plan.apply.keys().map(|object| (object.clone(), problem.clone())));
+            let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.clone()));
+            problems.extend(plan.apply.keys().map(unwritten));
             wake = Instant::now() + AFTER_FAILURE;
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
-            let service = services::name(object);
-            (object.clone(), format!("Service {}/{service} cannot be written: {problem}", self.settings.namespace))
+            let service = ObjectKey::new(&self.settings.namespace, &services::name(object));
+            (object.clone(), Problem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")))
         }));
         let later = [plan.wake, self.writes.next(), self.lookups.next()];
         later.into_iter().flatten().fold(wake, Instant::min)
@@ -247,12 +248,13 @@ impl Leader {
         for object in &scene.objects {
             if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
-                let problem = format!(
+                let sentence = format!(
                     "no port of {first} to {last} is free for {}: remove other listeners, or have the administrator \
                      widen the range",
                     list(listeners)
                 );
-                problems.insert(object.key.clone(), problem);
+                let listeners = listeners.clone();
+                problems.insert(object.key.clone(), Problem::NoFreePort { listeners, sentence });
             }
         }
     }
@@ -359,9 +361,12 @@ fn doubtful(scene: &Scene) -> BTreeSet<(ObjectKey, Arc<str>)> {
 
 fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
     for (object, claim) in scene.objects.iter().zip(&scene.claims) {
-        let mut listeners = claim.listeners.iter().flatten();
-        if listeners.any(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none()) {
-            problems.insert(object.key.clone(), format!("no port can be allocated: {problem}"));
+        let declared = claim.listeners.iter().flatten().copied();
+        let portless = declared.filter(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none());
+        let listeners: BTreeSet<u16> = portless.collect();
+        if !listeners.is_empty() {
+            let sentence = format!("no port can be allocated: {problem}");
+            problems.insert(object.key.clone(), Problem::AllocationFailed { listeners, sentence });
         }
     }
 }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::super::{Replicas, Settings, services::Kept};
 use crate::{
     api::{DEFAULT_CLASS, Listener, Placement, TcpLoadBalancerSpec},
+    controller,
     model::{ObjectKey, ReplicaReport, Served},
     source::{Declared, Identity},
     translate::{Problem, Reason, Severity, Verdict},
@@ -19,8 +20,8 @@ pub struct Situation<'a> {
     pub verdict: &'a Verdict,
     /// The Service that is kept for it.
     pub service: Option<&'a Kept<'a>>,
-    /// Why that is not as it is wanted.
-    pub problem: Option<&'a str>,
+    /// Why that, or a port, is not as it is wanted.
+    pub problem: Option<&'a controller::Problem>,
     /// What each replica tells of it, by the names of the pods.
     pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
     pub all_replicas: &'a Replicas,
@@ -56,7 +57,7 @@ impl<'a> Situation<'a> {
         declared: &'a Declared,
         verdict: &'a Verdict,
         service: Option<&'a Kept<'a>>,
-        problem: Option<&'a str>,
+        problem: Option<&'a controller::Problem>,
         all_replicas: &'a Replicas,
         settings: &'a Settings,
         now: Timestamp,
