@@ -152,7 +152,7 @@ fn in_service(port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding 
         return Finding::yes(PROGRAMMED, SERVED);
     }
     let Some(kept) = situation.service else {
-        return match situation.may_not_have_its_service() {
+        return match situation.verdict.refuses_service() {
             true => Finding::no("Invalid", "it has no Service: the condition Accepted says why"),
             false => Finding::no(PENDING, "its Service does not exist yet"),
         };

@@ -105,12 +105,6 @@ impl<'a> Situation<'a> {
         })
     }
 
-    /// Whether something that it wants of its Service is refused.
-    pub fn may_not_have_its_service(&self) -> bool {
-        let of_service = |field: &str| field.starts_with("spec.service") || field.ends_with(".nodePort");
-        self.problems(Topic::Declaration, Severity::Refused).any(|problem| of_service(&problem.field))
-    }
-
     pub fn problems(&self, topic: Topic, severity: Severity) -> impl Iterator<Item = &'a Problem> {
         let problems = self.verdict.problems.iter();
         problems.filter(move |problem| problem.severity == severity && topic_of(problem) == topic)
