@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future,
-    hash::Hasher,
     sync::Arc,
     time::Duration,
 };
@@ -19,15 +18,15 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{error, info, warn};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Observed, Problem, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
-    calls::Calls,
+    calls::{Calls, until},
     conditions,
     failure::sentence,
     ledger, lookup,
@@ -316,7 +315,7 @@ impl Leader {
             if let Some(kept) = scene.kept.get(object) {
                 let (client, service) = (self.client.clone(), kept.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
-                self.writes.make(object, hash(&version), || {
+                self.writes.make(object, xxh3_64(version.as_bytes()), || {
                     info!(load_balancer = %object, service = services::name(object), "removing its Service");
                     remove(client, service)
                 });
@@ -327,7 +326,7 @@ impl Leader {
         }
         for (object, service) in &plan.apply {
             let (client, settings, service) = (self.client.clone(), self.settings.clone(), service.clone());
-            let what = hash(&serde_json::to_string(&service).unwrap_or_default());
+            let what = xxh3_64(&serde_json::to_vec(&service).unwrap_or_default());
             self.writes.make(object, what, || apply(client, settings, service));
         }
     }
@@ -392,12 +391,6 @@ async fn remove(client: Client, service: Service) -> Result<(), String> {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hash = Xxh3Default::new();
-    hash.write(text.as_bytes());
-    hash.finish()
-}
-
 fn list(listeners: &BTreeSet<u16>) -> String {
     let listeners: Vec<String> = listeners.iter().map(u16::to_string).collect();
     listeners.join(", ")
@@ -407,12 +400,5 @@ fn list(listeners: &BTreeSet<u16>) -> String {
 async fn changed<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         future::pending().await
-    }
-}
-
-async fn until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => sleep_until(wake).await,
-        None => future::pending().await,
     }
 }

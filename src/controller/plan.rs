@@ -15,7 +15,7 @@ use super::{
     services::{self, Kept},
 };
 use crate::{
-    api::{DEFAULT_CLASS, TcpLoadBalancerSpec},
+    api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
     source::{Allocations, Identity},
     translate::{Reason, Verdict},
@@ -49,8 +49,7 @@ pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<Object<'a
 }
 
 fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
-    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
-    class == settings.class && spec.placement.unwrap_or_default() == settings.placement
+    settings.leads(spec.class(), spec.placement.unwrap_or_default())
 }
 
 impl Object<'_> {

@@ -32,6 +32,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tracing::warn;
+pub use trouble::with_causes;
 
 use super::{Allocations, Declared, Site, World};
 use crate::{
@@ -296,10 +297,8 @@ impl Cluster {
 
 impl Scope {
     fn has(&self, object: &LoadBalancer) -> bool {
-        // The gateway serves none of the sidecars' load balancers, but says in their status whether they are right.
-        let judged = self.placement == Placement::Gateway && *object.placement == *kinds::written(Placement::Sidecar);
         self.class.as_ref().is_none_or(|class| **class == *object.class)
-            && (*object.placement == *kinds::written(self.placement) || judged)
+            && object.known_placement().is_some_and(|placement| self.placement.judges(placement))
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::super::{Replicas, Settings, services::Kept};
 use crate::{
-    api::{DEFAULT_CLASS, Listener, Placement, TcpLoadBalancerSpec},
+    api::{Listener, Placement, TcpLoadBalancerSpec},
     controller,
     model::{ObjectKey, ReplicaReport, Served},
     source::{Declared, Identity},
@@ -63,7 +63,7 @@ impl<'a> Situation<'a> {
         now: Timestamp,
     ) -> Option<Self> {
         let (spec, identity) = (declared.spec.as_deref(), declared.identity.as_ref()?);
-        if spec.is_some_and(|spec| !concerns(spec, settings)) {
+        if spec.is_some_and(|spec| !settings.judges(spec.class(), spec.placement.unwrap_or_default())) {
             return None;
         }
         let telling = |report: &'a Option<Arc<ReplicaReport>>| match report {
@@ -109,12 +109,6 @@ impl<'a> Situation<'a> {
         let problems = self.verdict.problems.iter();
         problems.filter(move |problem| problem.severity == severity && topic_of(problem) == topic)
     }
-}
-
-fn concerns(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
-    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
-    let placement = spec.placement.unwrap_or_default();
-    class == settings.class && (placement == settings.placement || placement == Placement::Sidecar)
 }
 
 fn topic_of(problem: &Problem) -> Topic {
