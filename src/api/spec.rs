@@ -119,6 +119,12 @@ pub struct TcpLoadBalancerSpec {
     pub drain: Option<Drain>,
 }
 
+impl TcpLoadBalancerSpec {
+    pub fn class(&self) -> &str {
+        self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
+    }
+}
+
 /// Where the ports of a load balancer are opened.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Placement {
@@ -126,6 +132,14 @@ pub enum Placement {
     Gateway,
     Host,
     Sidecar,
+}
+
+impl Placement {
+    /// Whether those who serve the load balancers here have to say whether these are right: the gateway says it of the
+    /// sidecars' too, for these write no status.
+    pub fn judges(self, other: Self) -> bool {
+        self == other || (self, other) == (Self::Gateway, Self::Sidecar)
+    }
 }
 
 /// The Service that is kept for a load balancer.

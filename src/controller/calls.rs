@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     sync::Semaphore,
     task::{Id, JoinSet},
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::failure::backoff;
@@ -112,6 +112,14 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     pub fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         self.made.values().filter(|made| !made.running && made.again > now).map(|made| made.again).min()
+    }
+}
+
+/// Waits until then; without a time, for ever.
+pub async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => future::pending().await,
     }
 }
 

@@ -37,8 +37,8 @@ pub const PENDING: &str = "Pending";
 /// The longest message that a condition can have, in bytes; the API server counts characters.
 const LONGEST_MESSAGE: usize = 32 * 1024;
 
-/// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their Services from
-/// being as they are wanted.
+/// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their ports
+/// and Services from being as they are wanted.
 pub fn statuses(
     observed: &Observed,
     replicas: &Replicas,
@@ -49,7 +49,7 @@ pub fn statuses(
     let kept = services::kept(&observed.world, settings);
     let status = |(object, declared)| {
         let verdict = observed.verdicts.get(object)?;
-        let problem = problems.get(object).map(String::as_str);
+        let problem = problems.get(object);
         let situation = Situation::new(object, declared, verdict, kept.get(object), problem, replicas, settings, now)?;
         Some((object.clone(), steady(status(&situation), declared.status.as_deref())))
     };

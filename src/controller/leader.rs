@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future,
-    hash::Hasher,
     sync::Arc,
     time::Duration,
 };
@@ -19,15 +18,15 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tracing::{error, info, warn};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Observed, Problems, Replicas, Settings,
+    Observed, Problem, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
-    calls::Calls,
+    calls::{Calls, until},
     conditions,
     failure::sentence,
     ledger, lookup,
@@ -197,13 +196,14 @@ impl Leader {
         }
         self.carry_out(&plan, scene);
         if let Owner::Unknown(problem) = &self.owner {
-            problems.extend(plan.apply.keys().map(|object| (object.clone(), problem.clone())));
+            let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.clone()));
+            problems.extend(plan.apply.keys().map(unwritten));
             wake = Instant::now() + AFTER_FAILURE;
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
-            let service = services::name(object);
-            (object.clone(), format!("Service {}/{service} cannot be written: {problem}", self.settings.namespace))
+            let service = ObjectKey::new(&self.settings.namespace, &services::name(object));
+            (object.clone(), Problem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")))
         }));
         let later = [plan.wake, self.writes.next(), self.lookups.next()];
         later.into_iter().flatten().fold(wake, Instant::min)
@@ -247,12 +247,13 @@ impl Leader {
         for object in &scene.objects {
             if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
-                let problem = format!(
+                let sentence = format!(
                     "no port of {first} to {last} is free for {}: remove other listeners, or have the administrator \
                      widen the range",
                     list(listeners)
                 );
-                problems.insert(object.key.clone(), problem);
+                let listeners = listeners.clone();
+                problems.insert(object.key.clone(), Problem::NoFreePort { listeners, sentence });
             }
         }
     }
@@ -314,7 +315,7 @@ impl Leader {
             if let Some(kept) = scene.kept.get(object) {
                 let (client, service) = (self.client.clone(), kept.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
-                self.writes.make(object, hash(&version), || {
+                self.writes.make(object, xxh3_64(version.as_bytes()), || {
                     info!(load_balancer = %object, service = services::name(object), "removing its Service");
                     remove(client, service)
                 });
@@ -325,7 +326,7 @@ impl Leader {
         }
         for (object, service) in &plan.apply {
             let (client, settings, service) = (self.client.clone(), self.settings.clone(), service.clone());
-            let what = hash(&serde_json::to_string(&service).unwrap_or_default());
+            let what = xxh3_64(&serde_json::to_vec(&service).unwrap_or_default());
             self.writes.make(object, what, || apply(client, settings, service));
         }
     }
@@ -359,9 +360,12 @@ fn doubtful(scene: &Scene) -> BTreeSet<(ObjectKey, Arc<str>)> {
 
 fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
     for (object, claim) in scene.objects.iter().zip(&scene.claims) {
-        let mut listeners = claim.listeners.iter().flatten();
-        if listeners.any(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none()) {
-            problems.insert(object.key.clone(), format!("no port can be allocated: {problem}"));
+        let declared = claim.listeners.iter().flatten().copied();
+        let portless = declared.filter(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none());
+        let listeners: BTreeSet<u16> = portless.collect();
+        if !listeners.is_empty() {
+            let sentence = format!("no port can be allocated: {problem}");
+            problems.insert(object.key.clone(), Problem::AllocationFailed { listeners, sentence });
         }
     }
 }
@@ -387,12 +391,6 @@ async fn remove(client: Client, service: Service) -> Result<(), String> {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hash = Xxh3Default::new();
-    hash.write(text.as_bytes());
-    hash.finish()
-}
-
 fn list(listeners: &BTreeSet<u16>) -> String {
     let listeners: Vec<String> = listeners.iter().map(u16::to_string).collect();
     listeners.join(", ")
@@ -402,12 +400,5 @@ fn list(listeners: &BTreeSet<u16>) -> String {
 async fn changed<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         future::pending().await
-    }
-}
-
-async fn until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => sleep_until(wake).await,
-        None => future::pending().await,
     }
 }

@@ -41,6 +41,5 @@ fn is_ours(object: &DynamicObject, settings: &Settings) -> bool {
     let class = spec("className").map_or(Some(DEFAULT_CLASS), |class| class.as_str());
     let placement: Option<Placement> =
         spec("placement").map_or(Some(Placement::default()), |text| serde_json::from_value(text.clone()).ok());
-    class.is_none_or(|class| class == settings.class)
-        && placement.is_none_or(|placement| placement == settings.placement)
+    settings.leads(class.unwrap_or(&settings.class), placement.unwrap_or(settings.placement))
 }

@@ -24,7 +24,12 @@ mod services;
 mod settings;
 mod status;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::Client;
 use tokio::{sync::watch, time::sleep};
@@ -47,8 +52,34 @@ pub struct Observed {
     pub verdicts: Arc<Verdicts>,
 }
 
-/// What keeps load balancers from having the ports or the Service that they want, each a sentence.
-pub type Problems = BTreeMap<ObjectKey, String>;
+/// What keeps load balancers from having the ports or the Service that they want.
+pub type Problems = BTreeMap<ObjectKey, Problem>;
+
+/// What keeps a load balancer from having its ports or its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The range has none left for these listeners; the others are served.
+    NoFreePort {
+        listeners: BTreeSet<u16>,
+        sentence: String,
+    },
+    /// It cannot be written which ports these listeners have; the others are served.
+    AllocationFailed {
+        listeners: BTreeSet<u16>,
+        sentence: String,
+    },
+    ServiceNotWritten(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFreePort { sentence, .. }
+            | Self::AllocationFailed { sentence, .. }
+            | Self::ServiceNotWritten(sentence) => f.write_str(sentence),
+        }
+    }
+}
 
 /// Reaches for leadership, and leads while it is held, until `stop`.
 pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<Observed>, stop: CancellationToken) {

@@ -15,10 +15,10 @@ use super::{
     services::{self, Kept},
 };
 use crate::{
-    api::{DEFAULT_CLASS, TcpLoadBalancerSpec},
+    api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
     source::{Allocations, Identity},
-    translate::{Problem, Reason, Severity, Verdict},
+    translate::{Reason, Verdict},
 };
 
 /// How long a new port waits for replicas that do not have it.
@@ -49,8 +49,7 @@ pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<Object<'a
 }
 
 fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
-    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
-    class == settings.class && spec.placement.unwrap_or_default() == settings.placement
+    settings.leads(spec.class(), spec.placement.unwrap_or_default())
 }
 
 impl Object<'_> {
@@ -70,27 +69,8 @@ impl Object<'_> {
     /// Whether a listener is beyond what the administrator allows: it must not use up the ports that others need.
     fn is_one_too_many(&self, index: usize) -> bool {
         let itself = format!("spec.listeners[{index}]");
-        let mut not_permitted = self.refused().filter(|problem| problem.reason == Reason::NotPermitted);
+        let mut not_permitted = self.verdict.refused().filter(|problem| problem.reason == Reason::NotPermitted);
         not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
-    }
-
-    /// Whether something is refused that it asks of its Service.
-    fn has_its_service_refused(&self) -> bool {
-        let of_service =
-            |field: &str| field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort");
-        self.refused().any(|problem| of_service(&problem.field))
-    }
-
-    fn refused(&self) -> impl Iterator<Item = &Problem> {
-        self.verdict.problems.iter().filter(|problem| problem.severity == Severity::Refused)
-    }
-
-    /// Whether it goes on with rules about clients that may mean something else with another Service.
-    fn has_rules_about_clients_refused(&self) -> bool {
-        let about_clients = |field: &str| {
-            field.contains(".access") || field.contains(".limits") || field.starts_with("spec.loadBalancing")
-        };
-        self.refused().any(|problem| about_clients(&problem.field))
     }
 }
 
@@ -175,7 +155,7 @@ enum Step {
 fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance: &mut Entrance) -> Step {
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
-    if object.has_its_service_refused() {
+    if object.verdict.refuses_service() {
         // It keeps what it had itself; what its predecessor had is another matter.
         let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
         let known = kept.is_some_and(|kept| successor(situation, object.key, kept.uid).is_some());
@@ -190,7 +170,7 @@ fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance
     let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
     match kept {
         Some(kept) if kept.is_as(&wanted) => Step::Nothing,
-        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.has_rules_about_clients_refused() => {
+        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.verdict.refuses_rules_about_clients() => {
             Step::Nothing
         }
         Some(kept) if kept.has_to_be_replaced_by(&wanted) => Step::Remove,

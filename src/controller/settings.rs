@@ -27,3 +27,15 @@ pub struct Settings {
     /// The cluster's DNS domain.
     pub cluster_domain: String,
 }
+
+impl Settings {
+    /// Whether it keeps what a load balancer of this class and placement needs.
+    pub fn leads(&self, class: &str, placement: Placement) -> bool {
+        class == self.class && placement == self.placement
+    }
+
+    /// Whether it writes the status of one.
+    pub fn judges(&self, class: &str, placement: Placement) -> bool {
+        class == self.class && self.placement.judges(placement)
+    }
+}

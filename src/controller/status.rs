@@ -5,23 +5,25 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, future, hash::Hasher, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use serde_json::json;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::record::{Due, Record};
-use super::{Settings, calls::Calls, events::Announcer, failure::sentence};
+use super::{
+    Settings,
+    calls::{Calls, until},
+    events::Announcer,
+    failure::sentence,
+};
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
     model::ObjectKey,
@@ -127,7 +129,7 @@ impl Writing {
             Due::Now(status) => {
                 let (before, status) = (record.current(wish).cloned().map(Box::new), Arc::new(status));
                 let text = json!(*status);
-                let what = hash(&text);
+                let what = xxh3_64(text.to_string().as_bytes());
                 let (client, manager) = (self.client.clone(), self.manager.clone());
                 let about = object.clone();
                 let began = self.calls.make(object, what, || async move {
@@ -178,18 +180,5 @@ async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(sentence(&error)),
-    }
-}
-
-fn hash(text: &serde_json::Value) -> u64 {
-    let mut hasher = Xxh3Default::new();
-    hasher.write(text.to_string().as_bytes());
-    hasher.finish()
-}
-
-async fn until(then: Option<Instant>) {
-    match then {
-        Some(then) => sleep_until(then).await,
-        None => future::pending().await,
     }
 }

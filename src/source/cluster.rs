@@ -32,6 +32,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tracing::warn;
+pub use trouble::with_causes;
 
 use super::{Allocations, Declared, Site, World};
 use crate::{
@@ -59,6 +60,9 @@ pub struct Home {
     /// The ConfigMap of allocated ports.
     pub allocations: Option<String>,
 }
+
+/// How long the start waits for Secrets, so that what can be served at once is.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Load balancers in a cluster and what they refer to.
 ///
@@ -112,7 +116,19 @@ impl Cluster {
 
     /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
     /// waited for; an API server that does not answer is, since a world without what it says would be a wrong one.
+    /// Secrets get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
+        self.all_but_secrets_synced(patience).await;
+        // Many certificates make for many watches, and whoever writes load balancers decides how many.
+        let until = Instant::now() + patience.min(MOMENT);
+        while unread(&self.secrets).iter().any(|secret| !secret.is_refused_for_good()) {
+            if timeout_at(until, self.changes.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn all_but_secrets_synced(&mut self, patience: Duration) {
         let mut deadline = Some(Instant::now() + patience);
         loop {
             self.changes.mark_unchanged();
@@ -267,24 +283,22 @@ impl Cluster {
         }
     }
 
-    /// What has not been read yet.
+    /// What has not been read yet, and has to be before there is a world.
     fn unread(&self) -> Vec<Unread> {
         let mut waiting = unread(&self.load_balancers);
         waiting.extend(unread(&self.services));
         waiting.extend(unread(&self.slices));
-        // Whoever wrote the load balancer chose the name: no refusal of it may hold up the others.
-        waiting.extend(unread(&self.secrets).into_iter().filter(|secret| secret.refusals < feed::REPEATED));
         waiting.extend(unread(&self.ports));
+        // Whoever installed the controller may have granted rights in the chosen namespaces alone.
+        waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));
         waiting
     }
 }
 
 impl Scope {
     fn has(&self, object: &LoadBalancer) -> bool {
-        // The gateway serves none of the sidecars' load balancers, but says in their status whether they are right.
-        let judged = self.placement == Placement::Gateway && *object.placement == *kinds::written(Placement::Sidecar);
         self.class.as_ref().is_none_or(|class| **class == *object.class)
-            && (*object.placement == *kinds::written(self.placement) || judged)
+            && object.known_placement().is_some_and(|placement| self.placement.judges(placement))
     }
 }
 
@@ -350,13 +364,21 @@ struct Unread {
     why: String,
     /// How often the API server has refused it.
     refusals: u32,
+    is_of_api_server: bool,
+}
+
+impl Unread {
+    fn is_refused_for_good(&self) -> bool {
+        self.refusals >= feed::REPEATED
+    }
 }
 
 fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
     let unread = feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
         let (why, refusals) = state.unread()?;
-        Some(Unread { what: subject.of_kind(K::KIND), why: why.to_owned(), refusals })
+        let (what, is_of_api_server) = (subject.of_kind(K::KIND), subject.is_of_api_server());
+        Some(Unread { what, why: why.to_owned(), refusals, is_of_api_server })
     });
     unread.collect()
 }

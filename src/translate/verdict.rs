@@ -18,7 +18,7 @@ pub struct Verdict {
 impl Verdict {
     /// Whether something that was declared is not served as declared.
     pub fn refuses(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Refused)
+        self.refused().next().is_some()
     }
 
     /// Whether something that is asked of the kept Service is refused: it stays as it is, and is not made if there is
@@ -26,7 +26,20 @@ impl Verdict {
     pub fn refuses_service(&self) -> bool {
         let concerns =
             |field: &str| field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort");
-        self.problems.iter().any(|problem| problem.severity == Severity::Refused && concerns(&problem.field))
+        self.refused().any(|problem| concerns(&problem.field))
+    }
+
+    /// Whether a rule about clients is refused: what was served before goes on with the one before, which may mean
+    /// something else to those who come through another Service.
+    pub fn refuses_rules_about_clients(&self) -> bool {
+        const RULES: [&str; 4] = ["access", "maxConnectionsPerSource", "newConnectionsPerSource", "loadBalancing"];
+        let concerns = |field: &str| field.split(['.', '[']).any(|part| RULES.contains(&part));
+        self.refused().any(|problem| concerns(&problem.field))
+    }
+
+    /// What is not served as declared.
+    pub fn refused(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Refused)
     }
 }
 

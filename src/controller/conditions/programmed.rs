@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     api::{Address, Listener, ListenerStatus, Placement},
+    controller::Problem,
     model::ListenerOutcome,
     translate::Severity,
 };
@@ -36,7 +37,9 @@ pub fn listeners<'a>(situation: &Situation<'a>) -> Vec<Found<'a>> {
     let behind = behind(situation);
     let found = |(index, listener): (usize, &'a Listener)| {
         let outcomes = outcomes(listener.port, situation);
-        let finding = behind.clone().unwrap_or_else(|| of_listener(index, listener.port, &outcomes, situation));
+        let finding = without_port(listener.port, situation)
+            .or_else(|| behind.clone())
+            .unwrap_or_else(|| of_listener(index, listener.port, &outcomes, situation));
         let bound_port = outcomes.iter().find_map(|(_, outcome)| match outcome {
             Some(ListenerOutcome::Bound(port)) => Some(*port),
             Some(ListenerOutcome::Failed(_)) | None => None,
@@ -47,8 +50,8 @@ pub fn listeners<'a>(situation: &Situation<'a>) -> Vec<Found<'a>> {
 }
 
 pub fn programmed(situation: &Situation, listeners: &[Found], addresses: &[Address]) -> Finding {
-    if let Some(problem) = situation.problem {
-        return Finding::no("ServiceNotWritten", problem);
+    if let Some(Problem::ServiceNotWritten(sentence)) = situation.problem {
+        return Finding::no("ServiceNotWritten", sentence);
     }
     if let Some(finding) = of_listeners(listeners) {
         return finding;
@@ -78,6 +81,16 @@ fn node_ports(situation: &Situation) -> BTreeMap<u16, u16> {
     let spec = situation.service.and_then(|kept| kept.service.spec.as_ref());
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     ports.iter().filter_map(|port| Some((port.port.try_into().ok()?, port.node_port?.try_into().ok()?))).collect()
+}
+
+/// Why a listener has no port of the proxies'.
+fn without_port(listener: u16, situation: &Situation) -> Option<Finding> {
+    let (listeners, reason, sentence) = match situation.problem? {
+        Problem::NoFreePort { listeners, sentence } => (listeners, "NoFreePort", sentence),
+        Problem::AllocationFailed { listeners, sentence } => (listeners, "AllocationFailed", sentence),
+        Problem::ServiceNotWritten(_) => return None,
+    };
+    listeners.contains(&listener).then(|| Finding::no(reason, sentence))
 }
 
 /// Why it is not known yet what becomes of this generation.
@@ -139,7 +152,7 @@ fn in_service(port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding 
         return Finding::yes(PROGRAMMED, SERVED);
     }
     let Some(kept) = situation.service else {
-        return match situation.may_not_have_its_service() {
+        return match situation.verdict.refuses_service() {
             true => Finding::no("Invalid", "it has no Service: the condition Accepted says why"),
             false => Finding::no(PENDING, "its Service does not exist yet"),
         };

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::super::{Replicas, Settings, services::Kept};
 use crate::{
-    api::{DEFAULT_CLASS, Listener, Placement, TcpLoadBalancerSpec},
+    api::{Listener, Placement, TcpLoadBalancerSpec},
+    controller,
     model::{ObjectKey, ReplicaReport, Served},
     source::{Declared, Identity},
     translate::{Problem, Reason, Severity, Verdict},
@@ -19,8 +20,8 @@ pub struct Situation<'a> {
     pub verdict: &'a Verdict,
     /// The Service that is kept for it.
     pub service: Option<&'a Kept<'a>>,
-    /// Why that is not as it is wanted.
-    pub problem: Option<&'a str>,
+    /// Why that, or a port, is not as it is wanted.
+    pub problem: Option<&'a controller::Problem>,
     /// What each replica tells of it, by the names of the pods.
     pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
     pub all_replicas: &'a Replicas,
@@ -56,13 +57,13 @@ impl<'a> Situation<'a> {
         declared: &'a Declared,
         verdict: &'a Verdict,
         service: Option<&'a Kept<'a>>,
-        problem: Option<&'a str>,
+        problem: Option<&'a controller::Problem>,
         all_replicas: &'a Replicas,
         settings: &'a Settings,
         now: Timestamp,
     ) -> Option<Self> {
         let (spec, identity) = (declared.spec.as_deref(), declared.identity.as_ref()?);
-        if spec.is_some_and(|spec| !concerns(spec, settings)) {
+        if spec.is_some_and(|spec| !settings.judges(spec.class(), spec.placement.unwrap_or_default())) {
             return None;
         }
         let telling = |report: &'a Option<Arc<ReplicaReport>>| match report {
@@ -104,22 +105,10 @@ impl<'a> Situation<'a> {
         })
     }
 
-    /// Whether something that it wants of its Service is refused.
-    pub fn may_not_have_its_service(&self) -> bool {
-        let of_service = |field: &str| field.starts_with("spec.service") || field.ends_with(".nodePort");
-        self.problems(Topic::Declaration, Severity::Refused).any(|problem| of_service(&problem.field))
-    }
-
     pub fn problems(&self, topic: Topic, severity: Severity) -> impl Iterator<Item = &'a Problem> {
         let problems = self.verdict.problems.iter();
         problems.filter(move |problem| problem.severity == severity && topic_of(problem) == topic)
     }
-}
-
-fn concerns(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
-    let class = spec.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0);
-    let placement = spec.placement.unwrap_or_default();
-    class == settings.class && (placement == settings.placement || placement == Placement::Sidecar)
 }
 
 fn topic_of(problem: &Problem) -> Topic {

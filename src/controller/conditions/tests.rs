@@ -1,9 +1,10 @@
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
 
 use super::{super::Replica, *};
 use crate::{
+    controller,
     model::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served},
     source::{Declared, Identity, World},
     translate::{Problem, Reason, Severity, Verdict},
@@ -22,7 +23,7 @@ struct Case {
     problems: Vec<Problem>,
     served: Vec<(&'static str, Option<Served>)>,
     service: Option<Value>,
-    problem: Option<&'static str>,
+    problem: Option<controller::Problem>,
     before: Option<TcpLoadBalancerStatus>,
 }
 
@@ -130,7 +131,7 @@ impl Case {
 
     fn status(&self) -> TcpLoadBalancerStatus {
         let object = ObjectKey::new("shop", "db");
-        let problems = self.problem.map(|problem| (object.clone(), problem.to_owned())).into_iter().collect();
+        let problems = self.problem.clone().map(|problem| (object.clone(), problem)).into_iter().collect();
         let mut statuses = statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), NOW);
         statuses.remove(&object).expect("it has a status")
     }
@@ -281,8 +282,31 @@ fn the_service_must_send_connections_to_where_they_are_served() {
     case.expect(PROGRAMMED, "False/Pending", "does not have the port yet");
     let case = Case { service: Some(ports(json!([{"port": 5432, "targetPort": 20002}]))), ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod a does not serve port 20002");
-    let case = Case { problem: Some("Service tcplb/x cannot be written: quota"), ..Case::default() };
+    let problem = controller::Problem::ServiceNotWritten("Service tcplb/x cannot be written: quota".into());
+    let case = Case { problem: Some(problem), ..Case::default() };
     case.expect(PROGRAMMED, "False/ServiceNotWritten", "quota");
+}
+
+#[test]
+fn a_listener_without_a_port_takes_nothing_from_the_others() {
+    let (listeners, sentence) = (BTreeSet::from([9]), "there is none".to_owned());
+    let problems = [
+        (controller::Problem::NoFreePort { listeners: listeners.clone(), sentence: sentence.clone() }, "NoFreePort"),
+        (controller::Problem::AllocationFailed { listeners, sentence }, "AllocationFailed"),
+    ];
+    for (problem, reason) in problems {
+        let mut case = Case { problem: Some(problem), ..Case::default() };
+        case.spec.as_mut().unwrap()["listeners"] = json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 9}]);
+        let expected = format!("False/{reason}");
+        case.expect(PROGRAMMED, &expected, "listener 9: there is none");
+        let status = case.status();
+        assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
+        assert_eq!(said(&status.listeners[1].conditions, PROGRAMMED).0, expected);
+
+        // Nobody tells of what does not serve, and that does not hide why.
+        case.served = Vec::new();
+        case.expect(PROGRAMMED, &expected, "there is none");
+    }
 }
 
 #[test]

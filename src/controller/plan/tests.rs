@@ -9,7 +9,7 @@ use crate::{
     controller::Replica,
     model::{ReplicaReport, Served},
     source::{Allocation, Declared, World},
-    translate::Verdicts,
+    translate::{Problem, Severity, Verdicts},
 };
 
 fn settings() -> Settings {
@@ -251,11 +251,18 @@ fn other_clients_are_let_in_only_with_rules_that_hold_for_them() {
         let scene = Scene::new(&[1, 2], json!({"type": "NodePort"})).replica("a", Some(&[1, 2]));
         scene.refused(Reason::Invalid, field)
     };
-    for field in ["spec.listeners[0].access", "spec.listeners[0].limits.x", "spec.loadBalancing.algorithm"] {
+    let about_clients = [
+        "spec.listeners[0].access.allow[3]",
+        "spec.listeners[0].limits.maxConnectionsPerSource",
+        "spec.loadBalancing.algorithm",
+    ];
+    for field in about_clients {
         assert_eq!(scene(field).with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
         assert_eq!(scene(field).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
     }
-    assert_eq!(scene("spec.listeners[0].tls").with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]));
+    for field in ["spec.listeners[0].tls", "spec.listeners[0].limits.maxConnections"] {
+        assert_eq!(scene(field).with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]), "{field}");
+    }
 }
 
 #[test]

@@ -41,6 +41,15 @@ impl Subject {
         Self { namespace: Some(key.namespace.clone()), select: Select::Service(key.name.clone()) }
     }
 
+    /// The API server's own Service, and by the same name its only slice: a right to these two alone is enough.
+    fn of_api_server() -> Self {
+        Self::named(&ObjectKey::new(API_SERVER.0, API_SERVER.1))
+    }
+
+    pub fn is_of_api_server(&self) -> bool {
+        *self == Self::of_api_server()
+    }
+
     /// The one object it is of.
     pub fn key(&self) -> Option<ObjectKey> {
         match (&self.namespace, &self.select) {
@@ -104,13 +113,14 @@ impl Subjects {
         if let (Some(namespaces), Some(home)) = (&mut everywhere, home) {
             namespaces.insert(home.namespace.as_str().into());
         }
-        Self {
-            load_balancers,
-            services: each(everywhere.as_ref(), Subject::all),
-            slices: each(everywhere.as_ref(), Subject::of_any_service),
-            secrets: BTreeSet::new(),
-            ports,
+        let mut services = each(everywhere.as_ref(), Subject::all);
+        let mut slices = each(everywhere.as_ref(), Subject::of_any_service);
+        let api_server = Subject::of_api_server();
+        if everywhere.is_some_and(|namespaces| !namespaces.contains(API_SERVER.0)) {
+            services.insert(api_server.clone());
+            slices.insert(api_server);
         }
+        Self { load_balancers, services, slices, secrets: BTreeSet::new(), ports }
     }
 
     /// Those that a load balancer needs besides.

@@ -56,6 +56,12 @@ pub struct LoadBalancer {
     pub declared: Declared,
 }
 
+impl LoadBalancer {
+    pub fn known_placement(&self) -> Option<Placement> {
+        serde_json::from_value(Value::from(&*self.placement)).ok()
+    }
+}
+
 impl Kept for LoadBalancer {
     const KIND: &'static str = KIND;
 

@@ -38,7 +38,7 @@ impl Trouble {
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => match error {
                 kube::Error::Api(status) => Self::answered(&status),
-                error => Some(Self::Unreachable(chain(&error))),
+                error => Some(Self::Unreachable(with_causes(&error))),
             },
             watcher::Error::WatchError(status) => Self::answered(&status),
             error @ watcher::Error::NoResourceVersion => Some(Self::Unreachable(error.to_string())),
@@ -67,7 +67,7 @@ impl Trouble {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -43,6 +43,7 @@ pub struct Said {
     objects: BTreeMap<(String, String), Value>,
     /// What watches are told, one after the other; its length is the version.
     log: Vec<Entry>,
+    /// Ends of paths.
     refused: BTreeSet<String>,
     unwatchable: BTreeSet<String>,
     silent: BTreeSet<String>,
@@ -96,7 +97,11 @@ impl ApiServer {
     }
 
     pub fn refuse(&self, plural: &str) {
-        self.change(|said| _ = said.refused.insert(plural.into()));
+        self.change(|said| _ = said.refused.insert(format!("/{plural}")));
+    }
+
+    pub fn refuse_in(&self, namespace: &str, plural: &str) {
+        self.change(|said| _ = said.refused.insert(format!("/{namespace}/{plural}")));
     }
 
     pub fn refuse_to_watch(&self, plural: &str) {
@@ -105,7 +110,7 @@ impl ApiServer {
 
     pub fn allow(&self, plural: &str) {
         self.change(|said| {
-            said.refused.remove(plural);
+            said.refused.retain(|end| !end.ends_with(&format!("/{plural}")));
             said.unwatchable.remove(plural);
         });
     }
@@ -154,8 +159,8 @@ impl Said {
         }
     }
 
-    fn refuses(&self, plural: &str, watch: bool) -> bool {
-        self.refused.contains(plural) || watch && self.unwatchable.contains(plural)
+    fn refuses(&self, path: &str, plural: &str, watch: bool) -> bool {
+        self.refused.iter().any(|end| path.ends_with(end)) || watch && self.unwatchable.contains(plural)
     }
 
     fn unseen(&mut self, change: impl FnOnce(&mut Self), ending: Entry) {
@@ -178,7 +183,7 @@ async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Resp
     let mut changes = contents.changed.subscribe();
     changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
     let watch = asked(request.uri(), "watch").is_some();
-    if contents.said().refuses(&plural, watch) {
+    if contents.said().refuses(request.uri().path(), &plural, watch) {
         let message = format!("{plural} is forbidden");
         let status =
             json!({"kind": "Status", "status": "Failure", "message": message, "reason": "Forbidden", "code": 403});

@@ -264,9 +264,19 @@ fn a_controller_watches_its_namespaces_and_its_own() {
 
     let some = Subjects::of_scope(&scope(Some(&["a", "b"]), None, Some("home")));
     assert_eq!(said("TcpLoadBalancer", &some.load_balancers).len(), 2, "none of its own");
-    let expected = ["Services in namespace a", "Services in namespace b", "Services in namespace home"];
+    let expected = [
+        "Services in namespace a",
+        "Services in namespace b",
+        "Service default/kubernetes",
+        "Services in namespace home",
+    ];
     assert_eq!(said("Service", &some.services), expected);
-    assert_eq!(some.slices.len(), 3);
+    assert_eq!(said("EndpointSlice", &some.slices)[2], "EndpointSlice default/kubernetes");
+    let with_default = Subjects::of_scope(&scope(Some(&["default"]), None, Some("home")));
+    assert_eq!(
+        said("Service", &with_default.services),
+        ["Services in namespace default", "Services in namespace home"]
+    );
 }
 
 #[test]

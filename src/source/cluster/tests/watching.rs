@@ -1,6 +1,6 @@
 //! What becomes of the world while the API server says this and that.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,10 +21,15 @@ const LOAD_BALANCERS: &str = "tcploadbalancers";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(server: &ApiServer) -> Cluster {
+    start_in(server, None)
+}
+
+/// With the load balancers of these namespaces.
+fn start_in(server: &ApiServer, namespaces: Option<BTreeSet<String>>) -> Cluster {
     let scope = Scope {
         class: Some("tcplb".into()),
         placement: Placement::Gateway,
-        namespaces: None,
+        namespaces,
         only: None,
         home: Some(Home { namespace: "shop".into(), allocations: Some("ports".into()) }),
     };
@@ -164,6 +169,23 @@ async fn a_load_balancer_is_shown_once_its_secrets_have_been_read() {
 }
 
 #[tokio::test]
+async fn no_number_of_secrets_holds_up_the_load_balancers_without_any() {
+    let server = ApiServer::start();
+    server.fall_silent("secrets");
+    server.put(LOAD_BALANCERS, plain("plain"));
+    for number in 0..100 {
+        server.put(LOAD_BALANCERS, with_tls(&format!("a{number}"), 1, &format!("tls{number}")));
+        server.put("secrets", secret(&format!("tls{number}")));
+    }
+    let mut cluster = start(&server);
+    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    assert_eq!(names(&cluster.world()), ["plain"]);
+    server.speak("secrets");
+    let world = world_where(&mut cluster, |world| world.load_balancers.len() == 101).await;
+    assert_eq!(world.secrets.len(), 100);
+}
+
+#[tokio::test]
 async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let server = ApiServer::start();
     server.put("secrets", secret("tls"));
@@ -186,6 +208,41 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     server.break_after(|_| {});
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     assert!(world.secrets.contains_key(&key("tls")) && world.unreadable.is_empty(), "what it was stays");
+}
+
+#[tokio::test]
+async fn the_api_servers_addresses_are_known_whatever_namespaces_are_watched() {
+    let server = ApiServer::start();
+    let at = |labels: Value| json!({"namespace": "default", "name": "kubernetes", "labels": labels});
+    server.put("services", json!({"metadata": at(json!({})), "spec": {"clusterIP": "10.96.0.1"}}));
+    let slice = json!({
+        "metadata": at(json!({"kubernetes.io/service-name": "kubernetes"})),
+        "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": [{"port": 6443}],
+    });
+    server.put("endpointslices", slice);
+    server.put(LOAD_BALANCERS, plain("a"));
+    let mut cluster = start_in(&server, Some(["shop".to_owned()].into()));
+    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let (world, api_server) = (cluster.world(), ObjectKey::new("default", "kubernetes"));
+    assert!(world.services.contains_key(&api_server) && world.endpoint_slices.contains_key(&api_server));
+    assert_eq!((names(&world), world.problems.len()), (vec!["a"], 0));
+}
+
+#[tokio::test]
+async fn that_the_api_servers_addresses_may_not_be_read_is_told_and_holds_nothing_up() {
+    let server = ApiServer::start();
+    server.refuse_in("default", "services");
+    server.refuse_in("default", "endpointslices");
+    server.put(LOAD_BALANCERS, plain("a"));
+    let mut cluster = start_in(&server, Some(["shop".to_owned()].into()));
+    timeout(PATIENCE, cluster.synced(Duration::from_hours(1))).await.unwrap();
+    let world = cluster.world();
+    assert_eq!(names(&world), ["a"]);
+    let expected = [
+        "Service default/kubernetes cannot be watched: services is forbidden: allow get, list and watch",
+        "EndpointSlice default/kubernetes cannot be watched: endpointslices is forbidden: allow get, list and watch",
+    ];
+    assert_eq!(world.problems, expected);
 }
 
 #[tokio::test]
