@@ -189,11 +189,7 @@ struct Entrance<'a> {
 
 impl<'a> Entrance<'a> {
     fn new(situation: &Situation<'a>, waiting: &'a mut Waiting) -> Self {
-        let mut allocated = BTreeMap::new();
-        for (port, allocation) in situation.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
-            // The lowest, as everybody takes it.
-            allocated.entry((&*allocation.uid, allocation.port)).or_insert(*port);
-        }
+        let allocated = situation.allocations.by_listener();
         Self { allocated, replicas: situation.replicas, waiting, still: Waiting::new(), now: situation.now }
     }
 

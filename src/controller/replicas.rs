@@ -19,7 +19,7 @@ pub use self::poll::follow;
 use super::{Observed, Settings};
 use crate::{
     model::{ObjectKey, ReplicaReport},
-    source::World,
+    source::{World, service_of},
 };
 
 /// The proxies that are ready, by the names of their pods.
@@ -128,7 +128,7 @@ fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
     let addresses: BTreeSet<(SocketAddr, Arc<str>)> = world
         .endpoint_slices
         .iter()
-        .filter(|(key, slice)| key.namespace == service.namespace && belongs_to(slice, service))
+        .filter(|(key, slice)| key.namespace == service.namespace && service_of(slice) == Some(&*service.name))
         .flat_map(|(_, slice)| admin_pages(slice))
         .collect();
     let mut ready = BTreeMap::new();
@@ -136,11 +136,6 @@ fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
         ready.entry(pod).or_insert(address);
     }
     ready
-}
-
-fn belongs_to(slice: &EndpointSlice, service: &ObjectKey) -> bool {
-    let labels = slice.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_some_and(|name| **name == *service.name)
 }
 
 fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<str>)> {

@@ -39,3 +39,23 @@ impl Settings {
         class == self.class && self.placement.judges(placement)
     }
 }
+
+#[cfg(test)]
+impl Settings {
+    /// A gateway in the namespace `lb`.
+    pub fn of_a_gateway() -> Self {
+        Self {
+            class: "tcplb".into(),
+            placement: Placement::Gateway,
+            namespace: "lb".into(),
+            pod: "tcplb-0".into(),
+            replicas: ObjectKey::new("lb", "tcplb-replicas"),
+            lease: "tcplb".into(),
+            allocations: "tcplb-ports".into(),
+            anchor: None,
+            selector: BTreeMap::from([("app".into(), "tcplb".into())]),
+            ports: 20000..=24999,
+            cluster_domain: "cluster.local".into(),
+        }
+    }
+}

@@ -54,6 +54,15 @@ impl Allocations {
         self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
     }
 
+    /// The port of every listener, by its load balancer's uid and its own; the lowest, should there be several.
+    pub fn by_listener(&self) -> BTreeMap<(&str, u16), u16> {
+        let mut ports = BTreeMap::new();
+        for (port, allocation) in self.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+            ports.entry((&*allocation.uid, allocation.port)).or_insert(*port);
+        }
+        ports
+    }
+
     /// The port of a listener; the lowest, should there be several.
     pub fn port_of(&self, uid: &str, listener: u16) -> Option<u16> {
         let owned = |allocation: &Allocation| {

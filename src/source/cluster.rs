@@ -25,6 +25,7 @@ use k8s_openapi::api::{
     core::v1::{Secret, Service},
     discovery::v1::EndpointSlice,
 };
+pub use kinds::service_of;
 use kinds::{Kept, LoadBalancer, Ports, Reading};
 use kube::Client;
 use tokio::{

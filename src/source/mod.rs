@@ -27,7 +27,7 @@ mod watch;
 mod world;
 
 pub use allocations::{Allocation, Allocations};
-pub use cluster::{Cluster, Home, Scope, connect, installed_schema, with_causes};
+pub use cluster::{Cluster, Home, Scope, connect, installed_schema, service_of, with_causes};
 pub use files::Files;
 pub use names::{Names, resolve};
 pub use settle::Settle;

@@ -36,13 +36,7 @@ impl<'a> Bindings<'a> {
         match &world.site {
             Site::Standalone => Self::Declared,
             Site::Sidecar(address) => Self::To(address.to_canonical()),
-            Site::Gateway(allocations, _) => {
-                let mut ports = BTreeMap::new();
-                for (port, owned) in allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
-                    ports.entry((&*owned.uid, owned.port)).or_insert(*port);
-                }
-                Self::Allocated(ports)
-            }
+            Site::Gateway(allocations, _) => Self::Allocated(allocations.by_listener()),
             Site::Host(tenancy) => Self::Claimed { tenancy, owners: claims(previous, tenancy, oldest_first, quotas) },
         }
     }

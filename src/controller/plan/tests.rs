@@ -5,28 +5,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::Placement,
     controller::Replica,
     model::{ReplicaReport, Served},
     source::{Allocation, Declared, World},
     translate::{Problem, Severity, Verdicts},
 };
-
-fn settings() -> Settings {
-    Settings {
-        class: "tcplb".into(),
-        placement: Placement::Gateway,
-        namespace: "lb".into(),
-        pod: "tcplb-0".into(),
-        replicas: ObjectKey::new("lb", "tcplb-replicas"),
-        lease: "tcplb".into(),
-        allocations: "tcplb-ports".into(),
-        anchor: None,
-        selector: BTreeMap::from([("app".into(), "tcplb".into())]),
-        ports: 20000..=24999,
-        cluster_domain: "cluster.local".into(),
-    }
-}
 
 fn db() -> ObjectKey {
     ObjectKey::new("shop", "db")
@@ -106,7 +89,7 @@ impl Scene {
         let all: Vec<Value> = listeners.iter().map(|port| json!({"name": format!("l{port}"), "port": port})).collect();
         let spec = serde_json::from_value(json!({"listeners": all, "service": service, "backends": []})).unwrap();
         let ports = listeners.iter().map(|port| (*port, 20000 + port)).collect();
-        let service = services::wanted(&db(), uid, &spec, &ports, None, &settings());
+        let service = services::wanted(&db(), uid, &spec, &ports, None, &Settings::of_a_gateway());
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
         self.world(|world| world.services = BTreeMap::from([(key, Arc::new(service))]));
         self
@@ -128,7 +111,7 @@ impl Scene {
     }
 
     fn plan_after(&mut self, seconds: u64) -> Plan {
-        let settings = settings();
+        let settings = Settings::of_a_gateway();
         let situation = Situation {
             objects: &objects(&self.observed, &settings),
             kept: &services::kept(&self.observed.world, &settings),
@@ -283,7 +266,7 @@ fn a_service_that_cannot_be_changed_is_made_anew() {
 fn what_is_beyond_a_cap_gets_no_port() {
     let barred = |reason, field| {
         let scene = Scene::new(&[7, 8, 9], json!({})).refused(reason, field);
-        Vec::from_iter(objects(&scene.observed, &settings())[0].claim().barred)
+        Vec::from_iter(objects(&scene.observed, &Settings::of_a_gateway())[0].claim().barred)
     };
     assert_eq!(barred(Reason::NotPermitted, ""), [7, 8, 9]);
     assert_eq!(barred(Reason::NotPermitted, "spec.listeners[1]"), [8]);

@@ -2,22 +2,6 @@ use serde_json::json;
 
 use super::*;
 
-fn settings() -> Settings {
-    Settings {
-        class: "tcplb".into(),
-        placement: crate::api::Placement::Gateway,
-        namespace: "lb".into(),
-        pod: "tcplb-0".into(),
-        replicas: ObjectKey::new("lb", "tcplb-replicas"),
-        lease: "tcplb".into(),
-        allocations: "tcplb-ports".into(),
-        anchor: None,
-        selector: BTreeMap::from([("app".into(), "tcplb".into())]),
-        ports: 20000..=24999,
-        cluster_domain: "cluster.local".into(),
-    }
-}
-
 fn made_of(service: Value, ports: &[(u16, u16)]) -> Service {
     let spec = json!({
         "service": service,
@@ -25,7 +9,14 @@ fn made_of(service: Value, ports: &[(u16, u16)]) -> Service {
         "backends": [{"service": {"name": "db", "port": 5432}}],
     });
     let spec = serde_json::from_value(spec).unwrap();
-    wanted(&ObjectKey::new("shop", "db"), "u1", &spec, &ports.iter().copied().collect(), None, &settings())
+    wanted(
+        &ObjectKey::new("shop", "db"),
+        "u1",
+        &spec,
+        &ports.iter().copied().collect(),
+        None,
+        &Settings::of_a_gateway(),
+    )
 }
 
 fn spec_of(service: Value) -> Value {
@@ -164,16 +155,16 @@ fn only_services_of_ours_are_found() {
     };
     add(ours.clone(), |service| service.metadata.namespace = Some("other".into()));
     add(ours.clone(), |service| service.metadata.name = Some("copy".into()));
-    assert_eq!(kept(&world, &settings()).len(), 0);
+    assert_eq!(kept(&world, &Settings::of_a_gateway()).len(), 0);
     let mut add = |service: Service| {
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
         world.services.insert(key, service.into());
     };
     add(ours.clone());
-    let found = kept(&world, &settings());
+    let found = kept(&world, &Settings::of_a_gateway());
     let (owner, kept) = found.iter().next().unwrap();
     assert_eq!((owner, kept.uid), (&ObjectKey::new("shop", "db"), "u1"));
     assert_eq!(kept.ports(), BTreeMap::from([(5432, 20000)]));
-    let another = Settings { class: "b".into(), ..settings() };
+    let another = Settings { class: "b".into(), ..Settings::of_a_gateway() };
     assert_eq!(super::kept(&world, &another).len(), 0);
 }

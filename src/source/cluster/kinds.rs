@@ -32,6 +32,11 @@ const ORIGIN: &str = "cluster";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// The name of the Service that an EndpointSlice is of.
+pub fn service_of(slice: &EndpointSlice) -> Option<&str> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
+}
+
 /// What is kept of an object. It is made of whatever the API server sends, so that no object ever stops a watch.
 pub trait Kept: PartialEq + Send + 'static {
     const KIND: &'static str;
@@ -206,8 +211,7 @@ impl Readable for EndpointSlice {
     }
 
     fn concerns(&self, key: &ObjectKey, interest: &Interest) -> bool {
-        let service = self.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-        service.is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
+        service_of(self).is_some_and(|service| interest.has(&ObjectKey::new(&key.namespace, service)))
     }
 }
 

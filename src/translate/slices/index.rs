@@ -2,9 +2,10 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::{model::ObjectKey, source::World};
-
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+use crate::{
+    model::ObjectKey,
+    source::{World, service_of},
+};
 
 /// All EndpointSlices by the namespace and name of their Service: many are asked for, and each is looked at once.
 pub struct Slices<'a>(HashMap<&'a str, HashMap<&'a str, Vec<Slice<'a>>>>);
@@ -15,8 +16,8 @@ impl<'a> Slices<'a> {
     pub fn of(world: &'a World) -> Self {
         let mut slices: HashMap<_, HashMap<_, Vec<_>>> = HashMap::new();
         for (key, slice) in &world.endpoint_slices {
-            if let Some(service) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) {
-                slices.entry(&*key.namespace).or_default().entry(&**service).or_default().push((key, &**slice));
+            if let Some(service) = service_of(slice) {
+                slices.entry(&*key.namespace).or_default().entry(service).or_default().push((key, &**slice));
             }
         }
         Self(slices)
