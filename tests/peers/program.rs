@@ -29,16 +29,18 @@ pub fn command(name: &str) -> Command {
 pub struct Program {
     child: Child,
     input: Option<ChildStdin>,
-    said: Arc<Mutex<Vec<u8>>>,
+    output: Arc<Mutex<Vec<u8>>>,
+    complaints: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let said = Arc::default();
-        let readers = vec![gather(child.stdout.take().unwrap(), &said), gather(child.stderr.take().unwrap(), &said)];
-        Self { input: child.stdin.take(), child, said, readers }
+        let (output, complaints) = (Arc::default(), Arc::default());
+        let readers =
+            vec![gather(child.stdout.take().unwrap(), &output), gather(child.stderr.take().unwrap(), &complaints)];
+        Self { input: child.stdin.take(), child, output, complaints, readers }
     }
 
     pub fn tell(&mut self, bytes: &[u8]) {
@@ -66,9 +68,14 @@ impl Program {
         });
     }
 
-    /// What it said so far, to standard output and standard error.
+    /// What it said so far to standard output, then what it said to standard error: nobody knows which was first.
     pub fn said(&self) -> String {
-        String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned()
+        self.output() + &text(&self.complaints)
+    }
+
+    /// What it said so far to standard output.
+    pub fn output(&self) -> String {
+        text(&self.output)
     }
 
     /// Ends its input, and waits until it has ended by itself.
@@ -119,4 +126,8 @@ fn gather(mut output: impl Read + Send + 'static, said: &Arc<Mutex<Vec<u8>>>) ->
             said.lock().unwrap().extend_from_slice(&buffer[..count]);
         }
     })
+}
+
+fn text(said: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&said.lock().unwrap()).into_owned()
 }
