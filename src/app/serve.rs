@@ -83,7 +83,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(workers);
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
-    let admin = bind_admin(admin, inheritance.admin)?;
+    let mut admin = AdminPages::bind(admin, inheritance.admin)?;
 
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
     let options = Options {
@@ -96,16 +96,10 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     };
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
     info!(workers, connections = budget.connections, "started");
-
-    let stop_admin = CancellationToken::new();
-    let serve_admin = || -> anyhow::Result<_> {
-        let Some(admin) = &admin else { return Ok(None) };
-        let listener = TcpListener::from_std(admin.try_clone()?)?;
-        info!(address = %admin.local_addr()?, "admin pages");
-        Ok(Some(tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop_admin.clone()))))
-    };
-    // Whoever asks for a sign of life does not wait until a whole cluster has been read.
-    let early_admin_pages = if empty == Empty::Ends { None } else { serve_admin()? };
+    if empty != Empty::Ends {
+        // Whoever asks for a sign of life does not wait until a whole cluster has been read.
+        admin.open(&proxy, &state)?;
+    }
 
     let mut compiler = Compiler::new(source, state.clone());
     let first = async {
@@ -117,28 +111,20 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = signals.first() => bail!("ended before the manifests were read"),
     };
     let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
-    if empty == Empty::Ends
-        && let Err(error) = worth_running(&first, &report, &state)
-    {
-        proxy.stop();
-        return Err(error);
+    if empty == Empty::Ends {
+        worth_running(&first, &report, &state).inspect_err(|_| proxy.stop())?;
     }
-    let _readying = match empty {
-        Empty::Ends | Empty::Waits => {
-            state.set_ready(true);
-            None
-        }
-        Empty::IsNotReady => Some(ready_once_all_is_served(proxy.reports(), state.clone())),
+    let _readying = if empty == Empty::IsNotReady {
+        Some(ready_once_all_is_served(proxy.reports(), state.clone()))
+    } else {
+        state.set_ready(true);
+        None
     };
     // Not before: at an inherited address the previous process answers that it is ready.
-    let admin_pages = if empty == Empty::Ends { serve_admin()? } else { early_admin_pages };
-    let taken_over = offer(takeover.as_deref(), &proxy, admin)?;
+    admin.open(&proxy, &state)?;
+    let taken_over = offer(takeover.as_deref(), &proxy, admin.listener()?)?;
     if let Some(successor) = successor {
-        match successor.serving() {
-            Ok(()) => info!("took over from the previous process"),
-            // It has ended meanwhile: its sockets are here.
-            Err(error) => warn!(%error, "the previous process cannot be told that this one serves"),
-        }
+        tell(successor);
     }
     let leading = leading.map(|Leading { client, settings }| lead(client, settings, compiler.observed()));
     let compiling = configuration::follow(compiler, proxy.clone());
@@ -148,9 +134,8 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = taken_over => Cause::TakenOver,
     };
     let orderly = async {
-        if cause == Cause::TakenOver {
-            stop_admin.cancel();
-        }
+        // Another one answers there now.
+        let closed = (cause == Cause::TakenOver).then(|| admin.close());
         // Another one is to lead while this one still drains.
         let resigned = async {
             if let Some(leading) = leading {
@@ -158,16 +143,62 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
             }
         };
         tokio::join!(resigned, shutdown::leave(cause, &proxy, &state, compiling, run, &signals));
-        if cause == Cause::TakenOver
-            && let Some(admin_pages) = admin_pages
-        {
-            let _ = timeout(LAST_ANSWERS, admin_pages).await;
+        if let Some(closed) = closed {
+            closed.await;
         }
     };
     let code = shutdown::unless_hurried(orderly, &signals).await;
     proxy.stop();
     writer.finish(proxy.monitor().access_log());
     Ok(code)
+}
+
+/// The admin pages, where they are wanted.
+struct AdminPages {
+    listener: Option<StdTcpListener>,
+    stop: CancellationToken,
+    /// Once they are open.
+    serving: Option<JoinHandle<()>>,
+}
+
+impl AdminPages {
+    /// Nothing is answered yet.
+    fn bind(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Self> {
+        Ok(Self { listener: bind_admin(address, inherited)?, stop: CancellationToken::new(), serving: None })
+    }
+
+    /// Answers, unless that is done already.
+    fn open(&mut self, proxy: &Proxy, state: &Arc<State>) -> anyhow::Result<()> {
+        let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
+        info!(address = %listener.local_addr()?, "admin pages");
+        let listener = TcpListener::from_std(listener)?;
+        let serving = admin::serve(listener, proxy.monitor(), state.clone(), self.stop.clone());
+        self.serving = Some(tokio::spawn(serving));
+        Ok(())
+    }
+
+    fn listener(&self) -> anyhow::Result<Option<StdTcpListener>> {
+        Ok(self.listener.as_ref().map(StdTcpListener::try_clone).transpose()?)
+    }
+
+    /// Answers no more from now on; the future is over once all answers have been given.
+    fn close(self) -> impl Future<Output = ()> {
+        self.stop.cancel();
+        async move {
+            if let Some(serving) = self.serving {
+                let _ = timeout(LAST_ANSWERS, serving).await;
+            }
+        }
+    }
+}
+
+/// Tells the process that has passed its sockets on that it may end.
+fn tell(successor: Successor) {
+    match successor.serving() {
+        Ok(()) => info!("took over from the previous process"),
+        // It has ended meanwhile: its sockets are here.
+        Err(error) => warn!(%error, "the previous process cannot be told that this one serves"),
+    }
 }
 
 /// The work of a cluster's controller beside serving.

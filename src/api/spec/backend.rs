@@ -1,0 +1,68 @@
+//! Where connections go.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{AddressPort, Duration, Name, PortRef, rules};
+
+/// A group of endpoints: exactly one of `service` and `addresses`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.service) || has(self.addresses)")
+        .message("it has neither service nor addresses: write where its connections go"),
+    validation = Rule::new("!has(self.service) || !has(self.addresses)")
+        .message("it has both service and addresses: write one of them, or two backends")
+)]
+pub struct Backend {
+    /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or
+    /// `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// A Service of the same namespace, followed through its EndpointSlices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<BackendService>,
+    /// host:port pairs; a host is an IP address or a DNS name, all of whose addresses are used. At most 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub addresses: Option<Vec<AddressPort>>,
+    /// How often DNS names in `addresses` are looked up, from 1s to 24h. Default: 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("1s", "24h"))]
+    pub resolve_interval: Option<Duration>,
+    /// The share of new connections, relative to the other backends. Default: 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u16,
+    /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self { name: None, service: None, addresses: None, resolve_interval: None, weight: one(), proxy_protocol: None }
+    }
+}
+
+/// A Service's port.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendService {
+    /// The Service, in the same namespace.
+    pub name: Name,
+    /// The Service's port, by number or name.
+    pub port: PortRef,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    V1,
+    V2,
+}

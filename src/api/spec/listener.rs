@@ -1,0 +1,205 @@
+//! The ports clients connect to, and what is asked of clients there.
+
+use std::net::IpAddr;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{
+    Duration, Name, Network, ObjectName, rules,
+    scalar::{IpAddress, ip_address},
+};
+
+/// A port clients connect to.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.address)")
+    .message("an address is for standalone, and a cluster has its own: leave it out")
+    .field_path(".address"))]
+pub struct Listener {
+    /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// The port clients connect to.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The nodes' port of the Service (service type NodePort or LoadBalancer), where the administrator allows naming
+    /// one. Default: Kubernetes chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
+    /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ip_address")]
+    #[schemars(with = "Option<IpAddress>")]
+    pub address: Option<IpAddr>,
+    /// TLS on the clients' side. Absent: plain TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// The PROXY protocol header that a load balancer in front of this one sends. Absent: none is expected, and one
+    /// that comes is passed on like any other bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Which clients may connect. Absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// How many connections, and how fast. Absent: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// TLS on the clients' side.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "self.mode != 'Terminate' || (has(self.certificateRefs) && size(self.certificateRefs) > 0)",
+)
+    .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for example \
+              `certificateRefs: [{name: my-tls}]`")
+    .field_path(".certificateRefs"))]
+pub struct ListenerTls {
+    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. Default: Terminate.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required, 1 to
+    /// 32, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = rules::unique("name", "a Secret is named twice: leave one out")
+    )]
+    pub certificate_refs: Vec<CertificateRef>,
+    /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none. At
+    /// most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub alpn: Vec<String>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum TlsMode {
+    #[default]
+    Terminate,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "TLS1.2")]
+    V1_2,
+    #[serde(rename = "TLS1.3")]
+    V1_3,
+}
+
+/// A certificate chain and its key: exactly one of `name` and `files`.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.name) || has(self.files)")
+        .message("a certificate has no name: write that of a Secret of type kubernetes.io/tls"),
+    validation = Rule::new("!has(self.files)")
+        .message("files are for standalone: write the `name` of a Secret of type kubernetes.io/tls")
+        .field_path(".files")
+)]
+pub struct CertificateRef {
+    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ObjectName>,
+    /// Two PEM files (standalone only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<CertificateFiles>,
+}
+
+/// PEM files. A relative path is relative to the manifest's folder.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// The certificate, followed by its intermediates.
+    #[schemars(length(min = 1, max = 4096))]
+    pub certificate: String,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    #[schemars(length(min = 1, max = 4096))]
+    pub key: String,
+}
+
+/// The PROXY protocol header (version 1 or 2) that tells the client's address.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.trustedNetworks) && size(self.trustedNetworks) > 0")
+    .message("anyone could forge a PROXY header: write the addresses of the load balancers in front, for example \
+              `trustedNetworks: [10.0.0.0/8]`, or leave proxyProtocol out")
+    .field_path(".trustedNetworks"))]
+pub struct ProxyProtocol {
+    /// `Required`: only peers in trustedNetworks may connect, and they must send a header. `Optional`: peers in
+    /// trustedNetworks must send a header; all others are clients themselves and are never waited for.
+    pub mode: ProxyProtocolMode,
+    /// Who may send the header, since anyone could forge one: the addresses of the load balancers in front. Required, 1
+    /// to 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub trusted_networks: Vec<Network>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ProxyProtocolMode {
+    Optional,
+    Required,
+}
+
+/// Which clients may connect, by address: that of the PROXY header where one is expected.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Networks or single addresses that may connect. Empty: all. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allow: Vec<Network>,
+    /// Networks or single addresses that may not, even if `allow` has them. At most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub deny: Vec<Network>,
+}
+
+/// How many connections a listener takes, and how fast. A source is a client's IPv4 address or IPv6 /64.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Connections open at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections: Option<u32>,
+    /// Connections open at a time from one source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub max_connections_per_source: Option<u32>,
+    /// The rate of new connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<Rate>,
+    /// The rate of new connections from one source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_source: Option<Rate>,
+}
+
+/// A rate, with the number that may come at once.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Rate {
+    /// How many in each period.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub count: u32,
+    /// The period, from 1s to 1h.
+    #[x_kube(validation = rules::within("1s", "1h"))]
+    pub per: Duration,
+    /// How many may come at once. Default: count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub burst: Option<u32>,
+}

@@ -1,0 +1,99 @@
+//! The Service in front of a load balancer.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{rules, scalar::QualifiedName};
+
+/// The Service that is kept for a load balancer.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'")
+        .message("type ClusterIP has no traffic from outside: leave it out, or write `type: NodePort` or `LoadBalancer`")
+        .field_path(".externalTrafficPolicy"),
+    validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'")
+        .message("only type LoadBalancer has a class: leave it out, or write `type: LoadBalancer`")
+        .field_path(".loadBalancerClass"),
+    // As Kubernetes has it for Services, which it would otherwise be that refuses the change.
+    validation = Rule::new(
+        "self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || \
+         (has(self.loadBalancerClass) ? self.loadBalancerClass : '') == \
+         (has(oldSelf.loadBalancerClass) ? oldSelf.loadBalancerClass : '')",
+    )
+        .message("loadBalancerClass cannot be changed, added or removed while the type is LoadBalancer: make a new \
+                  object, or write what it was before")
+        .field_path(".loadBalancerClass")
+)]
+pub struct ServiceTemplate {
+    /// `ClusterIP`: for clients within the cluster. `NodePort`: also at a port of every node. `LoadBalancer`: also at
+    /// an address that the cloud gives. Default: ClusterIP.
+    #[serde(rename = "type", default)]
+    pub type_: ServiceType,
+    /// Further annotations of the Service, for example for the cloud's load balancer. At most 32, each of at most 4096
+    /// characters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[x_kube(
+        validation = rules::qualified_keys("annotations"),
+        validation = rules::foreign_keys("annotations")
+    )]
+    pub annotations: BTreeMap<String, String>,
+    /// Further labels of the Service. At most 32.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[x_kube(
+        validation = rules::qualified_keys("labels"),
+        validation = rules::foreign_keys("labels"),
+        validation = rules::label_values()
+    )]
+    pub labels: BTreeMap<String, String>,
+    /// `Local`: only nodes with a proxy take connections, and clients keep their addresses. `Cluster`: all nodes do, and
+    /// the proxy sees nodes' addresses in place of the clients'. Default: Local for LoadBalancer, Cluster for NodePort.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<ExternalTrafficPolicy>,
+    /// Which implementation gives the address (type LoadBalancer only). It cannot be changed, added or removed while the
+    /// type is LoadBalancer. Default: the cluster's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<QualifiedName>")]
+    pub load_balancer_class: Option<String>,
+    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`. Default: SingleStack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServiceType {
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum ExternalTrafficPolicy {
+    Cluster,
+    Local,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum IpFamilyPolicy {
+    SingleStack,
+    PreferDualStack,
+    RequireDualStack,
+}

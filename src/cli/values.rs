@@ -1,0 +1,83 @@
+//! Values of flags.
+
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+
+use crate::model::ObjectKey;
+
+/// An address to listen on; without a host: all addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    pub host: Option<IpAddr>,
+    pub port: u16,
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not an address to listen on: write :4000, 127.0.0.1:4000 or [::1]:4000, with a port from 1 \
+                 to 65535"
+            )
+        };
+        if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+            return match address.port() {
+                0 => Err(wrong()),
+                port => Ok(Self { host: Some(address.ip()), port }),
+            };
+        }
+        let port = text.strip_prefix(':').unwrap_or(text);
+        port.parse().ok().filter(|port| *port > 0).map(|port| Self { host: None, port }).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            Some(host) => std::net::SocketAddr::new(host, self.port).fmt(f),
+            None => write!(f, ":{}", self.port),
+        }
+    }
+}
+
+impl ListenAddress {
+    pub fn socket_address(&self) -> std::net::SocketAddr {
+        (self.host.unwrap_or(std::net::Ipv6Addr::UNSPECIFIED.into()), self.port).into()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Off,
+    At(std::net::SocketAddr),
+}
+
+pub fn admin_address(text: &str) -> Result<AdminAddress, String> {
+    if text == "off" {
+        return Ok(AdminAddress::Off);
+    }
+    text.parse::<ListenAddress>()
+        .map(|address| AdminAddress::At(address.socket_address()))
+        .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
+}
+
+pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let wrong = || format!("`{text}` is not a range of ports: write for example 20000-24999, or 443");
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong);
+    let (first, last) = (port(first)?, port(last)?);
+    if first <= last { Ok(first..=last) } else { Err(wrong()) }
+}
+
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("`{text}` is not a label: write for example app.kubernetes.io/name=tcplb"))
+}
+
+pub fn object_key(text: &str) -> Result<ObjectKey, String> {
+    let pair = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    pair.map(|(namespace, name)| ObjectKey::new(namespace, name))
+        .ok_or_else(|| format!("`{text}` does not name an object: write NAMESPACE/NAME, for example shop/postgres"))
+}
