@@ -29,8 +29,8 @@ generate: ## rewrite what is generated: the CRD and its copies, tables in the do
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
 
-image: ## the container image (IMAGE=NAME:TAG), with docker, podman or buildah
-	scripts/image build $(IMAGE)
+image: ## the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
+	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)
 
 e2e: image ## the image on a cluster of its own, which tests/cluster brings up: all that only a cluster can show
 	archive=$$(mktemp --suffix=.tar); trap 'rm -f "$$archive"' EXIT; \
