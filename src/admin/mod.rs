@@ -16,12 +16,12 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, proxy::Monitor, state::State};
 use report::Reports;
-use visitor::Visitor;
+use visitor::{Visitor, Visitors};
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -37,10 +37,7 @@ pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, s
     let router = router(Arc::new(Pages { monitor, state, metrics, reports }));
     let stopped = stop.clone();
     let accepting = match listener.local_addr() {
-        Ok(address) => {
-            let places = Arc::new(Semaphore::new(visitor::MOST));
-            Accepting { address, listener: Some(listener), places, stop }
-        }
+        Ok(address) => Accepting { address, listener: Some(listener), visitors: Visitors::default(), stop },
         Err(error) => return tracing::error!(%error, "the admin pages cannot be served"),
     };
     // A graceful end closes connections that have not asked yet.
@@ -57,7 +54,7 @@ pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, s
 struct Accepting {
     address: SocketAddr,
     listener: Option<TcpListener>,
-    places: Arc<Semaphore>,
+    visitors: Visitors,
     stop: CancellationToken,
 }
 
@@ -68,12 +65,10 @@ impl axum::serve::Listener for Accepting {
     async fn accept(&mut self) -> (Visitor, SocketAddr) {
         if let Some(listener) = &mut self.listener {
             let next = async {
-                // The semaphore is never closed.
-                let place = self.places.clone().acquire_owned().await.ok()?;
                 let (stream, address) = axum::serve::Listener::accept(listener).await;
-                Some((Visitor::new(stream, place), address))
+                (self.visitors.admit(stream, address).await, address)
             };
-            if let Some(Some(accepted)) = self.stop.run_until_cancelled(next).await {
+            if let Some(accepted) = self.stop.run_until_cancelled(next).await {
                 return accepted;
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use forms::{METADATA, forms, special};
+use k8s_openapi::api::core::v1::Service;
 
 use super::{Reason, bindings::Bindings, findings::Place, listed, slices::Slices};
 use crate::{
@@ -37,7 +38,7 @@ pub(super) enum Refusal {
     /// What kind of address it is.
     Special(&'static str),
     Denied,
-    /// It is one of the proxies, or the API server.
+    /// It is one of the proxies, the API server or a Service.
     Ours,
     Outside,
 }
@@ -62,7 +63,9 @@ impl<'a> Reach<'a> {
         match (refusal, self) {
             (Refusal::Special(kind), _) => format!("{kind}, where no backend may be"),
             (Refusal::Denied, _) => "in a network that the administrator denies".into(),
-            (Refusal::Ours, _) => "an address of the proxies or of the API server, which no backend may be".into(),
+            (Refusal::Ours, _) => {
+                "an address of the proxies, of the API server or of a Service, which no backend may be".into()
+            }
             (Refusal::Outside, Self::Bounded(Bounds { tenancy, .. })) => {
                 let allowed = listed(tenancy.backend_networks.iter());
                 format!(
@@ -109,6 +112,8 @@ pub(super) struct Bounds<'a> {
     /// Where the proxies listen themselves.
     our_ports: BTreeSet<u16>,
     api_server: BTreeSet<SocketAddr>,
+    /// Addresses of Services, which no pod has.
+    services: BTreeSet<IpAddr>,
 }
 
 impl<'a> Bounds<'a> {
@@ -118,6 +123,7 @@ impl<'a> Bounds<'a> {
             ours: tenancy.own_addresses.iter().map(IpAddr::to_canonical).collect(),
             our_ports: tenancy.admin_port.into_iter().chain(bindings.ports()).collect(),
             api_server: BTreeSet::new(),
+            services: world.services.values().flat_map(|service| cluster_ips(service)).collect(),
         };
         bounds.add_replicas(slices);
         bounds.add_api_server(world);
@@ -142,9 +148,7 @@ impl<'a> Bounds<'a> {
                 self.api_server.extend(ports.map(|port| SocketAddr::new(ip, port)));
             }
         }
-        let spec = world.services.get(&key).and_then(|service| service.spec.as_ref());
-        let cluster_ips = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
-        self.ours.extend(cluster_ips.filter_map(|address| canonical(address)));
+        self.ours.extend(world.services.get(&key).into_iter().flat_map(|service| cluster_ips(service)));
     }
 
     fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
@@ -161,6 +165,7 @@ impl<'a> Bounds<'a> {
             Target::Pod => {
                 self.ours.contains(&ip) && self.our_ports.contains(&address.port())
                     || self.api_server.contains(&address)
+                    || self.services.contains(&ip)
             }
         };
         if let Some(kind) = special(ip) {
@@ -173,6 +178,12 @@ impl<'a> Bounds<'a> {
             ours.then_some(Refusal::Ours)
         }
     }
+}
+
+fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let spec = service.spec.iter();
+    let addresses = spec.flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
+    addresses.filter_map(|address| canonical(address))
 }
 
 fn canonical(address: &str) -> Option<IpAddr> {

@@ -3,9 +3,12 @@
 use std::{
     fs,
     io::Write,
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
 };
+
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, program, skip, visit, wait_until},
@@ -157,6 +160,26 @@ fn a_named_pipe_in_a_folder_is_not_waited_for() {
     folder.write("second.yaml", &manifest("second", second.port(), &[server.address], ""));
     wait_until("a change is followed", || visit(second).is_ok());
     drop(tcplb);
+}
+
+#[test]
+fn connections_to_the_admin_pages_that_somebody_holds_keep_nobody_else_out() {
+    let (server, address) = (EchoServer::start(None), free_address());
+    let tcplb =
+        Tcplb::standalone(&["--listen", &address.to_string(), "--backend", &server.address.to_string()]).ready();
+    let held: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+            socket.connect(&tcplb.admin.into()).unwrap();
+            TcpStream::from(socket)
+        })
+        .collect();
+    for mut silent in &held {
+        // Those that have been closed already say so.
+        let _ = silent.write_all(b"G");
+    }
+    assert!(tcplb.answers("/livez", 200) && tcplb.answers("/readyz", 200));
 }
 
 #[test]

@@ -390,7 +390,7 @@ fn the_proxies_and_the_api_server_are_reached_by_nobody() {
 }
 
 #[test]
-fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_not_listen() {
+fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_not_listen_and_a_service_never() {
     let host =
         "{kind: Host, tenancy: {hostPorts: [[1, 65535]], adminPort: 9900, ownAddresses: [10.0.0.1], replicas: r}}";
     for (address, port, reached) in [
@@ -401,12 +401,17 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
         ("10.0.0.2", 9900, true),
         ("172.18.0.2", 6443, false),
         ("172.18.0.2", 6444, true),
+        // No pod has the address of a Service.
+        ("10.96.0.1", 443, false),
+        ("10.96.0.77", 9900, false),
+        ("10.96.0.78", 9900, true),
         // What a cloud that has pods in its place does not use.
         ("100.100.100.200", 80, true),
         ("169.254.169.254", 80, false),
     ] {
         let pods = pods(&[address]).replace("port: 7", &format!("port: {port}"));
-        let world = all(&[host, API_SERVER, FORGED, SERVICE, &pods, &load_balancer("a", 0, GOOD)]);
+        let another = "{kind: Service, metadata: {namespace: tcplb, name: admin}, spec: {clusterIP: 10.96.0.77}}";
+        let world = all(&[host, API_SERVER, FORGED, SERVICE, another, &pods, &load_balancer("a", 0, GOOD)]);
         let (snapshot, verdicts) = first(&world);
         assert_eq!(addresses(&snapshot).len(), usize::from(reached), "{address}:{port}");
         assert_eq!(not_permitted(&verdicts), !reached);
