@@ -27,6 +27,8 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// How many endpoints that joined or left are named in the log.
 const MOST_NAMED: usize = 10;
+/// How many problems of an object are told at a time: whoever writes it decides how many it has.
+const MOST_TOLD: usize = 50;
 
 /// Makes snapshots of what the source and DNS say, and tells what is wrong.
 pub struct Compiler {
@@ -195,18 +197,25 @@ fn log_changes(before: &Configuration, now: &Configuration) {
     for problem in before.problems.iter().filter(|problem| !now.problems.contains(problem)) {
         info!("no longer: {problem}");
     }
-    let had = |object: &ObjectKey, problem: &Problem| {
-        before.verdicts.get(object).is_some_and(|verdict| verdict.problems.contains(problem))
-    };
     for (object, verdict) in &*now.verdicts {
-        for problem in verdict.problems.iter().filter(|problem| !had(object, problem)) {
+        let had = before.verdicts.get(object).map_or(&[][..], |before| &before.problems);
+        if had == verdict.problems {
+            continue;
+        }
+        let had: BTreeSet<&Problem> = had.iter().collect();
+        let mut new = verdict.problems.iter().filter(|problem| !had.contains(problem));
+        for problem in new.by_ref().take(MOST_TOLD) {
             match problem.severity {
                 Severity::Refused => error!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
                 Severity::Warning => warn!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
             }
         }
+        let untold = new.count();
+        if untold > 0 {
+            warn!(load_balancer = %object, origin = %verdict.origin, "and {untold} more of the same object");
+        }
         let all_well = verdict.problems.is_empty();
-        if all_well && before.verdicts.get(object).is_some_and(|before| !before.problems.is_empty()) {
+        if all_well && !had.is_empty() {
             info!(load_balancer = %object, "all is well again");
         }
     }

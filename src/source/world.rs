@@ -62,6 +62,11 @@ impl Site {
             Self::Gateway(_, tenancy) | Self::Host(tenancy) => Some(tenancy),
         }
     }
+
+    /// Whether anything but pods may be a backend.
+    pub fn reaches_addresses(&self) -> bool {
+        self.tenancy().is_none_or(|tenancy| !tenancy.backend_networks.is_empty())
+    }
 }
 
 impl World {
@@ -73,7 +78,7 @@ impl World {
         const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
         let mut wanted = BTreeMap::new();
-        if self.site.tenancy().is_some_and(|tenancy| tenancy.backend_networks.is_empty()) {
+        if !self.site.reaches_addresses() {
             return wanted;
         }
         let specs = self.load_balancers.values().filter_map(|declared| declared.spec.as_ref());

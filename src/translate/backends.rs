@@ -11,7 +11,7 @@ use super::{
     Problem, Reason, Surroundings,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
-    reach::{Refused, Target},
+    reach::{Refusal, Refused, Target},
     slices,
     weights::{Share, endpoint_weights},
 };
@@ -147,6 +147,12 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
         let place = &mut place.item(index);
         let ips: Vec<IpAddr> = match address.ip() {
             Some(ip) => vec![ip],
+            // It is not looked up.
+            None if !surroundings.world.site.reaches_addresses() => {
+                let why = surroundings.reach.sentence(Refusal::Outside);
+                place.leave_out(Reason::NotPermitted, format!("`{}` is {why}; left out", address.host));
+                continue;
+            }
             None => {
                 let lookup = surroundings.world.names.get(address.host.as_str());
                 warn_of_lookup(&address.host, lookup, place);

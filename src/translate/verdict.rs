@@ -44,7 +44,7 @@ impl Verdict {
 }
 
 /// One thing that is wrong, and what it means for those who connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub severity: Severity,
     pub reason: Reason,
@@ -64,7 +64,7 @@ impl fmt::Display for Problem {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Something declared is not served, or not as declared.
     Refused,
@@ -73,7 +73,7 @@ pub enum Severity {
 }
 
 /// The class of a problem: Gateway API's condition reasons where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     Invalid,
     RefNotFound,

@@ -397,3 +397,30 @@ pub fn without_capability(names: &str) -> Command {
     command.args(["--bounding-set", without, "--inh-caps", without, "--", env!("CARGO_BIN_EXE_tcplb")]);
     command
 }
+
+#[test]
+fn of_very_many_mistakes_in_one_object_the_first_are_told() {
+    let folder = Folder::new();
+    let (server, good) = (EchoServer::start(None), free_address());
+    folder.write("good.yaml", &manifest("good", good.port(), &[server.address], ""));
+    let pairs: Vec<_> = (0..32).map(|n| format!("{{files: {{certificate: {n}.crt, key: {n}.key}}}}")).collect();
+    let listener = |n: usize| {
+        let (port, pairs) = (free_address().port(), pairs.join(", "));
+        format!("{{name: l{n}, port: {port}, tls: {{certificateRefs: [{pairs}]}}}}")
+    };
+    let listeners: Vec<_> = (0..3).map(listener).collect();
+    folder.write(
+        "bad.yaml",
+        &format!(
+            "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: bad}}\nspec: {{listeners: [{}], \
+             backends: [{{addresses: ['{}']}}]}}\n",
+            listeners.join(", "),
+            server.address
+        ),
+    );
+    let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
+    tcplb.logged("more of the same object");
+    let told = tcplb.seen.iter().filter(|line| line.contains("load_balancer=default/bad")).count();
+    assert!((50..60).contains(&told), "{told} lines: {:?}", tcplb.seen);
+    visit(good).unwrap();
+}

@@ -351,6 +351,18 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
     assert_eq!(addresses(&then(&world, &snapshot).0), ["10.1.0.1:5"]);
 }
 
+#[test]
+fn a_name_is_not_permitted_where_no_address_is() {
+    let spec = "listeners: [{port: 5432}], backends: [{addresses: ['db:5']}]";
+    let (_, verdicts) = first(&all(&[&gateway(""), &load_balancer("a", 0, spec)]));
+    assert!(not_permitted(&verdicts));
+    assert_eq!(
+        said(&verdicts),
+        ["spec.backends[0].addresses[0]: `db` is neither a pod that a Service of the same namespace selects nor in a \
+          network that the administrator allows (none); left out"]
+    );
+}
+
 const REPLICAS: &str = "{kind: EndpointSlice, metadata: {namespace: tcplb, name: replicas-1, labels: \
                         {kubernetes.io/service-name: replicas}}, addressType: IPv4, endpoints: [\
                         {addresses: [10.0.5.1], conditions: {ready: false}}, {addresses: [10.0.5.2]}]}";
