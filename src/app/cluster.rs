@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use kube::Client;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +27,12 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(600);
 
 /// `tcplb controller`: serves the load balancers of a cluster, and leads when it is its turn.
 pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
+    let (ports, most) = (arguments.ports.len(), Allocations::MOST);
+    if ports > most.into() {
+        bail!(
+            "--ports are {ports}: write at most {most}, for more do not fit into the ConfigMap that says whose they are"
+        );
+    }
     let client = client().await?;
     let _comparing = AbortOnDropHandle::new(tokio::spawn(compare_schemas(client.clone())));
     let placement = arguments.placement.into();

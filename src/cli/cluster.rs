@@ -48,7 +48,7 @@ pub struct Controller {
     /// The labels of the replicas' pods, which the Services that are kept select.
     #[arg(long, value_name = "KEY=VALUE", default_value = "app.kubernetes.io/name=tcplb", value_delimiter = ',', value_parser = label)]
     pub service_selector: Vec<(String, String)>,
-    /// The ports that are allocated: outside of net.ipv4.ip_local_port_range and of the cluster's node ports.
+    /// The ports that are allocated, at most 5000: outside of net.ipv4.ip_local_port_range and of the cluster's node ports.
     #[arg(long, value_name = "FIRST-LAST", default_value = "20000-24999", value_parser = port_range)]
     pub ports: RangeInclusive<u16>,
     /// The cluster's DNS domain.

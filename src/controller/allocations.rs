@@ -12,8 +12,11 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::source::{Allocation, Allocations};
+use crate::source::{Allocation, Allocations, kept::Targets};
 
+/// A namespace may have this many ports at rest, or an eighth of all, before it gets no more of what is scarce: who changes
+/// its listeners all the time does not use up everybody's ports.
+const MAY_REST: usize = 16;
 /// How long a port that was freed is given to nobody else.
 const REST: SignedDuration = SignedDuration::from_mins(10);
 
@@ -29,20 +32,14 @@ pub struct Claim {
     pub barred: BTreeSet<u16>,
 }
 
-/// A port of a Service that is kept: who came through it so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub uid: Arc<str>,
-    pub object: Arc<str>,
-    pub listener: u16,
-}
-
 /// What allocations are decided by, but for those that there are.
 #[derive(Clone, Debug)]
 pub struct Claims<'a> {
     pub claims: &'a [Claim],
     /// The proxies' ports that Services send connections to.
-    pub targets: &'a BTreeMap<u16, Target>,
+    pub targets: &'a Targets,
+    /// Those that other Services send connections to.
+    pub taken: &'a BTreeSet<u16>,
     /// The uids that are known to be no load balancer of ours any more.
     pub gone: &'a BTreeSet<Arc<str>>,
     pub range: RangeInclusive<u16>,
@@ -58,10 +55,9 @@ pub struct Allotment {
 
 /// Decides anew who has which port. The same question has the same answer, and an answer asked about again is kept.
 pub fn allot(claims: &Claims, current: &Allocations, now: Timestamp) -> Allotment {
-    let mut book = Book { ports: current.0.clone(), claims, now };
+    let mut book = Book { ports: current.believing(claims.targets).0, claims, now };
     book.free();
     book.wake_the_rested();
-    book.recover();
     let shortage = book.fill();
     Allotment { allocations: Allocations(book.ports), shortage }
 }
@@ -86,7 +82,7 @@ impl Book<'_> {
             };
             let stays = first && needed || self.claims.targets.contains_key(port);
             if !stays {
-                allocation.freed = Some(seconds(self.now));
+                allocation.free(seconds(self.now));
             }
         }
     }
@@ -104,24 +100,18 @@ impl Book<'_> {
         });
     }
 
-    /// Writes down again what Services show, should it have been lost.
-    fn recover(&mut self) {
-        for (port, target) in self.claims.targets {
-            if self.ports.contains_key(port) {
-                continue;
-            }
-            let claimed =
-                self.claims.claims.iter().any(|claim| claim.uid == target.uid && claim.wants(target.listener));
-            let freed = (!claimed || self.owns(&target.uid, target.listener)).then(|| seconds(self.now));
-            let Target { uid, object, listener } = target.clone();
-            self.ports.insert(*port, Allocation { uid, port: listener, object, freed });
+    /// The namespaces that get no more ports for now, where fewer than half of all are left.
+    fn wasteful(&self) -> BTreeSet<Arc<str>> {
+        let all = self.claims.range.len();
+        if self.ports.len() * 2 <= all {
+            return BTreeSet::new();
         }
-    }
-
-    fn owns(&self, uid: &str, listener: u16) -> bool {
-        self.ports
-            .values()
-            .any(|allocation| allocation.freed.is_none() && *allocation.uid == *uid && allocation.port == listener)
+        let mut resting: BTreeMap<&str, usize> = BTreeMap::new();
+        for allocation in self.ports.values().filter(|allocation| allocation.freed.is_some()) {
+            *resting.entry(allocation.namespace()).or_default() += 1;
+        }
+        resting.retain(|_, count| *count > MAY_REST.max(all / 8));
+        resting.into_keys().map(Arc::from).collect()
     }
 
     /// Gives a port to each listener without one, the oldest object's first: that which it had before if it still rests,
@@ -136,13 +126,17 @@ impl Book<'_> {
         let mut claims: Vec<&Claim> = self.claims.claims.iter().collect();
         claims.sort_by_key(|claim| (claim.created, &claim.object, &claim.uid));
         let mut shortage = BTreeMap::<_, BTreeSet<_>>::new();
+        let wasteful = self.wasteful();
         let mut free = self.claims.range.clone();
         for claim in claims {
+            let is_wasteful = claim.object.split('/').next().is_some_and(|namespace| wasteful.contains(namespace));
             for listener in claim.listeners.iter().flatten().filter(|listener| !claim.barred.contains(listener)) {
                 if owned.contains(&(claim.uid.clone(), *listener)) || self.take_back(claim, *listener) {
                     continue;
                 }
-                match free.find(|port| !self.ports.contains_key(port)) {
+                let is_free = |port: &u16| !self.ports.contains_key(port) && !self.claims.taken.contains(port);
+                let port = if is_wasteful { None } else { free.find(is_free) };
+                match port {
                     Some(port) => {
                         let (uid, object) = (claim.uid.clone(), claim.object.clone());
                         self.ports.insert(port, Allocation { uid, port: *listener, object, freed: None });
@@ -158,14 +152,9 @@ impl Book<'_> {
 
     fn take_back(&mut self, claim: &Claim, listener: u16) -> bool {
         let rests = |allocation: &&mut Allocation| allocation.uid == claim.uid && allocation.port == listener;
-        let resting = self.ports.values_mut().find(rests);
-        resting.is_some_and(|allocation| allocation.freed.take().is_some())
-    }
-}
-
-impl Claim {
-    fn wants(&self, listener: u16) -> bool {
-        self.listeners.as_ref().is_none_or(|ports| ports.contains(&listener))
+        let Some(resting) = self.ports.values_mut().find(rests) else { return false };
+        resting.object = claim.object.clone();
+        resting.freed.take().is_some()
     }
 }
 

@@ -31,13 +31,16 @@ use super::{
     failure::sentence,
     ledger, lookup,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
-    services::{self, Kept},
+    services,
     status::Writer,
 };
 use crate::{
     api::Placement,
     model::ObjectKey,
-    source::{Allocations, Settle, Site},
+    source::{
+        Allocations, Settle, Site,
+        kept::{self, Kept},
+    },
 };
 
 /// How often everything is thought over though nothing changed but the time.
@@ -60,7 +63,7 @@ pub struct Leader {
     gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
     waiting: Waiting,
     owner: Owner,
-    /// When the allocations were last read from the API server itself: that they were deleted is not seen otherwise.
+    /// When the allocations were last read from the API server itself, and not from a watch.
     read: Option<Instant>,
     problems: Problems,
     /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
@@ -90,7 +93,11 @@ struct Scene<'a> {
     objects: Vec<Object<'a>>,
     claims: Vec<Claim>,
     kept: BTreeMap<ObjectKey, Kept<'a>>,
+    /// The proxies' ports that others' Services lead to.
+    taken: BTreeSet<u16>,
     allocations: &'a Allocations,
+    /// Whether these are not stored any more.
+    lost: bool,
     replicas: &'a Replicas,
 }
 
@@ -171,7 +178,9 @@ impl Leader {
             let objects = plan::objects(&observed, &settings);
             let claims = objects.iter().map(Object::claim).collect();
             let kept = services::kept(&observed.world, &settings);
-            let scene = Scene { objects, claims, kept, allocations, replicas: &replicas };
+            let taken = services::taken(&observed.world, &kept, &settings);
+            let lost = observed.world.ports_are_lost;
+            let scene = Scene { objects, claims, kept, taken, allocations, lost, replicas: &replicas };
             wake = wake.min(self.keep_services(&scene, &mut problems).await);
         }
         self.tell(&observed, &replicas, problems);
@@ -202,7 +211,7 @@ impl Leader {
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
-            let service = ObjectKey::new(&self.settings.namespace, &services::name(object));
+            let service = ObjectKey::new(&self.settings.namespace, &kept::name(object));
             (object.clone(), Problem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")))
         }));
         let later = [plan.wake, self.writes.next(), self.lookups.next()];
@@ -222,13 +231,13 @@ impl Leader {
 
     /// Sees to it that every listener has a port. The answer is what is stored.
     async fn allot(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, String> {
-        let targets = plan::targets(&scene.kept);
+        let targets = kept::targets(&scene.kept);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
-        let claims = Claims { claims: &scene.claims, targets: &targets, gone: &gone, range };
+        let claims = Claims { claims: &scene.claims, targets: &targets, taken: &scene.taken, gone: &gone, range };
         let mut last = allot(&claims, scene.allocations, Timestamp::now());
         let mut stored = scene.allocations.clone();
-        if last.allocations != stored || self.read.is_none_or(|read| read.elapsed() >= LOOK_AGAIN) {
+        if last.allocations != stored || scene.lost || self.read.is_none_or(|read| read.elapsed() >= LOOK_AGAIN) {
             let revise = |stored: &Allocations| {
                 last = allot(&claims, stored, Timestamp::now());
                 last.allocations.clone()
@@ -248,8 +257,8 @@ impl Leader {
             if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
                 let sentence = format!(
-                    "no port of {first} to {last} is free for {}: remove other listeners, or have the administrator \
-                     widen the range",
+                    "no port of {first} to {last} is free for {}: those of removed listeners rest for 10 minutes; have \
+                     the administrator widen the range if that does not help",
                     list(listeners)
                 );
                 let listeners = listeners.clone();
@@ -316,7 +325,7 @@ impl Leader {
                 let (client, service) = (self.client.clone(), kept.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
                 self.writes.make(object, xxh3_64(version.as_bytes()), || {
-                    info!(load_balancer = %object, service = services::name(object), "removing its Service");
+                    info!(load_balancer = %object, service = kept::name(object), "removing its Service");
                     remove(client, service)
                 });
             }

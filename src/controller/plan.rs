@@ -9,15 +9,11 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use tokio::time::Instant;
 
-use super::{
-    Observed, Replicas, Settings,
-    allocations::{Claim, Target},
-    services::{self, Kept},
-};
+use super::{Observed, Replicas, Settings, allocations::Claim, services};
 use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
-    source::{Allocations, Identity},
+    source::{Allocations, Identity, kept::Kept},
     translate::{Reason, Verdict},
 };
 
@@ -72,16 +68,6 @@ impl Object<'_> {
         let mut not_permitted = self.verdict.refused().filter(|problem| problem.reason == Reason::NotPermitted);
         not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
     }
-}
-
-/// What Services send connections to, by the proxies' ports.
-pub fn targets(kept: &BTreeMap<ObjectKey, Kept>) -> BTreeMap<u16, Target> {
-    let of_one = |(object, kept): (&ObjectKey, &Kept)| {
-        let (uid, object): (Arc<str>, Arc<str>) = (kept.uid.into(), object.to_string().into());
-        let target = move |(listener, port)| (port, Target { uid: uid.clone(), object: object.clone(), listener });
-        kept.ports().into_iter().map(target)
-    };
-    kept.iter().flat_map(of_one).collect()
 }
 
 /// How things are.
@@ -169,11 +155,14 @@ fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance
     }
     let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
     match kept {
-        Some(kept) if kept.is_as(&wanted) => Step::Nothing,
-        Some(kept) if kept.is_reached_otherwise_than(&wanted) && object.verdict.refuses_rules_about_clients() => {
+        Some(kept) if services::is_as(kept.service, &wanted) => Step::Nothing,
+        Some(kept)
+            if services::is_reached_otherwise(kept.service, &wanted)
+                && object.verdict.refuses_rules_about_clients() =>
+        {
             Step::Nothing
         }
-        Some(kept) if kept.has_to_be_replaced_by(&wanted) => Step::Remove,
+        Some(kept) if services::has_to_be_replaced(kept.service, &wanted) => Step::Remove,
         _ => Step::Apply(Box::new(wanted)),
     }
 }

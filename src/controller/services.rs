@@ -1,6 +1,6 @@
 //! The Services that are kept: one for each load balancer, in the controller's own namespace. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
@@ -16,116 +16,79 @@ use super::Settings;
 use crate::{
     api::{ExternalTrafficPolicy, IpFamilyPolicy, Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
     model::ObjectKey,
-    source::World,
+    source::{
+        World,
+        kept::{self, CLASS, Kept, MANAGED_BY, OURS, OWNER, UID, name},
+    },
 };
 
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-const OURS: &str = "tcplb";
-const CLASS: &str = "tcplb.io/class";
 const NAMESPACE: &str = "tcplb.io/namespace";
 const NAME: &str = "tcplb.io/name";
-const OWNER: &str = "tcplb.io/owner";
-const UID: &str = "tcplb.io/uid";
 /// A hash of all that was written, by which it is seen that something of it is wanted no more.
 const APPLIED: &str = "tcplb.io/applied";
 
-/// The longest name that a Service can have, and the longest value of a label.
+/// The longest value of a label.
 const LONGEST: usize = 63;
-
-/// The name of the Service that is kept for a load balancer.
-pub fn name(object: &ObjectKey) -> String {
-    let hash = format!("{:016x}", xxh3_64(object.to_string().as_bytes()));
-    let room = LONGEST - OURS.len() - hash.len() - 2;
-    let name = cut(&object.name, room).replace('.', "-");
-    format!("{OURS}-{}-{hash}", name.trim_matches('-'))
-}
 
 fn cut(text: &str, room: usize) -> &str {
     text.get(..room).unwrap_or(text)
 }
 
-/// A Service in the cluster that is kept for a load balancer, there or not.
-#[derive(Clone, Copy, Debug)]
-pub struct Kept<'a> {
-    pub service: &'a Service,
-    pub uid: &'a str,
-}
-
 /// The Services of ours in the cluster, by the load balancer that each is kept for.
 pub fn kept<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, Kept<'a>> {
-    let first = ObjectKey::new(&settings.namespace, "");
-    let in_our_namespace = world.services.range(first..).take_while(|(key, _)| *key.namespace == *settings.namespace);
-    in_our_namespace.filter_map(|(_, service)| Kept::read(service, settings)).collect()
+    kept::kept(&world.services, &settings.namespace, &settings.class)
 }
 
-impl<'a> Kept<'a> {
-    fn read(service: &'a Service, settings: &Settings) -> Option<(ObjectKey, Self)> {
-        let metadata = &service.metadata;
-        let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
-        let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).map(String::as_str);
-        if label(MANAGED_BY) != Some(OURS) || label(CLASS) != Some(&*settings.class) {
-            return None;
-        }
-        let (namespace, object) = annotation(OWNER)?.split_once('/')?;
-        let owner = ObjectKey::new(namespace, object);
-        let is_its_own = metadata.name.as_deref() == Some(&*name(&owner));
-        is_its_own.then_some((owner, Self { service, uid: annotation(UID).unwrap_or_default() }))
-    }
+/// The ports of the proxies that other Services than these lead to: those of another class above all.
+pub fn taken(world: &World, kept: &BTreeMap<ObjectKey, Kept>, settings: &Settings) -> BTreeSet<u16> {
+    let ours: BTreeSet<_> = kept.values().map(|kept| &kept.service.metadata.name).collect();
+    let selector = |service: &'_ Service| service.spec.as_ref().and_then(|spec| spec.selector.clone());
+    kept::of_namespace(&world.services, &settings.namespace)
+        .filter(|service| {
+            !ours.contains(&service.metadata.name) && selector(service).as_ref() == Some(&settings.selector)
+        })
+        .flat_map(|service| kept::ports(service).into_values())
+        .collect()
+}
 
-    pub fn is_leaving(&self) -> bool {
-        self.service.metadata.deletion_timestamp.is_some()
-    }
+/// Whether other clients would reach `wanted` than reach the one that is there.
+pub fn is_reached_otherwise(there: &Service, wanted: &Service) -> bool {
+    exposure(there) != exposure(wanted)
+}
 
-    /// The proxies' ports that it sends connections to, by the ports that clients connect to.
-    pub fn ports(&self) -> BTreeMap<u16, u16> {
-        let ports = self.service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let numbers = ports.filter_map(|port| match &port.target_port {
-            Some(IntOrString::Int(target)) => Some((port.port.try_into().ok()?, (*target).try_into().ok()?)),
-            // What does not say is sent to the port of the same number.
-            None => Some((port.port.try_into().ok()?, port.port.try_into().ok()?)),
-            Some(IntOrString::String(_)) => None,
-        });
-        numbers.collect()
+/// Whether the one that is there differs from `wanted` in something that Kubernetes never changes.
+pub fn has_to_be_replaced(there: &Service, wanted: &Service) -> bool {
+    fn class(service: &Service) -> Option<&str> {
+        service.spec.as_ref()?.load_balancer_class.as_deref()
     }
+    let stays_load_balancer = exposure(wanted).0 == Some("LoadBalancer") && exposure(there).0 == exposure(wanted).0;
+    stays_load_balancer && class(there) != class(wanted)
+}
 
-    /// How clients reach it, which decides what proxies see of them.
-    fn exposure(&self) -> (Option<&'a str>, Option<&'a str>) {
-        exposure(self.service)
-    }
-
-    /// Whether other clients would reach `wanted` than reach this one.
-    pub fn is_reached_otherwise_than(&self, wanted: &Service) -> bool {
-        self.exposure() != exposure(wanted)
-    }
-
-    /// Whether it differs from `wanted` in something that Kubernetes never changes.
-    pub fn has_to_be_replaced_by(&self, wanted: &Service) -> bool {
-        let class = |service: &'a Service| service.spec.as_ref()?.load_balancer_class.as_deref();
-        let wanted_class = wanted.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
-        let stays_load_balancer = exposure(wanted).0 == Some("LoadBalancer") && self.exposure().0 == exposure(wanted).0;
-        stays_load_balancer && class(self.service) != wanted_class
-    }
-
-    /// Whether all that is wanted is there, and nothing that once was.
-    pub fn is_as(&self, wanted: &Service) -> bool {
-        match (serde_json::to_value(wanted), serde_json::to_value(self.service)) {
-            (Ok(wanted), Ok(there)) => covers(&there, &wanted),
-            _ => false,
-        }
+/// Whether all that is wanted is there, and nothing that once was.
+pub fn is_as(there: &Service, wanted: &Service) -> bool {
+    match (serde_json::to_value(wanted), serde_json::to_value(there)) {
+        (Ok(wanted), Ok(there)) => covers(&there, &wanted),
+        _ => false,
     }
 }
 
+/// How clients reach it, which decides what proxies see of them.
 fn exposure(service: &Service) -> (Option<&str>, Option<&str>) {
     let spec = service.spec.as_ref();
     (spec.and_then(|spec| spec.type_.as_deref()), spec.and_then(|spec| spec.external_traffic_policy.as_deref()))
 }
 
-/// Whether `there` has everything that `wanted` has; of lists, in any order and among others.
+/// Whether `there` has everything that `wanted` has; of lists, in any order and among others. An empty list and `false`
+/// are not written down, and pods are selected by these labels alone.
 fn covers(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
-        (Value::Object(there), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, wanted)| there.get(key).is_some_and(|there| covers(there, wanted)))
-        }
+        (Value::Object(there), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match there.get(key) {
+            Some(there) if key == "selector" => there == wanted,
+            Some(there) => covers(there, wanted),
+            None => *wanted == Value::Bool(false) || *wanted == Value::Array(Vec::new()),
+        }),
+        (Value::Array(there), Value::Array(wanted)) if wanted.is_empty() => there.is_empty(),
         (Value::Array(there), Value::Array(wanted)) => {
             wanted.iter().all(|wanted| there.iter().any(|there| covers(there, wanted)))
         }
@@ -217,6 +180,11 @@ fn service_spec(
         external_traffic_policy: (type_ != ServiceType::ClusterIp).then(|| policy.into()),
         load_balancer_class: template.load_balancer_class.clone().filter(|_| type_ == ServiceType::LoadBalancer),
         ip_family_policy: Some(families.into()),
+        // What nobody may ask for, so that what is written by hand does not stay.
+        internal_traffic_policy: Some("Cluster".into()),
+        session_affinity: Some("None".into()),
+        publish_not_ready_addresses: Some(false),
+        external_ips: Some(Vec::new()),
         ..ServiceSpec::default()
     }
 }

@@ -123,7 +123,15 @@ impl Writing {
     /// Writes the status if it is time to. The answer is when it will be.
     fn consider(&mut self, object: &ObjectKey, wish: &Wish) -> Option<Instant> {
         let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(wish.uid.clone()));
-        match record.due(wish, Instant::now()) {
+        let due = record.due(wish, Instant::now());
+        if record.is_contested() {
+            warn!(
+                load_balancer = %object,
+                "somebody else keeps writing its status: if that is another release of this chart, give it a class of \
+                 its own"
+            );
+        }
+        match due {
             Due::Never => None,
             Due::At(then) => Some(then),
             Due::Now(status) => {

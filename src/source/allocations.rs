@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::kept::{Target, Targets};
+
 /// The owners of ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocations(pub BTreeMap<u16, Allocation>);
@@ -20,14 +22,29 @@ pub struct Allocation {
     pub uid: Arc<str>,
     /// Its listener's port.
     pub port: u16,
-    /// The load balancer, for people: `namespace/name`.
+    /// The load balancer: `namespace/name`; of a port that is nobody's, the namespace alone.
     pub object: Arc<str>,
     /// Since when it has been nobody's; until it has rested it is given to nobody else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freed: Option<Timestamp>,
 }
 
+impl Allocation {
+    pub fn namespace(&self) -> &str {
+        self.object.split('/').next().unwrap_or_default()
+    }
+
+    /// Makes it nobody's. That takes no more room than before: a ConfigMap that is full can still be written.
+    pub fn free(&mut self, now: Timestamp) {
+        self.object = self.namespace().into();
+        self.freed = Some(now);
+    }
+}
+
 impl Allocations {
+    /// How many ports there may be: with the longest names a ConfigMap, which holds 1 MiB, has room for them.
+    pub const MOST: u16 = 5000;
+
     /// Reads a ConfigMap's data. What cannot be read is told, each a sentence that names the key; its port, if it is one,
     /// counts as somebody's that is not known.
     pub fn read(data: &BTreeMap<String, String>) -> (Self, Vec<String>) {
@@ -52,6 +69,21 @@ impl Allocations {
         // Strings, numbers and a time: nothing in it can fail to be JSON.
         let text = |allocation| serde_json::to_string(allocation).unwrap_or_default();
         self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
+    }
+
+    /// These, but where Services lead to somebody else, theirs: clients come through them, whatever was written since. An
+    /// older copy that was put back, or one that was deleted, sends nobody to somebody else's backends so.
+    pub fn believing(&self, targets: &Targets) -> Self {
+        let mut ports = self.0.clone();
+        for (port, shown) in targets {
+            let stands = ports.get(port).is_some_and(|allocation| {
+                allocation.freed.is_some() || shown.iter().any(|target| target.uid == allocation.uid)
+            });
+            if let (false, Some(Target { uid, object, listener })) = (stands, shown.first().cloned()) {
+                ports.insert(*port, Allocation { uid, port: listener, object, freed: None });
+            }
+        }
+        Self(ports)
     }
 
     /// The port of every listener, by its load balancer's uid and its own; the lowest, should there be several.

@@ -35,7 +35,7 @@ use tokio::{
 use tracing::warn;
 pub use trouble::with_causes;
 
-use super::{Allocations, Declared, Site, World};
+use super::{Allocations, Declared, Site, World, kept};
 use crate::{
     api::{KIND, Placement},
     model::ObjectKey,
@@ -236,8 +236,9 @@ impl Cluster {
         world.endpoint_slices = add(&mut world, &self.slices, &interest);
         world.secrets = add(&mut world, &self.secrets, &interest);
         let ports = add(&mut world, &self.ports, &interest);
+        world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
-        world.site = self.site.clone();
+        world.site = self.site(&world);
         world
     }
 
@@ -261,6 +262,17 @@ impl Cluster {
                 );
             }
             None => {}
+        }
+    }
+
+    /// Where this runs, with the ports as Services show them.
+    fn site(&self, world: &World) -> Site {
+        match (&self.site, &self.scope.home, &self.scope.class) {
+            (Site::Gateway(allocations, tenancy), Some(home), Some(class)) => {
+                let targets = kept::targets(&kept::kept(&world.services, &home.namespace, class));
+                Site::Gateway(Arc::new(allocations.believing(&targets)), tenancy.clone())
+            }
+            (site, ..) => site.clone(),
         }
     }
 

@@ -18,6 +18,7 @@ mod allocations;
 mod cluster;
 pub mod documents;
 mod files;
+pub mod kept;
 mod names;
 pub mod schema;
 mod settle;

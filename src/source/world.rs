@@ -37,6 +37,8 @@ pub struct World {
     pub problems: Vec<String>,
     /// Where the process runs.
     pub site: Site,
+    /// Whether the ports of a [`Site::Gateway`] are not stored: the leader is to write them.
+    pub ports_are_lost: bool,
 }
 
 /// Where the process runs, which decides where listeners are bound and what load balancers may do.
@@ -106,6 +108,7 @@ impl fmt::Debug for World {
             .field("unreadable", &self.unreadable)
             .field("problems", &self.problems)
             .field("site", &self.site)
+            .field("ports_are_lost", &self.ports_are_lost)
             .finish()
     }
 }

@@ -133,6 +133,7 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("tenancy.allowedServiceTypes={ExternalName}", "value must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'"),
         ("ports.first=80", "minimum: got 80, want 1,024"),
         ("ports.first=25000,ports.last=24000", "ports.first is above ports.last"),
+        ("ports.first=20000,ports.last=25000", "more than 5000 ports"),
         ("secrets.access=Namespaces", "secrets.namespaces is empty"),
     ] {
         match helm(&["template", "tcplb", "charts/tcplb", "--set", values]) {

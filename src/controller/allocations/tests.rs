@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::source::kept::Target;
 
 const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -19,7 +20,8 @@ fn claim(uid: &str, listeners: &[u16]) -> Claim {
 }
 
 fn allocation(uid: &str, port: u16, freed: Option<Timestamp>) -> Allocation {
-    Allocation { uid: uid.into(), port, object: format!("shop/{uid}").into(), freed }
+    let object = if freed.is_some() { "shop".into() } else { format!("shop/{uid}").into() };
+    Allocation { uid: uid.into(), port, object, freed }
 }
 
 fn stored<const N: usize>(ports: [(u16, Allocation); N]) -> Allocations {
@@ -30,7 +32,8 @@ fn stored<const N: usize>(ports: [(u16, Allocation); N]) -> Allocations {
 #[derive(Default)]
 struct Scene {
     claims: Vec<Claim>,
-    targets: BTreeMap<u16, Target>,
+    targets: Targets,
+    taken: BTreeSet<u16>,
     gone: BTreeSet<Arc<str>>,
 }
 
@@ -45,13 +48,14 @@ impl Scene {
     }
 
     fn target(mut self, port: u16, uid: &str, listener: u16) -> Self {
-        self.targets.insert(port, Target { uid: uid.into(), object: format!("shop/{uid}").into(), listener });
+        let target = Target { uid: uid.into(), object: format!("shop/{uid}").into(), listener };
+        self.targets.entry(port).or_default().insert(target);
         self
     }
 
     fn allot(&self, current: &Allocations, now: Timestamp) -> Allotment {
-        let Self { claims, targets, gone } = self;
-        allot(&Claims { claims, targets, gone, range: 100..=103 }, current, now)
+        let Self { claims, targets, taken, gone } = self;
+        allot(&Claims { claims, targets, taken, gone, range: 100..=103 }, current, now)
     }
 
     fn allocations(&self, current: &Allocations, now: Timestamp) -> Allocations {
@@ -123,7 +127,66 @@ fn what_was_lost_is_written_down_again_as_services_show_it() {
     let after = scene.allocations(&Allocations::default(), START);
     assert_eq!(after.port_of("b", 1), Some(100));
     assert_eq!(after.port_of("a", 1), Some(102), "where no Service sends anybody");
-    assert_eq!(after.0[&101].freed, Some(START));
+    assert_eq!(after.0[&101], allocation("old", 1, None), "it begins to rest when its Service is gone");
+}
+
+#[test]
+fn an_older_copy_that_was_put_back_gives_nobody_the_port_that_a_service_leads_to() {
+    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
+    let right = stored([(100, allocation("a", 1, None)), (101, allocation("b", 1, None))]);
+    let swapped = stored([(100, allocation("b", 1, None)), (101, allocation("a", 1, None))]);
+    assert_eq!(scene.allocations(&swapped, START), right);
+    assert_eq!(scene.allocations(&Allocations::default(), START), right);
+
+    let both = scene.target(100, "b", 1);
+    assert_eq!(both.allocations(&swapped, START).0[&100].uid, "b".into(), "between two Services the ledger decides");
+}
+
+#[test]
+fn whoever_changes_its_listeners_all_the_time_leaves_ports_for_others() {
+    let (claims, gone, targets) = (|port| [claim("a", &[port])], BTreeSet::new(), Targets::new());
+    let allot = |claims: &[Claim], current: &Allocations| {
+        super::allot(
+            &Claims { claims, targets: &targets, taken: &BTreeSet::new(), gone: &gone, range: 1..=200 },
+            current,
+            START,
+        )
+    };
+    let mut allocations = Allocations::default();
+    for port in 1..=300 {
+        allocations = allot(&claims(port), &allocations).allocations;
+    }
+    assert_eq!(allocations.0.len(), 101, "more than half are scarce no more");
+    let other = Claim { object: "other/b".into(), ..claim("b", &[1]) };
+    let last = allot(&[claim("a", &[301]), other], &allocations);
+    assert_eq!(last.shortage.keys().map(|uid| &**uid).collect::<Vec<_>>(), ["a"]);
+    assert!(last.allocations.port_of("b", 1).is_some());
+}
+
+#[test]
+fn a_full_ledger_fits_into_a_config_map_and_gets_smaller_when_ports_are_freed() {
+    let [namespace, name] = ["n".repeat(63), "o".repeat(52)];
+    let one = Allocation {
+        uid: "u".repeat(36).into(),
+        port: u16::MAX,
+        object: format!("{namespace}/{name}").into(),
+        freed: None,
+    };
+    let size =
+        |allocations: &Allocations| allocations.write().iter().map(|(key, text)| key.len() + text.len()).sum::<usize>();
+    let mut full = Allocations((0..Allocations::MOST).map(|port| (60_000 + port, one.clone())).collect());
+    let before = size(&full);
+    assert!(before < 1024 * 1024, "{before}");
+    full.0.values_mut().for_each(|allocation| allocation.free(START));
+    assert!(size(&full) < before);
+}
+
+#[test]
+fn a_port_that_the_service_of_another_class_leads_to_is_given_to_nobody() {
+    let scene = Scene { taken: BTreeSet::from([100, 102]), ..Scene::of([claim("a", &[1, 2, 3])]) };
+    let allotment = scene.allot(&Allocations::default(), START);
+    assert_eq!(allotment.allocations.0.keys().copied().collect::<Vec<_>>(), [101, 103]);
+    assert_eq!(allotment.shortage["a"], BTreeSet::from([3]));
 }
 
 #[test]
@@ -227,7 +290,7 @@ impl Cluster {
         let owned = self.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none());
         let target = |(port, allocation): (&u16, &Allocation)| {
             let Allocation { uid, object, port: listener, .. } = allocation.clone();
-            (*port, Target { uid, object, listener })
+            (*port, BTreeSet::from([Target { uid, object, listener }]))
         };
         self.scene.targets = owned.map(target).collect();
     }
@@ -243,9 +306,10 @@ impl Cluster {
                 assert!(same || self.now.duration_since(*until) >= REST, "{port} has not rested");
             }
         }
-        for (port, target) in &self.scene.targets {
+        for (port, targets) in &self.scene.targets {
             let now = &after.0[port];
-            assert!(now.uid == target.uid && now.port == target.listener, "a Service sends clients to somebody else");
+            let is_right = |target: &Target| now.uid == target.uid && now.port == target.listener;
+            assert!(targets.iter().all(is_right), "a Service sends clients to somebody else");
         }
         for claim in &self.scene.claims {
             for listener in claim.listeners.iter().flatten() {

@@ -4,15 +4,18 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1::Service;
 
-use super::{super::services, situation::Situation};
-use crate::api::{Address, AddressType, Placement};
+use super::situation::Situation;
+use crate::{
+    api::{Address, AddressType, Placement},
+    source::kept,
+};
 
 /// Those from outside the cluster first.
 pub fn addresses(situation: &Situation) -> Vec<Address> {
     match (situation.placement(), situation.service) {
         (Placement::Gateway, Some(kept)) => {
             let settings = situation.settings;
-            let (name, namespace) = (services::name(situation.object), &settings.namespace);
+            let (name, namespace) = (kept::name(situation.object), &settings.namespace);
             let mut addresses = external(kept.service);
             addresses.extend(internal(kept.service));
             addresses.push(hostname(format!("{name}.{namespace}.svc.{}", settings.cluster_domain)));

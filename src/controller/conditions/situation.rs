@@ -2,12 +2,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::super::{Replicas, Settings, services::Kept};
+use super::super::{Replicas, Settings};
 use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec},
     controller,
     model::{ObjectKey, ReplicaReport, Served},
-    source::{Declared, Identity},
+    source::{Declared, Identity, kept::Kept},
     translate::{Problem, Reason, Severity, Verdict},
 };
 

@@ -6,7 +6,7 @@ use super::{super::Replica, *};
 use crate::{
     controller,
     model::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served},
-    source::{Declared, Identity, World},
+    source::{Declared, Identity, World, kept},
     translate::{Problem, Reason, Severity, Verdict},
 };
 
@@ -63,7 +63,7 @@ fn service(spec: Value) -> Value {
     let object = ObjectKey::new("shop", "db");
     let mut service = json!({
         "metadata": {
-            "name": services::name(&object),
+            "name": kept::name(&object),
             "namespace": "tcplb",
             "labels": {"app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb"},
             "annotations": {"tcplb.io/owner": object.to_string(), "tcplb.io/uid": UID},
@@ -108,7 +108,7 @@ impl Case {
         let mut world = World::default();
         world.load_balancers.insert(object.clone(), declared);
         if let Some(service) = &self.service {
-            let key = ObjectKey::new("tcplb", &services::name(object));
+            let key = ObjectKey::new("tcplb", &kept::name(object));
             world.services.insert(key, Arc::new(serde_json::from_value(service.clone()).unwrap()));
         }
         let verdict = Verdict { origin: "cluster".into(), identity: Some(identity), problems: self.problems.clone() };
@@ -182,7 +182,7 @@ fn all_is_well() {
     };
     assert_eq!(status.summary, Some(summary));
     let addresses: Vec<&str> = status.addresses.iter().map(|address| &*address.value).collect();
-    let name = services::name(&ObjectKey::new("shop", "db"));
+    let name = kept::name(&ObjectKey::new("shop", "db"));
     assert_eq!(addresses, ["10.96.0.7", &format!("{name}.tcplb.svc.cluster.local")]);
     let listener = &status.listeners[0];
     assert_eq!((listener.port, listener.name.as_deref(), listener.bound_port), (5432, Some("sql"), Some(TARGET)));

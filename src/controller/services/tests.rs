@@ -54,6 +54,8 @@ fn a_service_says_whose_it_is_and_where_connections_go() {
         },
         "spec": {
             "type": "ClusterIP", "selector": {"app": "tcplb"}, "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster", "sessionAffinity": "None", "publishNotReadyAddresses": false,
+            "externalIPs": [],
             "ports": [
                 {"name": "tcp-80", "port": 80, "protocol": "TCP", "targetPort": 20001},
                 {"name": "db", "port": 5432, "protocol": "TCP", "targetPort": 20000},
@@ -101,7 +103,8 @@ fn in_cluster(wanted: &Service) -> Service {
     service.metadata.annotations.get_or_insert_default().insert("cloud.example/x".into(), "y".into());
     let spec = service.spec.get_or_insert_default();
     spec.cluster_ip = Some("10.96.0.9".into());
-    spec.session_affinity = Some("None".into());
+    // It writes down neither.
+    (spec.external_ips, spec.publish_not_ready_addresses) = (None, None);
     for port in spec.ports.iter_mut().flatten() {
         port.node_port = port.node_port.or(Some(31000));
     }
@@ -112,18 +115,21 @@ fn in_cluster(wanted: &Service) -> Service {
 fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
     let wanted = made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000), (80, 20001)]);
     let there = in_cluster(&wanted);
-    let is_as = |service: &Service, wanted: &Service| Kept { service, uid: "u1" }.is_as(wanted);
     assert!(is_as(&there, &wanted));
     let without_label = made_of(json!({}), &[(5432, 20000), (80, 20001)]);
     assert!(!is_as(&there, &without_label), "what was applied once is still there");
     assert!(!is_as(&there, &made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000)])));
-    let edits: [fn(&mut Service); 4] = [
+    let edits: [fn(&mut Service); 7] = [
         |service| {
             service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("app".into(), "x".into()).map_or((), drop)
         },
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port = Some(IntOrString::Int(1)),
         |service| service.metadata.labels.as_mut().unwrap().remove("team").map_or((), drop),
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap().truncate(1),
+        // No pod has it: it would lead nowhere.
+        |service| drop(service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("more".into(), "x".into())),
+        |service| service.spec.as_mut().unwrap().external_ips = Some(vec!["192.0.2.1".into()]),
+        |service| service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true),
     ];
     for edit in edits {
         let mut edited = there.clone();
@@ -136,7 +142,7 @@ fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
 fn only_another_class_of_a_load_balancer_needs_another_service() {
     let made = |service| made_of(service, &[(80, 20001)]);
     let there = made(json!({"type": "LoadBalancer", "loadBalancerClass": "a"}));
-    let replaced = |wanted: Value| Kept { service: &there, uid: "u1" }.has_to_be_replaced_by(&made(wanted));
+    let replaced = |wanted: Value| has_to_be_replaced(&there, &made(wanted));
     assert!(replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "b"})));
     assert!(replaced(json!({"type": "LoadBalancer"})));
     assert!(!replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "a"})));
@@ -154,7 +160,7 @@ fn only_services_of_ours_are_found() {
         world.services.insert(key, service.into());
     };
     add(ours.clone(), |service| service.metadata.namespace = Some("other".into()));
-    add(ours.clone(), |service| service.metadata.name = Some("copy".into()));
+    add(made_of(json!({}), &[(5432, 20009)]), |service| service.metadata.name = Some("copy".into()));
     assert_eq!(kept(&world, &Settings::of_a_gateway()).len(), 0);
     let mut add = |service: Service| {
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
@@ -166,5 +172,9 @@ fn only_services_of_ours_are_found() {
     assert_eq!((owner, kept.uid), (&ObjectKey::new("shop", "db"), "u1"));
     assert_eq!(kept.ports(), BTreeMap::from([(5432, 20000)]));
     let another = Settings { class: "b".into(), ..Settings::of_a_gateway() };
-    assert_eq!(super::kept(&world, &another).len(), 0);
+    let of_another = super::kept(&world, &another);
+    assert_eq!(of_another.len(), 0);
+    // Clients come through the others all the same.
+    assert_eq!(taken(&world, &found, &Settings::of_a_gateway()), BTreeSet::from([20009]));
+    assert_eq!(taken(&world, &of_another, &another), BTreeSet::from([20000, 20009]));
 }

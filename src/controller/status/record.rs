@@ -25,6 +25,8 @@ pub struct Record {
     seen: Option<Arc<TcpLoadBalancerStatus>>,
     /// Whether what was written has been seen since.
     arrived: bool,
+    /// How often somebody else has changed what was written.
+    overwritten: u32,
     attempted: Option<Instant>,
     /// Since when something is wanted that is only expected to come about.
     pending: Option<Instant>,
@@ -49,7 +51,16 @@ enum Change {
 
 impl Record {
     pub fn new(uid: Arc<str>) -> Self {
-        Self { uid, written: None, seen: None, arrived: false, attempted: None, pending: None, problem: None }
+        Self {
+            uid,
+            written: None,
+            seen: None,
+            arrived: false,
+            overwritten: 0,
+            attempted: None,
+            pending: None,
+            problem: None,
+        }
     }
 
     pub fn uid(&self) -> &Arc<str> {
@@ -67,6 +78,11 @@ impl Record {
 
     pub fn due(&mut self, wish: &Wish, now: Instant) -> Due {
         self.arrived |= self.written.is_some() && wish.there == self.written;
+        if self.arrived && wish.there != self.written {
+            self.written = None;
+            self.arrived = false;
+            self.overwritten = self.overwritten.saturating_add(1);
+        }
         let wanted = steady((*wish.status).clone(), self.current(wish));
         let change = change(self.current(wish), &wanted);
         if change != Change::Pending {
@@ -89,6 +105,15 @@ impl Record {
     pub fn wrote(&mut self, status: Arc<TcpLoadBalancerStatus>) {
         self.written = Some(status);
         self.arrived = false;
+    }
+
+    /// Whether somebody else writes the status too, and it is to be told now.
+    pub fn is_contested(&mut self) -> bool {
+        // By hand it may be changed once or twice.
+        const ALWAYS: u32 = 3;
+        let told = self.overwritten == ALWAYS;
+        self.overwritten = self.overwritten.saturating_add(told.into());
+        told
     }
 
     /// Whether that is news.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::Placement,
     model::ObjectKey,
-    source::{Site, Tenancy, World},
+    source::{Site, Tenancy, World, kept},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
@@ -306,9 +306,37 @@ async fn ports_stay_as_they_were_when_their_config_map_is_gone() {
     server.delete("configmaps", "ports");
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     assert_eq!(ports(&world), [20000]);
+    assert!(world.ports_are_lost);
     server.put("configmaps", map("20001"));
     let world = world_where(&mut cluster, |world| ports(world) == [20001]).await;
-    assert!(world.problems.is_empty());
+    assert!(world.problems.is_empty() && !world.ports_are_lost);
+}
+
+#[tokio::test]
+async fn services_show_whose_ports_are_where_it_is_not_written_or_otherwise() {
+    let owner = |world: &World| match &world.site {
+        Site::Gateway(allocations, _) => allocations.0.get(&20000).map(|allocation| allocation.uid.to_string()),
+        _ => None,
+    };
+    let server = ApiServer::start();
+    let service = json!({
+        "metadata": {
+            "namespace": "shop", "name": kept::name(&key("pg")),
+            "labels": {"app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb"},
+            "annotations": {"tcplb.io/owner": "shop/pg", "tcplb.io/uid": "u1"},
+        },
+        "spec": {"ports": [{"port": 5432, "targetPort": 20000}]},
+    });
+    server.put("services", service);
+    let mut cluster = synced(&server).await;
+    assert_eq!(owner(&cluster.world()).as_deref(), Some("u1"));
+    let data = json!({
+        "20000": r#"{"uid": "u2", "port": 5432, "object": "shop/other"}"#,
+        "20001": r#"{"uid": "u3", "port": 5432, "object": "shop/third"}"#,
+    });
+    server.put("configmaps", json!({"metadata": {"namespace": "shop", "name": "ports"}, "data": data}));
+    let world = world_where(&mut cluster, |world| !world.ports_are_lost).await;
+    assert_eq!(owner(&world).as_deref(), Some("u1"), "clients come through its Service");
 }
 
 #[tokio::test]
