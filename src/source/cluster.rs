@@ -116,7 +116,8 @@ impl Cluster {
     }
 
     /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
-    /// waited for; an API server that does not answer is, since a world without what it says would be a wrong one.
+    /// waited for, unless it refuses all of a kind: who has lost a right must not take the place of those who know more.
+    /// An API server that does not answer is waited for too, since a world without what it says would be a wrong one.
     /// Secrets get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
         self.all_but_secrets_synced(patience).await;
@@ -135,8 +136,8 @@ impl Cluster {
             self.changes.mark_unchanged();
             self.watch(&self.subjects(&self.declared()));
             let waiting = self.unread();
-            let refused = waiting.iter().all(|unread| unread.refusals > 0);
-            if waiting.is_empty() || refused && deadline.is_none() {
+            let refused = waiting.iter().all(Unread::is_refused_for_good);
+            if waiting.is_empty() || refused && deadline.is_none() && self.knows_of_each_kind() {
                 return;
             }
             match deadline {
@@ -296,6 +297,13 @@ impl Cluster {
         }
     }
 
+    fn knows_of_each_kind(&self) -> bool {
+        is_read_in_part(&self.load_balancers)
+            && is_read_in_part(&self.services)
+            && is_read_in_part(&self.slices)
+            && is_read_in_part(&self.ports)
+    }
+
     /// What has not been read yet, and has to be before there is a world.
     fn unread(&self) -> Vec<Unread> {
         let mut waiting = unread(&self.load_balancers);
@@ -353,6 +361,10 @@ fn add<T: kinds::Readable>(
         }
     }
     objects
+}
+
+fn is_read_in_part<K: Kept>(feeds: &Feeds<K>) -> bool {
+    feeds.iter().count() == 0 || feeds.iter().any(|(_, feed)| feed.state().store.is_synced())
 }
 
 fn is_refused<K: Kept>(feed: &Feed<K>) -> bool {

@@ -65,6 +65,12 @@ pub fn of_namespace<'a>(
     services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &**service)
 }
 
+/// Whether it is kept by a controller, of whichever class.
+pub fn is_ours(service: &Service) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == OURS)
+}
+
 /// To whom the proxies' ports belong as Services show it.
 pub fn targets(kept: &BTreeMap<ObjectKey, Kept>) -> Targets {
     let mut targets = Targets::new();
@@ -93,9 +99,10 @@ pub fn ports(service: &Service) -> BTreeMap<u16, u16> {
 impl<'a> Kept<'a> {
     fn read(service: &'a Service, class: &str) -> Option<(ObjectKey, Self)> {
         let metadata = &service.metadata;
-        let label = |key: &str| metadata.labels.as_ref()?.get(key).map(String::as_str);
+        let of_class =
+            metadata.labels.as_ref().and_then(|labels| labels.get(CLASS)).is_some_and(|label| label == class);
         let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).map(String::as_str);
-        if label(MANAGED_BY) != Some(OURS) || label(CLASS) != Some(class) {
+        if !is_ours(service) || !of_class {
             return None;
         }
         let (namespace, object) = annotation(OWNER)?.split_once('/')?;

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 use super::{Reason, bindings::Bindings, findings::Place, listed, slices::Slices};
 use crate::{
     model::ObjectKey,
-    source::{Tenancy, World},
+    source::{Tenancy, World, kept},
 };
 
 pub(super) enum Reach<'a> {
@@ -126,6 +126,7 @@ impl<'a> Bounds<'a> {
             services: world.services.values().flat_map(|service| cluster_ips(service)).collect(),
         };
         bounds.add_replicas(slices);
+        bounds.add_kept(world);
         bounds.add_api_server(world);
         bounds
     }
@@ -135,6 +136,17 @@ impl<'a> Bounds<'a> {
         let replicas = self.tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
         let endpoints = replicas.flat_map(|(_, slice)| &slice.endpoints);
         self.ours.extend(endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| canonical(address)));
+    }
+
+    /// The Services in front of the proxies: a load balancer before itself would be a loop.
+    fn add_kept(&mut self, world: &World) {
+        let Some(home) = &self.tenancy.replicas else { return };
+        for service in kept::of_namespace(&world.services, &home.namespace).filter(|service| kept::is_ours(service)) {
+            let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+            let ingress = status.into_iter().flat_map(|status| status.ingress.iter().flatten());
+            self.ours.extend(ingress.filter_map(|ingress| canonical(ingress.ip.as_ref()?)));
+            self.ours.extend(cluster_ips(service));
+        }
     }
 
     /// Only the API server's own objects count, by their names: others could be made to keep tenants from their pods.

@@ -387,6 +387,9 @@ fn the_proxies_and_the_api_server_are_reached_by_nobody() {
         ("fd00::3", false),
         ("10.96.0.1", false),
         ("fd96::1", false),
+        ("10.96.0.5", false),
+        ("192.0.2.5", false),
+        ("10.96.0.6", true),
         ("172.18.0.2", false),
         ("::ffff:172.18.0.2", false),
         ("64:ff9b::172.18.0.2", false),
@@ -396,8 +399,11 @@ fn the_proxies_and_the_api_server_are_reached_by_nobody() {
     ] {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let spec = format!("listeners: [{{port: 5432}}], backends: [{{addresses: ['{host}:5']}}]");
-        let world = all(&[&gateway(tenancy), REPLICAS, API_SERVER, FORGED, &load_balancer("a", 0, &spec)]);
-        assert_eq!(addresses(&first(&world).0).len(), usize::from(reached), "{address}");
+        let kept = "{kind: Service, metadata: {namespace: tcplb, name: k, labels: {app.kubernetes.io/managed-by: tcplb}}, \
+                    spec: {clusterIP: 10.96.0.5}, status: {loadBalancer: {ingress: [{ip: 192.0.2.5}]}}}";
+        let other = "{kind: Service, metadata: {namespace: tcplb, name: o}, spec: {clusterIP: 10.96.0.6}}";
+        let documents = [&gateway(tenancy), REPLICAS, API_SERVER, FORGED, kept, other, &load_balancer("a", 0, &spec)];
+        assert_eq!(addresses(&first(&all(&documents)).0).len(), usize::from(reached), "{address}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -248,17 +249,32 @@ async fn that_the_api_servers_addresses_may_not_be_read_is_told_and_holds_nothin
 #[tokio::test]
 async fn what_is_refused_for_long_is_told_and_not_waited_for() {
     let server = ApiServer::start();
-    server.put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}}));
-    server.refuse(LOAD_BALANCERS);
-    let mut cluster = start(&server);
-    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
-    let world = cluster.world();
-    assert!(world.services.contains_key(&key("pg")));
-    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch";
-    assert_eq!(world.problems, [problem]);
     server.put(LOAD_BALANCERS, plain("a"));
+    server.refuse_in("other", LOAD_BALANCERS);
+    let mut cluster = start_in(&server, Some(["shop".to_owned(), "other".to_owned()].into()));
+    timeout(PATIENCE, cluster.synced(Duration::from_millis(300))).await.unwrap();
+    let problem = "TcpLoadBalancers in namespace other cannot be watched: tcploadbalancers is forbidden: allow get, list \
+                   and watch";
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
+    assert_eq!((names(&world), &*world.problems), (vec!["a"], &[problem.to_owned()][..]));
     server.allow(LOAD_BALANCERS);
-    world_where(&mut cluster, |world| names(world) == ["a"] && world.problems.is_empty()).await;
+    world_where(&mut cluster, |world| world.problems.is_empty()).await;
+}
+
+#[tokio::test]
+async fn without_a_kind_of_objects_there_is_no_world() {
+    let without = async |plural: &str| {
+        let server = ApiServer::start();
+        server.put(LOAD_BALANCERS, plain("a"));
+        server.refuse(plural);
+        let mut cluster = start(&server);
+        let syncing = timeout(Duration::from_secs(3), cluster.synced(Duration::from_millis(50)));
+        assert!(syncing.await.is_err(), "{plural}");
+        server.allow(plural);
+        timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+        assert_eq!(names(&cluster.world()), ["a"]);
+    };
+    join_all([LOAD_BALANCERS, "services", "endpointslices", "configmaps"].map(without)).await;
 }
 
 #[tokio::test]
