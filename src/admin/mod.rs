@@ -3,9 +3,9 @@
 mod page;
 mod report;
 mod snapshot;
-mod visitor;
+mod visitors;
 
-use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, extract,
@@ -15,70 +15,54 @@ use axum::{
     },
     response::{Html, IntoResponse, Response},
     routing::get,
+    serve::Listener,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::Metrics, proxy::Monitor, state::State};
 use report::Reports;
-use visitor::{Visitor, Visitors};
+use visitors::Visitors;
 
 /// A worker that was not seen alive for this long counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
 /// How long a connection that has just been accepted may take to ask, when no more are accepted.
 const LAST_QUESTIONS: Duration = Duration::from_secs(1);
+/// A connection on which nothing is asked for this long is closed.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Serves the admin pages. When it is told to `stop` it gives the listening socket up, answers what has been accepted,
 /// and ends.
-pub async fn serve(listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
+pub async fn serve(mut listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
     let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
-    let router = router(Arc::new(Pages { monitor, state, metrics, reports }));
-    let stopped = stop.clone();
-    let accepting = match listener.local_addr() {
-        Ok(address) => Accepting { address, listener: Some(listener), visitors: Visitors::default(), stop },
-        Err(error) => return tracing::error!(%error, "the admin pages cannot be served"),
-    };
-    // A graceful end closes connections that have not asked yet.
-    let answered = async move {
-        stopped.cancelled().await;
-        sleep(LAST_QUESTIONS).await;
-    };
-    if let Err(error) = axum::serve(accepting, router).with_graceful_shutdown(answered).await {
-        tracing::error!(%error, "the admin pages are no longer served");
-    }
-}
-
-/// A listening socket that can be given up without closing what it has accepted.
-struct Accepting {
-    address: SocketAddr,
-    listener: Option<TcpListener>,
-    visitors: Visitors,
-    stop: CancellationToken,
-}
-
-impl axum::serve::Listener for Accepting {
-    type Io = Visitor;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Visitor, SocketAddr) {
-        if let Some(listener) = &mut self.listener {
-            let next = async {
-                let (stream, address) = axum::serve::Listener::accept(listener).await;
-                (self.visitors.admit(stream, address).await, address)
+    let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports })));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    let (visitors, visits) = (Visitors::default(), GracefulShutdown::new());
+    // It goes on where there are no descriptors for a moment.
+    while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
+        let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        visitors.admit(address.ip(), |place| {
+            let serving = async move {
+                // It ended in one way or another.
+                let _ = visit.await;
+                drop(place);
             };
-            if let Some(accepted) = self.stop.run_until_cancelled(next).await {
-                return accepted;
-            }
-        }
-        self.listener = None;
-        pending().await
+            tokio::spawn(serving).abort_handle()
+        });
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
+    drop(listener);
+    // A graceful end closes connections that have not asked yet.
+    sleep(LAST_QUESTIONS).await;
+    visits.shutdown().await;
 }
 
 struct Pages {

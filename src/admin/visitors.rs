@@ -1,0 +1,136 @@
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::task::AbortHandle;
+
+/// How many connections the admin pages have at a time: they are not to take the descriptors of those that are balanced.
+pub const MOST: usize = 256;
+
+/// Those who are connected to the admin pages.
+///
+/// Everybody gets in at once, since a probe that has to wait ends the process. Where there are too many, whoever has the
+/// most connections loses its oldest one: so nobody can keep others out by holding many.
+#[derive(Clone, Default)]
+pub struct Visitors(Arc<Mutex<Present>>);
+
+#[derive(Default)]
+struct Present {
+    /// By the order in which they came.
+    visits: BTreeMap<u64, Visit>,
+    next: u64,
+}
+
+struct Visit {
+    source: IpAddr,
+    /// `None`: it is only just beginning.
+    task: Option<AbortHandle>,
+}
+
+/// Somebody's place. It is given back when this is dropped.
+pub struct Place {
+    visitors: Visitors,
+    number: u64,
+}
+
+impl Visitors {
+    /// Lets somebody in, for whom somebody else may have to go. The task that serves the visitor is given its place.
+    pub fn admit(&self, source: IpAddr, serve: impl FnOnce(Place) -> AbortHandle) {
+        let number = self.present().enter(source.to_canonical());
+        let task = serve(Place { visitors: self.clone(), number });
+        if let Some(visit) = self.present().visits.get_mut(&number) {
+            visit.task = Some(task);
+        }
+    }
+
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Present {
+    fn enter(&mut self, source: IpAddr) -> u64 {
+        if self.visits.len() >= MOST {
+            self.dismiss_one();
+        }
+        self.next += 1;
+        self.visits.insert(self.next, Visit { source, task: None });
+        self.next
+    }
+
+    /// The oldest connection of those who have the most; of several who have as many, of who came first.
+    ///
+    /// Its task is ended, whatever it waits for: it may not look at its connection for as long as it has no answer.
+    fn dismiss_one(&mut self) {
+        let mut connections: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for visit in self.visits.values() {
+            *connections.entry(visit.source).or_default() += 1;
+        }
+        let Some(most) = connections.values().max() else { return };
+        let oldest = self.visits.iter().find(|(_, visit)| connections.get(&visit.source) == Some(most));
+        let oldest = oldest.map(|(number, _)| *number);
+        if let Some(task) = oldest.and_then(|number| self.visits.remove(&number)?.task) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.visitors.present().visits.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    fn from(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    /// One who stays for as long as that is allowed.
+    fn stay(visitors: &Visitors, source: IpAddr) -> tokio::task::JoinHandle<()> {
+        let mut task = None;
+        visitors.admit(source, |place| {
+            let staying = tokio::spawn(async move {
+                let _place = place;
+                pending().await
+            });
+            let handle = staying.abort_handle();
+            task = Some(staying);
+            handle
+        });
+        task.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_too_many_costs_those_who_have_the_most_their_oldest_connection() {
+        let visitors = Visitors::default();
+        // The first two have one each.
+        let mut here: Vec<_> =
+            [1, 2].into_iter().chain([3; MOST - 2]).map(|source| stay(&visitors, from(source))).collect();
+        let _late = stay(&visitors, from(9));
+        assert!(here.remove(2).await.unwrap_err().is_cancelled());
+        assert_eq!(visitors.present().visits.len(), MOST);
+        assert!(here.iter().all(|task| !task.is_finished()));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_gives_its_place_back() {
+        let visitors = Visitors::default();
+        let staying = stay(&visitors, from(1));
+        assert_eq!(visitors.present().visits.len(), 1);
+        staying.abort();
+        assert!(staying.await.unwrap_err().is_cancelled());
+        visitors.admit(from(1), |place| {
+            drop(place);
+            tokio::spawn(async {}).abort_handle()
+        });
+        assert_eq!(visitors.present().visits.len(), 0);
+    }
+}
