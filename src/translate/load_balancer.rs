@@ -7,6 +7,7 @@ use super::{
     before::Before,
     certificates::Certificates,
     findings::{Place, accepted},
+    keeping::NOT_FOR_LONG,
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
-    model::{Listener, ListenerKey, ObjectKey, Upstream},
+    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream},
     source::{Declared, Site},
 };
 
@@ -36,7 +37,7 @@ pub(super) fn translate(
     let before = Before::of(object, declared, surroundings);
     let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
-        None => kept(object, &before),
+        None => kept(object, &before, surroundings),
         Some(spec) => {
             let Declared { folder, .. } = declared;
             let declaration = Declaration { object, uid: declared.uid(), spec, folder, surroundings, before };
@@ -66,10 +67,13 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, before: &Before) -> Translated {
+fn kept(object: &ObjectKey, before: &Before, surroundings: &Surroundings) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
     let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
-    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.clone() }
+    Translated {
+        listeners: before.listeners.iter().map(kept).collect(),
+        upstream: before.upstream.as_ref().map(|before| surroundings.kept(object, before)),
+    }
 }
 
 /// A load balancer as it is declared, and what it is translated with.
@@ -103,6 +107,20 @@ impl<'a> Declaration<'a> {
 
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
         self.before.listeners.get(&declared.port).copied()
+    }
+
+    /// What connections go to while what is declared of backends is of no use.
+    pub fn kept(&self) -> Option<Arc<Upstream>> {
+        self.before.upstream.as_ref().map(|before| self.surroundings.kept(self.object, before))
+    }
+
+    /// What is said of endpoints that are kept: `sentence`, if there are any.
+    pub fn meanwhile_to(&self, sentence: &str, kept: &[Endpoint]) -> String {
+        if kept.is_empty() {
+            return "it has no endpoints".into();
+        }
+        let some_go = kept.iter().any(|endpoint| self.surroundings.has_to_go(self.object, endpoint).is_some());
+        format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
