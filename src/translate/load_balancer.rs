@@ -11,7 +11,7 @@ use super::{
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
-    service, settings, upstream,
+    quotas, service, settings, upstream,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
@@ -89,11 +89,10 @@ pub(super) struct Declaration<'a> {
 
 impl<'a> Declaration<'a> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
-        let Surroundings { world, quotas, .. } = self.surroundings;
-        if let Site::Gateway(_, tenancy) = &world.site {
+        if let Site::Gateway(_, tenancy) = &self.surroundings.world.site {
             service::check(self.spec, tenancy, problems);
         }
-        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas.check(self.object, place)).is_some();
+        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let upstream = upstream::translate(self, shared.keepalive, problems);
@@ -167,10 +166,12 @@ impl<'a> Declaration<'a> {
             let meanwhile = meanwhile_listener(before.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {
                 self.check_identity(index, place);
-                self.surroundings.quotas.check_listener(self.object, index, place);
-                listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
+                // Of what is beyond the quota, no Secret is read.
+                let is_within = within_quota && quotas::check_listener(self, index, place);
+                let before = before.map(|before| &**before);
+                is_within.then(|| listener::translate(declared, shared, self, before, certificates, place)).flatten()
             });
-            let wish = match listener.flatten().filter(|_| within_quota) {
+            let wish = match listener.flatten() {
                 Some(listener) => {
                     Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
                 }

@@ -4,7 +4,6 @@
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
-mod age;
 mod backends;
 mod before;
 mod bindings;

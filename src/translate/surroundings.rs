@@ -2,8 +2,11 @@ use std::cell::OnceCell;
 
 use jiff::Timestamp;
 
-use super::{age, bindings::Bindings, keeping::Pods, quotas::Quotas, reach::Reach, slices::Slices};
-use crate::{model::Snapshot, source::World};
+use super::{bindings::Bindings, keeping::Pods, reach::Reach, slices::Slices};
+use crate::{
+    model::Snapshot,
+    source::{Quotas, World, oldest_first},
+};
 
 /// What all load balancers of one translation have around them.
 pub(super) struct Surroundings<'a> {
@@ -20,9 +23,8 @@ pub(super) struct Surroundings<'a> {
 
 impl<'a> Surroundings<'a> {
     pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
-        let oldest_first = age::oldest_first(world);
-        let quotas = Quotas::of(&oldest_first, world.site.tenancy());
-        let bindings = Bindings::of(world, previous, &oldest_first, &quotas);
+        let quotas = Quotas::of(&world.load_balancers, world.site.tenancy());
+        let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let reach = Reach::of(world, &slices, &bindings);
         Self { world, previous, now, quotas, bindings, slices, reach, pods: OnceCell::new() }
