@@ -11,23 +11,35 @@ pub struct Budget {
     pub preconnected: usize,
 }
 
+/// Where the manifests come from, which costs descriptors too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manifests {
+    Files,
+    /// Each Secret that is watched has a connection to the API server.
+    Cluster,
+}
+
 /// Raises the limit to what this process may have at most, and shares it out among `workers`.
-pub fn raise_limit(workers: usize) -> Budget {
+pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
     let limit = getrlimit(Resource::Nofile);
     // More than this is never of use, and some kernels report "unlimited" as a number that nothing can be derived from.
     let most = limit.maximum.unwrap_or(u64::MAX).min(4 << 20);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
     let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) };
-    Budget::of(limit as usize, workers)
+    Budget::of(limit as usize, workers, manifests)
 }
 
 impl Budget {
-    /// A sixteenth each for preconnected sockets and for probes; a fixed part for files, the admin page and listening
-    /// sockets, of which every worker has its own.
-    fn of(limit: usize, workers: usize) -> Self {
+    /// A sixteenth each for preconnected sockets, for probes, and for watches of a cluster; a fixed part for files, the
+    /// admin page and listening sockets, of which every worker has its own.
+    fn of(limit: usize, workers: usize, manifests: Manifests) -> Self {
         let fixed = (384 + 64 * workers).min(limit / 4);
         let sixteenth = limit / 16;
-        Self { connections: ((limit - fixed - 2 * sixteenth) / 2).max(1), preconnected: sixteenth }
+        let sixteenths = match manifests {
+            Manifests::Files => 2,
+            Manifests::Cluster => 3,
+        };
+        Self { connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1), preconnected: sixteenth }
     }
 }
 
@@ -39,9 +51,12 @@ mod tests {
     fn everything_together_stays_below_the_limit() {
         for limit in [64, 256, 1024, 20_000, 1 << 20] {
             for workers in [1, 2, 64] {
-                let budget = Budget::of(limit, workers);
-                assert!(2 * budget.connections + 2 * budget.preconnected < limit, "{limit} {workers}: {budget:?}");
-                assert!(budget.connections >= limit / 8, "{limit} {workers}: {budget:?}");
+                for (manifests, sixteenths) in [(Manifests::Files, 2), (Manifests::Cluster, 3)] {
+                    let budget = Budget::of(limit, workers, manifests);
+                    let taken = 2 * budget.connections + sixteenths * budget.preconnected;
+                    assert!(taken < limit, "{limit} {workers} {manifests:?}: {budget:?}");
+                    assert!(budget.connections >= limit / 8, "{limit} {workers} {manifests:?}: {budget:?}");
+                }
             }
         }
     }

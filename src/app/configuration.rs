@@ -23,7 +23,7 @@ use crate::{
 
 /// How long a new DNS name may hold up the configuration that it came with.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
-/// How often the manifests are thought over though nothing changed but the time.
+/// How often the manifests are thought over at least, though nothing changed but the time.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// How many endpoints that joined or left are named in the log.
 const MOST_NAMED: usize = 10;
@@ -87,8 +87,8 @@ impl Compiler {
         log_changes(&self.said, &configuration);
         if snapshot.generation != self.last.generation {
             log_difference(&self.last, &snapshot);
-            self.last = Arc::new(snapshot);
         }
+        self.last = Arc::new(snapshot);
         self.observed.send_replace(Observed { world: self.world.clone(), verdicts: configuration.verdicts.clone() });
         self.said = configuration.clone();
         self.state.set_configuration(configuration);
@@ -121,10 +121,16 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
             () = compiler.source.changed() => settle.note(),
             () = compiler.names.changed() => publish(proxy, compiler.translate()),
             () = settle.due() => publish(proxy, compiler.compile().await),
-            // A certificate may have expired.
-            () = sleep(LOOK_AGAIN) => publish(proxy, compiler.translate()),
+            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),
         }
     }
+}
+
+/// How long nothing but the time need change: then a certificate may have expired, or an endpoint has to go.
+fn pause(snapshot: &Snapshot, now: Timestamp) -> Duration {
+    let next = snapshot.next_to_go().map(|then| then.duration_since(now));
+    // One that is over is none.
+    next.map_or(LOOK_AGAIN, |next| Duration::try_from(next).unwrap_or_default().min(LOOK_AGAIN))
 }
 
 /// An equal snapshot is not published: nothing is to be done for it.
@@ -218,5 +224,57 @@ fn log_changes(before: &Configuration, now: &Configuration) {
         if all_well && !had.is_empty() {
             info!(load_balancer = %object, "all is well again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{model::EndpointKey, source::Files};
+
+    #[test]
+    fn the_manifests_are_thought_over_when_an_endpoint_has_to_go() {
+        let now = Timestamp::UNIX_EPOCH;
+        let in_seconds = |seconds| {
+            let endpoint =
+                EndpointKey { backend: "db".into(), address: "10.0.0.1:1".parse().unwrap(), uid: Some("p".into()) };
+            let later = EndpointKey { address: "10.0.0.2:1".parse().unwrap(), ..endpoint.clone() };
+            let to_go = |seconds| now + Duration::from_secs(seconds);
+            let to_go = [(endpoint, to_go(seconds)), (later, to_go(9999))];
+            let unconfirmed = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
+            Snapshot { unconfirmed, ..Snapshot::default() }
+        };
+        assert_eq!(pause(&Snapshot::default(), now), LOOK_AGAIN);
+        assert_eq!(pause(&in_seconds(9998), now), LOOK_AGAIN);
+        assert_eq!(pause(&in_seconds(7), now), Duration::from_secs(7));
+        assert_eq!(pause(&in_seconds(7), now + Duration::from_secs(8)), Duration::ZERO);
+    }
+
+    const LOAD_BALANCER: &str = "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: a}, spec: \
+        {listeners: [{port: 5432}], backends: [{service: {name: db, port: 1}}]}}";
+    const SERVICE: &str = "\n---\n{kind: Service, apiVersion: v1, metadata: {name: db}, spec: {ports: [{port: 1}]}}\n---\n\
+        {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: db, labels: {kubernetes.io/service-name: \
+        db}}, addressType: IPv4, ports: [{port: 7}], endpoints: [{addresses: [10.0.0.1], targetRef: {uid: p}}]}";
+
+    #[tokio::test]
+    async fn when_an_endpoint_has_to_go_is_remembered_though_nothing_else_changes() {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        let world = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let world = Files::new(vec![file.path().to_owned()]).read();
+            assert_eq!(world.problems, Vec::<String>::new());
+            Arc::new(world)
+        };
+        let source = Source::files(Files::new(vec![])).unwrap();
+        let mut compiler = Compiler::new(source, Arc::default());
+        compiler.world = world(&format!("{LOAD_BALANCER}{SERVICE}"));
+        assert_eq!(compiler.translate().next_to_go(), None);
+        compiler.world = world(LOAD_BALANCER);
+        let kept = compiler.translate();
+        assert!(kept.next_to_go().is_some_and(|then| then > Timestamp::now()));
+        let again = compiler.translate();
+        assert_eq!((again.generation, again.next_to_go()), (1, kept.next_to_go()));
     }
 }

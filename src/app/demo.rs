@@ -66,7 +66,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
     let (snapshot, verdicts) = compile(arguments.port, backends.keys());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let budget = descriptors::raise_limit(workers);
+    let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
     let (access_log, writer) =
         access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
     let options = Options {

@@ -80,7 +80,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let signals = shutdown::Signals::catch()?;
     let workers = run.worker_count();
     // First of all: what another process passes on counts against the limit too.
-    let budget = descriptors::raise_limit(workers);
+    let budget = descriptors::raise_limit(workers, source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
     let mut admin = AdminPages::bind(admin, inheritance.admin)?;

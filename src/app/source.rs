@@ -12,7 +12,10 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use crate::source::{Cluster, Files, Watch, World};
+use crate::{
+    descriptors::Manifests,
+    source::{Cluster, Files, Watch, World},
+};
 
 /// How long something in a cluster that has never been read may hold up everything else.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,6 +39,14 @@ impl Source {
     /// A cluster, read again when it changes.
     pub fn cluster(cluster: Cluster) -> Self {
         Self::Cluster(Box::new(ClusterSource { cluster, synced: false }))
+    }
+
+    /// What reading them costs descriptors for.
+    pub fn manifests(&self) -> Manifests {
+        match self {
+            Self::Files(_) => Manifests::Files,
+            Self::Cluster(_) => Manifests::Cluster,
+        }
     }
 
     /// What is declared now. `None`: it cannot be told, and what was declared before still holds.

@@ -1,6 +1,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
+use jiff::Timestamp;
+
+use super::{EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
 
 /// The whole configuration at one moment.
 ///
@@ -11,6 +13,8 @@ pub struct Snapshot {
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
     pub upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
+    /// The endpoints that nothing confirms any more, and when each of them has to go. Whoever serves need not know.
+    pub unconfirmed: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
 }
 
 impl Snapshot {
@@ -20,7 +24,12 @@ impl Snapshot {
         self.listeners.range(key(0)..=key(u16::MAX))
     }
 
-    /// Whether both configure the same, whatever their generations.
+    /// When the next endpoint has to go though nothing else changes.
+    pub fn next_to_go(&self) -> Option<Timestamp> {
+        self.unconfirmed.values().flat_map(BTreeMap::values).min().copied()
+    }
+
+    /// Whether both configure the same, whatever their generations, and until when.
     pub fn configures_the_same(&self, other: &Self) -> bool {
         self.listeners == other.listeners && self.upstreams == other.upstreams
     }

@@ -35,7 +35,7 @@ use tokio::{
 use tracing::warn;
 pub use trouble::with_causes;
 
-use super::{Allocations, Declared, Site, World, kept};
+use super::{Allocations, Declared, Quotas, Site, World, kept};
 use crate::{
     api::{KIND, Placement},
     model::ObjectKey,
@@ -160,7 +160,7 @@ impl Cluster {
         let mut declared = self.declared();
         let mut subjects = self.subjects(&declared);
         self.watch(&subjects);
-        self.hold_back(&mut declared);
+        self.hold_back(&mut declared, &subjects);
         self.shown = declared;
         subjects.add(&self.subjects(&self.shown));
         self.forget_all_but(&subjects);
@@ -183,6 +183,8 @@ impl Cluster {
         for (key, spec) in specs(declared) {
             subjects.add(&Subjects::of_load_balancer(&self.scope, key, spec));
         }
+        let quotas = Quotas::of(declared, self.site.tenancy());
+        subjects.secrets.retain(|secret| secret.key().is_some_and(|secret| quotas.allow_secret(&secret)));
         subjects
     }
 
@@ -204,13 +206,13 @@ impl Cluster {
     }
 
     /// Leaves load balancers as they were while what they refer to is being read for the first time.
-    fn hold_back(&self, declared: &mut BTreeMap<ObjectKey, Declared>) {
+    fn hold_back(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Subjects) {
         declared.retain(|key, declared| {
             let Some(spec) = &declared.spec else { return true };
             let needed = Subjects::of_load_balancer(&self.scope, key, spec);
             let all_read = all_read(&self.services, &needed.services)
                 && all_read(&self.slices, &needed.slices)
-                && all_read(&self.secrets, &needed.secrets);
+                && all_read(&self.secrets, needed.secrets.intersection(&watched.secrets));
             if all_read {
                 return true;
             }
@@ -233,6 +235,7 @@ impl Cluster {
         for (subject, _) in self.secrets.iter().filter(|(_, feed)| is_refused(feed)) {
             world.unreadable.extend(subject.key().map(|key| ("Secret", key)));
         }
+        world.beyond_quota = self.beyond_quota();
         world.services = add(&mut world, &self.services, &interest);
         world.endpoint_slices = add(&mut world, &self.slices, &interest);
         world.secrets = add(&mut world, &self.secrets, &interest);
@@ -241,6 +244,12 @@ impl Cluster {
         self.read_ports(&ports, &mut world.problems);
         world.site = self.site(&world);
         world
+    }
+
+    /// All others have been read before a load balancer that refers to them is shown.
+    fn beyond_quota(&self) -> BTreeSet<ObjectKey> {
+        let referred = specs(&self.shown).flat_map(|(key, spec)| interest::secrets(key, spec));
+        referred.filter(|secret| !all_read(&self.secrets, [&Subject::named(secret)])).collect()
     }
 
     fn interest(&self) -> Interest {
@@ -334,12 +343,12 @@ fn uid(declared: &Declared) -> Option<&str> {
 }
 
 /// Whether these have been read, as far as the API server lets them be.
-fn all_read<K: Kept>(feeds: &Feeds<K>, subjects: &BTreeSet<Subject>) -> bool {
+fn all_read<'a, K: Kept>(feeds: &Feeds<K>, subjects: impl IntoIterator<Item = &'a Subject>) -> bool {
     let is_read = |feed: &Feed<K>| {
         let state = feed.state();
         state.store.is_synced() || state.denied().is_some()
     };
-    subjects.iter().all(|subject| feeds.of(subject).is_some_and(is_read))
+    subjects.into_iter().all(|subject| feeds.of(subject).is_some_and(is_read))
 }
 
 /// The objects of a kind that can be read; what is wrong with the others is told.

@@ -27,6 +27,8 @@ pub struct Tenancy {
     pub load_balancers_per_namespace: Option<u32>,
     /// How many listeners the load balancers of each namespace may have together.
     pub listeners_per_namespace: Option<u32>,
+    /// How many Secrets the load balancers of each namespace may have read: each costs a connection to the API server.
+    pub secrets_per_namespace: Option<u32>,
     /// The ports that placement Host may open.
     pub host_ports: Vec<RangeInclusive<u16>>,
     /// The namespaces that may use placement Host. `None`: all.

@@ -31,6 +31,8 @@ pub struct World {
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// What is known of the DNS names that manifests have.
     pub names: BTreeMap<Arc<str>, Lookup>,
+    /// Secrets that are not read, since there are too many of their namespace.
+    pub beyond_quota: BTreeSet<ObjectKey>,
     /// By kind, what is declared but can be read neither now nor could be before.
     pub unreadable: BTreeSet<(&'static str, ObjectKey)>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
@@ -105,6 +107,7 @@ impl fmt::Debug for World {
             .field("endpoint_slices", &self.endpoint_slices)
             .field("files", &self.files.keys())
             .field("names", &self.names)
+            .field("beyond_quota", &self.beyond_quota)
             .field("unreadable", &self.unreadable)
             .field("problems", &self.problems)
             .field("site", &self.site)

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{AddressPort, Backend, ProxyProtocolVersion},
-    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, Upstream, Weight},
+    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, Weight},
     source::Lookup,
 };
 
@@ -38,22 +38,20 @@ struct Part {
 
 /// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none
 /// had any by its name, connections go where they went before.
-pub(super) fn endpoints(
-    declaration: &Declaration,
-    before: Option<&Upstream>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Endpoint> {
+pub(super) fn endpoints(declaration: &Declaration, problems: &mut Vec<Problem>) -> Vec<Endpoint> {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, before)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
-    let before = before.map_or(&[][..], |before| &before.endpoints);
+    let before = if lost { declaration.kept() } else { None };
+    let before = before.as_ref().map_or(&[][..], |before| &before.endpoints);
     let mut groups = Vec::new();
     for Part { weight, endpoints, findings } in parts {
-        problems.extend(findings.concluded(match endpoints.is_empty() {
-            true if lost && !before.is_empty() => "connections go where they went before",
-            true => "it has no endpoints",
-            false => "it keeps the endpoints it had before",
-        }));
+        let meanwhile = match endpoints.is_empty() {
+            _ if !findings.refuse() => String::new(),
+            true => declaration.meanwhile_to("connections go where they went before", before),
+            false => declaration.meanwhile_to("it keeps the endpoints it had before", &endpoints),
+        };
+        problems.extend(findings.concluded(&meanwhile));
         if !endpoints.is_empty() {
             groups.push((weight, endpoints));
         }
@@ -61,7 +59,7 @@ pub(super) fn endpoints(
     if lost { before.to_vec() } else { weighted(groups) }
 }
 
-fn part(index: usize, declaration: &Declaration, before: Option<&Upstream>) -> Part {
+fn part(index: usize, declaration: &Declaration) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
@@ -72,19 +70,22 @@ fn part(index: usize, declaration: &Declaration, before: Option<&Upstream>) -> P
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        endpoints = kept(backends, index, before);
+        endpoints = kept(index, declaration);
     }
     Part { weight: backend.weight, endpoints, findings }
 }
 
-/// What a backend had before: the first one, should several have its name.
-fn kept(backends: &[Backend], index: usize, before: Option<&Upstream>) -> Vec<Endpoint> {
+/// What a backend had before and may keep: the first one, should several have its name.
+fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
+    let Declaration { object, spec, surroundings, before, .. } = declaration;
+    let backends = &spec.backends;
     let name = name(&backends[index]);
     if backends[..index].iter().any(|other| self::name(other) == name) {
         return Vec::new();
     }
-    let before = before.map_or(&[][..], |before| &before.endpoints);
-    before.iter().filter(|endpoint| *endpoint.key.backend == *name).cloned().collect()
+    let before = before.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
+    let own = before.iter().filter(|endpoint| *endpoint.key.backend == *name);
+    own.filter(|endpoint| surroundings.may_stay(object, endpoint)).cloned().collect()
 }
 
 /// The declared name, else the Service's, else `default`.

@@ -6,11 +6,11 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::{Reason, findings::Place, listed, quotas::Quotas};
+use super::{Reason, findings::Place, listed};
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
-    source::{Declared, Site, Tenancy, World},
+    source::{Declared, Quotas, Site, Tenancy, World},
 };
 
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

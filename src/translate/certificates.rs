@@ -14,7 +14,7 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
 };
 
-use super::{Reason, findings::Place, load_balancer::Declaration, missing};
+use super::{Reason, findings::Place, load_balancer::Declaration, missing, quotas};
 use crate::{
     api,
     model::{Certificate, Fingerprint, ObjectKey, Snapshot},
@@ -63,29 +63,62 @@ impl<'a> Certificates<'a> {
                 );
                 continue;
             }
-            let certificate = match self.read(reference, declaration) {
-                Ok(certificate) => Some(certificate),
-                Err(message) => {
-                    let source = source(reference, declaration);
-                    let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
-                    let meanwhile = if kept.is_some() { "the one before is presented" } else { "it is left out" };
-                    place.leave_out(Reason::InvalidCertificateRef, format!("{message}; {meanwhile}"));
-                    kept
-                }
-            };
-            let Some(certificate) = certificate else { continue };
+            if let Some(secret) = self.judged_by_others(reference, declaration) {
+                let message = format!(
+                    "Secret {secret} is not looked at here, where the administrator limits the Secrets of a namespace; the \
+                     pods read it themselves"
+                );
+                place.warn(Reason::NotPermitted, message);
+                continue;
+            }
+            let certificate = self.read(reference, declaration).or_else(|(reason, message)| {
+                let source = source(reference, declaration);
+                let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
+                let meanwhile = if kept.is_some() { "the one before is presented" } else { "it is left out" };
+                place.leave_out(reason, format!("{message}; {meanwhile}"));
+                kept.ok_or(())
+            });
+            let Ok(certificate) = certificate else { continue };
             warn_of_validity(&certificate, self.now, &mut place);
             certificates.push(certificate);
         }
+        let all_judged =
+            || declared.certificate_refs.iter().all(|one| self.judged_by_others(one, declaration).is_none());
         if declared.certificate_refs.is_empty() {
             place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
-        } else if certificates.is_empty() {
+        } else if certificates.is_empty() && all_judged() {
             place.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
         }
         certificates
     }
 
-    fn read(&mut self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Arc<Certificate>, String> {
+    /// The Secret, if it is one too many.
+    fn beyond_quota(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Option<ObjectKey> {
+        let secret = ObjectKey::new(&declaration.object.namespace, &reference.name.as_ref()?.0);
+        self.world.beyond_quota.contains(&secret).then_some(secret)
+    }
+
+    /// The same, if it is only judged here: a sidecar has no quotas.
+    fn judged_by_others(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Option<ObjectKey> {
+        self.beyond_quota(reference, declaration).filter(|_| matches!(self.world.site, Site::Sidecar(_)))
+    }
+
+    fn read(
+        &mut self,
+        reference: &api::CertificateRef,
+        declaration: &Declaration,
+    ) -> Result<Arc<Certificate>, (Reason, String)> {
+        if let Some(secret) = self.beyond_quota(reference, declaration) {
+            return Err((Reason::NotPermitted, quotas::beyond(&secret, declaration)));
+        }
+        self.parsed(reference, declaration).map_err(|message| (Reason::InvalidCertificateRef, message))
+    }
+
+    fn parsed(
+        &mut self,
+        reference: &api::CertificateRef,
+        declaration: &Declaration,
+    ) -> Result<Arc<Certificate>, String> {
         let pair = match (&reference.name, &reference.files) {
             (Some(name), None) => self.secret(&declaration.object.namespace, &name.0)?,
             (None, Some(_)) if self.world.site != Site::Standalone => {

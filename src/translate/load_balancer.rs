@@ -7,14 +7,15 @@ use super::{
     before::Before,
     certificates::Certificates,
     findings::{Place, accepted},
+    keeping::NOT_FOR_LONG,
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
-    service, settings, upstream,
+    quotas, service, settings, upstream,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
-    model::{Listener, ListenerKey, ObjectKey, Upstream},
+    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream},
     source::{Declared, Site},
 };
 
@@ -36,7 +37,7 @@ pub(super) fn translate(
     let before = Before::of(object, declared, surroundings);
     let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
-        None => kept(object, &before),
+        None => kept(object, &before, surroundings),
         Some(spec) => {
             let Declared { folder, .. } = declared;
             let declaration = Declaration { object, uid: declared.uid(), spec, folder, surroundings, before };
@@ -66,10 +67,13 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, before: &Before) -> Translated {
+fn kept(object: &ObjectKey, before: &Before, surroundings: &Surroundings) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
     let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
-    Translated { listeners: before.listeners.iter().map(kept).collect(), upstream: before.upstream.clone() }
+    Translated {
+        listeners: before.listeners.iter().map(kept).collect(),
+        upstream: before.upstream.as_ref().map(|before| surroundings.kept(object, before)),
+    }
 }
 
 /// A load balancer as it is declared, and what it is translated with.
@@ -85,11 +89,10 @@ pub(super) struct Declaration<'a> {
 
 impl<'a> Declaration<'a> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
-        let Surroundings { world, quotas, .. } = self.surroundings;
-        if let Site::Gateway(_, tenancy) = &world.site {
+        if let Site::Gateway(_, tenancy) = &self.surroundings.world.site {
             service::check(self.spec, tenancy, problems);
         }
-        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas.check(self.object, place)).is_some();
+        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let upstream = upstream::translate(self, shared.keepalive, problems);
@@ -103,6 +106,20 @@ impl<'a> Declaration<'a> {
 
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
         self.before.listeners.get(&declared.port).copied()
+    }
+
+    /// What connections go to while what is declared of backends is of no use.
+    pub fn kept(&self) -> Option<Arc<Upstream>> {
+        self.before.upstream.as_ref().map(|before| self.surroundings.kept(self.object, before))
+    }
+
+    /// What is said of endpoints that are kept: `sentence`, if there are any.
+    pub fn meanwhile_to(&self, sentence: &str, kept: &[Endpoint]) -> String {
+        if kept.is_empty() {
+            return "it has no endpoints".into();
+        }
+        let some_go = kept.iter().any(|endpoint| self.surroundings.has_to_go(self.object, endpoint).is_some());
+        format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
@@ -149,10 +166,12 @@ impl<'a> Declaration<'a> {
             let meanwhile = meanwhile_listener(before.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {
                 self.check_identity(index, place);
-                self.surroundings.quotas.check_listener(self.object, index, place);
-                listener::translate(declared, shared, self, before.map(|before| &**before), certificates, place)
+                // Of what is beyond the quota, no Secret is read.
+                let is_within = within_quota && quotas::check_listener(self, index, place);
+                let before = before.map(|before| &**before);
+                is_within.then(|| listener::translate(declared, shared, self, before, certificates, place)).flatten()
             });
-            let wish = match listener.flatten().filter(|_| within_quota) {
+            let wish = match listener.flatten() {
                 Some(listener) => {
                     Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
                 }

@@ -4,7 +4,6 @@
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
-mod age;
 mod backends;
 mod before;
 mod bindings;
@@ -13,6 +12,7 @@ mod client_address;
 mod defaults;
 mod findings;
 mod flags;
+mod keeping;
 mod listener;
 mod load_balancer;
 mod ports;
@@ -68,7 +68,8 @@ fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
 
 /// What to serve now, and what to tell each load balancer's owner.
 ///
-/// The generation is that of `previous` if both configure the same, else the next one. Only verdicts depend on `now`.
+/// The generation is that of `previous` if both configure the same, else the next one. On `now` depend verdicts, and how
+/// long endpoints are kept that nothing confirms: see [`Snapshot::next_to_go`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now) };
     let (snapshot, mut verdicts) = translate_all(&here, previous, now);
@@ -94,7 +95,7 @@ fn parted(world: &World) -> Option<(World, World)> {
 }
 
 fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    let surroundings = Surroundings::of(world, previous);
+    let surroundings = Surroundings::of(world, previous, now);
     let mut certificates = certificates::Certificates::new(world, previous, now);
     let mut wishes = BTreeMap::new();
     let mut upstreams = BTreeMap::new();
@@ -118,7 +119,13 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
     upstreams.retain(|key, _| used.contains(key));
 
-    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams };
+    // Where all is well, nothing is kept.
+    let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
+    let with_kept = upstreams.iter().filter(|(key, _)| !is_well(&key.object));
+    let unconfirmed =
+        with_kept.filter_map(|(key, upstream)| Some((key.clone(), surroundings.all_to_go(key, upstream)?)));
+    let unconfirmed = unconfirmed.collect();
+    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, unconfirmed };
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);
     }

@@ -94,7 +94,7 @@ impl Serving<'_> {
         for (key, slice) in slices {
             let mut refused = Refused::default();
             for (address, endpoint) in self.port.addresses(key, slice, place) {
-                if refused.admit(address, self.target(slice, endpoint), self.reach) {
+                if refused.admit(address, target(slice, endpoint, self.service), self.reach) {
                     let candidate = Candidate { address, endpoint, conditions: Conditions::of(endpoint) };
                     found
                         .entry(identity(address, endpoint))
@@ -111,19 +111,20 @@ impl Serving<'_> {
             .map(|Candidate { address, endpoint, .. }| member(endpoint, address))
             .collect()
     }
+}
 
-    /// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for
-    /// a Service that selects pods, name pods that are there. Others that pose as such it deletes, and what a finalizer
-    /// keeps from going then is told by that.
-    fn target(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Target {
-        let labels = slice.metadata.labels.as_ref();
-        let managed = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS);
-        let kept = slice.metadata.deletion_timestamp.is_none();
-        let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-        let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
-        let ours = selects_pods(self.service) && managed && kept && belongs_to(slice, self.service) && own;
-        if ours { Target::Pod } else { Target::Anybody }
-    }
+/// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for a
+/// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
+/// a finalizer keeps from going then is told by that.
+pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
+    let labels = slice.metadata.labels.as_ref();
+    let managed = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS);
+    let kept = slice.metadata.deletion_timestamp.is_none();
+    let pod =
+        endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
+    let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
+    let ours = selects_pods(service) && managed && kept && belongs_to(slice, service) && own;
+    if ours { Target::Pod } else { Target::Anybody }
 }
 
 /// Whether Kubernetes looks for the Service's pods itself.

@@ -1,23 +1,32 @@
-use super::{age, bindings::Bindings, quotas::Quotas, reach::Reach, slices::Slices};
-use crate::{model::Snapshot, source::World};
+use std::cell::OnceCell;
+
+use jiff::Timestamp;
+
+use super::{bindings::Bindings, keeping::Pods, reach::Reach, slices::Slices};
+use crate::{
+    model::Snapshot,
+    source::{Quotas, World, oldest_first},
+};
 
 /// What all load balancers of one translation have around them.
 pub(super) struct Surroundings<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,
+    pub now: Timestamp,
     pub quotas: Quotas<'a>,
     pub bindings: Bindings<'a>,
     pub slices: Slices<'a>,
     pub reach: Reach<'a>,
+    /// Made once something has to be kept.
+    pub pods: OnceCell<Pods>,
 }
 
 impl<'a> Surroundings<'a> {
-    pub fn of(world: &'a World, previous: &'a Snapshot) -> Self {
-        let oldest_first = age::oldest_first(world);
-        let quotas = Quotas::of(&oldest_first, world.site.tenancy());
-        let bindings = Bindings::of(world, previous, &oldest_first, &quotas);
+    pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
+        let quotas = Quotas::of(&world.load_balancers, world.site.tenancy());
+        let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let reach = Reach::of(world, &slices, &bindings);
-        Self { world, previous, quotas, bindings, slices, reach }
+        Self { world, previous, now, quotas, bindings, slices, reach, pods: OnceCell::new() }
     }
 }

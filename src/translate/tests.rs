@@ -3,6 +3,7 @@
 mod certificates;
 mod golden;
 mod invariants;
+mod keeping;
 mod manifests;
 mod mistakes;
 mod sites;

@@ -19,12 +19,17 @@ pub(super) fn translate(
     let spec = declaration.spec;
     let before = declaration.before.upstream.as_deref();
     if spec.backends.is_empty() {
-        let meanwhile = if before.is_some() { "connections go where they went before" } else { NONE_SERVED };
-        accepted("spec.backends", meanwhile, problems, |place| place.refuse("it is empty: write where connections go"));
-        return before.cloned();
+        let kept = declaration.kept();
+        let meanwhile = kept.as_ref().map_or(NONE_SERVED.into(), |kept| {
+            declaration.meanwhile_to("connections go where they went before", &kept.endpoints)
+        });
+        accepted("spec.backends", &meanwhile, problems, |place| {
+            place.refuse("it is empty: write where connections go")
+        });
+        return kept.map(|kept| Upstream::clone(&kept));
     }
 
-    let endpoints = backends::endpoints(declaration, before, problems);
+    let endpoints = backends::endpoints(declaration, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {

@@ -75,6 +75,7 @@ impl Rig {
             generation: 0,
             listeners: [(listener_key(), listener.into())].into(),
             upstreams: [(upstream_key(), upstream.into())].into(),
+            unconfirmed: BTreeMap::new(),
         };
         Self::start(size, snapshot)
     }

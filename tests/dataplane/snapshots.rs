@@ -1,6 +1,7 @@
 //! Changes of what is served, and what they leave alone.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
@@ -122,6 +123,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
         generation: 0,
         listeners: [(ListenerKey { object: owner.clone(), port: 1 }, served.into())].into(),
         upstreams: keys.iter().map(|key| (upstream_of(key), upstream(&[backend]).into())).collect(),
+        unconfirmed: BTreeMap::new(),
     }
 }
 

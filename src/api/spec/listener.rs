@@ -48,6 +48,14 @@ pub struct Listener {
     pub limits: Option<Limits>,
 }
 
+impl Listener {
+    /// The names of the Secrets that it refers to.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let references = self.tls.iter().flat_map(|tls| &tls.certificate_refs);
+        references.filter_map(|reference| reference.name.as_ref()).map(|name| name.0.as_str())
+    }
+}
+
 /// TLS on the clients' side.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]

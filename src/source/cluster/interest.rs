@@ -153,10 +153,8 @@ fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<st
 }
 
 /// The Secrets that a load balancer refers to.
-fn secrets(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
-    let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let names = tls.flat_map(|tls| &tls.certificate_refs).filter_map(|reference| reference.name.as_ref());
-    names.map(|name| beside(key, &name.0)).collect()
+pub fn secrets(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
+    spec.listeners.iter().flat_map(|listener| listener.secrets()).map(|name| beside(key, name)).collect()
 }
 
 /// The Services that a load balancer refers to.

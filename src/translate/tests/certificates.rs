@@ -282,3 +282,77 @@ fn an_unchanged_certificate_is_never_parsed_again() {
     assert_eq!(after.generation, before.generation + 1);
     assert!(Arc::ptr_eq(&presented(&after)[0].key, &presented(&before)[0].key));
 }
+
+/// Of a cluster: `a` refers to the Secrets `one` and `two`.
+fn in_a_cluster(site: &str, placement: &str) -> World {
+    let mut world = world(&format!(
+        "{site}\n---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: a, uid: u-a}}, spec: \
+         {{placement: {placement}, listeners: [{{port: 1, tls: {{certificateRefs: [{{name: one}}, {{name: two}}]}}}}], \
+         backends: [{{service: {{name: s, port: 1}}}}]}}}}\n---\n{{kind: Service, metadata: {{name: s}}, \
+         spec: {{selector: {{a: b}}, ports: [{{port: 1}}]}}}}"
+    ));
+    let pair = issue(&["a.example.com"]);
+    store(&mut world, "one", &pair.certificate, &pair.key);
+    world
+}
+
+fn said_of_certificates(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> {
+    let problems = verdicts[&object("a")].problems.iter().filter(|problem| problem.reason != Reason::NoEndpoints);
+    problems.map(|problem| (problem.severity, problem.reason, problem.to_string())).collect()
+}
+
+#[test]
+fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
+    let site =
+        "{kind: Gateway, tenancy: {secretsPerNamespace: 1}, ports: {20001: {uid: u-a, port: 1, object: shop/a}}}";
+    let mut world = in_a_cluster(site, "Gateway");
+    world.beyond_quota.insert(object("two"));
+    let expected = |meanwhile: &str| {
+        let message = format!(
+            "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets with certificates in namespace \
+             shop, and older load balancers and what is before this refer to as many: take out one of them, or write one \
+             of these instead of two; {meanwhile}"
+        );
+        vec![(Severity::Refused, Reason::NotPermitted, message)]
+    };
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(said_of_certificates(&verdicts), expected("it is left out"));
+    assert_eq!(snapshot.listeners[&listener("a", 1)].tls.as_ref().unwrap().certificates.len(), 1);
+
+    // One that was read before is still presented.
+    let mut before = world.clone();
+    before.beyond_quota.clear();
+    before.secrets.insert(object("two"), before.secrets[&object("one")].clone());
+    let (before, _) = first(&before);
+    let (after, verdicts) = then(&world, &before);
+    assert!(after.configures_the_same(&before));
+    assert_eq!(said_of_certificates(&verdicts), expected("the one before is presented"));
+}
+
+#[test]
+fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_much() {
+    for (cap, said) in [("loadBalancersPerNamespace", "load balancers"), ("listenersPerNamespace", "listeners")] {
+        let mut world = in_a_cluster(&format!("{{kind: Gateway, tenancy: {{{cap}: 0}}}}"), "Gateway");
+        world.secrets.clear();
+        world.beyond_quota = [object("one"), object("two")].into();
+        let (_, verdicts) = first(&world);
+        let problems = said_of_certificates(&verdicts);
+        assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows 0 {said}")), "{problems:?}");
+    }
+}
+
+#[test]
+fn what_sidecars_serve_is_not_refused_for_secrets_that_only_they_read() {
+    let mut world = in_a_cluster("{kind: Gateway, tenancy: {secretsPerNamespace: 0}}", "Sidecar");
+    world.secrets.clear();
+    world.beyond_quota = [object("one"), object("two")].into();
+    let (_, verdicts) = first(&world);
+    let expected = ["one", "two"].iter().enumerate().map(|(index, name)| {
+        let message = format!(
+            "spec.listeners[0].tls.certificateRefs[{index}]: Secret shop/{name} is not looked at here, where the \
+             administrator limits the Secrets of a namespace; the pods read it themselves"
+        );
+        (Severity::Warning, Reason::NotPermitted, message)
+    });
+    assert_eq!(said_of_certificates(&verdicts), expected.collect::<Vec<_>>());
+}

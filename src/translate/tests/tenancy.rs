@@ -20,10 +20,13 @@ fn load_balancer(name: &str, created: u8, spec: &str) -> String {
     )
 }
 
-/// A slice of the Service `pg`, with one endpoint for each address.
+/// A slice of the Service `pg`, with one endpoint for each address. `UID` in the target stands for one of its own.
 fn slice(name: &str, managed_by: &str, target: &str, addresses: &[&str]) -> String {
     let family = if addresses.iter().any(|address| address.contains(':')) { "IPv6" } else { "IPv4" };
-    let endpoint = |address: &&str| format!("{{addresses: ['{address}'], targetRef: {target}}}");
+    let endpoint = |address: &&str| {
+        let target = target.replace("UID", &format!("'p-{address}'"));
+        format!("{{addresses: ['{address}'], targetRef: {target}}}")
+    };
     let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
     format!(
         "{{kind: EndpointSlice, metadata: {{namespace: shop, name: {name}, labels: {{kubernetes.io/service-name: pg, \
@@ -34,7 +37,7 @@ fn slice(name: &str, managed_by: &str, target: &str, addresses: &[&str]) -> Stri
 }
 
 const KUBERNETES: &str = "endpointslice-controller.k8s.io";
-const POD: &str = "{kind: Pod, namespace: shop, name: p}";
+const POD: &str = "{kind: Pod, namespace: shop, name: p, uid: UID}";
 
 fn pods(addresses: &[&str]) -> String {
     slice("pg-1", KUBERNETES, POD, addresses)
@@ -256,7 +259,7 @@ fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
 #[test]
 fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
     let without_selector = "{kind: Service, metadata: {name: pg}, spec: {ports: [{port: 1}]}}";
-    let of_other = "{kind: Pod, namespace: other, name: p}";
+    let of_other = "{kind: Pod, namespace: other, name: p, uid: UID}";
     let outside = "is neither a pod that a Service of the same namespace selects nor in a network that the administrator \
                    allows (none); left out";
     for (service, managed_by, target, reached) in [
@@ -265,8 +268,9 @@ fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
         (SERVICE, "endpointslicemirroring-controller.k8s.io", POD, false),
         (SERVICE, "me", POD, false),
         (SERVICE, KUBERNETES, of_other, false),
-        (SERVICE, KUBERNETES, "{kind: Pod, name: p}", false),
-        (SERVICE, KUBERNETES, "{kind: Node, namespace: shop, name: p}", false),
+        (SERVICE, KUBERNETES, "{kind: Pod, name: p, uid: UID}", false),
+        (SERVICE, KUBERNETES, "{kind: Pod, namespace: shop, name: p}", false),
+        (SERVICE, KUBERNETES, "{kind: Node, namespace: shop, name: p, uid: UID}", false),
         (SERVICE, KUBERNETES, "null", false),
     ] {
         let written = slice("pg-1", managed_by, target, &["10.0.0.1"]);

@@ -27,6 +27,10 @@ fn start(server: &ApiServer) -> Cluster {
 
 /// With the load balancers of these namespaces.
 fn start_in(server: &ApiServer, namespaces: Option<BTreeSet<String>>) -> Cluster {
+    start_with(server, namespaces, Tenancy::default())
+}
+
+fn start_with(server: &ApiServer, namespaces: Option<BTreeSet<String>>, tenancy: Tenancy) -> Cluster {
     let scope = Scope {
         class: Some("tcplb".into()),
         placement: Placement::Gateway,
@@ -34,7 +38,7 @@ fn start_in(server: &ApiServer, namespaces: Option<BTreeSet<String>>) -> Cluster
         only: None,
         home: Some(Home { namespace: "shop".into(), allocations: Some("ports".into()) }),
     };
-    Cluster::start(server.client(), scope, Site::Gateway(Arc::default(), Arc::new(Tenancy::default())))
+    Cluster::start(server.client(), scope, Site::Gateway(Arc::default(), Arc::new(tenancy)))
 }
 
 async fn synced(server: &ApiServer) -> Cluster {
@@ -184,6 +188,39 @@ async fn no_number_of_secrets_holds_up_the_load_balancers_without_any() {
     server.speak("secrets");
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 101).await;
     assert_eq!(world.secrets.len(), 100);
+}
+
+#[tokio::test]
+async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
+    let server = ApiServer::start();
+    for index in 0..50 {
+        let name = format!("s{index:02}");
+        server.put("secrets", secret(&name));
+        let mut load_balancer = with_tls(&format!("a{index:02}"), 1, &name);
+        if index % 5 == 0 {
+            load_balancer["spec"]["placement"] = "Sidecar".into();
+        }
+        server.put(LOAD_BALANCERS, load_balancer);
+    }
+    let tenancy = Tenancy { secrets_per_namespace: Some(3), ..Tenancy::default() };
+    let mut cluster = start_with(&server, None, tenancy);
+    timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
+    let world = world_where(&mut cluster, |world| world.load_balancers.len() == 50).await;
+    let read = |world: &World| world.secrets.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
+    assert_eq!((read(&world), cluster.secrets.iter().count()), (vec!["s01".into(), "s02".into(), "s03".into()], 3));
+    assert_eq!(world.beyond_quota.len(), 47);
+    assert!(world.beyond_quota.contains(&key("s00")) && world.problems.is_empty());
+
+    // One that makes room. Until the Secret that takes it has been read, it counts as beyond.
+    server.fall_silent("secrets");
+    server.delete(LOAD_BALANCERS, "a02");
+    let world = world_where(&mut cluster, |world| world.load_balancers.len() == 49).await;
+    assert!(world.beyond_quota.contains(&key("s04")) && !world.secrets.contains_key(&key("s04")));
+    server.speak("secrets");
+    let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("s04"))).await;
+    assert_eq!(read(&world), ["s01", "s03", "s04"]);
+    assert!(!world.beyond_quota.contains(&key("s04")));
+    assert_eq!(cluster.secrets.iter().count(), 3);
 }
 
 #[tokio::test]

@@ -1,0 +1,183 @@
+//! How much each namespace may have. The oldest load balancers are within it, on every replica alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Declared, Tenancy};
+use crate::{api::Placement, model::ObjectKey};
+
+/// The load balancers by the time of their creation, then by namespace and name: whoever was there first goes first where
+/// not all can have what they want.
+pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
+    let mut objects: Vec<_> = load_balancers.iter().collect();
+    objects.sort_by_key(|(_, declared)| declared.identity.as_ref().map(|identity| identity.created));
+    objects
+}
+
+/// What is within the administrator's rules. Without any, everything is.
+#[derive(Debug, Default)]
+pub struct Quotas<'a> {
+    /// What each load balancer may have of its own. Those in pods are not among them, for they use nobody else's means.
+    shares: BTreeMap<&'a ObjectKey, Share>,
+    /// By namespace. `None`: any.
+    secrets: Option<BTreeMap<&'a str, BTreeSet<&'a str>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So many listeners, the first ones.
+    Listeners(usize),
+    Nothing,
+}
+
+impl<'a> Quotas<'a> {
+    pub fn of(load_balancers: &'a BTreeMap<ObjectKey, Declared>, tenancy: Option<&Tenancy>) -> Self {
+        let Some(tenancy) = tenancy else { return Self::default() };
+        let (in_pods, ours): (Vec<_>, Vec<_>) =
+            oldest_first(load_balancers).into_iter().partition(|(_, declared)| is_in_pods(declared));
+        let mut quotas = Self { shares: shares(&ours, tenancy), secrets: None };
+        // Those in pods are only judged here: they come last.
+        quotas.secrets =
+            tenancy.secrets_per_namespace.map(|most| quotas.secrets(ours.into_iter().chain(in_pods), most));
+        quotas
+    }
+
+    /// `None`: it may have whatever it likes.
+    pub fn share(&self, object: &ObjectKey) -> Option<Share> {
+        self.shares.get(object).copied()
+    }
+
+    /// How many of its listeners a load balancer may have, the first ones.
+    pub fn listeners(&self, object: &ObjectKey) -> usize {
+        match self.share(object) {
+            None => usize::MAX,
+            Some(Share::Listeners(left)) => left,
+            Some(Share::Nothing) => 0,
+        }
+    }
+
+    /// Whether a Secret is read that load balancers refer to.
+    pub fn allow_secret(&self, secret: &ObjectKey) -> bool {
+        let Some(secrets) = &self.secrets else { return true };
+        secrets.get(&*secret.namespace).is_some_and(|names| names.contains(&*secret.name))
+    }
+
+    /// The first that are referred to by what is within the quotas so far.
+    fn secrets(
+        &self,
+        in_turn: impl Iterator<Item = (&'a ObjectKey, &'a Declared)>,
+        most: u32,
+    ) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+        let most = count(most);
+        let mut secrets: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (object, declared) in in_turn {
+            let listeners = declared.spec.iter().flat_map(|spec| &spec.listeners).take(self.listeners(object));
+            let names = secrets.entry(&*object.namespace).or_default();
+            for name in listeners.flat_map(|listener| listener.secrets()) {
+                if names.len() < most {
+                    names.insert(name);
+                }
+            }
+        }
+        secrets
+    }
+}
+
+fn is_in_pods(declared: &Declared) -> bool {
+    declared.spec.as_ref().is_some_and(|spec| spec.placement == Some(Placement::Sidecar))
+}
+
+fn shares<'a>(oldest_first: &[(&'a ObjectKey, &Declared)], tenancy: &Tenancy) -> BTreeMap<&'a ObjectKey, Share> {
+    let most = |cap: Option<u32>| cap.map_or(usize::MAX, count);
+    let most = (most(tenancy.load_balancers_per_namespace), most(tenancy.listeners_per_namespace));
+    let mut used: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    let mut shares = BTreeMap::new();
+    for (object, declared) in oldest_first {
+        let (load_balancers, listeners) = used.entry(&object.namespace).or_default();
+        let share = if *load_balancers < most.0 { Share::Listeners(most.1 - *listeners) } else { Share::Nothing };
+        if let Share::Listeners(left) = share {
+            *load_balancers += 1;
+            *listeners += declared.spec.as_ref().map_or(0, |spec| spec.listeners.len()).min(left);
+        }
+        shares.insert(*object, share);
+    }
+    shares
+}
+
+fn count(cap: u32) -> usize {
+    usize::try_from(cap).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::Identity;
+
+    /// Created at this second, with these Secrets for each of its listeners.
+    fn declared(created: i64, placement: &str, secrets: &[&[&str]]) -> Declared {
+        let listener = |names: &&[&str]| {
+            let names: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            json!({"port": 1, "tls": {"certificateRefs": names}})
+        };
+        let listeners: Vec<_> = secrets.iter().map(listener).collect();
+        let spec = json!({"placement": placement, "listeners": listeners, "backends": []});
+        Declared {
+            spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
+            problems: Vec::new(),
+            origin: "".into(),
+            folder: "".into(),
+            identity: Some(Identity {
+                created: Timestamp::from_second(created).unwrap(),
+                uid: "".into(),
+                generation: 1,
+            }),
+            status: None,
+        }
+    }
+
+    #[test]
+    fn the_secrets_of_the_oldest_are_read() {
+        let load_balancers = BTreeMap::from([
+            (ObjectKey::new("shop", "a"), declared(3, "Gateway", &[&["a1", "b1"], &["a2"]])),
+            (ObjectKey::new("shop", "b"), declared(1, "Gateway", &[&["b1", "b2"], &["b1", "b3"], &["b4"]])),
+            (ObjectKey::new("shop", "c"), declared(2, "Gateway", &[&["c1"]])),
+            (ObjectKey::new("shop", "in-pods"), declared(0, "Sidecar", &[&["p1"]])),
+            (ObjectKey::new("games", "g"), declared(9, "Gateway", &[&["a1", "g1"]])),
+        ]);
+        let all = ["a1", "a2", "b1", "b2", "b3", "b4", "c1", "p1"];
+        for (caps, expected) in [
+            ([None, None, None], &all[..]),
+            ([None, None, Some(0)], &[]),
+            ([None, None, Some(3)], &["b1", "b2", "b3"]),
+            ([None, None, Some(5)], &["b1", "b2", "b3", "b4", "c1"]),
+            // Those in pods are judged with what is left.
+            ([None, None, Some(7)], &["a1", "a2", "b1", "b2", "b3", "b4", "c1"]),
+            ([None, None, Some(8)], &all),
+            // What is itself too much has none read.
+            ([Some(1), None, Some(100)], &["b1", "b2", "b3", "b4", "p1"]),
+            ([None, Some(2), Some(100)], &["b1", "b2", "b3", "p1"]),
+            ([None, Some(5), Some(100)], &["a1", "b1", "b2", "b3", "b4", "c1", "p1"]),
+        ] {
+            let [load_balancers_per_namespace, listeners_per_namespace, secrets_per_namespace] = caps;
+            let tenancy = Tenancy {
+                load_balancers_per_namespace,
+                listeners_per_namespace,
+                secrets_per_namespace,
+                ..Tenancy::default()
+            };
+            let quotas = Quotas::of(&load_balancers, Some(&tenancy));
+            let read = |namespace, names: &[&'static str]| -> Vec<_> {
+                let read = names.iter().filter(|name| quotas.allow_secret(&ObjectKey::new(namespace, name)));
+                read.copied().collect()
+            };
+            assert_eq!(read("shop", &all), expected, "{caps:?}");
+            let elsewhere = if secrets_per_namespace == Some(0) { &[][..] } else { &["a1", "g1"] };
+            assert_eq!(read("games", &["a1", "g1"]), elsewhere, "another namespace has its own");
+        }
+        assert!(Quotas::of(&load_balancers, None).allow_secret(&ObjectKey::new("shop", "a1")), "nobody limits it");
+    }
+}

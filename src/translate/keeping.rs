@@ -1,0 +1,97 @@
+//! How long endpoints are kept that nothing confirms any more: what they came from is gone, or no longer named.
+//!
+//! Addresses that somebody wrote are kept without a limit. Those of pods, which have uids beside them, are not.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Surroundings, reach::Target, slices::target};
+use crate::{
+    model::{Endpoint, EndpointKey, ObjectKey, Upstream, UpstreamKey},
+    source::{World, service_of},
+};
+
+/// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
+/// to another one sooner or later, of any namespace.
+const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+
+/// What is said of endpoints that are kept no longer than that.
+pub(super) const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+
+impl Surroundings<'_> {
+    /// What a load balancer had before, as far as it may be kept.
+    pub fn kept(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
+        let may_stay = |endpoint: &&Endpoint| self.may_stay(object, endpoint);
+        if before.endpoints.iter().all(|endpoint| may_stay(&endpoint)) {
+            return before.clone();
+        }
+        let endpoints = before.endpoints.iter().filter(may_stay).cloned().collect();
+        Arc::new(Upstream { endpoints, ..Upstream::clone(before) })
+    }
+
+    pub fn may_stay(&self, object: &ObjectKey, endpoint: &Endpoint) -> bool {
+        self.has_to_go(object, endpoint).is_none_or(|then| self.now < then)
+    }
+
+    /// When endpoints of an upstream have to go. `None`: none has to.
+    pub fn all_to_go(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
+        let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.has_to_go(&key.object, endpoint)?));
+        // One whose time is over is not kept: whatever has it, has it from elsewhere.
+        let later = upstream.endpoints.iter().filter_map(to_go).filter(|(_, then)| *then > self.now);
+        let all: BTreeMap<_, _> = later.collect();
+        (!all.is_empty()).then_some(all)
+    }
+
+    /// When an endpoint has to go. `None`: something confirms it.
+    pub fn has_to_go(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
+        let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
+        let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
+        if listed.iter().any(|pod| *pod.uid == *uid && self.reach.refusal(address, pod.target).is_none()) {
+            return None;
+        }
+        // It is another's already. Only Kubernetes is believed that, or anybody could take endpoints from others.
+        if listed.iter().any(|pod| pod.target == Target::Pod) {
+            return Some(self.now);
+        }
+        let known = self.previous.unconfirmed.get(&UpstreamKey { object: object.clone() });
+        let known = known.and_then(|known| known.get(&endpoint.key)).copied();
+        let latest = self.now.saturating_add(LONGEST).unwrap_or(Timestamp::MAX);
+        // It may be later than that where the clock has been put back.
+        Some(known.map_or(latest, |known| known.min(latest)))
+    }
+}
+
+/// The pods that EndpointSlices list, by their addresses.
+pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
+
+struct Listed {
+    uid: Box<str>,
+    target: Target,
+}
+
+impl Pods {
+    fn of(world: &World) -> Self {
+        let mut pods: HashMap<IpAddr, Vec<Listed>> = HashMap::new();
+        for (key, slice) in &world.endpoint_slices {
+            let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
+            let service = service.and_then(|service| world.services.get(&service));
+            for endpoint in &slice.endpoints {
+                let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
+                let target = service.map_or(Target::Anybody, |service| target(slice, endpoint, service));
+                for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
+                    pods.entry(ip.to_canonical()).or_default().push(Listed { uid: uid.into(), target });
+                }
+            }
+        }
+        Self(pods)
+    }
+
+    fn at(&self, ip: IpAddr) -> &[Listed] {
+        self.0.get(&ip).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,176 @@
+//! How long endpoints are kept that nothing confirms any more.
+
+use jiff::{SignedDuration, ToSpan};
+
+use super::*;
+
+const GATEWAY: &str = "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a}}}";
+const LIMIT: SignedDuration = SignedDuration::from_mins(5);
+const LEFT_OUT: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+
+fn a(backends: &str) -> String {
+    format!(
+        "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: a, uid: u-a}}, \
+         spec: {{listeners: [{{port: 5432}}], backends: [{backends}]}}}}"
+    )
+}
+
+const DB: &str = "{name: db, service: {name: db, port: 1}}";
+
+/// A Service, and a slice of it as Kubernetes writes it, with these pods: uid and address.
+fn service(namespace: &str, name: &str, pods: &[(&str, &str)]) -> String {
+    let endpoint = |(uid, address): &(&str, &str)| {
+        format!("{{addresses: [{address}], targetRef: {{kind: Pod, namespace: {namespace}, name: p, uid: {uid}}}}}")
+    };
+    let endpoints = pods.iter().map(endpoint).collect::<Vec<_>>().join(", ");
+    format!(
+        "{{kind: Service, metadata: {{namespace: {namespace}, name: {name}}}, \
+         spec: {{selector: {{a: b}}, ports: [{{port: 1}}]}}}}\n---\n\
+         {{kind: EndpointSlice, metadata: {{namespace: {namespace}, name: {name}-1, labels: \
+         {{kubernetes.io/service-name: {name}, endpointslice.kubernetes.io/managed-by: \
+         endpointslice-controller.k8s.io}}}}, addressType: IPv4, ports: [{{port: 7}}], endpoints: [{endpoints}]}}"
+    )
+}
+
+fn all(documents: &[&str]) -> World {
+    world(&documents.join("\n---\n"))
+}
+
+fn after(time: SignedDuration) -> Timestamp {
+    NOW + time
+}
+
+fn addresses(snapshot: &Snapshot) -> Vec<String> {
+    let endpoints = &snapshot.upstreams[&upstream("a")].endpoints;
+    endpoints.iter().map(|endpoint| endpoint.address().to_string()).collect()
+}
+
+/// What serves two pods.
+fn serving() -> Snapshot {
+    let (snapshot, verdicts) = first(&all(&[GATEWAY, &a(DB), &service("shop", "db", PODS)]));
+    assert_eq!(
+        (addresses(&snapshot).as_slice(), sentences(&verdicts, "a").as_slice()),
+        (&BOTH.map(str::to_owned)[..], &[][..])
+    );
+    assert_eq!(snapshot.next_to_go(), None);
+    snapshot
+}
+
+const PODS: &[(&str, &str)] = &[("p1", "10.0.0.1"), ("p2", "10.0.0.2")];
+const BOTH: [&str; 2] = ["10.0.0.1:7", "10.0.0.2:7"];
+
+#[test]
+fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
+    let external = "{kind: Service, metadata: {name: db}, spec: {type: ExternalName, externalName: x}}";
+    let (keeps, goes) = ("it keeps the endpoints it had before", "connections go where they went before");
+    for (backends, service, meanwhile) in [
+        (DB, "", keeps),
+        (DB, external, keeps),
+        ("{name: db, service: {name: typo, port: 1}}", "", keeps),
+        ("{name: db, service: {name: db, port: 1}, addresses: ['10.9.9.9:1']}", "", keeps),
+        ("{service: {name: typo, port: 1}}", "", goes),
+        ("", "", goes),
+    ] {
+        let before = serving();
+        let mut world = all(&[GATEWAY, &a(backends)]);
+        world.services = super::world(service).services;
+        let mut snapshot = before.clone();
+        for passed in [0.seconds(), 1.seconds(), 299.seconds()] {
+            let verdicts;
+            (snapshot, verdicts) = translate(&world, &snapshot, NOW + passed);
+            assert!(snapshot.configures_the_same(&before) && snapshot.generation == 1, "{backends} after {passed}");
+            assert_eq!(snapshot.next_to_go(), Some(after(LIMIT)), "since it was first so");
+            let said = sentences(&verdicts, "a").concat();
+            assert!(said.ends_with(&format!("{meanwhile}{LEFT_OUT}")), "{said}");
+        }
+        for passed in [300.seconds(), 301.seconds(), 9999.seconds()] {
+            let verdicts;
+            (snapshot, verdicts) = translate(&world, &snapshot, NOW + passed);
+            assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{backends} after {passed}");
+            assert_eq!((snapshot.generation, snapshot.next_to_go()), (2, None));
+            assert!(snapshot.listeners.contains_key(&listener("a", 5432)));
+            let said = sentences(&verdicts, "a").concat();
+            assert!(said.ends_with("it has no endpoints") && verdicts[&object("a")].refuses(), "{said}");
+        }
+    }
+}
+
+#[test]
+fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
+    let mut world = all(&[GATEWAY, &a(DB)]);
+    world.load_balancers.get_mut(&object("a")).unwrap().spec = None;
+    let (kept, _) = then(&world, &serving());
+    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))));
+    assert_eq!(addresses(&translate(&world, &kept, after(LIMIT)).0), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
+    // Another port than the Service has: of the pods behind it one goes, and later the other one.
+    let wrong = a("{name: db, service: {name: db, port: 2}}");
+    let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
+    let (kept, verdicts) = then(&world(PODS), &serving());
+    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, None));
+    assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
+    let a_day_later = after(SignedDuration::from_hours(24));
+    let (kept, _) = translate(&world(&PODS[1..]), &kept, a_day_later);
+    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(a_day_later + LIMIT)));
+    let (kept, _) = translate(&world(&PODS[1..]), &kept, a_day_later + LIMIT);
+    assert_eq!((addresses(&kept), kept.next_to_go()), (vec![BOTH[1].to_owned()], None));
+}
+
+#[test]
+fn only_kubernetes_is_believed_that_a_pod_is_still_there_or_gone() {
+    // Somebody lists a pod that is gone, or another one at its address, by hand.
+    let gone = a("{name: db, service: {name: typo, port: 1}}");
+    for uid in ["p1", "other"] {
+        let forged = service("shop", "db", &[(uid, "10.0.0.1")]).replace("endpointslice-controller.k8s.io", "me");
+        let (kept, _) = then(&all(&[GATEWAY, &gone, &forged]), &serving());
+        assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))), "{uid}");
+    }
+}
+
+#[test]
+fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
+    let reused = service("games", "lobby", &[("other", "10.0.0.1")]);
+    let (kept, _) = then(&all(&[GATEWAY, &a(DB), &reused]), &serving());
+    assert_eq!(addresses(&kept), [BOTH[1]]);
+    assert_eq!(kept.unconfirmed[&upstream("a")].len(), 1);
+}
+
+#[test]
+fn what_comes_back_is_confirmed_and_has_all_its_time_again() {
+    let (gone, back) = (all(&[GATEWAY, &a(DB)]), all(&[GATEWAY, &a(DB), &service("shop", "db", PODS)]));
+    let (kept, _) = then(&gone, &serving());
+    let (confirmed, verdicts) = translate(&back, &kept, after(SignedDuration::from_mins(4)));
+    assert_eq!((confirmed.generation, confirmed.next_to_go(), sentences(&verdicts, "a").len()), (1, None, 0));
+    let later = after(SignedDuration::from_hours(1));
+    let (kept, _) = translate(&gone, &confirmed, later);
+    assert_eq!(kept.next_to_go(), Some(later + LIMIT));
+}
+
+#[test]
+fn a_clock_that_is_put_back_prolongs_nothing() {
+    let gone = all(&[GATEWAY, &a(DB)]);
+    let (kept, _) = then(&gone, &serving());
+    let long_ago = after(SignedDuration::from_hours(-1));
+    let (kept, _) = translate(&gone, &kept, long_ago);
+    assert_eq!(kept.next_to_go(), Some(long_ago + LIMIT));
+}
+
+#[test]
+fn addresses_that_somebody_wrote_are_kept_without_a_limit() {
+    let gateway = GATEWAY.replacen("{kind", "{tenancy: {backendNetworks: [10.0.0.0/8]}, kind", 1);
+    let written = a("{name: db, addresses: ['10.0.0.1:7', '10.0.0.2:7']}");
+    // A slice that somebody wrote, where it names no pod.
+    let listed = service("shop", "db", PODS).replace("kind: Pod", "kind: X").replace("uid", "resourceVersion");
+    for before in [all(&[&gateway, &written]), all(&[&gateway, &a(DB), &listed])] {
+        let (before, _) = first(&before);
+        let wrong = all(&[&gateway, &a("{name: db, service: {name: typo, port: 1}}")]);
+        let (kept, verdicts) = translate(&wrong, &before, NOW);
+        assert_eq!((addresses(&kept), kept.next_to_go()), (BOTH.map(str::to_owned).into(), None));
+        assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
+        let a_year_later = after(SignedDuration::from_hours(365 * 24));
+        assert!(translate(&wrong, &kept, a_year_later).0.configures_the_same(&before));
+    }
+}
