@@ -9,9 +9,10 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, program, skip, visit, wait_until},
+    harness::{Client, EchoServer, Folder, Tcplb, free_address, http_get, manifest, program, skip, visit, wait_until},
     mistakes::without_capability,
 };
 
@@ -115,7 +116,7 @@ fn nobody_reading_the_log_stops_nothing() {
         wait_until("a change is still followed", || visit(second).is_ok());
         fs::write(&file, "kind: [").unwrap();
         let broken = || {
-            crate::harness::http_get(admin, "/metrics")
+            http_get(admin, "/metrics")
                 .map_or(0.0, |(_, text)| crate::harness::metric(&text, "tcplb_configuration_problems", &["refused"]))
         };
         wait_until("a mistake is noticed", || broken() >= 1.0);
@@ -167,18 +168,24 @@ fn connections_to_the_admin_pages_that_somebody_holds_keep_nobody_else_out() {
     let (server, address) = (EchoServer::start(None), free_address());
     let tcplb =
         Tcplb::standalone(&["--listen", &address.to_string(), "--backend", &server.address.to_string()]).ready();
-    let held: Vec<TcpStream> = (0..600)
-        .map(|_| {
+    let hold = |number: usize, said: &str| -> Vec<TcpStream> {
+        let hold = |_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
             socket.connect(&tcplb.admin.into()).unwrap();
-            TcpStream::from(socket)
-        })
-        .collect();
-    for mut silent in &held {
-        // Those that have been closed already say so.
-        let _ = silent.write_all(b"G");
-    }
+            let mut held = TcpStream::from(socket);
+            // One that has been closed already says so.
+            let _ = held.write_all(said.as_bytes());
+            held
+        };
+        (0..number).map(hold).collect()
+    };
+    let _silent = hold(600, "G");
+    assert!(tcplb.answers("/livez", 200) && tcplb.answers("/readyz", 200));
+    // While the first question waits for its answer, nobody looks at what else is said, or at the connection at all.
+    let (_, report) = http_get(tcplb.admin, "/report").unwrap();
+    let question = format!("GET /report?unless={:016x} HTTP/1.1\r\nHost: a\r\n\r\n", xxh3_64(report.as_bytes()));
+    let _waiting = hold(600, &question.repeat(60));
     assert!(tcplb.answers("/livez", 200) && tcplb.answers("/readyz", 200));
 }
 
