@@ -6,6 +6,7 @@ mod host;
 mod measurements;
 mod mistakes;
 mod replicas;
+mod rollouts;
 mod sidecar;
 mod tenancy;
 mod traffic;

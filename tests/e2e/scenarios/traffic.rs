@@ -2,13 +2,10 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::ListParams};
-
 use crate::{
     backends::{load_balancer, load_balancer_with},
     clients::{Connection, Failure, brief_visit, visit},
-    cluster::{PATIENCE, eventually},
+    cluster::{PATIENCE, eventually, nodes},
     scenario::{Company, Scenario, is, scenario},
     scenarios::certificates::Certificate,
 };
@@ -186,11 +183,8 @@ async fn a_node_port_leads_in_on_every_node() {
         scenario.apply(&load_balancer_with("nodeport", "listeners: [{port: 5432}]", "echo", node_port)).await;
         let status = scenario.status("it is programmed", "nodeport", |status| is(status, "Programmed", "True")).await;
         let port = status.listeners[0].node_port.expect("the port of the nodes is told");
-        let nodes = Api::<Node>::all(scenario.client.clone()).list(&ListParams::default()).await.unwrap();
-        for node in nodes {
-            let addresses = node.status.unwrap().addresses.unwrap();
-            let address = addresses.into_iter().find(|address| address.type_ == "InternalIP").unwrap();
-            served(SocketAddr::new(address.address.parse().unwrap(), port)).await;
+        for (_, ip) in nodes(&scenario.client).await {
+            served(SocketAddr::new(ip, port)).await;
         }
     })
     .await;
