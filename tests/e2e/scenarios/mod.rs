@@ -5,6 +5,7 @@ mod gateway;
 mod host;
 mod measurements;
 mod mistakes;
+mod names;
 mod replicas;
 mod rollouts;
 mod sidecar;
