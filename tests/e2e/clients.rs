@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// How long a client waits for anything before it gives up.
-const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 /// Any port will do that nobody listens at. So many last a load for more than the two minutes that one must rest.
 const FIRST_PORT: u16 = 2_000;
 const LAST_PORT: u16 = u16::MAX;
@@ -186,7 +186,16 @@ pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
     Ok(backend)
 }
 
-/// The same, for whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it.
+/// For whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it, and all that comes after
+/// it from the same port.
+const SOON: Duration = Duration::from_millis(500);
+
+/// The same, for whoever tries again soon.
 pub async fn brief_visit(address: SocketAddr) -> Result<String, Failure> {
-    timeout(Duration::from_millis(500), visit(address)).await.unwrap_or(Err(Failure::TimedOut))
+    timeout(SOON, visit(address)).await.unwrap_or(Err(Failure::TimedOut))
+}
+
+/// Only connects, for whoever tries again soon.
+pub async fn brief_dial(address: SocketAddr) -> Result<TcpStream, Failure> {
+    timeout(SOON, dial(address)).await.unwrap_or(Err(Failure::TimedOut))
 }

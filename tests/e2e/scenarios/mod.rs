@@ -9,6 +9,7 @@ mod names;
 mod replicas;
 mod rollouts;
 mod sidecar;
+mod slices;
 mod tenancy;
 mod traffic;
 mod uninstall;
