@@ -188,7 +188,7 @@ pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
 
 /// For whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it, and all that comes after
 /// it from the same port.
-const SOON: Duration = Duration::from_millis(500);
+pub const SOON: Duration = Duration::from_millis(500);
 
 /// The same, for whoever tries again soon.
 pub async fn brief_visit(address: SocketAddr) -> Result<String, Failure> {

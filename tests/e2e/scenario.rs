@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, PATIENCE, connect},
+    cluster::{self, PATIENCE, connect, eventually},
     harness,
     installation::Installation,
 };
@@ -230,11 +230,21 @@ impl Scenario {
         programmed_in(self.api(), name).await
     }
 
-    /// The same for a Service of type LoadBalancer: the address that leads in from outside.
-    pub async fn external_address(&self, name: &str) -> SocketAddr {
+    /// The same for a Service of type LoadBalancer: the address that leads in from outside. `comes_through` says whether
+    /// a connection to it does, and is asked until all nodes know of the address, which they learn one by one.
+    pub async fn external_address(&self, name: &str, comes_through: impl AsyncFn(SocketAddr) -> bool) -> SocketAddr {
         let port = self.programmed(name).await.port();
         let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
-        SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port)
+        let address = SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port);
+        // Connections go to the nodes in turn. Twice round, for the turn begins anew when others' nodes change.
+        let twice_round = 2 * cluster::nodes(&self.client).await.len();
+        let mut in_a_row = 0;
+        eventually(&format!("every node serves {address}"), PATIENCE, async || {
+            in_a_row = if comes_through(address).await { in_a_row + 1 } else { 0 };
+            in_a_row == twice_round
+        })
+        .await;
+        address
     }
 
     async fn diagnosis(&self) -> String {
