@@ -96,10 +96,10 @@ fn an_api_server_accepts_what_every_documented_values_file_makes() {
     }
 }
 
-/// What the API server says to objects that it is not to keep. `None`: there is none, and the test is skipped.
+/// What the API server says to objects that it is not to keep. `None`: there is none for tests, and the test is skipped.
 pub fn show_to_api_server(objects: &[Value]) -> Option<Result<String, String>> {
-    if std::env::var_os("KUBECONFIG").is_none() {
-        harness::skip("KUBECONFIG names no cluster");
+    if !harness::has_test_cluster() {
+        harness::skip(harness::NO_CLUSTER);
         return None;
     }
     let arguments = ["apply", "--dry-run=server", "--server-side", "--force-conflicts", "--filename", "-"];

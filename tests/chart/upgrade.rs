@@ -16,9 +16,8 @@ const NEW: &str = "{.spec.timeouts.jitterPercent}";
 
 #[test]
 fn an_upgrade_brings_new_fields_and_uninstalling_leaves_users_objects() {
-    // What says that the cluster is there for tests.
-    if std::env::var_os("KUBECONFIG").is_none() || std::env::var_os("E2E_IMAGE").is_none() {
-        return harness::skip("KUBECONFIG and E2E_IMAGE name no cluster for tests");
+    if !harness::has_test_cluster() {
+        return harness::skip(harness::NO_CLUSTER);
     }
     let folder = tempfile::tempdir().unwrap();
     let (older, newer) = (folder.path().join("older"), folder.path().join("newer"));

@@ -1,12 +1,10 @@
 //! Clients of a load balancer whose backends say their names and send back what they get.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering::Relaxed},
-    },
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -19,10 +17,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// How long a client waits for anything before it gives up.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Above what usual servers listen at, and below the kernel's own (`net.ipv4.ip_local_port_range`).
-const FIRST_PORT: u16 = 10_000;
-const LAST_PORT: u16 = 29_999;
+pub const LIMIT: Duration = Duration::from_secs(10);
+/// Any port will do that nobody listens at. So many last a load for more than the two minutes that one must rest.
+const FIRST_PORT: u16 = 2_000;
+const LAST_PORT: u16 = u16::MAX;
 
 /// What a client did not like.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,27 +149,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// From a port that no other client had before: kube-proxy sends who comes from the same one where it sent the former,
-/// for two minutes after that did not get through, whatever has become of that pod.
+/// From a port that no other client of this address had before: kube-proxy sends who comes from the same one where it sent
+/// the former, for two minutes after that has ended, whatever has become of that pod.
 async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    while let Err(error) = socket.bind(SocketAddr::new(any, next_port())) {
-        // Somebody else has it.
-        if error.kind() != io::ErrorKind::AddrInUse {
-            return Err(error.into());
+    let socket = loop {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Clients of other addresses may have it.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(SocketAddr::new(any, next_port(address))) {
+            Ok(()) => break socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error.into()),
         }
-    }
+    };
     let stream = timeout(LIMIT, socket.connect(address)).await.map_err(|_| Failure::TimedOut)??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// One after the other, from those that the system gives nobody by itself.
-fn next_port() -> u16 {
-    static PORTS: AtomicU16 = AtomicU16::new(FIRST_PORT);
-    let next = |port| Some(if port < LAST_PORT { port + 1 } else { FIRST_PORT });
-    PORTS.fetch_update(Relaxed, Relaxed, next).unwrap_or(FIRST_PORT)
+/// One after the other. The first is anyone: another run may have had the same address just now.
+fn next_port(address: SocketAddr) -> u16 {
+    static PORTS: LazyLock<Mutex<BTreeMap<SocketAddr, u16>>> = LazyLock::new(Mutex::default);
+    let mut ports = PORTS.lock().unwrap();
+    let port = ports.entry(address).or_insert_with(|| fastrand::u16(FIRST_PORT..=LAST_PORT));
+    *port = if *port < LAST_PORT { *port + 1 } else { FIRST_PORT };
+    *port
 }
 
 /// Connects, says something, hears it back and leaves in good order: who answered.
@@ -183,7 +186,16 @@ pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
     Ok(backend)
 }
 
-/// The same, for whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it.
+/// For whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it, and all that comes after
+/// it from the same port.
+pub const SOON: Duration = Duration::from_millis(500);
+
+/// The same, for whoever tries again soon.
 pub async fn brief_visit(address: SocketAddr) -> Result<String, Failure> {
-    timeout(Duration::from_millis(500), visit(address)).await.unwrap_or(Err(Failure::TimedOut))
+    timeout(SOON, visit(address)).await.unwrap_or(Err(Failure::TimedOut))
+}
+
+/// Only connects, for whoever tries again soon.
+pub async fn brief_dial(address: SocketAddr) -> Result<TcpStream, Failure> {
+    timeout(SOON, dial(address)).await.unwrap_or(Err(Failure::TimedOut))
 }

@@ -1,12 +1,14 @@
 //! The cluster that the tests run on: how it is reached, and what can be done to it from outside.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
 
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client, api::ListParams};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness;
@@ -77,6 +79,19 @@ impl Drop for Away {
         let started = output.as_ref().is_ok_and(|output| output.status.success());
         assert!(started || std::thread::panicking(), "tests/cluster/{}: {output:?}", self.script);
     }
+}
+
+/// The nodes, each with its name and its address, by their names. The first one has the control plane.
+pub async fn nodes(client: &Client) -> Vec<(String, IpAddr)> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.unwrap();
+    let named = nodes.into_iter().map(|node| {
+        let addresses = node.status.unwrap().addresses.unwrap();
+        let address = addresses.into_iter().find(|address| address.type_ == "InternalIP").unwrap();
+        (node.metadata.name.unwrap(), address.address.parse().unwrap())
+    });
+    let mut nodes: Vec<(String, IpAddr)> = named.collect();
+    nodes.sort();
+    nodes
 }
 
 /// What kubectl prints, be it an error. For people to read.

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::cluster::{self, PATIENCE, eventually, script};
+use crate::{
+    cluster::{self, PATIENCE, eventually, script},
+    scenario::until,
+};
 
 /// A release of the chart.
 #[derive(Clone, Debug)]
@@ -94,12 +97,16 @@ impl Installation {
     /// The proxies' pods that are not on their way out.
     pub async fn pods(&self, client: &Client) -> Vec<Pod> {
         let selected = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.release));
-        let pods = Api::<Pod>::namespaced(client.clone(), &self.namespace).list(&selected).await.unwrap().items;
+        let pods = self.pod_api(client).list(&selected).await.unwrap().items;
         let is_proxy = |pod: &Pod| {
             let runs = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
             runs && pod.metadata.deletion_timestamp.is_none()
         };
         pods.into_iter().filter(is_proxy).collect()
+    }
+
+    pub fn pod_api(&self, client: &Client) -> Api<Pod> {
+        Api::namespaced(client.clone(), &self.namespace)
     }
 
     pub fn deployment(&self, client: &Client) -> Api<Deployment> {
@@ -129,6 +136,35 @@ impl Installation {
         })
         .await;
         ready
+    }
+
+    /// Changes the template of the proxies' pods, which replaces them. Returns when only new ones are left.
+    pub async fn roll_out(&self, client: &Client, count: i32, template: Value) {
+        let deployments = self.deployment(client);
+        let old = self.ready_pods(client, count as usize).await;
+        let change = Patch::Strategic(json!({"spec": {"template": template}}));
+        deployments.patch(&self.full_name(), &PatchParams::default(), &change).await.unwrap();
+        let done = |deployment: Option<&Deployment>| {
+            deployment.is_some_and(|deployment| {
+                let status = deployment.status.clone().unwrap_or_default();
+                status.observed_generation == deployment.metadata.generation
+                    && status.updated_replicas == Some(count)
+                    && status.replicas == Some(count)
+                    && status.available_replicas == Some(count)
+            })
+        };
+        until(deployments, "the rollout is done", &self.full_name(), PATIENCE * 2, done).await;
+        for name in old.keys() {
+            let gone = |pod: Option<&Pod>| pod.is_none();
+            until(self.pod_api(client), "the old pod has gone", name, PATIENCE * 2, gone).await;
+        }
+    }
+
+    /// The same without a change, as `kubectl rollout restart` does it.
+    pub async fn restart(&self, client: &Client, count: i32) {
+        let now = jiff::Timestamp::now().to_string();
+        let annotations = json!({"kubectl.kubernetes.io/restartedAt": now});
+        self.roll_out(client, count, json!({"metadata": {"annotations": annotations}})).await;
     }
 
     /// Everything in it, for people.

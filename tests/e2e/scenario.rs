@@ -3,10 +3,14 @@
 use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, sync::Mutex, time::Duration};
 
 use futures::FutureExt;
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{core::v1::Namespace, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, Resource,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
     discovery::pinned_kind,
     runtime::wait::await_condition,
@@ -20,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{self, PATIENCE, connect},
+    cluster::{self, PATIENCE, connect, eventually},
     harness,
     installation::Installation,
 };
@@ -63,6 +67,8 @@ pub struct Scenario {
     /// Whose load balancers are meant: the shared installation's, until there is one of its own.
     installation: Mutex<Installation>,
     further_namespaces: Mutex<Vec<String>>,
+    /// EndpointSlices that a finalizer keeps.
+    kept: Mutex<Vec<String>>,
 }
 
 impl Scenario {
@@ -71,8 +77,13 @@ impl Scenario {
         let client = connect().await;
         let suffix: String = (0..4).map(|_| fastrand::lowercase()).collect();
         let namespace = format!("e2e-{name}-{suffix}");
-        let scenario =
-            Self { client, namespace: namespace.clone(), installation, further_namespaces: Mutex::default() };
+        let scenario = Self {
+            client,
+            namespace: namespace.clone(),
+            installation,
+            further_namespaces: Mutex::default(),
+            kept: Mutex::default(),
+        };
         scenario.create_namespace(&namespace).await;
         scenario
     }
@@ -82,6 +93,7 @@ impl Scenario {
         if installation.release == self.namespace {
             installation.remove(&self.client).await;
         }
+        self.let_go().await;
         let namespaces = Api::<Namespace>::all(self.client.clone());
         let further = self.further_namespaces.lock().unwrap().clone();
         for namespace in further.iter().chain([&self.namespace]) {
@@ -101,6 +113,22 @@ impl Scenario {
         self.create_namespace(&name).await;
         self.further_namespaces.lock().unwrap().push(name.clone());
         name
+    }
+
+    /// Makes an EndpointSlice that stays when it is deleted, until the scenario ends, however that does: otherwise its
+    /// namespace could never go.
+    pub async fn create_kept(&self, mut slice: EndpointSlice) {
+        slice.metadata.finalizers = Some(vec!["example.com/stay".into()]);
+        self.kept.lock().unwrap().extend(slice.metadata.name.clone());
+        self.api().create(&PostParams::default(), &slice).await.unwrap();
+    }
+
+    async fn let_go(&self) {
+        let kept = self.kept.lock().unwrap().clone();
+        for name in kept {
+            let no_finalizer = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            let _ = self.api::<EndpointSlice>().patch(&name, &PatchParams::default(), &no_finalizer).await;
+        }
     }
 
     pub fn installation(&self) -> Installation {
@@ -202,11 +230,21 @@ impl Scenario {
         programmed_in(self.api(), name).await
     }
 
-    /// The same for a Service of type LoadBalancer: the address that leads in from outside.
-    pub async fn external_address(&self, name: &str) -> SocketAddr {
+    /// The same for a Service of type LoadBalancer: the address that leads in from outside. `comes_through` says whether
+    /// a connection to it does, and is asked until all nodes know of the address, which they learn one by one.
+    pub async fn external_address(&self, name: &str, comes_through: impl AsyncFn(SocketAddr) -> bool) -> SocketAddr {
         let port = self.programmed(name).await.port();
         let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
-        SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port)
+        let address = SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port);
+        // Connections go to the nodes in turn. Twice round, for the turn begins anew when others' nodes change.
+        let twice_round = 2 * cluster::nodes(&self.client).await.len();
+        let mut in_a_row = 0;
+        eventually(&format!("every node serves {address}"), PATIENCE, async || {
+            in_a_row = if comes_through(address).await { in_a_row + 1 } else { 0 };
+            in_a_row == twice_round
+        })
+        .await;
+        address
     }
 
     async fn diagnosis(&self) -> String {

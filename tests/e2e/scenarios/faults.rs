@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, api::ListParams};
+use kube::Api;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     backends::load_balancer,
-    cluster::{Away, PATIENCE, eventually},
+    cluster::{self, Away, PATIENCE, eventually},
     installation::kill_container,
     load::{Guests, Load},
     scenario::{Company, is, scenario, until},
@@ -35,14 +35,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
 
         // The control plane's node stays. If the leader is elsewhere, it is the one to go.
         let nodes = Api::<Node>::all(scenario.client.clone());
-        let mut names: Vec<String> = nodes
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|node| node.metadata.name.unwrap())
-            .collect();
-        names.sort();
+        let names: Vec<String> = cluster::nodes(&scenario.client).await.into_iter().map(|(name, _)| name).collect();
         let node_of = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap();
         let pods = own.ready_pods(&scenario.client, 2).await;
         let leader = own.leader(&scenario.client).await.unwrap();

@@ -157,7 +157,7 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
         let own = scenario.install_own(json!({"ports": {"first": 20500, "last": 20500}})).await;
         scenario.backends("echo", 1).await;
         let pod = own.ready_pods(&scenario.client, 2).await.into_keys().next().unwrap();
-        let pods = Api::<Pod>::namespaced(scenario.client.clone(), &own.namespace);
+        let pods = own.pod_api(&scenario.client);
         let squatter = json!({"spec": {"ephemeralContainers": [{
             "name": "squatter", "image": cluster::image().unwrap(), "imagePullPolicy": "Never",
             "args": ["backend", "--listen", ":20500", "--name", "squatter"],

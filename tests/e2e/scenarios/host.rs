@@ -2,18 +2,14 @@
 
 use std::net::SocketAddr;
 
-use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    api::{DeleteParams, ListParams},
-};
+use kube::api::DeleteParams;
 use serde_json::json;
 use tcplb::api::TcpLoadBalancer;
 
 use crate::{
     backends::load_balancer_with,
     clients::visit,
-    cluster::{PATIENCE, eventually},
+    cluster::{PATIENCE, eventually, nodes},
     scenario::{Company, is, is_not, scenario, sentence},
 };
 
@@ -29,15 +25,8 @@ async fn the_older_load_balancer_has_the_nodes_port_and_the_younger_is_told_whos
         };
         scenario.apply(&on_nodes("first", 15432)).await;
         scenario.status("it is programmed", "first", |status| is(status, "Programmed", "True")).await;
-        let nodes = Api::<Node>::all(scenario.client.clone()).list(&ListParams::default()).await.unwrap();
-        let addresses: Vec<SocketAddr> = nodes
-            .into_iter()
-            .map(|node| {
-                let addresses = node.status.unwrap().addresses.unwrap();
-                let address = addresses.into_iter().find(|address| address.type_ == "InternalIP").unwrap();
-                SocketAddr::new(address.address.parse().unwrap(), 15432)
-            })
-            .collect();
+        let nodes = nodes(&scenario.client).await;
+        let addresses: Vec<SocketAddr> = nodes.into_iter().map(|(_, ip)| SocketAddr::new(ip, 15432)).collect();
         let serves = async |backend: &str| {
             for address in &addresses {
                 eventually(&format!("{address} leads to {backend}"), PATIENCE, async || {

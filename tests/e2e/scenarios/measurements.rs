@@ -1,8 +1,10 @@
-//! How fast changes are followed, and what a controller with many objects needs. What is measured is printed.
+//! How fast changes are followed, and what a controller with many objects needs. What is measured is printed, and held to
+//! a limit with room for a slow machine. Nobody else runs meanwhile.
 
 use std::{net::SocketAddr, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
+use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api,
@@ -28,7 +30,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_load_balancer_serves_soon_after_a_plain_service_would() {
-    scenario("latency", Company::Welcome, async |scenario| {
+    scenario("latency", Company::Unbearable, async |scenario| {
         scenario.backends("echo", 2).await;
         let (mut plain, mut ours) = (Vec::new(), Vec::new());
         for round in 0..5 {
@@ -77,7 +79,7 @@ async fn new_load_balancer(scenario: &Scenario, name: &str) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_endpoint_is_used_at_once() {
-    scenario("endpoints", Company::Welcome, async |scenario| {
+    scenario("endpoints", Company::Unbearable, async |scenario| {
         scenario.backends("echo", 1).await;
         scenario.apply(&load_balancer("endpoints", 5432, "echo")).await;
         let address = scenario.programmed("endpoints").await;
@@ -113,31 +115,44 @@ async fn a_new_endpoint_is_used_at_once() {
         println!(
             "measured: from an EndpointSlice with one more endpoint to its first connection {took:.2?} (median of 4)"
         );
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < Duration::from_millis(200), "{took:?}");
     })
     .await;
 }
 
-/// CPU and memory of the proxies, as their kubelets measure them.
-async fn usage(scenario: &Scenario, own: &Installation) -> Vec<(String, f64, u64)> {
+/// What a proxy has used, as its kubelet measured it last.
+struct Usage {
+    pod: String,
+    at: Timestamp,
+    cpu_seconds: f64,
+    memory: u64,
+}
+
+async fn usage(scenario: &Scenario, own: &Installation) -> Vec<Usage> {
     let mut usages = Vec::new();
-    for pod in own.pods(&scenario.client).await {
+    for (name, pod) in own.ready_pods(&scenario.client, 2).await {
         let node = pod.spec.unwrap().node_name.unwrap();
-        let name = pod.metadata.name.unwrap();
         let request =
             axum::http::Request::get(format!("/api/v1/nodes/{node}/proxy/stats/summary")).body(Vec::new()).unwrap();
         let stats: Value = scenario.client.request(request).await.unwrap();
-        let pods = stats["pods"].as_array().unwrap();
-        let Some(stats) = pods.iter().find(|pod| pod["podRef"]["name"] == name.as_str()) else { continue };
-        let container = &stats["containers"][0];
-        let cpu = container["cpu"]["usageCoreNanoSeconds"].as_f64().unwrap_or(0.0) / 1e9;
-        usages.push((name, cpu, container["memory"]["workingSetBytes"].as_u64().unwrap_or(0)));
+        let of_pod = stats["pods"].as_array().unwrap().iter().find(|pod| pod["podRef"]["name"] == name.as_str());
+        let container = &of_pod.expect("the kubelet knows its pod")["containers"][0];
+        usages.push(Usage {
+            pod: name,
+            at: container["cpu"]["time"].as_str().unwrap().parse().unwrap(),
+            cpu_seconds: container["cpu"]["usageCoreNanoSeconds"].as_f64().unwrap() / 1e9,
+            memory: container["memory"]["workingSetBytes"].as_u64().unwrap(),
+        });
     }
     usages
 }
 
 const OBJECTS: usize = 500;
 const ENDPOINTS: usize = 20;
+/// What the chart requests for a proxy, in MiB; the leader needs less than half of it.
+const MOST_MEMORY: u64 = 128;
+/// In percent of a core, four times what the leader needs.
+const MOST_CPU: f64 = 20.0;
 
 /// Nothing answers at these addresses: what is measured is the controller, not its traffic. They are of slices written by
 /// hand, since ten thousand pods need more than a machine.
@@ -199,16 +214,19 @@ async fn five_hundred_load_balancers_with_twenty_endpoints_each_need_little() {
             slices.patch(&format!("many-{index}"), &PatchParams::default(), &changed).await.unwrap();
         }
         let after = usage(scenario, &own).await;
-        let seconds = began.elapsed().as_secs_f64();
-        for ((name, cpu, memory), (_, cpu_before, _)) in after.iter().zip(&before) {
-            let percent = (cpu - cpu_before) / seconds * 100.0;
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!(before.pod, after.pod, "no proxy has been replaced");
+            let (pod, memory, seconds) =
+                (&after.pod, after.memory >> 20, after.at.duration_since(before.at).as_secs_f64());
+            let percent = (after.cpu_seconds - before.cpu_seconds) / seconds * 100.0;
             println!(
-                "measured: {name}: {} MiB and {percent:.1} % of a core, with {OBJECTS} load balancers of {ENDPOINTS} \
-                 endpoints while one endpoint changes each second",
-                memory >> 20
+                "measured: {pod}: {memory} MiB and {percent:.1} % of a core over {seconds:.0} s, with {OBJECTS} load \
+                 balancers of {ENDPOINTS} endpoints while one endpoint changes each second"
             );
+            assert!(seconds > 10.0, "the kubelet has measured it meanwhile");
+            assert!(memory < MOST_MEMORY, "{pod}: {memory} MiB");
+            assert!(percent < MOST_CPU, "{pod}: {percent:.1} %");
         }
-        assert!(!after.is_empty());
     })
     .await;
 }

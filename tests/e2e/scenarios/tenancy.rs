@@ -1,53 +1,107 @@
-//! What a user who has rights in one namespace cannot do.
+//! What a user who has rights in one namespace cannot do, whether the controller may read the whole cluster or only what it
+//! serves.
 
 use std::net::SocketAddr;
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use tcplb::api::TcpLoadBalancer;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::{
     backends::{PORT, load_balancer, load_balancer_with},
-    clients::visit,
-    cluster::{PATIENCE, eventually},
-    scenario::{Company, Scenario, condition, is, is_not, scenario, sentence},
-    scenarios::traffic::served,
+    clients::{Failure, LIMIT, brief_dial},
+    cluster::{self, PATIENCE, eventually},
+    scenario::{Company, Scenario, is_not, scenario, sentence, status_in},
+    scenarios::{
+        certificates::Certificate,
+        slices::{slices_lead_nowhere, theirs},
+        traffic::served,
+    },
 };
+
+/// What a load balancer asks for: its name, its listeners, more of its spec, and what is said of it.
+type Wish = (&'static str, &'static str, &'static str, &'static str);
+
+const WISHES: [Wish; 5] = [
+    ("type", "listeners: [{port: 5432}]", "service: {type: LoadBalancer}", "LoadBalancer is not allowed"),
+    (
+        "class",
+        "listeners: [{port: 5432}]",
+        "service: {type: LoadBalancer, loadBalancerClass: example.com/dear}",
+        "`example.com/dear` is not allowed",
+    ),
+    (
+        "annotation",
+        "listeners: [{port: 5432}]",
+        "service: {annotations: {example.com/internal: \"true\"}}",
+        "`example.com/internal` is not allowed",
+    ),
+    (
+        "label",
+        "listeners: [{port: 5432}]",
+        "service: {labels: {example.com/team: a}}",
+        "`example.com/team` is not allowed",
+    ),
+    ("node-port", "listeners: [{port: 5432, nodePort: 30123}]", "service: {type: NodePort}", "30123 may not be chosen"),
+];
+
+/// So many load balancers and listeners may a namespace have.
+const CAPS: (usize, usize) = (WISHES.len() + 2, WISHES.len() + 3);
+
+fn caps() -> Value {
+    json!({"maxLoadBalancersPerNamespace": CAPS.0, "maxListenersPerNamespace": CAPS.1})
+}
+
+impl Scenario {
+    async fn is_refused(&self, name: &str, says: &str) {
+        let refused =
+            |status: &_| is_not(status, "Accepted", "NotPermitted") && sentence(status, "Accepted").contains(says);
+        self.status(&format!("it is refused: {says}"), name, refused).await;
+    }
+}
+
+async fn wishes_are_refused(scenario: &Scenario) {
+    scenario.backends("echo", 1).await;
+    for (name, listeners, more, says) in WISHES {
+        scenario.apply(&load_balancer_with(name, listeners, "echo", more)).await;
+        scenario.is_refused(name, says).await;
+        assert!(scenario.kept_service(name).await.is_none(), "{name}");
+    }
+    scenario.apply(&load_balancer("very-modest", 5432, "echo")).await;
+    served(scenario.programmed("very-modest").await).await;
+    // Of those that were made in the same second, the first by name counts as the oldest.
+    let three = "listeners: [{name: a, port: 1}, {name: b, port: 2}, {name: c, port: 3}]";
+    scenario.apply(&load_balancer_with("with-a-listener-too-many", three, "echo", "")).await;
+    scenario.is_refused("with-a-listener-too-many", &format!("the administrator allows {} listeners", CAPS.1)).await;
+    scenario.apply(&load_balancer("yet-another", 5432, "echo")).await;
+    scenario.is_refused("yet-another", &format!("the administrator allows {} load balancers", CAPS.0)).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_administrator_does_not_allow_is_refused_with_a_sentence() {
     scenario("refusals", Company::Welcome, async |scenario| {
-        scenario.install_own(json!({"tenancy": {"maxLoadBalancersPerNamespace": 6}})).await;
-        scenario.backends("echo", 1).await;
-        for (name, more, field) in [
-            ("type", "service: {type: LoadBalancer}", "type"),
-            ("annotation", "service: {annotations: {example.com/internal: \"true\"}}", "example.com/internal"),
-            ("label", "service: {labels: {example.com/team: a}}", "example.com/team"),
-        ] {
-            scenario.apply(&load_balancer_with(name, "listeners: [{port: 5432}]", "echo", more)).await;
-            let refused = |status: &_| is_not(status, "Accepted", "NotPermitted");
-            let status = scenario.status("it is refused", name, refused).await;
-            assert!(sentence(&status, "Accepted").contains(field), "{name}: {status:?}");
-            assert!(scenario.kept_service(name).await.is_none(), "{name}");
-        }
-        for name in ["four", "five", "six"] {
-            scenario.apply(&load_balancer(name, 5432, "echo")).await;
-            scenario.programmed(name).await;
-        }
-        // Of those that were made in the same second, the first by name counts as the oldest.
-        scenario.apply(&load_balancer("the-seventh", 5432, "echo")).await;
-        let refused = |status: &_| is_not(status, "Accepted", "NotPermitted");
-        let status = scenario.status("one too many", "the-seventh", refused).await;
-        assert!(sentence(&status, "Accepted").contains('6'), "{status:?}");
+        scenario.install_own(json!({"tenancy": caps()})).await;
+        wishes_are_refused(scenario).await;
     })
     .await;
 }
 
+/// An address that a load balancer asks for: its name, the address, and what is said of it.
+type Target = (&'static str, SocketAddr, &'static str);
+
+const OURS: &str = "an address of the proxies or of the API server";
+const NOT_OWN: &str = "neither a pod that a Service of the same namespace selects nor in a network";
+
 /// Addresses that no load balancer may reach, whatever its owner writes and the administrator allows.
-async fn forbidden(scenario: &Scenario) -> Vec<(&'static str, SocketAddr)> {
+async fn forbidden(scenario: &Scenario) -> Vec<Target> {
     let services = Api::<Service>::namespaced(scenario.client.clone(), "default");
     let api = services.get("kubernetes").await.unwrap().spec.unwrap();
     let slices = Api::<EndpointSlice>::namespaced(scenario.client.clone(), "default");
@@ -58,17 +112,17 @@ async fn forbidden(scenario: &Scenario) -> Vec<(&'static str, SocketAddr)> {
     let own = scenario.installation().pods(&scenario.client).await.remove(0).status.unwrap().pod_ip.unwrap();
     let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
     vec![
-        ("metadata", at("169.254.169.254", 80)),
-        ("loopback", at("127.0.0.1", 9900)),
-        ("mapped", at("::ffff:127.0.0.1", 9900)),
-        ("admin", at(&own, 9900)),
-        ("api-service", at(&api.cluster_ip.unwrap(), 443)),
-        ("api-server", at(&behind, behind_port)),
+        ("metadata", at("169.254.169.254", 80), "a link-local address"),
+        ("loopback", at("127.0.0.1", 9900), "a loopback address"),
+        ("mapped", at("::ffff:127.0.0.1", 9900), "a loopback address"),
+        ("admin", at(&own, 9900), OURS),
+        ("api-service", at(&api.cluster_ip.unwrap(), 443), OURS),
+        ("api-server", at(&behind, behind_port), OURS),
     ]
 }
 
-async fn addresses_that_are_refused(scenario: &Scenario, targets: &[(&str, SocketAddr)]) {
-    for (name, target) in targets {
+async fn addresses_that_are_refused(scenario: &Scenario, targets: &[Target]) {
+    for (name, target, says) in targets {
         let manifest = format!(
             "
 apiVersion: tcplb.io/v1alpha1
@@ -85,24 +139,29 @@ spec:
             Err(kube::Error::Api(status)) if status.code == 422 => continue,
             Err(other) => panic!("{other}"),
         }
-        let refused = |status: &_| is_not(status, "Accepted", "NotPermitted");
-        let status = scenario.status("it is refused", name, refused).await;
-        assert!(sentence(&status, "Accepted").contains(&target.ip().to_string()), "{name}: {status:?}");
+        scenario.is_refused(name, &format!("{target} is {says}")).await;
     }
-    nothing_comes_back(scenario, targets).await;
+    nothing_comes_back(scenario, targets.iter().map(|(name, ..)| *name)).await;
 }
 
-/// Whatever there is of these load balancers leads nowhere.
-async fn nothing_comes_back(scenario: &Scenario, targets: &[(&str, SocketAddr)]) {
-    for (name, _) in targets {
+/// Whatever there is of these load balancers leads nowhere: a connection ends without a word.
+pub async fn nothing_comes_back(scenario: &Scenario, names: impl IntoIterator<Item = &str>) {
+    for name in names {
         let Some(service) = scenario.kept_service(name).await else { continue };
         let address = SocketAddr::new(service.spec.unwrap().cluster_ip.unwrap().parse().unwrap(), 5432);
-        if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
-            use tokio::io::{AsyncReadExt, AsyncWriteExt};
-            let _ = stream.write_all(b"GET /snapshot HTTP/1.0\r\n\r\n").await;
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer).await;
-            assert!(answer.is_empty(), "{name} answers {}", String::from_utf8_lossy(&answer));
+        let mut answered = Err(Failure::TimedOut);
+        eventually("nodes know its Service", PATIENCE, async || {
+            answered = brief_dial(address).await;
+            !matches!(answered, Err(Failure::TimedOut))
+        })
+        .await;
+        let Ok(mut stream) = answered else { continue };
+        let _ = stream.write_all(b"GET /snapshot HTTP/1.0\r\n\r\n").await;
+        let mut answer = [0; 1024];
+        match timeout(LIMIT, stream.read(&mut answer)).await {
+            Ok(Ok(0) | Err(_)) => {}
+            Ok(Ok(length)) => panic!("{name} answers {}", String::from_utf8_lossy(&answer[..length])),
+            Err(_) => panic!("{name} leads to somebody who says nothing"),
         }
     }
 }
@@ -112,12 +171,9 @@ async fn addresses_are_refused_unless_they_are_allowed() {
     scenario("addresses", Company::Welcome, async |scenario| {
         scenario.install_own(json!({})).await;
         let other = scenario.another_namespace().await;
-        scenario.backends_in(&other, "theirs", 1).await;
-        let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(scenario.client.clone(), &other);
-        let pod = pods.list(&ListParams::default()).await.unwrap().items.remove(0);
-        let theirs = SocketAddr::new(pod.status.unwrap().pod_ip.unwrap().parse().unwrap(), PORT);
+        let (_, theirs) = theirs(scenario, &other).await;
         let mut targets = forbidden(scenario).await;
-        targets.push(("theirs", theirs));
+        targets.push(("theirs", theirs, NOT_OWN));
         addresses_that_are_refused(scenario, &targets).await;
     })
     .await;
@@ -150,84 +206,71 @@ spec:
     .await;
 }
 
-/// A Service and an EndpointSlice of somebody's own making.
-fn slice_by_hand(name: &str, target: SocketAddr, managed_by: &str, selector: &str) -> String {
-    let (ip, port) = (target.ip(), target.port());
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    format!(
-        "
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  {selector}
-  ports: [{{name: echo, port: {PORT}, targetPort: {port}}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: {name}-by-hand
-  labels: {{kubernetes.io/service-name: {name}, endpointslice.kubernetes.io/managed-by: {managed_by}}}
-addressType: {family}
-ports: [{{name: echo, port: {port}}}]
-endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]
-"
-    )
-}
-
+/// The chart as somebody installs it who has few rights himself: for some namespaces, without Secrets, and without what is
+/// the cluster's. The API server's own address is all that it knows of the rest.
 #[tokio::test(flavor = "multi_thread")]
-async fn slices_written_by_hand_lead_nowhere_that_their_author_may_not_go() {
-    scenario("slices", Company::Welcome, async |scenario| {
-        scenario.install_own(json!({})).await;
-        let other = scenario.another_namespace().await;
-        scenario.backends_in(&other, "theirs", 1).await;
-        let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(scenario.client.clone(), &other);
-        let pod = pods.list(&ListParams::default()).await.unwrap().items.remove(0);
-        let theirs = SocketAddr::new(pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap().parse().unwrap(), PORT);
-        let own = scenario.installation().pods(&scenario.client).await.remove(0).status.unwrap().pod_ip.unwrap();
-        let admin = SocketAddr::new(own.parse().unwrap(), 9900);
-        let endpointslice_controller = "endpointslice-controller.k8s.io";
-        let written = [
-            ("plain", slice_by_hand("plain", theirs, "me", "clusterIP: None")),
-            ("forged", slice_by_hand("forged", theirs, endpointslice_controller, "clusterIP: None")),
-            ("admin", slice_by_hand("admin", admin, "me", "clusterIP: None")),
-        ];
-        for (name, manifests) in &written {
-            scenario.apply(manifests).await;
-            scenario.apply(&load_balancer(name, 5432, name)).await;
-            let known =
-                |status: &_| condition(status, "BackendsHealthy").is_some() && !is(status, "BackendsHealthy", "True");
-            scenario.status("it has no backends that it may use", name, known).await;
+async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_rights() {
+    scenario("narrow", Company::Welcome, async |scenario| {
+        let (second, unwatched) = (scenario.another_namespace().await, scenario.another_namespace().await);
+        let mut tenancy = caps();
+        tenancy["allowedBackendNetworks"] = json!(["198.51.100.0/24"]);
+        tenancy["deniedBackendNetworks"] = json!(["198.51.100.128/25"]);
+        let own = scenario
+            .install_own(json!({
+                "watchNamespaces": [scenario.namespace, second],
+                "rbac": {"crd": false, "aggregate": false},
+                "secrets": {"access": "None"},
+                "tenancy": tenancy,
+                "host": {"enabled": true, "allowedPorts": ["15440"], "namespaces": [second], "adminPort": 19902},
+            }))
+            .await;
+        let account = format!("system:serviceaccount:{}:{}", own.namespace, own.full_name());
+        let may = async |verb: &str, what: &str, namespace: &str| {
+            cluster::kubectl(&["auth", "can-i", verb, what, "-n", namespace, "--as", &account]).await.trim() == "yes"
+        };
+        assert!(may("watch", "services", &second).await);
+        for (what, namespace) in [("secrets", &scenario.namespace), ("services", &unwatched), ("tcplb", &unwatched)] {
+            assert!(!may("list", what, namespace).await, "it may list {what} of {namespace}");
         }
-        let targets: Vec<(&str, SocketAddr)> = written.iter().map(|(name, _)| (*name, theirs)).collect();
-        nothing_comes_back(scenario, &targets).await;
+        let in_namespace = |manifest: String, namespace: &str| {
+            manifest.replacen("metadata: {", &format!("metadata: {{namespace: {namespace}, "), 1)
+        };
+        scenario.apply(&in_namespace(load_balancer("beyond", 5432, "echo"), &unwatched)).await;
 
-        // The Pod it names is of another namespace: the slice lies about it.
-        let slices = scenario.api::<EndpointSlice>();
-        let uid = pod.metadata.uid.unwrap();
-        let reference = json!({"kind": "Pod", "namespace": other, "name": pod.metadata.name.unwrap(), "uid": uid});
-        let endpoint = json!({"addresses": [theirs.ip()], "conditions": {"ready": true}, "targetRef": reference});
-        let lie = Patch::Merge(json!({"endpoints": [endpoint]}));
-        slices.patch("forged-by-hand", &PatchParams::default(), &lie).await.unwrap();
-        nothing_comes_back(scenario, &targets).await;
+        wishes_are_refused(scenario).await;
+        let all = scenario.api::<TcpLoadBalancer>();
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
 
-        // With a selector, Kubernetes itself removes what it has not written.
-        scenario.backends("echo", 1).await;
-        scenario.apply(&slice_by_hand("chosen", theirs, endpointslice_controller, "selector: {app: echo}")).await;
-        scenario.apply(&load_balancer("chosen", 5432, "chosen")).await;
-        let address = scenario.programmed("chosen").await;
-        served(address).await;
-        eventually("only own pods serve", PATIENCE, async || {
-            for _ in 0..20 {
-                let backend = visit(address).await.unwrap_or_default();
-                assert!(!backend.starts_with("theirs-"), "another namespace's pod answers");
-                if !backend.starts_with("echo-") {
-                    return false;
-                }
-            }
-            true
-        })
-        .await;
+        let (_, theirs) = theirs(scenario, &unwatched).await;
+        let mut targets = forbidden(scenario).await;
+        targets.push(("theirs", theirs, NOT_OWN));
+        targets.push(("denied", "198.51.100.200:80".parse().unwrap(), "in a network that the administrator denies"));
+        addresses_that_are_refused(scenario, &targets).await;
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        slices_lead_nowhere(scenario, &second).await;
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+
+        scenario.apply(&load_balancer_with("host", "listeners: [{port: 15440}]", "echo", "placement: Host")).await;
+        scenario.is_refused("host", "may not open ports of the nodes").await;
+        let wrong_port = load_balancer_with("host", "listeners: [{port: 15999}]", "echo", "placement: Host");
+        scenario.apply(&in_namespace(wrong_port, &second)).await;
+        let of_second = Api::namespaced(scenario.client.clone(), &second);
+        let refused = |status: &_| {
+            is_not(status, "Accepted", "NotPermitted")
+                && sentence(status, "Accepted").contains("15999 may not be opened on the nodes")
+        };
+        status_in(of_second, PATIENCE, "the port is refused", "host", refused).await;
+
+        scenario.apply(&Certificate::new("db.example.com").secret("db-tls")).await;
+        let tls = "listeners: [{port: 5432, tls: {certificateRefs: [{name: db-tls}]}}]";
+        scenario.apply(&load_balancer_with("tls", tls, "echo", "")).await;
+        let unreadable = |status: &_| is_not(status, "ResolvedRefs", "InvalidCertificateRef");
+        let status = scenario.status("the Secret is not read", "tls", unreadable).await;
+        assert!(sentence(&status, "ResolvedRefs").contains("db-tls cannot be read"), "{status:?}");
+
+        let beyond =
+            Api::<TcpLoadBalancer>::namespaced(scenario.client.clone(), &unwatched).get("beyond").await.unwrap();
+        assert_eq!(beyond.status, None, "nobody serves a namespace that is not watched");
     })
     .await;
 }

@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::ListParams};
+use tokio::time::timeout;
 
 use crate::{
     backends::{load_balancer, load_balancer_with},
-    clients::{Connection, Failure, brief_visit, visit},
-    cluster::{PATIENCE, eventually},
+    clients::{Connection, Failure, SOON, brief_visit, visit},
+    cluster::{PATIENCE, eventually, nodes},
     scenario::{Company, Scenario, is, scenario},
     scenarios::certificates::Certificate,
 };
@@ -74,8 +73,7 @@ async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
         // Through an external address, which keeps the clients': kube-proxy makes others of those from outside otherwise.
         let sticky = "loadBalancing: {algorithm: Maglev}\nservice: {type: LoadBalancer}";
         scenario.apply(&load_balancer_with("sticky", "listeners: [{port: 5432}]", "echo", sticky)).await;
-        let address = scenario.external_address("sticky").await;
-        served(address).await;
+        let address = scenario.external_address("sticky", async |address| brief_visit(address).await.is_ok()).await;
         let first = visit(address).await.unwrap();
         for _ in 0..40 {
             assert_eq!(visit(address).await.unwrap(), first);
@@ -161,16 +159,12 @@ spec:
 ",
             )
             .await;
-        let address = scenario.external_address("external").await;
+        // The backend says its name, and hands back what it gets: a header first.
+        let greeted = async |address| matches!(timeout(SOON, Connection::open(address)).await, Ok(Ok(_)));
+        let address = scenario.external_address("external", greeted).await;
         let status = scenario.load_balancer("external").await.status.unwrap();
         assert!(is(&status, "ClientAddressPreserved", "True"), "{status:?}");
-        let mut connection = Err(Failure::Refused);
-        eventually("the external address is served", PATIENCE, async || {
-            connection = Connection::open(address).await;
-            connection.is_ok()
-        })
-        .await;
-        let mut connection = connection.unwrap();
+        let mut connection = Connection::open(address).await.unwrap();
         let own = connection.local_address().ip();
         let handed_on = connection.line().await.unwrap();
         assert!(handed_on.starts_with(&format!("PROXY TCP4 {own} ")), "{handed_on} comes from {own}");
@@ -186,11 +180,8 @@ async fn a_node_port_leads_in_on_every_node() {
         scenario.apply(&load_balancer_with("nodeport", "listeners: [{port: 5432}]", "echo", node_port)).await;
         let status = scenario.status("it is programmed", "nodeport", |status| is(status, "Programmed", "True")).await;
         let port = status.listeners[0].node_port.expect("the port of the nodes is told");
-        let nodes = Api::<Node>::all(scenario.client.clone()).list(&ListParams::default()).await.unwrap();
-        for node in nodes {
-            let addresses = node.status.unwrap().addresses.unwrap();
-            let address = addresses.into_iter().find(|address| address.type_ == "InternalIP").unwrap();
-            served(SocketAddr::new(address.address.parse().unwrap(), port)).await;
+        for (_, ip) in nodes(&scenario.client).await {
+            served(SocketAddr::new(ip, port)).await;
         }
     })
     .await;
