@@ -232,8 +232,10 @@ impl Cluster {
         add_refusals(&mut world, &self.slices);
         add_refusals(&mut world, &self.secrets);
         add_refusals(&mut world, &self.ports);
-        for (subject, _) in self.secrets.iter().filter(|(_, feed)| is_refused(feed)) {
-            world.unreadable.extend(subject.key().map(|key| ("Secret", key)));
+        for (subject, feed) in self.secrets.iter() {
+            let refusal =
+                refusal(feed).map(|why| format!("{why}: the controller has to be allowed to get, list and watch it"));
+            world.unreadable.extend(subject.key().zip(refusal).map(|(key, why)| (("Secret", key), why.into())));
         }
         world.beyond_quota = self.beyond_quota();
         world.services = add(&mut world, &self.services, &interest);
@@ -365,7 +367,10 @@ fn add<T: kinds::Readable>(
             world.problems.extend(object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND)));
             match &object.good {
                 Some(good) => drop(objects.insert(key.clone(), good.clone())),
-                None => drop(world.unreadable.insert((T::KIND, key.clone()))),
+                None => {
+                    let why = object.problem.as_deref().unwrap_or_default().into();
+                    world.unreadable.insert((T::KIND, key.clone()), why);
+                }
             }
         }
     }
@@ -376,9 +381,10 @@ fn is_read_in_part<K: Kept>(feeds: &Feeds<K>) -> bool {
     feeds.iter().count() == 0 || feeds.iter().any(|(_, feed)| feed.state().store.is_synced())
 }
 
-fn is_refused<K: Kept>(feed: &Feed<K>) -> bool {
+/// Why nothing could be read, if that is refused.
+fn refusal<K: Kept>(feed: &Feed<K>) -> Option<String> {
     let state = feed.state();
-    !state.store.is_synced() && state.denied().is_some()
+    state.denied().filter(|_| !state.store.is_synced()).map(str::to_owned)
 }
 
 fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {

@@ -246,7 +246,7 @@ impl Gathering<'_> {
         let Document { place, key, object } = document;
         let stays = if there { "; what it was before stays" } else { "" };
         if !there {
-            self.world.unreadable.insert((object.kind(), key.clone()));
+            self.world.unreadable.insert((object.kind(), key.clone()), problems.join("; ").into());
         }
         self.world.problems.push(format!("{place}: {} {key}: {}{stays}", object.kind(), problems.join("; ")));
     }

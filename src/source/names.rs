@@ -115,15 +115,17 @@ async fn keep_looking_up(name: Arc<str>, interval: Duration, resolver: Arc<Resol
 
     loop {
         let mut answer = pin!(resolver(name.clone()));
-        let answer = match timeout(PATIENCE, &mut answer).await {
-            Ok(answer) => answer,
+        match timeout(PATIENCE, &mut answer).await {
+            Ok(answer) => known.observe(&name, answer.map_err(|error| said(&error))),
             Err(_) => {
                 known.observe(&name, Err(format!("no answer within {} s", PATIENCE.as_secs())));
-                // The system's resolver cannot be interrupted: asking again beside it would pile up threads.
-                answer.await
+                // The system's resolver cannot be interrupted: asking again beside it would pile up threads. That it
+                // failed in the end says nothing new.
+                if let Ok(late) = answer.await {
+                    known.observe(&name, Ok(late));
+                }
             }
-        };
-        known.observe(&name, answer.map_err(|error| said(&error)));
+        }
         sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }

@@ -33,8 +33,8 @@ pub struct World {
     pub names: BTreeMap<Arc<str>, Lookup>,
     /// Secrets that are not read, since there are too many of their namespace.
     pub beyond_quota: BTreeSet<ObjectKey>,
-    /// By kind, what is declared but can be read neither now nor could be before.
-    pub unreadable: BTreeSet<(&'static str, ObjectKey)>,
+    /// By kind, what is declared but can be read neither now nor could be before, and why, as it is said of it.
+    pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
     /// Where the process runs.

@@ -59,10 +59,9 @@ fn listed(items: impl IntoIterator<Item: ToString>) -> String {
 
 /// What to tell those who refer to an object that is not in the world.
 fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
-    if world.unreadable.contains(&(kind, key.clone())) {
-        format!("{kind} {key} cannot be read: correct what is told of it")
-    } else {
-        format!("{kind} {key} does not exist: create it, or write the name of another")
+    match world.unreadable.get(&(kind, key.clone())) {
+        Some(why) => format!("{kind} {key} cannot be read: {why}"),
+        None => format!("{kind} {key} does not exist: create it, or write the name of another"),
     }
 }
 

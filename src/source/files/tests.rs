@@ -337,10 +337,11 @@ fn an_object_that_could_never_be_read_is_known_to_be_there() {
     let mut folder = Folder::new();
     folder.write("a.yaml", secret("s", "data: {x: '!'}"));
     let world = folder.read();
-    assert_eq!(world.unreadable, [("Secret", key("s"))].into());
+    let (object, why) = world.unreadable.first_key_value().unwrap();
+    assert!(*object == ("Secret", key("s")) && why.contains("data.x"), "{why}");
     folder.write("a.yaml", secret("s", "data: {x: aGVsbG8=}")).read();
     folder.write("a.yaml", secret("s", "data: {x: '!'}"));
-    assert_eq!(folder.read().unreadable, BTreeSet::new());
+    assert_eq!(folder.read().unreadable.len(), 0);
 }
 
 #[test]

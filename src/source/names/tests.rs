@@ -190,6 +190,22 @@ async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
     assert_eq!(resolver.asked("db").len(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_hangs_and_then_fails_is_told_once() {
+    let resolver = Resolver::default();
+    resolver.takes(Duration::from_secs(20));
+    for _ in 0..10 {
+        resolver.answer("db", Err(io::Error::other("no server")));
+    }
+    let mut names = resolver.start();
+    names.want(wanted(&[("db", 1)]));
+    names.changed().await;
+    let told = names.known()["db"].problem.clone();
+    assert!(timeout(Duration::from_secs(100), names.changed()).await.is_err(), "{:?}", names.known());
+    assert!(resolver.asked("db").len() > 3);
+    assert_eq!(names.known()["db"].problem, told);
+}
+
 #[tokio::test]
 async fn the_system_knows_localhost() {
     let mut names = Names::start(resolve);

@@ -177,10 +177,10 @@ fn a_certificate_that_is_listed_twice_is_presented_once() {
 #[test]
 fn a_secret_that_cannot_be_read_is_not_told_to_be_missing() {
     let mut world = presenting("{name: a}");
-    world.unreadable.insert(("Secret", object("a")));
+    world.unreadable.insert(("Secret", object("a")), "data.x: is not base64".into());
     assert_eq!(
         sentences(&first(&world).1, "pg")[0],
-        "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a cannot be read: correct what is told of it; it is left out"
+        "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a cannot be read: data.x: is not base64; it is left out"
     );
 }
 

@@ -140,7 +140,7 @@ async fn an_object_that_cannot_be_read_harms_no_other() {
     let world = cluster.world();
     assert_eq!(names(&world), ["bad", "good"]);
     assert!(world.load_balancers[&key("bad")].spec.is_none() && world.load_balancers[&key("good")].spec.is_some());
-    assert!(world.unreadable.contains(&("Service", key("pg"))));
+    assert!(world.unreadable.contains_key(&("Service", key("pg"))));
     assert!(world.problems[0].starts_with("Service shop/pg: spec: invalid type"), "{:?}", world.problems);
     server.put(LOAD_BALANCERS, load_balancer("good", "good", 2, &json!({})));
     let world = world_where(&mut cluster, |world| !world.load_balancers[&key("good")].problems.is_empty()).await;
@@ -233,7 +233,7 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
     let mut cluster = synced(&server).await;
     let world = cluster.world();
     assert_eq!(names(&world), ["a", "plain"]);
-    assert!(world.unreadable.contains(&("Secret", key("tls"))));
+    assert!(world.unreadable.contains_key(&("Secret", key("tls"))));
     let problem = "Secret shop/tls cannot be watched: secrets is forbidden: allow get, list and watch";
     assert_eq!(world.problems, [problem]);
     server.allow("secrets");
