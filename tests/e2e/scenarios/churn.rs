@@ -23,8 +23,8 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
         let address = scenario.programmed("scale").await;
 
         scenario.scale("echo", 5).await;
-        // From the first connection that is served, every one is.
-        served(address).await;
+        // From the moment at which the status tells of an endpoint, which every proxy then has, each connection is served.
+        scenario.status("somebody is there", "scale", |status| is(status, "BackendsHealthy", "True")).await;
         let load = Load::start(address);
         load.is_served_by("five serve", PATIENCE, |backends| backends.len() == 5).await;
         let told = |status: &tcplb::api::TcpLoadBalancerStatus| {
