@@ -4,10 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test check generate image e2e kind minikube demo clean
+.PHONY: help build test check generate bench bench-smoke image e2e kind minikube demo clean
 
 help: ## list what there is
-	@awk -F ':[^#]*## ' '/^[a-z0-9]+:[^#]*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the program, optimised: target/release/tcplb
 	$(CARGO) build --release --locked
@@ -20,14 +20,25 @@ test: ## all tests, the same as in CI; what cannot be run on this machine is nam
 	fi
 
 check: ## formatting and lints
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 generate: ## rewrite what is generated: the CRD and its copies, tables in the docs, golden translations. Needs helm
 	UPDATE=1 $(CARGO) test --locked --test generated
 	UPDATE=1 $(CARGO) test --locked --test chart current
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
+
+# Two commands: together, the program would be built with what the bench wants of libraries that both use.
+bench: build ## measure beside HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"), into docs/performance.md
+	bench/peers/install
+	$(CARGO) run --release --locked --package tcplb-bench -- run $(ARGUMENTS)
+	$(if $(ARGUMENTS),,$(CARGO) run --release --locked --package tcplb-bench -- count)
+	$(CARGO) run --release --locked --package tcplb-bench -- report
+
+bench-smoke: build ## count instructions and system calls, and fail if there are more than before (UPDATE=1 writes them down)
+	$(CARGO) test --locked --package tcplb-bench
+	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
 
 image: ## the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)

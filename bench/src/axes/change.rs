@@ -1,0 +1,133 @@
+//! One endpoint among many changes: how soon that counts, what it costs, and whom it disturbs.
+
+mod configurations;
+
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use configurations::Change;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
+
+use super::Round;
+use crate::{
+    backend::{Backends, Opening, WHO, local},
+    contender::{Contender, Running},
+    load::{
+        Failures,
+        client::{Client, Stream, echo},
+    },
+};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Many {
+    pub load_balancers: u16,
+    /// Of each.
+    pub endpoints: u8,
+}
+
+/// Connections that are open while it changes, on the load balancer that changes and on as many others.
+const HELD: u16 = 20;
+
+/// How long is watched what a change costs.
+const COST: Duration = Duration::from_secs(3);
+
+/// How long a change may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const FIRST_PORT: u16 = 28500;
+const BACKEND_PORT: u16 = 28320;
+
+impl Many {
+    /// The load balancer whose endpoint changes.
+    fn changing(&self) -> u16 {
+        self.load_balancers / 2
+    }
+
+    fn client(load_balancer: u16) -> Client {
+        Client { server: local([127, 0, 0, 1], FIRST_PORT + load_balancer), tls: None }
+    }
+
+    /// The address of an endpoint's host: numbers from 1. The one after the last is what the last one changes to.
+    fn host(endpoint: u8) -> [u8; 4] {
+        [127, 10, 0, endpoint]
+    }
+
+    /// Servers that say who they are.
+    pub fn add_backends(&self, backends: &mut Backends) -> Result<()> {
+        (1..=self.endpoints + 1)
+            .try_for_each(|endpoint| backends.add(local(Self::host(endpoint), BACKEND_PORT), Opening::None))
+    }
+}
+
+pub async fn round(contender: &Contender, many: Many, folder: &Path) -> Result<Round> {
+    let change = Change::prepare(contender, many, folder)?;
+    let mut running = change.start(contender)?;
+    for load_balancer in [0, many.load_balancers - 1, many.changing()] {
+        running.ready(&Many::client(load_balancer)).await?;
+    }
+    let mut held = hold(many).await?;
+    let mut failures = Failures::default();
+
+    let begun = Instant::now();
+    change.apply(&running)?;
+    let effect = answers(many, many.endpoints + 1, begun, &mut failures).await?;
+    let mut disturbed = failures.count;
+    for connection in &mut held {
+        disturbed += u64::from(echo(connection).await.is_err());
+    }
+    let cpu = cost(&change, &running).await?;
+    answers(many, many.endpoints, Instant::now(), &mut failures).await?;
+    Ok(Round::default()
+        .with("effect", effect.as_secs_f64() * 1e3)
+        .with("cpu", cpu.as_secs_f64() * 1e3)
+        .with("disturbed", disturbed as f64))
+}
+
+async fn hold(many: Many) -> Result<Vec<Stream>> {
+    let mut held = Vec::new();
+    for number in 0..HELD {
+        held.push(Many::client(many.changing()).connect_and_echo().await?);
+        held.push(Many::client(number % many.load_balancers).connect_and_echo().await?);
+    }
+    Ok(held)
+}
+
+/// Asks who answers until it is this endpoint. Each comes up once in as many connections as there are endpoints.
+async fn answers(many: Many, endpoint: u8, begun: Instant, failures: &mut Failures) -> Result<Duration> {
+    let (client, awaited) = (Many::client(many.changing()), Many::host(endpoint));
+    while begun.elapsed() < PATIENCE {
+        match who(&client).await {
+            Ok(host) if host == awaited => return Ok(begun.elapsed()),
+            Ok(_) => {}
+            Err(_) => failures.count += 1,
+        }
+    }
+    bail!("the change had no effect within {PATIENCE:?}")
+}
+
+async fn who(client: &Client) -> io::Result<[u8; 4]> {
+    let mut stream = client.connect().await?;
+    stream.write_all(&[WHO]).await?;
+    let mut host = [0; 4];
+    stream.read_exact(&mut host).await?;
+    Ok(host)
+}
+
+/// The CPU time of changing it back, while nobody asks; less what as long a time costs without a change.
+async fn cost(change: &Change, running: &Running) -> Result<Duration> {
+    sleep(COST).await;
+    let start = running.processes().cpu()?;
+    sleep(COST).await;
+    let before = running.processes().cpu()?;
+    change.undo(running)?;
+    sleep(COST).await;
+    let after = running.processes().cpu()?;
+    Ok(after.saturating_sub(before).saturating_sub(before.saturating_sub(start)))
+}

@@ -1,0 +1,59 @@
+//! The port on which an axis meets the contenders: each configuration says what is best there.
+
+use anyhow::Result;
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    backend::local,
+    contender::certificates::Certificates,
+    load::{
+        client::Client,
+        tls::{Sessions, connector},
+    },
+};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    port: u16,
+    tls: Option<(Key, Sessions)>,
+}
+
+/// Which certificate is served.
+#[derive(Clone, Copy, Debug)]
+pub enum Key {
+    P256,
+    Rsa,
+}
+
+impl Door {
+    pub const PLAIN: Self = Self { port: 28401, tls: None };
+    pub const BULK: Self = Self { port: 28402, tls: None };
+    pub const IDLE: Self = Self { port: 28403, tls: None };
+    pub const TLS_P256: Self = Self { port: 28411, tls: Some((Key::P256, Sessions::Full)) };
+    pub const TLS_RESUMED: Self = Self { port: 28411, tls: Some((Key::P256, Sessions::Resumed)) };
+    pub const TLS_RSA: Self = Self { port: 28412, tls: Some((Key::Rsa, Sessions::Full)) };
+    pub const TLS_BULK: Self = Self { port: 28413, tls: Some((Key::P256, Sessions::Full)) };
+    pub const TLS_IDLE: Self = Self { port: 28414, tls: Some((Key::P256, Sessions::Full)) };
+
+    /// A client with a memory of its own for TLS sessions.
+    pub fn client(&self, certificates: &Certificates) -> Result<Client> {
+        let tls = match self.tls {
+            None => None,
+            Some((key, sessions)) => Some(connector(key.certificate(certificates), sessions)?),
+        };
+        Ok(Client { server: local([127, 0, 0, 1], self.port), tls })
+    }
+
+    pub fn resumes(&self) -> bool {
+        self.tls.is_some_and(|(_, sessions)| sessions == Sessions::Resumed)
+    }
+}
+
+impl Key {
+    fn certificate(self, certificates: &Certificates) -> &CertificateDer<'static> {
+        match self {
+            Self::P256 => &certificates.p256,
+            Self::Rsa => &certificates.rsa,
+        }
+    }
+}

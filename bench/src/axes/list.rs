@@ -1,0 +1,221 @@
+//! The axes.
+
+use super::{Axis, Direction, Door, Field, Figure, Goal, Way, Work, change::Many, mixed::Mix};
+use crate::cores;
+
+const fn of_cpu(unit: &'static str, goal: f64) -> Figure {
+    Figure { name: "cpu", unit, goal: Goal::Ratio(goal) }
+}
+
+const fn of_memory(goal: f64) -> Figure {
+    Figure { name: "memory", unit: "KiB", goal: Goal::Ratio(goal) }
+}
+
+const PER_OPERATION: &str = "µs CPU";
+const PER_GIB: &str = "CPU s/GiB";
+
+/// In the order of the table.
+pub const AXES: &[Axis] = &[
+    Axis {
+        name: "conn",
+        what: "New connection, 64 B echo, close; 32 clients",
+        door: Door::PLAIN,
+        work: Work::Connections { clients: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 1.0)],
+    },
+    Axis {
+        name: "rr-32",
+        what: "64 B round trip, 32 connections",
+        door: Door::PLAIN,
+        work: Work::RoundTrips { connections: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 1.0)],
+    },
+    Axis {
+        name: "rr-256",
+        what: "64 B round trip, 256 connections",
+        door: Door::PLAIN,
+        work: Work::RoundTrips { connections: 256 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.75)],
+    },
+    Axis {
+        name: "rr-2000",
+        what: "64 B round trip, 2,000 connections",
+        door: Door::PLAIN,
+        work: Work::RoundTrips { connections: 2000 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.75)],
+    },
+    Axis {
+        name: "bulk-down",
+        what: "Bulk to the client, 4 connections",
+        door: Door::BULK,
+        work: Work::Bulk(Direction::ToClient),
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_GIB, 1.0)],
+    },
+    Axis {
+        name: "bulk-both",
+        what: "Bulk both ways at once, 4 connections",
+        door: Door::BULK,
+        work: Work::Bulk(Direction::Both),
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_GIB, 1.0)],
+    },
+    Axis {
+        name: "idle",
+        what: "Memory of an idle connection, of 5,000",
+        door: Door::IDLE,
+        work: Work::Idle { connections: 5000 },
+        field: Field::Everybody,
+        figures: &[of_memory(0.7)],
+    },
+    Axis {
+        name: "tls-conn",
+        what: "TLS 1.3 full handshake, P-256, 64 B echo, close; 32 clients",
+        door: Door::TLS_P256,
+        work: Work::Connections { clients: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.65)],
+    },
+    Axis {
+        name: "tls-rsa",
+        what: "The same with RSA-2048",
+        door: Door::TLS_RSA,
+        work: Work::Connections { clients: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.75)],
+    },
+    Axis {
+        name: "tls-resumed",
+        what: "TLS 1.3 resumed handshake, 64 B echo, close; 32 clients",
+        door: Door::TLS_RESUMED,
+        work: Work::Connections { clients: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.70)],
+    },
+    Axis {
+        name: "tls-rr",
+        what: "TLS 64 B round trip, 32 connections",
+        door: Door::TLS_P256,
+        work: Work::RoundTrips { connections: 32 },
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_OPERATION, 0.70)],
+    },
+    Axis {
+        name: "tls-bulk",
+        what: "TLS bulk to the client, 4 connections",
+        door: Door::TLS_BULK,
+        work: Work::Bulk(Direction::ToClient),
+        field: Field::Everybody,
+        figures: &[of_cpu(PER_GIB, 0.70)],
+    },
+    Axis {
+        name: "tls-idle",
+        what: "Memory of an idle TLS connection, of 2,000",
+        door: Door::TLS_IDLE,
+        work: Work::Idle { connections: 2000 },
+        field: Field::Everybody,
+        figures: &[of_memory(0.5)],
+    },
+    Axis {
+        name: "latency",
+        what: "64 B round trips on 1,000 connections, at 70 % of the best peer's peak",
+        door: Door::PLAIN,
+        work: Work::Latency { connections: 1000, share: 0.7 },
+        field: Field::Everybody,
+        figures: &[
+            Figure { name: "p50", unit: "µs", goal: Goal::None },
+            Figure { name: "p99", unit: "µs", goal: Goal::Ratio(0.9) },
+            Figure { name: "p999", unit: "µs", goal: Goal::None },
+        ],
+    },
+    Axis {
+        name: "mixed",
+        what: "5,000 idle connections, 500 busy with 10,000 round trips/s, 500 new/s",
+        door: Door::PLAIN,
+        work: Work::Mixed(Mix { idle: 5000, busy: 500, messages: 10_000.0, new: 500.0 }),
+        field: Field::Everybody,
+        figures: &[
+            Figure { name: "cpu", unit: "CPU ms/s", goal: Goal::Ratio(1.0) },
+            Figure { name: "p99", unit: "µs", goal: Goal::Ratio(1.0) },
+            Figure { name: "memory", unit: "MiB", goal: Goal::Ratio(1.0) },
+        ],
+    },
+    Axis {
+        name: "change",
+        what: "One endpoint of 500 load balancers × 20 changes",
+        door: Door::PLAIN,
+        work: Work::Change(Many { load_balancers: 500, endpoints: 20 }),
+        field: Field::Everybody,
+        figures: &[
+            Figure { name: "effect", unit: "ms to effect", goal: Goal::Value(20.0) },
+            Figure { name: "cpu", unit: "ms CPU", goal: Goal::None },
+            Figure { name: "disturbed", unit: "connections disturbed", goal: Goal::Value(0.0) },
+        ],
+    },
+    Axis {
+        name: "features",
+        what: "New connection, 64 B echo, close; one more feature",
+        door: Door::PLAIN,
+        work: Work::Connections { clients: 32 },
+        field: Field::Ours(FEATURES),
+        figures: &[of_cpu(PER_OPERATION, 1.05)],
+    },
+    Axis {
+        name: "workers-conn",
+        what: "New connection, 64 B echo, close; two workers",
+        door: Door::PLAIN,
+        work: Work::Connections { clients: 32 },
+        field: Field::Ours(WORKERS),
+        figures: &[of_cpu(PER_OPERATION, 1.05)],
+    },
+    Axis {
+        name: "workers-rr",
+        what: "64 B round trip, 32 connections; two workers",
+        door: Door::PLAIN,
+        work: Work::RoundTrips { connections: 32 },
+        field: Field::Ours(WORKERS),
+        figures: &[of_cpu(PER_OPERATION, 1.05)],
+    },
+];
+
+const fn one_worker(name: &'static str, configuration: &'static str) -> Way {
+    Way { name, configuration, arguments: ONE_WORKER, cores: cores::CONTENDER }
+}
+
+/// As others are run that have no log either.
+pub const ONE_WORKER: &[&str] = &["--workers", "1", "--access-log", "off"];
+
+const FEATURES: &[Way] = &[
+    one_worker("none", "tcplb/plain.yaml"),
+    one_worker("sticky", "tcplb/sticky.yaml"),
+    one_worker("limits", "tcplb/limits.yaml"),
+    one_worker("PROXY v2", "tcplb/proxy.yaml"),
+    Way { arguments: &["--workers", "1"], ..one_worker("access log", "tcplb/plain.yaml") },
+];
+
+/// There are two cores: the second worker shares one with the load.
+const WORKERS: &[Way] = &[
+    one_worker("one worker", "tcplb/plain.yaml"),
+    Way {
+        arguments: &["--workers", "2", "--access-log", "off"],
+        cores: &[0, 1],
+        ..one_worker("two workers", "tcplb/plain.yaml")
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_axis_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = AXES.iter().map(|axis| axis.name).collect();
+        assert_eq!(names.len(), AXES.len());
+    }
+}

@@ -1,0 +1,88 @@
+//! The programs that are compared, each as it is run.
+
+pub mod certificates;
+mod programs;
+mod running;
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+pub use programs::{Program, Programs, in_path};
+pub use running::Running;
+
+use crate::{axes::Work, cores};
+
+/// The name of what this bench is for.
+pub const OURS: &str = "tcplb";
+
+/// What is measured: a program and how it is run.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    pub name: &'static str,
+    pub program: Program,
+    pub path: PathBuf,
+    /// Its configuration, of those in bench/.
+    pub configuration: &'static str,
+    /// What it is given besides.
+    pub arguments: &'static [&'static str],
+    pub cores: &'static [usize],
+}
+
+impl Contender {
+    /// As it is compared with others.
+    pub fn usual(program: Program, path: PathBuf) -> Self {
+        let configuration = match program {
+            Program::Tcplb => "tcplb/default.yaml",
+            Program::Haproxy => "peers/haproxy.cfg",
+            Program::Nginx => "peers/nginx.conf",
+            Program::Envoy => "peers/envoy.yaml",
+        };
+        Self { name: program.name(), program, path, configuration, arguments: &[], cores: cores::CONTENDER }
+    }
+
+    /// With what only helps this work, and cannot be set for one port.
+    pub fn tuned_for(self, work: Work) -> Self {
+        match (self.program, work) {
+            (Program::Haproxy, Work::Bulk(_)) => {
+                Self { arguments: &["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/peers/haproxy-bulk.cfg")], ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// Starts it with its own configuration, in a folder that has the certificates.
+    pub fn start(&self, folder: &Path) -> Result<Running> {
+        self.start_under(Vec::new(), folder)
+    }
+
+    /// The same, as an argument of another program.
+    pub fn start_under(&self, mut other: Vec<OsString>, folder: &Path) -> Result<Running> {
+        let committed = committed(self.configuration);
+        let copy = folder.join(committed.file_name().expect("it is a file"));
+        fs::copy(&committed, &copy).with_context(|| format!("{} cannot be copied", committed.display()))?;
+        other.extend(self.command(&copy));
+        Running::start(self.name, &other, folder, self.cores)
+    }
+
+    /// Starts it with another one.
+    pub fn start_with(&self, configuration: &Path, folder: &Path) -> Result<Running> {
+        Running::start(self.name, &self.command(configuration), folder, self.cores)
+    }
+
+    /// The program and its arguments.
+    fn command(&self, configuration: &Path) -> Vec<OsString> {
+        let mut command = vec![self.path.clone().into_os_string()];
+        command.extend(self.program.arguments(configuration));
+        command.extend(self.arguments.iter().map(OsString::from));
+        command
+    }
+}
+
+/// A file of this folder's.
+pub fn committed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

@@ -1,0 +1,65 @@
+//! `bench count`: what one operation needs, of every contender.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::{Count, Counter, WORKS, count};
+use crate::{
+    bench::Bench,
+    contender::{Contender, OURS, Program, in_path},
+};
+
+/// Of each contender, of each work, of each counter.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Counts {
+    /// The key of the run that they come from.
+    pub run: String,
+    pub of: BTreeMap<String, BTreeMap<String, BTreeMap<String, Count>>>,
+}
+
+/// Counts all that can be counted. What cannot is said, and left out.
+pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> bool) -> Result<Counts> {
+    let mut counts = Counts { run, ..Counts::default() };
+    for counter in Counter::ALL {
+        if in_path(counter.program()).is_none() {
+            eprintln!("{} are not counted: there is no {}", counter.name(), counter.program());
+            continue;
+        }
+        for contender in entrants(bench, &wants) {
+            for work in &WORKS {
+                match count(bench, counter, work, &contender).await {
+                    Ok(count) => {
+                        eprintln!("{:20} {:22} {:10.1} {}", contender.name, work.name, count.each, counter.name());
+                        let works = counts.of.entry(contender.name.into()).or_default();
+                        works.entry(work.name.into()).or_default().insert(counter.name().into(), count);
+                    }
+                    Err(error) => eprintln!(
+                        "{:20} {:22} {} cannot be counted: {error:#}",
+                        contender.name,
+                        work.name,
+                        counter.name()
+                    ),
+                }
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// Everybody as usual, and ours with two workers too.
+fn entrants(bench: &Bench, wants: impl Fn(Program) -> bool) -> Vec<Contender> {
+    let mut entrants: Vec<_> =
+        Program::ALL.into_iter().filter(|program| wants(*program)).filter_map(|program| bench.usual(program)).collect();
+    if let Some(ours) = entrants.iter_mut().find(|entrant| entrant.name == OURS) {
+        ours.configuration = "tcplb/quiet.yaml";
+        let two = Contender {
+            name: "tcplb, two workers",
+            arguments: &["--workers", "2", "--access-log", "off"],
+            ..ours.clone()
+        };
+        entrants.push(two);
+    }
+    entrants
+}

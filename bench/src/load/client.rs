@@ -1,0 +1,83 @@
+//! One client.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use rustls::HandshakeKind;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
+
+use super::socket;
+use crate::contender::certificates::NAME;
+
+/// A small message.
+pub const MESSAGE: usize = 64;
+
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Where a client connects, and how.
+#[derive(Clone)]
+pub struct Client {
+    pub server: SocketAddr,
+    pub tls: Option<TlsConnector>,
+}
+
+impl Client {
+    pub async fn connect(&self) -> io::Result<Stream> {
+        let stream = socket::connect(self.server).await?;
+        match &self.tls {
+            None => Ok(Either::Left(stream)),
+            Some(tls) => {
+                let name = NAME.try_into().map_err(io::Error::other)?;
+                Ok(Either::Right(Box::new(tls.connect(name, stream).await?)))
+            }
+        }
+    }
+
+    /// A connection that has answered once: it is open on the far side too.
+    pub async fn connect_and_echo(&self) -> io::Result<Stream> {
+        let mut stream = self.connect().await?;
+        echo(&mut stream).await?;
+        Ok(stream)
+    }
+}
+
+/// Sends a message that was not sent before, and expects it back.
+pub async fn echo(stream: &mut Stream) -> io::Result<()> {
+    let sent = message();
+    stream.write_all(&sent).await?;
+    stream.flush().await?;
+    let mut answer = [0; MESSAGE];
+    stream.read_exact(&mut answer).await?;
+    if answer == sent { Ok(()) } else { Err(io::Error::other("other bytes came back than were sent")) }
+}
+
+/// Its first byte is none that asks the backend for something else than an echo.
+pub fn message() -> [u8; MESSAGE] {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut message = [b'E'; MESSAGE];
+    message[8..16].copy_from_slice(&NEXT.fetch_add(1, Relaxed).to_le_bytes());
+    message
+}
+
+/// Ends a connection as clients do: with a goodbye if there is TLS, and without waiting for the other side.
+pub async fn close(mut stream: Stream) -> io::Result<()> {
+    match &mut stream {
+        Either::Left(_) => Ok(()),
+        Either::Right(tls) => tls.shutdown().await,
+    }
+}
+
+pub fn is_resumed(stream: &Stream) -> bool {
+    match stream {
+        Either::Left(_) => false,
+        Either::Right(tls) => tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}

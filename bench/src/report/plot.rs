@@ -1,0 +1,105 @@
+//! Bars in SVG: each contender's figure as a ratio to that of the best peer.
+
+use std::fmt::Write;
+
+use super::Row;
+use crate::contender::{OURS, Program};
+
+const WIDTH: u32 = 1060;
+/// Where bars begin: what is compared is named to the left.
+const LEFT: u32 = 540;
+const BAR: u32 = 11;
+const GAP: u32 = 14;
+const TOP: u32 = 56;
+/// How far the plot goes: what is longer says so in a figure.
+const LONGEST: f64 = 2.5;
+const PER_UNIT: f64 = (WIDTH - LEFT - 60) as f64 / LONGEST;
+
+/// Colours that are told apart in light and in dark, and by those who see no red or green.
+fn colour(program: Program) -> &'static str {
+    match program {
+        Program::Tcplb => "#0a84ff",
+        Program::Haproxy => "#d98200",
+        Program::Nginx => "#1f9d7a",
+        Program::Envoy => "#a66bbf",
+    }
+}
+
+pub fn draw(rows: &[Row]) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.compares_everybody() && row.base.is_some()).collect();
+    let (mut groups, mut top) = (String::new(), TOP);
+    for row in &rows {
+        top = draw_group(&mut groups, row, top);
+    }
+    let height = top + 10;
+    let style = "text{font:12px system-ui,sans-serif;fill:#1f2328}.dim{fill:#59636e}.line{stroke:#59636e}\
+                 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#9198a1}.line{stroke:#9198a1}}";
+    let one = x(1.0);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
+         <title>Cost of the same work as a ratio to the best peer: shorter is better</title>\n<style>{style}</style>\n\
+         {}<text class=\"dim\" x=\"{LEFT}\" y=\"44\">ratio to the best peer; shorter is better</text>\n{groups}\
+         <line class=\"line\" x1=\"{one}\" x2=\"{one}\" y1=\"{TOP}\" y2=\"{}\" stroke-dasharray=\"3 3\"/>\n</svg>\n",
+        legend(),
+        top - GAP
+    )
+}
+
+fn draw_group(text: &mut String, row: &Row, top: u32) -> u32 {
+    let mut y = top;
+    let mut bars = String::new();
+    for program in Program::ALL {
+        let Some(ratio) = row.entry(program.name()).and_then(|entry| entry.ratio) else { continue };
+        let width = ratio.median.min(LONGEST) * PER_UNIT;
+        let weight = if program.name() == OURS { " font-weight=\"bold\"" } else { "" };
+        writeln!(
+            bars,
+            "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" rx=\"2\" fill=\"{}\"/>\
+             <text x=\"{:.1}\" y=\"{}\"{weight}>{:.2}</text>",
+            BAR - 1,
+            colour(program),
+            f64::from(LEFT) + width + 6.0,
+            y + BAR - 2,
+            ratio.median
+        )
+        .expect("strings take all");
+        y += BAR;
+    }
+    if bars.is_empty() {
+        return top;
+    }
+    let (middle, label) = ((top + y) / 2, label(row));
+    writeln!(text, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>", LEFT - 10, middle + 4)
+        .expect("strings take all");
+    text.push_str(&bars);
+    y + GAP
+}
+
+fn label(row: &Row) -> String {
+    let which = match row.figure.name {
+        _ if row.axis.figures.len() == 1 => String::new(),
+        "p999" => ", p99.9".into(),
+        name => format!(", {name}"),
+    };
+    format!("{}{which}", row.axis.what)
+}
+
+fn legend() -> String {
+    let mut text = String::new();
+    for (index, program) in (0_u32..).zip(Program::ALL) {
+        let x = LEFT + index * 100;
+        writeln!(
+            text,
+            "<rect x=\"{x}\" y=\"14\" width=\"12\" height=\"12\" rx=\"2\" fill=\"{}\"/><text x=\"{}\" y=\"24\">{}</text>",
+            colour(program),
+            x + 18,
+            program.name()
+        )
+        .expect("strings take all");
+    }
+    text
+}
+
+fn x(ratio: f64) -> f64 {
+    f64::from(LEFT) + ratio * PER_UNIT
+}

@@ -1,0 +1,93 @@
+//! What was measured, as it is kept: every round of every contender, and where it comes from.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{axes::Round, count::Counts, machine::Machine};
+
+/// The axes may come from several runs: each says from which.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Results {
+    pub runs: BTreeMap<String, Run>,
+    pub axes: BTreeMap<String, Measured>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+}
+
+/// A run is named after when it began.
+pub fn run_name() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// One call of the bench.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Run {
+    pub machine: Machine,
+    /// The commit of tcplb.
+    pub revision: String,
+    pub versions: BTreeMap<String, String>,
+    /// Peers that were not on the machine, or not asked for.
+    pub left_out: Vec<String>,
+}
+
+/// One axis.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Measured {
+    /// The key of its run.
+    pub run: String,
+    pub seconds: f64,
+    /// Of each contender.
+    pub rounds: Vec<BTreeMap<String, Round>>,
+}
+
+impl Results {
+    /// Nothing, if there is no such file yet.
+    pub fn read(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = fs::read_to_string(path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} has no results of this bench", path.display()))
+    }
+
+    /// Replaces what was measured again. Runs that nothing comes from any more are forgotten.
+    pub fn replace(&mut self, run_name: &str, run: Run, axis: &str, measured: Measured) {
+        self.runs.insert(run_name.to_owned(), run);
+        self.axes.insert(axis.to_owned(), measured);
+        self.forget_runs();
+    }
+
+    pub fn replace_counts(&mut self, run: Run, counts: Counts) {
+        self.runs.insert(counts.run.clone(), run);
+        self.counts = Some(counts);
+        self.forget_runs();
+    }
+
+    fn forget_runs(&mut self) {
+        let counted = self.counts.as_ref().map(|counts| counts.run.as_str());
+        self.runs.retain(|name, _| counted == Some(name) || self.axes.values().any(|measured| measured.run == *name));
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+    }
+}
+
+impl Measured {
+    /// A figure of each round. None: the contender has none, or there were errors.
+    pub fn figures(&self, contender: &str, figure: &str) -> Vec<Option<f64>> {
+        self.rounds.iter().map(|round| round.get(contender)?.figure(figure)).collect()
+    }
+
+    /// Errors in all rounds, and the first one.
+    pub fn errors(&self, contender: &str) -> (u64, Option<&str>) {
+        let rounds = || self.rounds.iter().filter_map(|round| round.get(contender));
+        (rounds().map(|round| round.errors).sum(), rounds().find_map(|round| round.first_error.as_deref()))
+    }
+}
