@@ -97,7 +97,7 @@ async fn what_the_administrator_does_not_allow_is_refused_with_a_sentence() {
 /// An address that a load balancer asks for: its name, the address, and what is said of it.
 type Target = (&'static str, SocketAddr, &'static str);
 
-const OURS: &str = "an address of the proxies or of the API server";
+const OURS: &str = "an address of the proxies, of the API server or of a Service";
 const NOT_OWN: &str = "neither a pod that a Service of the same namespace selects nor in a network";
 
 /// Addresses that no load balancer may reach, whatever its owner writes and the administrator allows.
