@@ -9,6 +9,8 @@ pub struct Budget {
     pub connections: usize,
     /// Connections to backends that are opened ahead.
     pub preconnected: usize,
+    /// Pipes of each worker, for connections that move much.
+    pub pipes: usize,
 }
 
 /// Where the manifests come from, which costs descriptors too.
@@ -29,17 +31,24 @@ pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
     Budget::of(limit as usize, workers, manifests)
 }
 
+/// More connections of one worker that move much at the same time copy what they move.
+const MOST_PIPES: usize = 256;
+
 impl Budget {
-    /// A sixteenth each for preconnected sockets, for probes, and for watches of a cluster; a fixed part for files, the
+    /// A sixteenth each for preconnected sockets, for probes, for pipes, and for watches of a cluster; a fixed part for files, the
     /// admin page and listening sockets, of which every worker has its own.
     fn of(limit: usize, workers: usize, manifests: Manifests) -> Self {
         let fixed = (384 + 64 * workers).min(limit / 4);
         let sixteenth = limit / 16;
         let sixteenths = match manifests {
-            Manifests::Files => 2,
-            Manifests::Cluster => 3,
+            Manifests::Files => 3,
+            Manifests::Cluster => 4,
         };
-        Self { connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1), preconnected: sixteenth }
+        Self {
+            connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1),
+            preconnected: sixteenth,
+            pipes: (sixteenth / 2 / workers).min(MOST_PIPES),
+        }
     }
 }
 
@@ -51,7 +60,7 @@ mod tests {
     fn everything_together_stays_below_the_limit() {
         for limit in [64, 256, 1024, 20_000, 1 << 20] {
             for workers in [1, 2, 64] {
-                for (manifests, sixteenths) in [(Manifests::Files, 2), (Manifests::Cluster, 3)] {
+                for (manifests, sixteenths) in [(Manifests::Files, 3), (Manifests::Cluster, 4)] {
                     let budget = Budget::of(limit, workers, manifests);
                     let taken = 2 * budget.connections + sixteenths * budget.preconnected;
                     assert!(taken < limit, "{limit} {workers} {manifests:?}: {budget:?}");

@@ -74,6 +74,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         // Its backends' ends are in this process too.
         capacity: budget.connections / 2,
         preconnected: budget.preconnected,
+        pipes: budget.pipes,
         sharing: Sharing::Exclusive,
         inherited: BTreeMap::new(),
         access_log,

@@ -90,6 +90,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         workers,
         capacity: budget.connections,
         preconnected: budget.preconnected,
+        pipes: budget.pipes,
         sharing,
         inherited: inheritance.listeners,
         access_log,

@@ -188,16 +188,28 @@ impl Side for Stream {
     fn stream(&mut self) -> &mut Stream {
         self
     }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self.tcp())
+    }
 }
 
 impl Side for Prefixed<Stream> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut()
     }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        self.replayed_all().map(Stream::tcp)
+    }
 }
 
 impl Side for TlsStream<Prefixed<Stream>> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut().0.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        None
     }
 }

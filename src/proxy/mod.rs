@@ -10,6 +10,7 @@ pub mod admission;
 mod connect;
 mod connection;
 mod listener;
+mod pipe;
 mod plan;
 pub mod prefixed;
 pub mod proxy_protocol;
@@ -61,6 +62,8 @@ pub struct Options {
     pub capacity: usize,
     /// How many preconnected sockets there may be at a time.
     pub preconnected: usize,
+    /// How many pipes the connections of each worker may have at a time.
+    pub pipes: usize,
     pub sharing: Sharing,
     /// Listening sockets of the process that this one takes over from, by the address they were opened for.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
@@ -88,6 +91,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             workers,
             capacity: Arc::new(Capacity::new(options.capacity)),
+            pipes: options.pipes,
             access_log: Arc::new(options.access_log),
             started: Instant::now(),
         });

@@ -26,6 +26,11 @@ impl<S> Prefixed<S> {
         &self.prefix[self.replayed..]
     }
 
+    /// The stream, once nothing is left in front of what it has next.
+    pub fn replayed_all(&self) -> Option<&S> {
+        self.prefix.is_empty().then_some(&self.stream)
+    }
+
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
     }

@@ -21,12 +21,14 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     task::yield_now,
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
     accounting::CloseReason,
+    pipe::Pipe,
     proxy_protocol::{Inspection, SignatureGuard},
     stream::Stream,
 };
@@ -35,6 +37,10 @@ use super::{
 const BUFFER: usize = 64 * 1024;
 /// What is read at once for a receiver that did not take everything the last time.
 const BUFFER_UNDER_BACKPRESSURE: usize = 16 * 1024;
+/// Below this a pipe that was filled by a direction that moved much makes it one that does not: small messages are copied
+/// at less cost. It is what sixteen segments of a network with small ones come to, which is as many as a pipe holds, and
+/// less.
+const SMALL: usize = 8 * 1024;
 /// What one direction may move before the other connections of the worker have their turn.
 const BYTES_PER_TURN: usize = 128 * 1024;
 /// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
@@ -54,6 +60,9 @@ thread_local! {
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The TCP connection below.
     fn stream(&mut self) -> &mut Stream;
+
+    /// The same, if bytes may be moved to and from it as they are.
+    fn plain(&self) -> Option<&TcpStream>;
 }
 
 /// When a relayed connection is ended by the clock; `None`: never.
@@ -363,6 +372,10 @@ struct Direction {
     pending: Vec<u8>,
     /// How much of `pending` is written.
     written: usize,
+    /// It moves much: within the kernel, where both sides are plain.
+    moves_much: bool,
+    /// While it has something that was read and not yet written.
+    pipe: Option<Pipe>,
     /// The other direction failed to write to where this one reads: an end of input is not a clean one.
     source_broke: bool,
     guard: Option<SignatureGuard>,
@@ -396,12 +409,20 @@ enum Fault {
 
 impl Direction {
     fn new(guard: Option<SignatureGuard>) -> Self {
-        Self { state: State::Open, pending: Vec::new(), written: 0, source_broke: false, guard }
+        Self {
+            state: State::Open,
+            pending: Vec::new(),
+            written: 0,
+            moves_much: false,
+            pipe: None,
+            source_broke: false,
+            guard,
+        }
     }
 
     /// Whether the source is waited for.
     fn is_reading(&self) -> bool {
-        self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty())
+        self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty() && self.pipe.is_none())
     }
 
     fn is_broken(&self) -> bool {
@@ -431,6 +452,7 @@ impl Direction {
                 State::Open | State::Ending => {}
             }
             let keeps_up = self.pending.is_empty();
+            ready!(self.poll_drain_pipe(cx, destination, &mut wrote))?;
             ready!(self.poll_write_pending(cx, destination, &mut wrote))?;
             if self.state == State::Ending {
                 ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
@@ -443,6 +465,19 @@ impl Direction {
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
+            if let Some(mut pipe) = self.pipe_between(source, destination)
+                && let Some(from) = source.plain()
+            {
+                let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
+                self.moves_much = count >= SMALL;
+                budget = budget.saturating_sub(count);
+                match count {
+                    0 => self.end()?,
+                    _ => self.pipe = Some(pipe),
+                }
+                self.pending = Vec::new();
+                continue;
+            }
             let size = if keeps_up { BUFFER } else { BUFFER_UNDER_BACKPRESSURE };
             let Poll::Ready(count) = read(cx, source, &mut buffer[..size])? else {
                 // Nothing to do for now: hold no memory, and leave nothing in the encrypting layer.
@@ -451,18 +486,48 @@ impl Direction {
                 return Poll::Pending;
             };
             if count == 0 {
-                if self.source_broke {
-                    return Poll::Ready(Err(Fault::Read));
-                }
-                self.state = State::Ending;
+                self.end()?;
                 continue;
             }
+            self.moves_much = count == size;
             let chunk = &buffer[..count];
             self.inspect(chunk)?;
             budget = budget.saturating_sub(count);
             let now = poll_write_some(cx, destination, chunk, &mut wrote)?;
             self.pending.extend_from_slice(&chunk[now..]);
         }
+    }
+
+    /// The source has ended.
+    fn end(&mut self) -> Result<(), Fault> {
+        if self.source_broke {
+            return Err(Fault::Read);
+        }
+        self.state = State::Ending;
+        Ok(())
+    }
+
+    /// A pipe for what comes next, if that is to go through one.
+    fn pipe_between(&self, source: &impl Side, destination: &impl Side) -> Option<Pipe> {
+        let may = self.moves_much && self.guard.is_none() && source.plain().is_some() && destination.plain().is_some();
+        if may { Pipe::borrow() } else { None }
+    }
+
+    fn poll_drain_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        destination: &impl Side,
+        wrote: &mut impl FnMut(usize),
+    ) -> Poll<Result<(), Fault>> {
+        let (Some(pipe), Some(to)) = (&mut self.pipe, destination.plain()) else { return Poll::Ready(Ok(())) };
+        while !pipe.is_empty() {
+            match ready!(pipe.poll_drain(cx, to)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Fault::Write)),
+                Ok(count) => wrote(count),
+            }
+        }
+        self.pipe = None;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_pending(

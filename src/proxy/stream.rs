@@ -28,6 +28,10 @@ impl Stream {
         Self { tcp, clean: false }
     }
 
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
     /// Everything that was to be said has been: closing is an ordinary end.
     pub fn ended_cleanly(&mut self) {
         self.clean = true;

@@ -34,6 +34,7 @@ use super::{
     admission::Capacity,
     connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
+    pipe,
     turns::Turns,
 };
 use crate::drain::Draining;
@@ -55,6 +56,8 @@ const LAST_ACCEPTS: usize = 2 * super::socket::BACKLOG as usize;
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Capacity>,
+    /// How many pipes the connections of each worker may have at a time.
+    pub pipes: usize,
     pub access_log: Arc<AccessLog>,
     pub started: StdInstant,
 }
@@ -165,6 +168,7 @@ pub fn start(
             Err(error) => return drop(started.send(Err(error))),
         };
         let _ = started.send(Ok(()));
+        pipe::allow(shared.pipes);
         let ledger = Rc::new(Ledger::new(index, shared.access_log.clone()));
         let surroundings = Surroundings { ledger, handshakes: Turns::new(HANDSHAKES_PER_TURN) };
         let worker = Worker { index, shared, surroundings, sessions: RefCell::default(), sockets: RefCell::default() };

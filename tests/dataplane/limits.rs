@@ -15,7 +15,7 @@ use tcplb::{
 
 use crate::rig::*;
 
-const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0 };
+const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0, pipes: 0 };
 const THREADS: usize = 8;
 const EACH: usize = 10;
 
@@ -127,7 +127,7 @@ fn a_rate_refills() {
 
 #[test]
 fn the_process_and_each_load_balancer_have_a_capacity() {
-    let size = Size { workers: 4, capacity: 20, preconnected: 0 };
+    let size = Size { workers: 4, capacity: 20, preconnected: 0, pipes: 0 };
     let rig = Rig::sized(size, &[greeter()], |_, _| {});
     let open = served_of_many(rig.address(), |_, address| connect(address));
     assert_eq!(open.len(), 18, "a single load balancer may take nine tenths");

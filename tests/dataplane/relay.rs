@@ -71,18 +71,21 @@ pub fn fill(mut sender: &TcpStream, moved: impl Fn() -> u64) -> usize {
 #[test]
 fn everything_arrives_in_order_both_ways_at_once() {
     const LENGTH: usize = 3 << 20;
-    let backend = Backend::serving(|stream| {
-        transfer(stream, 1, 2, LENGTH);
-    });
-    let rig = Rig::new(&[backend]);
-    let address = rig.address();
-    thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(move || transfer(connect(address), 2, 1, LENGTH));
-        }
-    });
-    rig.wait_closed(CloseReason::Complete, 6);
-    assert_eq!(rig.bytes(), (6 * LENGTH as u64, 6 * LENGTH as u64));
+    // By copying, through too few pipes for all, and through enough.
+    for pipes in [0, 2, 16] {
+        let backend = Backend::serving(|stream| {
+            transfer(stream, 1, 2, LENGTH);
+        });
+        let rig = Rig::sized(Size { pipes, ..Size::default() }, &[backend], |_, _| {});
+        let address = rig.address();
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(move || transfer(connect(address), 2, 1, LENGTH));
+            }
+        });
+        rig.wait_closed(CloseReason::Complete, 6);
+        assert_eq!(rig.bytes(), (6 * LENGTH as u64, 6 * LENGTH as u64));
+    }
 }
 
 /// Sends the bytes of one seed and checks those of another, in pieces of any size with pauses between some.

@@ -50,11 +50,13 @@ pub struct Size {
     pub workers: usize,
     pub capacity: usize,
     pub preconnected: usize,
+    /// Of each worker.
+    pub pipes: usize,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { workers: 2, capacity: 4000, preconnected: 64 }
+        Self { workers: 2, capacity: 4000, preconnected: 64, pipes: 16 }
     }
 }
 
@@ -106,6 +108,7 @@ impl Rig {
             workers: size.workers,
             capacity: size.capacity,
             preconnected: size.preconnected,
+            pipes: size.pipes,
             sharing: Sharing::Exclusive,
             inherited,
             access_log,

@@ -32,7 +32,7 @@ impl Rig {
     fn start() -> Self {
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, io::sink());
         let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
-        let options = Options { workers: 1, capacity: 10, preconnected: 0, sharing, inherited, access_log };
+        let options = Options { workers: 1, capacity: 10, preconnected: 0, pipes: 0, sharing, inherited, access_log };
         let proxy = Proxy::start(options, &Handle::current()).unwrap();
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let reports = Reports::new(proxy.monitor(), state.clone(), stop.clone());
