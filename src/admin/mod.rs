@@ -44,8 +44,7 @@ pub async fn serve(mut listener: TcpListener, monitor: Monitor, state: Arc<State
     let metrics = Metrics::new(monitor.clone(), state.clone());
     let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
     let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports })));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    let http = http();
     let (visitors, visits) = (Visitors::default(), GracefulShutdown::new());
     // It goes on where there are no descriptors for a moment.
     while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
@@ -63,6 +62,12 @@ pub async fn serve(mut listener: TcpListener, monitor: Monitor, state: Arc<State
     // A graceful end closes connections that have not asked yet.
     sleep(LAST_QUESTIONS).await;
     visits.shutdown().await;
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    http
 }
 
 struct Pages {
@@ -123,4 +128,35 @@ fn json(value: &impl serde::Serialize) -> Response {
 
 fn text(metrics: &Metrics) -> Response {
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_asks_nothing_is_closed_before_a_question_in_the_midst_of_it_and_after_an_answer() {
+        for said in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+            let (mut client, server) = duplex(1000);
+            let service = tower::service_fn(async |_| Ok::<_, Infallible>(Response::new(axum::body::Body::empty())));
+            let serving = http().serve_connection(TokioIo::new(server), TowerToHyperService::new(service));
+            let begun = Instant::now();
+            let serving = async {
+                let _ = serving.await;
+                assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs(), "{said}");
+            };
+            let asking = async {
+                client.write_all(said.as_bytes()).await.unwrap();
+                client.read_to_end(&mut Vec::new()).await.unwrap();
+            };
+            tokio::join!(serving, asking);
+        }
+    }
 }

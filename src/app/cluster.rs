@@ -30,7 +30,7 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     let (ports, most) = (arguments.ports.len(), Allocations::MOST);
     if ports > most.into() {
         bail!(
-            "--ports are {ports}: write at most {most}, for more do not fit into the ConfigMap that says whose they are"
+            "--ports has {ports} ports: write at most {most}, for more do not fit into the ConfigMap that says whose they are"
         );
     }
     let client = client().await?;
@@ -43,7 +43,8 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         only: None,
         home: Some(Home {
             namespace: arguments.namespace.clone(),
-            allocations: (placement == Placement::Gateway).then(|| arguments.allocations.clone()),
+            allocations: (placement == Placement::Gateway)
+                .then(|| (arguments.allocations.clone(), arguments.ports.clone())),
         }),
     };
     let tenancy = Arc::new(tenancy(&arguments));

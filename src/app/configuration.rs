@@ -218,7 +218,8 @@ fn log_changes(before: &Configuration, now: &Configuration) {
         }
         let untold = new.count();
         if untold > 0 {
-            warn!(load_balancer = %object, origin = %verdict.origin, "and {untold} more of the same object");
+            let all = "the admin page has all";
+            warn!(load_balancer = %object, origin = %verdict.origin, "and {untold} more of the same object: {all}");
         }
         let all_well = verdict.problems.is_empty();
         if all_well && !had.is_empty() {

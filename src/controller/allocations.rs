@@ -55,7 +55,7 @@ pub struct Allotment {
 
 /// Decides anew who has which port. The same question has the same answer, and an answer asked about again is kept.
 pub fn allot(claims: &Claims, current: &Allocations, now: Timestamp) -> Allotment {
-    let mut book = Book { ports: current.believing(claims.targets).0, claims, now };
+    let mut book = Book { ports: current.believing(claims.targets, &claims.range, seconds(now)).0, claims, now };
     book.free();
     book.wake_the_rested();
     let shortage = book.fill();

@@ -257,8 +257,9 @@ impl Leader {
             if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
                 let sentence = format!(
-                    "no port of {first} to {last} is free for {}: those of removed listeners rest for 10 minutes; have \
-                     the administrator widen the range if that does not help",
+                    "no port of {first} to {last} can be given to {}: they are used up, or scarce, and too many of this \
+                     namespace's removed listeners are at rest. Those rest for 10 minutes; have the administrator widen \
+                     the range if waiting does not help",
                     list(listeners)
                 );
                 let listeners = listeners.clone();

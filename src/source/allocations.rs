@@ -3,7 +3,7 @@
 //! It is kept in one ConfigMap, which is replaced whole, so that no port ever has two owners: each of its keys is a port,
 //! and its value says whose it is, or since when it has been nobody's.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ impl Allocation {
         self.object.split('/').next().unwrap_or_default()
     }
 
-    /// Makes it nobody's. That takes no more room than before: a ConfigMap that is full can still be written.
+    /// Makes it nobody's. Then it takes no more room than what a full ConfigMap has for each.
     pub fn free(&mut self, now: Timestamp) {
         self.object = self.namespace().into();
         self.freed = Some(now);
@@ -71,19 +71,29 @@ impl Allocations {
         self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
     }
 
-    /// These, but where Services lead to somebody else, theirs: clients come through them, whatever was written since. An
-    /// older copy that was put back, or one that was deleted, sends nobody to somebody else's backends so.
-    pub fn believing(&self, targets: &Targets) -> Self {
-        let mut ports = self.0.clone();
-        for (port, shown) in targets {
-            let stands = ports.get(port).is_some_and(|allocation| {
-                allocation.freed.is_some() || shown.iter().any(|target| target.uid == allocation.uid)
-            });
-            if let (false, Some(Target { uid, object, listener })) = (stands, shown.first().cloned()) {
-                ports.insert(*port, Allocation { uid, port: listener, object, freed: None });
+    /// These, but where Services lead to somebody else, theirs: clients come through them, whatever was written since. So
+    /// an older copy that was put back, or one that was deleted, sends nobody to somebody else's backends, nor to nobody.
+    ///
+    /// Services are believed about ports of the range only: one that leads elsewhere was edited, and is put right. A port
+    /// that its listener has no more, since its Service leads to another one, is freed `now`.
+    pub fn believing(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
+        let mut believed = self.clone();
+        for (port, shown) in targets.iter().filter(|(port, _)| range.contains(port)) {
+            // Whose a Service is that does not say so is for the ledger to tell.
+            let shown: Vec<&Target> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
+            let written = believed.0.get(port);
+            if written.is_some_and(|written| shown.iter().any(|target| target.is_of(written))) {
+                continue;
             }
+            let Some(Target { uid, object, listener }) = shown.first().copied().cloned() else { continue };
+            for other in believed.0.values_mut().filter(|other| *other.uid == *uid && other.port == listener) {
+                if other.freed.is_none() {
+                    other.free(now);
+                }
+            }
+            believed.0.insert(*port, Allocation { uid, port: listener, object, freed: None });
         }
-        Self(ports)
+        believed
     }
 
     /// The port of every listener, by its load balancer's uid and its own; the lowest, should there be several.

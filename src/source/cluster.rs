@@ -14,6 +14,7 @@ mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -21,6 +22,7 @@ use std::{
 pub use connect::{connect, installed_schema};
 use feed::{Common, Feed, Feeds};
 use interest::{Interest, Subject, Subjects};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     discovery::v1::EndpointSlice,
@@ -58,8 +60,8 @@ pub struct Scope {
 #[derive(Clone, Debug)]
 pub struct Home {
     pub namespace: String,
-    /// The ConfigMap of allocated ports.
-    pub allocations: Option<String>,
+    /// The ConfigMap of allocated ports, and from where these are.
+    pub allocations: Option<(String, RangeInclusive<u16>)>,
 }
 
 /// How long the start waits for Secrets, so that what can be served at once is.
@@ -116,7 +118,8 @@ impl Cluster {
     }
 
     /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
-    /// waited for, unless it refuses all of a kind: who has lost a right must not take the place of those who know more.
+    /// waited for, unless it is what the load balancers need that can be read: who has lost a right must not take the
+    /// place of those who know more.
     /// An API server that does not answer is waited for too, since a world without what it says would be a wrong one.
     /// Secrets get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
@@ -137,7 +140,7 @@ impl Cluster {
             self.watch(&self.subjects(&self.declared()));
             let waiting = self.unread();
             let refused = waiting.iter().all(Unread::is_refused_for_good);
-            if waiting.is_empty() || refused && deadline.is_none() && self.knows_of_each_kind() {
+            if waiting.is_empty() || refused && deadline.is_none() && self.knows_enough() {
                 return;
             }
             match deadline {
@@ -234,7 +237,7 @@ impl Cluster {
         add_refusals(&mut world, &self.ports);
         for (subject, feed) in self.secrets.iter() {
             let refusal =
-                refusal(feed).map(|why| format!("{why}: the controller has to be allowed to get, list and watch it"));
+                refusal(feed).map(|why| format!("{why}: whoever runs this has to be allowed to list and watch it"));
             world.unreadable.extend(subject.key().zip(refusal).map(|(key, why)| (("Secret", key), why.into())));
         }
         world.beyond_quota = self.beyond_quota();
@@ -279,13 +282,14 @@ impl Cluster {
 
     /// Where this runs, with the ports as Services show them.
     fn site(&self, world: &World) -> Site {
-        match (&self.site, &self.scope.home, &self.scope.class) {
-            (Site::Gateway(allocations, tenancy), Some(home), Some(class)) => {
-                let targets = kept::targets(&kept::kept(&world.services, &home.namespace, class));
-                Site::Gateway(Arc::new(allocations.believing(&targets)), tenancy.clone())
-            }
-            (site, ..) => site.clone(),
-        }
+        let (Site::Gateway(allocations, tenancy), Some(home), Some(class)) =
+            (&self.site, &self.scope.home, &self.scope.class)
+        else {
+            return self.site.clone();
+        };
+        let Some((_, range)) = &home.allocations else { return self.site.clone() };
+        let targets = kept::targets(&kept::kept(&world.services, &home.namespace, class));
+        Site::Gateway(Arc::new(allocations.believing(&targets, range, Timestamp::now())), tenancy.clone())
     }
 
     /// What to do if the one load balancer is not there.
@@ -308,11 +312,16 @@ impl Cluster {
         }
     }
 
-    fn knows_of_each_kind(&self) -> bool {
-        is_read_in_part(&self.load_balancers)
-            && is_read_in_part(&self.services)
-            && is_read_in_part(&self.slices)
-            && is_read_in_part(&self.ports)
+    /// Whether there are load balancers that could be read, with the Services and slices of their namespaces.
+    fn knows_enough(&self) -> bool {
+        let mut read =
+            self.load_balancers.iter().filter(|(_, feed)| is_read(feed)).map(|(subject, _)| subject).peekable();
+        let of_namespace = |subject: &Subject| {
+            // In a pod it is for the application's own rights to name what its load balancer refers to.
+            self.scope.only.is_some()
+                || has_read(&self.services, &subject.namespace) && has_read(&self.slices, &subject.namespace)
+        };
+        read.peek().is_some() && read.all(of_namespace) && self.ports.iter().all(|(_, feed)| is_read(feed))
     }
 
     /// What has not been read yet, and has to be before there is a world.
@@ -377,8 +386,13 @@ fn add<T: kinds::Readable>(
     objects
 }
 
-fn is_read_in_part<K: Kept>(feeds: &Feeds<K>) -> bool {
-    feeds.iter().count() == 0 || feeds.iter().any(|(_, feed)| feed.state().store.is_synced())
+fn is_read<K: Kept>(feed: &Feed<K>) -> bool {
+    feed.state().store.is_synced()
+}
+
+/// Whether all of a namespace, or of all of them, has been read.
+fn has_read<K: Kept>(feeds: &Feeds<K>, namespace: &Option<Arc<str>>) -> bool {
+    feeds.iter().any(|(subject, feed)| subject.namespace == *namespace && subject.key().is_none() && is_read(feed))
 }
 
 /// Why nothing could be read, if that is refused.

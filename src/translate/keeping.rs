@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -54,8 +55,9 @@ impl Surroundings<'_> {
         if listed.iter().any(|pod| *pod.uid == *uid && self.reach.refusal(address, pod.target).is_none()) {
             return None;
         }
-        // It is another's already. Only Kubernetes is believed that, or anybody could take endpoints from others.
-        if listed.iter().any(|pod| pod.target == Target::Pod) {
+        // It is another's already. Only Kubernetes is believed that, or anybody could take endpoints from others; and only
+        // of the port too, for pods in the network of their node share its address.
+        if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }
         let known = self.previous.unconfirmed.get(&UpstreamKey { object: object.clone() });
@@ -72,6 +74,7 @@ pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
 struct Listed {
     uid: Box<str>,
     target: Target,
+    ports: Rc<[u16]>,
 }
 
 impl Pods {
@@ -80,11 +83,16 @@ impl Pods {
         for (key, slice) in &world.endpoint_slices {
             let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
             let service = service.and_then(|service| world.services.get(&service));
+            let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
             for endpoint in &slice.endpoints {
                 let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
                 let target = service.map_or(Target::Anybody, |service| target(slice, endpoint, service));
                 for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                    pods.entry(ip.to_canonical()).or_default().push(Listed { uid: uid.into(), target });
+                    pods.entry(ip.to_canonical()).or_default().push(Listed {
+                        uid: uid.into(),
+                        target,
+                        ports: ports.clone(),
+                    });
                 }
             }
         }

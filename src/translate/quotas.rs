@@ -41,6 +41,9 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mu
 /// What is said of a Secret that is not read because it is one too many.
 pub(super) fn beyond(secret: &ObjectKey, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
+    if most == 0 {
+        return "the administrator allows no Secrets with certificates: leave `tls` out, or ask for some".into();
+    }
     format!(
         "the administrator allows {most} Secrets with certificates in namespace {}, and older load balancers and what is \
          before this refer to as many: take out one of them, or write one of these instead of {}",

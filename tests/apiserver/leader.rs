@@ -182,7 +182,7 @@ async fn see(
         placement: Placement::Gateway,
         namespaces: Some(BTreeSet::from([namespace.clone()])),
         only: None,
-        home: Some(Home { namespace: namespace.clone(), allocations: Some("tcplb-ports".into()) }),
+        home: Some(Home { namespace: namespace.clone(), allocations: Some(("tcplb-ports".into(), 20000..=24999)) }),
     };
     let tenancy = Tenancy {
         service_types: BTreeSet::from([ServiceType::ClusterIp, ServiceType::NodePort]),

@@ -222,7 +222,7 @@ async fn gateway(client: &Client) -> Cluster {
         placement: Placement::Gateway,
         namespaces: Some([NAMESPACE.to_owned()].into()),
         only: None,
-        home: Some(Home { namespace: NAMESPACE.into(), allocations: Some("ports".into()) }),
+        home: Some(Home { namespace: NAMESPACE.into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
     let site = Site::Gateway(Arc::default(), Arc::new(Tenancy::default()));
     let mut cluster = Cluster::start(client.clone(), scope, site);

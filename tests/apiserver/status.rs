@@ -184,7 +184,7 @@ async fn follow(
         placement: Placement::Gateway,
         namespaces: Some([namespace.to_owned()].into()),
         only: None,
-        home: Some(Home { namespace: namespace.into(), allocations: Some("ports".into()) }),
+        home: Some(Home { namespace: namespace.into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
     let tenancy = Tenancy {
         service_types: [ServiceType::ClusterIp].into(),

@@ -96,9 +96,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not (kindIs "invalid" .maxListenersPerNamespace) }}
 - --max-listeners-per-namespace={{ int .maxListenersPerNamespace }}
 {{- end }}
-{{- if not (kindIs "invalid" .maxSecretsPerNamespace) }}
 - --max-secrets-per-namespace={{ int .maxSecretsPerNamespace }}
-{{- end }}
 {{- end }}
 - --log-format={{ .Values.log.format }}
 - --access-log={{ .Values.log.connections }}

@@ -138,8 +138,32 @@ fn an_older_copy_that_was_put_back_gives_nobody_the_port_that_a_service_leads_to
     assert_eq!(scene.allocations(&swapped, START), right);
     assert_eq!(scene.allocations(&Allocations::default(), START), right);
 
+    // What is nobody's, and what rests from somebody else, is no better.
+    let scene = Scene::of([claim("a", &[1])]).target(102, "a", 1);
+    for at_102 in [None, Some(allocation("gone", 1, Some(START))), Some(allocation("a", 2, None))] {
+        let mut older = stored([(100, allocation("a", 1, None))]);
+        older.0.extend(at_102.map(|allocation| (102, allocation)));
+        let after = scene.allocations(&older, START);
+        assert_eq!(after.by_listener(), BTreeMap::from([(("a", 1), 102)]));
+        assert_eq!(after.0[&100].freed, Some(START), "it rests: somebody may have come through it");
+    }
+}
+
+#[test]
+fn a_service_that_was_edited_by_hand_is_put_right_and_not_believed() {
+    let right = stored([(100, allocation("a", 1, None))]);
+    let scene = Scene::of([claim("a", &[1])]);
+    assert_eq!(scene.target(99, "a", 1).allocations(&right, START), right, "out of the range");
+    let nameless = Scene::of([claim("a", &[1])]).target(100, "", 1);
+    assert_eq!(nameless.allocations(&right, START), right, "it does not say whose it is");
+}
+
+#[test]
+fn between_two_services_the_ledger_decides() {
+    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
+    let swapped = stored([(100, allocation("b", 1, None)), (101, allocation("a", 1, None))]);
     let both = scene.target(100, "b", 1);
-    assert_eq!(both.allocations(&swapped, START).0[&100].uid, "b".into(), "between two Services the ledger decides");
+    assert_eq!(both.allocations(&swapped, START).0[&100].uid, "b".into());
 }
 
 #[test]

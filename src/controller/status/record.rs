@@ -25,8 +25,10 @@ pub struct Record {
     seen: Option<Arc<TcpLoadBalancerStatus>>,
     /// Whether what was written has been seen since.
     arrived: bool,
-    /// How often somebody else has changed what was written.
-    overwritten: u32,
+    /// Whether a write is under way: what is seen meanwhile may be of before or of after it.
+    under_way: bool,
+    /// How often somebody else has changed what was written, and since when that is counted.
+    overwritten: (u32, Option<Instant>),
     attempted: Option<Instant>,
     /// Since when something is wanted that is only expected to come about.
     pending: Option<Instant>,
@@ -39,6 +41,9 @@ pub enum Due {
     At(Instant),
     Now(TcpLoadBalancerStatus),
 }
+
+/// Within this time it counts how often somebody else changes a status.
+const CONTEST: Duration = Duration::from_secs(600);
 
 /// How what is wanted differs from what is there.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +61,8 @@ impl Record {
             written: None,
             seen: None,
             arrived: false,
-            overwritten: 0,
+            under_way: false,
+            overwritten: (0, None),
             attempted: None,
             pending: None,
             problem: None,
@@ -78,10 +84,10 @@ impl Record {
 
     pub fn due(&mut self, wish: &Wish, now: Instant) -> Due {
         self.arrived |= self.written.is_some() && wish.there == self.written;
-        if self.arrived && wish.there != self.written {
+        if self.arrived && !self.under_way && wish.there != self.written {
             self.written = None;
             self.arrived = false;
-            self.overwritten = self.overwritten.saturating_add(1);
+            self.overwritten(now);
         }
         let wanted = steady((*wish.status).clone(), self.current(wish));
         let change = change(self.current(wish), &wanted);
@@ -99,25 +105,37 @@ impl Record {
 
     pub fn attempted(&mut self, wish: &Wish, now: Instant) {
         self.attempted = Some(now);
+        self.under_way = true;
         self.seen.clone_from(&wish.there);
     }
 
     pub fn wrote(&mut self, status: Arc<TcpLoadBalancerStatus>) {
         self.written = Some(status);
         self.arrived = false;
+        self.under_way = false;
+    }
+
+    fn overwritten(&mut self, now: Instant) {
+        let (count, since) = &mut self.overwritten;
+        if since.is_none_or(|since| now > since + CONTEST) {
+            (*count, *since) = (0, Some(now));
+        }
+        *count = count.saturating_add(1);
     }
 
     /// Whether somebody else writes the status too, and it is to be told now.
     pub fn is_contested(&mut self) -> bool {
         // By hand it may be changed once or twice.
         const ALWAYS: u32 = 3;
-        let told = self.overwritten == ALWAYS;
-        self.overwritten = self.overwritten.saturating_add(told.into());
+        let (count, _) = &mut self.overwritten;
+        let told = *count == ALWAYS;
+        *count = count.saturating_add(told.into());
         told
     }
 
     /// Whether that is news.
     pub fn failed(&mut self, problem: &str) -> bool {
+        self.under_way = false;
         self.problem.replace(problem.to_owned()).is_none_or(|before| before != problem)
     }
 

@@ -110,6 +110,40 @@ fn what_comes_about_by_itself_is_told_after_a_second_only() {
 }
 
 #[test]
+fn somebody_who_keeps_changing_it_is_told_of_once() {
+    let (ours, theirs) = (programmed("True", "Programmed"), programmed("False", "Theirs"));
+    let contested = |pause: Duration| {
+        let (mut record, mut now) = (Record::new("uid".into()), Instant::now());
+        write(&mut record, &wish(&ours, None), now);
+        let mut change = |_| {
+            now += pause;
+            write(&mut record, &wish(&ours, Some(&ours)), now);
+            assert_eq!(write(&mut record, &wish(&ours, Some(&theirs)), now), Due::Now(ours.clone()));
+            record.is_contested()
+        };
+        (0..6).map(&mut change).collect::<Vec<_>>()
+    };
+    assert_eq!(contested(Duration::from_secs(1)), [false, false, true, false, false, false]);
+    assert_eq!(contested(Duration::from_mins(11)), [false; 6], "by hand, now and then");
+}
+
+#[test]
+fn what_is_seen_of_a_write_before_its_answer_is_nobody_elses() {
+    let now = Instant::now();
+    let mut record = Record::new("uid".into());
+    write(&mut record, &wish(&programmed("True", "0"), None), now);
+    for turn in 1..20 {
+        let [before, after] = [turn - 1, turn].map(|turn| programmed("True", &turn.to_string()));
+        record.due(&wish(&after, Some(&before)), now);
+        record.attempted(&wish(&after, Some(&before)), now);
+        record.due(&wish(&after, Some(&after)), now);
+        record.wrote(Arc::new(after.clone()));
+        record.due(&wish(&after, Some(&after)), now);
+        assert!(!record.is_contested(), "{turn}");
+    }
+}
+
+#[test]
 fn only_what_is_new_of_a_failure_is_said() {
     let mut record = Record::new("uid".into());
     assert!(!record.succeeded());

@@ -101,7 +101,7 @@ impl Subjects {
     /// Those that are needed whatever is declared.
     pub fn of_scope(scope: &Scope) -> Self {
         let home = scope.home.as_ref();
-        let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, home.allocations.as_ref()?)));
+        let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, &home.allocations.as_ref()?.0)));
         let ports = ports.iter().map(Subject::named).collect();
         if let Some(only) = &scope.only {
             return Self { load_balancers: [Subject::named(only)].into(), ports, ..Self::default() };

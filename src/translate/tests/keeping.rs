@@ -136,6 +136,10 @@ fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &reused]), &serving());
     assert_eq!(addresses(&kept), [BOTH[1]]);
     assert_eq!(kept.unconfirmed[&upstream("a")].len(), 1);
+    // Pods in the network of a node share its address, and each has ports of its own.
+    let beside = reused.replace("port: 7", "port: 8");
+    let (kept, _) = then(&all(&[GATEWAY, &a(DB), &beside]), &serving());
+    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))));
 }
 
 #[test]

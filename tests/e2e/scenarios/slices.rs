@@ -90,8 +90,12 @@ pub async fn slices_lead_nowhere(scenario: &Scenario, other: &str) {
     let uid = pod.metadata.uid.unwrap();
     let reference = json!({"kind": "Pod", "namespace": other, "name": pod.metadata.name.unwrap(), "uid": uid});
     let endpoint = json!({"addresses": [theirs.ip()], "conditions": {"ready": true}, "targetRef": reference});
-    let lie = Patch::Merge(json!({"endpoints": [endpoint]}));
+    // By the second address it is seen that it has been read.
+    let another = json!({"addresses": ["192.0.2.77"], "conditions": {"ready": true}});
+    let lie = Patch::Merge(json!({"endpoints": [endpoint, another]}));
     slices.patch("forged-by-hand", &PatchParams::default(), &lie).await.unwrap();
+    let read = |status: &_| condition(status, "Accepted").is_some_and(|accepted| accepted.message.contains("1 more"));
+    scenario.status("both addresses are refused", "forged", read).await;
     nothing_comes_back(scenario, names).await;
 
     scenario.backends("echo", 1).await;

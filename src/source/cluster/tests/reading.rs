@@ -248,7 +248,8 @@ fn scope(namespaces: Option<&[&str]>, only: Option<ObjectKey>, home: Option<&str
         placement: Placement::Gateway,
         namespaces: namespaces.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
         only,
-        home: home.map(|namespace| Home { namespace: namespace.into(), allocations: Some("ports".into()) }),
+        home: home
+            .map(|namespace| Home { namespace: namespace.into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     }
 }
 

@@ -36,7 +36,7 @@ fn start_with(server: &ApiServer, namespaces: Option<BTreeSet<String>>, tenancy:
         placement: Placement::Gateway,
         namespaces,
         only: None,
-        home: Some(Home { namespace: "shop".into(), allocations: Some("ports".into()) }),
+        home: Some(Home { namespace: "shop".into(), allocations: Some(("ports".into(), 20000..=24999)) }),
     };
     Cluster::start(server.client(), scope, Site::Gateway(Arc::default(), Arc::new(tenancy)))
 }
@@ -312,6 +312,21 @@ async fn without_a_kind_of_objects_there_is_no_world() {
         assert_eq!(names(&cluster.world()), ["a"]);
     };
     join_all([LOAD_BALANCERS, "services", "endpointslices", "configmaps"].map(without)).await;
+}
+
+#[tokio::test]
+async fn load_balancers_are_not_shown_without_the_services_and_slices_of_their_namespace() {
+    for plural in ["services", "endpointslices"] {
+        let server = ApiServer::start();
+        server
+            .put(LOAD_BALANCERS, json!({"metadata": {"namespace": "other", "name": "b"}, "spec": plain("b")["spec"]}));
+        server.refuse_in("other", plural);
+        let mut cluster = start_in(&server, Some(["other".to_owned()].into()));
+        let syncing = timeout(Duration::from_secs(3), cluster.synced(Duration::from_millis(50)));
+        assert!(syncing.await.is_err(), "{plural}: the controller's own namespace has been read, and is not enough");
+        server.allow(plural);
+        timeout(PATIENCE, cluster.synced(Duration::ZERO)).await.unwrap();
+    }
 }
 
 #[tokio::test]
