@@ -148,7 +148,8 @@ impl Relay {
         let ending = SHARED.with_borrow_mut(|buffer| {
             loop {
                 let before = (self.up.state, self.down.state);
-                let up = self.up.poll(cx, client, backend, buffer, |bytes| {
+                let last = self.down.state == State::Done;
+                let up = self.up.poll(cx, client, backend, last, buffer, |bytes| {
                     moved = true;
                     meter.sent_to_backend(bytes);
                 });
@@ -157,7 +158,8 @@ impl Relay {
                 {
                     return Some(ending);
                 }
-                let down = self.down.poll(cx, backend, client, buffer, |bytes| {
+                let last = self.up.state == State::Done;
+                let down = self.down.poll(cx, backend, client, last, buffer, |bytes| {
                     moved = true;
                     meter.sent_to_client(bytes);
                 });
@@ -429,12 +431,14 @@ impl Direction {
         matches!(self.state, State::Broken | State::Discarding)
     }
 
-    /// Moves what can be moved now. Ready when the direction has ended or failed.
+    /// Moves what can be moved now. Ready when the direction has ended or failed. The `last` one of both, the other one
+    /// having ended, leaves the end of a plain connection to its closing.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl Side,
         destination: &mut impl Side,
+        last: bool,
         buffer: &mut [u8],
         mut wrote: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
@@ -455,7 +459,9 @@ impl Direction {
             ready!(self.poll_drain_pipe(cx, destination, &mut wrote))?;
             ready!(self.poll_write_pending(cx, destination, &mut wrote))?;
             if self.state == State::Ending {
-                ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+                if !last || destination.plain().is_none() {
+                    ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+                }
                 self.pending = Vec::new();
                 self.state = State::Done;
                 continue;

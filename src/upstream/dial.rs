@@ -1,16 +1,28 @@
 use std::{io, net::SocketAddr};
 
 use rustix::io::Errno;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{io::Interest, net::TcpStream};
 
 use super::socket_options;
 use crate::model::Keepalive;
 
 /// Opens a TCP connection with the options of every proxied socket. The caller bounds the time.
 pub async fn dial(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket_options::configure(&socket, keepalive)?;
-    socket.connect(address).await
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // Only a connection that failed has to be asked why: for others that would be one more system call.
+    if stream.ready(Interest::WRITABLE).await?.is_write_closed()
+        && let Some(error) = stream.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(stream)
 }
 
 /// Whether a dial failed for want of something here (descriptors, memory, ports, permission), which says nothing about
@@ -24,6 +36,15 @@ pub fn is_local(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_refused_says_so() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(dial(address, None).await.unwrap().peer_addr().unwrap(), address);
+        drop(listener);
+        assert_eq!(dial(address, None).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn only_what_is_missing_here_is_local() {
