@@ -15,6 +15,7 @@ use std::{
 };
 
 use listing::{Listed, Listing, MOMENT};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     COMMAND_LINE, Declared, Interest, World,
@@ -36,10 +37,17 @@ use crate::{
 pub struct Files {
     paths: Vec<PathBuf>,
     flags: Option<Document>,
-    /// What each file declares, or did when it could last be read.
-    remembered: BTreeMap<PathBuf, Vec<Document>>,
+    remembered: BTreeMap<PathBuf, Remembered>,
     last: World,
     unfinished: Unfinished,
+}
+
+/// What a file declares, or did when it could last be read.
+#[derive(Default)]
+struct Remembered {
+    documents: Vec<Document>,
+    /// A hash of the text that says all this and nothing wrong: the same text is not read again.
+    text: Option<u128>,
 }
 
 impl Files {
@@ -72,7 +80,7 @@ impl Files {
         for Listed { file, gone } in listing.files {
             let before = self.remembered.remove(&file);
             let reading = match gone {
-                true => Reading { kept: before.unwrap_or_default(), ..Reading::default() },
+                true => Reading { kept: before.unwrap_or_default().documents, ..Reading::default() },
                 false => Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems),
             };
             remembered.insert(file.clone(), gathering.take(&file, reading));
@@ -107,12 +115,14 @@ struct Reading {
     fresh: Vec<Document>,
     /// Remembered from the last time, since what cannot be read now hides whether it is still declared.
     kept: Vec<Document>,
+    /// See [`Remembered::text`].
+    text: Option<u128>,
 }
 
 impl Reading {
-    fn of(file: &Path, before: Option<Vec<Document>>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
+    fn of(file: &Path, before: Option<Remembered>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
         let known = before.is_some();
-        let mut kept = before.unwrap_or_default();
+        let Remembered { documents: mut kept, text: text_before } = before.unwrap_or_default();
         // A pipe can be read only once.
         if known && fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
             return Self { fresh: kept, ..Self::default() };
@@ -130,16 +140,21 @@ impl Reading {
                 return Self { kept, ..Self::default() };
             }
         };
+        let hash = Some(xxh3_128(text.as_bytes()));
+        if hash == text_before {
+            return Self { fresh: kept, kept: Vec::new(), text: hash };
+        }
         let documents = Documents::read(file, &text);
         kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
         if documents.problems.is_empty() {
             // What is no longer there was taken out.
             kept.clear();
         }
+        let all_well = documents.problems.is_empty() && documents.remarks.is_empty();
         let stays = if kept.is_empty() { "" } else { STAYS };
         problems.extend(documents.problems.into_iter().map(|problem| format!("{problem}{stays}")));
         problems.extend(documents.remarks);
-        Self { fresh: documents.objects, kept }
+        Self { fresh: documents.objects, kept, text: hash.filter(|_| all_well) }
     }
 }
 
@@ -185,7 +200,7 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     /// Declares what a file holds, and says what there is to remember of it.
-    fn take(&mut self, file: &Path, mut reading: Reading) -> Vec<Document> {
+    fn take(&mut self, file: &Path, mut reading: Reading) -> Remembered {
         let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
         for document in &reading.fresh {
             self.declare(document, &origin, folder, None);
@@ -194,7 +209,7 @@ impl Gathering<'_> {
             self.declare(document, &origin, folder, Some(hidden(file)));
         }
         reading.fresh.append(&mut reading.kept);
-        reading.fresh
+        Remembered { documents: reading.fresh, text: reading.text }
     }
 
     fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
