@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::source::{Allocation, Allocations, kept::Targets};
+use crate::source::{Allocation, Allocations, kept::Targets, namespace_of};
 
 /// A namespace may have this many ports at rest, or an eighth of all, before it gets no more of what is scarce: who changes
 /// its listeners all the time does not use up everybody's ports.
@@ -129,7 +129,7 @@ impl Book<'_> {
         let wasteful = self.wasteful();
         let mut free = self.claims.range.clone();
         for claim in claims {
-            let is_wasteful = claim.object.split('/').next().is_some_and(|namespace| wasteful.contains(namespace));
+            let is_wasteful = wasteful.contains(namespace_of(&claim.object));
             for listener in claim.listeners.iter().flatten().filter(|listener| !claim.barred.contains(listener)) {
                 if owned.contains(&(claim.uid.clone(), *listener)) || self.take_back(claim, *listener) {
                     continue;

@@ -269,17 +269,13 @@ impl Leader {
     }
 
     fn plan(&mut self, scene: &Scene, allocations: &Allocations) -> Plan {
-        let owner = match &self.owner {
-            Owner::Known(owner, _) => Some(owner),
-            Owner::None | Owner::Unknown(_) => None,
-        };
         let situation = Situation {
             objects: &scene.objects,
             kept: &scene.kept,
             replicas: scene.replicas,
             allocations,
             gone: &self.gone,
-            owner,
+            owner: self.owner.known(),
             settings: &self.settings,
             now: Instant::now(),
         };

@@ -42,11 +42,11 @@ pub fn kept<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, Ke
 /// The ports of the proxies that other Services than these lead to: those of another class above all.
 pub fn taken(world: &World, kept: &BTreeMap<ObjectKey, Kept>, settings: &Settings) -> BTreeSet<u16> {
     let ours: BTreeSet<_> = kept.values().map(|kept| &kept.service.metadata.name).collect();
-    let selector = |service: &'_ Service| service.spec.as_ref().and_then(|spec| spec.selector.clone());
+    let selects_proxies = |service: &Service| {
+        service.spec.as_ref().is_some_and(|spec| spec.selector.as_ref() == Some(&settings.selector))
+    };
     kept::of_namespace(&world.services, &settings.namespace)
-        .filter(|service| {
-            !ours.contains(&service.metadata.name) && selector(service).as_ref() == Some(&settings.selector)
-        })
+        .filter(|service| !ours.contains(&service.metadata.name) && selects_proxies(service))
         .flat_map(|service| kept::ports(service).into_values())
         .collect()
 }

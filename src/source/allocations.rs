@@ -29,9 +29,14 @@ pub struct Allocation {
     pub freed: Option<Timestamp>,
 }
 
+/// The namespace of what is written as `namespace/name`, or as the namespace alone.
+pub fn namespace_of(object: &str) -> &str {
+    object.split_once('/').map_or(object, |(namespace, _)| namespace)
+}
+
 impl Allocation {
     pub fn namespace(&self) -> &str {
-        self.object.split('/').next().unwrap_or_default()
+        namespace_of(&self.object)
     }
 
     /// Makes it nobody's. Then it takes no more room than what a full ConfigMap has for each.

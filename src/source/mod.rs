@@ -28,7 +28,7 @@ mod unfinished;
 mod watch;
 mod world;
 
-pub use allocations::{Allocation, Allocations};
+pub use allocations::{Allocation, Allocations, namespace_of};
 pub use cluster::{Cluster, Home, Scope, connect, installed_schema, service_of, with_causes};
 pub use files::Files;
 pub use names::{Names, resolve};
