@@ -1,14 +1,14 @@
 //! `tcplb sidecar` in an application's pod, with the manifests that users are shown.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use crate::{
     clients::visit,
-    cluster::{self, PATIENCE, eventually},
+    cluster,
     scenario::{Company, condition, scenario},
-    scenarios::traffic::served,
+    scenarios::traffic::{reached, served},
 };
 
 /// What manifests/sidecar.yaml and manifests/echo.yaml declare. Changed is what a cluster needs that pulls no images: the
@@ -45,11 +45,7 @@ async fn an_application_reaches_its_backends_through_the_sidecar_of_its_pod() {
         let ip = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
         let application = SocketAddr::new(ip, 6000);
         served(application).await;
-        let mut reached = BTreeSet::new();
-        for _ in 0..12 {
-            reached.insert(visit(application).await.unwrap());
-        }
-        assert_eq!(reached.len(), 3, "{reached:?}");
+        assert_eq!(reached(application, 3).await.len(), 3);
         assert!(visit(SocketAddr::new(ip, 5001)).await.is_err(), "nobody else reaches the sidecar");
 
         let in_pods = |status: &tcplb::api::TcpLoadBalancerStatus| {
@@ -61,11 +57,7 @@ async fn an_application_reaches_its_backends_through_the_sidecar_of_its_pod() {
         assert!(scenario.kept_service("echo").await.is_none());
         scenario.scale("echo", 4).await;
         scenario.backends_are_ready(&scenario.namespace, "echo", 4).await;
-        eventually("the fourth is reached", PATIENCE, async || {
-            reached.extend(visit(application).await);
-            reached.len() == 4
-        })
-        .await;
+        assert_eq!(reached(application, 4).await.len(), 4);
     })
     .await;
 }
