@@ -31,8 +31,9 @@ pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
     Budget::of(limit as usize, workers, manifests)
 }
 
-/// More connections of one worker that move much at the same time copy what they move.
-const MOST_PIPES: usize = 256;
+/// Pipes of all workers, each of up to 1 MiB: half of what the kernel lets all processes of a user have by default. A
+/// connection has one only while its receiver is behind; those beyond copy what they move.
+const MOST_PIPES: usize = 32;
 
 impl Budget {
     /// A sixteenth each for preconnected sockets, for probes, for pipes, and for watches of a cluster; a fixed part for files, the
@@ -47,7 +48,7 @@ impl Budget {
         Self {
             connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1),
             preconnected: sixteenth,
-            pipes: (sixteenth / 2 / workers).min(MOST_PIPES),
+            pipes: (sixteenth / 2).min(MOST_PIPES.max(workers)) / workers,
         }
     }
 }

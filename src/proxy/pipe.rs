@@ -10,21 +10,31 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, pipe_with, splice};
-use tokio::{io::Interest, net::TcpStream};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
-/// What a pipe holds, which is what the kernel gives without asking. Where pipes have used up their memory
-/// (`pipe-user-pages-soft`) it gives less, and copying is better.
-pub const SIZE: usize = 64 * 1024;
+/// What a pipe holds at most: as much as the kernel lets anybody have (`pipe-max-size`). Through one of 64 KiB, its default,
+/// bytes go at more cost than by copying.
+const SIZE: usize = 1024 * 1024;
+/// What it is to hold where the administrator allows less. Less than this is not worth it.
+const LEAST: usize = 256 * 1024;
+/// How long no pipe is opened after the kernel refused one: a user's pipes have a common limit (`pipe-user-pages-soft`).
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), may_open: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), may_open: 0, refused: None }) };
 }
 
 struct Pool {
     idle: Vec<Ends>,
     /// How many more there may be.
     may_open: usize,
+    /// When the kernel last did not give one.
+    refused: Option<Instant>,
 }
 
 struct Ends {
@@ -51,10 +61,15 @@ impl Pipe {
             if let Some(ends) = pool.idle.pop() {
                 return Some(ends);
             }
-            pool.may_open = pool.may_open.checked_sub(1)?;
-            let ends = open();
-            pool.may_open += usize::from(ends.is_none());
-            ends
+            if pool.may_open == 0 || pool.refused.is_some_and(|at| at.elapsed() < AFTER_REFUSAL) {
+                return None;
+            }
+            let opened = open();
+            match opened {
+                Some(_) => pool.may_open -= 1,
+                None => pool.refused = Some(Instant::now()),
+            }
+            opened
         });
         ends.map(|ends| Self { ends: Some(ends), filled: 0 })
     }
@@ -113,7 +128,8 @@ impl Drop for Pipe {
 
 fn open() -> Option<Ends> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-    (fcntl_getpipe_size(&writer).ok()? >= SIZE).then_some(Ends { reader, writer })
+    let sized = [SIZE, LEAST].into_iter().any(|size| fcntl_setpipe_size(&writer, size).is_ok());
+    sized.then_some(Ends { reader, writer })
 }
 
 fn move_bytes(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {

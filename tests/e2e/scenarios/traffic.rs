@@ -45,7 +45,8 @@ async fn six_lines_give_an_address_that_reaches_every_pod() {
             scenario.pods_of("echo").await.into_iter().map(|pod| pod.metadata.name.unwrap()).collect();
         assert_eq!(reached(address, 3).await, pods);
 
-        let right = |status: &TcpLoadBalancerStatus| is(status, "BackendsHealthy", "True") && ready(status) == Some("3/3");
+        let right =
+            |status: &TcpLoadBalancerStatus| is(status, "BackendsHealthy", "True") && ready(status) == Some("3/3");
         let status = scenario.status("its backends are healthy", "plain", right).await;
         let summary = status.summary.unwrap();
         assert_eq!(summary.ports.as_deref(), Some("5432"));
