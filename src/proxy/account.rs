@@ -15,8 +15,9 @@ use super::{
     accounting::{CloseReason, Shard},
     listener::Serving,
     relay::Meter,
+    stream::Stream,
 };
-use crate::model::ShutdownDrain;
+use crate::{model::ShutdownDrain, upstream::socket_options::set_keepalive};
 
 /// How many refusals each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
@@ -217,6 +218,12 @@ impl Meter for Account {
 
     fn active(&self, now: Instant) {
         self.session.last_activity.set(now);
+    }
+
+    /// Keepalive is for connections that last: its four system calls would be a part of every short one's cost.
+    fn lasting(&self, backend: &Stream) {
+        // Fails only for a socket that is gone, which the relay is about to find.
+        let _ = set_keepalive(backend.tcp(), self.serving.upstream.keepalive());
     }
 }
 

@@ -37,7 +37,7 @@ pub async fn first_reachable(
         let now = Instant::now();
         let deadline = *deadline.get_or_insert(now + settings.deadline);
         let attempt_ends = deadline.min(now + settings.timeout);
-        let dialled = timeout_at(attempt_ends, dial(endpoint.address(), upstream.keepalive())).await;
+        let dialled = timeout_at(attempt_ends, dial(endpoint.address())).await;
         let error = match dialled {
             Ok(Ok(tcp)) => {
                 endpoint.connected();

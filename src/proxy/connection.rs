@@ -143,33 +143,41 @@ async fn handshake(
 }
 
 /// Connects an admitted client with a backend and relays.
-async fn forward<C: Side>(
+fn forward<'a, C: Side + 'a>(
     mut client: C,
     guard: Option<SignatureGuard>,
-    account: &mut Account,
-) -> Result<CloseReason, CloseReason> {
+    account: &'a mut Account,
+) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
     let serving = account.serving.clone();
     let begun = Instant::now();
-    let (mut backend, active) =
-        connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts).await?;
-    account.connected(active.endpoint().address(), begun.elapsed());
-    if let Some(version) = active.endpoint().proxy_protocol() {
-        // Without an announced one: where the client connected to. A socket without an address is gone already.
-        let own = || client.stream().local_addr().map_err(|_| CloseReason::ClientReset);
-        let destination = account.destination.map_or_else(own, Ok)?;
-        let header = proxy_protocol::encode(version, account.client, destination);
-        backend.write_all(header.as_bytes()).await.map_err(|_| CloseReason::BackendReset)?;
+    // Not an `async fn`, which would have room for the client twice.
+    async move {
+        // Boxed, so that an open connection has no room for what was to do before.
+        let reached = connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts);
+        let (mut backend, active) = Box::pin(reached).await?;
+        account.connected(active.endpoint().address(), begun.elapsed());
+        if let Some(version) = active.endpoint().proxy_protocol() {
+            // Without an announced one: where the client connected to. A socket without an address is gone already.
+            let own = || client.stream().local_addr().map_err(|_| CloseReason::ClientReset);
+            let destination = account.destination.map_or_else(own, Ok)?;
+            let header = proxy_protocol::encode(version, account.client, destination);
+            backend.write_all(header.as_bytes()).await.map_err(|_| CloseReason::BackendReset)?;
+        }
+        let deadlines = deadlines(&serving.listener, account.accepted_at);
+        Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
     }
-    let timeouts = serving.listener.timeouts;
-    let deadlines = Deadlines {
+}
+
+fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {
+    let timeouts = listener.timeouts;
+    Deadlines {
         idle: timeouts.idle,
         half_closed: timeouts.half_closed,
         end: timeouts.max_duration.and_then(|longest| {
             let shortened = longest.mul_f64(1.0 - fastrand::f64() * f64::from(timeouts.jitter_percent) / 100.0);
-            account.accepted_at.checked_add(shortened)
+            accepted_at.checked_add(shortened)
         }),
-    };
-    Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
+    }
 }
 
 impl From<Refusal> for CloseReason {

@@ -51,7 +51,8 @@ pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>)
         SockRef::from(socket).set_tcp_user_timeout(Some(Duration::ZERO))?;
         SockRef::from(socket).set_keepalive(false)?;
     }
-    socket_options::configure(socket, keepalive)
+    socket_options::set_nodelay(socket)?;
+    socket_options::set_keepalive(socket, keepalive)
 }
 
 fn open_on(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {

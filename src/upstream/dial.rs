@@ -5,12 +5,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::socket_options;
-use crate::model::Keepalive;
 
-/// Opens a TCP connection with the options of every proxied socket. The caller bounds the time.
-pub async fn dial(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
+/// Opens a TCP connection. The caller bounds the time, and sees to keepalive if it lasts.
+pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket_options::configure(&socket, keepalive)?;
+    socket_options::set_nodelay(&socket)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         _ => {}
@@ -41,9 +40,9 @@ mod tests {
     async fn a_connection_that_is_refused_says_so() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(dial(address, None).await.unwrap().peer_addr().unwrap(), address);
+        assert_eq!(dial(address).await.unwrap().peer_addr().unwrap(), address);
         drop(listener);
-        assert_eq!(dial(address, None).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(dial(address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use tracing::warn;
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
+    socket_options::set_keepalive,
 };
 use crate::model::{Connect, Keepalive, Preconnect};
 
@@ -246,10 +247,11 @@ impl Refill {
 
     async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
         let limit = self.connect.timeout;
-        let stream = match timeout(limit, dial(endpoint.address(), self.keepalive)).await {
+        let stream = match timeout(limit, dial(endpoint.address())).await {
             Ok(dialled) => dialled?.into_std()?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))),
         };
+        set_keepalive(&stream, self.keepalive)?;
         Ok(Idle { stream, born: Instant::now(), _reservation: reservation })
     }
 }

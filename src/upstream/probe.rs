@@ -22,7 +22,7 @@ pub(super) async fn probe(target: SocketAddr, check: ActiveCheck, delay: Duratio
     loop {
         let started = Instant::now();
         let deadline = started + check.timeout;
-        match timeout_at(deadline, dial(target, None)).await {
+        match timeout_at(deadline, dial(target)).await {
             Ok(Ok(stream)) => {
                 report(Ok(()));
                 let _ = timeout_at(deadline, close(stream)).await;

@@ -4,22 +4,24 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::model::Keepalive;
 
-/// Sets what every proxied TCP socket has: no delay of small segments, and keepalive probes where they are wanted.
+/// Sets what every proxied TCP socket has from the beginning: no delay of small segments.
+pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_nodelay(true)
+}
+
+/// Turns keepalive probes on where they are wanted.
 ///
 /// TCP_USER_TIMEOUT is set to the time the probes take to give up, so that a peer that is gone is found as soon when
 /// data waits to be acknowledged as when the connection is silent (tcp(7)).
-pub fn configure(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
+pub fn set_keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
+    let Some(keepalive) = keepalive else { return Ok(()) };
     let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    if let Some(keepalive) = keepalive {
-        let probes = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.probes.into());
-        socket.set_tcp_keepalive(&probes)?;
-        socket.set_tcp_user_timeout(Some(patience(keepalive)))?;
-    }
-    Ok(())
+    let probes = TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes.into());
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(patience(keepalive)))
 }
 
 fn patience(keepalive: Keepalive) -> Duration {
@@ -41,9 +43,8 @@ mod tests {
     fn probes_and_the_user_timeout_give_up_at_the_same_time() {
         let socket = socket();
         let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
-        configure(&socket, Some(keepalive)).unwrap();
+        set_keepalive(&socket, Some(keepalive)).unwrap();
         let socket = SockRef::from(&socket);
-        assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
@@ -54,7 +55,7 @@ mod tests {
     #[test]
     fn without_keepalive_a_silent_connection_is_left_alone() {
         let socket = socket();
-        configure(&socket, None).unwrap();
+        set_keepalive(&socket, None).unwrap();
         assert!(!SockRef::from(&socket).keepalive().unwrap());
         assert_eq!(SockRef::from(&socket).tcp_user_timeout().unwrap(), None);
     }

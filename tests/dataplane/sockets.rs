@@ -73,19 +73,22 @@ fn both_sides_have_keepalive_and_a_user_timeout_to_match() {
         listener.keepalive = Some(client_side);
         upstream.keepalive = Some(backend_side);
     });
-    let options = |rig: &Rig| {
+    let has = |rig: &Rig, ours: Option<(Keepalive, Duration)>, theirs: Option<(Keepalive, Duration)>| {
         let (client, served) = rig.connect_to(&backend);
         is_connected(&client, &served);
-        let accepted = socket_between(rig.address(), client.local_addr().unwrap());
+        assert_eq!(keepalive_of(&socket_between(rig.address(), client.local_addr().unwrap())), ours);
         let dialled = socket_between(served.peer_addr().unwrap(), backend.address);
-        (keepalive_of(&accepted), keepalive_of(&dialled))
+        assert_eq!(keepalive_of(&dialled), None, "a short connection is spared that");
+        wait_until("the connection to the backend has lasted", || keepalive_of(&dialled) == theirs);
     };
-    let both = (Some((client_side, Duration::from_secs(35))), Some((backend_side, Duration::from_secs(44))));
-    assert_eq!(options(&rig), both);
+    let ours = Some((client_side, Duration::from_secs(35)));
+    let theirs = Some((backend_side, Duration::from_secs(44)));
+    has(&rig, ours, theirs);
 
+    // New connections have what is configured now.
     rig.change_listener(|listener| listener.keepalive = Some(backend_side));
-    rig.change_upstream(|upstream| upstream.keepalive = None);
-    assert_eq!(options(&rig), (both.1, None), "new connections have what is configured now");
+    rig.change_upstream(|upstream| upstream.keepalive = Some(client_side));
+    has(&rig, theirs, ours);
     rig.change_listener(|listener| listener.keepalive = None);
-    assert_eq!(options(&rig), (None, None));
+    has(&rig, None, ours);
 }

@@ -41,6 +41,7 @@ struct Near {
 struct Counts {
     to_backend: Cell<usize>,
     to_client: Cell<usize>,
+    lasting: Cell<usize>,
 }
 
 impl Meter for Counts {
@@ -53,6 +54,10 @@ impl Meter for Counts {
     }
 
     fn active(&self, _: Instant) {}
+
+    fn lasting(&self, _: &Stream) {
+        self.lasting.set(self.lasting.get() + 1);
+    }
 }
 
 async fn pair() -> (TcpStream, Stream, OwnedFd) {
@@ -155,6 +160,22 @@ async fn a_connection_is_idle_when_neither_direction_moved_for_that_long() {
         drop(ends.near);
         assert_eq!(ends.client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(ends.backend.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_lasts_is_told_of_once() {
+    with_still_clock(async {
+        let mut ends = Ends::relayed(Deadlines::default()).await;
+        advance(LASTING - TICK).await;
+        ends.pass_up().await;
+        assert_eq!((ends.ended().await, ends.moved.lasting.get()), (None, 0));
+        for _ in 0..3 {
+            advance(LASTING).await;
+            ends.pass_down().await;
+            assert_eq!((ends.ended().await, ends.moved.lasting.get()), (None, 1));
+        }
     })
     .await;
 }
