@@ -79,7 +79,8 @@ async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) ->
     account.log_start();
     let client = Prefixed::new(announced.rest, client);
     match &serving.tls {
-        None => forward(client, announced.guard, account).await,
+        // Boxed like that of a TLS connection, which otherwise would have room for both.
+        None => Box::pin(forward(client, announced.guard, account)).await,
         // Nothing usable is known before any work on TLS.
         Some(_) if serving.upstream.usable() == 0 => Err(CloseReason::NoEndpoint),
         // A handshake's state is large: it is not to be part of every plain connection.
