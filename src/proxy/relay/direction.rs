@@ -15,10 +15,12 @@ use super::{
     Side,
 };
 
-/// What is read at once.
-pub const BUFFER: usize = 64 * 1024;
+/// The buffer of a worker's connections, and what is read at once where much is moved.
+pub const BUFFER: usize = 256 * 1024;
+/// What is read at once otherwise. Who fills it moves much.
+const READ: usize = 64 * 1024;
 /// What is read at once for a receiver that did not take everything the last time.
-const BUFFER_UNDER_BACKPRESSURE: usize = 16 * 1024;
+const READ_UNDER_BACKPRESSURE: usize = 16 * 1024;
 /// Below this a pipe that was filled by a direction that moved much makes it one that does not: small messages are copied
 /// at less cost. It is what sixteen segments of a network with small ones come to, and less.
 const SMALL: usize = 8 * 1024;
@@ -32,7 +34,7 @@ pub struct Direction {
     pending: Vec<u8>,
     /// How much of `pending` is written.
     written: usize,
-    /// It moves much: within the kernel, where both sides are plain.
+    /// It moves much: within the kernel, where both sides are plain, and in larger parts where not.
     moves_much: bool,
     /// While it has something that was read and not yet written.
     pipe: Option<Pipe>,
@@ -143,7 +145,11 @@ impl Direction {
                 self.pending = Vec::new();
                 continue;
             }
-            let size = if keeps_up { BUFFER } else { BUFFER_UNDER_BACKPRESSURE };
+            let size = match keeps_up {
+                false => READ_UNDER_BACKPRESSURE,
+                true if self.moves_much => BUFFER,
+                true => READ,
+            };
             let Poll::Ready(count) = read(cx, source, &mut buffer[..size])? else {
                 // Nothing to do for now: hold no memory, and leave nothing in the encrypting layer.
                 self.pending = Vec::new();
@@ -154,7 +160,7 @@ impl Direction {
                 self.end()?;
                 continue;
             }
-            self.moves_much = count == size;
+            self.moves_much = count >= size.min(READ);
             let chunk = &buffer[..count];
             self.inspect(chunk)?;
             budget = budget.saturating_sub(count);
