@@ -49,7 +49,7 @@ fn measure() {
     }
     let each = (resident() - before) / CONNECTIONS;
     println!("{each} bytes of resident memory for each of {CONNECTIONS} idle connections");
-    assert!(each < 4 << 10, "{each} bytes for each connection");
+    assert!(each < 3 << 10, "{each} bytes for each connection");
 
     let before = resident();
     for (client, served) in &warm {

@@ -164,6 +164,14 @@ async fn a_connection_is_idle_when_neither_direction_moved_for_that_long() {
     .await;
 }
 
+#[tokio::test]
+async fn an_open_connection_has_little_room_for_its_relay() {
+    let ((_, mut client, _), (_, mut backend, _)) = (pair().await, pair().await);
+    let meter = Counts::default();
+    let size = size_of_val(&both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
+    assert!(size <= 400, "{size} bytes");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_lasts_is_told_of_once() {
     with_still_clock(async {
