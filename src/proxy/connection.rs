@@ -97,7 +97,7 @@ struct Announced {
     source: Option<IpAddr>,
     /// Bytes that came with the header.
     rest: Vec<u8>,
-    guard: Option<SignatureGuard>,
+    guard: Option<Box<SignatureGuard>>,
 }
 
 async fn read_proxy_header(
@@ -109,7 +109,7 @@ async fn read_proxy_header(
     let Some(expected) = &listener.proxy_protocol else {
         return Ok(Announced { source: Some(peer), rest: Vec::new(), guard: None });
     };
-    let guard = Some(SignatureGuard::new());
+    let guard = Some(Box::new(SignatureGuard::new()));
     if !expected.trusted.contains(peer) {
         return match expected.mode {
             ProxyMode::Required => Err(CloseReason::ProxyUntrusted),
@@ -146,7 +146,7 @@ async fn handshake(
 /// Connects an admitted client with a backend and relays.
 fn forward<'a, C: Side + 'a>(
     mut client: C,
-    guard: Option<SignatureGuard>,
+    guard: Option<Box<SignatureGuard>>,
     account: &'a mut Account,
 ) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
     let serving = account.serving.clone();

@@ -81,7 +81,7 @@ pub fn both_ways<'a>(
     client: &'a mut impl Side,
     backend: &'a mut impl Side,
     deadlines: Deadlines,
-    guard: Option<SignatureGuard>,
+    guard: Option<Box<SignatureGuard>>,
     meter: &'a impl Meter,
 ) -> impl Future<Output = CloseReason> + 'a {
     let now = Instant::now();

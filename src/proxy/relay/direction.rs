@@ -40,7 +40,7 @@ pub struct Direction {
     pipe: Option<Pipe>,
     /// The other direction failed to write to where this one reads: an end of input is not a clean one.
     pub source_broke: bool,
-    guard: Option<SignatureGuard>,
+    guard: Option<Box<SignatureGuard>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum Fault {
 }
 
 impl Direction {
-    pub fn new(guard: Option<SignatureGuard>) -> Self {
+    pub fn new(guard: Option<Box<SignatureGuard>>) -> Self {
         Self {
             state: State::Open,
             pending: Vec::new(),

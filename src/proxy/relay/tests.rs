@@ -169,7 +169,7 @@ async fn an_open_connection_has_little_room_for_its_relay() {
     let ((_, mut client, _), (_, mut backend, _)) = (pair().await, pair().await);
     let meter = Counts::default();
     let size = size_of_val(&both_ways(&mut client, &mut backend, Deadlines::default(), None, &meter));
-    assert!(size <= 400, "{size} bytes");
+    assert!(size <= 352, "{size} bytes");
 }
 
 #[tokio::test(start_paused = true)]
