@@ -174,17 +174,21 @@ impl Writer {
 
 /// How many events are written at once.
 const BATCH: usize = 256;
+/// How long events gather once those that waited are written. So a busy worker finds the writer awake or asleep for a
+/// time, and never has to wake it, which would cost more than all the rest of a line; and a line is at most this late.
+const GATHER: Duration = Duration::from_millis(5);
 
 fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: impl Write, figures: &Figures) {
     let mut text = Vec::new();
     let mut open = true;
     while open && let Ok(first) = waiting.recv() {
-        let mut ends = 0;
-        for event in std::iter::once(first).chain(waiting.try_iter().take(BATCH)) {
+        let (mut taken, mut ends) = (0, 0);
+        for event in std::iter::once(first).chain(waiting.try_iter()).take(BATCH) {
             let Some(event) = event else {
                 open = false;
                 break;
             };
+            taken += 1;
             ends += u64::from(matches!(event.kind, Kind::End(_)));
             match format {
                 // Writing to memory does not fail.
@@ -199,6 +203,9 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             figures.dropped.fetch_add(ends, Relaxed);
         }
         text.clear();
+        if open && taken < BATCH {
+            thread::sleep(GATHER);
+        }
     }
 }
 

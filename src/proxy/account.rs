@@ -173,11 +173,11 @@ impl Account {
 
     pub fn log_start(&self) {
         if self.ledger.log.wants_starts() {
-            self.ledger.log.offer(self.event(Kind::Start));
+            self.ledger.log.offer(self.event(Kind::Start, self.accepted_at.elapsed()));
         }
     }
 
-    fn event(&self, kind: Kind) -> Event {
+    fn event(&self, kind: Kind, duration: Duration) -> Event {
         Event {
             kind,
             at: SystemTime::now(),
@@ -190,7 +190,7 @@ impl Account {
             bytes_to_backend: self.session.bytes_to_backend.get(),
             bytes_to_client: self.session.bytes_to_client.get(),
             connect: self.connect,
-            duration: self.accepted_at.elapsed(),
+            duration,
         }
     }
 }
@@ -200,8 +200,9 @@ impl Drop for Account {
         let reason = self.reason.or(self.session.cancelled.get()).unwrap_or(CloseReason::Internal);
         let shard = self.shard();
         shard.close(reason);
-        shard.duration.observe(self.accepted_at.elapsed());
-        self.ledger.log_end(reason, || self.event(Kind::End(reason)));
+        let duration = self.accepted_at.elapsed();
+        shard.duration.observe(duration);
+        self.ledger.log_end(reason, || self.event(Kind::End(reason), duration));
     }
 }
 
