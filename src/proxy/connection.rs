@@ -8,7 +8,6 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -18,16 +17,17 @@ use super::{
     account::{Account, Ledger, Session, canonical},
     accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
+    announcing::Announcing,
     connect,
     listener::Serving,
     prefixed::Prefixed,
-    proxy_protocol::{self, SignatureGuard},
+    proxy_protocol::{self, EncodedHeader, SignatureGuard},
     relay::{self, Deadlines, Side},
     stream::Stream,
     tls::ServerTls,
     turns::Turns,
 };
-use crate::model::{Listener, ProxyMode};
+use crate::model::{Listener, ProxyMode, ProxyVersion};
 
 /// What is known of a connection that has been counted and not been read from.
 #[derive(Debug)]
@@ -155,15 +155,11 @@ fn forward<'a, C: Side + 'a>(
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
         let reached = connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts);
-        let (mut backend, active) = Box::pin(reached).await?;
+        let (backend, active) = Box::pin(reached).await?;
         account.connected(active.endpoint().address(), begun.elapsed());
-        if let Some(version) = active.endpoint().proxy_protocol() {
-            // Without an announced one: where the client connected to. A socket without an address is gone already.
-            let own = || client.stream().local_addr().map_err(|_| CloseReason::ClientReset);
-            let destination = account.destination.map_or_else(own, Ok)?;
-            let header = proxy_protocol::encode(version, account.client, destination);
-            backend.write_all(header.as_bytes()).await.map_err(|_| CloseReason::BackendReset)?;
-        }
+        let version = active.endpoint().proxy_protocol();
+        let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
+        let mut backend = Announcing::new(header, backend);
         let deadlines = deadlines(&serving.listener, account.accepted_at);
         Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
     }
@@ -179,6 +175,16 @@ fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {
             accepted_at.checked_add(shortened)
         }),
     }
+}
+
+/// What a backend is told of the client.
+fn announce(version: ProxyVersion, client: &Stream, account: &Account) -> Result<EncodedHeader, CloseReason> {
+    let destination = match account.destination {
+        Some(announced) => announced,
+        // Where the client connected to. A socket without an address is gone already.
+        None => client.local_addr().map_err(|_| CloseReason::ClientReset)?,
+    };
+    Ok(proxy_protocol::encode(version, account.client, destination))
 }
 
 impl From<Refusal> for CloseReason {
@@ -210,6 +216,16 @@ impl Side for Prefixed<Stream> {
 
     fn plain(&self) -> Option<&TcpStream> {
         self.replayed_all().map(Stream::tcp)
+    }
+}
+
+impl Side for Announcing<Stream> {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        self.announced().map(Stream::tcp)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod access_log;
 mod account;
 pub mod accounting;
 pub mod admission;
+mod announcing;
 mod connect;
 mod connection;
 mod listener;
