@@ -2,8 +2,10 @@
 //!
 //! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
 
+mod text;
+
 use std::{
-    io::{self, Write},
+    io::Write,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,6 +19,7 @@ use std::{
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
+use self::text::write_text;
 use super::accounting::CloseReason;
 
 /// How many events may wait to be written.
@@ -49,6 +52,22 @@ pub struct Event {
 pub enum Kind {
     Start,
     End(CloseReason),
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::End(_) => "end",
+        }
+    }
+
+    fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Start => None,
+            Self::End(reason) => Some(reason.label()),
+        }
+    }
 }
 
 /// How a listener is called in logs and metrics.
@@ -191,8 +210,8 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             taken += 1;
             ends += u64::from(matches!(event.kind, Kind::End(_)));
             match format {
+                Format::Text => write_text(&mut text, &event),
                 // Writing to memory does not fail.
-                Format::Text => drop(write_text(&mut text, &event)),
                 Format::Json => drop(serde_json::to_writer(&mut text, &Line::of(&event))),
             }
             text.push(b'\n');
@@ -209,27 +228,7 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
     }
 }
 
-/// `TIME connection end listener=… client=… …`: pairs in the order of [`Line`]'s fields, absent ones left out.
-fn write_text(text: &mut Vec<u8>, event: &Event) -> io::Result<()> {
-    let line = Line::of(event);
-    write!(text, "{} connection {} listener={} name={}", line.time, line.event, line.listener, line.name)?;
-    write!(text, " peer={} client={}", line.peer, line.client)?;
-    if let Some(version) = line.tls_version {
-        write!(text, " tls_version={version} tls_server_name={}", line.tls_server_name.unwrap_or("-"))?;
-    }
-    if let Some(endpoint) = line.endpoint {
-        write!(text, " endpoint={endpoint}")?;
-    }
-    let Some(reason) = line.reason else { return Ok(()) };
-    write!(text, " attempts={}", line.attempts)?;
-    write!(text, " bytes_to_backend={} bytes_to_client={}", line.bytes_to_backend, line.bytes_to_client)?;
-    if let Some(connect) = line.connect_seconds {
-        write!(text, " connect_seconds={connect}")?;
-    }
-    write!(text, " duration_seconds={} reason={reason}", line.duration_seconds)
-}
-
-/// What is written of an event.
+/// What is written of an event in JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     time: Timestamp,
@@ -257,13 +256,9 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn of(event: &'a Event) -> Self {
-        let (kind, reason) = match event.kind {
-            Kind::Start => ("start", None),
-            Kind::End(reason) => ("end", Some(reason.label())),
-        };
         Self {
-            time: Timestamp::try_from(event.at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default(),
-            event: kind,
+            time: timestamp(event.at),
+            event: event.kind.label(),
             listener: &event.listener.label,
             name: &event.listener.name,
             peer: event.peer,
@@ -276,9 +271,14 @@ impl<'a> Line<'a> {
             bytes_to_client: event.bytes_to_client,
             connect_seconds: event.connect.map(seconds),
             duration_seconds: seconds(event.duration),
-            reason,
+            reason: event.kind.reason(),
         }
     }
+}
+
+/// To the microsecond.
+fn timestamp(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default()
 }
 
 /// To the microsecond.
@@ -288,7 +288,7 @@ fn seconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{io, sync::Mutex};
 
     use super::*;
 
@@ -359,6 +359,14 @@ mod tests {
         assert_eq!((lines[0]["event"].as_str(), lines[0].get("reason")), (Some("start"), None));
         assert_eq!(lines[1]["reason"], "idle_timeout");
         assert_eq!(lines[1]["connect_seconds"], 0.0015);
+    }
+
+    #[test]
+    fn at_the_end_all_that_was_offered_is_written_in_order() {
+        let offered = (0..2000).map(|number| Event { bytes_to_backend: number, ..event(Kind::Start) });
+        let text = written(Format::Json, offered);
+        let numbers = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        assert!(numbers.map(|line| line["bytes_to_backend"].as_u64().unwrap()).eq(0..2000));
     }
 
     #[test]
