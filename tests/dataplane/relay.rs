@@ -245,7 +245,7 @@ fn one_that_saturates_its_worker_leaves_the_others_their_turn() {
     println!("until a byte came back: median {latency:?}, {} MiB of the others", moved >> 20);
     // It waits twice for its turn, once on each way, while each of the four others empties a pipe, fills it and empties it
     // again.
-    assert!(moved <= 2 * 4 * 2 << 20, "{moved} bytes of the others");
+    assert!(moved <= (2 * 4 * 2) << 20, "{moved} bytes of the others");
 }
 
 #[test]
