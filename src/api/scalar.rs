@@ -4,7 +4,13 @@
 //! (`::ffff:192.0.2.7`, also as a network) is taken here, and refused by CEL's `isIP` and `isCIDR`: the API server wants
 //! it written as the IPv4 address it is. And CEL counts a host and its port together, which are at most 260 characters.
 
-use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, time};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time,
+};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -166,17 +172,16 @@ string_type!(
 /// A host (DNS name or IP address) and a port: `db.example.com:5432`, `192.0.2.7:5432`, `[2001:db8::7]:5432`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressPort {
-    /// Without brackets; a DNS name is in lower case.
-    pub host: String,
+    pub host: Host,
     /// Not zero.
     pub port: u16,
 }
 
-impl AddressPort {
-    /// The address, where the host is one and not a name.
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Host {
+    Ip(IpAddr),
+    /// A DNS name, in lower case.
+    Name(String),
 }
 
 impl FromStr for AddressPort {
@@ -192,12 +197,16 @@ impl FromStr for AddressPort {
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = number(port).ok_or_else(wrong)?;
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let valid = match bracketed {
-            Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
+        let ip = match bracketed {
+            Some(host) => Some(IpAddr::V6(host.parse().map_err(|_| wrong())?)),
+            None => host.parse().ok().map(IpAddr::V4),
         };
-        let host = bracketed.unwrap_or(host).to_ascii_lowercase();
-        if valid { Ok(Self { host, port }) } else { Err(wrong()) }
+        let host = match ip {
+            Some(ip) => Host::Ip(ip),
+            None if is_host_name(host) => Host::Name(host.to_ascii_lowercase()),
+            None => return Err(wrong()),
+        };
+        Ok(Self { host, port })
     }
 }
 
@@ -222,10 +231,9 @@ fn is_host_name(text: &str) -> bool {
 
 impl fmt::Display for AddressPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
         }
     }
 }
@@ -498,7 +506,7 @@ mod tests {
         for text in ["db.example.com:5432", "192.0.2.7:1", "[2001:db8::7]:65535", "redis_1:6379", "localhost:80"] {
             assert_eq!(text.parse::<AddressPort>().unwrap().to_string(), text);
         }
-        assert_eq!("DB.Example.com:1".parse::<AddressPort>().unwrap().host, "db.example.com");
+        assert_eq!("DB.Example.com:1".parse::<AddressPort>().unwrap().host, Host::Name("db.example.com".into()));
         for text in [
             "db",
             "db:0",

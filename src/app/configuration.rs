@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -166,33 +167,32 @@ pub fn unbound(listener: &ListenerKey, why: &str) -> String {
 
 /// Says what a new configuration changes, load balancer by load balancer.
 fn log_difference(before: &Snapshot, now: &Snapshot) {
-    let of_object = |snapshot: &Snapshot, object: &ObjectKey| {
-        let listeners = snapshot.listeners.iter().filter(|(key, _)| key.object == *object);
-        let listeners: BTreeMap<u16, _> = listeners.map(|(key, listener)| (key.port, listener.clone())).collect();
-        (listeners, snapshot.upstreams.get(&UpstreamKey { object: object.clone() }).cloned())
-    };
-    let addresses = |upstream: Option<Arc<Upstream>>| -> BTreeSet<_> {
-        upstream.iter().flat_map(|upstream| &upstream.endpoints).map(Endpoint::address).collect()
-    };
     let objects: BTreeSet<&ObjectKey> =
         before.listeners.keys().chain(now.listeners.keys()).map(|key| &key.object).collect();
-    for object in objects {
-        let (was, is) = (of_object(before, object), of_object(now, object));
-        if was == is {
-            continue;
-        }
-        let listeners = is.0.len();
-        let (endpoints_before, endpoints) = (addresses(was.1), addresses(is.1));
+    for object in objects.into_iter().filter(|object| !is_same_in(before, now, object)) {
+        let (endpoints_before, endpoints) = (addresses_of(before, object), addresses_of(now, object));
         info!(
             load_balancer = %object,
             generation = now.generation,
-            listeners,
+            listeners = now.listeners_of(object).count(),
             endpoints = endpoints.len(),
             joined = ?endpoints.difference(&endpoints_before).take(MOST_NAMED).collect::<Vec<_>>(),
             left = ?endpoints_before.difference(&endpoints).take(MOST_NAMED).collect::<Vec<_>>(),
             "configured"
         );
     }
+}
+
+fn is_same_in(before: &Snapshot, now: &Snapshot, object: &ObjectKey) -> bool {
+    before.listeners_of(object).eq(now.listeners_of(object)) && upstream_of(before, object) == upstream_of(now, object)
+}
+
+fn upstream_of<'a>(snapshot: &'a Snapshot, object: &ObjectKey) -> Option<&'a Arc<Upstream>> {
+    snapshot.upstreams.get(&UpstreamKey { object: object.clone() })
+}
+
+fn addresses_of(snapshot: &Snapshot, object: &ObjectKey) -> BTreeSet<SocketAddr> {
+    upstream_of(snapshot, object).iter().flat_map(|upstream| &upstream.endpoints).map(Endpoint::address).collect()
 }
 
 /// Says each problem once when it comes, and once that it has gone.

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admin,
-    api::AddressPort,
+    api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors,
     drain::Draining,
@@ -143,9 +143,7 @@ fn introduction(port: u16, admin: SocketAddr) -> String {
 fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
     let simple = Simple {
         listen: Some(ListenAddress { host: Some(Ipv4Addr::LOCALHOST.into()), port }),
-        backends: backends
-            .map(|address| AddressPort { host: address.ip().to_string(), port: address.port() })
-            .collect(),
+        backends: backends.map(|address| AddressPort { host: Host::Ip(address.ip()), port: address.port() }).collect(),
         ..Simple::default()
     };
     let spec = simple.spec().ok().flatten().map(Arc::new);

@@ -23,5 +23,6 @@ pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use upstream::{
-    ActiveCheck, Algorithm, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, Upstream, Weight,
+    ActiveCheck, Algorithm, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId, Upstream,
+    Weight,
 };

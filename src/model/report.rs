@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use super::{EndpointKey, ListenerKey, UpstreamKey};
+use super::ListenerKey;
 
 /// What the proxy made of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,8 +8,8 @@ pub struct Report {
     /// The generation of the snapshot that is applied.
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, ListenerState>,
-    /// The endpoints of each upstream, and whether each one is usable now.
-    pub upstreams: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, bool>>,
+    /// Counts up when endpoints may have become usable or unusable: whoever shows them looks again.
+    pub usable_changes: u64,
 }
 
 impl Report {

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{EndpointKey, Keepalive};
 
@@ -29,8 +30,7 @@ pub struct Upstream {
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub key: EndpointKey,
-    /// What sticky balancing hashes: stable over restarts, and for a StatefulSet over addresses.
-    pub stable_id: Arc<str>,
+    pub stable_id: StableId,
     pub weight: Weight,
     /// The PROXY header sent to it; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
@@ -39,6 +39,29 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn address(&self) -> SocketAddr {
         self.key.address
+    }
+}
+
+/// What sticky balancing hashes, as text: stable over restarts, and for a StatefulSet over addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StableId {
+    Address(SocketAddr),
+    /// A pod that keeps its name when its address changes.
+    Pod(Arc<str>),
+}
+
+impl fmt::Display for StableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Pod(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Serialize for StableId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{EndpointKey, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
+    model::{Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
     upstream::{Upstream, Upstreams},
 };
 
@@ -357,7 +357,8 @@ impl Topology {
         });
         retired.retain(|listener| listener.counters.totals().active() > 0);
         let used = |object: &ObjectKey| {
-            listeners.keys().any(|key| key.object == *object) || retired.iter().any(|gone| gone.key.object == *object)
+            listeners.range(object.listeners()).next().is_some()
+                || retired.iter().any(|gone| gone.key.object == *object)
         };
         shares.retain(|object, _| used(object));
     }
@@ -390,7 +391,7 @@ impl Topology {
         let report = Arc::new(Report {
             generation: snapshot.generation,
             listeners: bound.chain(failed).collect(),
-            upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), usable(upstream))).collect(),
+            usable_changes: *self.usable_changes.borrow_and_update(),
         });
         let live = self.state.listeners.values().map(|live| live.listener.clone());
         self.view.store(Arc::new(View {
@@ -405,10 +406,6 @@ impl Topology {
             changed
         });
     }
-}
-
-fn usable(upstream: &Upstream) -> BTreeMap<EndpointKey, bool> {
-    upstream.endpoints().iter().map(|endpoint| (endpoint.key().clone(), endpoint.usable())).collect()
 }
 
 /// Why an address cannot be listened on, and what to do about it.

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use listing::{Listed, Listing, MOMENT};
+use listing::{Found, Listed, Listing, MOMENT};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
@@ -48,6 +48,7 @@ struct Remembered {
     documents: Vec<Document>,
     /// A hash of the text that says all this and nothing wrong: the same text is not read again.
     text: Option<u128>,
+    found: Found,
 }
 
 impl Files {
@@ -77,13 +78,20 @@ impl Files {
         let mut remembered = BTreeMap::new();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
         gathering.world.problems.extend(listing.problems);
-        for Listed { file, gone } in listing.files {
+        for Listed { file, found } in listing.files {
             let before = self.remembered.remove(&file);
-            let reading = match gone {
-                true => Reading { kept: before.unwrap_or_default().documents, ..Reading::default() },
-                false => Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems),
+            let reading = match found {
+                Found::Gone => Reading { kept: before.unwrap_or_default().documents, ..Reading::default() },
+                // A pipe can be read only once. In a folder there are none: see [`Listing`].
+                Found::ByPath if before.is_some() && is_no_file(&file) => {
+                    Reading { fresh: before.unwrap_or_default().documents, ..Reading::default() }
+                }
+                Found::InFolder | Found::ByPath => {
+                    Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems)
+                }
             };
-            remembered.insert(file.clone(), gathering.take(&file, reading));
+            let (documents, text) = gathering.take(&file, reading);
+            remembered.insert(file, Remembered { documents, text, found });
         }
         let mut world = gathering.world;
         read_certificates(&mut world, &self.last, &self.unfinished);
@@ -94,7 +102,9 @@ impl Files {
 
     /// What has to be watched to know when to read again, as of the last time.
     pub fn interest(&self) -> Interest {
-        let paths = self.paths.iter().chain(self.remembered.keys()).chain(self.last.files.keys());
+        // What is in a folder as itself, the folder tells of.
+        let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != Found::InFolder);
+        let paths = self.paths.iter().chain(by_path.map(|(path, _)| path)).chain(self.last.files.keys());
         let paths = paths.filter_map(|path| std::path::absolute(path).ok());
         Interest::of(paths, super::watch::look).noting(self.unfinished.clone())
     }
@@ -121,12 +131,7 @@ struct Reading {
 
 impl Reading {
     fn of(file: &Path, before: Option<Remembered>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
-        let known = before.is_some();
-        let Remembered { documents: mut kept, text: text_before } = before.unwrap_or_default();
-        // A pipe can be read only once.
-        if known && fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
-            return Self { fresh: kept, ..Self::default() };
-        }
+        let Remembered { documents: mut kept, text: text_before, .. } = before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
         let text = read_text(file);
         // Asked afterwards, since the writing may have begun just before the reading.
@@ -158,7 +163,15 @@ impl Reading {
     }
 }
 
+fn is_no_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+}
+
 fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
+    // As nearly always. To look at each part of each path would take longer than to read the files.
+    if unfinished.is_empty() {
+        return false;
+    }
     let is_file = fs::metadata(file).is_ok_and(|metadata| metadata.is_file());
     is_file && fs::canonicalize(file).is_ok_and(|file| unfinished.contains(&file, Instant::now()))
 }
@@ -174,7 +187,8 @@ fn read_text(file: &Path) -> Result<String, String> {
 }
 
 fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Room for most manifests at once.
+    let mut bytes = Vec::with_capacity(16 << 10);
     fs::File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(io::Error::other(format!("has more than {most} bytes"))) } else { Ok(bytes) }
 }
@@ -199,8 +213,8 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    /// Declares what a file holds, and says what there is to remember of it.
-    fn take(&mut self, file: &Path, mut reading: Reading) -> Remembered {
+    /// Declares what a file holds, and says what there is to remember of it: see [`Remembered`].
+    fn take(&mut self, file: &Path, mut reading: Reading) -> (Vec<Document>, Option<u128>) {
         let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
         for document in &reading.fresh {
             self.declare(document, &origin, folder, None);
@@ -209,7 +223,7 @@ impl Gathering<'_> {
             self.declare(document, &origin, folder, Some(hidden(file)));
         }
         reading.fresh.append(&mut reading.kept);
-        Remembered { documents: reading.fresh, text: reading.text }
+        (reading.fresh, reading.text)
     }
 
     fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {

@@ -23,11 +23,15 @@ impl Settle {
     /// Takes note of a change that came now.
     pub fn note(&mut self) {
         let now = Instant::now();
-        let since = self.waiting.as_ref().map(|waiting| waiting.since);
-        let follows = since.is_some() || self.acted.is_some_and(|acted| now < acted + Self::QUIET);
-        let since = since.unwrap_or(now);
-        let due = if follows { (now + Self::QUIET).min(since + Self::LONGEST) } else { now };
-        self.waiting = Some(Waiting { since, due });
+        match &mut self.waiting {
+            None => {
+                let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
+                self.waiting = Some(Waiting { since: now, due: if follows { now + Self::QUIET } else { now } });
+            }
+            // A change is often told twice: what is due already is acted on with all that came until then.
+            Some(waiting) if waiting.due <= now => {}
+            Some(waiting) => waiting.due = (now + Self::QUIET).min(waiting.since + Self::LONGEST),
+        }
     }
 
     /// Waits until the changes noted are to be acted on; for ever while there are none. Cancel safe.
@@ -69,6 +73,37 @@ mod tests {
         advance(Duration::from_millis(50)).await;
         settle.note();
         assert_eq!(wait(&mut settle).await, 0, "a change after a quiet while is a first one again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_is_not_put_off_by_another_change() {
+        let mut settle = Settle::default();
+        settle.note();
+        settle.note();
+        assert_eq!(wait(&mut settle).await, 0, "a change that is told twice");
+
+        settle.note();
+        advance(Duration::from_millis(50)).await;
+        settle.note();
+        assert_eq!(wait(&mut settle).await, 0, "a follower that has waited long enough");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_acted_on_twice() {
+        let (mut settle, mut acted) = (Settle::default(), 0);
+        // A file each millisecond, until a while after the last one.
+        for millisecond in 0..500 {
+            if millisecond < 400 {
+                settle.note();
+            }
+            tokio::select! {
+                biased;
+                () = settle.due() => acted += 1,
+                () = tokio::time::sleep(Duration::from_millis(1)) => continue,
+            }
+            advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(acted, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,10 @@ impl Unfinished {
         self.files().get(file).is_some_and(|modified| now < *modified + Self::PATIENCE)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.files().is_empty()
+    }
+
     fn files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -284,7 +284,7 @@ impl Interest {
     }
 
     /// Whether an event at this path matters.
-    fn concerns(&self, path: &Path) -> bool {
+    pub(super) fn concerns(&self, path: &Path) -> bool {
         let parent = path.parent();
         self.entries.contains(path)
             || self.entries.iter().any(|entry| entry.parent() == Some(path))

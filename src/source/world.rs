@@ -15,7 +15,7 @@ use k8s_openapi::api::{
 
 use super::{Allocations, Tenancy};
 use crate::{
-    api::{TcpLoadBalancerSpec, TcpLoadBalancerStatus},
+    api::{Host, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::ObjectKey,
 };
 
@@ -88,8 +88,9 @@ impl World {
         let specs = self.load_balancers.values().filter_map(|declared| declared.spec.as_ref());
         for backend in specs.flat_map(|spec| &spec.backends) {
             let interval = backend.resolve_interval.map_or(DEFAULT, |interval| interval.0.clamp(SHORTEST, LONGEST));
-            for address in backend.addresses.iter().flatten().filter(|address| address.ip().is_none()) {
-                let shortest = wanted.entry(address.host.as_str().into()).or_insert(interval);
+            for address in backend.addresses.iter().flatten() {
+                let Host::Name(name) = &address.host else { continue };
+                let shortest = wanted.entry(name.as_str().into()).or_insert(interval);
                 *shortest = interval.min(*shortest);
             }
         }

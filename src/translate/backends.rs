@@ -1,11 +1,6 @@
 //! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     Problem, Reason, Surroundings,
@@ -16,8 +11,8 @@ use super::{
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{AddressPort, Backend, ProxyProtocolVersion},
-    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, Weight},
+    api::{AddressPort, Backend, Host, ProxyProtocolVersion},
+    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
     source::Lookup,
 };
 
@@ -26,7 +21,7 @@ use crate::{
 pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
-    pub stable_id: Arc<str>,
+    pub stable_id: StableId,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -63,7 +58,8 @@ fn part(index: usize, declaration: &Declaration) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
-    let place = &mut Place::new(format!("spec.backends[{index}]"), &mut findings);
+    let field = format!("spec.backends[{index}]");
+    let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let mut endpoints = translate(backend, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
@@ -143,30 +139,32 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     if addresses.is_empty() {
         place.refuse("it is empty: write at least one host:port");
     }
-    let mut found = BTreeSet::new();
+    let mut found = Vec::with_capacity(addresses.len());
     for (index, address) in addresses.iter().enumerate() {
         let place = &mut place.item(index);
-        let ips: Vec<IpAddr> = match address.ip() {
-            Some(ip) => vec![ip],
+        let (name, ips) = match &address.host {
+            Host::Ip(ip) => (None, vec![*ip]),
             // It is not looked up.
-            None if !surroundings.world.site.reaches_addresses() => {
+            Host::Name(name) if !surroundings.world.site.reaches_addresses() => {
                 let why = surroundings.reach.sentence(Refusal::Outside);
-                place.leave_out(Reason::NotPermitted, format!("`{}` is {why}; left out", address.host));
+                place.leave_out(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
                 continue;
             }
-            None => {
-                let lookup = surroundings.world.names.get(address.host.as_str());
-                warn_of_lookup(&address.host, lookup, place);
-                lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied()).collect()
+            Host::Name(name) => {
+                let lookup = surroundings.world.names.get(name.as_str());
+                warn_of_lookup(name, lookup, place);
+                let known = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
+                (Some(name.as_str()), known.collect())
             }
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
         let mut refused = Refused::default();
         found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &surroundings.reach)));
-        let name = address.ip().is_none().then_some(address.host.as_str());
         refused.tell(name, &surroundings.reach, place);
     }
-    found.into_iter().map(|address| Member { address, uid: None, stable_id: address.to_string().into() }).collect()
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().map(|address| Member { address, uid: None, stable_id: StableId::Address(address) }).collect()
 }
 
 fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {

@@ -1,7 +1,7 @@
 //! What is found wrong with one part of a load balancer, collected until it is known what becomes of the part.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     ops::{Bound, RangeBounds, RangeInclusive},
     time::Duration,
 };
@@ -35,13 +35,31 @@ impl Findings {
 
 /// A field of a manifest, where something may be found wrong.
 pub(super) struct Place<'a> {
-    field: String,
+    field: Field<'a>,
     findings: &'a mut Findings,
 }
 
+/// The name of a field, which is written out only where something is found wrong: a world has many fields, and they are
+/// all right as a rule.
+enum Field<'a> {
+    Named(&'a str),
+    At(&'a Field<'a>, &'a str),
+    Item(&'a Field<'a>, usize),
+}
+
+impl Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::At(whole, field) => write!(f, "{whole}.{field}"),
+            Self::Item(list, index) => write!(f, "{list}[{index}]"),
+        }
+    }
+}
+
 impl<'a> Place<'a> {
-    pub fn new(field: impl Into<String>, findings: &'a mut Findings) -> Self {
-        Self { field: field.into(), findings }
+    pub fn new(field: &'a str, findings: &'a mut Findings) -> Self {
+        Self { field: Field::Named(field), findings }
     }
 
     /// Whether nothing is found wrong here so far, nor with anything else of the same part.
@@ -49,12 +67,12 @@ impl<'a> Place<'a> {
         self.findings.open.is_empty() && self.findings.settled.is_empty()
     }
 
-    pub fn at(&mut self, field: &str) -> Place<'_> {
-        Place { field: format!("{}.{field}", self.field), findings: self.findings }
+    pub fn at<'b>(&'b mut self, field: &'b str) -> Place<'b> {
+        Place { field: Field::At(&self.field, field), findings: self.findings }
     }
 
     pub fn item(&mut self, index: usize) -> Place<'_> {
-        Place { field: format!("{}[{index}]", self.field), findings: self.findings }
+        Place { field: Field::Item(&self.field, index), findings: self.findings }
     }
 
     pub fn refuse(&mut self, message: impl Into<String>) {
@@ -75,7 +93,7 @@ impl<'a> Place<'a> {
     }
 
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
-        Problem { severity, reason, field: self.field.clone(), message: message.into() }
+        Problem { severity, reason, field: self.field.to_string(), message: message.into() }
     }
 
     /// The duration, which is refused outside of `range`.

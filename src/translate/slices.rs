@@ -24,7 +24,10 @@ use super::{
     missing,
     reach::{Reach, Refused, Target},
 };
-use crate::{api::BackendService, model::ObjectKey};
+use crate::{
+    api::BackendService,
+    model::{ObjectKey, StableId},
+};
 
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
@@ -190,11 +193,12 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
     // A pod that has its own name for hostname belongs to a StatefulSet: its name outlives its address.
     let stable = pod.filter(|pod| pod.name.is_some() && pod.name == endpoint.hostname);
     let stable_id = stable.map(|pod| {
-        format!("{}/{}", pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default()).into()
+        let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
+        StableId::Pod(format!("{namespace}/{name}").into())
     });
     Member {
         address,
         uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
-        stable_id: stable_id.unwrap_or_else(|| address.to_string().into()),
+        stable_id: stable_id.unwrap_or(StableId::Address(address)),
     }
 }

@@ -179,14 +179,14 @@ impl Member {
     fn new(wanted: &model::Endpoint, keeper: &Arc<Notify>) -> Self {
         let candidate = Candidate {
             endpoint: Arc::new(Endpoint::new(wanted.key.clone(), keeper.clone())),
-            stable_id: wanted.stable_id.clone(),
+            stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
         };
         Self { candidate, health: Health::default(), outlier: Outlier::default() }
     }
 
     fn configured(mut self, wanted: &model::Endpoint) -> Self {
-        self.candidate.stable_id = wanted.stable_id.clone();
+        self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
         self
     }

@@ -34,7 +34,7 @@ fn key() -> UpstreamKey {
 fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
     let endpoint = |address: SocketAddr| {
         let key = EndpointKey { backend: "b".into(), address, uid: None };
-        model::Endpoint { key, stable_id: address.to_string().into(), weight: Weight::ONE, proxy_protocol: None }
+        model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE, proxy_protocol: None }
     };
     model::Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },

@@ -1,6 +1,8 @@
 //! Which worker and which endpoint a connection goes to.
 
-use std::net::TcpStream;
+use std::{net::TcpStream, num::NonZeroU16, time::Duration};
+
+use tcplb::model::ActiveCheck;
 
 use crate::rig::*;
 
@@ -45,4 +47,23 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
         let endpoint = rig.endpoint(*backend);
         assert_eq!((endpoint.active(), endpoint.connections()), (10, 10));
     }
+}
+
+#[test]
+fn a_report_follows_when_an_endpoint_becomes_unusable() {
+    let (one, other) = (Backend::new(), Backend::new());
+    let rig = Rig::with(&[one.address, other.address], |_, upstream| {
+        upstream.active_check = Some(ActiveCheck {
+            interval: Duration::from_millis(50),
+            timeout: PATIENCE,
+            healthy_after: NonZeroU16::MIN,
+            unhealthy_after: NonZeroU16::MIN,
+        });
+    });
+    let (changes, gone) = (|| rig.monitor.view().report.usable_changes, one.address);
+    let before = changes();
+    drop(one);
+    wait_until("it is reported", || changes() > before);
+    assert!(!rig.endpoint(gone).usable());
+    assert!(rig.endpoint(other.address).usable());
 }

@@ -18,7 +18,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
         Access, Algorithm, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
-        ListenerState, ObjectKey, ShutdownDrain, Snapshot, Timeouts, Upstream, UpstreamKey, Weight,
+        ListenerState, ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -335,7 +335,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
 pub fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
         key: EndpointKey { backend: "db".into(), address, uid: None },
-        stable_id: address.to_string().into(),
+        stable_id: StableId::Address(address),
         weight: Weight::ONE,
         proxy_protocol: None,
     }

@@ -1,7 +1,7 @@
 //! Which files there are.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,18 +19,29 @@ pub fn is_manifest(file: &Path) -> bool {
     !hidden && ["yaml", "yml", "json"].contains(&extension.to_ascii_lowercase().as_str())
 }
 
-/// The files to read, in order, each once.
+/// The files to read, in order, each once. Of what is in folders, only what is a file when it is listed.
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<Listed>,
     pub problems: Vec<String>,
-    seen: BTreeSet<PathBuf>,
+    /// Without symbolic links.
+    seen: HashSet<PathBuf>,
 }
 
 pub struct Listed {
     pub file: PathBuf,
+    pub found: Found,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Found {
+    /// As itself in a folder that was named: whoever watches the folder is told of it.
+    InFolder,
+    /// By its own path, or as a link in a folder.
+    #[default]
+    ByPath,
     /// It cannot even be listed: it is remembered only.
-    pub gone: bool,
+    Gone,
 }
 
 impl Listing {
@@ -42,8 +53,8 @@ impl Listing {
         wait: impl FnOnce(),
     ) -> Self {
         let listing = Self::of(paths, remembered.clone());
-        let listed = |file: &PathBuf| listing.files.iter().any(|listed| listed.file == *file);
-        if remembered.clone().all(listed) {
+        let listed: HashSet<_> = listing.files.iter().map(|listed| &listed.file).collect();
+        if remembered.clone().all(|file| listed.contains(file)) {
             return listing;
         }
         wait();
@@ -54,19 +65,20 @@ impl Listing {
         let mut listing = Self::default();
         for path in paths {
             match fs::metadata(path).and_then(|metadata| metadata.is_dir().then(|| manifests(path)).transpose()) {
-                Ok(None) => listing.add(path.clone()),
+                Ok(None) => listing.add(path.clone(), Found::ByPath, None),
                 Ok(Some(files)) => {
                     if files.is_empty() {
                         listing.problems.push(format!("{}: has no *.yaml, *.yml or *.json file", path.display()));
                     }
-                    files.into_iter().for_each(|file| listing.add(file));
+                    let folder = fs::canonicalize(path).ok();
+                    files.into_iter().for_each(|(file, found)| listing.add(file, found, folder.as_deref()));
                 }
                 Err(error) => {
                     let why = format!("{}: {}", path.display(), said(&error));
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
                     let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
                     let stays = if below.is_empty() { "" } else { STAYS };
-                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), gone: true });
+                    let gone = below.into_iter().map(|file| Listed { file: file.clone(), found: Found::Gone });
                     listing.files.extend(gone);
                     listing.problems.push(format!("{why}{stays}"));
                 }
@@ -75,24 +87,31 @@ impl Listing {
         listing
     }
 
-    /// Adds a file, unless it is there already under this name or another.
-    fn add(&mut self, file: PathBuf) {
-        if self.seen.insert(fs::canonicalize(&file).unwrap_or_else(|_| file.clone())) {
-            self.files.push(Listed { file, gone: false });
+    /// Adds a file, unless it is there already under this name or another. What is in a folder as itself needs no look at
+    /// each part of its path: the folder's is known.
+    fn add(&mut self, file: PathBuf, found: Found, folder: Option<&Path>) {
+        let within = folder.filter(|_| found == Found::InFolder).zip(file.file_name());
+        let real = within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok());
+        if self.seen.insert(real.unwrap_or_else(|| file.clone())) {
+            self.files.push(Listed { file, found });
         }
     }
 }
 
-fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let file = entry?.path();
+        let entry = entry?;
+        let file = entry.path();
+        if !is_manifest(&file) {
+            continue;
+        }
+        let itself = entry.file_type().is_ok_and(|kind| kind.is_file());
         // Reading a pipe or a device in a folder might never end. What cannot be looked at is told of when it is read.
-        let readable = fs::metadata(&file).map_or(true, |metadata| metadata.is_file());
-        if is_manifest(&file) && readable {
-            files.push(file);
+        if itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
+            files.push((file, if itself { Found::InFolder } else { Found::ByPath }));
         }
     }
-    files.sort();
+    files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
 }

@@ -319,6 +319,30 @@ fn a_file_named_twice_is_read_once() {
 }
 
 #[test]
+fn what_a_folder_does_not_tell_of_itself_is_watched_too() {
+    let mut folder = Folder::new();
+    fs::create_dir(folder.path("elsewhere")).unwrap();
+    let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";
+    folder.write("a.yaml", lb("a", 1).replace("port: 1", &format!("port: 1, {tls}"))).write("elsewhere/b", lb("b", 2));
+    symlink("elsewhere/b", folder.path("b.yaml")).unwrap();
+    assert_eq!(folder.read().load_balancers.len(), 2);
+    let (interest, real) = (folder.files.interest(), folder.folder.path().canonicalize().unwrap());
+    for (name, matters) in [
+        ("", true),
+        ("a.yaml", true),
+        ("new.yaml", true),
+        ("b.yaml", true),
+        ("elsewhere/b", true),
+        ("elsewhere", true),
+        ("tls.key", true),
+        ("other.key", false),
+        ("elsewhere/c", false),
+    ] {
+        assert_eq!(interest.concerns(&real.join(name)), matters, "{name}");
+    }
+}
+
+#[test]
 fn other_objects_keep_their_last_good_text_too() {
     let mut folder = Folder::new();
     folder.write("a.yaml", secret("s", "stringData: {x: good}"));

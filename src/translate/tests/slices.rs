@@ -167,7 +167,7 @@ fn a_pod_of_a_stateful_set_keeps_its_identity_over_addresses() {
             "addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [{{addresses: [10.0.0.1], {endpoint}}}]"
         );
         let (snapshot, _) = first(&pg("sql", SERVICE, &[&slice]));
-        assert_eq!(&*snapshot.upstreams[&upstream("pg")].endpoints[0].stable_id, expected);
+        assert_eq!(snapshot.upstreams[&upstream("pg")].endpoints[0].stable_id.to_string(), expected);
     }
 }
 

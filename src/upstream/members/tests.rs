@@ -30,7 +30,7 @@ fn passive() -> PassiveCheck {
 fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     let endpoint = |port| {
         let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
-        let stable_id = key.address.to_string().into();
+        let stable_id = model::StableId::Address(key.address);
         model::Endpoint { key, stable_id, weight: Weight::ONE, proxy_protocol: None }
     };
     model::Upstream {
