@@ -31,25 +31,22 @@ pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
     Budget::of(limit as usize, workers, manifests)
 }
 
-/// Pipes of all workers, each of up to 1 MiB: half of what the kernel lets all processes of a user have by default. A
-/// connection has one only while its receiver is behind; those beyond copy what they move.
+/// Pipes of all workers, where these are not more: each of up to 1 MiB, together half of what the kernel lets all processes
+/// of a user have by default. A connection has one only while its receiver is behind; those beyond copy what they move.
 const MOST_PIPES: usize = 32;
 
 impl Budget {
-    /// A sixteenth each for preconnected sockets, for probes, for pipes, and for watches of a cluster; a fixed part for files, the
-    /// admin page and listening sockets, of which every worker has its own.
+    /// A sixteenth each for preconnected sockets, for probes, and for watches of a cluster; a fixed part for files, the
+    /// admin page, pipes, and listening sockets, of which every worker has its own.
     fn of(limit: usize, workers: usize, manifests: Manifests) -> Self {
-        let fixed = (384 + 64 * workers).min(limit / 4);
         let sixteenth = limit / 16;
+        let pipes = MOST_PIPES.max(workers).min(sixteenth / 2) / workers;
+        let fixed = (384 + 64 * workers).min(limit / 4) + 2 * pipes * workers;
         let sixteenths = match manifests {
-            Manifests::Files => 3,
-            Manifests::Cluster => 4,
+            Manifests::Files => 2,
+            Manifests::Cluster => 3,
         };
-        Self {
-            connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1),
-            preconnected: sixteenth,
-            pipes: (sixteenth / 2).min(MOST_PIPES.max(workers)) / workers,
-        }
+        Self { connections: ((limit - fixed - sixteenths * sixteenth) / 2).max(1), preconnected: sixteenth, pipes }
     }
 }
 
@@ -61,9 +58,10 @@ mod tests {
     fn everything_together_stays_below_the_limit() {
         for limit in [64, 256, 1024, 20_000, 1 << 20] {
             for workers in [1, 2, 64] {
-                for (manifests, sixteenths) in [(Manifests::Files, 3), (Manifests::Cluster, 4)] {
+                for (manifests, sixteenths) in [(Manifests::Files, 2), (Manifests::Cluster, 3)] {
                     let budget = Budget::of(limit, workers, manifests);
-                    let taken = 2 * budget.connections + sixteenths * budget.preconnected;
+                    let pipes = 2 * workers * budget.pipes;
+                    let taken = 2 * budget.connections + sixteenths * budget.preconnected + pipes;
                     assert!(taken < limit, "{limit} {workers} {manifests:?}: {budget:?}");
                     assert!(budget.connections >= limit / 8, "{limit} {workers} {manifests:?}: {budget:?}");
                 }

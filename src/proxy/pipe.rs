@@ -26,11 +26,13 @@ const LEAST: usize = 256 * 1024;
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), may_open: 0, refused: None }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), spare: 0, may_open: 0, refused: None }) };
 }
 
 struct Pool {
     idle: Vec<Ends>,
+    /// How many nobody needed since [`close_spare`].
+    spare: usize,
     /// How many more there may be.
     may_open: usize,
     /// When the kernel last did not give one.
@@ -47,6 +49,16 @@ pub fn allow(pipes: usize) {
     POOL.with_borrow_mut(|pool| pool.may_open = pipes);
 }
 
+/// Closes the pipes that nobody needed since this was called last: others may want the memory.
+pub fn close_spare() {
+    POOL.with_borrow_mut(|pool| {
+        let needed = pool.idle.len() - pool.spare;
+        pool.may_open += pool.spare;
+        pool.idle.truncate(needed);
+        pool.spare = needed;
+    });
+}
+
 /// A pipe that one direction of one connection has for a while.
 pub struct Pipe {
     /// `None` only while it is dropped.
@@ -59,6 +71,7 @@ impl Pipe {
     pub fn borrow() -> Option<Self> {
         let ends = POOL.with_borrow_mut(|pool| {
             if let Some(ends) = pool.idle.pop() {
+                pool.spare = pool.spare.min(pool.idle.len());
                 return Some(ends);
             }
             if pool.may_open == 0 || pool.refused.is_some_and(|at| at.elapsed() < AFTER_REFUSAL) {
@@ -173,6 +186,20 @@ mod tests {
         assert!(pipe.is_empty());
         drop(pipe);
         assert_eq!(POOL.with_borrow(|pool| (pool.idle.len(), pool.may_open)), (1, 0), "an empty one is used again");
+    }
+
+    #[test]
+    fn what_nobody_needs_is_closed() {
+        let figures = || POOL.with_borrow(|pool| (pool.idle.len(), pool.may_open));
+        allow(3);
+        drop([(); 3].map(|()| Pipe::borrow().unwrap()));
+        close_spare();
+        assert_eq!(figures(), (3, 0), "all were needed since the beginning");
+        drop([(); 2].map(|()| Pipe::borrow().unwrap()));
+        close_spare();
+        assert_eq!(figures(), (2, 1));
+        close_spare();
+        assert_eq!(figures(), (0, 3));
     }
 
     #[tokio::test]

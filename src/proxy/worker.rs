@@ -192,6 +192,7 @@ impl Worker {
                 _ = heartbeat.tick() => {
                     let now = self.shared.started.elapsed().as_millis() as u64;
                     self.shared.workers[self.index].heartbeat.store(now, Relaxed);
+                    pipe::close_spare();
                 }
             }
         }

@@ -50,7 +50,7 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
 }
 
 #[test]
-fn a_report_follows_when_an_endpoint_becomes_unusable() {
+fn it_is_reported_that_an_endpoint_becomes_unusable() {
     let (one, other) = (Backend::new(), Backend::new());
     let rig = Rig::with(&[one.address, other.address], |_, upstream| {
         upstream.active_check = Some(ActiveCheck {

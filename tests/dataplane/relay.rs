@@ -11,7 +11,7 @@ use crate::{rig::*, sockets::queued};
 use tcplb::proxy::accounting::CloseReason;
 
 /// What the proxy itself may hold of one direction, whatever the kernel's buffers hold: a buffer, or a pipe.
-const HELD: usize = 256 << 10;
+pub const HELD: usize = 128 << 10;
 const HELD_IN_PIPE: usize = 1 << 20;
 
 #[test]

@@ -35,6 +35,9 @@ pub struct Many {
 /// Connections that are open while it changes, on the load balancer that changes and on as many others.
 const HELD: u16 = 20;
 
+/// How long after its start a program is left alone: what it does then is no part of a change.
+const STARTING: Duration = Duration::from_secs(1);
+
 /// How long is watched what a change costs.
 const COST: Duration = Duration::from_secs(3);
 
@@ -74,6 +77,7 @@ pub async fn round(contender: &Contender, many: Many, folder: &Path) -> Result<R
     }
     let mut held = hold(many).await?;
     let mut failures = Failures::default();
+    sleep(STARTING).await;
 
     let begun = Instant::now();
     change.apply(&running)?;

@@ -15,16 +15,17 @@ use super::{
     Side,
 };
 
-/// The buffer of a worker's connections, and what is read at once where much is moved.
-pub const BUFFER: usize = 256 * 1024;
-/// What is read at once otherwise. Who fills it moves much.
+/// The buffer of a worker's connections, and the most that is read at once.
+pub const BUFFER: usize = 128 * 1024;
+/// What is read at once by a direction that does not move much.
 const READ: usize = 64 * 1024;
 /// What is read at once for a receiver that did not take everything the last time.
 const READ_UNDER_BACKPRESSURE: usize = 16 * 1024;
 /// Below this a pipe that was filled by a direction that moved much makes it one that does not: small messages are copied
-/// at less cost. It is what sixteen segments of a network with small ones come to, and less.
+/// at less cost.
 const SMALL: usize = 8 * 1024;
-/// What one direction may move before the other connections of the worker have their turn.
+/// After this much one direction lets the other connections of the worker have their turn. What is read at once, or fills
+/// a pipe, is not divided for that.
 const BYTES_PER_TURN: usize = 128 * 1024;
 
 /// One direction of a connection.
@@ -34,7 +35,8 @@ pub struct Direction {
     pending: Vec<u8>,
     /// How much of `pending` is written.
     written: usize,
-    /// It moves much: within the kernel, where both sides are plain, and in larger parts where not.
+    /// The last read filled what there was for it. If so the next ones go through the kernel, where both sides are plain,
+    /// and are larger where not.
     moves_much: bool,
     /// While it has something that was read and not yet written.
     pipe: Option<Pipe>,
@@ -135,6 +137,8 @@ impl Direction {
             if let Some(mut pipe) = self.pipe_between(source, destination)
                 && let Some(from) = source.plain()
             {
+                // While it waits it holds no memory.
+                self.pending = Vec::new();
                 let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
                 self.moves_much = count >= SMALL;
                 budget = budget.saturating_sub(count);
@@ -142,7 +146,6 @@ impl Direction {
                     0 => self.end()?,
                     _ => self.pipe = Some(pipe),
                 }
-                self.pending = Vec::new();
                 continue;
             }
             let size = match keeps_up {
