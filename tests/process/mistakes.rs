@@ -123,7 +123,7 @@ const MISTAKES: &[Mistake] = &[
         what: "a duration without a unit",
         text: |port, backend| manifest("bad", port, &[backend], "timeouts: {idle: 30}"),
         object: "default/bad",
-        said: &["spec.timeouts.idle", "30", "1h30m"],
+        said: &["spec.timeouts.idle", "`30` is not a duration", "1h30m"],
         consequence: Refused,
     },
     Mistake {
