@@ -45,7 +45,7 @@ async fn an_application_reaches_its_backends_through_the_sidecar_of_its_pod() {
         let ip = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
         let application = SocketAddr::new(ip, 6000);
         served(application).await;
-        reached(application, 3).await;
+        assert_eq!(reached(application, 3).await.len(), 3);
         assert!(visit(SocketAddr::new(ip, 5001)).await.is_err(), "nobody else reaches the sidecar");
 
         let in_pods = |status: &tcplb::api::TcpLoadBalancerStatus| {
@@ -57,7 +57,7 @@ async fn an_application_reaches_its_backends_through_the_sidecar_of_its_pod() {
         assert!(scenario.kept_service("echo").await.is_none());
         scenario.scale("echo", 4).await;
         scenario.backends_are_ready(&scenario.namespace, "echo", 4).await;
-        reached(application, 4).await;
+        assert_eq!(reached(application, 4).await.len(), 4);
     })
     .await;
 }

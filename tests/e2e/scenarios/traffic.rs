@@ -22,7 +22,7 @@ fn ready(status: &TcpLoadBalancerStatus) -> Option<&str> {
     status.summary.as_ref()?.ready.as_deref()
 }
 
-/// The pods that connections come to, once they are so many: a pod is ready before its slice says so.
+/// The pods that connections come to, from when on they are so many: a pod is ready before its slice says so.
 pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     eventually(&format!("{address} leads to {pods} pods"), PATIENCE, async || {
@@ -30,6 +30,9 @@ pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
         reached.len() >= pods
     })
     .await;
+    for _ in 0..12 {
+        reached.insert(visit(address).await.unwrap());
+    }
     reached
 }
 
