@@ -1,9 +1,11 @@
 //! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
 
 use std::{
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -17,14 +19,14 @@ use super::{
     account::{Account, Ledger, Session, canonical},
     accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
-    announcing::Announcing,
     connect,
     listener::Serving,
+    preceded::Preceded,
     prefixed::Prefixed,
-    proxy_protocol::{self, EncodedHeader, SignatureGuard},
+    proxy_protocol::{self, SignatureGuard},
     relay::{self, Deadlines, Side},
     stream::Stream,
-    tls::ServerTls,
+    tls::{LastFlight, ServerTls},
     turns::Turns,
 };
 use crate::model::{Listener, ProxyMode, ProxyVersion};
@@ -128,19 +130,29 @@ async fn read_proxy_header(
     Ok(Announced { source: header.announced.map(|_| account.client.ip()), rest: header.rest, guard })
 }
 
+type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
+
 async fn handshake(
     client: Prefixed<Stream>,
     tls: &ServerTls,
     deadline: Duration,
     turns: &Turns,
     account: &mut Account,
-) -> Result<TlsStream<Prefixed<Stream>>, CloseReason> {
-    let client = timeout(deadline, turns.run(TlsAcceptor::from(tls.config()).accept(client)))
-        .await
-        .map_err(|_| CloseReason::TlsTimeout)?
-        .map_err(|_| CloseReason::TlsFailed)?;
-    account.handshake_done(client.get_ref().1);
-    Ok(client)
+) -> Result<TlsClient, CloseReason> {
+    let accepting = TlsAcceptor::from(tls.config()).accept(LastFlight::new(client)).into_fallible();
+    match timeout(deadline, turns.run(accepting)).await {
+        Ok(Ok(mut client)) => {
+            client.get_mut().0.handshake_done();
+            account.handshake_done(client.get_ref().1);
+            Ok(client)
+        }
+        Ok(Err((_, mut client))) => {
+            // The alert that says why, if the handshake had come that far.
+            let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
+            Err(CloseReason::TlsFailed)
+        }
+        Err(_) => Err(CloseReason::TlsTimeout),
+    }
 }
 
 /// Connects an admitted client with a backend and relays.
@@ -159,7 +171,7 @@ fn forward<'a, C: Side + 'a>(
         account.connected(active.endpoint().address(), begun.elapsed());
         let version = active.endpoint().proxy_protocol();
         let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
-        let mut backend = Announcing::new(header, backend);
+        let mut backend = Preceded::new(header, backend);
         let deadlines = deadlines(&serving.listener, account.accepted_at);
         Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
     }
@@ -178,7 +190,7 @@ fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {
 }
 
 /// What a backend is told of the client.
-fn announce(version: ProxyVersion, client: &Stream, account: &Account) -> Result<EncodedHeader, CloseReason> {
+fn announce(version: ProxyVersion, client: &Stream, account: &Account) -> Result<Box<[u8]>, CloseReason> {
     let destination = match account.destination {
         Some(announced) => announced,
         // Where the client connected to. A socket without an address is gone already.
@@ -219,19 +231,19 @@ impl Side for Prefixed<Stream> {
     }
 }
 
-impl Side for Announcing<Stream> {
+impl Side for Preceded<Stream> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut()
     }
 
     fn plain(&self) -> Option<&TcpStream> {
-        self.announced().map(Stream::tcp)
+        self.sent().map(Stream::tcp)
     }
 }
 
-impl Side for TlsStream<Prefixed<Stream>> {
+impl Side for TlsClient {
     fn stream(&mut self) -> &mut Stream {
-        self.get_mut().0.get_mut()
+        self.get_mut().0.get_mut().get_mut()
     }
 
     fn plain(&self) -> Option<&TcpStream> {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::signature::{Match, Version};
 pub use self::{
-    encode::{EncodedHeader, encode},
+    encode::encode,
     signature::{Inspection, SignatureGuard},
 };
 

@@ -1,6 +1,7 @@
 //! TLS that ends at a listener.
 
 mod certificates;
+mod last_flight;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use rustls::{
 };
 
 use self::certificates::Certificates;
+pub use self::last_flight::LastFlight;
 use crate::model;
 
 /// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of

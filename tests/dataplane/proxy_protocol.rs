@@ -12,7 +12,7 @@ use tcplb::{
     proxy::{accounting::CloseReason, proxy_protocol},
 };
 
-use crate::{limits::networks, rig::*};
+use crate::{limits::networks, relay::transfer, rig::*};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n";
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -229,6 +229,23 @@ fn backends_are_told_who_the_client_is_and_where_it_connected_to() {
             }
         }
         is_connected(&client, &served);
+    }
+}
+
+#[test]
+fn whatever_a_client_sends_comes_behind_the_header() {
+    const LENGTH: usize = 3 << 20;
+    // By copying, and through pipes.
+    for pipes in [0, 16] {
+        let backend = Backend::serving(|mut stream| {
+            assert!(header_at(&mut stream).is_some());
+            transfer(stream, 1, 2, LENGTH);
+        });
+        let rig = Rig::sized(Size { pipes, ..Size::default() }, &[backend], |_, upstream| {
+            upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+        });
+        transfer(connect(rig.address()), 2, 1, LENGTH);
+        rig.wait_closed(CloseReason::Complete, 1);
     }
 }
 

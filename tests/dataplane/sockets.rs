@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd},
+    thread,
     time::Duration,
 };
 
@@ -91,4 +92,11 @@ fn both_sides_have_keepalive_and_a_user_timeout_to_match() {
     has(&rig, theirs, ours);
     rig.change_listener(|listener| listener.keepalive = None);
     has(&rig, None, ours);
+
+    rig.change_upstream(|upstream| upstream.keepalive = None);
+    let (client, served) = rig.connect_to(&backend);
+    is_connected(&client, &served);
+    // By now it would have what is set once a connection has lasted.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(keepalive_of(&socket_between(served.peer_addr().unwrap(), backend.address)), None);
 }

@@ -197,14 +197,15 @@ const FEATURES: &[Way] = &[
     Way { arguments: &["--workers", "1"], ..one_worker("access log", "tcplb/plain.yaml") },
 ];
 
-/// There are two cores: the second worker shares one with the load.
+const TWO_WORKERS: Way =
+    Way { arguments: &["--workers", "2", "--access-log", "off"], ..one_worker("two workers", "tcplb/plain.yaml") };
+
+/// Two workers on one core need what one needs, and what it costs that there are two. On two cores, which the load has
+/// too, each also loses its core to the load again and again.
 const WORKERS: &[Way] = &[
     one_worker("one worker", "tcplb/plain.yaml"),
-    Way {
-        arguments: &["--workers", "2", "--access-log", "off"],
-        cores: &[0, 1],
-        ..one_worker("two workers", "tcplb/plain.yaml")
-    },
+    TWO_WORKERS,
+    Way { name: "two workers, two cores", cores: &[0, 1], ..TWO_WORKERS },
 ];
 
 #[cfg(test)]

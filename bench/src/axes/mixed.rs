@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{Round, Stage, connections, latency::with_percentiles};
@@ -21,10 +21,15 @@ pub struct Mix {
     pub new: f64,
 }
 
+/// How long connections have been open when the measuring begins, at least: what it takes to open thousands is not part
+/// of it, nor is what a program puts off for those that last (tcplb: keepalive, for a second).
+const OPEN_FOR: Duration = Duration::from_secs(2);
+
 pub async fn round(stage: &Stage<'_>, mix: Mix) -> Result<Round> {
     let mut load = Load::default();
     let idle = stage.open(mix.idle).await?;
     let busy = stage.open_plain(mix.busy).await?;
+    sleep(OPEN_FOR).await;
     let client = stage.client()?;
     load.add(async move |progress| arrive(client, mix.new, progress).await);
     let latencies = open_loop::send(&mut load, busy, mix.messages);

@@ -5,24 +5,11 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use super::MAX_V1;
 use crate::model::ProxyVersion;
 
-/// A header as it is sent.
-#[derive(Clone, Copy, Debug)]
-pub struct EncodedHeader {
-    bytes: [u8; MAX_V1],
-    length: usize,
-}
-
-impl EncodedHeader {
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
 /// What a backend is told of a client: `source` is its address, `destination` the one it connected to.
 ///
 /// IPv4-mapped IPv6 addresses are sent as the IPv4 ones they map. A header has room for one family only: where the two
 /// differ, the IPv4 one is sent as an IPv4-mapped IPv6 address.
-pub fn encode(version: ProxyVersion, source: SocketAddr, destination: SocketAddr) -> EncodedHeader {
+pub fn encode(version: ProxyVersion, source: SocketAddr, destination: SocketAddr) -> Box<[u8]> {
     let (source, destination) = in_one_family(source, destination);
     let header = ProxyHeader::with_address(ProxiedAddress::stream(source, destination));
     let mut bytes = [0; MAX_V1];
@@ -31,7 +18,7 @@ pub fn encode(version: ProxyVersion, source: SocketAddr, destination: SocketAddr
         ProxyVersion::V2 => header.encode_to_slice_v2(&mut bytes),
     }
     .expect("one family, no additional fields: at most 104 bytes");
-    EncodedHeader { bytes, length }
+    bytes[..length].into()
 }
 
 fn in_one_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {

@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rcgen::{
@@ -12,7 +15,11 @@ use rustls::{
         Resumption, Tls12Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms,
+        aws_lc_rs::kx_group::{SECP256R1, X25519},
+        verify_tls12_signature, verify_tls13_signature,
+    },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
@@ -60,9 +67,17 @@ impl Authority {
     }
 
     fn client_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        self.client_with(Arc::new(aws_lc_rs::default_provider()), versions)
+    }
+
+    fn client_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
@@ -191,13 +206,7 @@ async fn of_two_certificates_for_a_name_the_client_gets_one_it_can_verify() {
     let only = |kind: &str| {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains(kind));
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.0.der().clone()).unwrap();
-        ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[&TLS12])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
+        authority.client_with(Arc::new(provider), &[&TLS12])
     };
     for certificates in [[&rsa, &ecdsa], [&ecdsa, &rsa]] {
         let server = ServerTls::new(&tls(&certificates)).unwrap();
@@ -296,5 +305,34 @@ async fn a_client_without_tickets_resumes_from_the_session_cache() {
     for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let connection = connect(&client, &server, "db.example.com").await.unwrap();
         assert_eq!(connection.1.get_ref().1.handshake_kind(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
+    let authority = Authority::new();
+    let groups = |kx_groups| Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
+    let server = ServerConfig::builder_with_provider(groups(vec![SECP256R1]))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Certificates::new(&[authority.certificate(&["db.example.com"])])));
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let second = HandshakeKind::FullWithHelloRetryRequest;
+    for (offered, kind) in [(vec![SECP256R1], HandshakeKind::Full), (vec![X25519, SECP256R1], second)] {
+        let (near, far) = duplex(16 << 10);
+        let connector = TlsConnector::from(Arc::new(authority.client_with(groups(offered), &[&TLS13])));
+        let name = ServerName::try_from("db.example.com").unwrap();
+        let (client, accepted) = tokio::join!(connector.connect(name, near), acceptor.accept(LastFlight::new(far)));
+        let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
+        assert_eq!(client.get_ref().1.handshake_kind(), Some(kind));
+
+        accepted.get_mut().0.handshake_done();
+        accepted.flush().await.unwrap();
+        assert!(futures::poll!(pin!(client.read_u8())).is_pending());
+        assert_eq!(client.get_ref().1.tls13_tickets_received(), 0);
+        accepted.write_all(b"!").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'!');
+        assert_eq!(client.get_ref().1.tls13_tickets_received(), 2);
     }
 }

@@ -6,32 +6,29 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::proxy_protocol::EncodedHeader;
-
-/// A stream that a PROXY header goes ahead on: together with the first bytes that are written, for a packet of its own
-/// costs about as much as a message, or alone when it is flushed or ended before there are any.
+/// A stream on which some bytes go ahead of what is written: together with the first of that, for a packet of their own
+/// costs about as much as a message, or alone when it is flushed or ended before.
 ///
-/// Reads are the stream's own. Once the header is sent nothing is held for it.
+/// Reads are the stream's own. Once the bytes are sent nothing is held for them.
 #[derive(Debug)]
-pub struct Announcing<S> {
-    /// Boxed, so that a connection without a header has no room for one.
-    unsent: Option<Box<Unsent>>,
+pub struct Preceded<S> {
+    /// Not empty.
+    unsent: Option<Box<[u8]>>,
     stream: S,
 }
 
-#[derive(Debug)]
-struct Unsent {
-    header: EncodedHeader,
-    written: usize,
-}
-
-impl<S> Announcing<S> {
-    pub fn new(header: Option<EncodedHeader>, stream: S) -> Self {
-        Self { unsent: header.map(|header| Box::new(Unsent { header, written: 0 })), stream }
+impl<S> Preceded<S> {
+    pub fn new(unsent: Option<Box<[u8]>>, stream: S) -> Self {
+        Self { unsent, stream }
     }
 
-    /// The stream, once the header is sent.
-    pub fn announced(&self) -> Option<&S> {
+    /// Has these bytes go ahead, once those before are sent.
+    pub fn precede(&mut self, bytes: Box<[u8]>) {
+        self.unsent = Some(bytes);
+    }
+
+    /// The stream, once everything that goes ahead is sent.
+    pub fn sent(&self) -> Option<&S> {
         self.unsent.is_none().then_some(&self.stream)
     }
 
@@ -40,21 +37,22 @@ impl<S> Announcing<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Announcing<S> {
-    /// Writes what is left of the header, and says how many of the `bytes` behind it went with it.
-    fn poll_announce(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+impl<S: AsyncWrite + Unpin> Preceded<S> {
+    /// Writes what goes ahead, and says how many of the bytes behind it went with it.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while let Some(unsent) = &mut self.unsent {
-            let left = &unsent.header.as_bytes()[unsent.written..];
-            let slices = [IoSlice::new(left), IoSlice::new(bytes)];
+            let mut slices = Vec::with_capacity(1 + behind.len());
+            slices.push(IoSlice::new(unsent));
+            slices.extend_from_slice(behind);
             let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            match written.checked_sub(left.len()) {
-                None => unsent.written += written,
-                Some(of_bytes) => {
+            match written.checked_sub(unsent.len()) {
+                None => *unsent = unsent[written..].into(),
+                Some(of_behind) => {
                     self.unsent = None;
-                    return Poll::Ready(Ok(of_bytes));
+                    return Poll::Ready(Ok(of_behind));
                 }
             }
         }
@@ -62,44 +60,58 @@ impl<S: AsyncWrite + Unpin> Announcing<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Announcing<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Preceded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Announcing<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Preceded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match ready!(self.poll_announce(cx, bytes))? {
+        match ready!(self.poll_send(cx, &[IoSlice::new(bytes)]))? {
             0 => Pin::new(&mut self.stream).poll_write(cx, bytes),
             of_bytes => Poll::Ready(Ok(of_bytes)),
         }
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_send(cx, slices))? {
+            0 => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+            of_slices => Poll::Ready(Ok(of_slices)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_announce(cx, &[]))?;
+        ready!(self.poll_send(cx, &[]))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_announce(cx, &[]))?;
+        ready!(self.poll_send(cx, &[]))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use tokio::io::AsyncWriteExt;
 
-    use super::{super::proxy_protocol::encode, *};
-    use crate::model::ProxyVersion;
+    use super::*;
 
-    const HEADER: &str = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+    const HEADER: &str = "who it is";
 
     /// Takes so much at once, and remembers each write.
-    struct Packets {
-        size: usize,
-        written: Vec<String>,
+    pub struct Packets {
+        pub size: usize,
+        pub written: Vec<String>,
     }
 
     impl AsyncWrite for Packets {
@@ -127,17 +139,16 @@ mod tests {
         }
     }
 
-    fn announcing(size: usize) -> Announcing<Packets> {
-        let header = encode(ProxyVersion::V1, "192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap());
-        Announcing::new(Some(header), Packets { size, written: Vec::new() })
+    fn preceded(size: usize) -> Preceded<Packets> {
+        Preceded::new(Some(HEADER.as_bytes().into()), Packets { size, written: Vec::new() })
     }
 
     #[tokio::test]
     async fn the_header_goes_with_the_first_bytes() {
-        let mut stream = announcing(1000);
-        assert!(stream.announced().is_none());
+        let mut stream = preceded(1000);
+        assert!(stream.sent().is_none());
         stream.write_all(b"hello").await.unwrap();
-        assert!(stream.announced().is_some());
+        assert!(stream.sent().is_some());
         stream.write_all(b"world").await.unwrap();
         stream.flush().await.unwrap();
         assert_eq!(stream.stream.written, [format!("{HEADER}hello"), "world".into()]);
@@ -145,12 +156,12 @@ mod tests {
 
     #[tokio::test]
     async fn without_bytes_the_header_goes_alone_and_before_the_end() {
-        let mut silent = announcing(1000);
+        let mut silent = preceded(1000);
         silent.flush().await.unwrap();
         silent.write_all(b"hello").await.unwrap();
         assert_eq!(silent.stream.written, [HEADER, "hello"]);
 
-        let mut ended = announcing(1000);
+        let mut ended = preceded(1000);
         ended.shutdown().await.unwrap();
         assert_eq!(ended.stream.written, [HEADER, "the end"]);
     }
@@ -158,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn header_and_bytes_arrive_in_order_whatever_is_taken_at_once() {
         for size in 1..HEADER.len() + 10 {
-            let mut stream = announcing(size);
+            let mut stream = preceded(size);
             stream.write_all(b"hello").await.unwrap();
             assert_eq!(stream.stream.written.concat(), format!("{HEADER}hello"), "{size} at once");
         }
