@@ -12,19 +12,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Reads are the stream's own. Once the bytes are sent nothing is held for them.
 #[derive(Debug)]
 pub struct Preceded<S> {
-    /// Not empty.
-    unsent: Option<Box<[u8]>>,
+    /// Boxed, so that a connection without any has little room for it.
+    unsent: Option<Box<Unsent>>,
     stream: S,
 }
 
+#[derive(Debug)]
+struct Unsent {
+    bytes: Box<[u8]>,
+    /// How many of them are written; not all.
+    written: usize,
+}
+
 impl<S> Preceded<S> {
-    pub fn new(unsent: Option<Box<[u8]>>, stream: S) -> Self {
-        Self { unsent, stream }
+    pub fn new(bytes: Option<Box<[u8]>>, stream: S) -> Self {
+        let mut preceded = Self { unsent: None, stream };
+        bytes.into_iter().for_each(|bytes| preceded.precede(bytes));
+        preceded
     }
 
     /// Has these bytes go ahead, once those before are sent.
     pub fn precede(&mut self, bytes: Box<[u8]>) {
-        self.unsent = Some(bytes);
+        self.unsent = Some(Box::new(Unsent { bytes, written: 0 }));
     }
 
     /// The stream, once everything that goes ahead is sent.
@@ -42,14 +51,15 @@ impl<S: AsyncWrite + Unpin> Preceded<S> {
     pub fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while let Some(unsent) = &mut self.unsent {
             let mut slices = Vec::with_capacity(1 + behind.len());
-            slices.push(IoSlice::new(unsent));
+            let left = &unsent.bytes[unsent.written..];
+            slices.push(IoSlice::new(left));
             slices.extend_from_slice(behind);
             let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            match written.checked_sub(unsent.len()) {
-                None => *unsent = unsent[written..].into(),
+            match written.checked_sub(left.len()) {
+                None => unsent.written += written,
                 Some(of_behind) => {
                     self.unsent = None;
                     return Poll::Ready(Ok(of_behind));
