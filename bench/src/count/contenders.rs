@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Count, Counter, WORKS, count};
 use crate::{
+    axes::ONE_WORKER,
     bench::Bench,
     contender::{Contender, OURS, Program, in_path},
 };
@@ -48,18 +49,23 @@ pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> b
     Ok(counts)
 }
 
-/// Everybody as usual, and ours with two workers too.
+/// Everybody as usual, and ours with two workers and with each further feature too.
 fn entrants(bench: &Bench, wants: impl Fn(Program) -> bool) -> Vec<Contender> {
     let mut entrants: Vec<_> =
         Program::ALL.into_iter().filter(|program| wants(*program)).filter_map(|program| bench.usual(program)).collect();
     if let Some(ours) = entrants.iter_mut().find(|entrant| entrant.name == OURS) {
         ours.configuration = "tcplb/quiet.yaml";
-        let two = Contender {
-            name: "tcplb, two workers",
-            arguments: &["--workers", "2", "--access-log", "off"],
-            ..ours.clone()
-        };
-        entrants.push(two);
+        let others = [
+            ("tcplb, two workers", "tcplb/quiet.yaml", &["--workers", "2", "--access-log", "off"][..]),
+            ("tcplb, sticky", "tcplb/sticky.yaml", ONE_WORKER),
+            ("tcplb, limits", "tcplb/limits.yaml", ONE_WORKER),
+            ("tcplb, PROXY v2", "tcplb/proxy.yaml", ONE_WORKER),
+            ("tcplb, access log", "tcplb/quiet.yaml", &["--workers", "1"]),
+        ];
+        let ours = ours.clone();
+        entrants.extend(
+            others.map(|(name, configuration, arguments)| Contender { name, configuration, arguments, ..ours.clone() }),
+        );
     }
     entrants
 }
