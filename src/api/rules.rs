@@ -83,6 +83,20 @@ pub(super) fn unique(field: &str, message: &str) -> Rule {
     .message(message)
 }
 
+/// Clients that no other route is for can go only one way.
+pub(super) fn one_default_route() -> Rule {
+    Rule::new("size(self.filter(r, !has(r.serverNames) || size(r.serverNames) == 0)) <= 1")
+        .message("two routes have no serverNames: write some for one of them")
+}
+
+pub(super) fn distinct_server_names() -> Rule {
+    Rule::new(
+        "self.all(r, !has(r.serverNames) || \
+         r.serverNames.all(name, self.exists_one(other, has(other.serverNames) && name in other.serverNames)))",
+    )
+    .message("two routes have the same server name: leave it out of one of them")
+}
+
 pub(super) fn unchangeable(field: &str) -> Rule {
     Rule::new("self == oldSelf")
         .message(&*format!("{field} cannot be changed: make a new object, or write what it was before"))

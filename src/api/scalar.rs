@@ -75,6 +75,7 @@ pub fn format(name: &str) -> Option<Check> {
         "Name" => read::<Name>,
         "ObjectName" => read::<ObjectName>,
         "QualifiedName" => read::<QualifiedName>,
+        "ServerName" => read::<ServerName>,
         "PortRef" => |text| port_name(text).map(drop),
         _ => return None,
     })
@@ -367,6 +368,42 @@ string_type!(
         "x-kubernetes-validations": [{
             "rule": "!format.qualifiedName().validate(self).hasValue()",
             "message": NOT_A_QUALIFIED_NAME,
+        }],
+    })
+);
+
+/// A TLS server name, or a wildcard for all names below one: DNS names in lower case, without a final dot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServerName(pub String);
+
+impl FromStr for ServerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let valid = text.len() <= 253 && name.parse::<ObjectName>().is_ok() && text.parse::<IpAddr>().is_err();
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{text}` is {NOT_A_SERVER_NAME}")) }
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_SERVER_NAME: &str =
+    "not a server name: write a DNS name in lower case, for example db.example.com or *.example.com";
+
+string_type!(
+    ServerName,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 253,
+        "x-kubernetes-validations": [{
+            // Not by a format: 4,096 names would cost more than the server allows.
+            "rule": "self.matches('^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') && \
+                     !isIP(self)",
+            "message": NOT_A_SERVER_NAME,
         }],
     })
 );

@@ -58,6 +58,12 @@ pub const DEFAULT_CLASS: &str = "tcplb";
         .message("a nodePort needs a Service that has one: write `service: {type: NodePort}` or `LoadBalancer`, or \
                   leave `nodePort` out")
         .field_path(".listeners"),
+    validation = Rule::new(
+        "[self.backends.map(b, has(b.name) ? b.name : has(b.service) ? b.service.name : 'default')].all(names, \
+         self.listeners.all(l, !has(l.routes) || l.routes.all(r, !has(r.backends) || r.backends.all(b, b in names))))",
+    )
+        .message("a route leads to a backend that there is not: write the name of one of spec.backends")
+        .field_path(".listeners"),
     validation = rules::unless_addresses_are_nodes(
         "access and limits per source go",
         "self.listeners.all(l, has(l.proxyProtocol) || \

@@ -118,6 +118,7 @@ impl Simple {
             }],
             min_version: api::TlsVersion::default(),
             alpn: Vec::new(),
+            start_tls: None,
         });
         let preconnect = self.preconnect.filter(|size| *size > 0);
         Ok(Some(TcpLoadBalancerSpec {

@@ -50,15 +50,61 @@ pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
     covers && wide.port() == narrow.port()
 }
 
-/// TLS that ends at the listener.
+/// What a listener does with TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// At least one; the first is presented when no name matches.
+    /// At least one if any route terminates; the first is presented when no name matches.
     pub certificates: Vec<Arc<Certificate>>,
     pub min_version: TlsVersion,
     /// Application protocols, preferred first; empty: none negotiated.
     pub alpn: Vec<Arc<str>>,
+    /// How clients ask for TLS before it begins; `None`: they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_tls: Option<StartTls>,
+    /// At least one. A client that none of them is for is refused.
+    pub routes: Vec<Route>,
+}
+
+/// A protocol of its own in front of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum StartTls {
+    Postgres,
+}
+
+impl Tls {
+    /// The only route there is, if it terminates all connections, whatever their server names: it can be taken without
+    /// looking at what a client sends.
+    pub fn only_route(&self) -> Option<&Route> {
+        match &self.routes[..] {
+            [route]
+                if self.start_tls.is_none() && route.server_names.is_empty() && route.mode == TlsMode::Terminate =>
+            {
+                Some(route)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What is done with connections that ask for certain server names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// In lower case; `*.example.com` is for all names below `example.com`. No two routes have the same. Empty: for
+    /// clients that no other route is for, also those that ask for no name.
+    pub server_names: Vec<Arc<str>>,
+    pub mode: TlsMode,
+    /// The backends it leads to, by name; `None`: all.
+    pub backends: Option<Arc<[Arc<str>]>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum TlsMode {
+    /// TLS ends here.
+    Terminate,
+    /// What the client and the backend say to one another is passed on as it is.
+    Passthrough,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

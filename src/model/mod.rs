@@ -15,8 +15,8 @@ mod upstream;
 pub use certificate::{Certificate, Fingerprint};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, Timeouts, Tls, TlsVersion,
-    covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
+    TlsMode, TlsVersion, covers, overlap,
 };
 pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};

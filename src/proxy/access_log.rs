@@ -81,7 +81,8 @@ pub struct Label {
 #[derive(Clone, Debug)]
 pub struct TlsEvent {
     pub server_name: Option<Arc<str>>,
-    pub version: &'static str,
+    /// `None`: it does not end here, or has not been agreed on.
+    pub version: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +264,7 @@ impl<'a> Line<'a> {
             name: &event.listener.name,
             peer: event.peer,
             client: event.client,
-            tls_version: event.tls.as_ref().map(|tls| tls.version),
+            tls_version: event.tls.as_ref().and_then(|tls| tls.version),
             tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             endpoint: event.endpoint,
             attempts: event.attempts,
@@ -324,7 +325,7 @@ mod tests {
             listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
             peer: "10.0.0.1:4000".parse().unwrap(),
             client: "192.0.2.7:5000".parse().unwrap(),
-            tls: Some(TlsEvent { server_name: Some("db.example.com".into()), version: "TLS1.3" }),
+            tls: Some(TlsEvent { server_name: Some("db.example.com".into()), version: Some("TLS1.3") }),
             endpoint: Some("10.1.0.1:5432".parse().unwrap()),
             attempts: 1,
             bytes_to_backend: 7,

@@ -159,10 +159,15 @@ impl Account {
         self.tls = Some(TlsEvent {
             server_name: tls.server_name().map(Into::into),
             version: match tls.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_2) => "TLS1.2",
-                _ => "TLS1.3",
+                Some(rustls::ProtocolVersion::TLSv1_2) => Some("TLS1.2"),
+                _ => Some("TLS1.3"),
             },
         });
+    }
+
+    /// What a client asks for whose TLS may end elsewhere.
+    pub fn asked_for(&mut self, server_name: Option<&str>) {
+        self.tls = Some(TlsEvent { server_name: server_name.map(Into::into), version: None });
     }
 
     pub fn connected(&mut self, endpoint: SocketAddr, took: Duration) {

@@ -72,8 +72,12 @@ close_reasons! {
     TlsFailed = "tls_failed",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",
+    /// Refused: no route is for the server name that the client asked for.
+    NoRoute = "no_route",
     /// Refused: no endpoint is usable.
     NoEndpoint = "no_endpoint",
+    /// The backend was asked for TLS, and has none or did not answer in time.
+    BackendTls = "backend_tls",
     /// Every attempt to reach an endpoint failed.
     ConnectFailed = "connect_failed",
     /// No endpoint was reached within `connect.deadline`.
@@ -100,6 +104,7 @@ impl CloseReason {
             | Self::ProxyInvalid
             | Self::TlsFailed
             | Self::TlsTimeout
+            | Self::NoRoute
             | Self::NoEndpoint => true,
             Self::Complete
             | Self::ClientReset
@@ -109,6 +114,7 @@ impl CloseReason {
             | Self::MaxDuration
             | Self::Drained
             | Self::DrainDeadline
+            | Self::BackendTls
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::NoLocalPort

@@ -14,21 +14,21 @@ use tokio::{
 use tracing::warn;
 
 use super::{accounting::CloseReason, stream::Stream};
-use crate::upstream::{ActiveConnection, Tried, Upstream, dial, is_local};
+use crate::upstream::{ActiveConnection, Subset, Tried, dial, is_local};
 
 /// A connection to an endpoint: a preconnected one, or one that is dialled now. Other endpoints are tried until one
 /// answers, or attempts or time run out. `attempts` counts the endpoints tried.
 pub async fn first_reachable(
-    upstream: &Upstream,
+    subset: &Subset,
     client: IpAddr,
     attempts: &mut u16,
 ) -> Result<(Stream, ActiveConnection), CloseReason> {
-    let settings = upstream.connect();
+    let settings = subset.upstream().connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
     let mut deadline = None;
     while *attempts < settings.attempts.get() {
-        let Some(active) = upstream.pick(client, &tried) else { return Err(failure) };
+        let Some(active) = subset.pick(client, &tried) else { return Err(failure) };
         *attempts += 1;
         let endpoint = active.endpoint();
         if let Some(ready) = endpoint.take_preconnected().and_then(|socket| TcpStream::from_std(socket).ok()) {

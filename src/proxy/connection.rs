@@ -1,17 +1,19 @@
 //! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
 
 use std::{
+    collections::BTreeMap,
     future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use tokio::{
+    io::AsyncWrite,
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -20,16 +22,21 @@ use super::{
     accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
     connect,
-    listener::Serving,
+    listener::{Serving, Way},
+    postgres::{self, CancelRequest, Opening, OpeningError},
     preceded::Preceded,
     prefixed::Prefixed,
     proxy_protocol::{self, SignatureGuard},
     relay::{self, Deadlines, Side},
+    routes::{Route, Routes},
     stream::Stream,
-    tls::{LastFlight, ServerTls},
+    tls::{self, LastFlight, ServerTls, read_client_hello},
     turns::Turns,
 };
-use crate::model::{Listener, ProxyMode, ProxyVersion};
+use crate::{
+    model::{Listener, ProxyMode, ProxyVersion, StartTls, TlsMode},
+    upstream::Subset,
+};
 
 /// What is known of a connection that has been counted and not been read from.
 #[derive(Debug)]
@@ -80,16 +87,14 @@ async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) ->
         .map_err(CloseReason::from)?;
     account.log_start();
     let client = Prefixed::new(announced.rest, client);
-    match &serving.tls {
+    match &serving.way {
         // Boxed like that of a TLS connection, which otherwise would have room for both.
-        None => Box::pin(forward(client, announced.guard, account)).await,
-        // Nothing usable is known before any work on TLS.
-        Some(_) if serving.upstream.usable() == 0 => Err(CloseReason::NoEndpoint),
-        // A handshake's state is large: it is not to be part of every plain connection.
-        Some(tls) => {
-            let client = Box::pin(handshake(client, tls, listener.timeouts.handshake, handshakes, account)).await?;
-            Box::pin(forward(client, announced.guard, account)).await
+        Way::Plain(subset) => Box::pin(forward(client, announced.guard, subset, Preamble::None, account)).await,
+        Way::Terminate { tls, subset } => {
+            let deadline = Instant::now() + listener.timeouts.handshake;
+            Box::pin(terminate(client, announced.guard, tls, subset, deadline, handshakes, account)).await
         }
+        Way::Routed { tls, routes } => Box::pin(route(client, announced.guard, tls, routes, handshakes, account)).await,
     }
 }
 
@@ -130,17 +135,110 @@ async fn read_proxy_header(
     Ok(Announced { source: header.announced.map(|_| account.client.ip()), rest: header.rest, guard })
 }
 
+/// Looks at what a client asks for, and does what its route says.
+async fn route(
+    mut client: Prefixed<Stream>,
+    guard: Option<Box<SignatureGuard>>,
+    tls: &ServerTls,
+    routes: &Routes,
+    turns: &Turns,
+    account: &mut Account,
+) -> Result<CloseReason, CloseReason> {
+    let listener = account.serving.listener.clone();
+    let deadline = Instant::now() + listener.timeouts.handshake;
+    let mut preamble = Preamble::None;
+    if listener.tls.as_ref().is_some_and(|tls| tls.start_tls == Some(StartTls::Postgres)) {
+        match timeout_at(deadline, postgres::open(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)? {
+            Ok(Opening::AskedForTls) => preamble = Preamble::Postgres,
+            Ok(Opening::DirectTls) => {}
+            Ok(Opening::Cancel(request)) => return cancel(client, request, routes, account).await,
+            Err(error) => {
+                if matches!(error, OpeningError::Unencrypted) {
+                    client.get_mut().ended_cleanly();
+                }
+                return Err(CloseReason::TlsFailed);
+            }
+        }
+    }
+    let server_name = timeout_at(deadline, server_name(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)??;
+    account.asked_for(server_name.as_deref());
+    let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
+        // One attempt: a socket that takes no seven bytes now is not waited for.
+        let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_write(cx, &tls::UNRECOGNIZED_NAME))).await;
+        client.get_mut().ended_cleanly();
+        return Err(CloseReason::NoRoute);
+    };
+    match mode {
+        TlsMode::Terminate => terminate(client, guard, tls, subset, deadline, turns, account).await,
+        TlsMode::Passthrough => Box::pin(forward(client, guard, subset, preamble, account)).await,
+    }
+}
+
+/// The server name in a client's first bytes, which are left for whoever reads next.
+async fn server_name(client: &mut Prefixed<Stream>) -> Result<Option<Box<str>>, CloseReason> {
+    let mut read = Vec::new();
+    let hello = read_client_hello(client, &mut read).await.map_err(|_| CloseReason::TlsFailed)?;
+    client.unread(read);
+    Ok(hello.server_name)
+}
+
+/// Hands a request to cancel a query to every server that may have its session.
+async fn cancel(
+    mut client: Prefixed<Stream>,
+    request: CancelRequest,
+    routes: &Routes,
+    account: &Account,
+) -> Result<CloseReason, CloseReason> {
+    let mut servers = BTreeMap::new();
+    let endpoints = routes.all().iter().flat_map(|route| route.subset.endpoints());
+    for endpoint in endpoints.filter(|endpoint| endpoint.usable()) {
+        let version = endpoint.proxy_protocol();
+        let header = version.map(|version| announce(version, client.get_mut(), account)).transpose()?;
+        servers.insert(endpoint.address(), header.unwrap_or_default().into());
+    }
+    if !request.hand_over(servers).await {
+        return Err(CloseReason::ProcessFull);
+    }
+    client.get_mut().ended_cleanly();
+    Ok(CloseReason::Complete)
+}
+
+/// What a client has said before its TLS, and a backend is to be told again where that is passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preamble {
+    None,
+    Postgres,
+}
+
+async fn terminate(
+    client: Prefixed<Stream>,
+    guard: Option<Box<SignatureGuard>>,
+    tls: &ServerTls,
+    subset: &Subset,
+    deadline: Instant,
+    turns: &Turns,
+    account: &mut Account,
+) -> Result<CloseReason, CloseReason> {
+    // Nothing usable is known before any work on TLS.
+    if subset.usable() == 0 {
+        return Err(CloseReason::NoEndpoint);
+    }
+    // A handshake's state is large: a connection has no room for it later.
+    let client = Box::pin(handshake(client, tls, deadline, turns, account)).await?;
+    Box::pin(forward(client, guard, subset, Preamble::None, account)).await
+}
+
 type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
 
 async fn handshake(
     client: Prefixed<Stream>,
     tls: &ServerTls,
-    deadline: Duration,
+    deadline: Instant,
     turns: &Turns,
     account: &mut Account,
 ) -> Result<TlsClient, CloseReason> {
     let accepting = TlsAcceptor::from(tls.config()).accept(LastFlight::new(client)).into_fallible();
-    match timeout(deadline, turns.run(accepting)).await {
+    match timeout_at(deadline, turns.run(accepting)).await {
         Ok(Ok(mut client)) => {
             client.get_mut().0.handshake_done();
             account.handshake_done(client.get_ref().1);
@@ -159,6 +257,8 @@ async fn handshake(
 fn forward<'a, C: Side + 'a>(
     mut client: C,
     guard: Option<Box<SignatureGuard>>,
+    subset: &'a Subset,
+    preamble: Preamble,
     account: &'a mut Account,
 ) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
     let serving = account.serving.clone();
@@ -166,12 +266,21 @@ fn forward<'a, C: Side + 'a>(
     // Not an `async fn`, which would have room for the client twice.
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
-        let reached = connect::first_reachable(&serving.upstream, account.client.ip(), &mut account.attempts);
+        let reached = connect::first_reachable(subset, account.client.ip(), &mut account.attempts);
         let (backend, active) = Box::pin(reached).await?;
         account.connected(active.endpoint().address(), begun.elapsed());
         let version = active.endpoint().proxy_protocol();
         let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
         let mut backend = Preceded::new(header, backend);
+        if preamble == Preamble::Postgres {
+            let asked = timeout(subset.upstream().connect().timeout, postgres::ask_for_tls(&mut backend));
+            match Box::pin(asked).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Err(CloseReason::BackendTls),
+                Ok(Err(_)) => return Err(CloseReason::BackendReset),
+                Err(_) => return Err(CloseReason::BackendTls),
+            }
+        }
         let deadlines = deadlines(&serving.listener, account.accepted_at);
         Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
     }

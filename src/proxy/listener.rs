@@ -8,11 +8,12 @@ use super::{
     access_log::Label,
     accounting::ListenerCounters,
     admission::{Admission, Capacity},
+    routes::Routes,
     tls::ServerTls,
 };
 use crate::{
     model::{self, ListenerKey},
-    upstream::Upstream,
+    upstream::{Subset, Upstream},
 };
 
 /// The part of a listener that outlives changes of its configuration.
@@ -32,7 +33,23 @@ pub struct Serving {
     pub label: Arc<Label>,
     pub live: Arc<LiveListener>,
     pub upstream: Arc<Upstream>,
-    pub tls: Option<Arc<ServerTls>>,
+    pub way: Way,
+}
+
+/// How connections find their endpoints.
+#[derive(Debug)]
+pub enum Way {
+    Plain(Arc<Subset>),
+    /// All of them are decrypted, and go to the same endpoints.
+    Terminate {
+        tls: Arc<ServerTls>,
+        subset: Arc<Subset>,
+    },
+    /// By what the ClientHello says.
+    Routed {
+        tls: Arc<ServerTls>,
+        routes: Routes,
+    },
 }
 
 /// The sockets of one address, whichever listener they serve at the moment.

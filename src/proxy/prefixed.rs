@@ -31,6 +31,12 @@ impl<S> Prefixed<S> {
         self.prefix.is_empty().then_some(&self.stream)
     }
 
+    /// Has these bytes, which were the last to be read, read again.
+    pub fn unread(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(self.prefix());
+        (self.prefix, self.replayed) = (bytes, 0);
+    }
+
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream
     }
@@ -110,6 +116,20 @@ mod tests {
         let mut stream = Prefixed::new(b"hello".to_vec(), tokio::io::empty());
         stream.read_exact(&mut [0; 2]).await.unwrap();
         assert_eq!(stream.prefix(), b"llo");
+    }
+
+    #[tokio::test]
+    async fn bytes_can_be_put_back_at_any_time() {
+        let mut stream = Prefixed::new(b"hello".to_vec(), &b" world"[..]);
+        let mut first = [0; 2];
+        stream.read_exact(&mut first).await.unwrap();
+        stream.unread(first.to_vec());
+        stream.unread(b"oh, ".to_vec());
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "oh, hello world");
+        stream.unread(Vec::new());
+        assert!(stream.replayed_all().is_some());
     }
 
     #[tokio::test]

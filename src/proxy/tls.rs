@@ -1,6 +1,7 @@
 //! TLS that ends at a listener.
 
 mod certificates;
+mod client_hello;
 mod last_flight;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use rustls::{
 };
 
 use self::certificates::Certificates;
-pub use self::last_flight::LastFlight;
+pub use self::{client_hello::read_client_hello, last_flight::LastFlight};
 use crate::model;
 
 /// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of
@@ -28,6 +29,9 @@ pub struct ServerTls {
     from_1_3: ServerConfig,
     current: ArcSwap<ServerConfig>,
 }
+
+/// A fatal alert in a record of its own (RFC 8446 section 6, RFC 6066 section 3).
+pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Sessions remembered for TLS 1.2 clients that know no tickets. All others get tickets, which cost no memory: but
 /// rustls also remembers the session of a TLS 1.2 client that got one, so this is refilled at the rate of their full
@@ -58,7 +62,10 @@ impl ServerTls {
 
     /// From the next handshake on, this is in force; connections keep what they have.
     pub fn update(&self, tls: &model::Tls) {
-        self.certificates.replace(&tls.certificates);
+        // Where nothing is terminated any more, a handshake under way goes on with those before.
+        if !tls.certificates.is_empty() {
+            self.certificates.replace(&tls.certificates);
+        }
         self.current.store(Arc::new(configured(&self.from_1_2, &self.from_1_3, tls)));
     }
 

@@ -20,15 +20,16 @@ use super::{
     access_log::Label,
     accounting::ListenerCounters,
     admission::{Admission, Capacity, Sources},
-    listener::{Address, LiveListener, Serving},
+    listener::{Address, LiveListener, Serving, Way},
     plan::{Opening, plan},
+    routes::{Route, Routes},
     socket::{self, Sharing},
     tls::ServerTls,
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
-    upstream::{Upstream, Upstreams},
+    model::{self, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
+    upstream::{Backends, Upstream, Upstreams},
 };
 
 /// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
@@ -322,9 +323,10 @@ impl Topology {
                 }
             },
         };
-        live.tls = tls.clone();
+        live.tls.clone_from(&tls);
+        let way = way(&listener, &upstream, tls);
         let label = Arc::new(Label { label: key.to_string().into(), name: (*listener.name).into() });
-        Some(Arc::new(Serving { listener, label, live: live.listener.clone(), upstream, tls }))
+        Some(Arc::new(Serving { listener, label, live: live.listener.clone(), upstream, way }))
     }
 
     fn live(&mut self, key: &ListenerKey) -> &mut Live {
@@ -406,6 +408,19 @@ impl Topology {
             changed
         });
     }
+}
+
+fn way(listener: &Listener, upstream: &Arc<Upstream>, live: Option<Arc<ServerTls>>) -> Way {
+    let subset = |backends: &Option<Arc<[Arc<str>]>>| {
+        upstream.subset(&backends.as_ref().map_or(Backends::All, |names| Backends::Of(names.clone())))
+    };
+    let (Some(declared), Some(tls)) = (&listener.tls, live) else { return Way::Plain(subset(&None)) };
+    if let Some(route) = declared.only_route() {
+        return Way::Terminate { tls, subset: subset(&route.backends) };
+    }
+    let route = |route: &model::Route| Route { mode: route.mode, subset: subset(&route.backends) };
+    let routes = Routes::new(declared.routes.iter().map(|declared| (&declared.server_names[..], route(declared))));
+    Way::Routed { tls, routes }
 }
 
 /// Why an address cannot be listened on, and what to do about it.

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    Reason, certificates::Certificates, client_address, findings::Place, load_balancer::Declaration,
+    Reason, certificates::Certificates, client_address, findings::Place, load_balancer::Declaration, routes,
     settings::nonzero_u32,
 };
 use crate::{
     api,
     model::{
-        Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, Timeouts, Tls, TlsVersion,
-        UpstreamKey,
+        Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, StartTls, Timeouts, Tls,
+        TlsMode, TlsVersion, UpstreamKey,
     },
 };
 
@@ -36,15 +36,14 @@ pub(super) fn translate(
     let Declaration { object, uid, surroundings, .. } = *declaration;
     let bind = surroundings.bindings.address(object, uid, declared, place);
     client_address::check(declared, declaration.spec, surroundings.world, place);
-    let presented = before.and_then(|before| before.tls.as_ref()).map_or(&[][..], |tls| &tls.certificates);
-    let tls = declared.tls.as_ref().map(|tls| Tls {
-        certificates: certificates.translate(tls, declaration, presented, &mut place.at("tls")),
-        min_version: match tls.min_version {
-            api::TlsVersion::V1_2 => TlsVersion::V1_2,
-            api::TlsVersion::V1_3 => TlsVersion::V1_3,
-        },
-        alpn: application_protocols(&tls.alpn, &mut place.at("tls").at("alpn")),
-    });
+    let before = before.and_then(|before| before.tls.as_ref());
+    let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, place));
+    if declared.tls.is_none() && !declared.routes.is_empty() {
+        place.at("routes").refuse(
+            "they go by TLS server names: write tls for this listener, for example `tls: {mode: Passthrough}`, or leave \
+             routes out",
+        );
+    }
     let proxy_protocol =
         declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut place.at("proxyProtocol")));
     let access = access(declared.access.as_ref(), &mut place.at("access"));
@@ -62,6 +61,45 @@ pub(super) fn translate(
         keepalive: shared.keepalive?,
         drain: shared.drain?,
     })
+}
+
+fn tls(
+    tls: &api::ListenerTls,
+    listener: &api::Listener,
+    declaration: &Declaration,
+    before: Option<&Tls>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Tls {
+    let routes = routes::translate(listener, tls, declaration, &mut place.at("routes"));
+    let mut place = place.at("tls");
+    let terminates = routes.iter().any(|route| route.mode == TlsMode::Terminate);
+    let presented = before.map_or(&[][..], |tls| &tls.certificates);
+    if !terminates {
+        for (field, is_set) in [("certificateRefs", !tls.certificate_refs.is_empty()), ("alpn", !tls.alpn.is_empty())] {
+            if is_set {
+                let message = "it is not used, for all connections are passed through: leave it out";
+                place.at(field).warn(Reason::Invalid, message);
+            }
+        }
+    }
+    Tls {
+        certificates: match terminates {
+            true => certificates.translate(tls, declaration, presented, &mut place),
+            false => Vec::new(),
+        },
+        min_version: match tls.min_version {
+            api::TlsVersion::V1_2 => TlsVersion::V1_2,
+            api::TlsVersion::V1_3 => TlsVersion::V1_3,
+        },
+        alpn: match tls.start_tls {
+            // What clients of PostgreSQL 17 insist on where they begin with TLS at once.
+            Some(api::StartTls::Postgres) if tls.alpn.is_empty() => vec!["postgresql".into()],
+            _ => application_protocols(&tls.alpn, &mut place.at("alpn")),
+        },
+        start_tls: tls.start_tls.map(|api::StartTls::Postgres| StartTls::Postgres),
+        routes,
+    }
 }
 
 fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {

@@ -18,6 +18,7 @@ mod load_balancer;
 mod ports;
 mod quotas;
 mod reach;
+mod routes;
 mod service;
 mod settings;
 mod slices;

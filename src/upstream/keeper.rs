@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use tokio::{
@@ -11,8 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::{
-    Current, Upstream,
-    balance::Balancer,
+    Backends, Current, Subset, Upstream,
     endpoint::Endpoint,
     members::{Change, Event, Members},
     pool::{Pool, PreconnectBudget, Refill},
@@ -31,6 +35,8 @@ pub(super) struct Keeper {
     probes: BTreeMap<u64, AbortOnDropHandle<()>>,
     /// By endpoint id.
     pools: BTreeMap<u64, OpenPool>,
+    /// Those that connections may still be balanced over, and some that are gone.
+    subsets: Vec<Weak<Subset>>,
 }
 
 /// What all keepers share.
@@ -44,8 +50,33 @@ pub(super) struct Surroundings {
 
 impl Keeper {
     pub fn new(surroundings: Surroundings) -> Self {
-        let (members, probes, pools) = Default::default();
-        Self { surroundings, members, settings: None, probes, pools }
+        let (members, probes, pools, subsets) = Default::default();
+        Self { surroundings, members, settings: None, probes, pools, subsets }
+    }
+
+    /// The same one for as long as somebody has it.
+    pub fn subset(&mut self, upstream: &Arc<Upstream>, backends: &Backends) -> Arc<Subset> {
+        if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
+            return subset;
+        }
+        let balancing = self.settings.as_ref().expect("what connections are sent to is wanted").balancing;
+        let candidates = self.members.candidates();
+        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), balancing, &candidates));
+        self.subsets.push(Arc::downgrade(&subset));
+        // Its last endpoint may be ejected.
+        upstream.attention.notify_one();
+        subset
+    }
+
+    /// Has ejections leave those subsets an endpoint that somebody has now.
+    fn protect_subsets(&mut self) {
+        let subsets = self.open_subsets().iter().map(|subset| subset.backends().clone()).collect();
+        self.members.never_empty(subsets);
+    }
+
+    fn open_subsets(&mut self) -> Vec<Arc<Subset>> {
+        self.subsets.retain(|subset| subset.strong_count() > 0);
+        self.subsets.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub fn change(&mut self, upstream: &Arc<Upstream>, wanted: &Arc<model::Upstream>) {
@@ -60,6 +91,7 @@ impl Keeper {
         if before.as_ref().is_none_or(|before| dialling(before) != dialling(wanted)) {
             self.pools.clear();
         }
+        self.protect_subsets();
         let changes = self.members.change(wanted, &upstream.attention, Instant::now());
         log(upstream.key(), &changes);
         self.publish(upstream);
@@ -67,12 +99,14 @@ impl Keeper {
     }
 
     pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) {
+        self.protect_subsets();
         let changes = self.members.probed(id, outcome, Instant::now());
         self.take_note(upstream, &changes);
     }
 
     /// Answers when the next review is due.
     fn review(&mut self, upstream: &Arc<Upstream>) -> Option<Instant> {
+        self.protect_subsets();
         let changes = self.members.review(Instant::now());
         self.take_note(upstream, &changes);
         self.members.next_return()
@@ -101,7 +135,6 @@ impl Keeper {
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
-            balancer: Balancer::new(settings.balancing, &self.members.candidates(), Some(&before.balancer)),
         };
         match (before.usable, current.usable) {
             (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
@@ -111,6 +144,8 @@ impl Keeper {
             _ => {}
         }
         upstream.current.store(Arc::new(current));
+        let candidates = self.members.candidates();
+        self.open_subsets().iter().for_each(|subset| subset.publish(settings.balancing, &candidates));
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
         // An ejection may end earlier than the keeper's task knows.

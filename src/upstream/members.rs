@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    Backends,
     balance::Candidate,
     endpoint::{Endpoint, Standing},
     health::{Health, Transition},
@@ -14,12 +15,14 @@ use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck};
 /// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
 ///
 /// After each call these hold: no more endpoints are ejected than the passive check allows, and while any endpoint is
-/// healthy, one is usable.
+/// healthy, one is usable; so it is with the endpoints of those backends that connections are balanced over by
+/// themselves.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: Vec<Member>,
     active: Option<ActiveCheck>,
     passive: Option<PassiveCheck>,
+    never_empty: Vec<Backends>,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,11 @@ impl Members {
         }
         self.settle(now, &mut changes);
         changes
+    }
+
+    /// From the next call on, ejections leave each of these subsets an endpoint.
+    pub fn never_empty(&mut self, subsets: Vec<Backends>) {
+        self.never_empty = subsets;
     }
 
     /// A probe of the endpoint with this id ended.
@@ -130,8 +138,11 @@ impl Members {
             while self.ejected() > most {
                 self.next_to_return(|_| true, "too large a share is ejected", now, changes);
             }
-            if self.usable() == 0 {
-                self.next_to_return(|member| member.health.healthy(), "no other endpoint is usable", now, changes);
+            for subset in self.subsets() {
+                if !self.members.iter().any(|member| member.usable() && member.is_of(&subset)) {
+                    let healthy = |member: &Member| member.health.healthy() && member.is_of(&subset);
+                    self.next_to_return(healthy, "no other endpoint is usable", now, changes);
+                }
             }
             self.eject_failing(&check, most, now, changes);
         }
@@ -141,12 +152,13 @@ impl Members {
     }
 
     fn eject_failing(&mut self, check: &PassiveCheck, most: usize, now: Instant, changes: &mut Vec<Change>) {
-        let mut room = most.saturating_sub(self.ejected()).min(self.usable().saturating_sub(1));
+        let mut room = most.saturating_sub(self.ejected());
         let threshold = check.consecutive_failures.get().into();
-        for member in &mut self.members {
-            let failures = member.failures();
-            if room > 0 && member.usable() && failures >= threshold {
+        for index in 0..self.members.len() {
+            let failures = self.members[index].failures();
+            if room > 0 && failures >= threshold && self.members[index].usable() && !self.is_last(index) {
                 room -= 1;
+                let member = &mut self.members[index];
                 let length = member.outlier.eject(check, now);
                 member.endpoint().count_ejection();
                 let last = member.endpoint().state().last_failure;
@@ -154,6 +166,17 @@ impl Members {
                 changes.push(member.change(Event::Ejected { length, failures, reason }));
             }
         }
+    }
+
+    fn subsets(&self) -> Vec<Backends> {
+        [Backends::All].into_iter().chain(self.never_empty.iter().cloned()).collect()
+    }
+
+    /// Whether some subset would have no usable endpoint without this one.
+    fn is_last(&self, index: usize) -> bool {
+        let others = || self.members.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, member)| member);
+        let of_its_own = self.subsets().into_iter().filter(|subset| self.members[index].is_of(subset));
+        of_its_own.into_iter().any(|subset| !others().any(|other| other.usable() && other.is_of(&subset)))
     }
 
     /// Ends, of the ejections of some members, the one that would end first.
@@ -193,6 +216,10 @@ impl Member {
 
     fn endpoint(&self) -> &Arc<Endpoint> {
         &self.candidate.endpoint
+    }
+
+    fn is_of(&self, subset: &Backends) -> bool {
+        subset.have(self.endpoint().key())
     }
 
     fn standing(&self) -> Standing {

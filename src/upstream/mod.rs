@@ -1,9 +1,9 @@
 //! Live state of endpoints that outlives snapshots: counts, balancing, health, ejection, preconnected sockets.
 //!
-//! [`Upstreams`] belongs to whoever applies snapshots. A connection asks its [`Upstream`] for an endpoint and gets an
-//! [`ActiveConnection`]; that path takes no lock. Everything else happens in each upstream's keeper, on the control
-//! runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps in a
-//! balancer made for those.
+//! [`Upstreams`] belongs to whoever applies snapshots. A connection asks a [`Subset`] of an [`Upstream`] for an endpoint
+//! and gets an [`ActiveConnection`]; that path takes no lock. Everything else happens in each upstream's keeper, on the
+//! control runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps
+//! in balancers made for those.
 
 mod balance;
 mod dial;
@@ -15,14 +15,14 @@ mod outlier;
 mod pool;
 mod probe;
 pub mod socket_options;
+mod subset;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::ArcSwap;
@@ -32,14 +32,12 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{
-    balance::Balancer,
-    keeper::{Keeper, Surroundings, keep},
-};
+use self::keeper::{Keeper, Surroundings, keep};
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
     pool::{PoolFigures, PreconnectBudget},
+    subset::{Backends, Subset},
 };
 use crate::model::{self, UpstreamKey};
 
@@ -116,8 +114,6 @@ impl Drop for Kept {
 pub struct Upstream {
     key: UpstreamKey,
     current: ArcSwap<Current>,
-    /// Counts picks. Not part of `current`, so that a change does not start the round again.
-    turn: AtomicU64,
     /// Wakes the keeper's task.
     attention: Arc<Notify>,
     /// Never locked by a connection.
@@ -136,22 +132,15 @@ struct Current {
     keepalive: Option<model::Keepalive>,
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
-    balancer: Balancer,
 }
 
 impl Upstream {
     fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
-        let nothing_yet = Current {
-            connect: wanted.connect,
-            keepalive: wanted.keepalive,
-            endpoints: Arc::default(),
-            usable: 0,
-            balancer: Balancer::new(wanted.balancing, &[], None),
-        };
+        let nothing_yet =
+            Current { connect: wanted.connect, keepalive: wanted.keepalive, endpoints: Arc::default(), usable: 0 };
         Self {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
-            turn: AtomicU64::new(0),
             attention: Arc::default(),
             keeper: Mutex::new(Keeper::new(surroundings)),
         }
@@ -161,11 +150,9 @@ impl Upstream {
         &self.key
     }
 
-    /// Chooses a usable endpoint that was not tried, and counts the connection until the answer is dropped. `None`:
-    /// there is none (left).
-    pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
-        let current = self.current.load();
-        current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
+    /// The endpoints of these backends, for connections to be balanced over.
+    pub fn subset(self: &Arc<Self>, backends: &Backends) -> Arc<Subset> {
+        self.keeper().subset(self, backends)
     }
 
     pub fn connect(&self) -> model::Connect {

@@ -117,8 +117,8 @@ async fn usable_becomes(upstreams: &Upstreams, upstream: &Upstream, count: usize
     timeout(Duration::from_secs(20), wait).await.expect("the number of usable endpoints changes in time");
 }
 
-fn picked(upstream: &Upstream) -> Option<SocketAddr> {
-    upstream.pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address())
+fn picked(upstream: &Arc<Upstream>) -> Option<SocketAddr> {
+    upstream.subset(&Backends::All).pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address())
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
     settings.connect.preconnect = preconnect(2);
     let (mut upstreams, upstream) = start(settings, 2);
     let budget = upstreams.surroundings.budget.clone();
-    let connection = upstream.pick(CLIENT, &Tried::default()).unwrap();
+    let connection = upstream.subset(&Backends::All).pick(CLIENT, &Tried::default()).unwrap();
     eventually(|| connection.endpoint().pool_figures().idle == 2).await;
 
     upstreams.retain(&Wanted::new());
@@ -149,6 +149,31 @@ async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
     assert!(connection.endpoint().take_preconnected().is_none());
     let upstream = Arc::downgrade(&{ upstream });
     eventually(|| upstream.strong_count() == 0 && budget.left() == 2).await;
+}
+
+#[tokio::test]
+async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_them() {
+    let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut settings = settings(addresses);
+    let names: [Arc<str>; 2] = ["one".into(), "two".into()];
+    for (endpoint, backend) in settings.endpoints.iter_mut().zip([0, 0, 1]) {
+        endpoint.key.backend = names[backend].clone();
+    }
+    let (mut upstreams, upstream) = start(settings.clone(), 0);
+    let [one, two] = [&names[..1], &names[1..]].map(|names| upstream.subset(&Backends::Of(names.into())));
+    let none = upstream.subset(&Backends::Of(Arc::default()));
+    let ports = |subset: &Subset| {
+        let picks = (0..4).map(|_| subset.pick(CLIENT, &Tried::default()));
+        picks.map(|picked| picked.map_or(0, |picked| picked.endpoint().address().port())).collect::<Vec<_>>()
+    };
+    assert_eq!((ports(&one), ports(&two), ports(&none)), (vec![1, 2, 1, 2], vec![3; 4], vec![0; 4]));
+    assert_eq!((one.usable(), two.usable(), none.usable()), (2, 1, 0));
+    assert!(Arc::ptr_eq(&one, &upstream.subset(&Backends::Of(names[..1].into()))));
+    assert!(Arc::ptr_eq(&one.endpoints()[0], &upstream.endpoints()[0]));
+
+    settings.endpoints.remove(0);
+    upstreams.update(&wanted(settings));
+    assert_eq!((ports(&one), ports(&two)), (vec![2; 4], vec![3; 4]));
 }
 
 #[test]
@@ -160,7 +185,8 @@ fn concurrent_picks_see_each_others_connections() {
     settings.balancing.algorithm = Algorithm::LeastConnections;
     upstreams.update(&wanted(settings));
     let upstream = upstreams.find(&key()).unwrap();
-    let pick_many = || (0..250).map(|_| upstream.pick(CLIENT, &Tried::default()).unwrap()).collect::<Vec<_>>();
+    let all = upstream.subset(&Backends::All);
+    let pick_many = || (0..250).map(|_| all.pick(CLIENT, &Tried::default()).unwrap()).collect::<Vec<_>>();
     let open: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(pick_many)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -196,13 +222,13 @@ fn churn(algorithm: Algorithm) {
     let mut all = Vec::new();
     thread::scope(|scope| {
         for thread in 0..3 {
-            let (upstream, first, picks) = (&upstream, &first, &picks);
+            let (subset, first, picks) = (upstream.subset(&Backends::All), &first, &picks);
             scope.spawn(move || {
                 let mut open = Vec::new();
                 while first.load(SeqCst) < STEPS {
                     let first_before = first.load(SeqCst);
                     let client = Ipv4Addr::from_bits(fastrand::u32(..)).into();
-                    let connection = upstream.pick(client, &Tried::default()).expect("the last one is never ejected");
+                    let connection = subset.pick(client, &Tried::default()).expect("the last one is never ejected");
                     assert!(connection.endpoint().address().port() >= first_before);
                     if thread == 0 {
                         connection.endpoint().connect_failed(&Errno::CONNREFUSED.into());

@@ -79,6 +79,7 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
     let networks =
         |count: usize| (0..count).map(|n| json!(format!("10.{}.{}.0/24", n / 256, n % 256))).collect::<Vec<_>>();
     let addresses = |count: usize| (0..count).map(|n| json!(format!("host-{n}:1"))).collect::<Vec<_>>();
+    let texts_of = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
     let texts = |count: usize| (0..count).map(|n| (format!("k{n}"), json!("v"))).collect::<serde_json::Map<_, _>>();
     for (field, value, most) in [
         ("/spec/listeners", json!((1..=17).map(port).collect::<Vec<_>>()), "must have at most 16 items"),
@@ -93,6 +94,9 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
         ("/spec/listeners/0/access", json!({"deny": networks(6_000)}), "must have at most 256 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(33)}), "must have at most 32 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(1), "alpn": vec!["a"; 9]}), "at most 8 items"),
+        ("/spec/listeners/0/routes", json!(vec![json!({"serverNames": ["a"]}); 17]), "must have at most 16 items"),
+        ("/spec/listeners/0/routes", json!([{"serverNames": texts_of(17)}]), "must have at most 16 items"),
+        ("/spec/listeners/0/routes", json!([{"backends": texts_of(17)}]), "must have at most 16 items"),
         (
             "/spec/listeners/0/proxyProtocol",
             json!({"mode": "Required", "trustedNetworks": networks(65)}),
@@ -319,6 +323,11 @@ fn largest() -> Value {
                 "certificateRefs": (0..32).map(|n| json!({"name": subdomain(n)})).collect::<Vec<_>>(),
                 "alpn": (0..8).map(|n| name(n, 63)).collect::<Vec<_>>(),
             },
+            "routes": (0..16).map(|route| json!({
+                "serverNames": (0..16).map(|n| subdomain(16 * route + n)).collect::<Vec<_>>(),
+                "backends": (48..64).map(|n| name(n, 63)).collect::<Vec<_>>(),
+                "tls": {"mode": "Terminate"},
+            })).collect::<Vec<_>>(),
             "proxyProtocol": {"mode": "Required", "trustedNetworks": networks(64)},
             "access": {"allow": networks(256), "deny": networks(256)},
             "limits": {

@@ -8,6 +8,7 @@ mod memory;
 mod proxy_protocol;
 mod relay;
 mod rig;
+mod routes;
 mod snapshots;
 mod sockets;
 mod timeouts;

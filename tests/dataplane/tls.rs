@@ -20,7 +20,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use tcplb::{
-    model::{Certificate, Tls, TlsVersion},
+    model::{Certificate, Route, Tls, TlsMode, TlsVersion},
     proxy::accounting::CloseReason,
 };
 
@@ -31,27 +31,37 @@ use crate::{
 };
 
 /// Who signs the certificates of a test.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
     fn certificate(&self, name: &str) -> Arc<Certificate> {
+        self.certificate_for(&[name])
+    }
+
+    pub fn certificate_for(&self, names: &[&str]) -> Arc<Certificate> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let key = KeyPair::generate().unwrap();
-        let chain =
-            vec![CertificateParams::new([name.to_string()]).unwrap().signed_by(&key, &self.0).unwrap().der().clone()];
+        let chain = vec![
+            CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
+                .unwrap()
+                .signed_by(&key, &self.0)
+                .unwrap()
+                .der()
+                .clone(),
+        ];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut fingerprint = [0; 32];
         fingerprint[..8].copy_from_slice(&SERIAL.fetch_add(1, Relaxed).to_be_bytes());
         Arc::new(Certificate {
             source: "test".into(),
             fingerprint,
-            names: vec![name.into()],
+            names: names.iter().map(|name| (*name).into()).collect(),
             not_before: jiff::Timestamp::UNIX_EPOCH,
             not_after: jiff::Timestamp::MAX,
             key: Arc::new(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).unwrap()),
@@ -59,7 +69,7 @@ impl Authority {
     }
 
     /// A client that trusts this authority, and remembers sessions.
-    fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    pub fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -72,13 +82,24 @@ impl Authority {
 }
 
 fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
-    Some(Tls { certificates: vec![certificate.clone()], min_version: TlsVersion::V1_2, alpn: Vec::new() })
+    let everywhere = Route { server_names: Vec::new(), mode: TlsMode::Terminate, backends: None };
+    Some(Tls {
+        certificates: vec![certificate.clone()],
+        min_version: TlsVersion::V1_2,
+        alpn: Vec::new(),
+        start_tls: None,
+        routes: vec![everywhere],
+    })
 }
 
-type Client = StreamOwned<ClientConnection, TcpStream>;
+pub type Client = StreamOwned<ClientConnection, TcpStream>;
 
 fn handshake(config: &Arc<ClientConfig>, stream: TcpStream) -> io::Result<Client> {
-    let session = ClientConnection::new(config.clone(), ServerName::try_from("db.example").unwrap()).unwrap();
+    handshake_for("db.example", config, stream)
+}
+
+pub fn handshake_for(name: &str, config: &Arc<ClientConfig>, stream: TcpStream) -> io::Result<Client> {
+    let session = ClientConnection::new(config.clone(), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
     let mut client = StreamOwned::new(session, stream);
     while client.conn.is_handshaking() {
         client.conn.complete_io(&mut client.sock)?;
@@ -94,7 +115,7 @@ fn presented(client: &Client) -> &[u8] {
     &client.conn.peer_certificates().unwrap()[0]
 }
 
-fn end(mut client: Client) {
+pub fn end(mut client: Client) {
     client.conn.send_close_notify();
     client.flush().unwrap();
     assert_eq!(read_to_end(client), b"");

@@ -1,13 +1,18 @@
 //! A PostgreSQL server behind, psql in front.
 
 use std::{
+    fs,
     net::SocketAddr,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::PathBuf,
     process::Command,
 };
 
 use crate::{
-    harness::{Folder, Tcplb, free_address, manifest},
+    harness::{Folder, Tcplb, free_address, manifest, run},
     needs,
     program::{Program, command},
 };
@@ -43,16 +48,102 @@ fn postgres_sessions_tables_and_cancels_pass_through() {
     // A cancel is a connection of its own, with the session's key.
     session.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
     session.says("begun\n");
-    let mut watching = psql(address);
-    while !watching.said().contains("sleeps|1\n") {
-        watching.tell(b"SELECT 'sleeps', count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep';\n");
-        watching.says("sleeps|");
-    }
+    server.has_sleeper();
     session.signal("INT");
     session.says("canceling statement due to user request");
+    let mut watching = psql(address);
     watching.tell(b"SELECT 'goes', 'on';\n");
     watching.says("goes|on\n");
     assert_eq!(tcplb.metric("tcplb_connections_closed_total", &["reason=\"backend_reset\""]), 0.0);
+}
+
+#[test]
+fn sessions_are_routed_by_server_name_and_cancelled_wherever_they_are() {
+    needs!("psql", "initdb", "postgres");
+    let folder = Folder::new();
+    let pair = |name: &str| {
+        let (code, _, complaints) = run(&["cert", name, "--out", folder.path()]);
+        assert_eq!((code, complaints.as_str()), (0, ""));
+        ["crt", "key"].map(|kind| folder.join(&format!("{name}.{kind}")))
+    };
+    let [_, _] = pair("ends-here.example.test");
+    let passed = pair("passed.example.test");
+    let (plain, encrypted) = ([Postgres::start(), Postgres::start()], Postgres::start_with(Some(&passed)));
+    let address = free_address();
+    let manifest = format!(
+        "apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: postgres}}
+spec:
+  listeners:
+  - port: {}
+    address: 127.0.0.1
+    tls:
+      startTls: Postgres
+      certificateRefs: [{{files: {{certificate: ends-here.example.test.crt, key: ends-here.example.test.key}}}}]
+    routes:
+    - {{serverNames: [ends-here.example.test], backends: [plain]}}
+    - {{serverNames: [passed.example.test], backends: [encrypted], tls: {{mode: Passthrough}}}}
+  backends:
+  - {{name: plain, addresses: [\"{}\", \"{}\"]}}
+  - {{name: encrypted, addresses: [\"{}\"]}}
+",
+        address.port(),
+        plain[0].address,
+        plain[1].address,
+        encrypted.address
+    );
+    let tcplb = Tcplb::standalone(&[&folder.write("postgres.yaml", &manifest)]).ready();
+    let open = |name: &str, more: &str| {
+        let root = folder.join(&format!("{name}.crt"));
+        let about = format!(
+            "host={name} hostaddr=127.0.0.1 port={} user=postgres dbname=postgres sslrootcert={} {more}",
+            address.port(),
+            root.display()
+        );
+        Program::start(command("psql").args(["-X", "-q", "-A", "-t", &about]))
+    };
+    let port = |session: &mut Program| {
+        session.tell(
+            b"SELECT 'port', inet_server_port(), 'encrypted', ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid();\n",
+        );
+        session.says("port|");
+        session.says("\n");
+        session.said()
+    };
+
+    let verified = "sslmode=verify-full";
+    let mut passed_through = open("passed.example.test", verified);
+    let said = port(&mut passed_through);
+    assert!(said.contains(&format!("port|{}|encrypted|t", encrypted.address.port())), "{said}");
+    for expected in &plain {
+        // Round robin.
+        let mut session = open("ends-here.example.test", verified);
+        let said = port(&mut session);
+        assert!(said.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{said}");
+
+        session.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
+        session.says("begun\n");
+        expected.has_sleeper();
+        session.signal("INT");
+        session.says("canceling statement due to user request");
+    }
+    passed_through.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
+    passed_through.says("begun\n");
+    encrypted.has_sleeper();
+    passed_through.signal("INT");
+    passed_through.says("canceling statement due to user request");
+
+    for (name, how, told) in [
+        ("ends-here.example.test", "sslmode=disable", "TLS is required here"),
+        ("nowhere.example.test", "sslmode=require", "unrecognized name"),
+        ("passed.example.test", "sslmode=require sslsni=0", "SSL error"),
+    ] {
+        let (status, said) = open(name, how).ends();
+        assert!(!status.success() && said.contains(told), "{name}, {how}: {said}");
+    }
+    let closed = |reason: &str| tcplb.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")]);
+    assert_eq!((closed("no_route"), closed("tls_failed")), (2.0, 1.0));
 }
 
 /// A server with an empty database that trusts everyone.
@@ -64,6 +155,11 @@ struct Postgres {
 
 impl Postgres {
     fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// With TLS, where there is a certificate with its key.
+    fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
         let (address, folder) = (free_address(), Folder::new());
         let is_root = rustix::process::geteuid().is_root();
         if is_root {
@@ -82,9 +178,31 @@ impl Postgres {
         assert!(status.success(), "{said}");
         let port = address.port().to_string();
         let options = ["-D", "data", "-h", "127.0.0.1", "-p", &port, "-k", folder.path(), "-F"];
-        let mut program = Program::start(unprivileged("postgres").args(options));
+        let mut tls = Vec::new();
+        if let Some(pair) = pair {
+            tls.extend(["-c", "ssl=on"].map(str::to_owned));
+            for (file, setting) in pair.iter().zip(["ssl_cert_file", "ssl_key_file"]) {
+                let own = folder.join(setting);
+                fs::copy(file, &own).unwrap();
+                fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
+                if is_root {
+                    chown(&own, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+                }
+                tls.extend(["-c".into(), format!("{setting}={}", own.display())]);
+            }
+        }
+        let mut program = Program::start(unprivileged("postgres").args(options).args(tls));
         program.says("ready to accept connections");
         Self { address, _program: program, _folder: folder }
+    }
+
+    /// Waits until some session sleeps.
+    fn has_sleeper(&self) {
+        let mut watching = psql(self.address);
+        while !watching.said().contains("sleeps|1\n") {
+            watching.tell(b"SELECT 'sleeps', count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep';\n");
+            watching.says("sleeps|");
+        }
     }
 }
 

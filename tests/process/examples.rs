@@ -84,11 +84,22 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let (code, verdict, _) = run(&["check", copy.path()]);
     assert_eq!(code, 0, "{verdict}");
 
-    let _tcplb = Tcplb::standalone(&[copy.path()]).ready();
+    let tcplb = Tcplb::standalone(&[copy.path()]).ready();
     let certificate = |name: &str| copy.join(name).to_str().unwrap().to_owned();
-    for (name, file) in [("localhost", "localhost.crt"), ("eu.example.test", "_.example.test.crt")] {
+    let names = [("localhost", "localhost.crt", "blue"), ("eu.example.test", "_.example.test.crt", "green")];
+    for (name, file, _) in names {
         let mut client = tls_client::connect(address, name, &[&certificate(file)]).unwrap();
         assert!(client.line().unwrap().starts_with("hello from "), "{name}");
+    }
+    drop(tcplb);
+
+    // The same certificates, and routes.
+    let text = fs::read_to_string(source.join("routes.yaml")).unwrap();
+    let routes = copy.write("routes.yaml", &backends.instead(&text, (4434, address.port())));
+    let _tcplb = Tcplb::standalone(&[&routes]).ready();
+    for (name, file, backend) in names {
+        let mut client = tls_client::connect(address, name, &[&certificate(file)]).unwrap();
+        assert!(client.line().unwrap().starts_with(&format!("hello from {backend}")), "{name}");
     }
 }
 

@@ -63,9 +63,12 @@ fn entrants(bench: &Bench, wants: impl Fn(Program) -> bool) -> Vec<Contender> {
             ("tcplb, access log", "tcplb/quiet.yaml", &["--workers", "1"]),
         ];
         let ours = ours.clone();
-        entrants.extend(
-            others.map(|(name, configuration, arguments)| Contender { name, configuration, arguments, ..ours.clone() }),
-        );
+        entrants.extend(others.map(|(name, configuration, arguments)| Contender {
+            name,
+            configuration,
+            arguments,
+            ..ours.clone()
+        }));
     }
     entrants
 }

@@ -7,16 +7,32 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    Duration, Name, Network, ObjectName, rules,
+    Duration, Name, Network, ObjectName, ServerName, rules,
     scalar::{IpAddress, ip_address},
 };
 
 /// A port clients connect to.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.address)")
-    .message("an address is for standalone, and a cluster has its own: leave it out")
-    .field_path(".address"))]
+#[x_kube(
+    validation = Rule::new("!has(self.address)")
+        .message("an address is for standalone, and a cluster has its own: leave it out")
+        .field_path(".address"),
+    validation = Rule::new("!has(self.routes) || has(self.tls)")
+        .message("routes go by TLS server names: write `tls` for this listener, for example `tls: {mode: Passthrough}`, \
+                  or leave routes out")
+        .field_path(".routes"),
+    // A route that says nothing of TLS does as the listener does.
+    validation = Rule::new(
+        "!has(self.tls) || (has(self.tls.certificateRefs) && size(self.tls.certificateRefs) > 0) || \
+         !(has(self.routes) && size(self.routes) > 0 ? \
+         self.routes.exists(r, (has(r.tls) ? r.tls.mode : self.tls.mode) == 'Terminate') : \
+         self.tls.mode == 'Terminate')",
+    )
+        .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for example \
+                  `certificateRefs: [{name: my-tls}]`")
+        .field_path(".tls.certificateRefs")
+)]
 pub struct Listener {
     /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +52,16 @@ pub struct Listener {
     /// TLS on the clients' side. Absent: plain TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// Which backends connections go to, by the TLS server name that the client asks for (SNI). A client that none of
+    /// them is for is refused. Absent: all backends, whatever the name. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = rules::one_default_route(),
+        validation = rules::distinct_server_names()
+    )]
+    pub routes: Vec<Route>,
     /// The PROXY protocol header that a load balancer in front of this one sends. Absent: none is expected, and one
     /// that comes is passed on like any other bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,20 +83,16 @@ impl Listener {
 }
 
 /// TLS on the clients' side.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(
-    "self.mode != 'Terminate' || (has(self.certificateRefs) && size(self.certificateRefs) > 0)",
-)
-    .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for example \
-              `certificateRefs: [{name: my-tls}]`")
-    .field_path(".certificateRefs"))]
 pub struct ListenerTls {
-    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. Default: Terminate.
+    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. `Passthrough`: it ends at the backend,
+    /// which has the certificate, and only the server name that the client asks for is read. A route may say otherwise.
+    /// Default: Terminate.
     #[serde(default)]
     pub mode: TlsMode,
-    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required, 1 to
-    /// 32, each once.
+    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required where
+    /// TLS ends here. At most 32, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -81,18 +103,58 @@ pub struct ListenerTls {
     /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none. At
-    /// most 8.
+    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none, or
+    /// `postgresql` with startTls. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub alpn: Vec<String>,
+    /// What clients say in the clear before TLS begins. `Postgres`: PostgreSQL's SSLRequest, which is answered here (and
+    /// said to the backend where TLS is passed through); clients that begin with TLS at once are taken too, those without
+    /// TLS are refused. Absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_tls: Option<StartTls>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum StartTls {
+    Postgres,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum TlsMode {
     #[default]
     Terminate,
+    Passthrough,
+}
+
+/// Where connections go that ask for certain TLS server names.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// The names it is for: `db.example.com`, or `*.example.com` for all names below it, at any depth. An exact name
+    /// comes before a wildcard, and a longer wildcard before a shorter one. Empty: for clients that no other route is
+    /// for, also those that ask for no name. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub server_names: Vec<ServerName>,
+    /// The names of the backends it leads to. Empty: all. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub backends: Vec<Name>,
+    /// What is done with TLS, other than the listener says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RouteTls>,
+}
+
+/// TLS on the clients' side, for one route.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteTls {
+    /// `Terminate`: TLS ends here, with one of the listener's certificates. `Passthrough`: it ends at the backend.
+    pub mode: TlsMode,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

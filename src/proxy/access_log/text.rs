@@ -14,7 +14,9 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     pair(text, "peer", &event.peer);
     pair(text, "client", &event.client);
     if let Some(tls) = &event.tls {
-        pair(text, "tls_version", tls.version);
+        if let Some(version) = tls.version {
+            pair(text, "tls_version", version);
+        }
         pair(text, "tls_server_name", tls.server_name.as_deref().unwrap_or("-"));
     }
     if let Some(endpoint) = &event.endpoint {

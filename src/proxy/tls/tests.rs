@@ -90,6 +90,8 @@ fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
         certificates: certificates.iter().copied().cloned().collect(),
         min_version: TlsVersion::V1_2,
         alpn: Vec::new(),
+        start_tls: None,
+        routes: vec![model::Route { server_names: Vec::new(), mode: model::TlsMode::Terminate, backends: None }],
     }
 }
 

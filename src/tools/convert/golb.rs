@@ -186,6 +186,7 @@ fn tls(config: &Config, remarks: &mut Remarks) -> Option<ListenerTls> {
         mode: Default::default(),
         min_version: Default::default(),
         alpn: Vec::new(),
+        start_tls: None,
     })
 }
 

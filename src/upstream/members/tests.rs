@@ -160,6 +160,23 @@ fn no_more_than_the_share_is_ejected_and_never_the_last_usable_one() {
 }
 
 #[test]
+fn ejections_leave_each_subset_an_endpoint() {
+    let mut wanted = upstream(1..=5);
+    wanted.endpoints[0].key.backend = "own".into();
+    wanted.endpoints[1].key.backend = "own".into();
+    let mut scene = Scene::new([]);
+    scene.change(&wanted);
+    scene.members.never_empty(vec![Backends::All, Backends::Of(["own".into()].into())]);
+    scene.fail(0, 5);
+    scene.fail(1, 5);
+    assert_eq!(scene.picture(), "euuuu", "the second is the last of its backend");
+    scene.fail(2, 5);
+    assert_eq!(scene.picture(), "eueuu");
+    scene.probe(1, "---");
+    assert_eq!(scene.picture(), "u-euu", "the first returns, for the second is unhealthy");
+}
+
+#[test]
 fn an_endpoint_that_had_no_room_is_ejected_when_there_is_some() {
     let mut scene = Scene::new(1..=2);
     scene.fail(0, 5);

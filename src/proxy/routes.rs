@@ -1,0 +1,60 @@
+//! Where connections go by the server names that clients ask for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{model::TlsMode, upstream::Subset};
+
+/// What is done with a connection that is for a route.
+#[derive(Debug)]
+pub struct Route {
+    pub mode: TlsMode,
+    pub subset: Arc<Subset>,
+}
+
+/// The routes of a listener.
+#[derive(Debug)]
+pub struct Routes {
+    routes: Vec<Route>,
+    /// Places in `routes`, by name.
+    exact: HashMap<Arc<str>, usize>,
+    /// The same, by what follows the `*.`.
+    below: HashMap<Arc<str>, usize>,
+    others: Option<usize>,
+}
+
+impl Routes {
+    /// Each with the server names it is for; none: for all clients that no other one is for.
+    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Arc<str>], Route)>) -> Self {
+        let mut all = Self { routes: Vec::new(), exact: HashMap::new(), below: HashMap::new(), others: None };
+        for (names, route) in routes {
+            let place = all.routes.len();
+            all.routes.push(route);
+            if names.is_empty() {
+                all.others = Some(place);
+            }
+            for name in names {
+                match name.strip_prefix("*.") {
+                    Some(suffix) => all.below.insert(suffix.into(), place),
+                    None => all.exact.insert(name.clone(), place),
+                };
+            }
+        }
+        all
+    }
+
+    /// The route for a server name in lower case: that of this name, else that of the longest wildcard, else the one for
+    /// all others. `None`: there is none for it.
+    pub fn find(&self, server_name: Option<&str>) -> Option<&Route> {
+        let named = server_name.and_then(|name| self.exact.get(name).or_else(|| self.below(name)));
+        named.or(self.others.as_ref()).map(|place| &self.routes[*place])
+    }
+
+    fn below(&self, name: &str) -> Option<&usize> {
+        let mut suffixes = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+        suffixes.find_map(|suffix| self.below.get(suffix))
+    }
+
+    pub fn all(&self) -> &[Route] {
+        &self.routes
+    }
+}

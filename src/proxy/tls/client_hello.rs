@@ -1,0 +1,192 @@
+//! What a client says before anything is encrypted: a ClientHello, read without answering it.
+
+use std::io;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// The largest ClientHello that is read, in bytes. One with a post-quantum key share has about 1,700.
+const MAX_HELLO: usize = 64 * 1024;
+/// The most that is read for it, in bytes: what comes in several records has a header of five bytes in each.
+const MAX_READ: usize = MAX_HELLO + 8 * 1024;
+
+/// What connections are routed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientHello {
+    /// In lower case, without a final dot. With Encrypted ClientHello, the outer one's.
+    pub server_name: Option<Box<str>>,
+}
+
+#[derive(Debug, Error)]
+pub enum HelloError {
+    #[error("not a TLS ClientHello")]
+    Invalid,
+    #[error("a ClientHello of more than {MAX_HELLO} bytes")]
+    TooLarge,
+    #[error("the client ended before its ClientHello was complete")]
+    Ended,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads until a ClientHello is complete, in whatever records and pieces it comes. `read` gets every byte that was read,
+/// also those behind it and those of what is none.
+///
+/// # Errors
+/// If the bytes are no ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2) in TLS records (RFC 8446 section
+/// 5.1), one that is too large, or the stream ends or fails before. Never waits for more once that is certain.
+pub async fn read_client_hello(
+    stream: &mut (impl AsyncRead + Unpin),
+    read: &mut Vec<u8>,
+) -> Result<ClientHello, HelloError> {
+    let mut records = Records::default();
+    loop {
+        records.take(read)?;
+        if let Some(hello) = records.hello()? {
+            return Ok(hello);
+        }
+        if read.len() >= MAX_READ {
+            return Err(HelloError::TooLarge);
+        }
+        if read.capacity() - read.len() < 512 {
+            // Not twice as much each time: most have no more to say.
+            read.reserve_exact(4096);
+        }
+        if stream.read_buf(read).await? == 0 {
+            return Err(HelloError::Ended);
+        }
+    }
+}
+
+/// Puts a handshake message together from records.
+#[derive(Debug, Default)]
+struct Records {
+    /// How many bytes of the stream are taken.
+    taken: usize,
+    message: Vec<u8>,
+}
+
+impl Records {
+    /// Takes the records that are complete in all that was read so far.
+    fn take(&mut self, read: &[u8]) -> Result<(), HelloError> {
+        const HEADER: usize = 5;
+        const HANDSHAKE: u8 = 22;
+        const MAX_FRAGMENT: usize = 1 << 14;
+        loop {
+            let left = &read[self.taken..];
+            // What is no handshake is told by its first bytes: nobody waits for the others.
+            match left {
+                [] => return Ok(()),
+                [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
+                _ => return Err(HelloError::Invalid),
+            }
+            let Some((header, rest)) = left.split_at_checked(HEADER) else { return Ok(()) };
+            let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+            if !(1..=MAX_FRAGMENT).contains(&length) {
+                return Err(HelloError::Invalid);
+            }
+            let Some(fragment) = rest.get(..length) else { return Ok(()) };
+            self.message.extend_from_slice(fragment);
+            self.taken += HEADER + length;
+            if self.body()?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The ClientHello, once it is complete.
+    fn hello(&self) -> Result<Option<ClientHello>, HelloError> {
+        self.body()?.map(|body| parse(body).ok_or(HelloError::Invalid)).transpose()
+    }
+
+    /// What the handshake message holds, once it is complete.
+    fn body(&self) -> Result<Option<&[u8]>, HelloError> {
+        const CLIENT_HELLO: u8 = 1;
+        match self.message[..] {
+            [CLIENT_HELLO, high, middle, low, ref body @ ..] => {
+                let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+                if length > MAX_HELLO {
+                    return Err(HelloError::TooLarge);
+                }
+                Ok(body.get(..length))
+            }
+            [] | [CLIENT_HELLO, ..] => Ok(None),
+            _ => Err(HelloError::Invalid),
+        }
+    }
+}
+
+/// `None`: it is not formed as it should be.
+fn parse(body: &[u8]) -> Option<ClientHello> {
+    const VERSION_AND_RANDOM: usize = 2 + 32;
+    const SERVER_NAME: u16 = 0;
+    let mut body = Reader(body);
+    body.bytes(VERSION_AND_RANDOM)?;
+    let _session_id = body.short_vector()?;
+    let _cipher_suites = body.vector()?;
+    let _compression_methods = body.short_vector()?;
+    if body.0.is_empty() {
+        // A client of TLS 1.2 may have no extensions.
+        return Some(ClientHello { server_name: None });
+    }
+    let mut extensions = Reader(body.vector()?);
+    if !body.0.is_empty() {
+        return None;
+    }
+    let mut server_name = None;
+    while !extensions.0.is_empty() {
+        let (kind, extension) = (extensions.u16()?, extensions.vector()?);
+        // Each extension comes once; of two names nobody could say which one is meant.
+        if kind == SERVER_NAME && server_name.replace(host_name(extension)?).is_some() {
+            return None;
+        }
+    }
+    Some(ClientHello { server_name })
+}
+
+/// The name in a server_name extension (RFC 6066, section 3).
+fn host_name(extension: &[u8]) -> Option<Box<str>> {
+    const HOST_NAME: &[u8] = &[0];
+    let mut extension = Reader(extension);
+    let mut names = Reader(extension.vector()?);
+    if names.bytes(1)? != HOST_NAME {
+        return None;
+    }
+    let name = str::from_utf8(names.vector()?).ok()?;
+    if !names.0.is_empty() || !extension.0.is_empty() {
+        return None;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+    is_name.then(|| name.to_ascii_lowercase().into())
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.bytes(2)?.try_into().ok().map(u16::from_be_bytes)
+    }
+
+    /// A vector with a length of one byte.
+    fn short_vector(&mut self) -> Option<&'a [u8]> {
+        let length = self.bytes(1)?[0];
+        self.bytes(length.into())
+    }
+
+    /// A vector with a length of two bytes.
+    fn vector(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
+        self.bytes(length.into())
+    }
+}
+
+#[cfg(test)]
+mod tests;

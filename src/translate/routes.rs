@@ -1,0 +1,77 @@
+//! Which backends connections go to, by the TLS server names that clients ask for.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{Reason, backends, findings::Place, listed, load_balancer::Declaration};
+use crate::{
+    api,
+    model::{Route, TlsMode},
+};
+
+/// At least one, unless something is refused. A backend that there is not costs its route only: whoever asks for that
+/// is not sent to another.
+pub(super) fn translate(
+    declared: &api::Listener,
+    tls: &api::ListenerTls,
+    declaration: &Declaration,
+    place: &mut Place,
+) -> Vec<Route> {
+    if declared.routes.is_empty() {
+        return vec![Route { server_names: Vec::new(), mode: mode(tls.mode), backends: None }];
+    }
+    let mut known = BTreeSet::new();
+    let mut for_all_others = None;
+    let mut routes = Vec::with_capacity(declared.routes.len());
+    for (index, route) in declared.routes.iter().enumerate() {
+        let mut place = place.item(index);
+        if route.server_names.is_empty()
+            && let Some(first) = for_all_others.replace(index)
+        {
+            place.at("serverNames").refuse(format!(
+                "it is empty like that of routes[{first}], and only one route can be for all other clients: write the \
+                 names that this one is for"
+            ));
+        }
+        for (number, name) in route.server_names.iter().enumerate() {
+            if !known.insert(name) {
+                place
+                    .at("serverNames")
+                    .item(number)
+                    .refuse(format!("`{name}` is a server name of another route too: leave it out of one of them"));
+            }
+        }
+        routes.push(Route {
+            server_names: route.server_names.iter().map(|name| name.0.as_str().into()).collect(),
+            mode: mode(route.tls.as_ref().map_or(tls.mode, |tls| tls.mode)),
+            backends: leads_to(route, declaration, &mut place.at("backends")),
+        });
+    }
+    routes
+}
+
+fn mode(declared: api::TlsMode) -> TlsMode {
+    match declared {
+        api::TlsMode::Terminate => TlsMode::Terminate,
+        api::TlsMode::Passthrough => TlsMode::Passthrough,
+    }
+}
+
+fn leads_to(route: &api::Route, declaration: &Declaration, place: &mut Place) -> Option<Arc<[Arc<str>]>> {
+    if route.backends.is_empty() {
+        return None;
+    }
+    let known: Vec<_> = declaration.spec.backends.iter().map(backends::name).collect();
+    let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+    for (index, name) in route.backends.iter().enumerate() {
+        if known.contains(&name.0.as_str()) {
+            names.insert(name.0.as_str().into());
+            continue;
+        }
+        let only = if route.backends.len() == 1 { "; connections that this route is for are refused" } else { "" };
+        place.item(index).leave_out(
+            Reason::RefNotFound,
+            format!("no backend is named `{name}`: write one of {}; left out{only}", listed(&known)),
+        );
+    }
+    Some(names.into_iter().collect())
+}

@@ -1,0 +1,279 @@
+//! Routes by server name, to backends that have TLS of their own and to others.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned,
+    crypto::aws_lc_rs,
+    pki_types::ServerName,
+    sign::SingleCertAndKey,
+    version::{TLS12, TLS13},
+};
+use tcplb::{
+    model::{Certificate, Route, Tls, TlsMode, TlsVersion},
+    proxy::accounting::CloseReason,
+};
+
+use crate::{
+    relay::{receive_pattern, send_pattern, transfer_over},
+    rig::*,
+    tls::{Authority, Client, end, handshake_for},
+};
+
+/// Who is reached: says its name, then sends back what it gets.
+fn says(name: &'static str) -> SocketAddr {
+    Backend::serving(move |mut stream| answer(&mut stream, name))
+}
+
+/// The same over TLS of its own.
+fn says_over_tls(name: &'static str, certificate: &Certificate) -> SocketAddr {
+    let config = server_config(certificate);
+    Backend::serving(move |stream| {
+        let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+        answer(&mut stream, name);
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    })
+}
+
+fn server_config(certificate: &Certificate) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from((*certificate.key).clone())));
+    Arc::new(config)
+}
+
+fn answer(stream: &mut (impl Read + Write), name: &str) {
+    let mut bytes = [0; 100];
+    // The client goes first: nothing is said to one that has not ended its handshake.
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        let _ = stream.write_all(name.as_bytes());
+        let _ = stream.write_all(&bytes[..count]);
+    }
+}
+
+fn route(names: &[&str], mode: TlsMode, backends: Option<&[&str]>) -> Route {
+    Route {
+        server_names: names.iter().copied().map(Into::into).collect(),
+        mode,
+        backends: backends.map(|names| names.iter().copied().map(Into::into).collect()),
+    }
+}
+
+fn routed(certificates: &[&Arc<Certificate>], routes: Vec<Route>) -> Option<Tls> {
+    let certificates = certificates.iter().copied().cloned().collect();
+    Some(Tls { certificates, min_version: TlsVersion::V1_2, alpn: Vec::new(), start_tls: None, routes })
+}
+
+/// Backends by name, each with one endpoint, in front of which these routes are.
+fn rig(backends: &[(&str, SocketAddr)], tls: Option<Tls>) -> Rig {
+    let addresses: Vec<_> = backends.iter().map(|(_, address)| *address).collect();
+    Rig::with(&addresses, |listener, upstream| {
+        listener.tls = tls;
+        for endpoint in &mut upstream.endpoints {
+            let (name, _) = backends.iter().find(|(_, address)| *address == endpoint.address()).unwrap();
+            endpoint.key.backend = (*name).into();
+        }
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+    })
+}
+
+/// Who answers a client that asks for this name, and the certificate it sees.
+fn reached(rig: &Rig, config: &Arc<ClientConfig>, name: &str) -> io::Result<(String, Vec<u8>)> {
+    let mut client = handshake_for(name, config, rig.connect())?;
+    let certificate = client.conn.peer_certificates().unwrap()[0].to_vec();
+    client.write_all(b"?")?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"?") {
+        answer.extend(read_exactly(&mut client, 1));
+    }
+    answer.pop();
+    end(client);
+    Ok((String::from_utf8(answer).unwrap(), certificate))
+}
+
+fn reached_name(rig: &Rig, config: &Arc<ClientConfig>, name: &str) -> String {
+    reached(rig, config, name).unwrap_or_else(|error| panic!("{name}: {error}")).0
+}
+
+#[test]
+fn the_server_name_decides_and_what_is_passed_through_ends_at_the_backend() {
+    use TlsMode::{Passthrough, Terminate};
+    let authority = Authority::new();
+    let ours = authority.certificate_for(&["terminated.example", "*.wild.example"]);
+    let theirs = authority.certificate_for(&["passed.example", "*.passed.example", "*.deep.passed.example"]);
+    let other = authority.certificate_for(&["other.example", "wild.example"]);
+    let backends = [
+        ("exact", says_over_tls("exact", &theirs)),
+        ("below", says_over_tls("below", &theirs)),
+        ("deep", says_over_tls("deep", &theirs)),
+        ("plain", says("plain")),
+        ("rest", says_over_tls("rest", &other)),
+    ];
+    let routes = vec![
+        route(&["terminated.example", "*.wild.example"], Terminate, Some(&["plain"])),
+        route(&["*.passed.example"], Passthrough, Some(&["below"])),
+        route(&["*.deep.passed.example"], Passthrough, Some(&["deep"])),
+        route(&["passed.example"], Passthrough, Some(&["exact"])),
+        route(&[], Passthrough, Some(&["rest"])),
+    ];
+    let rig = rig(&backends, routed(&[&ours], routes));
+    for version in [&TLS12, &TLS13] {
+        let config = authority.client(&[version]);
+        for (name, expected, certificate) in [
+            ("passed.example", "exact", &theirs),
+            ("any.passed.example", "below", &theirs),
+            ("any.deep.passed.example", "deep", &theirs),
+            ("terminated.example", "plain", &ours),
+            ("any.wild.example", "plain", &ours),
+            ("other.example", "rest", &other),
+            // Not below itself.
+            ("wild.example", "rest", &other),
+        ] {
+            let (answer, presented) = reached(&rig, &config, name).unwrap();
+            assert_eq!(answer, expected, "{name}");
+            assert_eq!(presented, certificate.key.cert[0].to_vec(), "{name}");
+        }
+    }
+    assert_eq!(rig.handshakes().0, 4, "only two names are terminated here");
+    let asked_for = |line: &String| line.contains("tls_server_name=any.deep.passed.example");
+    wait_until("the log tells what was asked for", || rig.logged().iter().any(asked_for));
+}
+
+#[test]
+fn a_client_that_no_route_is_for_is_told_so() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let backend = ("db", says_over_tls("db", &certificate));
+    let only = route(&["db.example"], TlsMode::Passthrough, None);
+    let mut rig = rig(&[backend], routed(&[], vec![only.clone()]));
+    let config = authority.client(&[&TLS13]);
+    assert_eq!(reached_name(&rig, &config, "DB.example"), "db");
+    for name in ["other.example", "db.example.org", "192.0.2.1"] {
+        let error = reached(&rig, &config, name).unwrap_err().to_string();
+        assert!(error.contains("UnrecognisedName"), "{name}: {error}");
+    }
+    rig.wait_closed(CloseReason::NoRoute, 3);
+    let is_told = |line: &String| line.contains("tls_server_name=other.example") && line.ends_with("reason=no_route");
+    wait_until("the log tells what it asked for", || rig.logged().iter().any(is_told));
+
+    let others = Route { server_names: Vec::new(), ..only };
+    rig.change_listener(|listener| listener.tls = routed(&[], vec![others]));
+    let asks_for_none = handshake_for("192.0.2.1", &config, rig.connect()).unwrap_err().to_string();
+    assert!(asks_for_none.contains("certificate"), "the backend's, which is not for an address: {asks_for_none}");
+}
+
+#[test]
+fn a_client_hello_may_come_in_pieces_and_has_a_deadline() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let backend = ("db", says_over_tls("db", &certificate));
+    let mut rig = rig(&[backend], routed(&[], vec![route(&["db.example"], TlsMode::Passthrough, None)]));
+    let config = authority.client(&[&TLS13]);
+    let name = ServerName::try_from("db.example").unwrap();
+    let mut client = ClientConnection::new(config, name).unwrap();
+    let mut stream = rig.connect();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    for byte in &hello {
+        stream.write_all(std::slice::from_ref(byte)).unwrap();
+    }
+    let mut client = StreamOwned::new(client, stream);
+    client.write_all(b"?").unwrap();
+    assert_eq!(read_exactly(&mut client, 3), b"db?");
+    end(client);
+    rig.wait_closed(CloseReason::Complete, 1);
+
+    let mut garbage = rig.connect();
+    garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    is_reset(&garbage);
+    let mut ended = rig.connect();
+    ended.write_all(&hello[..100]).unwrap();
+    ended.shutdown(std::net::Shutdown::Write).unwrap();
+    is_reset(&ended);
+    rig.wait_closed(CloseReason::TlsFailed, 2);
+
+    rig.change_listener(|listener| listener.timeouts.handshake = Duration::from_millis(200));
+    let mut stalled = rig.connect();
+    stalled.write_all(&hello[..hello.len() - 1]).unwrap();
+    is_reset(&stalled);
+    is_reset(rig.connect());
+    rig.wait_closed(CloseReason::TlsTimeout, 2);
+}
+
+#[test]
+fn a_route_without_a_usable_endpoint_refuses_and_the_others_serve() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example", "gone.example", "none.example"]);
+    let (_held, dead) = dead_address();
+    let backends = [("db", says_over_tls("db", &certificate)), ("gone", dead)];
+    let passed = |name: &str, backends: &[&str]| route(&[name], TlsMode::Passthrough, Some(backends));
+    let routes = vec![
+        passed("db.example", &["db"]),
+        passed("gone.example", &["gone"]),
+        passed("none.example", &[]),
+        route(&["terminated.example"], TlsMode::Terminate, Some(&[])),
+    ];
+    let rig = rig(&backends, routed(&[&certificate], routes));
+    let config = authority.client(&[&TLS13]);
+    assert!(reached(&rig, &config, "gone.example").is_err());
+    rig.wait_closed(CloseReason::ConnectFailed, 1);
+    for name in ["none.example", "terminated.example"] {
+        assert!(reached(&rig, &config, name).is_err());
+    }
+    rig.wait_closed(CloseReason::NoEndpoint, 2);
+    assert_eq!(reached_name(&rig, &config, "db.example"), "db");
+}
+
+#[test]
+fn what_is_passed_through_arrives_whole_both_ways() {
+    const LENGTH: usize = 3 << 20;
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let config = server_config(&certificate);
+    let backend = Backend::serving(move |stream| {
+        let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+        assert_eq!(receive_pattern(&mut stream, 2), LENGTH);
+        send_pattern(&mut stream, 1, LENGTH);
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    });
+    let rig = rig(&[("db", backend)], routed(&[], vec![route(&[], TlsMode::Passthrough, None)]));
+    let config = authority.client(&[&TLS13]);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let client: Client = handshake_for("db.example", &config, rig.connect()).unwrap();
+                transfer_over(client, 2, 1, LENGTH);
+            });
+        }
+    });
+    rig.wait_closed(CloseReason::Complete, 3);
+}
+
+#[test]
+fn a_change_of_routes_disturbs_no_connection() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let backends = [("a", says_over_tls("a", &certificate)), ("b", says_over_tls("b", &certificate))];
+    let to = |backend: &str| routed(&[], vec![route(&["db.example"], TlsMode::Passthrough, Some(&[backend]))]);
+    let mut rig = rig(&backends, to("a"));
+    let config = authority.client(&[&TLS13]);
+    let mut open: Client = handshake_for("db.example", &config, rig.connect()).unwrap();
+    open.write_all(b"?").unwrap();
+    assert_eq!(read_exactly(&mut open, 2), b"a?");
+
+    rig.change_listener(|listener| listener.tls = to("b"));
+    assert_eq!(reached_name(&rig, &config, "db.example"), "b");
+    open.write_all(b"!").unwrap();
+    assert_eq!(read_exactly(&mut open, 2), b"a!");
+    end(open);
+}
