@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
@@ -16,6 +17,8 @@ use super::{EndpointKey, Keepalive};
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
     pub balancing: Balancing,
+    /// The names of its backends, also of those without endpoints.
+    pub backends: BTreeSet<Arc<str>>,
     /// Sorted by key, each key once. May be empty: then connections are refused.
     pub endpoints: Vec<Endpoint>,
     pub active_check: Option<ActiveCheck>,

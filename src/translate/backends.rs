@@ -31,9 +31,17 @@ struct Part {
     findings: Findings,
 }
 
-/// All endpoints, sorted by key. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none
-/// had any by its name, connections go where they went before.
-pub(super) fn endpoints(declaration: &Declaration, problems: &mut Vec<Problem>) -> Vec<Endpoint> {
+/// What all backends come to.
+pub(super) struct Found {
+    /// Sorted by key.
+    pub endpoints: Vec<Endpoint>,
+    /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
+    pub lost: bool,
+}
+
+/// All endpoints. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none had any by its
+/// name, connections go where they went before.
+pub(super) fn endpoints(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
@@ -51,7 +59,7 @@ pub(super) fn endpoints(declaration: &Declaration, problems: &mut Vec<Problem>) 
             groups.push((weight, endpoints));
         }
     }
-    if lost { before.to_vec() } else { weighted(groups) }
+    Found { endpoints: if lost { before.to_vec() } else { weighted(groups) }, lost }
 }
 
 fn part(index: usize, declaration: &Declaration) -> Part {

@@ -3,7 +3,7 @@
 //! Addresses that somebody wrote are kept without a limit. Those of pods, which have uids beside them, are not.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Surroundings, reach::Target, slices::target};
 use crate::{
-    model::{Endpoint, EndpointKey, ObjectKey, Upstream, UpstreamKey},
+    model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey},
     source::{World, service_of},
 };
 
@@ -33,6 +33,28 @@ impl Surroundings<'_> {
         }
         let endpoints = before.endpoints.iter().filter(may_stay).cloned().collect();
         Arc::new(Upstream { endpoints, ..Upstream::clone(before) })
+    }
+
+    /// Adds to an upstream, as far as it may be kept, what a listener leads to that goes on as before, while its backends
+    /// are no longer declared.
+    pub fn add_led_to(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
+        let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
+        let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
+        let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
+        let missing: BTreeSet<_> = names.filter(|name| !upstream.backends.contains(*name)).cloned().collect();
+        let led_to = |endpoint: &&Endpoint| {
+            missing.contains(&endpoint.key.backend)
+                && self.reach.refusal(endpoint.address(), Target::Pod).is_none()
+                && self.may_stay(&listener.upstream.object, endpoint)
+        };
+        let endpoints: Vec<_> = previous.endpoints.iter().filter(led_to).cloned().collect();
+        if endpoints.is_empty() {
+            return;
+        }
+        let upstream = Arc::make_mut(upstream);
+        upstream.backends.extend(missing);
+        upstream.endpoints.extend(endpoints);
+        upstream.endpoints.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     }
 
     pub fn may_stay(&self, object: &ObjectKey, endpoint: &Endpoint) -> bool {

@@ -95,13 +95,14 @@ impl<'a> Declaration<'a> {
         let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
-        let upstream = upstream::translate(self, shared.keepalive, problems);
-        let before = self.before.upstream.as_ref();
-        Translated {
+        let Some(upstream::Translated { upstream, lost }) = upstream::translate(self, shared.keepalive, problems)
+        else {
             // Without an upstream they would have nowhere to go.
-            listeners: if upstream.is_some() { listeners } else { BTreeMap::new() },
-            upstream: upstream.map(|upstream| reuse(upstream, before)),
-        }
+            return Translated { listeners: BTreeMap::new(), upstream: None };
+        };
+        let listeners =
+            listeners.into_iter().map(|(key, wish)| (key, if lost { wish.with_routes_before() } else { wish }));
+        Translated { listeners: listeners.collect(), upstream: Some(reuse(upstream, self.before.upstream.as_ref())) }
     }
 
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {

@@ -116,6 +116,11 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
             problem.field = flags::with_flag(&problem.field);
         }
     }
+    for listener in listeners.values() {
+        if let Some(upstream) = upstreams.get_mut(&listener.upstream) {
+            surroundings.add_led_to(listener, upstream);
+        }
+    }
     let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
     upstreams.retain(|key, _| used.contains(key));
 

@@ -23,6 +23,22 @@ pub(super) enum Wish {
     Kept(Arc<Listener>),
 }
 
+impl Wish {
+    /// Where routes lead to backends that have only the names from before, the listener goes on as before.
+    pub fn with_routes_before(self) -> Self {
+        let leads_somewhere =
+            |listener: &Listener| listener.tls.iter().flat_map(|tls| &tls.routes).any(|route| route.backends.is_some());
+        match self {
+            Self::Declared { listener, before: Some(before), .. }
+                if leads_somewhere(&listener) || leads_somewhere(&before) =>
+            {
+                Self::Kept(before)
+            }
+            other => other,
+        }
+    }
+}
+
 type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
 /// The listeners that are served, and what to tell those that are not, or not as declared.

@@ -1,12 +1,22 @@
 //! The endpoints of a load balancer, and how connections are spread over them and opened.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use super::{
-    Problem, backends, client_address,
+    Problem,
+    backends::{self, Found},
+    client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
     settings,
 };
 use crate::model::{Keepalive, Upstream};
+
+/// The upstream, and whether it is one from before whose backends are all declared anew, and wrong.
+pub(super) struct Translated {
+    pub upstream: Upstream,
+    pub lost: bool,
+}
 
 /// A setting that is wrong stays as it was before, while the endpoints are followed. `None`: it never was right.
 ///
@@ -15,7 +25,7 @@ pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,
     problems: &mut Vec<Problem>,
-) -> Option<Upstream> {
+) -> Option<Translated> {
     let spec = declaration.spec;
     let before = declaration.before.upstream.as_deref();
     if spec.backends.is_empty() {
@@ -26,10 +36,12 @@ pub(super) fn translate(
         accepted("spec.backends", &meanwhile, problems, |place| {
             place.refuse("it is empty: write where connections go")
         });
-        return kept.map(|kept| Upstream::clone(&kept));
+        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
     }
 
-    let endpoints = backends::endpoints(declaration, problems);
+    let Found { endpoints, lost } = backends::endpoints(declaration, problems);
+    let declared = || spec.backends.iter().map(|backend| backends::name(backend).into()).collect();
+    let names: BTreeSet<Arc<str>> = before.filter(|_| lost).map_or_else(declared, |before| before.backends.clone());
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
@@ -42,12 +54,14 @@ pub(super) fn translate(
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
-    Some(Upstream {
+    let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
+        backends: names,
         endpoints,
         active_check: active_check.or(before.map(|before| before.active_check))?,
         passive_check: passive_check.or(before.map(|before| before.passive_check))?,
         connect: connect.or(before.map(|before| before.connect))?,
         keepalive: keepalive.or(before.map(|before| before.keepalive))?,
-    })
+    };
+    Some(Translated { upstream, lost })
 }

@@ -59,9 +59,9 @@ impl Keeper {
         if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
             return subset;
         }
-        let balancing = self.settings.as_ref().expect("what connections are sent to is wanted").balancing;
+        let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
         let candidates = self.members.candidates();
-        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), balancing, &candidates));
+        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), settings, &candidates));
         self.subsets.push(Arc::downgrade(&subset));
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
@@ -145,7 +145,7 @@ impl Keeper {
         }
         upstream.current.store(Arc::new(current));
         let candidates = self.members.candidates();
-        self.open_subsets().iter().for_each(|subset| subset.publish(settings.balancing, &candidates));
+        self.open_subsets().iter().for_each(|subset| subset.publish(&settings, &candidates));
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
         // An ejection may end earlier than the keeper's task knows.

@@ -1,6 +1,7 @@
 use std::{
+    collections::BTreeSet,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -12,7 +13,7 @@ use super::{
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, Tried},
 };
-use crate::model::{Balancing, EndpointKey};
+use crate::model::{self, EndpointKey};
 
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,16 +46,18 @@ pub struct Subset {
 struct Current {
     usable: usize,
     balancer: Balancer,
+    /// Whose addresses these are, by pod where one is known.
+    addresses: BTreeSet<(SocketAddr, Option<Arc<str>>)>,
 }
 
 impl Subset {
     pub(super) fn new(
         upstream: Arc<Upstream>,
         backends: Backends,
-        balancing: Balancing,
+        settings: &model::Upstream,
         candidates: &[Candidate],
     ) -> Self {
-        let current = ArcSwap::from_pointee(Current::of(&backends, balancing, candidates, None));
+        let current = ArcSwap::from_pointee(Current::of(&backends, settings, candidates, None));
         Self { upstream, backends, current, turn: AtomicU64::new(0) }
     }
 
@@ -84,9 +87,9 @@ impl Subset {
     }
 
     /// Has connections see these candidates of the upstream as they are now.
-    pub(super) fn publish(&self, balancing: Balancing, candidates: &[Candidate]) {
+    pub(super) fn publish(&self, settings: &model::Upstream, candidates: &[Candidate]) {
         let before = self.current.load_full();
-        let current = Current::of(&self.backends, balancing, candidates, Some(&before.balancer));
+        let current = Current::of(&self.backends, settings, candidates, Some(&before));
         if let Backends::Of(backends) = &self.backends {
             match (before.usable, current.usable) {
                 (1.., 0) => {
@@ -104,14 +107,27 @@ impl Subset {
 }
 
 impl Current {
-    fn of(backends: &Backends, balancing: Balancing, candidates: &[Candidate], before: Option<&Balancer>) -> Self {
-        let own: Vec<_> =
-            candidates.iter().filter(|candidate| backends.have(candidate.endpoint.key())).cloned().collect();
+    fn of(backends: &Backends, settings: &model::Upstream, candidates: &[Candidate], before: Option<&Self>) -> Self {
+        let of = |is_own: &dyn Fn(&EndpointKey) -> bool| -> Vec<_> {
+            candidates.iter().filter(|candidate| is_own(candidate.endpoint.key())).cloned().collect()
+        };
+        let own = match (backends, before) {
+            // Its backends have other names now. Who was on the way to their addresses may still go there.
+            (Backends::Of(names), Some(before)) if names.iter().all(|name| !settings.backends.contains(name)) => {
+                of(&|key| before.addresses.contains(&address_of(key)))
+            }
+            _ => of(&|key| backends.have(key)),
+        };
         Self {
             usable: own.iter().filter(|candidate| candidate.endpoint.usable()).count(),
-            balancer: Balancer::new(balancing, &own, before),
+            balancer: Balancer::new(settings.balancing, &own, before.map(|before| &before.balancer)),
+            addresses: own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect(),
         }
     }
+}
+
+fn address_of(key: &EndpointKey) -> (SocketAddr, Option<Arc<str>>) {
+    (key.address, key.uid.clone())
 }
 
 impl fmt::Debug for Subset {

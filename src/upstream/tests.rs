@@ -38,6 +38,7 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
     };
     model::Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        backends: ["b".into()].into(),
         endpoints: addresses.into_iter().map(endpoint).collect(),
         active_check: None,
         passive_check: None,
@@ -156,6 +157,7 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
     let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut settings = settings(addresses);
     let names: [Arc<str>; 2] = ["one".into(), "two".into()];
+    settings.backends = names.clone().into();
     for (endpoint, backend) in settings.endpoints.iter_mut().zip([0, 0, 1]) {
         endpoint.key.backend = names[backend].clone();
     }
@@ -174,6 +176,53 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
     settings.endpoints.remove(0);
     upstreams.update(&wanted(settings));
     assert_eq!((ports(&one), ports(&two)), (vec![2; 4], vec![3; 4]));
+}
+
+#[tokio::test]
+async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addresses() {
+    let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let (mut upstreams, upstream) = start(settings(addresses), 0);
+    let subset = upstream.subset(&Backends::Of(["b".into()].into()));
+    let picked = |subset: &Subset| {
+        subset.pick(CLIENT, &Tried::default()).map(|connection| connection.endpoint().address().port())
+    };
+    let renamed = |name: &str, addresses: &[SocketAddr]| {
+        let mut settings = settings(addresses.iter().copied());
+        settings.backends = [name.into()].into();
+        settings.endpoints.iter_mut().for_each(|endpoint| endpoint.key.backend = name.into());
+        wanted(settings)
+    };
+    upstreams.update(&renamed("other", &addresses));
+    assert_eq!([picked(&subset), picked(&subset)], [Some(1), Some(2)]);
+    assert!(subset.pick(CLIENT, &Tried::default()).unwrap().endpoint().key().backend == "other".into());
+    // But not with those that are gone, nor with another's while its own backend is there.
+    upstreams.update(&renamed("other", &addresses[1..]));
+    assert_eq!([picked(&subset), picked(&subset)], [Some(2), Some(2)]);
+    let mut moved = settings(addresses);
+    moved.backends = ["b".into(), "other".into()].into();
+    moved.endpoints.iter_mut().for_each(|endpoint| endpoint.key.backend = "other".into());
+    upstreams.update(&wanted(moved));
+    assert_eq!(picked(&subset), None);
+}
+
+#[tokio::test]
+async fn a_route_to_an_ejected_endpoint_takes_it_back() {
+    let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut settings = settings(addresses);
+    settings.passive_check = Some(passive_check(1));
+    settings.backends = ["one".into(), "two".into()].into();
+    settings.endpoints[0].key.backend = "one".into();
+    settings.endpoints[1].key.backend = "two".into();
+    let (upstreams, upstream) = start(settings, 0);
+    upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
+    usable_becomes(&upstreams, &upstream, 1).await;
+    let subset = upstream.subset(&Backends::Of(["one".into()].into()));
+    usable_becomes(&upstreams, &upstream, 2).await;
+    assert_eq!(subset.usable(), 1);
+    // Once nobody has it, its endpoint is no longer the last of anything.
+    drop(subset);
+    upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
+    usable_becomes(&upstreams, &upstream, 1).await;
 }
 
 #[test]

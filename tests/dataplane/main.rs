@@ -5,6 +5,7 @@ mod connect;
 mod endings;
 mod limits;
 mod memory;
+mod postgres;
 mod proxy_protocol;
 mod relay;
 mod rig;

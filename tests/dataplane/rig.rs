@@ -319,6 +319,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        backends: ["db".into()].into(),
         endpoints,
         active_check: None,
         passive_check: None,

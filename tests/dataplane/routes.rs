@@ -42,7 +42,7 @@ fn says_over_tls(name: &'static str, certificate: &Certificate) -> SocketAddr {
     })
 }
 
-fn server_config(certificate: &Certificate) -> Arc<ServerConfig> {
+pub fn server_config(certificate: &Certificate) -> Arc<ServerConfig> {
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -82,6 +82,7 @@ fn rig(backends: &[(&str, SocketAddr)], tls: Option<Tls>) -> Rig {
             let (name, _) = backends.iter().find(|(_, address)| *address == endpoint.address()).unwrap();
             endpoint.key.backend = (*name).into();
         }
+        upstream.backends = backends.iter().map(|(name, _)| (*name).into()).collect();
         upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     })
 }

@@ -94,7 +94,7 @@ fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
 
 pub type Client = StreamOwned<ClientConnection, TcpStream>;
 
-fn handshake(config: &Arc<ClientConfig>, stream: TcpStream) -> io::Result<Client> {
+pub fn handshake(config: &Arc<ClientConfig>, stream: TcpStream) -> io::Result<Client> {
     handshake_for("db.example", config, stream)
 }
 

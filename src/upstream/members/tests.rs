@@ -35,6 +35,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     };
     model::Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        backends: ["b".into()].into(),
         endpoints: ports.into_iter().map(endpoint).collect(),
         active_check: Some(check()),
         passive_check: Some(passive()),

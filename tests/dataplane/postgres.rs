@@ -1,0 +1,138 @@
+//! What PostgreSQL's clients say before TLS.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+};
+
+use rustls::{ServerConnection, StreamOwned, version::TLS13};
+use tcplb::{
+    model::{Certificate, ProxyVersion, Route, StartTls, Tls, TlsMode, TlsVersion},
+    proxy::accounting::CloseReason,
+};
+
+use crate::{
+    rig::*,
+    routes::server_config,
+    tls::{Authority, end, handshake},
+};
+
+const ASK: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+const CANCEL: &[u8] = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07secr";
+
+fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
+    Some(Tls {
+        certificates: vec![certificate.clone()],
+        min_version: TlsVersion::V1_2,
+        alpn: Vec::new(),
+        start_tls: Some(StartTls::Postgres),
+        routes: vec![Route { server_names: Vec::new(), mode, backends: None }],
+    })
+}
+
+/// A client that has been told that it may begin with TLS.
+fn asked(rig: &Rig) -> TcpStream {
+    let mut client = rig.connect();
+    client.write_all(ASK).unwrap();
+    assert_eq!(read_exactly(&client, 1), b"S");
+    client
+}
+
+#[test]
+fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let config = authority.client(&[&TLS13]);
+    let theirs = server_config(&certificate);
+    let asks_first = Backend::serving(move |mut stream| {
+        // What is told of the client comes before everything else.
+        assert_eq!(read_exactly(&stream, 28)[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        assert_eq!(read_exactly(&stream, ASK.len()), ASK);
+        stream.write_all(b"S").unwrap();
+        let mut stream = StreamOwned::new(ServerConnection::new(theirs.clone()).unwrap(), stream);
+        is_echoing(&mut stream);
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    });
+    let terminated = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = postgres(TlsMode::Terminate, &certificate);
+    });
+    let passed = Rig::with(&[asks_first], |listener, upstream| {
+        listener.tls = postgres(TlsMode::Passthrough, &certificate);
+        upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+    });
+    for rig in [&terminated, &passed] {
+        let mut client = handshake(&config, asked(rig)).unwrap();
+        is_echoed(&mut client);
+        end(client);
+        rig.wait_closed(CloseReason::Complete, 1);
+    }
+    let mut direct = handshake(&config, terminated.connect()).unwrap();
+    is_echoed(&mut direct);
+    end(direct);
+}
+
+/// Sends back a byte, and waits for the end.
+fn is_echoing(stream: &mut (impl Read + Write)) {
+    let byte = read_exactly(&mut *stream, 1);
+    stream.write_all(&byte).unwrap();
+    assert_eq!(read_to_end(stream), b"");
+}
+
+#[test]
+fn a_backend_without_tls_is_no_silent_end() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let declines = Backend::serving(|mut stream| {
+        let _ = stream.read_exact(&mut [0; 8]);
+        let _ = stream.write_all(b"N");
+        let _ = stream.read(&mut [0]);
+    });
+    let rig = Rig::with(&[declines], |listener, _| listener.tls = postgres(TlsMode::Passthrough, &certificate));
+    handshake(&authority.client(&[&TLS13]), asked(&rig)).unwrap_err();
+    rig.wait_closed(CloseReason::BackendTls, 1);
+}
+
+#[test]
+fn whoever_does_not_ask_properly_is_refused() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let backend = Backend::new();
+    let rig = Rig::with(&[backend.address], |listener, _| listener.tls = postgres(TlsMode::Terminate, &certificate));
+    let mut unencrypted = rig.connect();
+    unencrypted.write_all(b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0").unwrap();
+    let told = read_to_end(&unencrypted);
+    assert!(told[0] == b'E' && String::from_utf8_lossy(&told).contains("TLS is required here"));
+
+    let mut injecting = rig.connect();
+    injecting.write_all(&[ASK, b"Q\0\0\0\x04"].concat()).unwrap();
+    is_reset(&injecting);
+    rig.wait_closed(CloseReason::TlsFailed, 2);
+    assert!(backend.accept_now().is_none());
+}
+
+#[test]
+fn a_request_to_cancel_is_handed_to_every_endpoint() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let (one, other) = (Backend::new(), Backend::new());
+    let (_held, dead) = dead_address();
+    let silent = BlackHole::new();
+    let rig = Rig::with(&[one.address, other.address, dead, silent.address], |listener, upstream| {
+        listener.tls = postgres(TlsMode::Passthrough, &certificate);
+        for endpoint in &mut upstream.endpoints {
+            endpoint.proxy_protocol = (endpoint.address() == other.address).then_some(ProxyVersion::V2);
+        }
+    });
+    let mut client = rig.connect();
+    client.write_all(CANCEL).unwrap();
+    let (first, second) = (one.accept(), other.accept());
+    assert_eq!(read_exactly(&first, CANCEL.len()), CANCEL);
+    assert_eq!(read_exactly(&second, 28 + CANCEL.len())[28..], *CANCEL);
+    drop((first, second));
+    // Those that do not answer are waited for, but not for as long as a connection would be.
+    assert_eq!(read_to_end(&client), b"");
+    rig.wait_closed(CloseReason::Complete, 1);
+    assert!(rig.logged().iter().all(|line| !line.contains("secr")));
+}
