@@ -6,9 +6,9 @@ use tcplb::api::TcpLoadBalancerStatus;
 use tokio::time::timeout;
 
 use crate::{
-    backends::{load_balancer, load_balancer_with},
+    backends::{PORT, load_balancer, load_balancer_with},
     clients::{Connection, Failure, SOON, brief_visit, visit},
-    cluster::{PATIENCE, eventually, nodes},
+    cluster::{self, PATIENCE, eventually, nodes},
     scenario::{Company, Scenario, is, scenario},
     scenarios::certificates::Certificate,
 };
@@ -79,6 +79,103 @@ async fn tls_ends_at_the_load_balancer() {
         assert!(is(&status, "ResolvedRefs", "True"));
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_names_lead_to_pods_that_have_their_own_certificate_and_to_others() {
+    scenario("routes", Company::Welcome, async |scenario| {
+        let (ours, theirs) = (Certificate::new("ends-here.example.com"), Certificate::new("sealed.example.com"));
+        scenario.apply(&ours.secret("ours")).await;
+        scenario.apply(&theirs.secret("theirs")).await;
+        scenario.backends("plain", 1).await;
+        scenario.apply(&sealed_backend("sealed", "theirs")).await;
+        scenario.backends_are_ready(&scenario.namespace, "sealed", 1).await;
+        let manifest = |name_of_sealed: &str| {
+            format!(
+                "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: routes}}
+spec:
+  listeners:
+  - port: 5432
+    tls: {{certificateRefs: [{{name: ours}}]}}
+    routes:
+    - {{serverNames: [ends-here.example.com], backends: [plain]}}
+    - {{serverNames: [sealed.example.com], backends: [{name_of_sealed}], tls: {{mode: Passthrough}}}}
+  backends:
+  - {{name: plain, service: {{name: plain, port: {PORT}}}}}
+  - {{name: {name_of_sealed}, service: {{name: sealed, port: {PORT}}}}}
+"
+            )
+        };
+        scenario.apply(&manifest("sealed")).await;
+        let address = scenario.programmed("routes").await;
+        let open = async |certificate: &Certificate, name: &str| {
+            Connection::open_tls(address, name, &[&certificate.der]).await
+        };
+        let mut sealed = Err(Failure::Refused);
+        eventually("both names are served", PATIENCE, async || {
+            sealed = open(&theirs, "sealed.example.com").await;
+            sealed.is_ok() && open(&ours, "ends-here.example.com").await.is_ok()
+        })
+        .await;
+        let mut sealed = sealed.unwrap();
+        let plain = open(&ours, "ends-here.example.com").await.unwrap();
+        assert!(sealed.backend.starts_with("sealed-") && plain.backend.starts_with("plain-"));
+        assert!(open(&ours, "nowhere.example.com").await.is_err());
+
+        // The backend and the route to it have another name now.
+        scenario.apply(&manifest("renamed")).await;
+        let is_renamed = |status: &_| backends_of(status).contains(&"renamed".to_owned());
+        scenario.status("the change is in force", "routes", is_renamed).await;
+        sealed.echo("still there").await.unwrap();
+        open(&theirs, "sealed.example.com").await.unwrap().echo("and new ones").await.unwrap();
+    })
+    .await;
+}
+
+fn backends_of(status: &TcpLoadBalancerStatus) -> Vec<String> {
+    status.backends.iter().map(|backend| backend.name.clone()).collect()
+}
+
+/// A Deployment of one pod that ends TLS by itself, with the certificate of a Secret, and its Service.
+fn sealed_backend(name: &str, secret: &str) -> String {
+    let image = cluster::image().unwrap();
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: echo, port: {PORT}}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: tls
+        image: {image}
+        imagePullPolicy: Never
+        args: [standalone, --listen, ':{PORT}', --backend, '127.0.0.1:5001', --admin, 'off',
+               --tls-certificate, /tls/tls.crt, --tls-key, /tls/tls.key]
+        volumeMounts: [{{name: tls, mountPath: /tls}}]
+        readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
+      - name: backend
+        image: {image}
+        imagePullPolicy: Never
+        args: [backend, --listen, ':5001', --name, $(POD)]
+        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+      volumes: [{{name: tls, secret: {{secretName: {secret}}}}}]
+"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
