@@ -76,7 +76,7 @@ close_reasons! {
     NoRoute = "no_route",
     /// Refused: no endpoint is usable.
     NoEndpoint = "no_endpoint",
-    /// The backend was asked for TLS, and has none or did not answer in time.
+    /// The backend was asked for TLS and did not agree. Its last failure says how.
     BackendTls = "backend_tls",
     /// Every attempt to reach an endpoint failed.
     ConnectFailed = "connect_failed",

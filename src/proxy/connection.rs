@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
+    io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
@@ -274,11 +275,15 @@ fn forward<'a, C: Side + 'a>(
         let mut backend = Preceded::new(header, backend);
         if preamble == Preamble::Postgres {
             let asked = timeout(subset.upstream().connect().timeout, postgres::ask_for_tls(&mut backend));
-            match Box::pin(asked).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Err(CloseReason::BackendTls),
-                Ok(Err(_)) => return Err(CloseReason::BackendReset),
-                Err(_) => return Err(CloseReason::BackendTls),
+            let no_tls = match Box::pin(asked).await {
+                Ok(Ok(true)) => None,
+                Ok(Ok(false)) => Some("it was asked for TLS and has none"),
+                Ok(Err(_)) => Some("it was asked for TLS and ended the connection"),
+                Err(_) => Some("it was asked for TLS and did not answer within connect.timeout"),
+            };
+            if let Some(no_tls) = no_tls {
+                active.endpoint().connect_failed(&io::Error::other(no_tls));
+                return Err(CloseReason::BackendTls);
             }
         }
         let deadlines = deadlines(&serving.listener, account.accepted_at);

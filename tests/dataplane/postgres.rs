@@ -92,6 +92,8 @@ fn a_backend_without_tls_is_no_silent_end() {
     let rig = Rig::with(&[declines], |listener, _| listener.tls = postgres(TlsMode::Passthrough, &certificate));
     handshake(&authority.client(&[&TLS13]), asked(&rig)).unwrap_err();
     rig.wait_closed(CloseReason::BackendTls, 1);
+    let failure = rig.endpoint(declines).state().last_failure.unwrap();
+    assert_eq!(failure.reason, "it was asked for TLS and has none");
 }
 
 #[test]
