@@ -38,10 +38,13 @@ impl Surroundings<'_> {
     /// Adds to an upstream, as far as it may be kept, what a listener leads to that goes on as before, while its backends
     /// are no longer declared.
     pub fn add_led_to(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
-        let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
         let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
         let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
         let missing: BTreeSet<_> = names.filter(|name| !upstream.backends.contains(*name)).cloned().collect();
+        if missing.is_empty() {
+            return;
+        }
+        let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
         let led_to = |endpoint: &&Endpoint| {
             missing.contains(&endpoint.key.backend)
                 && self.reach.refusal(endpoint.address(), Target::Pod).is_none()

@@ -100,9 +100,11 @@ impl<'a> Declaration<'a> {
             // Without an upstream they would have nowhere to go.
             return Translated { listeners: BTreeMap::new(), upstream: None };
         };
-        let listeners =
-            listeners.into_iter().map(|(key, wish)| (key, if lost { wish.with_routes_before() } else { wish }));
-        Translated { listeners: listeners.collect(), upstream: Some(reuse(upstream, self.before.upstream.as_ref())) }
+        let listeners = match lost {
+            true => listeners.into_iter().map(|(key, wish)| (key, wish.with_routes_before())).collect(),
+            false => listeners,
+        };
+        Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())) }
     }
 
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {

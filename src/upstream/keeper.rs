@@ -70,8 +70,10 @@ impl Keeper {
 
     /// Has ejections leave those subsets an endpoint that somebody has now.
     fn protect_subsets(&mut self) {
-        let subsets = self.open_subsets().iter().map(|subset| subset.backends().clone()).collect();
-        self.members.never_empty(subsets);
+        let open = self.open_subsets();
+        // The whole is protected in any case.
+        let parts = open.iter().map(|subset| subset.backends()).filter(|backends| **backends != Backends::All);
+        self.members.never_empty(parts.cloned().collect());
     }
 
     fn open_subsets(&mut self) -> Vec<Arc<Subset>> {

@@ -76,7 +76,7 @@ impl Members {
         changes
     }
 
-    /// From the next call on, ejections leave each of these subsets an endpoint.
+    /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole.
     pub fn never_empty(&mut self, subsets: Vec<Backends>) {
         self.never_empty = subsets;
     }
@@ -175,8 +175,8 @@ impl Members {
     /// Whether some subset would have no usable endpoint without this one.
     fn is_last(&self, index: usize) -> bool {
         let others = || self.members.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, member)| member);
-        let of_its_own = self.subsets().into_iter().filter(|subset| self.members[index].is_of(subset));
-        of_its_own.into_iter().any(|subset| !others().any(|other| other.usable() && other.is_of(&subset)))
+        let mut of_its_own = self.subsets().into_iter().filter(|subset| self.members[index].is_of(subset));
+        of_its_own.any(|subset| !others().any(|other| other.usable() && other.is_of(&subset)))
     }
 
     /// Ends, of the ejections of some members, the one that would end first.
