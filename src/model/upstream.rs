@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
@@ -17,15 +17,23 @@ use super::{EndpointKey, Keepalive};
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
     pub balancing: Balancing,
-    /// The names of its backends, also of those without endpoints.
-    pub backends: BTreeSet<Arc<str>>,
-    /// Sorted by key, each key once. May be empty: then connections are refused.
+    /// Its backends by name, also those without endpoints.
+    pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    /// Sorted by key, each key once, each of one of the backends. May be empty: then connections are refused.
     pub endpoints: Vec<Endpoint>,
     pub active_check: Option<ActiveCheck>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
+}
+
+/// What the endpoints of a backend have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// The PROXY header sent to them; `None`: none.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// One address that serves connections.
@@ -35,8 +43,6 @@ pub struct Endpoint {
     pub key: EndpointKey,
     pub stable_id: StableId,
     pub weight: Weight,
-    /// The PROXY header sent to it; `None`: none.
-    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 impl Endpoint {

@@ -193,7 +193,7 @@ async fn cancel(
     let mut servers = BTreeMap::new();
     let endpoints = routes.all().iter().flat_map(|route| route.subset.endpoints());
     for endpoint in endpoints.filter(|endpoint| endpoint.usable()) {
-        let version = endpoint.proxy_protocol();
+        let version = endpoint.backend().proxy_protocol;
         let header = version.map(|version| announce(version, client.get_mut(), account)).transpose()?;
         servers.insert(endpoint.address(), header.unwrap_or_default().into());
     }
@@ -270,7 +270,7 @@ fn forward<'a, C: Side + 'a>(
         let reached = connect::first_reachable(subset, account.client.ip(), &mut account.attempts);
         let (backend, active) = Box::pin(reached).await?;
         account.connected(active.endpoint().address(), begun.elapsed());
-        let version = active.endpoint().proxy_protocol();
+        let version = active.endpoint().backend().proxy_protocol;
         let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
         let mut backend = Preceded::new(header, backend);
         if preamble == Preamble::Postgres {

@@ -1,6 +1,6 @@
 //! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     Problem, Reason, Surroundings,
@@ -11,8 +11,8 @@ use super::{
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{AddressPort, Backend, Host, ProxyProtocolVersion},
-    model::{Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
+    api::{self, AddressPort, Host},
+    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
     source::Lookup,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Member {
 
 /// What a backend comes to, and what is wrong with it.
 struct Part {
+    name: Arc<str>,
+    settings: Arc<Backend>,
     weight: u16,
     endpoints: Vec<Endpoint>,
     findings: Findings,
@@ -33,33 +35,39 @@ struct Part {
 
 /// What all backends come to.
 pub(super) struct Found {
+    pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key.
     pub endpoints: Vec<Endpoint>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
     pub lost: bool,
 }
 
-/// All endpoints. A backend that is wrong keeps the endpoints it had `before`; if all are wrong and none had any by its
+/// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong and none had any by its
 /// name, connections go where they went before.
-pub(super) fn endpoints(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
+pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
-    let before = if lost { declaration.kept() } else { None };
-    let before = before.as_ref().map_or(&[][..], |before| &before.endpoints);
-    let mut groups = Vec::new();
-    for Part { weight, endpoints, findings } in parts {
+    let kept = if lost { declaration.kept() } else { None };
+    let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
+    let (mut backends, mut groups) = (BTreeMap::new(), Vec::new());
+    for Part { name, settings, weight, endpoints, findings } in parts {
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
             false => declaration.meanwhile_to("it keeps the endpoints it had before", &endpoints),
         };
         problems.extend(findings.concluded(&meanwhile));
+        // The first one, should several have its name.
+        backends.entry(name).or_insert(settings);
         if !endpoints.is_empty() {
             groups.push((weight, endpoints));
         }
     }
-    Found { endpoints: if lost { before.to_vec() } else { weighted(groups) }, lost }
+    match kept {
+        Some(before) => Found { backends: before.backends.clone(), endpoints: before.endpoints.clone(), lost },
+        None => Found { backends, endpoints: weighted(groups), lost },
+    }
 }
 
 fn part(index: usize, declaration: &Declaration) -> Part {
@@ -69,14 +77,17 @@ fn part(index: usize, declaration: &Declaration) -> Part {
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let mut endpoints = translate(backend, declaration, place);
+    let mut settings = Arc::new(settings(backend));
+    let mut endpoints = endpoints(backend, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
         endpoints = kept(index, declaration);
+        let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
+        settings = before.cloned().unwrap_or(settings);
     }
-    Part { weight: backend.weight, endpoints, findings }
+    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, findings }
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
@@ -93,12 +104,12 @@ fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
 }
 
 /// The declared name, else the Service's, else `default`.
-pub fn name(backend: &Backend) -> &str {
+pub fn name(backend: &api::Backend) -> &str {
     let service = || backend.service.as_ref().map(|service| service.name.0.as_str());
     backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
 }
 
-fn check_name(backends: &[Backend], index: usize, place: &mut Place) {
+fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     let mut place = place.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
         place.refuse("it is missing: with several backends write a name for each");
@@ -108,7 +119,16 @@ fn check_name(backends: &[Backend], index: usize, place: &mut Place) {
     }
 }
 
-fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
+fn settings(backend: &api::Backend) -> Backend {
+    Backend {
+        proxy_protocol: backend.proxy_protocol.map(|version| match version {
+            api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
+            api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
+        }),
+    }
+}
+
+fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
@@ -127,17 +147,12 @@ fn translate(backend: &Backend, declaration: &Declaration, place: &mut Place) ->
         }
     };
     let name: Arc<str> = name(backend).into();
-    let proxy_protocol = backend.proxy_protocol.map(|version| match version {
-        ProxyProtocolVersion::V1 => ProxyVersion::V1,
-        ProxyProtocolVersion::V2 => ProxyVersion::V2,
-    });
     members
         .into_iter()
         .map(|Member { address, uid, stable_id }| Endpoint {
             key: EndpointKey { backend: name.clone(), address, uid },
             stable_id,
             weight: Weight::ONE,
-            proxy_protocol,
         })
         .collect()
 }
@@ -189,7 +204,7 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
     place.warn(Reason::NameNotResolved, message);
 }
 
-fn warn_of_no_endpoints(backend: &Backend, object: &ObjectKey, place: &mut Place) {
+fn warn_of_no_endpoints(backend: &api::Backend, object: &ObjectKey, place: &mut Place) {
     let who = match &backend.service {
         Some(service) => {
             format!("Service {}/{} has no ready endpoint on port {}", object.namespace, service.name, service.port)

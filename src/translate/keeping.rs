@@ -3,7 +3,7 @@
 //! Addresses that somebody wrote are kept without a limit. Those of pods, which have uids beside them, are not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -40,13 +40,12 @@ impl Surroundings<'_> {
     pub fn add_led_to(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
         let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
         let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
-        let missing: BTreeSet<_> = names.filter(|name| !upstream.backends.contains(*name)).cloned().collect();
-        if missing.is_empty() {
-            return;
-        }
         let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
+        let missing = names.filter(|name| !upstream.backends.contains_key(*name));
+        let missing: BTreeMap<_, _> =
+            missing.filter_map(|name| Some((name.clone(), previous.backends.get(name)?.clone()))).collect();
         let led_to = |endpoint: &&Endpoint| {
-            missing.contains(&endpoint.key.backend)
+            missing.contains_key(&endpoint.key.backend)
                 && self.reach.refusal(endpoint.address(), Target::Pod).is_none()
                 && self.may_stay(&listener.upstream.object, endpoint)
         };

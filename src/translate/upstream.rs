@@ -1,7 +1,5 @@
 //! The endpoints of a load balancer, and how connections are spread over them and opened.
 
-use std::{collections::BTreeSet, sync::Arc};
-
 use super::{
     Problem,
     backends::{self, Found},
@@ -39,9 +37,7 @@ pub(super) fn translate(
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
     }
 
-    let Found { endpoints, lost } = backends::endpoints(declaration, problems);
-    let declared = || spec.backends.iter().map(|backend| backends::name(backend).into()).collect();
-    let names: BTreeSet<Arc<str>> = before.filter(|_| lost).map_or_else(declared, |before| before.backends.clone());
+    let Found { backends, endpoints, lost } = backends::translate(declaration, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
@@ -56,7 +52,7 @@ pub(super) fn translate(
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
     let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
-        backends: names,
+        backends,
         endpoints,
         active_check: active_check.or(before.map(|before| before.active_check))?,
         passive_check: passive_check.or(before.map(|before| before.passive_check))?,

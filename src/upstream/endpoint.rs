@@ -3,11 +3,11 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use jiff::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 
@@ -15,14 +15,14 @@ use super::{
     dial::is_local,
     pool::{Pool, PoolCounters, PoolFigures},
 };
-use crate::model::{EndpointKey, ProxyVersion};
+use crate::model::{Backend, EndpointKey};
 
 /// The live state of an endpoint, the same for as long as its key stays in its upstream.
 pub struct Endpoint {
     key: EndpointKey,
     /// Tells it from every other one of this process, also from an earlier one with the same key.
     id: u64,
-    proxy_protocol: AtomicU8,
+    backend: ArcSwap<Backend>,
     usable: AtomicBool,
     standing: ArcSwap<Standing>,
     active: AtomicU32,
@@ -71,12 +71,12 @@ impl Standing {
 }
 
 impl Endpoint {
-    pub(super) fn new(key: EndpointKey, keeper: Arc<Notify>) -> Self {
+    pub(super) fn new(key: EndpointKey, backend: Arc<Backend>, keeper: Arc<Notify>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
         Self {
             key,
             id: IDS.fetch_add(1, Relaxed),
-            proxy_protocol: AtomicU8::new(0),
+            backend: ArcSwap::from(backend),
             usable: AtomicBool::new(true),
             standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
             active: AtomicU32::new(0),
@@ -100,13 +100,9 @@ impl Endpoint {
         self.key.address
     }
 
-    /// The PROXY header to send at the start of each connection; `None`: none.
-    pub fn proxy_protocol(&self) -> Option<ProxyVersion> {
-        match self.proxy_protocol.load(Relaxed) {
-            1 => Some(ProxyVersion::V1),
-            2 => Some(ProxyVersion::V2),
-            _ => None,
-        }
+    /// How connections to it begin.
+    pub fn backend(&self) -> Guard<Arc<Backend>> {
+        self.backend.load()
     }
 
     /// Whether new connections may go to it.
@@ -203,13 +199,8 @@ impl Endpoint {
         self.ejections.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn configure(&self, proxy_protocol: Option<ProxyVersion>, worrying_failures: Option<u16>) {
-        let version = match proxy_protocol {
-            None => 0,
-            Some(ProxyVersion::V1) => 1,
-            Some(ProxyVersion::V2) => 2,
-        };
-        self.proxy_protocol.store(version, Relaxed);
+    pub(super) fn configure(&self, backend: &Arc<Backend>, worrying_failures: Option<u16>) {
+        self.backend.store(backend.clone());
         self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
     }
 
@@ -305,7 +296,7 @@ mod tests {
 
     fn endpoint() -> Arc<Endpoint> {
         let key = EndpointKey { backend: "b".into(), address: "127.0.0.1:1".parse().unwrap(), uid: None };
-        Arc::new(Endpoint::new(key, Arc::default()))
+        Arc::new(Endpoint::new(key, Arc::default(), Arc::default()))
     }
 
     #[test]

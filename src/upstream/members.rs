@@ -56,8 +56,10 @@ impl Members {
         let worrying = wanted.passive_check.map(|check| check.consecutive_failures.get());
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
-            let member = live.map_or_else(|| Member::new(endpoint, keeper), |member| member.configured(endpoint));
-            member.endpoint().configure(endpoint.proxy_protocol, worrying);
+            let backend = &wanted.backends[&endpoint.key.backend];
+            let member =
+                live.map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint));
+            member.endpoint().configure(backend, worrying);
             self.members.push(member);
         }
         (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
@@ -199,9 +201,9 @@ impl Members {
 }
 
 impl Member {
-    fn new(wanted: &model::Endpoint, keeper: &Arc<Notify>) -> Self {
+    fn new(wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Self {
         let candidate = Candidate {
-            endpoint: Arc::new(Endpoint::new(wanted.key.clone(), keeper.clone())),
+            endpoint: Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
         };

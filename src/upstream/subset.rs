@@ -113,7 +113,7 @@ impl Current {
         };
         let own = match (backends, before) {
             // Its backends have other names now. Who was on the way to their addresses may still go there.
-            (Backends::Of(names), Some(before)) if names.iter().all(|name| !settings.backends.contains(name)) => {
+            (Backends::Of(names), Some(before)) if names.iter().all(|name| !settings.backends.contains_key(name)) => {
                 of(&|key| before.addresses.contains(&address_of(key)))
             }
             _ => of(&|key| backends.have(key)),

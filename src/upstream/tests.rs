@@ -34,11 +34,11 @@ fn key() -> UpstreamKey {
 fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
     let endpoint = |address: SocketAddr| {
         let key = EndpointKey { backend: "b".into(), address, uid: None };
-        model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE, proxy_protocol: None }
+        model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE }
     };
     model::Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
-        backends: ["b".into()].into(),
+        backends: backends(["b"]),
         endpoints: addresses.into_iter().map(endpoint).collect(),
         active_check: None,
         passive_check: None,
@@ -50,6 +50,10 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
         },
         keepalive: None,
     }
+}
+
+fn backends<const N: usize>(names: [&str; N]) -> BTreeMap<Arc<str>, Arc<model::Backend>> {
+    names.map(|name| (name.into(), Arc::default())).into()
 }
 
 fn wanted(settings: model::Upstream) -> Wanted {
@@ -157,7 +161,7 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
     let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut settings = settings(addresses);
     let names: [Arc<str>; 2] = ["one".into(), "two".into()];
-    settings.backends = names.clone().into();
+    settings.backends = backends(["one", "two"]);
     for (endpoint, backend) in settings.endpoints.iter_mut().zip([0, 0, 1]) {
         endpoint.key.backend = names[backend].clone();
     }
@@ -188,7 +192,7 @@ async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addr
     };
     let renamed = |name: &str, addresses: &[SocketAddr]| {
         let mut settings = settings(addresses.iter().copied());
-        settings.backends = [name.into()].into();
+        settings.backends = backends([name]);
         settings.endpoints.iter_mut().for_each(|endpoint| endpoint.key.backend = name.into());
         wanted(settings)
     };
@@ -199,7 +203,7 @@ async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addr
     upstreams.update(&renamed("other", &addresses[1..]));
     assert_eq!([picked(&subset), picked(&subset)], [Some(2), Some(2)]);
     let mut moved = settings(addresses);
-    moved.backends = ["b".into(), "other".into()].into();
+    moved.backends = backends(["b", "other"]);
     moved.endpoints.iter_mut().for_each(|endpoint| endpoint.key.backend = "other".into());
     upstreams.update(&wanted(moved));
     assert_eq!(picked(&subset), None);
@@ -210,7 +214,7 @@ async fn a_route_to_an_ejected_endpoint_takes_it_back() {
     let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut settings = settings(addresses);
     settings.passive_check = Some(passive_check(1));
-    settings.backends = ["one".into(), "two".into()].into();
+    settings.backends = backends(["one", "two"]);
     settings.endpoints[0].key.backend = "one".into();
     settings.endpoints[1].key.backend = "two".into();
     let (upstreams, upstream) = start(settings, 0);

@@ -60,7 +60,7 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
     });
     let passed = Rig::with(&[asks_first], |listener, upstream| {
         listener.tls = postgres(TlsMode::Passthrough, &certificate);
-        upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+        backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
     });
     for rig in [&terminated, &passed] {
         let mut client = handshake(&config, asked(rig)).unwrap();
@@ -123,9 +123,11 @@ fn a_request_to_cancel_is_handed_to_every_endpoint() {
     let silent = BlackHole::new();
     let rig = Rig::with(&[one.address, other.address, dead, silent.address], |listener, upstream| {
         listener.tls = postgres(TlsMode::Passthrough, &certificate);
-        for endpoint in &mut upstream.endpoints {
-            endpoint.proxy_protocol = (endpoint.address() == other.address).then_some(ProxyVersion::V2);
-        }
+        let announced = tcplb::model::Backend { proxy_protocol: Some(ProxyVersion::V2) };
+        upstream.backends.insert("announced".into(), Arc::new(announced));
+        let its_own = upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == other.address);
+        its_own.unwrap().key.backend = "announced".into();
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     });
     let mut client = rig.connect();
     client.write_all(CANCEL).unwrap();

@@ -217,7 +217,7 @@ fn a_trusted_peer_cannot_pass_on_the_header_that_its_client_sends() {
 fn backends_are_told_who_the_client_is_and_where_it_connected_to() {
     for (version, length) in [(ProxyVersion::V1, None), (ProxyVersion::V2, Some(28))] {
         let backend = Backend::new();
-        let rig = Rig::with(&[backend.address], |_, upstream| upstream.endpoints[0].proxy_protocol = Some(version));
+        let rig = Rig::with(&[backend.address], |_, upstream| backend_of(upstream).proxy_protocol = Some(version));
         let (client, mut served) = rig.connect_to(&backend);
         let addresses = (client.local_addr().unwrap(), rig.address());
         match length {
@@ -242,7 +242,7 @@ fn whatever_a_client_sends_comes_behind_the_header() {
             transfer(stream, 1, 2, LENGTH);
         });
         let rig = Rig::sized(Size { pipes, ..Size::default() }, &[backend], |_, upstream| {
-            upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+            backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
         });
         transfer(connect(rig.address()), 2, 1, LENGTH);
         rig.wait_closed(CloseReason::Complete, 1);
@@ -254,7 +254,7 @@ fn what_a_trusted_peer_announced_is_what_backends_are_told() {
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |listener, upstream| {
         listener.proxy_protocol = Some(trusting(ProxyMode::Required));
-        upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+        backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
     });
     let mut client = connect_from(TRUSTED, rig.address());
     client.write_all(V1).unwrap();
@@ -307,7 +307,7 @@ fn access_and_limits_are_for_the_announced_client() {
 fn a_connection_made_in_advance_gets_its_header_when_it_gets_its_client() {
     let backend = Backend::new();
     let rig = Rig::with(&[backend.address], |_, upstream| {
-        upstream.endpoints[0].proxy_protocol = Some(ProxyVersion::V2);
+        backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
         upstream.connect.preconnect =
             Some(model::Preconnect { per_endpoint: std::num::NonZeroU16::MIN, idle_timeout: PATIENCE * 10 });
     });

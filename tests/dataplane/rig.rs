@@ -319,7 +319,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
-        backends: ["db".into()].into(),
+        backends: [("db".into(), Arc::default())].into(),
         endpoints,
         active_check: None,
         passive_check: None,
@@ -333,12 +333,16 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     }
 }
 
+/// What its only backend, and so each of its endpoints, has.
+pub fn backend_of(upstream: &mut Upstream) -> &mut tcplb::model::Backend {
+    Arc::make_mut(upstream.backends.get_mut("db").unwrap())
+}
+
 pub fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
         key: EndpointKey { backend: "db".into(), address, uid: None },
         stable_id: StableId::Address(address),
         weight: Weight::ONE,
-        proxy_protocol: None,
     }
 }
 

@@ -82,7 +82,7 @@ fn rig(backends: &[(&str, SocketAddr)], tls: Option<Tls>) -> Rig {
             let (name, _) = backends.iter().find(|(_, address)| *address == endpoint.address()).unwrap();
             endpoint.key.backend = (*name).into();
         }
-        upstream.backends = backends.iter().map(|(name, _)| (*name).into()).collect();
+        upstream.backends = backends.iter().map(|(name, _)| ((*name).into(), Arc::default())).collect();
         upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     })
 }

@@ -57,16 +57,18 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
     }
     for (key, upstream) in &snapshot.upstreams {
         writeln!(out, "upstream {key}").unwrap();
+        for (name, backend) in &upstream.backends {
+            writeln!(out, "  {name} {backend:?}").unwrap();
+        }
         for endpoint in &upstream.endpoints {
             writeln!(
                 out,
-                "  endpoint {} of {}, uid {:?}, id {}, weight {}, PROXY {:?}",
+                "  endpoint {} of {}, uid {:?}, id {}, weight {}",
                 endpoint.key.address,
                 endpoint.key.backend,
                 endpoint.key.uid,
                 endpoint.stable_id,
                 endpoint.weight.value(),
-                endpoint.proxy_protocol
             )
             .unwrap();
         }

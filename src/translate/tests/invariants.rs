@@ -14,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{Listener, Networks, overlap},
+    model::{Endpoint, Listener, Networks, overlap},
     source::{Allocation, Allocations, Declared, Identity, Lookup, Site, Tenancy},
 };
 
@@ -484,6 +484,8 @@ proptest! {
             }
             for (key, upstream) in &snapshot.upstreams {
                 prop_assert!(upstream.endpoints.is_sorted_by(|a, b| a.key < b.key), "{key}");
+                let known = |endpoint: &Endpoint| upstream.backends.contains_key(&endpoint.key.backend);
+                prop_assert!(upstream.endpoints.iter().all(known), "{key}");
                 for (tenancy, endpoint) in world.site.tenancy().into_iter().flat_map(|tenancy| {
                     upstream.endpoints.iter().map(move |endpoint| (tenancy, endpoint.address()))
                 }) {

@@ -18,7 +18,7 @@ fn candidate(id: &str, weight: u32) -> Candidate {
     let address = (Ipv4Addr::from_bits(fastrand::u32(..)), 5432).into();
     let key = EndpointKey { backend: "b".into(), address, uid: None };
     let weight = Weight::new(NonZeroU32::new(weight).unwrap());
-    Candidate { endpoint: Arc::new(Endpoint::new(key, Arc::default())), stable_id: id.into(), weight }
+    Candidate { endpoint: Arc::new(Endpoint::new(key, Arc::default(), Arc::default())), stable_id: id.into(), weight }
 }
 
 /// `a`, `b`, ... with these weights.

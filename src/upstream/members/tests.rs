@@ -31,11 +31,11 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     let endpoint = |port| {
         let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
         let stable_id = model::StableId::Address(key.address);
-        model::Endpoint { key, stable_id, weight: Weight::ONE, proxy_protocol: None }
+        model::Endpoint { key, stable_id, weight: Weight::ONE }
     };
     model::Upstream {
         balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
-        backends: ["b".into()].into(),
+        backends: [("b".into(), Arc::default())].into(),
         endpoints: ports.into_iter().map(endpoint).collect(),
         active_check: Some(check()),
         passive_check: Some(passive()),
@@ -163,6 +163,7 @@ fn no_more_than_the_share_is_ejected_and_never_the_last_usable_one() {
 #[test]
 fn ejections_leave_each_subset_an_endpoint() {
     let mut wanted = upstream(1..=5);
+    wanted.backends.insert("own".into(), Arc::default());
     wanted.endpoints[0].key.backend = "own".into();
     wanted.endpoints[1].key.backend = "own".into();
     let mut scene = Scene::new([]);
@@ -261,12 +262,13 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     let kept = scene.endpoint(1);
     let mut wanted = upstream([1, 2, 4, 5, 6]);
     wanted.endpoints[1].weight = Weight::new(7.try_into().unwrap());
-    wanted.endpoints[1].proxy_protocol = Some(model::ProxyVersion::V2);
+    let backend = model::Backend { proxy_protocol: Some(model::ProxyVersion::V2) };
+    wanted.backends.insert("b".into(), Arc::new(backend));
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
     assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
     assert_eq!(scene.members.candidates()[1].weight.value(), 7);
-    assert_eq!(kept.proxy_protocol(), Some(model::ProxyVersion::V2));
+    assert_eq!(kept.backend().proxy_protocol, Some(model::ProxyVersion::V2));
 }
 
 #[test]
