@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{EndpointKey, Keepalive};
+use super::{BackendTls, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +34,8 @@ pub struct Upstream {
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS with them; `None`: none of its own.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// One address that serves connections.
