@@ -83,6 +83,7 @@ fn write_port(page: &mut String, port: &Port) {
 
 fn write_member(page: &mut String, member: &Member) {
     let state = match (member.usable, member.healthy) {
+        (true, _) if !member.in_service => mark(true, "stands by", ""),
         (true, _) => mark(true, "usable", ""),
         (false, false) => mark(false, "", "unhealthy"),
         (false, true) => mark(false, "", "ejected"),
