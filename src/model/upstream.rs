@@ -102,6 +102,11 @@ impl Weight {
     pub const fn value(self) -> u32 {
         self.0.get()
     }
+
+    /// At least 1.
+    pub fn times(self, factor: u32) -> Self {
+        Self(NonZeroU32::new(factor).map_or(NonZeroU32::MIN, |factor| self.0.saturating_mul(factor)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,11 +122,14 @@ pub struct Balancing {
     /// How many leading bits of an IPv6 client address sticky balancing looks at (1 to 128).
     pub hash_prefix_v6: u8,
     pub failover: Failover,
+    /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
+    #[serde(serialize_with = "duration::optional::serialize")]
+    pub slow_start: Option<Duration>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default() }
+        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default(), slow_start: None }
     }
 }
 

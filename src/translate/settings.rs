@@ -70,12 +70,22 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
         api::Algorithm::Maglev => Algorithm::Maglev,
     };
     let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
+    let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover }
+    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+}
+
+fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
+    if algorithm == Algorithm::Maglev {
+        place.refuse(
+            "with Maglev each client has its own endpoint from the start: write another algorithm, or leave it out",
+        );
+    }
+    place.duration(over, SECOND..=HOUR)
 }
 
 fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place: &mut Place) -> Failover {

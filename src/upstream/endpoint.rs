@@ -27,6 +27,8 @@ pub struct Endpoint {
     standing: ArcSwap<Standing>,
     /// `None`: in service.
     standby_since: ArcSwapOption<Instant>,
+    /// In percent of its weight.
+    share: AtomicU32,
     active: AtomicU32,
     dialled: AtomicU64,
     connect_failures: AtomicU64,
@@ -82,6 +84,7 @@ impl Endpoint {
             usable: AtomicBool::new(true),
             standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
             standby_since: ArcSwapOption::empty(),
+            share: AtomicU32::new(100),
             active: AtomicU32::new(0),
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -122,6 +125,11 @@ impl Endpoint {
     /// Since when it stands by; `None`: it is in service.
     pub fn standby_since(&self) -> Option<Instant> {
         self.standby_since.load().as_deref().copied()
+    }
+
+    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    pub fn share(&self) -> u32 {
+        self.share.load(Relaxed)
     }
 
     pub fn state(&self) -> EndpointState {
@@ -228,6 +236,10 @@ impl Endpoint {
         if standing.usable() && !was_usable {
             self.consecutive_failures.store(0, Relaxed);
         }
+    }
+
+    pub(super) fn note_share(&self, percent: u32) {
+        self.share.store(percent, Relaxed);
     }
 
     pub(super) fn stand_by(&self, stands_by: bool) {

@@ -69,7 +69,7 @@ impl Keeper {
             return subset;
         }
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
-        let candidates = self.members.candidates();
+        let candidates = self.members.candidates(Instant::now());
         let mut serving = Serving::default();
         let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving));
         self.subsets.push(Known { subset: Arc::downgrade(&subset), serving });
@@ -171,7 +171,8 @@ impl Keeper {
     /// Has each subset's connections go to those endpoints that they are to go to now.
     fn balance(&mut self, upstream: &Upstream) {
         let Some(settings) = self.settings.clone() else { return };
-        let candidates = self.members.candidates();
+        let now = Instant::now();
+        let candidates = self.members.candidates(now);
         let mut switched = false;
         for Known { subset, serving } in &mut self.subsets {
             let Some(subset) = subset.upgrade() else { continue };
@@ -182,7 +183,8 @@ impl Keeper {
             }
         }
         let failover = &settings.balancing.failover;
-        self.due = self.subsets.iter().filter_map(|known| known.serving.due(failover)).min();
+        let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
+        self.due = failbacks.chain(self.members.next_step(now)).min();
         self.note_service();
         if switched {
             self.surroundings.usable_changes.send_modify(|count| *count += 1);

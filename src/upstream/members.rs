@@ -14,6 +14,7 @@ use super::{
     health::{Health, Transition},
     outlier::{Outlier, most_ejected},
     probe::Outcome,
+    slow_start::SlowStart,
 };
 use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck, Priority};
 
@@ -27,6 +28,8 @@ pub(super) struct Members {
     members: Vec<Member>,
     active: Option<ActiveCheck>,
     passive: Option<PassiveCheck>,
+    /// How long the share of an endpoint grows that becomes usable.
+    slow_start: Option<Duration>,
     never_empty: Vec<Backends>,
 }
 
@@ -35,6 +38,9 @@ struct Member {
     candidate: Candidate,
     health: Health,
     outlier: Outlier,
+    /// Whether it was usable when that was last looked at.
+    was_usable: bool,
+    slow_start: Option<SlowStart>,
 }
 
 /// What happened to an endpoint.
@@ -68,6 +74,7 @@ impl Members {
             self.members.push(member);
         }
         (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
+        self.slow_start = wanted.balancing.slow_start;
 
         let mut changes = Vec::new();
         for member in &mut self.members {
@@ -122,8 +129,29 @@ impl Members {
         self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
     }
 
-    pub fn candidates(&self) -> Vec<Candidate> {
-        self.members.iter().map(|member| member.candidate.clone()).collect()
+    /// Those that start slowly have less weight.
+    pub fn candidates(&self, now: Instant) -> Vec<Candidate> {
+        let percents: Vec<_> = self.slow_starts().map(|slow| slow?.percent(now)).collect();
+        let anybody_starts = percents.iter().any(Option::is_some);
+        let weighted = |(member, percent): (&Member, Option<u32>)| {
+            let percent = percent.unwrap_or(100);
+            member.endpoint().note_share(percent);
+            let mut candidate = member.candidate.clone();
+            if anybody_starts {
+                candidate.weight = candidate.weight.times(percent);
+            }
+            candidate
+        };
+        self.members.iter().zip(percents).map(weighted).collect()
+    }
+
+    /// When candidates will have other weights although nothing has happened.
+    pub fn next_step(&self, now: Instant) -> Option<Instant> {
+        self.slow_starts().filter_map(|slow| slow?.next_step(now)).min()
+    }
+
+    fn slow_starts(&self) -> impl Iterator<Item = Option<SlowStart>> {
+        self.members.iter().map(|member| member.slow_start.filter(|_| self.slow_start.is_some()))
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -152,7 +180,13 @@ impl Members {
             // Less of a group may be ejected once another has no usable endpoint left.
             self.return_too_many(&check, now, changes);
         }
-        for member in &self.members {
+        // Where nobody else serves, there is nobody to take the rest of its share.
+        let others_serve = self.members.iter().any(|member| member.was_usable && member.usable());
+        for member in &mut self.members {
+            if member.usable() && !member.was_usable {
+                member.slow_start = self.slow_start.filter(|_| others_serve).map(|over| SlowStart { since: now, over });
+            }
+            member.was_usable = member.usable();
             member.endpoint().stand(member.standing());
         }
     }
@@ -230,7 +264,7 @@ impl Member {
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
         };
-        Self { candidate, health: Health::default(), outlier: Outlier::default() }
+        Self { candidate, health: Health::default(), outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
 
     fn configured(mut self, wanted: &model::Endpoint) -> Self {

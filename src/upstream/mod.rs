@@ -15,6 +15,7 @@ mod outlier;
 mod pool;
 mod priority;
 mod probe;
+mod slow_start;
 pub mod socket_options;
 mod subset;
 #[cfg(test)]

@@ -253,6 +253,31 @@ async fn the_next_priority_serves_while_the_first_cannot() {
     assert_eq!((spare.in_service(), all.usable()), (false, 2));
 }
 
+/// The share of clients that a third endpoint gets, second by second after it has come.
+#[tokio::test(start_paused = true)]
+async fn a_new_endpoints_share_grows_in_a_straight_line() {
+    const PICKS: usize = 10_000;
+    let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::PowerOfTwo, Algorithm::Random] {
+        let of = |addresses: &[SocketAddr]| {
+            let mut settings = settings(addresses.iter().copied());
+            settings.balancing =
+                Balancing { algorithm, slow_start: Some(Duration::from_secs(20)), ..settings.balancing };
+            settings
+        };
+        let (mut upstreams, upstream) = start(of(&addresses[..2]), 0);
+        let all = upstream.subset(&Backends::All);
+        upstreams.update(&wanted(of(&addresses)));
+        for second in 0..25_u32 {
+            let picked = ports(&all, PICKS).into_iter().filter(|port| *port == 3).count() as f64 / PICKS as f64;
+            let part = f64::from(second * 5).clamp(10.0, 100.0);
+            let expected = part / (200.0 + part);
+            assert!((picked - expected).abs() < 0.02, "{algorithm:?} after {second} s: {picked}, not {expected}");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_stands_by_unless_some_subset_has_it_in_service() {
     let (_upstreams, upstream) = start(main_and_spare(), 0);

@@ -12,7 +12,11 @@ use crate::api::{Duration, rules};
 #[x_kube(
     validation = Rule::new("!has(self.hash) || self.algorithm == 'Maglev'")
         .message("it does nothing with another algorithm: write `algorithm: Maglev`, or leave `hash` out")
-        .field_path(".hash")
+        .field_path(".hash"),
+    validation = Rule::new("!has(self.slowStart) || self.algorithm != 'Maglev'")
+        .message("with Maglev each client has its own endpoint from the start: write another algorithm, or leave \
+                  `slowStart` out")
+        .field_path(".slowStart")
 )]
 pub struct LoadBalancing {
     /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
@@ -23,6 +27,11 @@ pub struct LoadBalancing {
     /// What Maglev looks at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
+    /// How long the share of an endpoint grows that is new or usable again, from a tenth to all of it; 1s to 1h. Not with
+    /// Maglev. Absent: it gets all of its share at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("1s", "1h"))]
+    pub slow_start: Option<Duration>,
     /// When backends of another priority serve. Absent: while none of a lower number has a usable endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,

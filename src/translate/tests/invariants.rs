@@ -312,8 +312,9 @@ fn settings() -> impl Strategy<Value = Value> {
     let failover = (n(), policy, d()).prop_map(
         |(percent, policy, after)| json!({"minUsablePercent": percent, "failback": {"policy": policy, "after": after}}),
     );
-    let balancing = (n(), seldom(failover))
-        .prop_map(|(n, failover)| json!({"algorithm": "Maglev", "hash": {"prefixV6": n}, "failover": failover}));
+    let balancing = (n(), seldom(failover), seldom(duration())).prop_map(|(n, failover, slow)| {
+        json!({"algorithm": "Maglev", "hash": {"prefixV6": n}, "failover": failover, "slowStart": slow})
+    });
     let active = (d(), d(), n(), n()).prop_map(|(interval, timeout, healthy, unhealthy)| {
         json!({"interval": interval, "timeout": timeout, "healthyAfter": healthy, "unhealthyAfter": unhealthy})
     });

@@ -92,6 +92,12 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
         ),
+        ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
+        (
+            "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
+            "loadBalancing.slowStart: with Maglev each client has its own endpoint from the start: write another \
+             algorithm, or leave it out",
+        ),
         (
             "loadBalancing: {failover: {minUsablePercent: 50}}",
             "loadBalancing.failover: all backends have the same priority: write a higher `priority` for those that serve \

@@ -211,6 +211,54 @@ fn all_of_a_group_are_ejected_while_another_can_serve() {
     assert_eq!(scene.picture(), "ue-");
 }
 
+/// The weights that balancing sees.
+fn weights(scene: &Scene) -> Vec<u32> {
+    scene.members.candidates(scene.now).iter().map(|candidate| candidate.weight.value()).collect()
+}
+
+fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
+    let balancing = Balancing { slow_start: Some(20 * SECOND), ..Balancing::default() };
+    model::Upstream { balancing, ..upstream(ports) }
+}
+
+#[test]
+fn endpoints_that_are_new_or_usable_again_start_slowly() {
+    let mut scene = Scene::new([]);
+    scene.change(&slowly(1..=2));
+    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 2], None), "all are new");
+
+    scene.change(&slowly(1..=3));
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![100, 100, 10], 10));
+    scene.pass(10 * SECOND);
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![100, 100, 50], 50));
+    scene.probe(0, "---++");
+    assert_eq!(weights(&scene), [10, 100, 50]);
+    scene.pass(10 * SECOND);
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![50, 100, 100], 100));
+    assert!(scene.members.next_step(scene.now).is_some());
+
+    scene.fail(1, 5);
+    scene.pass(30 * SECOND);
+    assert_eq!(weights(&scene), [100, 10, 100], "back from its ejection");
+    scene.change(&upstream(1..=3));
+    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 3], None), "nobody is to start slowly");
+}
+
+#[test]
+fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
+    let mut scene = Scene::new([]);
+    scene.change(&slowly(1..=2));
+    scene.probe(0, "---");
+    scene.probe(1, "---");
+    scene.probe(0, "++");
+    assert_eq!(weights(&scene), [1, 1]);
+    scene.probe(1, "++");
+    assert_eq!(weights(&scene), [100, 10]);
+
+    scene.change(&slowly(3..=4));
+    assert_eq!(weights(&scene), [1, 1], "none of those before stays");
+}
+
 #[test]
 fn an_endpoint_that_had_no_room_is_ejected_when_there_is_some() {
     let mut scene = Scene::new(1..=2);
@@ -300,7 +348,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
     assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
-    assert_eq!(scene.members.candidates()[1].weight.value(), 7);
+    assert_eq!(scene.members.candidates(scene.now)[1].weight.value(), 7);
     assert_eq!(kept.backend().proxy_protocol, Some(model::ProxyVersion::V2));
 }
 
