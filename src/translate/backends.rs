@@ -12,8 +12,8 @@ use super::{
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{self, AddressPort, Host},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
+    api::{self, AddressPort, Host, TcpLoadBalancerSpec},
+    model::{Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Weight},
     source::Lookup,
 };
 
@@ -83,8 +83,9 @@ fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-    let mut endpoints = endpoints(backend, declaration, place);
-    let settings = settings(backend, declaration, before, certificates, place);
+    let (mut endpoints, unready) = endpoints(backend, declaration, place);
+    let unready = if asks_for_shares(declaration.spec) { unready } else { 0 };
+    let settings = settings(backend, unready, declaration, before, certificates, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
@@ -124,8 +125,15 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     }
 }
 
+/// Whether it matters how many of the endpoints are usable, as long as some are.
+fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
+    let failover = spec.load_balancing.as_ref().and_then(|balancing| balancing.failover.as_ref());
+    failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
+}
+
 fn settings(
     backend: &api::Backend,
+    unready: usize,
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
     certificates: &mut Certificates,
@@ -136,6 +144,8 @@ fn settings(
         tls: backend.tls.as_ref().and_then(|declared| {
             backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
         }),
+        priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
+        unready,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
@@ -143,33 +153,37 @@ fn settings(
     }
 }
 
-fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
+/// And how many more there are that are not ready.
+fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> (Vec<Endpoint>, usize) {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
     let Declaration { object, surroundings, .. } = declaration;
-    let members = match (&backend.service, &backend.addresses) {
+    let slices::Found { members, unready } = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, &object.namespace, surroundings, &mut place.at("service")),
-        (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
+        (None, Some(addresses)) => {
+            slices::Found { members: resolved(addresses, surroundings, &mut place.at("addresses")), unready: 0 }
+        }
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
-            Vec::new()
+            slices::Found::default()
         }
         (None, None) => {
             place.refuse("it has neither service nor addresses: write where its connections go");
-            Vec::new()
+            slices::Found::default()
         }
     };
     let name: Arc<str> = name(backend).into();
-    members
+    let endpoints = members
         .into_iter()
         .map(|Member { address, uid, stable_id }| Endpoint {
             key: EndpointKey { backend: name.clone(), address, uid },
             stable_id,
             weight: Weight::ONE,
         })
-        .collect()
+        .collect();
+    (endpoints, unready)
 }
 
 /// The addresses, with all that is known of each DNS name.

@@ -13,7 +13,9 @@ mod keeper;
 mod members;
 mod outlier;
 mod pool;
+mod priority;
 mod probe;
+mod slow_start;
 pub mod socket_options;
 mod subset;
 #[cfg(test)]
@@ -22,7 +24,10 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -116,6 +121,8 @@ pub struct Upstream {
     current: ArcSwap<Current>,
     /// Wakes the keeper's task.
     attention: Arc<Notify>,
+    /// Times that other groups of endpoints began to serve.
+    switches: AtomicU64,
     /// Never locked by a connection.
     keeper: Mutex<Keeper>,
 }
@@ -142,6 +149,7 @@ impl Upstream {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
+            switches: AtomicU64::new(0),
             keeper: Mutex::new(Keeper::new(surroundings)),
         }
     }
@@ -172,6 +180,11 @@ impl Upstream {
     /// How many endpoints are usable.
     pub fn usable(&self) -> usize {
         self.current.load().usable
+    }
+
+    /// How often endpoints of another priority began to serve instead of those before, of the whole or of a route.
+    pub fn switches(&self) -> u64 {
+        self.switches.load(Relaxed)
     }
 
     fn change(self: &Arc<Self>, wanted: &Arc<model::Upstream>) {

@@ -17,8 +17,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Algorithm, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
-        ListenerState, ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
+        Access, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey, ListenerState,
+        ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -318,7 +318,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     let mut endpoints: Vec<Endpoint> = backends.iter().copied().map(endpoint).collect();
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     Upstream {
-        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("db".into(), Arc::default())].into(),
         endpoints,
         active_check: None,
