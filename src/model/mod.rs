@@ -4,6 +4,7 @@
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
 mod certificate;
+mod drain;
 mod key;
 mod listener;
 mod network;
@@ -13,10 +14,11 @@ mod snapshot;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
-    TlsMode, TlsVersion, covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
+    TlsVersion, covers, overlap,
 };
 pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
@@ -24,5 +26,5 @@ pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use upstream::{
     ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId,
-    Upstream, Weight,
+    Unready, Upstream, Weight,
 };

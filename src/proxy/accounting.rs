@@ -10,7 +10,7 @@ use std::{
 macro_rules! close_reasons {
     ($($(#[doc = $meaning:literal])+ $reason:ident = $label:literal,)+) => {
         /// Why a connection ended. Every accepted connection ends with exactly one of these.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum CloseReason {
             $($(#[doc = $meaning])+ $reason,)+
         }
@@ -48,6 +48,18 @@ close_reasons! {
     HalfClosedTimeout = "half_closed_timeout",
     /// Open for `timeouts.maxDuration`.
     MaxDuration = "max_duration",
+    /// Closed because the pod of its endpoint is being deleted: `drain.endpointTerminating`.
+    EndpointTerminating = "endpoint_terminating",
+    /// Closed because its endpoint is no longer listed: `drain.endpointRemoved`.
+    EndpointRemoved = "endpoint_removed",
+    /// Closed because its endpoint is unhealthy: `drain.endpointUnhealthy`.
+    EndpointUnhealthy = "endpoint_unhealthy",
+    /// Closed because backends that are preferred serve again: `drain.failback`.
+    Failback = "failback",
+    /// Closed because its listener is no longer declared: `drain.listenerRemoved`.
+    ListenerRemoved = "listener_removed",
+    /// Closed because its endpoint had more than its share: `rebalance`.
+    Rebalanced = "rebalanced",
     /// Closed while the process leaves, bit by bit over `drain.shutdown.spread`.
     Drained = "drained",
     /// Still open at the end of the drain.
@@ -112,6 +124,12 @@ impl CloseReason {
             | Self::IdleTimeout
             | Self::HalfClosedTimeout
             | Self::MaxDuration
+            | Self::EndpointTerminating
+            | Self::EndpointRemoved
+            | Self::EndpointUnhealthy
+            | Self::Failback
+            | Self::ListenerRemoved
+            | Self::Rebalanced
             | Self::Drained
             | Self::DrainDeadline
             | Self::BackendTls

@@ -67,9 +67,9 @@ pub fn serve(
     surroundings: Surroundings,
     session: Rc<Session>,
 ) -> impl Future<Output = ()> {
-    let Accepted { peer, serving, at, permits } = accepted;
+    let Accepted { peer, serving, permits, .. } = accepted;
     let Surroundings { ledger, handshakes } = surroundings;
-    let mut account = Account::open(ledger, serving, session, peer, at);
+    let mut account = Account::open(ledger, serving, session, peer);
     let client = Stream::new(tcp);
     async move {
         account.reason = Some(admit(client, &handshakes, &mut account).await.unwrap_or_else(|reason| reason));
@@ -269,7 +269,7 @@ fn forward<'a, C: Side + 'a>(
         // Boxed, so that an open connection has no room for what was to do before.
         let reached = connect::first_reachable(subset, account.client.ip(), &mut account.attempts);
         let (backend, active) = Box::pin(reached).await?;
-        account.connected(active.endpoint().address(), begun.elapsed());
+        account.connected(active.endpoint(), begun.elapsed());
         let version = active.endpoint().backend().proxy_protocol;
         let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
         let mut backend = Preceded::new(header, backend);
@@ -286,7 +286,7 @@ fn forward<'a, C: Side + 'a>(
                 return Err(CloseReason::BackendTls);
             }
         }
-        let deadlines = deadlines(&serving.listener, account.accepted_at);
+        let deadlines = deadlines(&serving.listener, account.accepted_at());
         Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
     }
 }

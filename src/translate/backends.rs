@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{self, AddressPort, Host},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
+    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Unready, Upstream, Weight},
     source::Lookup,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
+    /// Why it does not serve; `None`: it does.
+    pub unready: Option<Unready>,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -30,6 +32,7 @@ struct Part {
     settings: Arc<Backend>,
     weight: u16,
     endpoints: Vec<Endpoint>,
+    unready: BTreeMap<EndpointKey, Unready>,
     findings: Findings,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct Found {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key.
     pub endpoints: Vec<Endpoint>,
+    /// Those that served before.
+    pub unready: BTreeMap<EndpointKey, Unready>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
     pub lost: bool,
 }
@@ -50,8 +55,10 @@ pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) 
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
-    let (mut backends, mut groups) = (BTreeMap::new(), Vec::new());
-    for Part { name, settings, weight, endpoints, findings } in parts {
+    let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for part in parts {
+        let Part { name, settings, weight, endpoints, findings, .. } = part;
+        unready.extend(part.unready);
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
@@ -65,8 +72,11 @@ pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) 
         }
     }
     match kept {
-        Some(before) => Found { backends: before.backends.clone(), endpoints: before.endpoints.clone(), lost },
-        None => Found { backends, endpoints: weighted(groups), lost },
+        Some(before) => {
+            let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
+            Found { backends, endpoints, unready, lost }
+        }
+        None => Found { backends, endpoints: weighted(groups), unready, lost },
     }
 }
 
@@ -78,16 +88,19 @@ fn part(index: usize, declaration: &Declaration) -> Part {
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let mut settings = Arc::new(settings(backend));
-    let mut endpoints = endpoints(backend, declaration, place);
+    let (mut endpoints, mut unready) = endpoints(backend, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
         endpoints = kept(index, declaration);
-        let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-        settings = before.cloned().unwrap_or(settings);
+        if let Some(before) = &declaration.before.upstream {
+            settings = before.backends.get(name(backend)).cloned().unwrap_or(settings);
+            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
+            unready = own.map(|(key, why)| (key.clone(), *why)).collect();
+        }
     }
-    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, findings }
+    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, unready, findings }
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
@@ -128,7 +141,12 @@ fn settings(backend: &api::Backend) -> Backend {
     }
 }
 
-fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
+/// Those that serve, and those that served before and are still listed.
+fn endpoints(
+    backend: &api::Backend,
+    declaration: &Declaration,
+    place: &mut Place,
+) -> (Vec<Endpoint>, BTreeMap<EndpointKey, Unready>) {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
@@ -147,14 +165,16 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
         }
     };
     let name: Arc<str> = name(backend).into();
-    members
-        .into_iter()
-        .map(|Member { address, uid, stable_id }| Endpoint {
-            key: EndpointKey { backend: name.clone(), address, uid },
-            stable_id,
-            weight: Weight::ONE,
-        })
-        .collect()
+    let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
+    for Member { address, uid, stable_id, unready: why } in members {
+        let key = EndpointKey { backend: name.clone(), address, uid };
+        match why {
+            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE }),
+            Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
+            Some(_) => {}
+        }
+    }
+    (serving, unready)
 }
 
 /// The addresses, with all that is known of each DNS name.
@@ -187,7 +207,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     }
     found.sort_unstable();
     found.dedup();
-    found.into_iter().map(|address| Member { address, uid: None, stable_id: StableId::Address(address) }).collect()
+    found
+        .into_iter()
+        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), unready: None })
+        .collect()
 }
 
 fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
