@@ -14,6 +14,7 @@ mod members;
 mod outlier;
 mod pool;
 mod probe;
+pub mod rebalance;
 pub mod socket_options;
 mod subset;
 #[cfg(test)]
