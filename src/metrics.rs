@@ -1,6 +1,6 @@
 //! Metrics in Prometheus' text format, read from the live counters whenever somebody asks.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::UpstreamKey,
+    model::{ObjectKey, UpstreamKey},
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
@@ -65,6 +65,7 @@ families! {
     ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Connections accepted; always connections_active plus connections_closed over all reasons";
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer", "port", "reason"], "Connections ended, refusals among them, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Connections open now";
+    DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer", "reason"], "Open connections of what gets no more of them and has those closed that it has, by the reason they are to be closed for";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
@@ -143,6 +144,7 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
+        encoder.gauges(&DRAINING, draining(&self.monitor))?;
         encoder.counters(
             &RELAYED,
             listeners.iter().flat_map(|l| {
@@ -244,6 +246,18 @@ impl Collector for Live {
         let silent = self.monitor.workers_silent_for().enumerate();
         encoder.gauges(&SILENT, silent.map(|(index, age)| (worker(index), age.as_secs_f64())))
     }
+}
+
+/// Connections that are to be closed, by load balancer and reason.
+fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
+    let mut open: BTreeMap<_, i64> = BTreeMap::new();
+    for departing in &*monitor.departing() {
+        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.gone.open() as i64;
+    }
+    let labels = |object: &ObjectKey, reason: CloseReason| {
+        vec![("load_balancer", object.to_string()), ("reason", reason.label().into())]
+    };
+    open.iter().map(|((object, reason), open)| (labels(object, *reason), *open)).collect()
 }
 
 type Labels = Vec<(&'static str, String)>;

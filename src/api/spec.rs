@@ -3,6 +3,7 @@
 mod backend;
 mod balancing;
 mod connection;
+mod drain;
 mod health;
 mod listener;
 mod service;
@@ -11,6 +12,7 @@ mod tls;
 pub use backend::*;
 pub use balancing::*;
 pub use connection::*;
+pub use drain::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
 pub use listener::*;
@@ -138,7 +140,7 @@ pub struct TcpLoadBalancerSpec {
     /// what waits for it is given up after that long too: raise them for peers that stop reading for longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// What happens to open connections when the proxy goes.
+    /// What happens to open connections when what they go through goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
 }

@@ -4,6 +4,7 @@
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
 mod certificate;
+mod drain;
 mod key;
 mod listener;
 mod network;
@@ -14,10 +15,11 @@ mod trust;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
-    TlsMode, TlsVersion, covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
+    TlsVersion, covers, overlap,
 };
 pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
@@ -26,5 +28,5 @@ pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
     ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect,
-    Priority, ProxyVersion, StableId, Upstream, Weight,
+    Priority, ProxyVersion, StableId, Unready, Upstream, Weight,
 };
