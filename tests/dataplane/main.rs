@@ -1,11 +1,13 @@
 //! The data plane over real sockets: what clients and backends see of a proxy that is told its snapshots by hand.
 
+mod backend_tls;
 mod balance;
 mod connect;
 mod drain;
 mod endings;
 mod limits;
 mod memory;
+mod mtls;
 mod postgres;
 mod proxy_protocol;
 mod relay;

@@ -219,6 +219,12 @@ impl Rig {
         totals.fold((0, 0), |sum, t| (sum.0 + t.tls_full_handshakes, sum.1 + t.tls_resumed_handshakes))
     }
 
+    /// The same with backends: full ones and resumed ones.
+    pub fn backend_handshakes(&self) -> (u64, u64) {
+        let totals = self.listeners.values().map(|listener| listener.counters.totals());
+        totals.fold((0, 0), |sum, t| (sum.0 + t.backend_tls_full_handshakes, sum.1 + t.backend_tls_resumed_handshakes))
+    }
+
     /// The live endpoint with this address.
     pub fn endpoint(&self, address: SocketAddr) -> Arc<upstream::Endpoint> {
         self.endpoints.iter().rfind(|endpoint| endpoint.address() == address).expect("a known endpoint").clone()

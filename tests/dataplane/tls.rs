@@ -11,11 +11,15 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
+    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
+};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, StreamOwned,
+    client::WantsClientCert,
     crypto::aws_lc_rs,
-    pki_types::{PrivateKeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -37,6 +41,7 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", next_serial()));
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -45,7 +50,6 @@ impl Authority {
     }
 
     pub fn certificate_for(&self, names: &[&str]) -> Arc<Certificate> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
         let key = KeyPair::generate().unwrap();
         let chain = vec![
             CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
@@ -57,7 +61,7 @@ impl Authority {
         ];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut fingerprint = [0; 32];
-        fingerprint[..8].copy_from_slice(&SERIAL.fetch_add(1, Relaxed).to_be_bytes());
+        fingerprint[..8].copy_from_slice(&next_serial().to_be_bytes());
         Arc::new(Certificate {
             source: "test".into(),
             fingerprint,
@@ -70,15 +74,82 @@ impl Authority {
 
     /// A client that trusts this authority, and remembers sessions.
     pub fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        Arc::new(self.trusting(versions).with_no_client_auth())
+    }
+
+    /// The same with a certificate to show.
+    pub fn client_showing(
+        &self,
+        shown: &Issued,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
+        let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap()];
+        Arc::new(self.trusting(versions).with_client_auth_cert(chain, key).unwrap())
+    }
+
+    fn trusting(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Arc::new(config)
+            .with_root_certificates(self.roots())
     }
+
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        roots
+    }
+
+    /// Its own certificate, as PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for somebody of this name.
+    pub fn issue(&self, name: &str) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let serial = next_serial();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(serial.into());
+        Issued { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem(), serial }
+    }
+
+    /// The list of what it has revoked, as PEM.
+    pub fn revoked(&self, all: &[&Issued]) -> String {
+        let revoked = |issued: &&Issued| RevokedCertParams {
+            serial_number: issued.serial.into(),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2126, 1, 1),
+            crl_number: next_serial().into(),
+            issuing_distribution_point: None,
+            revoked_certs: all.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+/// A certificate with its key, as PEM.
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
+    serial: u64,
+}
+
+fn next_serial() -> u64 {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    SERIAL.fetch_add(1, Relaxed)
 }
 
 fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
@@ -108,7 +179,7 @@ pub fn handshake_for(name: &str, config: &Arc<ClientConfig>, stream: TcpStream) 
     Ok(client)
 }
 
-fn connect_tls(config: &Arc<ClientConfig>, address: SocketAddr) -> Client {
+pub fn connect_tls(config: &Arc<ClientConfig>, address: SocketAddr) -> Client {
     handshake(config, connect(address)).unwrap()
 }
 
