@@ -21,10 +21,11 @@ use tcplb::{
 };
 
 use crate::{
+    authority::{Authority, Issued},
     mtls::translated,
     relay::{receive_pattern, send_pattern, transfer},
     rig::*,
-    tls::{Authority, Issued, handshake},
+    tls::handshake,
 };
 
 type Served = StreamOwned<ServerConnection, TcpStream>;

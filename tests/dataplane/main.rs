@@ -1,5 +1,7 @@
 //! The data plane over real sockets: what clients and backends see of a proxy that is told its snapshots by hand.
 
+#[path = "../harness/authority.rs"]
+mod authority;
 mod backend_tls;
 mod balance;
 mod connect;

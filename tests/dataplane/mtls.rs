@@ -22,8 +22,9 @@ use tcplb::{
 };
 
 use crate::{
+    authority::{Authority, Issued},
     rig::*,
-    tls::{Authority, Issued, connect_tls, end, handshake},
+    tls::{connect_tls, end, handshake},
 };
 
 /// What a manifest comes to beside these files.

@@ -3,18 +3,12 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
-    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
-};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, StreamOwned,
     client::WantsClientCert,
@@ -29,22 +23,13 @@ use tcplb::{
 };
 
 use crate::{
+    authority::{Authority, Issued, next_serial},
     limits::networks,
     relay::{receive_pattern, send_pattern, transfer_over},
     rig::*,
 };
 
-/// Who signs the certificates of a test.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
 impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, format!("authority {}", next_serial()));
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
     fn certificate(&self, name: &str) -> Arc<Certificate> {
         self.certificate_for(&[name])
     }
@@ -103,53 +88,6 @@ impl Authority {
         roots.add(self.0.der().clone()).unwrap();
         roots
     }
-
-    /// Its own certificate, as PEM.
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// A certificate for somebody of this name.
-    pub fn issue(&self, name: &str) -> Issued {
-        let key = KeyPair::generate().unwrap();
-        let serial = next_serial();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.serial_number = Some(serial.into());
-        Issued { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem(), serial }
-    }
-
-    /// The list of what it has revoked, as PEM.
-    pub fn revoked(&self, all: &[&Issued]) -> String {
-        let revoked = |issued: &&Issued| RevokedCertParams {
-            serial_number: issued.serial.into(),
-            revocation_time: date_time_ymd(2026, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2126, 1, 1),
-            crl_number: next_serial().into(),
-            issuing_distribution_point: None,
-            revoked_certs: all.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.0).unwrap().pem().unwrap()
-    }
-}
-
-/// A certificate with its key, as PEM.
-pub struct Issued {
-    pub certificate: String,
-    pub key: String,
-    serial: u64,
-}
-
-fn next_serial() -> u64 {
-    static SERIAL: AtomicU64 = AtomicU64::new(1);
-    SERIAL.fetch_add(1, Relaxed)
 }
 
 fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {

@@ -147,8 +147,8 @@ spec:
 }
 
 /// A server with an empty database that trusts everyone.
-struct Postgres {
-    address: SocketAddr,
+pub struct Postgres {
+    pub address: SocketAddr,
     _program: Program,
     _folder: Folder,
 }
@@ -159,7 +159,7 @@ impl Postgres {
     }
 
     /// With TLS, where there is a certificate with its key.
-    fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
+    pub fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
         let (address, folder) = (free_address(), Folder::new());
         let is_root = rustix::process::geteuid().is_root();
         if is_root {
