@@ -23,6 +23,6 @@ pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use upstream::{
-    ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect,
-    Priority, ProxyVersion, StableId, Upstream, Weight,
+    ActiveCheck, Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck,
+    Preconnect, Priority, ProxyVersion, StableId, Upstream, Weight,
 };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{self, AddressPort, Host, TcpLoadBalancerSpec},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Weight},
+    model::{Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Weight},
     source::Lookup,
 };
 
@@ -22,6 +22,7 @@ pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
+    pub distance: Distance,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -142,9 +143,9 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let Declaration { object, surroundings, .. } = declaration;
+    let surroundings = declaration.surroundings;
     let slices::Found { members, unready } = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, &object.namespace, surroundings, &mut place.at("service")),
+        (Some(service), None) => slices::members(service, declaration, &mut place.at("service")),
         (None, Some(addresses)) => {
             slices::Found { members: resolved(addresses, surroundings, &mut place.at("addresses")), unready: 0 }
         }
@@ -160,10 +161,11 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     let name: Arc<str> = name(backend).into();
     let endpoints = members
         .into_iter()
-        .map(|Member { address, uid, stable_id }| Endpoint {
+        .map(|Member { address, uid, stable_id, distance }| Endpoint {
             key: EndpointKey { backend: name.clone(), address, uid },
             stable_id,
             weight: Weight::ONE,
+            distance,
         })
         .collect();
     (endpoints, unready)
@@ -199,7 +201,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     }
     found.sort_unstable();
     found.dedup();
-    found.into_iter().map(|address| Member { address, uid: None, stable_id: StableId::Address(address) }).collect()
+    found
+        .into_iter()
+        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), distance: Distance::Far })
+        .collect()
 }
 
 fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {

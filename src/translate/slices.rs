@@ -6,7 +6,6 @@ mod port;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
 };
 
 use k8s_openapi::api::{
@@ -18,15 +17,18 @@ use port::TargetPort;
 pub(super) use index::{Slice, Slices};
 
 use super::{
-    Reason, Surroundings,
+    Reason,
     backends::Member,
-    findings::Place,
+    findings,
+    load_balancer::Declaration,
+    locality::{self, Distances},
     missing,
     reach::{Reach, Refused, Target},
 };
 use crate::{
-    api::BackendService,
-    model::{ObjectKey, StableId},
+    api::{BackendService, Prefer},
+    model::{Distance, ObjectKey, StableId},
+    source::Place,
 };
 
 const IPV4: &str = "IPv4";
@@ -46,14 +48,10 @@ pub(super) struct Found {
 }
 
 /// Those behind a port of a Service.
-pub(super) fn members(
-    declared: &BackendService,
-    namespace: &Arc<str>,
-    surroundings: &Surroundings,
-    place: &mut Place,
-) -> Found {
+pub(super) fn members(declared: &BackendService, declaration: &Declaration, place: &mut findings::Place) -> Found {
+    let Declaration { object, surroundings, .. } = declaration;
     let world = surroundings.world;
-    let key = ObjectKey { namespace: namespace.clone(), name: declared.name.0.as_str().into() };
+    let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
         return Found::default();
@@ -78,7 +76,8 @@ pub(super) fn members(
         place.leave_out(Reason::Invalid, message);
     }
     let family = family(service, slices);
-    let serving = Serving { port, service, reach: &surroundings.reach };
+    let near = locality::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
+    let serving = Serving { port, service, reach: &surroundings.reach, near };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
@@ -98,10 +97,12 @@ struct Serving<'a> {
     port: TargetPort,
     service: &'a Service,
     reach: &'a Reach<'a>,
+    /// What is preferred, seen from where.
+    near: Option<(Prefer, &'a Place)>,
 }
 
 impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut Place) -> Found {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Found {
         let mut found = BTreeMap::new();
         for (key, slice) in slices {
             let mut refused = Refused::default();
@@ -119,12 +120,15 @@ impl Serving<'_> {
         let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
         let serves = |conditions: Conditions| if any_ready { conditions.ready } else { conditions.last_resort };
         let is_unready = |Conditions { ready, terminating, .. }| !ready && !terminating;
+        let serving = found.values().filter(|found| serves(found.conditions));
+        let endpoints = serving.clone().map(|found| found.endpoint);
+        let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, endpoints));
+        let distance =
+            |endpoint: &Endpoint| distances.as_ref().map_or(Distance::Far, |distances| distances.of(endpoint));
         Found {
             unready: found.values().filter(|found| is_unready(found.conditions)).count(),
-            members: found
-                .into_values()
-                .filter(|found| serves(found.conditions))
-                .map(|Candidate { address, endpoint, .. }| member(endpoint, address))
+            members: serving
+                .map(|Candidate { address, endpoint, .. }| member(endpoint, *address, distance(endpoint)))
                 .collect(),
         }
     }
@@ -206,7 +210,7 @@ impl Conditions {
     }
 }
 
-fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
+fn member(endpoint: &Endpoint, address: SocketAddr, distance: Distance) -> Member {
     let target = endpoint.target_ref.as_ref();
     let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
     // A pod that has its own name for hostname belongs to a StatefulSet: its name outlives its address.
@@ -219,5 +223,6 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
         address,
         uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
         stable_id: stable_id.unwrap_or(StableId::Address(address)),
+        distance,
     }
 }

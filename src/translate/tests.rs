@@ -4,6 +4,7 @@ mod certificates;
 mod golden;
 mod invariants;
 mod keeping;
+mod locality;
 mod manifests;
 mod mistakes;
 mod sites;

@@ -70,7 +70,7 @@ impl Members {
             let backend = &wanted.backends[&endpoint.key.backend];
             let member =
                 live.map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint));
-            member.endpoint().configure(backend, worrying);
+            member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
         (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
@@ -263,6 +263,7 @@ impl Member {
             endpoint: Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
+            distance: wanted.distance,
         };
         Self { candidate, health: Health::default(), outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
@@ -270,6 +271,7 @@ impl Member {
     fn configured(mut self, wanted: &model::Endpoint) -> Self {
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
+        self.candidate.distance = wanted.distance;
         self
     }
 

@@ -17,8 +17,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey, ListenerState,
-        ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
+        Access, Balancing, Connect, Distance, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
+        ListenerState, ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -343,6 +343,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         key: EndpointKey { backend: "db".into(), address, uid: None },
         stable_id: StableId::Address(address),
         weight: Weight::ONE,
+        distance: Distance::Far,
     }
 }
 
