@@ -1,6 +1,6 @@
 //! Metrics in Prometheus' text format, read from the live counters whenever somebody asks.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::UpstreamKey,
+    model::{ObjectKey, UpstreamKey},
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
@@ -65,10 +65,12 @@ families! {
     ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Connections accepted; always connections_active plus connections_closed over all reasons";
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer", "port", "reason"], "Connections ended, refusals among them, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Connections open now";
+    DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer", "reason"], "Open connections of what gets no more of them and has those closed that it has, by the reason they are to be closed for";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
-    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes; result is full, resumed, failed or timeout";
+    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with clients; result is full, resumed, refused (of clients without a right certificate), failed or timeout";
+    BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
     CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
     USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
     IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
@@ -143,6 +145,7 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
+        encoder.gauges(&DRAINING, draining(&self.monitor))?;
         encoder.counters(
             &RELAYED,
             listeners.iter().flat_map(|l| {
@@ -158,12 +161,22 @@ impl Collector for Live {
                 [
                     ("full", l.totals.tls_full_handshakes),
                     ("resumed", l.totals.tls_resumed_handshakes),
+                    ("refused", l.totals.closed(CloseReason::TlsClientCertificate)),
                     ("failed", l.totals.closed(CloseReason::TlsFailed)),
                     ("timeout", l.totals.closed(CloseReason::TlsTimeout)),
                 ]
                 .map(|(result, count)| (l.labels_and("result", result), count))
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
+            }),
+        )?;
+        encoder.counters(
+            &BACKEND_HANDSHAKES,
+            listeners.iter().flat_map(|l| {
+                [("full", l.totals.backend_tls_full_handshakes), ("resumed", l.totals.backend_tls_resumed_handshakes)]
+                    .map(|(result, count)| (l.labels_and("result", result), count))
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0)
             }),
         )?;
         encoder.gauges(
@@ -235,6 +248,18 @@ impl Collector for Live {
         let silent = self.monitor.workers_silent_for().enumerate();
         encoder.gauges(&SILENT, silent.map(|(index, age)| (worker(index), age.as_secs_f64())))
     }
+}
+
+/// Connections that are to be closed, by load balancer and reason.
+fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
+    let mut open: BTreeMap<_, i64> = BTreeMap::new();
+    for departing in &*monitor.departing() {
+        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.gone.open() as i64;
+    }
+    let labels = |object: &ObjectKey, reason: CloseReason| {
+        vec![("load_balancer", object.to_string()), ("reason", reason.label().into())]
+    };
+    open.iter().map(|((object, reason), open)| (labels(object, *reason), *open)).collect()
 }
 
 type Labels = Vec<(&'static str, String)>;

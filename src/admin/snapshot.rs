@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     model::{self, ListenerKey, ListenerState, ObjectKey, UpstreamKey},
-    proxy::{Monitor, View},
+    proxy::{Departing, Monitor, View},
     state::State,
     translate::{Severity, Verdict},
     upstream::{Endpoint, Upstream},
@@ -20,6 +20,20 @@ pub struct Picture {
     pub load_balancers: Vec<LoadBalancer>,
     /// What is wrong with no load balancer in particular.
     pub problems: Vec<String>,
+    /// What gets no more connections, and has those closed that it has; also of load balancers that are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Draining>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draining {
+    pub load_balancer: String,
+    /// The endpoint, or the listener.
+    pub what: String,
+    pub reason: &'static str,
+    /// How many are still open.
+    pub active: usize,
 }
 
 /// One load balancer: what is said of it and what is served for it.
@@ -91,7 +105,13 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
             .map(|(key, verdict)| load_balancer(key, verdict, &view))
             .collect(),
         problems: configuration.problems.clone(),
+        draining: monitor.departing().iter().map(draining).collect(),
     }
+}
+
+fn draining(departing: &Departing) -> Draining {
+    let Departing { object, reason, gone } = departing;
+    Draining { load_balancer: object.to_string(), what: gone.to_string(), reason: reason.label(), active: gone.open() }
 }
 
 fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View) -> LoadBalancer {

@@ -3,19 +3,23 @@
 mod backend;
 mod balancing;
 mod connection;
+mod drain;
 mod health;
 mod listener;
 mod service;
+mod tls;
 
 pub use backend::*;
 pub use balancing::*;
 pub use connection::*;
+pub use drain::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
 pub use listener::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use service::*;
+pub use tls::*;
 
 use super::{Name, TcpLoadBalancerStatus, rules};
 
@@ -136,7 +140,7 @@ pub struct TcpLoadBalancerSpec {
     /// what waits for it is given up after that long too: raise them for peers that stop reading for longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// What happens to open connections when the proxy goes.
+    /// What happens to open connections when what they go through goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
 }
@@ -144,6 +148,13 @@ pub struct TcpLoadBalancerSpec {
 impl TcpLoadBalancerSpec {
     pub fn class(&self) -> &str {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let of_backends = self.backends.iter().filter_map(|backend| backend.tls.as_ref());
+        of_listeners.flat_map(ListenerTls::files).chain(of_backends.flat_map(BackendTls::files))
     }
 }
 

@@ -4,25 +4,29 @@
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
 mod certificate;
+mod drain;
 mod key;
 mod listener;
 mod network;
 mod replica;
 mod report;
 mod snapshot;
+mod trust;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
-    TlsMode, TlsVersion, covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
+    TlsVersion, covers, overlap,
 };
 pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
+pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
     ActiveCheck, Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck,
-    Preconnect, Priority, ProxyVersion, StableId, Upstream, Weight,
+    Preconnect, Priority, ProxyVersion, StableId, Unready, Upstream, Weight,
 };

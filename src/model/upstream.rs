@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{EndpointKey, Keepalive};
+use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,11 +21,28 @@ pub struct Upstream {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key, each key once, each of one of the backends. May be empty: then connections are refused.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that were among these before, and are still listed somewhere.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
+    pub unready: BTreeMap<EndpointKey, Unready>,
     pub active_check: Option<ActiveCheck>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
+    pub drain: EndpointDrain,
+}
+
+/// Why an endpoint that is listed does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Unready {
+    /// Its pod is being deleted.
+    Terminating,
+    /// Its pod says so.
+    NotReady,
+}
+
+fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(unready.iter().map(|(key, why)| (key.to_string(), why)))
 }
 
 /// What the endpoints of a backend have in common.
@@ -34,6 +51,8 @@ pub struct Upstream {
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS with them; `None`: none of its own.
+    pub tls: Option<Arc<BackendTls>>,
     /// The group that they belong to.
     pub priority: Priority,
     /// How many more there are that are not ready; 0 where nobody asks how large a share can be used.

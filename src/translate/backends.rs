@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Problem, Reason, Surroundings,
+    Problem, Reason, Surroundings, backend_tls,
+    certificates::Certificates,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
@@ -12,7 +13,10 @@ use super::{
 };
 use crate::{
     api::{self, AddressPort, Host, TcpLoadBalancerSpec},
-    model::{Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Weight},
+    model::{
+        Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready, Upstream,
+        Weight,
+    },
     source::Lookup,
 };
 
@@ -23,6 +27,8 @@ pub(super) struct Member {
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
     pub distance: Distance,
+    /// Why it does not serve; `None`: it does.
+    pub unready: Option<Unready>,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -31,6 +37,7 @@ struct Part {
     settings: Arc<Backend>,
     weight: u16,
     endpoints: Vec<Endpoint>,
+    unready: BTreeMap<EndpointKey, Unready>,
     findings: Findings,
 }
 
@@ -39,20 +46,28 @@ pub(super) struct Found {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key.
     pub endpoints: Vec<Endpoint>,
+    /// Those that served before.
+    pub unready: BTreeMap<EndpointKey, Unready>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
     pub lost: bool,
 }
 
 /// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong and none had any by its
 /// name, connections go where they went before.
-pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
+pub(super) fn translate(
+    declaration: &Declaration,
+    certificates: &mut Certificates,
+    problems: &mut Vec<Problem>,
+) -> Found {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, certificates)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
-    let (mut backends, mut groups) = (BTreeMap::new(), Vec::new());
-    for Part { name, settings, weight, endpoints, findings } in parts {
+    let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for part in parts {
+        let Part { name, settings, weight, endpoints, findings, .. } = part;
+        unready.extend(part.unready);
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
@@ -66,29 +81,37 @@ pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) 
         }
     }
     match kept {
-        Some(before) => Found { backends: before.backends.clone(), endpoints: before.endpoints.clone(), lost },
-        None => Found { backends, endpoints: weighted(groups), lost },
+        Some(before) => {
+            let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
+            Found { backends, endpoints, unready, lost }
+        }
+        None => Found { backends, endpoints: weighted(groups), unready, lost },
     }
 }
 
-fn part(index: usize, declaration: &Declaration) -> Part {
+fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let (mut endpoints, unready) = endpoints(backend, declaration, place);
-    let mut settings = Arc::new(settings(backend, if asks_for_shares(declaration.spec) { unready } else { 0 }, place));
-    if endpoints.is_empty() && place.is_unremarked() {
+    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
+    let Endpoints { mut serving, mut unready, not_ready } = endpoints(backend, declaration, place);
+    let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
+    let settings = settings(backend, not_ready, declaration, before, certificates, place);
+    if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        endpoints = kept(index, declaration);
-        let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-        settings = before.cloned().unwrap_or(settings);
+        serving = kept(index, declaration);
+        if let Some(before) = &declaration.before.upstream {
+            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
+            unready = own.map(|(key, why)| (key.clone(), *why)).collect();
+        }
     }
-    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, findings }
+    let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
+    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints: serving, unready, findings }
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
@@ -126,8 +149,19 @@ fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
     failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
 }
 
-fn settings(backend: &api::Backend, unready: usize, place: &mut Place) -> Backend {
+fn settings(
+    backend: &api::Backend,
+    unready: usize,
+    declaration: &Declaration,
+    before: Option<&Arc<Backend>>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Backend {
+    let tls_before = before.and_then(|before| before.tls.as_ref());
     Backend {
+        tls: backend.tls.as_ref().and_then(|declared| {
+            backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
+        }),
         priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
         unready,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
@@ -137,38 +171,45 @@ fn settings(backend: &api::Backend, unready: usize, place: &mut Place) -> Backen
     }
 }
 
-/// And how many more there are that are not ready.
-fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> (Vec<Endpoint>, usize) {
+/// The endpoints of one backend.
+struct Endpoints {
+    serving: Vec<Endpoint>,
+    /// Those that served before and are still listed.
+    unready: BTreeMap<EndpointKey, Unready>,
+    /// How many are not ready, whether they served before or not, without those that terminate.
+    not_ready: usize,
+}
+
+fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Endpoints {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
     let surroundings = declaration.surroundings;
-    let slices::Found { members, unready } = match (&backend.service, &backend.addresses) {
+    let members = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, declaration, &mut place.at("service")),
-        (None, Some(addresses)) => {
-            slices::Found { members: resolved(addresses, surroundings, &mut place.at("addresses")), unready: 0 }
-        }
+        (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
-            slices::Found::default()
+            Vec::new()
         }
         (None, None) => {
             place.refuse("it has neither service nor addresses: write where its connections go");
-            slices::Found::default()
+            Vec::new()
         }
     };
     let name: Arc<str> = name(backend).into();
-    let endpoints = members
-        .into_iter()
-        .map(|Member { address, uid, stable_id, distance }| Endpoint {
-            key: EndpointKey { backend: name.clone(), address, uid },
-            stable_id,
-            weight: Weight::ONE,
-            distance,
-        })
-        .collect();
-    (endpoints, unready)
+    let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
+    let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
+    for Member { address, uid, stable_id, distance, unready: why } in members {
+        let key = EndpointKey { backend: name.clone(), address, uid };
+        match why {
+            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
+            Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
+            Some(_) => {}
+        }
+    }
+    Endpoints { serving, unready, not_ready }
 }
 
 /// The addresses, with all that is known of each DNS name.
@@ -203,7 +244,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     found.dedup();
     found
         .into_iter()
-        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), distance: Distance::Far })
+        .map(|address| {
+            let stable_id = StableId::Address(address);
+            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None }
+        })
         .collect()
 }
 

@@ -23,8 +23,7 @@ pub(super) fn check(
             "with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or leave \
              it out",
         );
-    }
-    if spec.backends.iter().all(|backend| backend.service.is_none()) {
+    } else if spec.backends.iter().all(|backend| backend.service.is_none()) {
         place.warn(
             Reason::Invalid,
             "it does nothing: only the endpoints of Services have a place. Give near addresses a lower `priority`, or \

@@ -12,8 +12,8 @@ use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{
-        ActiveCheck, Algorithm, Balancing, Connect, Failback, Failover, Keepalive, PassiveCheck, Preconnect,
-        ShutdownDrain, Timeouts,
+        ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
+        PassiveCheck, Preconnect, Timeouts,
     },
     source::Site,
 };
@@ -53,11 +53,42 @@ pub(super) fn keepalive(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option
     idle.map(|idle| Keepalive { idle, interval, probes })
 }
 
-pub(super) fn drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> ShutdownDrain {
-    let declared = spec.drain.as_ref().and_then(|drain| drain.shutdown.clone()).unwrap_or_default();
-    let after = given(declared.after, defaults::DRAIN_AFTER);
-    let spread = given(declared.spread, after / 2);
-    ShutdownDrain { after, spread: at_most("`after`", after, spread, &mut place.at("spread")) }
+pub(super) fn listener_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> ListenerDrain {
+    let declared = spec.drain.clone().unwrap_or_default();
+    let mut case = |field, declared: Option<&api::DrainPolicy>| close(declared, &mut place.at(field));
+    ListenerDrain {
+        removed: case("listenerRemoved", declared.listener_removed.as_ref()),
+        shutdown: case("shutdown", Some(&declared.shutdown.unwrap_or_default())),
+    }
+}
+
+pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> EndpointDrain {
+    let declared = spec.drain.clone().unwrap_or_default();
+    let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut place.at(field));
+    EndpointDrain {
+        terminating: case("endpointTerminating", declared.endpoint_terminating),
+        removed: case("endpointRemoved", declared.endpoint_removed),
+        unhealthy: case("endpointUnhealthy", declared.endpoint_unhealthy),
+        failback: case("failback", declared.failback),
+    }
+}
+
+/// `None`: connections are kept.
+fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close> {
+    let api::DrainPolicy { policy, after, spread, max_per_second } = declared?.clone();
+    if policy == api::DrainAction::Keep {
+        if after.is_some() || spread.is_some() || max_per_second.is_some() {
+            place.at("policy").refuse(
+                "after, spread and maxPerSecond do nothing with policy Keep: write policy: Close, or leave them out",
+            );
+        }
+        return None;
+    }
+    let after = given(after, defaults::DRAIN_AFTER);
+    let spread = given(spread, after / 2);
+    let most = max_per_second.map(|most| place.at("maxPerSecond").number(most, 1..=100_000));
+    let spread = at_most("`after`", after, spread, &mut place.at("spread"));
+    Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
 pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings, place: &mut Place) -> Balancing {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     api::{BackendService, Prefer},
-    model::{Distance, ObjectKey, StableId},
+    model::{Distance, ObjectKey, StableId, Unready},
     source::Place,
 };
 
@@ -38,33 +38,29 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The one that looks for the pods that Services select.
 const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
-/// The endpoints of a Service.
-#[derive(Default)]
-pub(super) struct Found {
-    /// Those that serve now: the ready ones, or, where none is, those that still serve while they terminate.
-    pub members: Vec<Member>,
-    /// How many others there are, without those that terminate.
-    pub unready: usize,
-}
-
-/// Those behind a port of a Service.
-pub(super) fn members(declared: &BackendService, declaration: &Declaration, place: &mut findings::Place) -> Found {
+/// All endpoints that are listed behind a Service's port. Those serve that are ready, or, where none is, those that still
+/// serve while they terminate.
+pub(super) fn members(
+    declared: &BackendService,
+    declaration: &Declaration,
+    place: &mut findings::Place,
+) -> Vec<Member> {
     let Declaration { object, surroundings, .. } = declaration;
     let world = surroundings.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
-        return Found::default();
+        return Vec::new();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         let message = format!(
             "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
         );
         place.at("name").refuse(message);
-        return Found::default();
+        return Vec::new();
     }
     let Some(port) = TargetPort::of(&declared.port, &key, service, &mut place.at("port")) else {
-        return Found::default();
+        return Vec::new();
     };
     let slices = surroundings.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
@@ -102,7 +98,7 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Found {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Vec<Member> {
         let mut found = BTreeMap::new();
         for (key, slice) in slices {
             let mut refused = Refused::default();
@@ -118,19 +114,15 @@ impl Serving<'_> {
             refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, place);
         }
         let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
-        let serves = |conditions: Conditions| if any_ready { conditions.ready } else { conditions.last_resort };
-        let is_unready = |Conditions { ready, terminating, .. }| !ready && !terminating;
-        let serving = found.values().filter(|found| serves(found.conditions));
-        let endpoints = serving.clone().map(|found| found.endpoint);
-        let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, endpoints));
-        let distance =
-            |endpoint: &Endpoint| distances.as_ref().map_or(Distance::Far, |distances| distances.of(endpoint));
-        Found {
-            unready: found.values().filter(|found| is_unready(found.conditions)).count(),
-            members: serving
-                .map(|Candidate { address, endpoint, .. }| member(endpoint, *address, distance(endpoint)))
-                .collect(),
-        }
+        let serves = |found: &Candidate| if any_ready { found.conditions.ready } else { found.conditions.last_resort };
+        let serving = found.values().filter(|found| serves(found)).map(|found| found.endpoint);
+        let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
+        let member = |found: &Candidate| Member {
+            unready: (!serves(found)).then(|| found.conditions.unready()),
+            distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
+            ..member(found.endpoint, found.address)
+        };
+        found.values().map(member).collect()
     }
 }
 
@@ -198,19 +190,23 @@ impl Conditions {
         let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
         let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
         let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-        Self { ready, terminating, last_resort: serving && terminating }
+        Self { ready, last_resort: serving && terminating, terminating }
     }
 
     fn or(self, other: Self) -> Self {
         Self {
             ready: self.ready || other.ready,
-            terminating: self.terminating || other.terminating,
             last_resort: self.last_resort || other.last_resort,
+            terminating: self.terminating || other.terminating,
         }
+    }
+
+    fn unready(self) -> Unready {
+        if self.terminating { Unready::Terminating } else { Unready::NotReady }
     }
 }
 
-fn member(endpoint: &Endpoint, address: SocketAddr, distance: Distance) -> Member {
+fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
     let target = endpoint.target_ref.as_ref();
     let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
     // A pod that has its own name for hostname belongs to a StatefulSet: its name outlives its address.
@@ -223,6 +219,7 @@ fn member(endpoint: &Endpoint, address: SocketAddr, distance: Distance) -> Membe
         address,
         uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
         stable_id: stable_id.unwrap_or(StableId::Address(address)),
-        distance,
+        distance: Distance::Far,
+        unready: None,
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     Problem,
     backends::{self, Found},
+    certificates::Certificates,
     client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
@@ -22,6 +23,7 @@ pub(super) struct Translated {
 pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,
+    certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
 ) -> Option<Translated> {
     let spec = declaration.spec;
@@ -37,7 +39,7 @@ pub(super) fn translate(
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
     }
 
-    let Found { backends, endpoints, lost } = backends::translate(declaration, problems);
+    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, certificates, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
@@ -50,14 +52,17 @@ pub(super) fn translate(
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
+    let drain = accepted("spec.drain", meanwhile, problems, |place| settings::endpoint_drain(spec, place));
     let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,
         endpoints,
+        unready,
         active_check: active_check.or(before.map(|before| before.active_check))?,
         passive_check: passive_check.or(before.map(|before| before.passive_check))?,
         connect: connect.or(before.map(|before| before.connect))?,
         keepalive: keepalive.or(before.map(|before| before.keepalive))?,
+        drain: drain.or(before.map(|before| before.drain))?,
     };
     Some(Translated { upstream, lost })
 }

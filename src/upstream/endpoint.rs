@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{Backend, Distance, EndpointKey};
 
-/// The live state of an endpoint, the same for as long as its key stays in its upstream.
+/// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
 pub struct Endpoint {
     key: EndpointKey,
     /// Tells it from every other one of this process, also from an earlier one with the same key.
@@ -102,6 +102,11 @@ impl Endpoint {
 
     pub fn key(&self) -> &EndpointKey {
         &self.key
+    }
+
+    /// Not zero.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -198,10 +203,6 @@ impl Endpoint {
     pub fn pool_figures(&self) -> PoolFigures {
         let idle = self.pool.load().as_ref().map_or(0, |pool| pool.idle());
         self.pool_counters.figures(idle)
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.id
     }
 
     pub(super) fn consecutive_failures(&self) -> u32 {

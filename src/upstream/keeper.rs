@@ -152,6 +152,8 @@ impl Keeper {
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
+            drain: settings.drain,
+            departing: self.members.departing(&settings.unready),
         };
         match (before.usable, current.usable) {
             (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),

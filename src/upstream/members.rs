@@ -16,7 +16,7 @@ use super::{
     probe::Outcome,
     slow_start::SlowStart,
 };
-use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck, Priority};
+use crate::model::{self, ActiveCheck, Departure, EndpointKey, PassiveCheck, Priority, Unready};
 
 /// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
 ///
@@ -30,6 +30,8 @@ pub(super) struct Members {
     passive: Option<PassiveCheck>,
     /// How long the share of an endpoint grows that becomes usable.
     slow_start: Option<Duration>,
+    /// Endpoints that are no longer wanted and still have connections.
+    gone: Vec<Arc<Endpoint>>,
     never_empty: Vec<Backends>,
 }
 
@@ -68,11 +70,15 @@ impl Members {
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
-            let member =
-                live.map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint));
+            let member = match live {
+                Some(member) => member.configured(endpoint),
+                None => Member::new(self.live(endpoint, backend, keeper), endpoint),
+            };
             member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
+        self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
+        self.gone.retain(|endpoint| endpoint.active() > 0);
         (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
         self.slow_start = wanted.balancing.slow_start;
 
@@ -88,6 +94,29 @@ impl Members {
         }
         self.settle(now, &mut changes);
         changes
+    }
+
+    /// The state of an endpoint that comes: what there was of it, if it still has connections.
+    fn live(&mut self, wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Arc<Endpoint> {
+        match self.gone.iter().position(|gone| *gone.key() == wanted.key) {
+            Some(place) => self.gone.swap_remove(place),
+            None => Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
+        }
+    }
+
+    /// Those that get no more connections, with the reason.
+    pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
+        let unusable = self.members.iter().filter(|member| !member.usable());
+        let unusable = unusable.map(|member| (member.endpoint().clone(), Departure::Unhealthy));
+        let gone = self.gone.iter().map(|endpoint| {
+            let departure = match unready.get(endpoint.key()) {
+                Some(Unready::Terminating) => Departure::Terminating,
+                Some(Unready::NotReady) => Departure::Unhealthy,
+                None => Departure::Removed,
+            };
+            (endpoint.clone(), departure)
+        });
+        unusable.chain(gone).collect()
     }
 
     /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole.
@@ -258,9 +287,9 @@ impl Members {
 }
 
 impl Member {
-    fn new(wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Self {
+    fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint) -> Self {
         let candidate = Candidate {
-            endpoint: Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
+            endpoint,
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
             distance: wanted.distance,

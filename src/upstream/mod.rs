@@ -15,6 +15,7 @@ mod outlier;
 mod pool;
 mod priority;
 mod probe;
+pub mod rebalance;
 mod slow_start;
 pub mod socket_options;
 mod subset;
@@ -139,12 +140,20 @@ struct Current {
     keepalive: Option<model::Keepalive>,
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
+    drain: model::EndpointDrain,
+    departing: Vec<(Arc<Endpoint>, model::Departure)>,
 }
 
 impl Upstream {
     fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
-        let nothing_yet =
-            Current { connect: wanted.connect, keepalive: wanted.keepalive, endpoints: Arc::default(), usable: 0 };
+        let nothing_yet = Current {
+            connect: wanted.connect,
+            keepalive: wanted.keepalive,
+            endpoints: Arc::default(),
+            usable: 0,
+            drain: wanted.drain,
+            departing: Vec::new(),
+        };
         Self {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
@@ -175,6 +184,13 @@ impl Upstream {
     /// All endpoints, sorted by key.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         self.current.load().endpoints.clone()
+    }
+
+    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    pub fn departing(&self) -> Vec<(Arc<Endpoint>, model::Departure, Option<model::Close>)> {
+        let current = self.current.load();
+        let departing = current.departing.iter();
+        departing.map(|(endpoint, why)| (endpoint.clone(), *why, current.drain.on(*why))).collect()
     }
 
     /// How many endpoints are usable.

@@ -54,6 +54,8 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
             preconnect: None,
         },
         keepalive: None,
+        unready: Default::default(),
+        drain: Default::default(),
     }
 }
 

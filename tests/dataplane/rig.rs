@@ -17,8 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Balancing, Connect, Distance, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
-        ListenerState, ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
+        Access, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits, Listener,
+        ListenerDrain, ListenerKey, ListenerState, ObjectKey, Snapshot, StableId, Timeouts, Upstream, UpstreamKey,
+        Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -307,8 +308,13 @@ pub fn listener() -> Listener {
             jitter_percent: 0,
         },
         keepalive: Some(KEEPALIVE),
-        drain: ShutdownDrain { after: PATIENCE, spread: Duration::ZERO },
+        drain: ListenerDrain { removed: None, shutdown: Some(close(PATIENCE, Duration::ZERO)) },
     }
+}
+
+/// To be closed within `after`, over its last part.
+pub fn close(after: Duration, spread: Duration) -> Close {
+    Close { after, spread, max_per_second: None }
 }
 
 pub const KEEPALIVE: Keepalive =
@@ -330,6 +336,8 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
             preconnect: None,
         },
         keepalive: Some(KEEPALIVE),
+        unready: BTreeMap::new(),
+        drain: EndpointDrain::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{BackendTls, Reference};
 use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 
 /// A group of endpoints: exactly one of `service` and `addresses`.
@@ -44,6 +45,17 @@ pub struct Backend {
     /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// TLS towards the backend, after the PROXY header. Absent: what clients send is passed on as it is, or as it is
+    /// after their TLS has ended here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
+}
+
+impl Backend {
+    /// The objects that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.tls.iter().flat_map(BackendTls::references)
+    }
 }
 
 fn one() -> u16 {
@@ -64,6 +76,7 @@ impl Default for Backend {
             weight: one(),
             priority: 0,
             proxy_protocol: None,
+            tls: None,
         }
     }
 }

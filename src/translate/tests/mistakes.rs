@@ -89,6 +89,23 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
         ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
         (
+            "drain: {failback: {after: 2s, spread: 3s}}",
+            "drain.failback.spread: 3s is longer than `after`: write at most 2s",
+        ),
+        (
+            "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
+            "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
+        ),
+        (
+            "drain: {endpointRemoved: {policy: Keep, spread: 1s}}",
+            "drain.endpointRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep: write policy: \
+             Close, or leave them out",
+        ),
+        (
+            "drain: {listenerRemoved: {policy: Keep, maxPerSecond: 1}}",
+            "drain.listenerRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep",
+        ),
+        (
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
         ),

@@ -41,6 +41,8 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
         passive_check: Some(passive()),
         connect: Connect { timeout: SECOND, deadline: SECOND, attempts: NonZeroU16::MIN, preconnect: None },
         keepalive: None,
+        unready: Default::default(),
+        drain: Default::default(),
     }
 }
 
