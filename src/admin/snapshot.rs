@@ -81,6 +81,8 @@ pub struct Member {
     pub in_service: bool,
     /// How much of its weight counts, in percent: less than 100 while it starts slowly.
     pub share: u32,
+    /// Preferred since it is near this process.
+    pub near: bool,
     pub healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_until: Option<String>,
@@ -164,6 +166,7 @@ fn member(endpoint: &Endpoint) -> Member {
         usable: endpoint.usable(),
         in_service: endpoint.in_service(),
         share: endpoint.share(),
+        near: endpoint.near(),
         healthy: state.healthy,
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),
         last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, failure.reason)),

@@ -76,12 +76,22 @@ pub struct Endpoint {
     pub key: EndpointKey,
     pub stable_id: StableId,
     pub weight: Weight,
+    pub distance: Distance,
 }
 
 impl Endpoint {
     pub fn address(&self) -> SocketAddr {
         self.key.address
     }
+}
+
+/// How far an endpoint is from this process, where that matters to the load balancer; the nearest come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Distance {
+    Node,
+    Zone,
+    #[default]
+    Far,
 }
 
 /// What sticky balancing hashes, as text: stable over restarts, and for a StatefulSet over addresses.
@@ -144,11 +154,19 @@ pub struct Balancing {
     /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub slow_start: Option<Duration>,
+    /// An endpoint with so many connections gets no more while one that is farther has less.
+    pub overloaded_at: Option<NonZeroU32>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default(), slow_start: None }
+        Self {
+            algorithm: Algorithm::default(),
+            hash_prefix_v6: 128,
+            failover: Failover::default(),
+            slow_start: None,
+            overloaded_at: None,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod flags;
 mod keeping;
 mod listener;
 mod load_balancer;
+mod locality;
 mod ports;
 mod quotas;
 mod reach;

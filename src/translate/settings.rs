@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{defaults, findings::Place};
+use super::{Surroundings, defaults, findings::Place, locality};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
@@ -91,7 +91,7 @@ fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close
     Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
-pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balancing {
+pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings, place: &mut Place) -> Balancing {
     let declared = spec.load_balancing.clone().unwrap_or_default();
     let algorithm = match declared.algorithm {
         api::Algorithm::RoundRobin => Algorithm::RoundRobin,
@@ -102,12 +102,22 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     };
     let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
     let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
+    let overloaded_at = declared
+        .locality
+        .as_ref()
+        .and_then(|locality| locality::check(spec, surroundings, locality, &mut place.at("locality")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+    Balancing {
+        algorithm,
+        hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128),
+        failover,
+        slow_start,
+        overloaded_at,
+    }
 }
 
 fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {

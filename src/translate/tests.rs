@@ -5,6 +5,7 @@ mod certificates;
 mod golden;
 mod invariants;
 mod keeping;
+mod locality;
 mod manifests;
 mod mistakes;
 mod sites;

@@ -44,7 +44,7 @@ pub(super) fn translate(
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
         client_address::check_balancing(spec, world, place);
-        settings::balancing(spec, place)
+        settings::balancing(spec, declaration.surroundings, place)
     });
     let active_check = accepted("spec.healthCheck.active", meanwhile, problems, |place| {
         settings::active_check(spec, &world.site, place)

@@ -74,7 +74,7 @@ impl Members {
                 Some(member) => member.configured(endpoint),
                 None => Member::new(self.live(endpoint, backend, keeper), endpoint),
             };
-            member.endpoint().configure(backend, worrying);
+            member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
         self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
@@ -288,13 +288,19 @@ impl Members {
 
 impl Member {
     fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint) -> Self {
-        let candidate = Candidate { endpoint, stable_id: wanted.stable_id.to_string().into(), weight: wanted.weight };
+        let candidate = Candidate {
+            endpoint,
+            stable_id: wanted.stable_id.to_string().into(),
+            weight: wanted.weight,
+            distance: wanted.distance,
+        };
         Self { candidate, health: Health::default(), outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
 
     fn configured(mut self, wanted: &model::Endpoint) -> Self {
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
+        self.candidate.distance = wanted.distance;
         self
     }
 

@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Balancing, Close, Connect, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits, Listener,
+        Access, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits, Listener,
         ListenerDrain, ListenerKey, ListenerState, ObjectKey, Snapshot, StableId, Timeouts, Upstream, UpstreamKey,
         Weight,
     },
@@ -357,6 +357,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         key: EndpointKey { backend: "db".into(), address, uid: None },
         stable_id: StableId::Address(address),
         weight: Weight::ONE,
+        distance: Distance::Far,
     }
 }
 

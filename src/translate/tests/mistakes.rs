@@ -109,6 +109,11 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
         ),
+        (
+            "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
+            "loadBalancing.locality: with Maglev a client has the same endpoint in every process, near or far: write \
+             another algorithm, or leave it out",
+        ),
         ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
         (
             "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
