@@ -7,6 +7,7 @@ mod drain;
 mod health;
 mod listener;
 mod service;
+mod tls;
 
 pub use backend::*;
 pub use balancing::*;
@@ -18,6 +19,7 @@ pub use listener::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use service::*;
+pub use tls::*;
 
 use super::{Name, TcpLoadBalancerStatus, rules};
 
@@ -139,6 +141,13 @@ pub struct TcpLoadBalancerSpec {
 impl TcpLoadBalancerSpec {
     pub fn class(&self) -> &str {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let of_backends = self.backends.iter().filter_map(|backend| backend.tls.as_ref());
+        of_listeners.flat_map(ListenerTls::files).chain(of_backends.flat_map(BackendTls::files))
     }
 }
 

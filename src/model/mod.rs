@@ -11,6 +11,7 @@ mod network;
 mod replica;
 mod report;
 mod snapshot;
+mod trust;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
@@ -24,6 +25,7 @@ pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
+pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
     ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId,
     Unready, Upstream, Weight,

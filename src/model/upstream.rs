@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{EndpointDrain, EndpointKey, Keepalive};
+use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +51,8 @@ fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: 
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS with them; `None`: none of its own.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// One address that serves connections.

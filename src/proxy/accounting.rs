@@ -82,13 +82,15 @@ close_reasons! {
     ProxyInvalid = "proxy_invalid",
     /// The TLS handshake failed.
     TlsFailed = "tls_failed",
+    /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes.
+    TlsClientCertificate = "tls_client_certificate",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",
     /// Refused: no route is for the server name that the client asked for.
     NoRoute = "no_route",
     /// Refused: no endpoint is usable.
     NoEndpoint = "no_endpoint",
-    /// The backend was asked for TLS and did not agree. Its last failure says how.
+    /// No TLS could be agreed on with a backend. Its last failure says how.
     BackendTls = "backend_tls",
     /// Every attempt to reach an endpoint failed.
     ConnectFailed = "connect_failed",
@@ -115,6 +117,7 @@ impl CloseReason {
             | Self::ProxyUntrusted
             | Self::ProxyInvalid
             | Self::TlsFailed
+            | Self::TlsClientCertificate
             | Self::TlsTimeout
             | Self::NoRoute
             | Self::NoEndpoint => true,
@@ -155,11 +158,13 @@ pub struct ListenerCounters {
 #[repr(align(128))]
 pub struct Shard {
     accepted: Counter,
-    closed: [Counter; CloseReason::ALL.len()],
+    closed: ByReason<Counter>,
     pub bytes_to_backend: Counter,
     pub bytes_to_client: Counter,
     pub tls_full_handshakes: Counter,
     pub tls_resumed_handshakes: Counter,
+    pub backend_tls_full_handshakes: Counter,
+    pub backend_tls_resumed_handshakes: Counter,
     /// Time from choosing the first endpoint to an established connection.
     pub connect: Histogram,
     pub duration: Histogram,
@@ -179,7 +184,7 @@ impl ListenerCounters {
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for shard in &self.shards {
-            for (sum, counter) in totals.closed.iter_mut().zip(&shard.closed) {
+            for (sum, counter) in totals.closed.0.iter_mut().zip(&shard.closed.0) {
                 *sum += counter.get();
             }
         }
@@ -189,10 +194,22 @@ impl ListenerCounters {
             totals.bytes_to_client += shard.bytes_to_client.get();
             totals.tls_full_handshakes += shard.tls_full_handshakes.get();
             totals.tls_resumed_handshakes += shard.tls_resumed_handshakes.get();
+            totals.backend_tls_full_handshakes += shard.backend_tls_full_handshakes.get();
+            totals.backend_tls_resumed_handshakes += shard.backend_tls_resumed_handshakes.get();
             totals.connect.add(&shard.connect);
             totals.duration.add(&shard.duration);
         }
         totals
+    }
+}
+
+/// One for each reason.
+#[derive(Clone, Debug)]
+struct ByReason<T>([T; CloseReason::ALL.len()]);
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| T::default()))
     }
 }
 
@@ -202,7 +219,7 @@ impl Shard {
     }
 
     pub fn close(&self, reason: CloseReason) {
-        self.closed[reason as usize].add(1);
+        self.closed.0[reason as usize].add(1);
     }
 }
 
@@ -210,22 +227,24 @@ impl Shard {
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     pub accepted: u64,
-    closed: [u64; CloseReason::ALL.len()],
+    closed: ByReason<u64>,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
     pub tls_full_handshakes: u64,
     pub tls_resumed_handshakes: u64,
+    pub backend_tls_full_handshakes: u64,
+    pub backend_tls_resumed_handshakes: u64,
     pub connect: HistogramTotals,
     pub duration: HistogramTotals,
 }
 
 impl Totals {
     pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed[reason as usize]
+        self.closed.0[reason as usize]
     }
 
     pub fn closed_in_all(&self) -> u64 {
-        self.closed.iter().sum()
+        self.closed.0.iter().sum()
     }
 
     pub fn active(&self) -> u64 {

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Problem, Reason, Surroundings,
+    Problem, Reason, Surroundings, backend_tls,
+    certificates::Certificates,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
@@ -49,9 +50,13 @@ pub(super) struct Found {
 
 /// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong and none had any by its
 /// name, connections go where they went before.
-pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
+pub(super) fn translate(
+    declaration: &Declaration,
+    certificates: &mut Certificates,
+    problems: &mut Vec<Problem>,
+) -> Found {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, certificates)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
@@ -80,26 +85,27 @@ pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) 
     }
 }
 
-fn part(index: usize, declaration: &Declaration) -> Part {
+fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let mut settings = Arc::new(settings(backend));
+    let before = declaration.before.upstream.as_ref();
+    let settings_before = before.and_then(|before| before.backends.get(name(backend)));
     let (mut endpoints, mut unready) = endpoints(backend, declaration, place);
+    let settings = settings(backend, declaration, settings_before, certificates, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
         endpoints = kept(index, declaration);
-        if let Some(before) = &declaration.before.upstream {
-            settings = before.backends.get(name(backend)).cloned().unwrap_or(settings);
-            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
-            unready = own.map(|(key, why)| (key.clone(), *why)).collect();
-        }
+        let own = before.into_iter().flat_map(|before| &before.unready);
+        let own = own.filter(|(key, _)| *key.backend == *name(backend));
+        unready = own.map(|(key, why)| (key.clone(), *why)).collect();
     }
+    let settings = settings_before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
     Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, unready, findings }
 }
 
@@ -132,8 +138,18 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     }
 }
 
-fn settings(backend: &api::Backend) -> Backend {
+fn settings(
+    backend: &api::Backend,
+    declaration: &Declaration,
+    before: Option<&Arc<Backend>>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Backend {
+    let tls_before = before.and_then(|before| before.tls.as_ref());
     Backend {
+        tls: backend.tls.as_ref().and_then(|declared| {
+            backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
+        }),
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,

@@ -3,6 +3,7 @@
 use super::{
     Problem,
     backends::{self, Found},
+    certificates::Certificates,
     client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
@@ -22,6 +23,7 @@ pub(super) struct Translated {
 pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,
+    certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
 ) -> Option<Translated> {
     let spec = declaration.spec;
@@ -37,7 +39,7 @@ pub(super) fn translate(
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
     }
 
-    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, problems);
+    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, certificates, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {

@@ -27,6 +27,7 @@ fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
         min_version: TlsVersion::V1_2,
         alpn: Vec::new(),
         start_tls: Some(StartTls::Postgres),
+        client_validation: None,
         routes: vec![Route { server_names: Vec::new(), mode, backends: None }],
     })
 }
@@ -47,7 +48,10 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
     let theirs = server_config(&certificate);
     let asks_first = Backend::serving(move |mut stream| {
         // What is told of the client comes before everything else.
-        assert_eq!(read_exactly(&stream, 28)[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        let start = read_exactly(&stream, 16);
+        assert_eq!(start[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        let told = read_exactly(&stream, u16::from_be_bytes([start[14], start[15]]).into());
+        assert!(told.ends_with(b"\x02\0\x0adb.example"), "the name that the client asks for: {told:?}");
         assert_eq!(read_exactly(&stream, ASK.len()), ASK);
         stream.write_all(b"S").unwrap();
         let mut stream = StreamOwned::new(ServerConnection::new(theirs.clone()).unwrap(), stream);
@@ -123,7 +127,7 @@ fn a_request_to_cancel_is_handed_to_every_endpoint() {
     let silent = BlackHole::new();
     let rig = Rig::with(&[one.address, other.address, dead, silent.address], |listener, upstream| {
         listener.tls = postgres(TlsMode::Passthrough, &certificate);
-        let announced = tcplb::model::Backend { proxy_protocol: Some(ProxyVersion::V2) };
+        let announced = tcplb::model::Backend { proxy_protocol: Some(ProxyVersion::V2), tls: None };
         upstream.backends.insert("announced".into(), Arc::new(announced));
         let its_own = upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == other.address);
         its_own.unwrap().key.backend = "announced".into();

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{BackendTls, Reference};
 use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 
 /// A group of endpoints: exactly one of `service` and `addresses`.
@@ -39,6 +40,17 @@ pub struct Backend {
     /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// TLS towards the backend, after the PROXY header. Absent: what clients send is passed on as it is, or as it is
+    /// after their TLS has ended here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
+}
+
+impl Backend {
+    /// The objects that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.tls.iter().flat_map(BackendTls::references)
+    }
 }
 
 fn one() -> u16 {
@@ -47,7 +59,15 @@ fn one() -> u16 {
 
 impl Default for Backend {
     fn default() -> Self {
-        Self { name: None, service: None, addresses: None, resolve_interval: None, weight: one(), proxy_protocol: None }
+        Self {
+            name: None,
+            service: None,
+            addresses: None,
+            resolve_interval: None,
+            weight: one(),
+            proxy_protocol: None,
+            tls: None,
+        }
     }
 }
 

@@ -226,7 +226,8 @@ impl Readable for Secret {
     fn read(mut object: DynamicObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
             typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
-        let needed = data.unwrap_or_default().into_iter().filter(|(key, _)| ["tls.crt", "tls.key"].contains(&&**key));
+        let is_needed = |key: &str| SECRET_KEYS.contains(&key) || CA_KEYS.contains(&key);
+        let needed = data.unwrap_or_default().into_iter().filter(|(key, _)| is_needed(key));
         let read = |(key, value): (String, Value)| {
             let problem = format!("data.{key}: is not base64: have the Secret written anew");
             serde_json::from_value(value).map(|bytes| (key, bytes)).map_err(|_| problem)
@@ -234,6 +235,29 @@ impl Readable for Secret {
         let data = Some(needed.map(read).collect::<Result<_, _>>()?);
         let ObjectMeta { name, namespace, .. } = object.metadata;
         Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, data, ..Self::default() })
+    }
+}
+
+/// What is read of a Secret besides [`CA_KEYS`].
+const SECRET_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
+/// What is read of a ConfigMap.
+const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
+
+/// One with certificates of authorities.
+impl Readable for ConfigMap {
+    const KIND: &'static str = "ConfigMap";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<Self>(&())
+    }
+
+    fn read(object: DynamicObject) -> Result<Self, String> {
+        let mut map: Self = whole(object)?;
+        if let Some(data) = &mut map.data {
+            data.retain(|key, _| CA_KEYS.contains(&key.as_str()));
+        }
+        let ObjectMeta { name, namespace, .. } = map.metadata;
+        Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, binary_data: None, ..map })
     }
 }
 

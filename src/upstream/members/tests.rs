@@ -264,7 +264,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     let kept = scene.endpoint(1);
     let mut wanted = upstream([1, 2, 4, 5, 6]);
     wanted.endpoints[1].weight = Weight::new(7.try_into().unwrap());
-    let backend = model::Backend { proxy_protocol: Some(model::ProxyVersion::V2) };
+    let backend = model::Backend { proxy_protocol: Some(model::ProxyVersion::V2), ..model::Backend::default() };
     wanted.backends.insert("b".into(), Arc::new(backend));
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
