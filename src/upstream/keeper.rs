@@ -21,6 +21,7 @@ use super::{
     members::{Change, Event, Members},
     pool::{Pool, PreconnectBudget, Refill},
     probe::{Outcome, probe},
+    rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
 use crate::model::{self, ActiveCheck, UpstreamKey};
 
@@ -66,6 +67,22 @@ impl Keeper {
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
         subset
+    }
+
+    /// The endpoints that connections are spread over, in groups within which their shares can be compared: those of one
+    /// group are in the same subsets.
+    pub fn groups(&mut self) -> Vec<Group> {
+        let mut of: BTreeMap<u64, (Vec<usize>, Sharer)> = BTreeMap::new();
+        for (number, subset) in self.open_subsets().iter().enumerate() {
+            for (endpoint, weight) in subset.shares() {
+                of.entry(endpoint.id()).or_insert_with(|| (Vec::new(), Sharer { endpoint, weight })).0.push(number);
+            }
+        }
+        let mut groups: BTreeMap<Vec<usize>, Group> = BTreeMap::new();
+        for (subsets, sharer) in of.into_values() {
+            groups.entry(subsets).or_default().push(sharer);
+        }
+        groups.into_values().collect()
     }
 
     /// Has ejections leave those subsets an endpoint that somebody has now.
@@ -138,6 +155,7 @@ impl Keeper {
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
             drain: settings.drain,
+            rebalance: rebalancing(&settings),
             departing: self.members.departing(&settings.unready),
         };
         match (before.usable, current.usable) {
@@ -182,6 +200,12 @@ impl Keeper {
             self.pools.entry(id).or_insert_with(open);
         }
     }
+}
+
+fn rebalancing(settings: &model::Upstream) -> Option<Rebalancing> {
+    let rebalance = settings.rebalance?;
+    let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
+    Some(Rebalancing { rebalance, tolerance })
 }
 
 /// The task of an upstream: lets ejections end and begin.

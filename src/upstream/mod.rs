@@ -33,12 +33,15 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::keeper::{Keeper, Surroundings, keep};
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
     pool::{PoolFigures, PreconnectBudget},
     subset::{Backends, Subset},
+};
+use self::{
+    keeper::{Keeper, Surroundings, keep},
+    rebalance::{Group, Rebalancing},
 };
 use crate::model::{self, UpstreamKey};
 
@@ -134,6 +137,7 @@ struct Current {
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
     drain: model::EndpointDrain,
+    rebalance: Option<Rebalancing>,
     departing: Vec<(Arc<Endpoint>, model::Departure)>,
 }
 
@@ -145,6 +149,7 @@ impl Upstream {
             endpoints: Arc::default(),
             usable: 0,
             drain: wanted.drain,
+            rebalance: None,
             departing: Vec::new(),
         };
         Self {
@@ -183,6 +188,16 @@ impl Upstream {
         let current = self.current.load();
         let departing = current.departing.iter();
         departing.map(|(endpoint, why)| (endpoint.clone(), *why, current.drain.on(*why))).collect()
+    }
+
+    /// How its connections are spread anew; `None`: they are not.
+    pub fn rebalancing(&self) -> Option<Rebalancing> {
+        self.current.load().rebalance
+    }
+
+    /// The endpoints that connections are spread over, in groups within which their shares can be compared.
+    pub fn groups(&self) -> Vec<Group> {
+        self.keeper().groups()
     }
 
     /// How many endpoints are usable.

@@ -82,6 +82,13 @@ impl Subset {
         all.iter().filter(|endpoint| self.backends.have(endpoint.key())).cloned().collect()
     }
 
+    /// Who gets its connections, and how many of all.
+    pub(super) fn shares(&self) -> Vec<(Arc<Endpoint>, u64)> {
+        let current = self.current.load();
+        let shares = current.balancer.shares().into_iter();
+        shares.flat_map(|shares| shares.iter().map(|(endpoint, weight)| (endpoint.clone(), weight))).collect()
+    }
+
     pub(super) fn backends(&self) -> &Backends {
         &self.backends
     }

@@ -8,6 +8,7 @@ mod limits;
 mod memory;
 mod postgres;
 mod proxy_protocol;
+mod rebalance;
 mod relay;
 mod rig;
 mod routes;
