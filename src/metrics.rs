@@ -73,7 +73,9 @@ families! {
     BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
     CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
     USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
+    IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
     HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
+    SHARE: "tcplb_endpoint_share_percent" Gauge None, ENDPOINT, "How much of its weight counts: below 100 while the endpoint starts slowly";
     EJECTED: "tcplb_endpoint_ejected" Gauge None, ENDPOINT, "1 while the endpoint is ejected because connections to it failed, else 0";
     ENDPOINT_ACTIVE: "tcplb_endpoint_connections_active" Gauge None, ENDPOINT, "Connections the endpoint has now";
     ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections made to the endpoint for clients";
@@ -82,6 +84,7 @@ families! {
     PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets that wait for a client";
     PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Preconnected sockets asked for or thrown away; result is hit, miss or discarded";
     UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer", "state"], "Endpoints; state is usable or unusable";
+    SWITCHES: "tcplb_upstream_priority_switches" Counter None, &["load_balancer"], "Times that endpoints of another priority began to serve, failing over or back";
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the configuration that is applied";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "What is wrong with the manifests now; severity is refused or warning";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
@@ -189,7 +192,9 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.usable()))))?;
+        encoder.gauges(&IN_SERVICE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.in_service()))))?;
         encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
+        encoder.gauges(&SHARE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.share()))))?;
         encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
         encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))?;
         encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
@@ -213,6 +218,12 @@ impl Collector for Live {
                     |(state, count)| (vec![("load_balancer", key.to_string()), ("state", state.into())], count as i64),
                 )
             }),
+        )?;
+        encoder.counters(
+            &SWITCHES,
+            view.upstreams
+                .iter()
+                .map(|(key, upstream)| (vec![("load_balancer", key.to_string())], upstream.switches())),
         )?;
         encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
         let configuration = self.state.configuration();

@@ -98,6 +98,8 @@ fn write_port(page: &mut String, port: &Port) {
 
 fn write_member(page: &mut String, member: &Member) {
     let state = match (member.usable, member.healthy) {
+        (true, _) if !member.in_service => mark(true, "stands by", ""),
+        (true, _) if member.share < 100 => mark(true, &format!("usable, {} %", member.share), ""),
         (true, _) => mark(true, "usable", ""),
         (false, false) => mark(false, "", "unhealthy"),
         (false, true) => mark(false, "", "ejected"),

@@ -77,6 +77,10 @@ pub struct Member {
     pub backend: String,
     pub address: String,
     pub usable: bool,
+    /// False: it stands by, since endpoints of another priority serve.
+    pub in_service: bool,
+    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    pub share: u32,
     pub healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_until: Option<String>,
@@ -158,6 +162,8 @@ fn member(endpoint: &Endpoint) -> Member {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
         usable: endpoint.usable(),
+        in_service: endpoint.in_service(),
+        share: endpoint.share(),
         healthy: state.healthy,
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),
         last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, failure.reason)),

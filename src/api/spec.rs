@@ -70,6 +70,13 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     )
         .message("a route leads to a backend that there is not: write the name of one of spec.backends")
         .field_path(".listeners"),
+    validation = Rule::new(
+        "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
+         self.backends.exists(b, b.priority != self.backends[0].priority)",
+    )
+        .message("all backends have the same priority: write a higher `priority` for those that serve when the others \
+                  cannot, or leave `failover` out")
+        .field_path(".loadBalancing"),
     validation = rules::unless_addresses_are_nodes(
         "access and limits per source go",
         "self.listeners.all(l, has(l.proxyProtocol) || \

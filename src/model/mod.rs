@@ -27,6 +27,6 @@ pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
-    ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId,
-    Unready, Upstream, Weight,
+    ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect,
+    Priority, ProxyVersion, StableId, Unready, Upstream, Weight,
 };

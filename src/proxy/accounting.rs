@@ -145,6 +145,16 @@ impl CloseReason {
     }
 }
 
+/// One of something for each reason.
+#[derive(Clone, Debug)]
+struct ByReason<T>([T; CloseReason::ALL.len()]);
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| T::default()))
+    }
+}
+
 /// The counters of one listener, a shard for each worker so that workers never share a cache line.
 ///
 /// They outlive changes of the listener's configuration.
@@ -200,16 +210,6 @@ impl ListenerCounters {
             totals.duration.add(&shard.duration);
         }
         totals
-    }
-}
-
-/// One for each reason.
-#[derive(Clone, Debug)]
-struct ByReason<T>([T; CloseReason::ALL.len()]);
-
-impl<T: Default> Default for ByReason<T> {
-    fn default() -> Self {
-        Self(array::from_fn(|_| T::default()))
     }
 }
 

@@ -12,8 +12,8 @@ use super::{
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{self, AddressPort, Host},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Unready, Upstream, Weight},
+    api::{self, AddressPort, Host, TcpLoadBalancerSpec},
+    model::{Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready, Upstream, Weight},
     source::Lookup,
 };
 
@@ -92,21 +92,22 @@ fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let before = declaration.before.upstream.as_ref();
-    let settings_before = before.and_then(|before| before.backends.get(name(backend)));
-    let (mut endpoints, mut unready) = endpoints(backend, declaration, place);
-    let settings = settings(backend, declaration, settings_before, certificates, place);
-    if endpoints.is_empty() && place.is_unremarked() {
+    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
+    let Endpoints { mut serving, mut unready, not_ready } = endpoints(backend, declaration, place);
+    let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
+    let settings = settings(backend, not_ready, declaration, before, certificates, place);
+    if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        endpoints = kept(index, declaration);
-        let own = before.into_iter().flat_map(|before| &before.unready);
-        let own = own.filter(|(key, _)| *key.backend == *name(backend));
-        unready = own.map(|(key, why)| (key.clone(), *why)).collect();
+        serving = kept(index, declaration);
+        if let Some(before) = &declaration.before.upstream {
+            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
+            unready = own.map(|(key, why)| (key.clone(), *why)).collect();
+        }
     }
-    let settings = settings_before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
-    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, unready, findings }
+    let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
+    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints: serving, unready, findings }
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
@@ -138,8 +139,15 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     }
 }
 
+/// Whether it matters how many of the endpoints are usable, as long as some are.
+fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
+    let failover = spec.load_balancing.as_ref().and_then(|balancing| balancing.failover.as_ref());
+    failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
+}
+
 fn settings(
     backend: &api::Backend,
+    unready: usize,
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
     certificates: &mut Certificates,
@@ -150,6 +158,8 @@ fn settings(
         tls: backend.tls.as_ref().and_then(|declared| {
             backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
         }),
+        priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
+        unready,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
@@ -157,12 +167,16 @@ fn settings(
     }
 }
 
-/// Those that serve, and those that served before and are still listed.
-fn endpoints(
-    backend: &api::Backend,
-    declaration: &Declaration,
-    place: &mut Place,
-) -> (Vec<Endpoint>, BTreeMap<EndpointKey, Unready>) {
+/// The endpoints of one backend.
+struct Endpoints {
+    serving: Vec<Endpoint>,
+    /// Those that served before and are still listed.
+    unready: BTreeMap<EndpointKey, Unready>,
+    /// How many are not ready, whether they served before or not, without those that terminate.
+    not_ready: usize,
+}
+
+fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Endpoints {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
@@ -181,6 +195,7 @@ fn endpoints(
         }
     };
     let name: Arc<str> = name(backend).into();
+    let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
     for Member { address, uid, stable_id, unready: why } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
@@ -190,7 +205,7 @@ fn endpoints(
             Some(_) => {}
         }
     }
-    (serving, unready)
+    Endpoints { serving, unready, not_ready }
 }
 
 /// The addresses, with all that is known of each DNS name.

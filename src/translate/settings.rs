@@ -12,8 +12,8 @@ use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{
-        ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Keepalive, ListenerDrain, PassiveCheck,
-        Preconnect, Rebalance, Timeouts,
+        ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
+        PassiveCheck, Preconnect, Rebalance, Timeouts,
     },
     source::Site,
 };
@@ -119,12 +119,53 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
         api::Algorithm::Random => Algorithm::Random,
         api::Algorithm::Maglev => Algorithm::Maglev,
     };
+    let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
+    let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128) }
+    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+}
+
+fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
+    if algorithm == Algorithm::Maglev {
+        place.refuse(
+            "with Maglev each client has its own endpoint from the start: write another algorithm, or leave it out",
+        );
+    }
+    place.duration(over, SECOND..=HOUR)
+}
+
+fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place: &mut Place) -> Failover {
+    let Some(declared) = declared else { return Failover::default() };
+    if spec.backends.iter().all(|backend| backend.priority == spec.backends[0].priority) {
+        place.refuse(
+            "all backends have the same priority: write a higher `priority` for those that serve when the others cannot, \
+             or leave it out",
+        );
+    }
+    let percent = declared.min_usable_percent.unwrap_or(0);
+    Failover {
+        min_usable_percent: place.at("minUsablePercent").number(percent, 0..=100),
+        failback: failback(declared.failback.as_ref(), &mut place.at("failback")),
+    }
+}
+
+fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
+    let declared = declared.cloned().unwrap_or_default();
+    match (declared.policy, declared.after) {
+        (api::FailbackPolicy::Automatic, after) => {
+            Failback::After(place.at("after").duration(given(after, Duration::ZERO), ..=24 * HOUR))
+        }
+        (api::FailbackPolicy::Never, after) => {
+            if after.is_some() {
+                place.at("after").refuse("it does nothing with policy Never: write policy: Automatic, or leave it out");
+            }
+            Failback::Never
+        }
+    }
 }
 
 /// `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes' readiness rules there, and

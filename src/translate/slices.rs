@@ -172,9 +172,9 @@ impl Candidate<'_> {
 #[derive(Clone, Copy)]
 struct Conditions {
     ready: bool,
+    terminating: bool,
     /// Terminates, and serves meanwhile.
     last_resort: bool,
-    terminating: bool,
 }
 
 impl Conditions {

@@ -17,9 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Algorithm, Balancing, Close, Connect, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits,
-        Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Snapshot, StableId, Timeouts, Upstream,
-        UpstreamKey, Weight,
+        Access, Balancing, Close, Connect, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits, Listener,
+        ListenerDrain, ListenerKey, ListenerState, ObjectKey, Snapshot, StableId, Timeouts, Upstream, UpstreamKey,
+        Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -324,7 +324,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     let mut endpoints: Vec<Endpoint> = backends.iter().copied().map(endpoint).collect();
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     Upstream {
-        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("db".into(), Arc::default())].into(),
         endpoints,
         active_check: None,

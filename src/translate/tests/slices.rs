@@ -1,5 +1,7 @@
 //! Which endpoints a Service has.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::model::Unready;
 
@@ -48,6 +50,28 @@ fn an_endpoint_serves_by_its_conditions() {
             let found = endpoints("sql", SERVICE, &[&slice]);
             assert_eq!(found.contains(&"10.0.0.2:1".to_owned()), expected, "{conditions} beside {other}");
         }
+    }
+}
+
+#[test]
+fn endpoints_that_are_not_ready_count_where_the_usable_share_decides() {
+    let slice = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
+                 {addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}}, \
+                 {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}]";
+    for (failover, expected) in [("{}", 0), ("{failover: {minUsablePercent: 50}}", 1)] {
+        let mut world = pg("sql", SERVICE, &[slice]);
+        let declared = world.load_balancers.values_mut().next().unwrap();
+        let spec = Arc::make_mut(declared.spec.as_mut().unwrap());
+        spec.load_balancing = Some(serde_saphyr::from_str(failover).unwrap());
+        spec.backends[0].priority = 1;
+        let other = "{name: other, addresses: ['10.1.0.1:1'], priority: 2}";
+        spec.backends.push(serde_saphyr::from_str(other).unwrap());
+        spec.backends[0].name = Some(serde_saphyr::from_str("pg").unwrap());
+        let (snapshot, verdicts) = first(&world);
+        assert!(!verdicts.values().next().unwrap().refuses(), "{verdicts:?}");
+        let backends = &snapshot.upstreams[&upstream("pg")].backends;
+        assert_eq!((backends["pg"].unready, backends["other"].unready), (expected, 0), "{failover}");
+        assert_eq!((backends["pg"].priority.0, backends["other"].priority.0), (1, 2));
     }
 }
 
