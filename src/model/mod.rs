@@ -15,7 +15,7 @@ mod trust;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
-pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,

@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive};
+use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +30,9 @@ pub struct Upstream {
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
     pub drain: EndpointDrain,
+    /// `None`: connections stay where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 /// Why an endpoint that is listed does not serve.

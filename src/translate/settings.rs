@@ -13,7 +13,7 @@ use crate::{
     api::TcpLoadBalancerSpec,
     model::{
         ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
-        PassiveCheck, Preconnect, Timeouts,
+        PassiveCheck, Preconnect, Rebalance, Timeouts,
     },
     source::Site,
 };
@@ -71,6 +71,25 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> E
         unhealthy: case("endpointUnhealthy", declared.endpoint_unhealthy),
         failback: case("failback", declared.failback),
     }
+}
+
+/// `None`: connections stay where they are.
+pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<Rebalance> {
+    let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
+    if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
+        place.refuse(
+            "with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write another \
+             algorithm",
+        );
+    }
+    let percent = max_imbalance_percent.unwrap_or(defaults::MAX_IMBALANCE_PERCENT);
+    let most = max_closes_per_minute.unwrap_or(defaults::MAX_CLOSES_PER_MINUTE);
+    Some(Rebalance {
+        max_imbalance_percent: place.at("maxImbalancePercent").number(percent, 1..=1000),
+        max_closes_per_minute: nonzero_u32(place.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
+        min_age: given(min_age, defaults::REBALANCE_MIN_AGE),
+        idle_only: idle_only.unwrap_or(true),
+    })
 }
 
 /// `None`: connections are kept.

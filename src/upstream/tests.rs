@@ -56,6 +56,7 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
         keepalive: None,
         unready: Default::default(),
         drain: Default::default(),
+        rebalance: None,
     }
 }
 

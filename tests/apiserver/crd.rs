@@ -384,6 +384,7 @@ fn largest() -> Value {
                 "handshake": duration, "idle": duration, "halfClosed": duration, "maxDuration": duration,
             },
             "tcpKeepalive": {"idle": duration, "interval": duration},
+            "rebalance": {"maxImbalancePercent": 1000, "maxClosesPerMinute": 1_000_000, "minAge": duration, "idleOnly": true},
             "drain": {
                 "endpointTerminating": drained, "endpointRemoved": drained, "endpointUnhealthy": drained,
                 "failback": drained, "listenerRemoved": drained, "shutdown": drained,

@@ -12,6 +12,7 @@ mod memory;
 mod mtls;
 mod postgres;
 mod proxy_protocol;
+mod rebalance;
 mod relay;
 mod rig;
 mod routes;

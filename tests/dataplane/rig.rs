@@ -344,6 +344,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
         keepalive: Some(KEEPALIVE),
         unready: BTreeMap::new(),
         drain: EndpointDrain::default(),
+        rebalance: None,
     }
 }
 

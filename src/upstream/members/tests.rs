@@ -43,6 +43,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
         keepalive: None,
         unready: Default::default(),
         drain: Default::default(),
+        rebalance: None,
     }
 }
 
