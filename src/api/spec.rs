@@ -2,6 +2,7 @@
 
 mod backend;
 mod balancing;
+mod check;
 mod connection;
 mod health;
 mod listener;
@@ -9,6 +10,7 @@ mod service;
 
 pub use backend::*;
 pub use balancing::*;
+pub use check::*;
 pub use connection::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
@@ -137,6 +139,18 @@ pub struct TcpLoadBalancerSpec {
 impl TcpLoadBalancerSpec {
     pub fn class(&self) -> &str {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
+    }
+
+    /// The passwords that its checks log in with.
+    pub fn password_refs(&self) -> impl Iterator<Item = &PasswordRef> {
+        let of_all = self.health_check.as_ref().and_then(|check| check.active.as_ref());
+        let own = self.backends.iter().filter_map(|backend| backend.health_check.as_ref()?.active.as_ref());
+        of_all.into_iter().chain(own).filter_map(ActiveCheck::password_ref)
+    }
+
+    /// The names of the Secrets that those are in.
+    pub fn password_secrets(&self) -> impl Iterator<Item = &str> {
+        self.password_refs().filter_map(|reference| reference.name.as_ref()).map(|name| name.0.as_str())
     }
 }
 

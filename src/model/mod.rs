@@ -4,6 +4,7 @@
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
 mod certificate;
+mod check;
 mod key;
 mod listener;
 mod network;
@@ -13,6 +14,10 @@ mod snapshot;
 mod upstream;
 
 pub use certificate::{Certificate, Fingerprint};
+pub use check::{
+    ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
+    RedisSession, Role, Transport,
+};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
@@ -23,6 +28,6 @@ pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use upstream::{
-    ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId,
-    Upstream, Weight,
+    Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId, Upstream,
+    Weight,
 };

@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{EndpointKey, Keepalive};
+use super::{ActiveCheck, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,7 +21,9 @@ pub struct Upstream {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key, each key once, each of one of the backends. May be empty: then connections are refused.
     pub endpoints: Vec<Endpoint>,
-    pub active_check: Option<ActiveCheck>,
+    /// Of the backends that have none of their own.
+    #[serde(skip)]
+    pub active_check: Option<Arc<ActiveCheck>>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
@@ -34,6 +36,8 @@ pub struct Upstream {
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How they are probed; `None`: they are not.
+    pub active_check: Option<Arc<ActiveCheck>>,
 }
 
 /// One address that serves connections.
@@ -111,20 +115,6 @@ pub enum Algorithm {
     PowerOfTwo,
     Random,
     Maglev,
-}
-
-/// Probes that open a TCP connection and close it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ActiveCheck {
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub interval: Duration,
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub timeout: Duration,
-    /// Passes in a row that make an unhealthy endpoint healthy.
-    pub healthy_after: NonZeroU16,
-    /// Failures in a row that make a healthy endpoint unhealthy.
-    pub unhealthy_after: NonZeroU16,
 }
 
 /// Ejection of endpoints that clients' connections fail to reach.

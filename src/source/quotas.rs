@@ -71,8 +71,10 @@ impl<'a> Quotas<'a> {
         let mut secrets: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (object, declared) in in_turn {
             let listeners = declared.spec.iter().flat_map(|spec| &spec.listeners).take(self.listeners(object));
+            let served = declared.spec.iter().filter(|_| self.listeners(object) > 0);
+            let passwords = served.flat_map(|spec| spec.password_secrets());
             let names = secrets.entry(&*object.namespace).or_default();
-            for name in listeners.flat_map(|listener| listener.secrets()) {
+            for name in listeners.flat_map(|listener| listener.secrets()).chain(passwords) {
                 if names.len() < most {
                     names.insert(name);
                 }

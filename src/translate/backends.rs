@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Problem, Reason, Surroundings,
+    Problem, Reason, Surroundings, checks,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{self, AddressPort, Host},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
+    model::{ActiveCheck, Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
     source::Lookup,
 };
 
@@ -44,9 +44,13 @@ pub(super) struct Found {
 
 /// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong and none had any by its
 /// name, connections go where they went before.
-pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) -> Found {
+pub(super) fn translate(
+    declaration: &Declaration,
+    active_check: Option<&Arc<ActiveCheck>>,
+    problems: &mut Vec<Problem>,
+) -> Found {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
@@ -70,15 +74,16 @@ pub(super) fn translate(declaration: &Declaration, problems: &mut Vec<Problem>) 
     }
 }
 
-fn part(index: usize, declaration: &Declaration) -> Part {
+fn part(index: usize, declaration: &Declaration, active_check: Option<&Arc<ActiveCheck>>) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let mut settings = Arc::new(settings(backend));
+    let mut settings = Arc::new(settings(backend, declaration, active_check, place));
     let mut endpoints = endpoints(backend, declaration, place);
+    refuse_probes_out_of_reach(&settings, &endpoints, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
@@ -119,12 +124,43 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     }
 }
 
-fn settings(backend: &api::Backend) -> Backend {
+fn settings(
+    backend: &api::Backend,
+    declaration: &Declaration,
+    active_check: Option<&Arc<ActiveCheck>>,
+    place: &mut Place,
+) -> Backend {
+    let own = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     Backend {
+        active_check: match own {
+            Some(own) => checks::active_check(own, declaration, &mut place.at("healthCheck").at("active")),
+            None => active_check.cloned(),
+        },
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
         }),
+    }
+}
+
+/// Another port of the same address may be another's.
+fn refuse_probes_out_of_reach(
+    settings: &Backend,
+    endpoints: &[Endpoint],
+    declaration: &Declaration,
+    place: &mut Place,
+) {
+    let Some(port) = settings.active_check.as_ref().and_then(|check| check.port) else { return };
+    let reach = &declaration.surroundings.reach;
+    let refused = endpoints.iter().find_map(|endpoint| {
+        let address = SocketAddr::new(endpoint.address().ip(), port.get());
+        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
+        Some((address, reach.refusal(address, target)?))
+    });
+    if let Some((address, refusal)) = refused {
+        let message =
+            format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
+        place.refuse_for(Reason::NotPermitted, message);
     }
 }
 

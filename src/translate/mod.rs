@@ -8,6 +8,7 @@ mod backends;
 mod before;
 mod bindings;
 mod certificates;
+mod checks;
 mod client_address;
 mod defaults;
 mod findings;

@@ -11,13 +11,11 @@ use super::{defaults, findings::Place};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
-    model::{ActiveCheck, Algorithm, Balancing, Connect, Keepalive, PassiveCheck, Preconnect, ShutdownDrain, Timeouts},
-    source::Site,
+    model::{Algorithm, Balancing, Connect, Keepalive, PassiveCheck, Preconnect, ShutdownDrain, Timeouts},
 };
 
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
 /// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32767);
 
@@ -74,36 +72,6 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128) }
 }
 
-/// `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes' readiness rules there, and
-/// bare connections hurt some databases.
-pub(super) fn active_check(spec: &TcpLoadBalancerSpec, site: &Site, place: &mut Place) -> Option<ActiveCheck> {
-    let declared = match spec.health_check.as_ref().and_then(|check| check.active.clone()) {
-        None if *site != Site::Standalone => return None,
-        declared => declared.unwrap_or_default(),
-    };
-    let interval = given(declared.interval, defaults::CHECK_INTERVAL);
-    let timeout = match declared.timeout {
-        Some(timeout) => {
-            let mut place = place.at("timeout");
-            let timeout = at_most("the interval", interval, timeout.0, &mut place);
-            place.duration(timeout, MILLISECOND..)
-        }
-        None => cmp::min(interval, defaults::CHECK_TIMEOUT),
-    };
-    let healthy_after = declared.healthy_after.unwrap_or(defaults::HEALTHY_AFTER);
-    let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
-    let check = ActiveCheck {
-        interval: place.at("interval").duration(interval, Duration::from_millis(100)..=HOUR),
-        timeout,
-        healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
-        unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
-    };
-    match declared.type_ {
-        api::CheckType::Tcp => Some(check),
-        api::CheckType::None => None,
-    }
-}
-
 /// `None`: no ejection.
 pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<PassiveCheck> {
     let declared = spec.health_check.as_ref().and_then(|check| check.passive.clone()).unwrap_or_default();
@@ -143,7 +111,7 @@ fn preconnect(declared: &api::Preconnect, place: &mut Place) -> Preconnect {
     }
 }
 
-fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
+pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
     declared.map_or(default, |duration| duration.0)
 }
 
@@ -166,7 +134,7 @@ fn at_least(what: &str, limit: Duration, value: Duration, place: &mut Place) -> 
     value
 }
 
-fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
+pub(super) fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
     if value > limit {
         let (value, limit) = (api::Duration(value), api::Duration(limit));
         place.refuse(format!("{value} is longer than {what}: write at most {limit}"));

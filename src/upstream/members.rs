@@ -20,7 +20,6 @@ use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck};
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: Vec<Member>,
-    active: Option<ActiveCheck>,
     passive: Option<PassiveCheck>,
     never_empty: Vec<Backends>,
 }
@@ -57,12 +56,12 @@ impl Members {
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
-            let member =
-                live.map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint));
+            let member = live
+                .map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint, backend));
             member.endpoint().configure(backend, worrying);
             self.members.push(member);
         }
-        (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
+        self.passive = wanted.passive_check;
 
         let mut changes = Vec::new();
         for member in &mut self.members {
@@ -70,7 +69,7 @@ impl Members {
                 Some(passive) => member.outlier.shorten(passive, now),
                 None => member.end_ejection("ejection is off", now, &mut changes),
             }
-            if self.active.is_none() && !mem::take(&mut member.health).healthy() {
+            if member.check().is_none() && !mem::take(&mut member.health).healthy() {
                 changes.push(member.change(Event::Healthy { reason: "no longer probed" }));
             }
         }
@@ -86,9 +85,10 @@ impl Members {
     /// A probe of the endpoint with this id ended.
     pub fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        let Some(check) = self.active else { return changes };
         let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return changes };
+        let Some(check) = member.check() else { return changes };
         let passed = outcome.is_ok();
+        member.endpoint().count_probe(passed);
         let reason = outcome.err().unwrap_or_default();
         if !passed {
             member.endpoint().note_failure(reason.clone());
@@ -115,6 +115,12 @@ impl Members {
     /// When the next ejection ends.
     pub fn next_return(&self) -> Option<Instant> {
         self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
+    }
+
+    /// Whether the endpoint with this id passes its check.
+    pub fn is_healthy(&self, id: u64) -> bool {
+        let member = self.members.iter().find(|member| member.endpoint().id() == id);
+        member.is_none_or(|member| member.health.healthy())
     }
 
     pub fn candidates(&self) -> Vec<Candidate> {
@@ -207,10 +213,13 @@ impl Member {
             stable_id: wanted.stable_id.to_string().into(),
             weight: wanted.weight,
         };
-        Self { candidate, health: Health::default(), outlier: Outlier::default() }
+        Self { candidate, health: Health::of_new(backend.active_check.as_deref()), outlier: Outlier::default() }
     }
 
-    fn configured(mut self, wanted: &model::Endpoint) -> Self {
+    fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        if let Some(check) = backend.active_check.as_deref() {
+            self.health.check_changes(self.check().as_deref(), check);
+        }
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
         self
@@ -218,6 +227,10 @@ impl Member {
 
     fn endpoint(&self) -> &Arc<Endpoint> {
         &self.candidate.endpoint
+    }
+
+    fn check(&self) -> Option<Arc<ActiveCheck>> {
+        self.endpoint().backend().active_check.clone()
     }
 
     fn is_of(&self, subset: &Backends) -> bool {

@@ -1,8 +1,8 @@
 //! Which worker and which endpoint a connection goes to.
 
-use std::{net::TcpStream, num::NonZeroU16, time::Duration};
+use std::{net::TcpStream, num::NonZeroU16, sync::Arc, time::Duration};
 
-use tcplb::model::ActiveCheck;
+use tcplb::model::{ActiveCheck, Probe, Transport};
 
 use crate::rig::*;
 
@@ -53,12 +53,18 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
 fn it_is_reported_that_an_endpoint_becomes_unusable() {
     let (one, other) = (Backend::new(), Backend::new());
     let rig = Rig::with(&[one.address, other.address], |_, upstream| {
-        upstream.active_check = Some(ActiveCheck {
+        let check = ActiveCheck {
+            probe: Probe::Tcp,
+            port: None,
+            transport: Transport::Plain,
             interval: Duration::from_millis(50),
+            unhealthy_interval: Duration::from_millis(50),
+            jitter_percent: 10,
             timeout: PATIENCE,
             healthy_after: NonZeroU16::MIN,
             unhealthy_after: NonZeroU16::MIN,
-        });
+        };
+        backend_of(upstream).active_check = Some(Arc::new(check));
     });
     let (changes, gone) = (|| rig.monitor.view().report.usable_changes, one.address);
     let before = changes();

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::BackendHealthCheck;
 use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 
 /// A group of endpoints: exactly one of `service` and `addresses`.
@@ -39,6 +40,9 @@ pub struct Backend {
     /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// How unhealthy endpoints of this backend are found, where it is not as for the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<BackendHealthCheck>,
 }
 
 fn one() -> u16 {
@@ -47,7 +51,15 @@ fn one() -> u16 {
 
 impl Default for Backend {
     fn default() -> Self {
-        Self { name: None, service: None, addresses: None, resolve_interval: None, weight: one(), proxy_protocol: None }
+        Self {
+            name: None,
+            service: None,
+            addresses: None,
+            resolve_interval: None,
+            weight: one(),
+            proxy_protocol: None,
+            health_check: None,
+        }
     }
 }
 

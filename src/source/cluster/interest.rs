@@ -154,7 +154,8 @@ fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<st
 
 /// The Secrets that a load balancer refers to.
 pub fn secrets(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
-    spec.listeners.iter().flat_map(|listener| listener.secrets()).map(|name| beside(key, name)).collect()
+    let certificates = spec.listeners.iter().flat_map(|listener| listener.secrets());
+    certificates.chain(spec.password_secrets()).map(|name| beside(key, name)).collect()
 }
 
 /// The Services that a load balancer refers to.
