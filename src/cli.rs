@@ -69,7 +69,8 @@ pub enum Convert {
 
 #[derive(Debug, Args)]
 pub struct Standalone {
-    /// Files, or folders of .yaml, .yml and .json files, with TcpLoadBalancer, Secret, Service and EndpointSlice documents.
+    /// Files, or folders of .yaml, .yml and .json files, with TcpLoadBalancer, Secret, ConfigMap, Service and EndpointSlice
+    /// documents.
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub simple: Simple,

@@ -68,7 +68,8 @@ families! {
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
-    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes; result is full, resumed, failed or timeout";
+    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with clients; result is full, resumed, refused (of clients without a right certificate), failed or timeout";
+    BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
     CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
     USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
     HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
@@ -155,12 +156,22 @@ impl Collector for Live {
                 [
                     ("full", l.totals.tls_full_handshakes),
                     ("resumed", l.totals.tls_resumed_handshakes),
+                    ("refused", l.totals.closed(CloseReason::TlsClientCertificate)),
                     ("failed", l.totals.closed(CloseReason::TlsFailed)),
                     ("timeout", l.totals.closed(CloseReason::TlsTimeout)),
                 ]
                 .map(|(result, count)| (l.labels_and("result", result), count))
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
+            }),
+        )?;
+        encoder.counters(
+            &BACKEND_HANDSHAKES,
+            listeners.iter().flat_map(|l| {
+                [("full", l.totals.backend_tls_full_handshakes), ("resumed", l.totals.backend_tls_resumed_handshakes)]
+                    .map(|(result, count)| (l.labels_and("result", result), count))
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0)
             }),
         )?;
         encoder.gauges(

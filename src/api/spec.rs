@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod listener;
 mod service;
+mod tls;
 
 pub use backend::*;
 pub use balancing::*;
@@ -18,6 +19,7 @@ pub use listener::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use service::*;
+pub use tls::*;
 
 use super::{Name, TcpLoadBalancerStatus, rules};
 
@@ -66,6 +68,13 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     )
         .message("a route leads to a backend that there is not: write the name of one of spec.backends")
         .field_path(".listeners"),
+    validation = Rule::new(
+        "!has(self.healthCheck) || !has(self.healthCheck.active) || !has(self.healthCheck.active.transport) || \
+         self.healthCheck.active.transport != 'TLS' || \
+         self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
+    )
+        .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
+        .field_path(".healthCheck.active.transport"),
     validation = rules::unless_addresses_are_nodes(
         "access and limits per source go",
         "self.listeners.all(l, has(l.proxyProtocol) || \
@@ -141,16 +150,12 @@ impl TcpLoadBalancerSpec {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
     }
 
-    /// The passwords that its checks log in with.
-    pub fn password_refs(&self) -> impl Iterator<Item = &PasswordRef> {
-        let of_all = self.health_check.as_ref().and_then(|check| check.active.as_ref());
-        let own = self.backends.iter().filter_map(|backend| backend.health_check.as_ref()?.active.as_ref());
-        of_all.into_iter().chain(own).filter_map(ActiveCheck::password_ref)
-    }
-
-    /// The names of the Secrets that those are in.
-    pub fn password_secrets(&self) -> impl Iterator<Item = &str> {
-        self.password_refs().filter_map(|reference| reference.name.as_ref()).map(|name| name.0.as_str())
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let of_backends = self.backends.iter().flat_map(Backend::files);
+        let of_checks = self.health_check.iter().flat_map(HealthCheck::files);
+        of_listeners.flat_map(ListenerTls::files).chain(of_backends).chain(of_checks)
     }
 }
 

@@ -28,7 +28,7 @@ pub struct TcpLoadBalancerStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub backends: Vec<BackendStatus>,
-    /// `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services and Secrets that it
+    /// `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services, Secrets and ConfigMaps that it
     /// names are there. `Programmed`: every ready proxy serves it. `BackendsHealthy`: endpoints can be reached.
     /// `CertificatesValid`: none has expired or is about to. `ClientAddressPreserved`: proxies see the clients' own
     /// addresses. Each has a reason and a message that says what to do.

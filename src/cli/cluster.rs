@@ -115,7 +115,7 @@ pub struct Tenants {
     /// How many listeners the load balancers of a namespace may have together. Default: any number.
     #[arg(long, value_name = "NUMBER")]
     pub max_listeners_per_namespace: Option<u32>,
-    /// How many Secrets with certificates the load balancers of a namespace may have read. Each costs a connection to
+    /// How many Secrets and ConfigMaps with certificates the load balancers of a namespace may have read. Each costs a connection to
     /// the API server.
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub max_secrets_per_namespace: u32,

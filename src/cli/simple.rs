@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::values::ListenAddress;
 use crate::api::{
-    self, AddressPort, Algorithm, Backend, CertificateFiles, CertificateRef, Connect, Listener, ListenerTls,
-    LoadBalancing, Preconnect, TcpLoadBalancerSpec,
+    AddressPort, Algorithm, Backend, CertificateFiles, CertificateRef, Connect, Listener, ListenerTls, LoadBalancing,
+    Preconnect, TcpLoadBalancerSpec,
 };
 
 /// The simplest load balancer: one port, some backends.
@@ -108,7 +108,6 @@ impl Simple {
         }
         let certificate = self.tls_certificate.as_ref().zip(self.tls_key.as_ref());
         let tls = certificate.map(|(certificate, key)| ListenerTls {
-            mode: api::TlsMode::default(),
             certificate_refs: vec![CertificateRef {
                 name: None,
                 files: Some(CertificateFiles {
@@ -116,9 +115,7 @@ impl Simple {
                     key: key.to_string_lossy().into_owned(),
                 }),
             }],
-            min_version: api::TlsVersion::default(),
-            alpn: Vec::new(),
-            start_tls: None,
+            ..ListenerTls::default()
         });
         let preconnect = self.preconnect.filter(|size| *size > 0);
         Ok(Some(TcpLoadBalancerSpec {

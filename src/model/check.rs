@@ -41,6 +41,8 @@ pub enum Transport {
     Plain,
     /// What connections to the backend go through.
     AsConnections,
+    /// The same, and the backend has it.
+    Tls,
 }
 
 /// What a probe asks, and which answer passes.

@@ -8,7 +8,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
 
-use super::{Certificate, Networks, UpstreamKey};
+use super::{Certificate, ClientValidation, Networks, UpstreamKey};
 
 /// A port that clients connect to. Frozen for a connection when it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +62,9 @@ pub struct Tls {
     /// How clients ask for TLS before it begins; `None`: they do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_tls: Option<StartTls>,
+    /// What certificates clients have to show where TLS ends here; `None`: they are not asked for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_validation: Option<Arc<ClientValidation>>,
     /// At least one. A client that none of them is for is refused.
     pub routes: Vec<Route>,
 }

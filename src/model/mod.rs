@@ -3,6 +3,7 @@
 //! A [`Snapshot`] is the whole configuration at one moment. It is immutable, comparable and complete: the proxy makes
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
+mod any_certificate;
 mod certificate;
 mod check;
 mod key;
@@ -11,8 +12,10 @@ mod network;
 mod replica;
 mod report;
 mod snapshot;
+mod trust;
 mod upstream;
 
+pub use any_certificate::AnyCertificate;
 pub use certificate::{Certificate, Fingerprint};
 pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
@@ -27,6 +30,7 @@ pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
+pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
     Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId, Upstream,
     Weight,

@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{ActiveCheck, EndpointKey, Keepalive};
+use super::{ActiveCheck, BackendTls, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +38,8 @@ pub struct Backend {
     pub proxy_protocol: Option<ProxyVersion>,
     /// How they are probed; `None`: they are not.
     pub active_check: Option<Arc<ActiveCheck>>,
+    /// TLS with them; `None`: none of its own.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// One address that serves connections.

@@ -20,7 +20,7 @@ use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use self::text::write_text;
-use super::accounting::CloseReason;
+use super::{accounting::CloseReason, tls::ClientTls};
 
 /// How many events may wait to be written.
 const QUEUE: usize = 8192;
@@ -37,7 +37,7 @@ pub struct Event {
     pub peer: SocketAddr,
     /// The client as a PROXY header announced it; otherwise the peer.
     pub client: SocketAddr,
-    pub tls: Option<TlsEvent>,
+    pub tls: Option<Arc<ClientTls>>,
     pub endpoint: Option<SocketAddr>,
     /// How many endpoints were tried.
     pub attempts: u16,
@@ -76,13 +76,6 @@ pub struct Label {
     /// `namespace/name:port`.
     pub label: Box<str>,
     pub name: Box<str>,
-}
-
-#[derive(Clone, Debug)]
-pub struct TlsEvent {
-    pub server_name: Option<Arc<str>>,
-    /// `None`: it does not end here, or has not been agreed on.
-    pub version: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +236,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_server_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
     attempts: u16,
     bytes_to_backend: u64,
@@ -257,6 +252,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn of(event: &'a Event) -> Self {
+        let agreed = event.tls.as_ref().and_then(|tls| tls.agreed.as_ref());
         Self {
             time: timestamp(event.at),
             event: event.kind.label(),
@@ -264,8 +260,9 @@ impl<'a> Line<'a> {
             name: &event.listener.name,
             peer: event.peer,
             client: event.client,
-            tls_version: event.tls.as_ref().and_then(|tls| tls.version),
+            tls_version: agreed.map(|agreed| agreed.version),
             tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            tls_client: agreed.and_then(|agreed| Some(&*agreed.identity.as_ref()?.subject)),
             endpoint: event.endpoint,
             attempts: event.attempts,
             bytes_to_backend: event.bytes_to_backend,
@@ -292,6 +289,7 @@ mod tests {
     use std::{io, sync::Mutex};
 
     use super::*;
+    use crate::proxy::tls::{Agreed, Identity};
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -325,7 +323,15 @@ mod tests {
             listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
             peer: "10.0.0.1:4000".parse().unwrap(),
             client: "192.0.2.7:5000".parse().unwrap(),
-            tls: Some(TlsEvent { server_name: Some("db.example.com".into()), version: Some("TLS1.3") }),
+            tls: Some(Arc::new(ClientTls {
+                server_name: Some("db.example.com".into()),
+                agreed: Some(Agreed {
+                    version: "TLS1.3",
+                    protocol: None,
+                    resumed: false,
+                    identity: Some(Identity { subject: "O=shop, CN=\"al\nice\"".into(), common_name: None }),
+                }),
+            })),
             endpoint: Some("10.1.0.1:5432".parse().unwrap()),
             attempts: 1,
             bytes_to_backend: 7,
@@ -348,7 +354,8 @@ mod tests {
         assert_eq!(
             written(Format::Text, [event(Kind::End(CloseReason::Complete))]),
             "2023-11-14T22:13:20.123Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
-             client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com endpoint=10.1.0.1:5432 attempts=1 \
+             client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com \
+             tls_client=\"O=shop, CN=\\\"al\\nice\\\"\" endpoint=10.1.0.1:5432 attempts=1 \
              bytes_to_backend=7 bytes_to_client=8 connect_seconds=0.0015 duration_seconds=2 reason=complete\n"
         );
     }
@@ -360,6 +367,7 @@ mod tests {
         assert_eq!((lines[0]["event"].as_str(), lines[0].get("reason")), (Some("start"), None));
         assert_eq!(lines[1]["reason"], "idle_timeout");
         assert_eq!(lines[1]["connect_seconds"], 0.0015);
+        assert_eq!(lines[1]["tls_client"], "O=shop, CN=\"al\nice\"");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    access_log::{AccessLog, Event, Kind, TlsEvent},
+    access_log::{AccessLog, Event, Kind},
     accounting::{CloseReason, Shard},
     listener::Serving,
     relay::Meter,
     stream::Stream,
+    tls::ClientTls,
 };
 use crate::{model::ShutdownDrain, upstream::socket_options::set_keepalive};
 
@@ -113,7 +114,7 @@ pub struct Account {
     pub client: SocketAddr,
     /// Where the client connected to, as a PROXY header announced it.
     pub destination: Option<SocketAddr>,
-    tls: Option<TlsEvent>,
+    pub tls: Option<Arc<ClientTls>>,
     endpoint: Option<SocketAddr>,
     pub attempts: u16,
     connect: Option<Duration>,
@@ -156,18 +157,20 @@ impl Account {
             Some(rustls::HandshakeKind::Resumed) => shard.tls_resumed_handshakes.add(1),
             _ => shard.tls_full_handshakes.add(1),
         }
-        self.tls = Some(TlsEvent {
-            server_name: tls.server_name().map(Into::into),
-            version: match tls.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_2) => Some("TLS1.2"),
-                _ => Some("TLS1.3"),
-            },
-        });
+        self.tls = Some(Arc::new(ClientTls::of(tls)));
     }
 
     /// What a client asks for whose TLS may end elsewhere.
     pub fn asked_for(&mut self, server_name: Option<&str>) {
-        self.tls = Some(TlsEvent { server_name: server_name.map(Into::into), version: None });
+        self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), agreed: None }));
+    }
+
+    /// TLS was agreed on with a backend.
+    pub fn backend_handshake_done(&self, tls: &rustls::ClientConnection) {
+        match tls.handshake_kind() {
+            Some(rustls::HandshakeKind::Resumed) => self.shard().backend_tls_resumed_handshakes.add(1),
+            _ => self.shard().backend_tls_full_handshakes.add(1),
+        }
     }
 
     pub fn connected(&mut self, endpoint: SocketAddr, took: Duration) {

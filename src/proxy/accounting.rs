@@ -70,13 +70,15 @@ close_reasons! {
     ProxyInvalid = "proxy_invalid",
     /// The TLS handshake failed.
     TlsFailed = "tls_failed",
+    /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes.
+    TlsClientCertificate = "tls_client_certificate",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",
     /// Refused: no route is for the server name that the client asked for.
     NoRoute = "no_route",
     /// Refused: no endpoint is usable.
     NoEndpoint = "no_endpoint",
-    /// The backend was asked for TLS and did not agree. Its last failure says how.
+    /// No TLS could be agreed on with a backend. Its last failure says how.
     BackendTls = "backend_tls",
     /// Every attempt to reach an endpoint failed.
     ConnectFailed = "connect_failed",
@@ -103,6 +105,7 @@ impl CloseReason {
             | Self::ProxyUntrusted
             | Self::ProxyInvalid
             | Self::TlsFailed
+            | Self::TlsClientCertificate
             | Self::TlsTimeout
             | Self::NoRoute
             | Self::NoEndpoint => true,
@@ -142,6 +145,8 @@ pub struct Shard {
     pub bytes_to_client: Counter,
     pub tls_full_handshakes: Counter,
     pub tls_resumed_handshakes: Counter,
+    pub backend_tls_full_handshakes: Counter,
+    pub backend_tls_resumed_handshakes: Counter,
     /// Time from choosing the first endpoint to an established connection.
     pub connect: Histogram,
     pub duration: Histogram,
@@ -171,6 +176,8 @@ impl ListenerCounters {
             totals.bytes_to_client += shard.bytes_to_client.get();
             totals.tls_full_handshakes += shard.tls_full_handshakes.get();
             totals.tls_resumed_handshakes += shard.tls_resumed_handshakes.get();
+            totals.backend_tls_full_handshakes += shard.backend_tls_full_handshakes.get();
+            totals.backend_tls_resumed_handshakes += shard.backend_tls_resumed_handshakes.get();
             totals.connect.add(&shard.connect);
             totals.duration.add(&shard.duration);
         }
@@ -197,6 +204,8 @@ pub struct Totals {
     pub bytes_to_client: u64,
     pub tls_full_handshakes: u64,
     pub tls_resumed_handshakes: u64,
+    pub backend_tls_full_handshakes: u64,
+    pub backend_tls_resumed_handshakes: u64,
     pub connect: HistogramTotals,
     pub duration: HistogramTotals,
 }

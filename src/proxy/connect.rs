@@ -2,60 +2,197 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
-use super::{accounting::CloseReason, stream::Stream};
-use crate::upstream::{ActiveConnection, Subset, Tried, dial, is_local};
+use super::{accounting::CloseReason, postgres, preceded::Preceded, proxy_protocol, stream::Stream, tls::ClientTls};
+use crate::{
+    model::{Backend, BackendTls, ProxyVersion, StartTls},
+    upstream::{ActiveConnection, Subset, Tried, dial, is_local},
+};
+
+/// A connection to an endpoint, for what the client sends.
+#[derive(Debug)]
+pub enum Reached {
+    Plain(Preceded<Stream>),
+    Tls(Box<TlsBackend>),
+}
+
+pub type TlsBackend = TlsStream<Preceded<Stream>>;
+
+/// What an endpoint is told before it gets what the client sends.
+#[derive(Debug)]
+pub struct Introduction<'a> {
+    pub stream: &'a Stream,
+    pub client: SocketAddr,
+    /// Where the client connected to, as a PROXY header announced it.
+    pub destination: Option<SocketAddr>,
+    pub client_tls: Option<Arc<ClientTls>>,
+    pub encryption: Encryption,
+}
+
+/// What TLS there is with an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// That of its backend, if it has one.
+    OfBackend,
+    /// The client's own, for which the endpoint is asked in this way before.
+    PassedThrough(Option<StartTls>),
+}
+
+impl Introduction<'_> {
+    /// The PROXY header. Fails for a client that is gone.
+    pub fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
+        let destination = match self.destination {
+            Some(announced) => announced,
+            None => self.stream.local_addr().map_err(|_| CloseReason::ClientReset)?,
+        };
+        Ok(proxy_protocol::encode(version, self.client, destination, self.client_tls.as_deref()))
+    }
+
+    fn opening(&self, backend: &Backend) -> Result<Opening, CloseReason> {
+        let header = backend.proxy_protocol.map(|version| self.header(version)).transpose()?;
+        let tls = backend.tls.as_ref().filter(|_| self.encryption == Encryption::OfBackend).cloned();
+        let start_tls = match self.encryption {
+            Encryption::OfBackend => tls.as_ref().and_then(|tls| tls.terms.start_tls),
+            Encryption::PassedThrough(start_tls) => start_tls,
+        };
+        Ok(Opening { header, start_tls, tls })
+    }
+}
+
+/// How a connection to an endpoint begins.
+struct Opening {
+    header: Option<Box<[u8]>>,
+    start_tls: Option<StartTls>,
+    tls: Option<Arc<BackendTls>>,
+}
+
+impl Opening {
+    /// Whether the endpoint has a say in it.
+    fn asks(&self) -> bool {
+        self.start_tls.is_some() || self.tls.is_some()
+    }
+}
 
 /// A connection to an endpoint: a preconnected one, or one that is dialled now. Other endpoints are tried until one
 /// answers, or attempts or time run out. `attempts` counts the endpoints tried.
 pub async fn first_reachable(
     subset: &Subset,
-    client: IpAddr,
+    introduction: &Introduction<'_>,
     attempts: &mut u16,
-) -> Result<(Stream, ActiveConnection), CloseReason> {
+) -> Result<(Reached, ActiveConnection), CloseReason> {
     let settings = subset.upstream().connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
     let mut deadline = None;
     while *attempts < settings.attempts.get() {
-        let Some(active) = subset.pick(client, &tried) else { return Err(failure) };
+        let Some(active) = subset.pick(introduction.client.ip(), &tried) else { return Err(failure) };
         *attempts += 1;
         let endpoint = active.endpoint();
-        if let Some(ready) = endpoint.take_preconnected().and_then(|socket| TcpStream::from_std(socket).ok()) {
-            return Ok((Stream::new(ready), active));
-        }
+        let opening = introduction.opening(&endpoint.backend())?;
+        let ready = endpoint.take_preconnected().and_then(|socket| TcpStream::from_std(socket).ok());
+        let ready = match ready {
+            Some(ready) if !opening.asks() => {
+                return Ok((Reached::Plain(Preceded::new(opening.header, Stream::new(ready))), active));
+            }
+            ready => ready,
+        };
         let now = Instant::now();
         let deadline = *deadline.get_or_insert(now + settings.deadline);
-        let attempt_ends = deadline.min(now + settings.timeout);
-        let dialled = timeout_at(attempt_ends, dial(endpoint.address())).await;
-        let error = match dialled {
-            Ok(Ok(tcp)) => {
-                endpoint.connected();
-                return Ok((Stream::new(tcp), active));
+        let attempt = Attempt { address: endpoint.address(), ends: deadline.min(now + settings.timeout) };
+        let is_dialled = ready.is_none();
+        let error = match attempt.reach(ready, opening).await {
+            Ok(reached) => {
+                if is_dialled {
+                    endpoint.connected();
+                }
+                return Ok((reached, active));
             }
-            Ok(Err(error)) => error,
-            // Too little time was left for it: that says nothing about this endpoint.
-            Err(_) if attempt_ends < now + settings.timeout => return Err(CloseReason::ConnectTimeout),
-            Err(_) => io::Error::new(io::ErrorKind::TimedOut, "no answer within connect.timeout"),
+            Err(error) => error,
         };
-        endpoint.connect_failed(&error);
-        failure = reason_for(&error, endpoint.address());
+        // Too little time was left for it: that says nothing about this endpoint.
+        if error.is_timeout && attempt.ends < now + settings.timeout {
+            return Err(CloseReason::ConnectTimeout);
+        }
+        endpoint.connect_failed(&error.cause);
+        failure = if error.of_tls { CloseReason::BackendTls } else { reason_for(&error.cause, endpoint.address()) };
         if Instant::now() >= deadline {
             return Err(CloseReason::ConnectTimeout);
         }
         tried.insert(endpoint);
     }
     Err(failure)
+}
+
+/// An attempt to reach one endpoint.
+#[derive(Clone, Copy)]
+struct Attempt {
+    address: SocketAddr,
+    ends: Instant,
+}
+
+/// Why an endpoint was not reached.
+struct Unreached {
+    cause: io::Error,
+    of_tls: bool,
+    is_timeout: bool,
+}
+
+impl Attempt {
+    async fn reach(self, ready: Option<TcpStream>, opening: Opening) -> Result<Reached, Unreached> {
+        let failed = |of_tls| move |cause| Unreached { cause, of_tls, is_timeout: false };
+        let too_late = |of_tls, what: &str| {
+            let cause = io::Error::new(io::ErrorKind::TimedOut, what);
+            Unreached { cause, of_tls, is_timeout: true }
+        };
+        let tcp = match ready {
+            Some(ready) => ready,
+            None => timeout_at(self.ends, dial(self.address))
+                .await
+                .map_err(|_| too_late(false, "no answer within connect.timeout"))?
+                .map_err(failed(false))?,
+        };
+        if !opening.asks() {
+            return Ok(Reached::Plain(Preceded::new(opening.header, Stream::new(tcp))));
+        }
+        // Boxed: a handshake's state is large, and most connections have none.
+        timeout_at(self.ends, Box::pin(encrypt(Stream::new(tcp), opening, self.address)))
+            .await
+            .map_err(|_| too_late(true, "it was asked for TLS and did not answer within connect.timeout"))?
+            .map_err(failed(true))
+    }
+}
+
+/// Agrees on TLS with an endpoint, as far as that is not the client's.
+async fn encrypt(stream: Stream, opening: Opening, address: SocketAddr) -> io::Result<Reached> {
+    let mut stream = Preceded::new(opening.header, stream);
+    if opening.start_tls == Some(StartTls::Postgres) {
+        match postgres::ask_for_tls(&mut stream).await {
+            Ok(true) => {}
+            Ok(false) => return Err(io::Error::other("it was asked for TLS and has none")),
+            Err(_) => return Err(io::Error::other("it was asked for TLS and ended the connection")),
+        }
+    }
+    let Some(tls) = opening.tls else { return Ok(Reached::Plain(stream)) };
+    // A certificate that is not verified may be for any name, and for an address none is asked for.
+    let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
+    let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("no TLS with it: {error}")))?;
+    Ok(Reached::Tls(Box::new(stream)))
 }
 
 /// What is wanting here is told to whoever runs this host, at a bounded rate.

@@ -22,7 +22,7 @@ use super::{
     account::{Account, Ledger, Session, canonical},
     accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
-    connect,
+    connect::{self, Encryption, Introduction, Reached, TlsBackend},
     listener::{Serving, Way},
     postgres::{self, CancelRequest, Opening, OpeningError},
     preceded::Preceded,
@@ -35,8 +35,8 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    model::{Listener, ProxyMode, ProxyVersion, StartTls, TlsMode},
-    upstream::Subset,
+    model::{Listener, ProxyMode, StartTls, TlsMode},
+    upstream::{ActiveConnection, Subset},
 };
 
 /// What is known of a connection that has been counted and not been read from.
@@ -90,7 +90,7 @@ async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) ->
     let client = Prefixed::new(announced.rest, client);
     match &serving.way {
         // Boxed like that of a TLS connection, which otherwise would have room for both.
-        Way::Plain(subset) => Box::pin(forward(client, announced.guard, subset, Preamble::None, account)).await,
+        Way::Plain(subset) => Box::pin(forward(client, announced.guard, subset, Encryption::OfBackend, account)).await,
         Way::Terminate { tls, subset } => {
             let deadline = Instant::now() + listener.timeouts.handshake;
             Box::pin(terminate(client, announced.guard, tls, subset, deadline, handshakes, account)).await
@@ -147,10 +147,10 @@ async fn route(
 ) -> Result<CloseReason, CloseReason> {
     let listener = account.serving.listener.clone();
     let deadline = Instant::now() + listener.timeouts.handshake;
-    let mut preamble = Preamble::None;
+    let mut start_tls = None;
     if listener.tls.as_ref().is_some_and(|tls| tls.start_tls == Some(StartTls::Postgres)) {
         match timeout_at(deadline, postgres::open(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)? {
-            Ok(Opening::AskedForTls) => preamble = Preamble::Postgres,
+            Ok(Opening::AskedForTls) => start_tls = Some(StartTls::Postgres),
             Ok(Opening::DirectTls) => {}
             Ok(Opening::Cancel(request)) => return cancel(client, request, routes, account).await,
             Err(error) => {
@@ -171,7 +171,10 @@ async fn route(
     };
     match mode {
         TlsMode::Terminate => terminate(client, guard, tls, subset, deadline, turns, account).await,
-        TlsMode::Passthrough => Box::pin(forward(client, guard, subset, preamble, account)).await,
+        TlsMode::Passthrough => {
+            let encryption = Encryption::PassedThrough(start_tls);
+            Box::pin(forward(client, guard, subset, encryption, account)).await
+        }
     }
 }
 
@@ -192,9 +195,9 @@ async fn cancel(
 ) -> Result<CloseReason, CloseReason> {
     let mut servers = BTreeMap::new();
     let endpoints = routes.all().iter().flat_map(|route| route.subset.endpoints());
+    let introduction = introduce(client.get_mut(), Encryption::PassedThrough(None), account);
     for endpoint in endpoints.filter(|endpoint| endpoint.usable()) {
-        let version = endpoint.backend().proxy_protocol;
-        let header = version.map(|version| announce(version, client.get_mut(), account)).transpose()?;
+        let header = endpoint.backend().proxy_protocol.map(|version| introduction.header(version)).transpose()?;
         servers.insert(endpoint.address(), header.unwrap_or_default().into());
     }
     if !request.hand_over(servers).await {
@@ -202,13 +205,6 @@ async fn cancel(
     }
     client.get_mut().ended_cleanly();
     Ok(CloseReason::Complete)
-}
-
-/// What a client has said before its TLS, and a backend is to be told again where that is passed through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Preamble {
-    None,
-    Postgres,
 }
 
 async fn terminate(
@@ -226,7 +222,7 @@ async fn terminate(
     }
     // A handshake's state is large: a connection has no room for it later.
     let client = Box::pin(handshake(client, tls, deadline, turns, account)).await?;
-    Box::pin(forward(client, guard, subset, Preamble::None, account)).await
+    Box::pin(forward(client, guard, subset, Encryption::OfBackend, account)).await
 }
 
 type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
@@ -245,13 +241,19 @@ async fn handshake(
             account.handshake_done(client.get_ref().1);
             Ok(client)
         }
-        Ok(Err((_, mut client))) => {
+        Ok(Err((error, mut client))) => {
             // The alert that says why, if the handshake had come that far.
             let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
-            Err(CloseReason::TlsFailed)
+            Err(if is_about_certificate(&error) { CloseReason::TlsClientCertificate } else { CloseReason::TlsFailed })
         }
         Err(_) => Err(CloseReason::TlsTimeout),
     }
+}
+
+/// Whether a handshake failed because of the client's certificate, or because it has none.
+fn is_about_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)))
 }
 
 /// Connects an admitted client with a backend and relays.
@@ -259,36 +261,47 @@ fn forward<'a, C: Side + 'a>(
     mut client: C,
     guard: Option<Box<SignatureGuard>>,
     subset: &'a Subset,
-    preamble: Preamble,
+    encryption: Encryption,
     account: &'a mut Account,
 ) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
     let serving = account.serving.clone();
-    let begun = Instant::now();
     // Not an `async fn`, which would have room for the client twice.
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
-        let reached = connect::first_reachable(subset, account.client.ip(), &mut account.attempts);
-        let (backend, active) = Box::pin(reached).await?;
-        account.connected(active.endpoint().address(), begun.elapsed());
-        let version = active.endpoint().backend().proxy_protocol;
-        let header = version.map(|version| announce(version, client.stream(), account)).transpose()?;
-        let mut backend = Preceded::new(header, backend);
-        if preamble == Preamble::Postgres {
-            let asked = timeout(subset.upstream().connect().timeout, postgres::ask_for_tls(&mut backend));
-            let no_tls = match Box::pin(asked).await {
-                Ok(Ok(true)) => None,
-                Ok(Ok(false)) => Some("it was asked for TLS and has none"),
-                Ok(Err(_)) => Some("it was asked for TLS and ended the connection"),
-                Err(_) => Some("it was asked for TLS and did not answer within connect.timeout"),
-            };
-            if let Some(no_tls) = no_tls {
-                active.endpoint().connect_failed(&io::Error::other(no_tls));
-                return Err(CloseReason::BackendTls);
-            }
-        }
+        let (backend, _active) = Box::pin(reach(client.stream(), subset, encryption, account)).await?;
         let deadlines = deadlines(&serving.listener, account.accepted_at);
-        Ok(relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await)
+        Ok(match backend {
+            Reached::Plain(mut backend) => {
+                relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await
+            }
+            Reached::Tls(mut backend) => {
+                Box::pin(relay::both_ways(&mut client, &mut *backend, deadlines, guard, &*account)).await
+            }
+        })
     }
+}
+
+/// An endpoint that is ready for what the client sends.
+async fn reach(
+    client: &Stream,
+    subset: &Subset,
+    encryption: Encryption,
+    account: &mut Account,
+) -> Result<(Reached, ActiveConnection), CloseReason> {
+    let begun = Instant::now();
+    let introduction = introduce(client, encryption, account);
+    let (backend, active) = connect::first_reachable(subset, &introduction, &mut account.attempts).await?;
+    account.connected(active.endpoint().address(), begun.elapsed());
+    if let Reached::Tls(backend) = &backend {
+        account.backend_handshake_done(backend.get_ref().1);
+    }
+    Ok((backend, active))
+}
+
+/// What endpoints are told of a client.
+fn introduce<'a>(stream: &'a Stream, encryption: Encryption, account: &Account) -> Introduction<'a> {
+    let (client, destination, client_tls) = (account.client, account.destination, account.tls.clone());
+    Introduction { stream, client, destination, client_tls, encryption }
 }
 
 fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {
@@ -301,16 +314,6 @@ fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {
             accepted_at.checked_add(shortened)
         }),
     }
-}
-
-/// What a backend is told of the client.
-fn announce(version: ProxyVersion, client: &Stream, account: &Account) -> Result<Box<[u8]>, CloseReason> {
-    let destination = match account.destination {
-        Some(announced) => announced,
-        // Where the client connected to. A socket without an address is gone already.
-        None => client.local_addr().map_err(|_| CloseReason::ClientReset)?,
-    };
-    Ok(proxy_protocol::encode(version, account.client, destination))
 }
 
 impl From<Refusal> for CloseReason {
@@ -352,6 +355,16 @@ impl Side for Preceded<Stream> {
 
     fn plain(&self) -> Option<&TcpStream> {
         self.sent().map(Stream::tcp)
+    }
+}
+
+impl Side for TlsBackend {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut().0.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        None
     }
 }
 

@@ -1,6 +1,7 @@
 //! TLS that ends at a listener.
 
 mod certificates;
+mod client;
 mod client_hello;
 mod last_flight;
 #[cfg(test)]
@@ -12,22 +13,38 @@ use arc_swap::ArcSwap;
 use rustls::{
     Error, ServerConfig, SupportedProtocolVersion,
     crypto::aws_lc_rs,
-    server::ServerSessionMemoryCache,
+    server::{ProducesTickets, ServerSessionMemoryCache},
     version::{TLS12, TLS13},
 };
 
 use self::certificates::Certificates;
-pub use self::{client_hello::read_client_hello, last_flight::LastFlight};
-use crate::model;
+pub use self::{
+    client::{Agreed, ClientTls, Identity},
+    client_hello::read_client_hello,
+    last_flight::LastFlight,
+};
+use crate::model::{self, ClientValidation};
 
 /// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of
 /// session tickets and the session cache stay, so that clients resume their sessions across changes.
 pub struct ServerTls {
     certificates: Arc<Certificates>,
-    /// For each minimum version the configuration without what the manifest says beyond that.
-    from_1_2: ServerConfig,
-    from_1_3: ServerConfig,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    sessions: Sessions,
+}
+
+/// What clients resume their sessions with.
+#[derive(Clone)]
+struct Sessions {
+    ticketer: Arc<dyn ProducesTickets>,
+    /// Of TLS 1.2.
+    cache: Arc<ServerSessionMemoryCache>,
+    /// What was asked of those who began them: who resumes one shows no certificate again.
+    validation: Option<Arc<ClientValidation>>,
 }
 
 /// A fatal alert in a record of its own (RFC 8446 section 6, RFC 6066 section 3).
@@ -39,39 +56,45 @@ pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const SESSIONS_1_2: usize = 4096;
 
 impl ServerTls {
-    /// Fails only if the system's source of randomness does.
+    /// # Errors
+    /// If the system's source of randomness fails.
     pub fn new(tls: &model::Tls) -> Result<Self, Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
         let certificates = Arc::new(Certificates::new(&tls.certificates));
-        // Its keys change every six hours, and each is accepted for twelve.
-        let ticketer = aws_lc_rs::Ticketer::new()?;
-        let sessions = ServerSessionMemoryCache::new(SESSIONS_1_2);
-        let from = |versions: &[&'static SupportedProtocolVersion]| {
-            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                .with_protocol_versions(versions)?
-                .with_no_client_auth()
-                .with_cert_resolver(certificates.clone());
-            config.ticketer = Arc::clone(&ticketer);
-            config.session_storage = sessions.clone();
-            Ok::<_, Error>(config)
-        };
-        let (from_1_2, from_1_3) = (from(&[&TLS12, &TLS13])?, from(&[&TLS13])?);
-        let current = ArcSwap::from_pointee(configured(&from_1_2, &from_1_3, tls));
-        Ok(Self { certificates, from_1_2, from_1_3, current })
+        let sessions = Sessions::new(tls.client_validation.clone())?;
+        let config = Arc::new(configured(tls, &certificates, &sessions)?);
+        Ok(Self { certificates, current: ArcSwap::from_pointee(Current { config, sessions }) })
     }
 
     /// From the next handshake on, this is in force; connections keep what they have.
-    pub fn update(&self, tls: &model::Tls) {
+    ///
+    /// # Errors
+    /// If the system's source of randomness fails. Then all is as it was.
+    pub fn update(&self, tls: &model::Tls) -> Result<(), Error> {
+        let sessions = self.current.load().sessions.clone();
+        let sessions = match sessions.validation == tls.client_validation {
+            true => sessions,
+            false => Sessions::new(tls.client_validation.clone())?,
+        };
+        let config = Arc::new(configured(tls, &self.certificates, &sessions)?);
         // Where nothing is terminated any more, a handshake under way goes on with those before.
         if !tls.certificates.is_empty() {
             self.certificates.replace(&tls.certificates);
         }
-        self.current.store(Arc::new(configured(&self.from_1_2, &self.from_1_3, tls)));
+        self.current.store(Arc::new(Current { config, sessions }));
+        Ok(())
     }
 
     /// The configuration for one handshake.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+        self.current.load().config.clone()
+    }
+}
+
+impl Sessions {
+    fn new(validation: Option<Arc<ClientValidation>>) -> Result<Self, Error> {
+        // Its keys change every six hours, and each is accepted for twelve.
+        let ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Self { ticketer, cache: ServerSessionMemoryCache::new(SESSIONS_1_2), validation })
     }
 }
 
@@ -81,11 +104,20 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-fn configured(from_1_2: &ServerConfig, from_1_3: &ServerConfig, tls: &model::Tls) -> ServerConfig {
-    let mut config = match tls.min_version {
-        model::TlsVersion::V1_2 => from_1_2.clone(),
-        model::TlsVersion::V1_3 => from_1_3.clone(),
+fn configured(tls: &model::Tls, certificates: &Arc<Certificates>, sessions: &Sessions) -> Result<ServerConfig, Error> {
+    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
+        model::TlsVersion::V1_2 => &[&TLS12, &TLS13],
+        model::TlsVersion::V1_3 => &[&TLS13],
     };
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_protocol_versions(versions)?;
+    let builder = match &tls.client_validation {
+        Some(validation) => builder.with_client_cert_verifier(validation.verifier.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificates.clone());
+    config.ticketer = sessions.ticketer.clone();
+    config.session_storage = sessions.cache.clone();
     config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    config
+    Ok(config)
 }

@@ -311,12 +311,8 @@ impl Topology {
         let live = self.live(key);
         let tls = match (&live.tls, &listener.tls) {
             (_, None) => None,
-            (Some(live), Some(wanted)) => {
-                live.update(wanted);
-                Some(live.clone())
-            }
-            (None, Some(wanted)) => match ServerTls::new(wanted) {
-                Ok(tls) => Some(Arc::new(tls)),
+            (live, Some(wanted)) => match updated(live.as_ref(), wanted) {
+                Ok(tls) => Some(tls),
                 Err(error) => {
                     error!(listener = %key, %error, "TLS cannot be set up: not served");
                     return None;
@@ -407,6 +403,14 @@ impl Topology {
             *last = report;
             changed
         });
+    }
+}
+
+/// TLS as it is wanted: the one before, if there is one.
+fn updated(live: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<ServerTls>, rustls::Error> {
+    match live {
+        Some(live) => live.update(wanted).map(|()| live.clone()),
+        None => ServerTls::new(wanted).map(Arc::new),
     }
 }
 

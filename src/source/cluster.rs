@@ -24,7 +24,7 @@ use feed::{Common, Feed, Feeds};
 use interest::{Interest, Subject, Subjects};
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
 pub use kinds::service_of;
@@ -37,9 +37,9 @@ use tokio::{
 use tracing::warn;
 pub use trouble::with_causes;
 
-use super::{Allocations, Declared, Quotas, Site, World, kept};
+use super::{Allocations, Declared, Quotas, Referred, Site, World, kept};
 use crate::{
-    api::{KIND, Placement},
+    api::{KIND, Placement, RefKind},
     model::ObjectKey,
 };
 
@@ -64,7 +64,7 @@ pub struct Home {
     pub allocations: Option<(String, RangeInclusive<u16>)>,
 }
 
-/// How long the start waits for Secrets, so that what can be served at once is.
+/// How long the start waits for Secrets and ConfigMaps, so that what can be served at once is.
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// Load balancers in a cluster and what they refer to.
@@ -80,6 +80,7 @@ pub struct Cluster {
     services: Feeds<Reading<Service>>,
     slices: Feeds<Reading<EndpointSlice>>,
     secrets: Feeds<Reading<Secret>>,
+    config_maps: Feeds<Reading<ConfigMap>>,
     ports: Feeds<Reading<Ports>>,
     /// The load balancers of the latest world.
     shown: BTreeMap<ObjectKey, Declared>,
@@ -104,6 +105,7 @@ impl Cluster {
             services: Feeds::default(),
             slices: Feeds::default(),
             secrets: Feeds::default(),
+            config_maps: Feeds::default(),
             ports: Feeds::default(),
             shown: BTreeMap::new(),
         };
@@ -121,19 +123,20 @@ impl Cluster {
     /// waited for, unless it is what the load balancers need that can be read: who has lost a right must not take the
     /// place of those who know more.
     /// An API server that does not answer is waited for too, since a world without what it says would be a wrong one.
-    /// Secrets get but a moment: only the load balancers that refer to them have to wait for them.
+    /// Secrets and ConfigMaps get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
-        self.all_but_secrets_synced(patience).await;
+        self.all_but_references_synced(patience).await;
         // Many certificates make for many watches, and whoever writes load balancers decides how many.
         let until = Instant::now() + patience.min(MOMENT);
-        while unread(&self.secrets).iter().any(|secret| !secret.is_refused_for_good()) {
+        let is_awaited = |referred: &Unread| !referred.is_refused_for_good();
+        while unread(&self.secrets).iter().chain(&unread(&self.config_maps)).any(is_awaited) {
             if timeout_at(until, self.changes.changed()).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn all_but_secrets_synced(&mut self, patience: Duration) {
+    async fn all_but_references_synced(&mut self, patience: Duration) {
         let mut deadline = Some(Instant::now() + patience);
         loop {
             self.changes.mark_unchanged();
@@ -187,7 +190,10 @@ impl Cluster {
             subjects.add(&Subjects::of_load_balancer(&self.scope, key, spec));
         }
         let quotas = Quotas::of(declared, self.site.tenancy());
-        subjects.secrets.retain(|secret| secret.key().is_some_and(|secret| quotas.allow_secret(&secret)));
+        let is_within =
+            |kind, subject: &Subject| subject.key().is_some_and(|key| quotas.allow(&Referred { kind, key }));
+        subjects.secrets.retain(|secret| is_within(RefKind::Secret, secret));
+        subjects.config_maps.retain(|map| is_within(RefKind::ConfigMap, map));
         subjects
     }
 
@@ -197,6 +203,7 @@ impl Cluster {
         self.services.start(&subjects.services, common);
         self.slices.start(&subjects.slices, common);
         self.secrets.start(&subjects.secrets, common);
+        self.config_maps.start(&subjects.config_maps, common);
         self.ports.start(&subjects.ports, common);
     }
 
@@ -205,6 +212,7 @@ impl Cluster {
         self.services.retain(&subjects.services);
         self.slices.retain(&subjects.slices);
         self.secrets.retain(&subjects.secrets);
+        self.config_maps.retain(&subjects.config_maps);
         self.ports.retain(&subjects.ports);
     }
 
@@ -215,7 +223,8 @@ impl Cluster {
             let needed = Subjects::of_load_balancer(&self.scope, key, spec);
             let all_read = all_read(&self.services, &needed.services)
                 && all_read(&self.slices, &needed.slices)
-                && all_read(&self.secrets, needed.secrets.intersection(&watched.secrets));
+                && all_read(&self.secrets, needed.secrets.intersection(&watched.secrets))
+                && all_read(&self.config_maps, needed.config_maps.intersection(&watched.config_maps));
             if all_read {
                 return true;
             }
@@ -234,16 +243,15 @@ impl Cluster {
         add_refusals(&mut world, &self.services);
         add_refusals(&mut world, &self.slices);
         add_refusals(&mut world, &self.secrets);
+        add_refusals(&mut world, &self.config_maps);
         add_refusals(&mut world, &self.ports);
-        for (subject, feed) in self.secrets.iter() {
-            let refusal =
-                refusal(feed).map(|why| format!("{why}: whoever runs this has to be allowed to list and watch it"));
-            world.unreadable.extend(subject.key().zip(refusal).map(|(key, why)| (("Secret", key), why.into())));
-        }
+        world.unreadable.extend(refused(&self.secrets));
+        world.unreadable.extend(refused(&self.config_maps));
         world.beyond_quota = self.beyond_quota();
         world.services = add(&mut world, &self.services, &interest);
         world.endpoint_slices = add(&mut world, &self.slices, &interest);
         world.secrets = add(&mut world, &self.secrets, &interest);
+        world.config_maps = add(&mut world, &self.config_maps, &interest);
         let ports = add(&mut world, &self.ports, &interest);
         world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
@@ -252,9 +260,13 @@ impl Cluster {
     }
 
     /// All others have been read before a load balancer that refers to them is shown.
-    fn beyond_quota(&self) -> BTreeSet<ObjectKey> {
-        let referred = specs(&self.shown).flat_map(|(key, spec)| interest::secrets(key, spec));
-        referred.filter(|secret| !all_read(&self.secrets, [&Subject::named(secret)])).collect()
+    fn beyond_quota(&self) -> BTreeSet<Referred> {
+        let referred = specs(&self.shown).flat_map(|(key, spec)| interest::references(key, spec));
+        let is_read = |Referred { kind, key }: &Referred| match kind {
+            RefKind::Secret => all_read(&self.secrets, [&Subject::named(key)]),
+            RefKind::ConfigMap => all_read(&self.config_maps, [&Subject::named(key)]),
+        };
+        referred.filter(|referred| !is_read(referred)).collect()
     }
 
     fn interest(&self) -> Interest {
@@ -399,6 +411,14 @@ fn has_read<K: Kept>(feeds: &Feeds<K>, namespace: &Option<Arc<str>>) -> bool {
 fn refusal<K: Kept>(feed: &Feed<K>) -> Option<String> {
     let state = feed.state();
     state.denied().filter(|_| !state.store.is_synced()).map(str::to_owned)
+}
+
+/// The objects that the API server keeps to itself, and what to do about it.
+fn refused<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
+    feeds.iter().filter_map(|(subject, feed)| {
+        let why = format!("{}: whoever runs this has to be allowed to list and watch it", refusal(feed)?);
+        Some(((K::KIND, subject.key()?), why.into()))
+    })
 }
 
 fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {

@@ -8,7 +8,7 @@ use std::{fmt, path::Path, sync::Arc};
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Secret, Service},
+        core::v1::{ConfigMap, Secret, Service},
         discovery::v1::EndpointSlice,
     },
 };
@@ -58,6 +58,7 @@ impl fmt::Debug for Document {
 pub enum Object {
     LoadBalancer(Readable<TcpLoadBalancerSpec>),
     Secret(Readable<Secret>),
+    ConfigMap(Readable<ConfigMap>),
     Service(Readable<Service>),
     EndpointSlice(Readable<EndpointSlice>),
 }
@@ -70,6 +71,7 @@ impl Object {
         match self {
             Self::LoadBalancer(_) => KIND,
             Self::Secret(_) => "Secret",
+            Self::ConfigMap(_) => "ConfigMap",
             Self::Service(_) => "Service",
             Self::EndpointSlice(_) => "EndpointSlice",
         }
@@ -203,12 +205,16 @@ enum Kind {
 }
 
 /// The kinds of Kubernetes' own that matter here.
-const KUBERNETES: [(&str, &str); 3] = [("v1", "Secret"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
+const KUBERNETES: [(&str, &str); 4] =
+    [("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
 impl Kind {
     fn of(api_version: &str, kind: &str) -> Self {
         match (api_version, kind) {
             ("v1", "Secret") => Self::Ours(|value, problems| Read::of(value, problems, secret, Object::Secret)),
+            ("v1", "ConfigMap") => {
+                Self::Ours(|value, problems| Read::of(value, problems, schema::config_map, Object::ConfigMap))
+            }
             ("v1", "Service") => {
                 Self::Ours(|value, problems| Read::of(value, problems, schema::service, Object::Service))
             }

@@ -258,6 +258,10 @@ impl Gathering<'_> {
                 let there = good(&mut self.world.secrets, &self.last.secrets, key, read);
                 self.remark(document, read.as_ref().err(), there);
             }
+            Object::ConfigMap(read) => {
+                let there = good(&mut self.world.config_maps, &self.last.config_maps, key, read);
+                self.remark(document, read.as_ref().err(), there);
+            }
             Object::Service(read) => {
                 let there = good(&mut self.world.services, &self.last.services, key, read);
                 self.remark(document, read.as_ref().err(), there);
@@ -293,15 +297,8 @@ fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Read
 /// Certificates, keys and passwords.
 fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
     let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
-    let paths: BTreeSet<PathBuf> = declared
-        .flat_map(|(declared, spec)| {
-            let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-            let files = tls.flat_map(|tls| &tls.certificate_refs).filter_map(|certificate| certificate.files.as_ref());
-            let passwords = spec.password_refs().filter_map(|reference| reference.file.as_ref());
-            let all = files.flat_map(|files| [&files.certificate, &files.key]).chain(passwords);
-            all.map(|file| declared.path_of(file))
-        })
-        .collect();
+    let paths: BTreeSet<PathBuf> =
+        declared.flat_map(|(declared, spec)| spec.files().map(|file| declared.path_of(file))).collect();
     let read = |path: PathBuf| {
         let read = read_named_file(&path);
         let last = last.files.get(&path).filter(|_| is_being_written(&path, unfinished));

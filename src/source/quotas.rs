@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Declared, Tenancy};
+use super::{Declared, Referred, Tenancy};
 use crate::{api::Placement, model::ObjectKey};
 
 /// The load balancers by the time of their creation, then by namespace and name: whoever was there first goes first where
@@ -18,8 +18,8 @@ pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&Obj
 pub struct Quotas<'a> {
     /// What each load balancer may have of its own. Those in pods are not among them, for they use nobody else's means.
     shares: BTreeMap<&'a ObjectKey, Share>,
-    /// By namespace. `None`: any.
-    secrets: Option<BTreeMap<&'a str, BTreeSet<&'a str>>>,
+    /// `None`: any.
+    references: Option<BTreeSet<Referred>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,10 @@ impl<'a> Quotas<'a> {
         let Some(tenancy) = tenancy else { return Self::default() };
         let (in_pods, ours): (Vec<_>, Vec<_>) =
             oldest_first(load_balancers).into_iter().partition(|(_, declared)| is_in_pods(declared));
-        let mut quotas = Self { shares: shares(&ours, tenancy), secrets: None };
+        let mut quotas = Self { shares: shares(&ours, tenancy), references: None };
         // Those in pods are only judged here: they come last.
-        quotas.secrets =
-            tenancy.secrets_per_namespace.map(|most| quotas.secrets(ours.into_iter().chain(in_pods), most));
+        quotas.references =
+            tenancy.secrets_per_namespace.map(|most| quotas.references(ours.into_iter().chain(in_pods), most));
         quotas
     }
 
@@ -55,32 +55,36 @@ impl<'a> Quotas<'a> {
         }
     }
 
-    /// Whether a Secret is read that load balancers refer to.
-    pub fn allow_secret(&self, secret: &ObjectKey) -> bool {
-        let Some(secrets) = &self.secrets else { return true };
-        secrets.get(&*secret.namespace).is_some_and(|names| names.contains(&*secret.name))
+    /// Whether something is read that load balancers refer to.
+    pub fn allow(&self, referred: &Referred) -> bool {
+        self.references.as_ref().is_none_or(|references| references.contains(referred))
     }
 
     /// The first that are referred to by what is within the quotas so far.
-    fn secrets(
+    fn references(
         &self,
         in_turn: impl Iterator<Item = (&'a ObjectKey, &'a Declared)>,
         most: u32,
-    ) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    ) -> BTreeSet<Referred> {
         let most = count(most);
-        let mut secrets: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut references = BTreeSet::new();
         for (object, declared) in in_turn {
-            let listeners = declared.spec.iter().flat_map(|spec| &spec.listeners).take(self.listeners(object));
-            let served = declared.spec.iter().filter(|_| self.listeners(object) > 0);
-            let passwords = served.flat_map(|spec| spec.password_secrets());
-            let names = secrets.entry(&*object.namespace).or_default();
-            for name in listeners.flat_map(|listener| listener.secrets()).chain(passwords) {
-                if names.len() < most {
-                    names.insert(name);
+            let Some(spec) = &declared.spec else { continue };
+            let listeners = spec.listeners.iter().take(self.listeners(object));
+            let backends = spec.backends.iter().filter(|_| self.share(object) != Some(Share::Nothing));
+            let count = counts.entry(&*object.namespace).or_default();
+            let of_listeners = listeners.flat_map(|listener| listener.references());
+            let of_backends = backends.flat_map(|backend| backend.references());
+            let checks = spec.health_check.iter().filter(|_| self.share(object) != Some(Share::Nothing));
+            let of_checks = checks.flat_map(|check| check.references());
+            for reference in of_listeners.chain(of_backends).chain(of_checks) {
+                if *count < most && references.insert(Referred::by(object, reference)) {
+                    *count += 1;
                 }
             }
         }
-        secrets
+        references
     }
 }
 
@@ -117,7 +121,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::source::Identity;
+    use crate::{api::RefKind, source::Identity};
 
     /// Created at this second, with these Secrets for each of its listeners.
     fn declared(created: i64, placement: &str, secrets: &[&[&str]]) -> Declared {
@@ -139,6 +143,10 @@ mod tests {
             }),
             status: None,
         }
+    }
+
+    fn secret(namespace: &str, name: &str) -> Referred {
+        Referred { kind: RefKind::Secret, key: ObjectKey::new(namespace, name) }
     }
 
     #[test]
@@ -173,13 +181,13 @@ mod tests {
             };
             let quotas = Quotas::of(&load_balancers, Some(&tenancy));
             let read = |namespace, names: &[&'static str]| -> Vec<_> {
-                let read = names.iter().filter(|name| quotas.allow_secret(&ObjectKey::new(namespace, name)));
+                let read = names.iter().filter(|name| quotas.allow(&secret(namespace, name)));
                 read.copied().collect()
             };
             assert_eq!(read("shop", &all), expected, "{caps:?}");
             let elsewhere = if secrets_per_namespace == Some(0) { &[][..] } else { &["a1", "g1"] };
             assert_eq!(read("games", &["a1", "g1"]), elsewhere, "another namespace has its own");
         }
-        assert!(Quotas::of(&load_balancers, None).allow_secret(&ObjectKey::new("shop", "a1")), "nobody limits it");
+        assert!(Quotas::of(&load_balancers, None).allow(&secret("shop", "a1")), "nobody limits it");
     }
 }

@@ -10,7 +10,7 @@ mod tests;
 use std::{collections::BTreeSet, fmt, sync::LazyLock};
 
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
@@ -20,6 +20,7 @@ use serde_json::{Map, Number, Value};
 use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
+static CONFIG_MAP: LazyLock<Value> = LazyLock::new(kubernetes::<ConfigMap>);
 static SECRET: LazyLock<Value> = LazyLock::new(kubernetes::<Secret>);
 static SERVICE: LazyLock<Value> = LazyLock::new(kubernetes::<Service>);
 static ENDPOINT_SLICE: LazyLock<Value> = LazyLock::new(kubernetes::<EndpointSlice>);
@@ -53,6 +54,10 @@ impl<T> Checked<T> {
 
 pub(super) fn service(document: Value) -> Result<Checked<Service>, Vec<String>> {
     checked(&SERVICE, document, |problem| problem.to_string())
+}
+
+pub(super) fn config_map(document: Value) -> Result<Checked<ConfigMap>, Vec<String>> {
+    checked(&CONFIG_MAP, document, |problem| problem.to_string())
 }
 
 pub(super) fn endpoint_slice(document: Value) -> Result<Checked<EndpointSlice>, Vec<String>> {

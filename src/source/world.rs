@@ -9,13 +9,13 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
 
 use super::{Allocations, Tenancy};
 use crate::{
-    api::{Host, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
+    api::{Host, RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::ObjectKey,
 };
 
@@ -24,6 +24,7 @@ use crate::{
 pub struct World {
     pub load_balancers: BTreeMap<ObjectKey, Declared>,
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
+    pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
     /// Certificate and key files that manifests name, by path, or why they cannot be read, as it is said of the
@@ -31,8 +32,8 @@ pub struct World {
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
     /// What is known of the DNS names that manifests have.
     pub names: BTreeMap<Arc<str>, Lookup>,
-    /// Secrets that are not read, since there are too many of their namespace.
-    pub beyond_quota: BTreeSet<ObjectKey>,
+    /// What is referred to and not read, since there is too much of its namespace.
+    pub beyond_quota: BTreeSet<Referred>,
     /// By kind, what is declared but can be read neither now nor could be before, and why, as it is said of it.
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
@@ -41,6 +42,26 @@ pub struct World {
     pub site: Site,
     /// Whether the ports of a [`Site::Gateway`] are not stored: the leader is to write them.
     pub ports_are_lost: bool,
+}
+
+/// An object with certificates that load balancers refer to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Referred {
+    pub kind: RefKind,
+    pub key: ObjectKey,
+}
+
+impl Referred {
+    /// What a load balancer refers to: something of its own namespace.
+    pub fn by(object: &ObjectKey, Reference { kind, name }: Reference) -> Self {
+        Self { kind, key: ObjectKey { namespace: object.namespace.clone(), name: name.into() } }
+    }
+}
+
+impl fmt::Display for Referred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.key)
+    }
 }
 
 /// Where the process runs, which decides where listeners are bound and what load balancers may do.
@@ -104,6 +125,7 @@ impl fmt::Debug for World {
         f.debug_struct("World")
             .field("load_balancers", &self.load_balancers)
             .field("secrets", &self.secrets.keys())
+            .field("config_maps", &self.config_maps.keys())
             .field("services", &self.services)
             .field("endpoint_slices", &self.endpoint_slices)
             .field("files", &self.files.keys())

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Problem, Reason, Surroundings, checks,
+    Problem, Reason, Surroundings, backend_tls,
+    certificates::Certificates,
+    checks,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
@@ -47,10 +49,11 @@ pub(super) struct Found {
 pub(super) fn translate(
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
+    certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
 ) -> Found {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
@@ -74,24 +77,29 @@ pub(super) fn translate(
     }
 }
 
-fn part(index: usize, declaration: &Declaration, active_check: Option<&Arc<ActiveCheck>>) -> Part {
+fn part(
+    index: usize,
+    declaration: &Declaration,
+    active_check: Option<&Arc<ActiveCheck>>,
+    certificates: &mut Certificates,
+) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let mut settings = Arc::new(settings(backend, declaration, active_check, place));
+    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
     let mut endpoints = endpoints(backend, declaration, place);
-    refuse_probes_out_of_reach(&settings, &endpoints, declaration, place);
+    let settings = settings(backend, declaration, before, active_check, certificates, place);
+    checks::refuse_impossible(&settings, &endpoints, declaration, place);
     if endpoints.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
         endpoints = kept(index, declaration);
-        let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-        settings = before.cloned().unwrap_or(settings);
     }
+    let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
     Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, findings }
 }
 
@@ -127,40 +135,25 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
 fn settings(
     backend: &api::Backend,
     declaration: &Declaration,
+    before: Option<&Arc<Backend>>,
     active_check: Option<&Arc<ActiveCheck>>,
+    certificates: &mut Certificates,
     place: &mut Place,
 ) -> Backend {
+    let tls_before = before.and_then(|before| before.tls.as_ref());
     let own = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     Backend {
         active_check: match own {
             Some(own) => checks::active_check(own, declaration, &mut place.at("healthCheck").at("active")),
             None => active_check.cloned(),
         },
+        tls: backend.tls.as_ref().and_then(|declared| {
+            backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
+        }),
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
         }),
-    }
-}
-
-/// Another port of the same address may be another's.
-fn refuse_probes_out_of_reach(
-    settings: &Backend,
-    endpoints: &[Endpoint],
-    declaration: &Declaration,
-    place: &mut Place,
-) {
-    let Some(port) = settings.active_check.as_ref().and_then(|check| check.port) else { return };
-    let reach = &declaration.surroundings.reach;
-    let refused = endpoints.iter().find_map(|endpoint| {
-        let address = SocketAddr::new(endpoint.address().ip(), port.get());
-        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
-        Some((address, reach.refusal(address, target)?))
-    });
-    if let Some((address, refusal)) = refused {
-        let message =
-            format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
-        place.refuse_for(Reason::NotPermitted, message);
     }
 }
 

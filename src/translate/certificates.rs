@@ -1,6 +1,6 @@
 //! Certificates and their keys, from Secrets and files. Nothing of a key's text is ever part of a message.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -14,30 +14,44 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
 };
 
-use super::{Reason, findings::Place, load_balancer::Declaration, missing, quotas};
+use super::{
+    Reason,
+    findings::Place,
+    load_balancer::Declaration,
+    referred::{Meanwhile, Text},
+};
 use crate::{
-    api,
-    model::{Certificate, Fingerprint, ObjectKey, Snapshot},
-    source::{Site, World},
+    api::{self, Reference},
+    model::{Authority, Certificate, Fingerprint, Snapshot},
+    source::{Referred, Site, World},
 };
 
 /// Reads certificates, each distinct one once, right or wrong: an unchanged one is taken from the snapshot before.
 pub(super) struct Certificates<'a> {
-    world: &'a World,
+    pub world: &'a World,
     now: Timestamp,
     known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
+    pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
 }
 
 impl<'a> Certificates<'a> {
     pub fn new(world: &'a World, previous: &Snapshot, now: Timestamp) -> Self {
-        let known = previous
-            .listeners
-            .values()
-            .filter_map(|listener| listener.tls.as_ref())
-            .flat_map(|tls| &tls.certificates)
-            .map(|certificate| ((certificate.source.clone(), certificate.fingerprint), Ok(certificate.clone())))
-            .collect();
-        Self { world, now, known }
+        let clients = || previous.listeners.values().filter_map(|listener| listener.tls.as_ref());
+        let backends = || {
+            let backends = previous.upstreams.values().flat_map(|upstream| upstream.backends.values());
+            backends.filter_map(|backend| Some(&backend.tls.as_ref()?.terms))
+        };
+        let presented = clients().flat_map(|tls| &tls.certificates);
+        let presented = presented.chain(backends().filter_map(|terms| terms.certificate.as_ref()));
+        let of_clients = clients().filter_map(|tls| tls.client_validation.as_ref());
+        let authorities = of_clients.flat_map(|validation| &validation.authorities);
+        let authorities = authorities.chain(backends().flat_map(|terms| terms.authorities.iter().flatten()));
+        Self {
+            world,
+            now,
+            known: presented.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
+            authorities: authorities.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
+        }
     }
 
     /// The certificates of a listener. One that is wrong stays as it was `before`, or is left out; the listener is
@@ -63,27 +77,12 @@ impl<'a> Certificates<'a> {
                 );
                 continue;
             }
-            if let Some(secret) = self.judged_by_others(reference, declaration) {
-                let message = format!(
-                    "Secret {secret} is not looked at here, where the administrator limits the Secrets of a namespace; the \
-                     pods read it themselves"
-                );
-                place.warn(Reason::NotPermitted, message);
-                continue;
-            }
-            let certificate = self.read(reference, declaration).or_else(|(reason, message)| {
-                let source = source(reference, declaration);
-                let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
-                let meanwhile = if kept.is_some() { "the one before is presented" } else { "it is left out" };
-                place.leave_out(reason, format!("{message}; {meanwhile}"));
-                kept.ok_or(())
-            });
-            let Ok(certificate) = certificate else { continue };
-            warn_of_validity(&certificate, self.now, &mut place);
-            certificates.push(certificate);
+            certificates.extend(self.one(reference, declaration, before, &mut place));
         }
-        let all_judged =
-            || declared.certificate_refs.iter().all(|one| self.judged_by_others(one, declaration).is_none());
+        let all_judged = || {
+            let mut references = declared.certificate_refs.iter();
+            references.all(|one| declaration.is_judged_by_others(one.reference()).is_none())
+        };
         if declared.certificate_refs.is_empty() {
             place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
         } else if certificates.is_empty() && all_judged() {
@@ -92,83 +91,63 @@ impl<'a> Certificates<'a> {
         certificates
     }
 
-    /// The Secret, if it is one too many.
-    fn beyond_quota(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Option<ObjectKey> {
-        let secret = ObjectKey::new(&declaration.object.namespace, &reference.name.as_ref()?.0);
-        self.world.beyond_quota.contains(&secret).then_some(secret)
-    }
-
-    /// The same, if it is only judged here: a sidecar has no quotas.
-    fn judged_by_others(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Option<ObjectKey> {
-        self.beyond_quota(reference, declaration).filter(|_| matches!(self.world.site, Site::Sidecar(_)))
-    }
-
-    fn read(
+    /// A certificate, or the one of `before` that is from the same source.
+    pub fn one(
         &mut self,
         reference: &api::CertificateRef,
         declaration: &Declaration,
-    ) -> Result<Arc<Certificate>, (Reason, String)> {
-        if let Some(secret) = self.beyond_quota(reference, declaration) {
-            return Err((Reason::NotPermitted, quotas::beyond(&secret, declaration)));
+        before: &[Arc<Certificate>],
+        place: &mut Place,
+    ) -> Option<Arc<Certificate>> {
+        let source = source(reference, declaration);
+        let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
+        let meanwhile = Meanwhile { kept: "the one before is presented", left_out: "it is left out" };
+        let certificate = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
+            let pair = self.pair(reference, declaration)?;
+            let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
+            let parse = || pair.parse(Arc::clone(&source), fingerprint).map(Arc::new);
+            self.known.entry((source.clone(), fingerprint)).or_insert_with(parse).clone()
+        })?;
+        warn_of_validity(&certificate, self.now, place);
+        Some(certificate)
+    }
+
+    fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Pair<'a>, String> {
+        let (name, files) = either(reference.reference(), reference.files.as_ref(), "a Secret", declaration)?;
+        match (name, files) {
+            (Some(secret), _) => self.secret(&secret),
+            (None, Some(files)) => Ok(Pair {
+                certificate: Text::of_file(&files.certificate, declaration.folder, self.world)?,
+                key: Text::of_file(&files.key, declaration.folder, self.world)?,
+            }),
+            (None, None) => Err("it has neither name nor files: write the name of a Secret, or two files".into()),
         }
-        self.parsed(reference, declaration).map_err(|message| (Reason::InvalidCertificateRef, message))
     }
 
-    fn parsed(
-        &mut self,
-        reference: &api::CertificateRef,
-        declaration: &Declaration,
-    ) -> Result<Arc<Certificate>, String> {
-        let pair = match (&reference.name, &reference.files) {
-            (Some(name), None) => self.secret(&declaration.object.namespace, &name.0)?,
-            (None, Some(_)) if self.world.site != Site::Standalone => {
-                return Err("files are not read in a cluster: write the name of a Secret".into());
-            }
-            (None, Some(files)) => self.files(files, declaration.folder)?,
-            (Some(_), Some(_)) => return Err("it has both name and files: write one of them".into()),
-            (None, None) => {
-                return Err("it has neither name nor files: write the name of a Secret, or two files".into());
-            }
-        };
-        let fingerprint = pair.fingerprint();
-        let source: Arc<str> = source(reference, declaration).into();
-        let key = (source.clone(), fingerprint);
-        let parse = || pair.parse(source, fingerprint).map(Arc::new);
-        self.known.entry(key).or_insert_with(parse).clone()
-    }
-
-    fn secret(&self, namespace: &str, name: &str) -> Result<Pair<'a>, String> {
-        let (title, key) = (format!("Secret {namespace}/{name}"), ObjectKey::new(namespace, name));
-        let secret = self.world.secrets.get(&key).ok_or_else(|| missing("Secret", &key, self.world))?;
-        let text = |key: &str| -> Result<&'a [u8], String> {
-            let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
-            bytes.ok_or_else(|| {
-                format!("{title} has no {key}: a Secret of type kubernetes.io/tls has tls.crt and tls.key")
+    fn secret(&self, secret: &Referred) -> Result<Pair<'a>, String> {
+        let text = |key: &str| {
+            Text::of(secret, key, self.world)?.ok_or_else(|| {
+                format!("{secret} has no {key}: a Secret of type kubernetes.io/tls has tls.crt and tls.key")
             })
         };
-        Ok(Pair {
-            certificate: text("tls.crt")?,
-            key: text("tls.key")?,
-            certificate_title: format!("tls.crt of {title}"),
-            key_title: format!("tls.key of {title}"),
-        })
+        Ok(Pair { certificate: text("tls.crt")?, key: text("tls.key")? })
     }
+}
 
-    fn files(&self, files: &api::CertificateFiles, folder: &Path) -> Result<Pair<'a>, String> {
-        let text = |path: &str| -> Result<&'a [u8], String> {
-            let path = folder.join(path);
-            match self.world.files.get(&path) {
-                Some(Ok(text)) => Ok(text),
-                Some(Err(problem)) => Err(format!("file {}: {problem}", path.display())),
-                None => Err(format!("file {} has not been read", path.display())),
-            }
-        };
-        Ok(Pair {
-            certificate: text(&files.certificate)?,
-            key: text(&files.key)?,
-            certificate_title: format!("file {}", folder.join(&files.certificate).display()),
-            key_title: format!("file {}", folder.join(&files.key).display()),
-        })
+/// The object or the files that are referred to; where they may not be files, `instead` is what may be.
+pub(super) fn either<'f, F>(
+    reference: Option<Reference>,
+    files: Option<&'f F>,
+    instead: &str,
+    declaration: &Declaration,
+) -> Result<(Option<Referred>, Option<&'f F>), String> {
+    let is_standalone = declaration.surroundings.world.site == Site::Standalone;
+    match (reference, files) {
+        (Some(_), Some(_)) => Err("it has both name and files: write one of them".into()),
+        (None, Some(_)) if !is_standalone => {
+            Err(format!("files are not read in a cluster: write the name of {instead}"))
+        }
+        (reference, files) => Ok((reference.map(|reference| Referred::by(declaration.object, reference)), files)),
     }
 }
 
@@ -207,24 +186,15 @@ fn warn_of_validity(certificate: &Certificate, now: Timestamp, place: &mut Place
     }
 }
 
-/// The PEM texts of a certificate chain and its key, and where they come from.
+/// The PEM texts of a certificate chain and its key.
 struct Pair<'a> {
-    certificate: &'a [u8],
-    key: &'a [u8],
-    certificate_title: String,
-    key_title: String,
+    certificate: Text<'a>,
+    key: Text<'a>,
 }
 
 impl Pair<'_> {
     fn fingerprint(&self) -> Fingerprint {
-        let mut context = digest::Context::new(&digest::SHA256);
-        // With its length, so that no byte can wander from one text to the other.
-        context.update(&self.certificate.len().to_be_bytes());
-        context.update(self.certificate);
-        context.update(self.key);
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.copy_from_slice(context.finish().as_ref());
-        fingerprint
+        fingerprint([self.certificate.bytes, self.key.bytes])
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Certificate, String> {
@@ -241,24 +211,24 @@ impl Pair<'_> {
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
-        CertificateDer::pem_slice_iter(self.certificate)
+        CertificateDer::pem_slice_iter(self.certificate.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|_| format!("{} is not PEM: {WRITE_CERTIFICATE}", self.certificate_title))
+            .map_err(|_| format!("{} is not PEM: {WRITE_CERTIFICATE}", self.certificate.title))
     }
 
     fn certified_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
         // The library's errors are not shown: they may quote the text.
-        let key = PrivateKeyDer::from_pem_slice(self.key).map_err(|_| {
+        let key = PrivateKeyDer::from_pem_slice(self.key.bytes).map_err(|_| {
             format!(
                 "{} has no private key that can be read: write a PEM text that begins with -----BEGIN PRIVATE \
                  KEY-----, not encrypted",
-                self.key_title
+                self.key.title
             )
         })?;
         let key = any_supported_type(&key).map_err(|_| {
             format!(
                 "{} has a key of a kind that is not supported: use ECDSA, Ed25519, or RSA of 2048 bits or more",
-                self.key_title
+                self.key.title
             )
         })?;
         let pair = CertifiedKey::new(chain, key);
@@ -266,20 +236,20 @@ impl Pair<'_> {
             Ok(()) => Ok(pair),
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(format!(
                 "{} does not match {}: write the key that the certificate was issued for",
-                self.key_title, self.certificate_title
+                self.key.title, self.certificate.title
             )),
             Err(_) => Err(self.unreadable_certificate()),
         }
     }
 
     fn no_certificate(&self) -> String {
-        format!("{} has no certificate: {WRITE_CERTIFICATE}", self.certificate_title)
+        format!("{} has no certificate: {WRITE_CERTIFICATE}", self.certificate.title)
     }
 
     fn unreadable_certificate(&self) -> String {
         format!(
             "{} has a certificate that cannot be read: write the PEM text as the issuer gave it, or have it issued anew",
-            self.certificate_title
+            self.certificate.title
         )
     }
 
@@ -288,13 +258,26 @@ impl Pair<'_> {
         format!(
             "{} has an X.509 certificate of version {}, which has no room for its DNS names: have one of version 3 \
              issued, with subjectAltName",
-            self.certificate_title,
+            self.certificate.title,
             version.0.saturating_add(1)
         )
     }
 }
 
-const WRITE_CERTIFICATE: &str = "write a PEM text that begins with -----BEGIN CERTIFICATE-----";
+/// What tells texts apart from others in their place.
+pub(super) fn fingerprint(texts: [&[u8]; 2]) -> Fingerprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for text in texts {
+        // With its length, so that no byte can wander from one text to the other.
+        context.update(&text.len().to_be_bytes());
+        context.update(text);
+    }
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
+}
+
+pub(super) const WRITE_CERTIFICATE: &str = "write a PEM text that begins with -----BEGIN CERTIFICATE-----";
 
 /// The DNS names a certificate is for. Its subject's common name counts only if it has no alternative names at all
 /// (RFC 6125).
@@ -315,7 +298,7 @@ fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
 }
 
 /// RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.
-fn timestamp(time: ASN1Time) -> Timestamp {
+pub(super) fn timestamp(time: ASN1Time) -> Timestamp {
     let nearest = if time.timestamp() < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_second(time.timestamp()).unwrap_or(nearest)
 }

@@ -1,22 +1,26 @@
 //! How endpoints are probed.
 
-use std::{cmp, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{cmp, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use hyper::http::{HeaderName, HeaderValue, header::HOST, uri::PathAndQuery};
 use rustls::pki_types::ServerName;
 
 use super::{
-    Reason, defaults,
+    Reason,
+    certificates::either,
+    defaults,
     findings::Place,
     load_balancer::Declaration,
-    missing, quotas,
+    quotas,
+    reach::Target,
+    referred::{self, Text},
     settings::{MILLISECOND, at_most, given, nonzero_u16},
 };
 use crate::{
     api,
     model::{
-        ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, ObjectKey, Password, PostgresSession,
-        Probe, RedisSession, Role, Transport,
+        ActiveCheck, Backend, Endpoint, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
+        PostgresSession, Probe, RedisSession, Role, Transport,
     },
     source::Site,
 };
@@ -60,7 +64,12 @@ pub(super) fn active_check(
     Some(Arc::new(ActiveCheck {
         probe: probe(declared, declaration, place)?,
         port: port.and_then(NonZeroU16::new),
-        transport: if port.is_some() { Transport::Plain } else { Transport::AsConnections },
+        transport: match declared.transport {
+            Some(api::CheckTransport::Plain) => Transport::Plain,
+            Some(api::CheckTransport::Tls) => Transport::Tls,
+            None if port.is_some() => Transport::Plain,
+            None => Transport::AsConnections,
+        },
         interval: place.at("interval").duration(interval, intervals),
         unhealthy_interval,
         jitter_percent: place.at("jitterPercent").number(jitter_percent, 0..=50),
@@ -68,6 +77,32 @@ pub(super) fn active_check(
         healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
         unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
     }))
+}
+
+/// Refuses what a check asks of a backend that cannot be.
+pub(super) fn refuse_impossible(
+    backend: &Backend,
+    endpoints: &[Endpoint],
+    declaration: &Declaration,
+    place: &mut Place,
+) {
+    let Some(check) = &backend.active_check else { return };
+    if check.transport == Transport::Tls && backend.tls.is_none() {
+        place.refuse("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out");
+    }
+    // Another port of the same address may be another's.
+    let Some(port) = check.port else { return };
+    let reach = &declaration.surroundings.reach;
+    let refused = endpoints.iter().find_map(|endpoint| {
+        let address = SocketAddr::new(endpoint.address().ip(), port.get());
+        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
+        Some((address, reach.refusal(address, target)?))
+    });
+    if let Some((address, refusal)) = refused {
+        let message =
+            format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
+        place.refuse_for(Reason::NotPermitted, message);
+    }
 }
 
 /// What a check of one type asks is not part of a check of another.
@@ -99,7 +134,7 @@ fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Pla
         }
         api::CheckType::Grpc => {
             let service = declared.grpc.as_ref().and_then(|grpc| grpc.service.as_ref());
-            Probe::Grpc(GrpcHealth { service: service.map_or_else(|| "".into(), text) })
+            Probe::Grpc(GrpcHealth { service: service.map_or_else(|| "".into(), line) })
         }
         api::CheckType::Postgres => {
             let session = declared.postgres.clone().unwrap_or_default();
@@ -115,7 +150,7 @@ fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Pla
                 return None;
             };
             let password = password(session.password_ref.as_ref(), declaration, &mut place);
-            Probe::MySql(MySqlSession { user: text(&session.user), password, role: role(session.role) })
+            Probe::MySql(MySqlSession { user: line(&session.user), password, role: role(session.role) })
         }
         api::CheckType::Redis => {
             let session = declared.redis.clone().unwrap_or_default();
@@ -201,8 +236,8 @@ fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, place: &mu
         return None;
     };
     let password = password(declared.password_ref.as_ref(), declaration, place);
-    let database = declared.database.as_ref().map_or_else(|| defaults::CHECK_DATABASE.into(), text);
-    Some(PostgresSession { user: text(user), password, database, role })
+    let database = declared.database.as_ref().map_or_else(|| defaults::CHECK_DATABASE.into(), line);
+    Some(PostgresSession { user: line(user), password, database, role })
 }
 
 fn redis(declared: &api::RedisCheck, declaration: &Declaration, place: &mut Place) -> RedisSession {
@@ -210,7 +245,7 @@ fn redis(declared: &api::RedisCheck, declaration: &Declaration, place: &mut Plac
         place.at("user").refuse("a user logs in with a password: write `passwordRef`, or leave `user` out");
     }
     let password = password(declared.password_ref.as_ref(), declaration, place);
-    RedisSession { user: declared.user.as_ref().map(text), password, role: role(declared.role) }
+    RedisSession { user: declared.user.as_ref().map(line), password, role: role(declared.role) }
 }
 
 fn role(declared: api::CheckRole) -> Role {
@@ -221,7 +256,7 @@ fn role(declared: api::CheckRole) -> Role {
     }
 }
 
-fn text(declared: &api::Text) -> Arc<str> {
+fn line(declared: &api::Text) -> Arc<str> {
     declared.0.as_str().into()
 }
 
@@ -229,69 +264,40 @@ fn text(declared: &api::Text) -> Arc<str> {
 fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, place: &mut Place) -> Option<Password> {
     let reference = reference?;
     let mut place = place.at("passwordRef");
-    let found = match (&reference.name, &reference.file) {
-        (Some(name), None) => {
-            let secret = ObjectKey::new(&declaration.object.namespace, &name.0);
-            let world = declaration.surroundings.world;
-            match world.beyond_quota.contains(&secret) {
-                true if matches!(world.site, Site::Sidecar(_)) => {
-                    let message = format!(
-                        "Secret {secret} is not looked at here, where the administrator limits the Secrets of a \
-                         namespace; the pods read it themselves"
-                    );
-                    place.warn(Reason::NotPermitted, message);
-                    return None;
-                }
-                true => Err((Reason::NotPermitted, quotas::beyond(&secret, declaration))),
-                false => of_secret(&secret, reference.key(), declaration),
-            }
-        }
-        (None, Some(_)) if declaration.surroundings.world.site != Site::Standalone => {
-            Err((Reason::Invalid, "files are not read in a cluster: write the name of a Secret".into()))
-        }
-        (None, Some(file)) => of_file(file, declaration),
-        (Some(_), Some(_)) => Err((Reason::Invalid, "it has both name and file: write one of them".into())),
-        (None, None) => {
-            Err((Reason::Invalid, "it has neither name nor file: write the name of a Secret, or a file".into()))
-        }
+    if let Some(referred) = declaration.is_judged_by_others(reference.reference()) {
+        place.warn(Reason::NotPermitted, referred::judged_by_others(&referred));
+        return None;
+    }
+    let found = match declaration.beyond_quota(reference.reference()) {
+        Some(referred) => Err((Reason::NotPermitted, quotas::beyond(&referred, declaration))),
+        None => found(reference, declaration).and_then(readable).map_err(|message| (Reason::RefNotFound, message)),
     };
-    let found = found.and_then(|(bytes, whose)| readable(bytes, &whose).map_err(|message| (Reason::Invalid, message)));
     found.map_err(|(reason, message)| place.refuse_for(reason, message)).ok()
 }
 
-type Found<'a> = Result<(&'a [u8], String), (Reason, String)>;
-
-fn of_secret<'a>(secret: &ObjectKey, key: &str, declaration: &Declaration<'a>) -> Found<'a> {
+fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
     let world = declaration.surroundings.world;
-    let there = world.secrets.get(secret).ok_or_else(|| (Reason::RefNotFound, missing("Secret", secret, world)))?;
-    let bytes = there.data.as_ref().and_then(|data| data.get(key));
-    let bytes = bytes.ok_or_else(|| {
-        let message = format!("Secret {secret} has no short key `{key}`: write which of its keys has the password");
-        (Reason::RefNotFound, message)
-    })?;
-    Ok((&bytes.0, format!("{key} of Secret {secret}")))
-}
-
-fn of_file<'a>(file: &str, declaration: &Declaration<'a>) -> Found<'a> {
-    let path = declaration.folder.join(file);
-    let wrong = |what: &str| (Reason::RefNotFound, format!("file {}: {what}", path.display()));
-    match declaration.surroundings.world.files.get(&path) {
-        Some(Ok(bytes)) => {
-            let end = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            Ok((end.strip_suffix(b"\r").unwrap_or(end), format!("file {}", path.display())))
+    match either(reference.reference(), reference.file.as_ref(), "a Secret", declaration)? {
+        (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
+            let key = reference.key();
+            format!("{secret} has no short text under the key `{key}`: write which of its keys has the password")
+        }),
+        (None, Some(file)) => {
+            let Text { title, bytes } = Text::of_file(file, declaration.folder, world)?;
+            let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            Ok(Text { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
         }
-        Some(Err(problem)) => Err(wrong(problem)),
-        None => Err(wrong("has not been read")),
+        (None, None) => Err("it has neither name nor file: write the name of a Secret, or a file".into()),
     }
 }
 
-fn readable(bytes: &[u8], whose: &str) -> Result<Password, String> {
+fn readable(Text { title, bytes }: Text) -> Result<Password, String> {
     const LONGEST: usize = 1024;
 
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains(|c: char| c.is_ascii_control()));
     match text {
-        Some("") => Err(format!("{whose} is empty: write a password there")),
+        Some("") => Err(format!("{title} is empty: write a password there")),
         Some(text) if text.len() <= LONGEST => Ok(Hidden::new(text.into())),
-        _ => Err(format!("{whose} is not a password: write one line of at most {LONGEST} bytes")),
+        _ => Err(format!("{title} is not a password: write one line of at most {LONGEST} bytes")),
     }
 }

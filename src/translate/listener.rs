@@ -76,7 +76,12 @@ fn tls(
     let terminates = routes.iter().any(|route| route.mode == TlsMode::Terminate);
     let presented = before.map_or(&[][..], |tls| &tls.certificates);
     if !terminates {
-        for (field, is_set) in [("certificateRefs", !tls.certificate_refs.is_empty()), ("alpn", !tls.alpn.is_empty())] {
+        let declared = [
+            ("certificateRefs", !tls.certificate_refs.is_empty()),
+            ("alpn", !tls.alpn.is_empty()),
+            ("clientValidation", tls.client_validation.is_some()),
+        ];
+        for (field, is_set) in declared {
             if is_set {
                 let message = "it is not used, for all connections are passed through: leave it out";
                 place.at(field).warn(Reason::Invalid, message);
@@ -97,9 +102,17 @@ fn tls(
             Some(api::StartTls::Postgres) if tls.alpn.is_empty() => vec!["postgresql".into()],
             _ => application_protocols(&tls.alpn, &mut place.at("alpn")),
         },
-        start_tls: tls.start_tls.map(|api::StartTls::Postgres| StartTls::Postgres),
+        start_tls: start_tls(tls.start_tls),
+        client_validation: tls.client_validation.as_ref().filter(|_| terminates).and_then(|declared| {
+            let before = before.and_then(|tls| tls.client_validation.as_ref());
+            certificates.client_validation(declared, declaration, before, &mut place.at("clientValidation"))
+        }),
         routes,
     }
+}
+
+pub(super) fn start_tls(declared: Option<api::StartTls>) -> Option<StartTls> {
+    declared.map(|api::StartTls::Postgres| StartTls::Postgres)
 }
 
 fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {

@@ -95,7 +95,8 @@ impl<'a> Declaration<'a> {
         let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
-        let Some(upstream::Translated { upstream, lost }) = upstream::translate(self, shared.keepalive, problems)
+        let Some(upstream::Translated { upstream, lost }) =
+            upstream::translate(self, shared.keepalive, certificates, problems)
         else {
             // Without an upstream they would have nowhere to go.
             return Translated { listeners: BTreeMap::new(), upstream: None };

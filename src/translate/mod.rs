@@ -4,6 +4,8 @@
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
+mod authorities;
+mod backend_tls;
 mod backends;
 mod before;
 mod bindings;
@@ -19,6 +21,7 @@ mod load_balancer;
 mod ports;
 mod quotas;
 mod reach;
+mod referred;
 mod routes;
 mod service;
 mod settings;

@@ -1,10 +1,7 @@
 //! What is said of what is too much for its namespace.
 
 use super::{Reason, findings::Place, load_balancer::Declaration};
-use crate::{
-    model::ObjectKey,
-    source::{Share, Tenancy},
-};
+use crate::source::{Referred, Share, Tenancy};
 
 /// Whether the load balancer is within what its namespace may have.
 pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
@@ -38,16 +35,18 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mu
     is_within
 }
 
-/// What is said of a Secret that is not read because it is one too many.
-pub(super) fn beyond(secret: &ObjectKey, declaration: &Declaration) -> String {
+/// What is said of what is not read because it is one too many.
+pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
     if most == 0 {
-        return "the administrator allows no Secrets with certificates: leave `tls` out, or ask for some".into();
+        return "the administrator allows no Secrets and ConfigMaps with certificates: leave `tls` out, or ask for \
+                some"
+            .into();
     }
     format!(
-        "the administrator allows {most} Secrets with certificates in namespace {}, and older load balancers and what is \
-         before this refer to as many: take out one of them, or write one of these instead of {}",
-        secret.namespace, secret.name
+        "the administrator allows {most} Secrets and ConfigMaps with certificates in namespace {}, and older load \
+         balancers and what is before this refer to as many: take out one of them, or write one of these instead of {}",
+        referred.key.namespace, referred.key.name
     )
 }
 

@@ -3,6 +3,7 @@
 use super::{
     Problem,
     backends::{self, Found},
+    certificates::Certificates,
     checks, client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
@@ -22,6 +23,7 @@ pub(super) struct Translated {
 pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,
+    certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
 ) -> Option<Translated> {
     let spec = declaration.spec;
@@ -47,7 +49,7 @@ pub(super) fn translate(
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
-    let Found { backends, endpoints, lost } = backends::translate(declaration, of_all, problems);
+    let Found { backends, endpoints, lost } = backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));

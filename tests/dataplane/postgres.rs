@@ -27,6 +27,7 @@ fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
         min_version: TlsVersion::V1_2,
         alpn: Vec::new(),
         start_tls: Some(StartTls::Postgres),
+        client_validation: None,
         routes: vec![Route { server_names: Vec::new(), mode, backends: None }],
     })
 }
@@ -47,7 +48,10 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
     let theirs = server_config(&certificate);
     let asks_first = Backend::serving(move |mut stream| {
         // What is told of the client comes before everything else.
-        assert_eq!(read_exactly(&stream, 28)[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        let start = read_exactly(&stream, 16);
+        assert_eq!(start[..12], *b"\r\n\r\n\0\r\nQUIT\n");
+        let told = read_exactly(&stream, u16::from_be_bytes([start[14], start[15]]).into());
+        assert!(told.ends_with(b"\x02\0\x0adb.example"), "the name that the client asks for: {told:?}");
         assert_eq!(read_exactly(&stream, ASK.len()), ASK);
         stream.write_all(b"S").unwrap();
         let mut stream = StreamOwned::new(ServerConnection::new(theirs.clone()).unwrap(), stream);

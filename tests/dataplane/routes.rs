@@ -70,7 +70,14 @@ fn route(names: &[&str], mode: TlsMode, backends: Option<&[&str]>) -> Route {
 
 fn routed(certificates: &[&Arc<Certificate>], routes: Vec<Route>) -> Option<Tls> {
     let certificates = certificates.iter().copied().cloned().collect();
-    Some(Tls { certificates, min_version: TlsVersion::V1_2, alpn: Vec::new(), start_tls: None, routes })
+    Some(Tls {
+        certificates,
+        min_version: TlsVersion::V1_2,
+        alpn: Vec::new(),
+        start_tls: None,
+        client_validation: None,
+        routes,
+    })
 }
 
 /// Backends by name, each with one endpoint, in front of which these routes are.

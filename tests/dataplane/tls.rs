@@ -88,6 +88,7 @@ fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
         min_version: TlsVersion::V1_2,
         alpn: Vec::new(),
         start_tls: None,
+        client_validation: None,
         routes: vec![everywhere],
     })
 }

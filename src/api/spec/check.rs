@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{RefKind, Reference};
 use crate::api::{HeaderName, HexBytes, HttpPath, ObjectName, ServerName, StatusRange, Text, rules};
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -23,6 +24,14 @@ pub enum CheckType {
     #[serde(rename = "MySQL")]
     MySql,
     Redis,
+}
+
+/// What probes go through.
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum CheckTransport {
+    Plain,
+    #[serde(rename = "TLS")]
+    Tls,
 }
 
 /// Bytes to send, and bytes that have to be in the answer.
@@ -204,6 +213,11 @@ pub struct PasswordRef {
 }
 
 impl PasswordRef {
+    /// The Secret that it names.
+    pub fn reference(&self) -> Option<Reference<'_>> {
+        self.name.as_ref().map(|name| Reference { kind: RefKind::Secret, name: &name.0 })
+    }
+
     pub fn key(&self) -> &str {
         self.key.as_ref().map_or("password", |key| &key.0)
     }

@@ -4,7 +4,8 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckType, ExchangeCheck, GrpcCheck, HttpCheck, MySqlCheck, PasswordRef, PostgresCheck, RedisCheck, TlsCheck,
+    CheckTransport, CheckType, ExchangeCheck, GrpcCheck, HttpCheck, MySqlCheck, PasswordRef, PostgresCheck, RedisCheck,
+    Reference, TlsCheck,
 };
 use crate::api::{
     Duration,
@@ -21,6 +22,22 @@ pub struct HealthCheck {
     /// Ejection of endpoints that clients' connections fail to reach. On by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveCheck>,
+}
+
+impl HealthCheck {
+    /// The objects that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.password_ref().and_then(PasswordRef::reference).into_iter()
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.password_ref().and_then(|password| password.file.as_deref()).into_iter()
+    }
+
+    fn password_ref(&self) -> Option<&PasswordRef> {
+        self.active.as_ref().and_then(ActiveCheck::password_ref)
+    }
 }
 
 /// How unhealthy endpoints of one backend are found.
@@ -88,6 +105,10 @@ pub struct ActiveCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
+    /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Type TLS has always its
+    /// own. Default: TLS where the backend has `tls` and no `port` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<CheckTransport>,
     /// What is sent and expected (type Exchange).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<ExchangeCheck>,

@@ -6,8 +6,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{ListenerTls, Reference, RouteTls};
 use crate::api::{
-    Duration, Name, Network, ObjectName, ServerName, rules,
+    Duration, Name, Network, ServerName, rules,
     scalar::{IpAddress, ip_address},
 };
 
@@ -75,57 +76,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The names of the Secrets that it refers to.
-    pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        let references = self.tls.iter().flat_map(|tls| &tls.certificate_refs);
-        references.filter_map(|reference| reference.name.as_ref()).map(|name| name.0.as_str())
+    /// The objects that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.tls.iter().flat_map(ListenerTls::references)
     }
-}
-
-/// TLS on the clients' side.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ListenerTls {
-    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. `Passthrough`: it ends at the backend,
-    /// which has the certificate, and only the server name that the client asks for is read. A route may say otherwise.
-    /// Default: Terminate.
-    #[serde(default)]
-    pub mode: TlsMode,
-    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required where
-    /// TLS ends here. At most 32, each once.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    #[x_kube(
-        merge_strategy = ListMerge::Atomic,
-        validation = rules::unique("name", "a Secret is named twice: leave one out")
-    )]
-    pub certificate_refs: Vec<CertificateRef>,
-    /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
-    #[serde(default)]
-    pub min_version: TlsVersion,
-    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none, or
-    /// `postgresql` with startTls. At most 8.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub alpn: Vec<String>,
-    /// What clients say in the clear before TLS begins. `Postgres`: PostgreSQL's SSLRequest, which is answered here (and
-    /// said to the backend where TLS is passed through); clients that begin with TLS at once are taken too, those without
-    /// TLS are refused. Absent: nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_tls: Option<StartTls>,
-}
-
-#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub enum StartTls {
-    Postgres,
-}
-
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub enum TlsMode {
-    #[default]
-    Terminate,
-    Passthrough,
 }
 
 /// Where connections go that ask for certain TLS server names.
@@ -147,54 +101,6 @@ pub struct Route {
     /// What is done with TLS, other than the listener says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RouteTls>,
-}
-
-/// TLS on the clients' side, for one route.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteTls {
-    /// `Terminate`: TLS ends here, with one of the listener's certificates. `Passthrough`: it ends at the backend.
-    pub mode: TlsMode,
-}
-
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub enum TlsVersion {
-    #[default]
-    #[serde(rename = "TLS1.2")]
-    V1_2,
-    #[serde(rename = "TLS1.3")]
-    V1_3,
-}
-
-/// A certificate chain and its key: exactly one of `name` and `files`.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.name) || has(self.files)")
-        .message("a certificate has no name: write that of a Secret of type kubernetes.io/tls"),
-    validation = Rule::new("!has(self.files)")
-        .message("files are for standalone: write the `name` of a Secret of type kubernetes.io/tls")
-        .field_path(".files")
-)]
-pub struct CertificateRef {
-    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<ObjectName>,
-    /// Two PEM files (standalone only).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub files: Option<CertificateFiles>,
-}
-
-/// PEM files. A relative path is relative to the manifest's folder.
-#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct CertificateFiles {
-    /// The certificate, followed by its intermediates.
-    #[schemars(length(min = 1, max = 4096))]
-    pub certificate: String,
-    /// The private key (PKCS#8, PKCS#1 or SEC1).
-    #[schemars(length(min = 1, max = 4096))]
-    pub key: String,
 }
 
 /// The PROXY protocol header (version 1 or 2) that tells the client's address.

@@ -14,10 +14,14 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     pair(text, "peer", &event.peer);
     pair(text, "client", &event.client);
     if let Some(tls) = &event.tls {
-        if let Some(version) = tls.version {
-            pair(text, "tls_version", version);
+        if let Some(agreed) = &tls.agreed {
+            pair(text, "tls_version", agreed.version);
         }
         pair(text, "tls_server_name", tls.server_name.as_deref().unwrap_or("-"));
+        if let Some(identity) = tls.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref()) {
+            // Quoted: whoever issues certificates may write anything there.
+            let _ = write!(text, " tls_client={:?}", identity.subject);
+        }
     }
     if let Some(endpoint) = &event.endpoint {
         pair(text, "endpoint", endpoint);

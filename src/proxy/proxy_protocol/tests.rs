@@ -179,7 +179,7 @@ fn bytes_that_begin_no_header_are_refused_without_waiting_for_more() {
 #[test]
 fn a_header_that_arrives_whole_takes_two_reads() {
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
-        let header = encode(version, "192.0.2.1:1234".parse().unwrap(), "192.0.2.2:80".parse().unwrap());
+        let header = encode(version, "192.0.2.1:1234".parse().unwrap(), "192.0.2.2:80".parse().unwrap(), None);
         let mut peer = Peer::sending(&*header);
         peer.header().unwrap();
         assert_eq!(peer.reads, 2, "{version:?}");
@@ -196,7 +196,7 @@ fn mapped_and_mixed_addresses_are_sent_in_one_family() {
         ("192.0.2.1:1", "[2001:db8::2]:2", "PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 1 2\r\n"),
         ("[2001:db8::2]:1", "[::ffff:192.0.2.1]:2", "PROXY TCP6 2001:db8::2 ::ffff:192.0.2.1 1 2\r\n"),
     ] {
-        let header = encode(ProxyVersion::V1, source.parse().unwrap(), destination.parse().unwrap());
+        let header = encode(ProxyVersion::V1, source.parse().unwrap(), destination.parse().unwrap(), None);
         assert_eq!(str::from_utf8(&header).unwrap(), line);
     }
 }
@@ -283,7 +283,7 @@ proptest! {
         destination in address(),
         version in select(vec![ProxyVersion::V1, ProxyVersion::V2]),
     ) {
-        let header = encode(version, source, destination);
+        let header = encode(version, source, destination, None);
         let read = Peer::sending(&*header).header().unwrap();
         let expected = Announced { source: canonical(source), destination: canonical(destination) };
         prop_assert_eq!(read, Header { announced: Some(expected), rest: Vec::new() });

@@ -91,6 +91,7 @@ fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
         min_version: TlsVersion::V1_2,
         alpn: Vec::new(),
         start_tls: None,
+        client_validation: None,
         routes: vec![model::Route { server_names: Vec::new(), mode: model::TlsMode::Terminate, backends: None }],
     }
 }
@@ -228,7 +229,7 @@ async fn a_changed_certificate_is_presented_next_and_the_open_connection_goes_on
     let server = ServerTls::new(&tls(&[&old])).unwrap();
     let mut open = connect(&authority.client(), &server, "db.example.com").await.unwrap();
 
-    server.update(&tls(&[&new]));
+    server.update(&tls(&[&new])).unwrap();
     let next = connect(&authority.client(), &server, "db.example.com").await.unwrap();
     assert!(is(&old, &open) && is(&new, &next));
     exchange(&mut open.0, &mut open.1).await;
@@ -242,13 +243,13 @@ async fn a_client_below_the_minimum_version_is_refused() {
     let (old_client, new_client) = (authority.client_of(&[&TLS12]), authority.client_of(&[&TLS13]));
     connect(&old_client, &server, "db.example.com").await.expect("1.2 is the minimum");
 
-    server.update(&model::Tls { min_version: TlsVersion::V1_3, ..tls(&[&certificate]) });
+    server.update(&model::Tls { min_version: TlsVersion::V1_3, ..tls(&[&certificate]) }).unwrap();
     let [client, server_side] = connect(&old_client, &server, "db.example.com").await.unwrap_err();
     assert!(client.contains("ProtocolVersion"), "{client}");
     assert!(server_side.contains("incompatible"), "{server_side}");
     connect(&new_client, &server, "db.example.com").await.expect("1.3 is the minimum");
 
-    server.update(&tls(&[&certificate]));
+    server.update(&tls(&[&certificate])).unwrap();
     connect(&old_client, &server, "db.example.com").await.expect("1.2 is the minimum again");
 }
 
@@ -272,7 +273,7 @@ async fn a_protocol_is_negotiated_by_the_listeners_preference() {
     let [refused, _] = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap_err();
     assert!(refused.contains("NoApplicationProtocol"), "{refused}");
 
-    server.update(&tls(&[&certificate]));
+    server.update(&tls(&[&certificate])).unwrap();
     let connection = connect(&client(&["h2"]), &server, "db.example.com").await.unwrap();
     assert_eq!(connection.1.get_ref().1.alpn_protocol(), None, "a listener without protocols negotiates none");
 }
@@ -290,9 +291,9 @@ async fn sessions_are_resumed_before_and_after_any_change() {
         };
         assert_eq!(kind().await, Some(HandshakeKind::Full));
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}");
-        server.update(&tls(&[&new]));
+        server.update(&tls(&[&new])).unwrap();
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of certificates");
-        server.update(&model::Tls { alpn: vec!["mqtt".into()], ..tls(&[&new]) });
+        server.update(&model::Tls { alpn: vec!["mqtt".into()], ..tls(&[&new]) }).unwrap();
         assert_eq!(kind().await, Some(HandshakeKind::Resumed), "{version:?}, after a change of protocols");
         assert!(server.config().ticketer.enabled(), "tickets hold the sessions, not memory");
     }

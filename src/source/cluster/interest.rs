@@ -3,7 +3,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Scope, kinds::SERVICE_NAME};
-use crate::{api::TcpLoadBalancerSpec, model::ObjectKey};
+use crate::{
+    api::{RefKind, TcpLoadBalancerSpec},
+    model::ObjectKey,
+    source::Referred,
+};
 
 /// What one watch is of: objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +98,7 @@ pub struct Subjects {
     pub services: BTreeSet<Subject>,
     pub slices: BTreeSet<Subject>,
     pub secrets: BTreeSet<Subject>,
+    pub config_maps: BTreeSet<Subject>,
     pub ports: BTreeSet<Subject>,
 }
 
@@ -120,13 +125,15 @@ impl Subjects {
             services.insert(api_server.clone());
             slices.insert(api_server);
         }
-        Self { load_balancers, services, slices, secrets: BTreeSet::new(), ports }
+        Self { load_balancers, services, slices, ports, ..Self::default() }
     }
 
     /// Those that a load balancer needs besides.
     pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
-        let secrets = secrets(key, spec).iter().map(Subject::named).collect();
-        let mut subjects = Self { secrets, ..Self::default() };
+        let mut subjects = Self::default();
+        for Referred { kind, key } in references(key, spec) {
+            subjects.referred_mut(kind).insert(Subject::named(&key));
+        }
         if scope.only.is_some() {
             let services = services(key, spec);
             subjects.services = services.iter().map(Subject::named).collect();
@@ -135,12 +142,20 @@ impl Subjects {
         subjects
     }
 
+    fn referred_mut(&mut self, kind: RefKind) -> &mut BTreeSet<Subject> {
+        match kind {
+            RefKind::Secret => &mut self.secrets,
+            RefKind::ConfigMap => &mut self.config_maps,
+        }
+    }
+
     pub fn add(&mut self, other: &Self) {
-        let Self { load_balancers, services, slices, secrets, ports } = self;
+        let Self { load_balancers, services, slices, secrets, config_maps, ports } = self;
         load_balancers.extend(other.load_balancers.iter().cloned());
         services.extend(other.services.iter().cloned());
         slices.extend(other.slices.iter().cloned());
         secrets.extend(other.secrets.iter().cloned());
+        config_maps.extend(other.config_maps.iter().cloned());
         ports.extend(other.ports.iter().cloned());
     }
 }
@@ -152,10 +167,12 @@ fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<st
     }
 }
 
-/// The Secrets that a load balancer refers to.
-pub fn secrets(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<ObjectKey> {
-    let certificates = spec.listeners.iter().flat_map(|listener| listener.secrets());
-    certificates.chain(spec.password_secrets()).map(|name| beside(key, name)).collect()
+/// The Secrets and ConfigMaps that a load balancer refers to.
+pub fn references(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<Referred> {
+    let of_listeners = spec.listeners.iter().flat_map(|listener| listener.references());
+    let of_backends = spec.backends.iter().flat_map(|backend| backend.references());
+    let of_checks = spec.health_check.iter().flat_map(|check| check.references());
+    of_listeners.chain(of_backends).chain(of_checks).map(|reference| Referred::by(key, reference)).collect()
 }
 
 /// The Services that a load balancer refers to.

@@ -226,8 +226,10 @@ impl Readable for Secret {
     fn read(mut object: DynamicObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
             typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
-        let needed = |(key, value): &(String, Value)| ["tls.crt", "tls.key"].contains(&&**key) || is_short(value);
-        let needed = data.unwrap_or_default().into_iter().filter(needed);
+        let is_needed = |(key, value): &(String, Value)| {
+            SECRET_KEYS.contains(&key.as_str()) || CA_KEYS.contains(&key.as_str()) || is_short(value)
+        };
+        let needed = data.unwrap_or_default().into_iter().filter(is_needed);
         let read = |(key, value): (String, Value)| {
             let problem = format!("data.{key}: is not base64: have the Secret written anew");
             serde_json::from_value(value).map(|bytes| (key, bytes)).map_err(|_| problem)
@@ -243,6 +245,29 @@ fn is_short(value: &Value) -> bool {
     const LONGEST: usize = 1368;
 
     value.as_str().is_some_and(|text| text.len() <= LONGEST)
+}
+
+/// What is read of a Secret besides [`CA_KEYS`].
+const SECRET_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
+/// What is read of a ConfigMap.
+const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
+
+/// One with certificates of authorities.
+impl Readable for ConfigMap {
+    const KIND: &'static str = "ConfigMap";
+
+    fn resource() -> ApiResource {
+        ApiResource::erase::<Self>(&())
+    }
+
+    fn read(object: DynamicObject) -> Result<Self, String> {
+        let mut map: Self = whole(object)?;
+        if let Some(data) = &mut map.data {
+            data.retain(|key, _| CA_KEYS.contains(&key.as_str()));
+        }
+        let ObjectMeta { name, namespace, .. } = map.metadata;
+        Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, binary_data: None, ..map })
+    }
 }
 
 /// The ConfigMap of ports.

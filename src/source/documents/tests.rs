@@ -19,6 +19,7 @@ fn told(documents: &Documents) -> Vec<(String, Vec<String>)> {
     let problems = |object: &Object| match object {
         Object::LoadBalancer(read) => read.clone().err(),
         Object::Secret(read) => read.clone().err(),
+        Object::ConfigMap(read) => read.clone().err(),
         Object::Service(read) => read.clone().err(),
         Object::EndpointSlice(read) => read.clone().err(),
     };
@@ -76,6 +77,7 @@ metadata: {{name: pg}}
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: pg}}
+data: {{ca.crt: x}}
 "
     ));
     let good = |name: &str| (name.to_owned(), vec![]);
@@ -85,7 +87,8 @@ metadata: {{name: pg}}
             good("TcpLoadBalancer shop/pg"),
             good("Secret default/pg-tls"),
             good("Service shop/pg"),
-            good("EndpointSlice shop/pg-x")
+            good("EndpointSlice shop/pg-x"),
+            good("ConfigMap default/pg")
         ]
     );
     assert_eq!(documents.problems, Vec::<String>::new());

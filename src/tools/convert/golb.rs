@@ -183,10 +183,7 @@ fn tls(config: &Config, remarks: &mut Remarks) -> Option<ListenerTls> {
     let files = CertificateFiles { certificate: certificate?, key: key? };
     Some(ListenerTls {
         certificate_refs: vec![CertificateRef { name: None, files: Some(files) }],
-        mode: Default::default(),
-        min_version: Default::default(),
-        alpn: Vec::new(),
-        start_tls: None,
+        ..ListenerTls::default()
     })
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
 use super::{manifests::FOLDER, *};
-use crate::model::Certificate;
+use crate::{api::RefKind, model::Certificate, source::Referred};
 
 struct Pair {
     certificate: String,
@@ -44,6 +44,10 @@ fn presenting(references: &str) -> World {
 
 fn presented(snapshot: &Snapshot) -> &[Arc<Certificate>] {
     &snapshot.listeners[&listener("pg", 1)].tls.as_ref().unwrap().certificates
+}
+
+fn secret(name: &str) -> Referred {
+    Referred { kind: RefKind::Secret, key: object(name) }
 }
 
 #[test]
@@ -306,12 +310,12 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
     let site =
         "{kind: Gateway, tenancy: {secretsPerNamespace: 1}, ports: {20001: {uid: u-a, port: 1, object: shop/a}}}";
     let mut world = in_a_cluster(site, "Gateway");
-    world.beyond_quota.insert(object("two"));
+    world.beyond_quota.insert(secret("two"));
     let expected = |meanwhile: &str| {
         let message = format!(
-            "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets with certificates in namespace \
-             shop, and older load balancers and what is before this refer to as many: take out one of them, or write one \
-             of these instead of two; {meanwhile}"
+            "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets and ConfigMaps with \
+             certificates in namespace shop, and older load balancers and what is before this refer to as many: take out \
+             one of them, or write one of these instead of two; {meanwhile}"
         );
         vec![(Severity::Refused, Reason::NotPermitted, message)]
     };
@@ -334,7 +338,7 @@ fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_mu
     for (cap, said) in [("loadBalancersPerNamespace", "load balancers"), ("listenersPerNamespace", "listeners")] {
         let mut world = in_a_cluster(&format!("{{kind: Gateway, tenancy: {{{cap}: 0}}}}"), "Gateway");
         world.secrets.clear();
-        world.beyond_quota = [object("one"), object("two")].into();
+        world.beyond_quota = [secret("one"), secret("two")].into();
         let (_, verdicts) = first(&world);
         let problems = said_of_certificates(&verdicts);
         assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows 0 {said}")), "{problems:?}");
@@ -345,7 +349,7 @@ fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_mu
 fn what_sidecars_serve_is_not_refused_for_secrets_that_only_they_read() {
     let mut world = in_a_cluster("{kind: Gateway, tenancy: {secretsPerNamespace: 0}}", "Sidecar");
     world.secrets.clear();
-    world.beyond_quota = [object("one"), object("two")].into();
+    world.beyond_quota = [secret("one"), secret("two")].into();
     let (_, verdicts) = first(&world);
     let expected = ["one", "two"].iter().enumerate().map(|(index, name)| {
         let message = format!(

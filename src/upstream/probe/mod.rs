@@ -23,12 +23,12 @@ use tokio::{
 use tracing::warn;
 
 pub(super) use self::tls::TlsClient;
-use self::{bounded::Bounded, words::printable};
+use self::{bounded::Bounded, postgres::Encryption, words::printable};
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
 };
-use crate::model::{ActiveCheck, Probe, ProxyVersion, Role};
+use crate::model::{ActiveCheck, Probe, ProxyVersion, Role, Transport};
 
 /// What a probe found, or why it failed.
 pub(super) type Outcome = Result<(), String>;
@@ -99,11 +99,15 @@ impl Target {
     pub fn of(endpoint: &Endpoint) -> Option<Self> {
         let backend = endpoint.backend();
         let check = backend.active_check.clone()?;
-        let tls = match &check.probe {
-            Probe::Tls(name) => Some(TlsClient::that_trusts_anyone(name.as_ref())),
-            _ => None,
+        let address = endpoint.address();
+        let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
+        let tls = match (&check.probe, of_connections) {
+            (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address)),
+            (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
+            (_, Some(tls)) => Some(TlsClient::of(tls, None, address)),
+            (_, None) => None,
         };
-        Some(Self { address: endpoint.address(), check, proxy_protocol: backend.proxy_protocol, tls })
+        Some(Self { address, check, proxy_protocol: backend.proxy_protocol, tls })
     }
 
     /// A connection on which everything was as it should be.
@@ -130,19 +134,20 @@ impl Target {
         }
         let stream: Connection = Box::new(Bounded::new(stream));
         match (&self.check.probe, &self.tls) {
-            // These two say something before TLS begins.
-            (Probe::Postgres(_) | Probe::MySql(_), _) | (_, None) => Ok(stream),
-            (_, Some(tls)) => tls.shake_hands(stream).await,
+            // Its server speaks before TLS begins.
+            (Probe::MySql(_), _) | (_, None) => Ok(stream),
+            (_, Some(tls)) => tls.begin(stream).await,
         }
     }
 
     async fn ask_on(&self, mut connection: Connection) -> Result<Connection, Failure> {
         let tls = self.tls.as_ref();
+        let encryption = if tls.is_some() { Encryption::Tls } else { Encryption::None };
         match &self.check.probe {
             Probe::Tcp | Probe::Tls(_) | Probe::Exchange(_) => {}
             Probe::Http(request) => http::ask(&mut connection, request, self.address).await?,
             Probe::Grpc(health) => grpc::ask(&mut connection, health).await?,
-            Probe::Postgres(session) => connection = postgres::ask(connection, session.as_ref(), tls).await?,
+            Probe::Postgres(session) => connection = postgres::ask(connection, session.as_ref(), encryption).await?,
             Probe::MySql(session) => connection = mysql::ask(connection, session, tls).await?,
             Probe::Redis(session) => redis::ask(&mut connection, session).await?,
         }

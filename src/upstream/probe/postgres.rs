@@ -23,24 +23,12 @@ const LONGEST_MESSAGE: i32 = 16 << 10;
 /// Logs in as `session` says and asks for the role. Without an account, it only sees whether it is PostgreSQL that
 /// answers: anybody else's login would be one that failed.
 pub(super) async fn ask(
-    mut connection: Connection,
+    connection: Connection,
     session: Option<&PostgresSession>,
-    tls: Option<&TlsClient>,
+    encryption: Encryption,
 ) -> Result<Connection, Failure> {
-    let connection = match (tls, session) {
-        (Some(tls), _) => match offer_tls(&mut connection).await? {
-            Tls::Accepted => tls.shake_hands(connection).await?,
-            Tls::Refused => return Err(Failure::unexpected("it does not accept TLS, expected that it does")),
-        },
-        // A server that is left after having agreed would log it.
-        (None, None) => match offer_tls(&mut connection).await? {
-            Tls::Accepted => TlsClient::that_trusts_anyone(None).shake_hands(connection).await?,
-            Tls::Refused => connection,
-        },
-        (None, Some(_)) => connection,
-    };
-    let Some(session) = session else { return Ok(connection) };
-    let mut conversation = Conversation { connection, unread: BytesMut::new(), encrypted: tls.is_some() };
+    let Some(session) = session else { return recognise(connection, encryption).await };
+    let mut conversation = Conversation { connection, unread: BytesMut::new(), encryption };
     conversation.log_in(session).await?;
     if session.role != Role::Any {
         expect_role(conversation.is_in_recovery().await?, session.role)?;
@@ -54,20 +42,38 @@ pub(super) async fn ask(
     Ok(conversation.connection)
 }
 
-enum Tls {
-    Accepted,
-    Refused,
+/// What the connection has been through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    None,
+    Tls,
 }
 
-async fn offer_tls(connection: &mut Connection) -> Result<Tls, Failure> {
+async fn recognise(mut connection: Connection, encryption: Encryption) -> Result<Connection, Failure> {
+    // A server that is left after having agreed to TLS would log it.
+    match encryption == Encryption::None && offer_tls(&mut connection).await? {
+        true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
+        false => Ok(connection),
+    }
+}
+
+pub(super) async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
+    match offer_tls(connection).await? {
+        true => Ok(()),
+        false => Err(Failure::unexpected("it does not accept TLS, expected that it does")),
+    }
+}
+
+/// Whether the server accepts it.
+async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);
     connection.write_all(&question).await?;
     connection.flush().await?;
     // One byte and no more: what came with it would count as encrypted.
     match connection.read_u8().await? {
-        b'S' => Ok(Tls::Accepted),
-        b'N' => Ok(Tls::Refused),
+        b'S' => Ok(true),
+        b'N' => Ok(false),
         other => Err(Failure::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
     }
 }
@@ -75,7 +81,7 @@ async fn offer_tls(connection: &mut Connection) -> Result<Tls, Failure> {
 struct Conversation {
     connection: Connection,
     unread: BytesMut,
-    encrypted: bool,
+    encryption: Encryption,
 }
 
 impl Conversation {
@@ -91,7 +97,7 @@ impl Conversation {
                 Message::ReadyForQuery(_) => return Ok(()),
                 Message::AuthenticationCleartextPassword => {
                     let password = password(session)?;
-                    if !self.encrypted {
+                    if self.encryption == Encryption::None {
                         return Err(Failure::unexpected(
                             "it asks for the password in the clear, expected TLS or SCRAM",
                         ));

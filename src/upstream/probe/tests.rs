@@ -9,9 +9,7 @@ use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::model::{
-    Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession, Transport,
-};
+use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -124,7 +122,7 @@ async fn a_probe_that_is_not_answered_ends_at_its_timeout_and_says_what_came() {
         let mut target = target(address, probe);
         Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
         if matches!(target.check.probe, Probe::Tls(_)) {
-            target.tls = Some(TlsClient::that_trusts_anyone(None));
+            target.tls = Some(TlsClient::that_takes_anyone(None));
         }
         let outcome = timeout(PATIENCE, asked(target)).await.expect("it ends");
         assert_eq!(outcome.unwrap_err(), expected);

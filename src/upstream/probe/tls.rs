@@ -1,39 +1,54 @@
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, LazyLock},
 };
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, client::Resumption, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connection, Failure, printable};
-use crate::upstream::is_local;
+use super::{Connection, Failure, postgres, printable};
+use crate::{
+    model::{AnyCertificate, BackendTls, StartTls},
+    upstream::is_local,
+};
 
-/// How the server of a TLS connection is asked for and verified.
+/// How a server is asked for TLS, and verified.
 #[derive(Clone)]
 pub(in crate::upstream) struct TlsClient {
-    pub config: Arc<ClientConfig>,
-    pub name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    start_tls: Option<StartTls>,
 }
 
 impl PartialEq for TlsClient {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name && self.start_tls == other.start_tls
     }
 }
 
 impl TlsClient {
+    /// As connections to the backend do. Another `name` may be asked for.
+    pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
+        let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
+        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls }
+    }
+
     /// For probes that want no more than a handshake, from a server that clients verify for themselves.
-    pub fn that_trusts_anyone(name: Option<&ServerName<'static>>) -> Self {
-        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(trusting()));
-        // In place of a name an address, which is not sent.
-        let nameless = || ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        Self { config: CONFIG.clone(), name: name.cloned().unwrap_or_else(nameless) }
+    pub fn that_takes_anyone(name: Option<&ServerName<'static>>) -> Self {
+        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(that_takes_anyone()));
+        Self {
+            config: CONFIG.clone(),
+            name: name.cloned().unwrap_or_else(|| nobody(Ipv4Addr::UNSPECIFIED.into())),
+            start_tls: None,
+        }
+    }
+
+    /// TLS from the start, or from where the backend is asked for it.
+    pub(super) async fn begin(&self, mut connection: Connection) -> Result<Connection, Failure> {
+        if self.start_tls == Some(StartTls::Postgres) {
+            postgres::ask_for_tls(&mut connection).await?;
+        }
+        self.shake_hands(connection).await
     }
 
     pub(super) async fn shake_hands(&self, connection: Connection) -> Result<Connection, Failure> {
@@ -46,54 +61,21 @@ impl TlsClient {
     }
 }
 
-fn trusting() -> ClientConfig {
+/// An address in place of a name is not asked for.
+fn nobody(to: IpAddr) -> ServerName<'static> {
+    ServerName::IpAddress(to.into())
+}
+
+fn that_takes_anyone() -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let verifier = Arc::new(AnyCertificate::new(&provider));
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has what these versions need")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustingAnyone(provider)))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     // What is to be seen is a whole handshake.
-    config.resumption = rustls::client::Resumption::disabled();
+    config.resumption = Resumption::disabled();
     config
-}
-
-/// Takes any certificate, of somebody who has its key.
-#[derive(Debug)]
-struct TrustingAnyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustingAnyone {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -12,9 +12,9 @@ use super::{
     good_spec, load_balancer,
 };
 use crate::{
-    api::Placement,
+    api::{Placement, RefKind},
     model::ObjectKey,
-    source::{Site, Tenancy, World, kept},
+    source::{Referred, Site, Tenancy, World, kept},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
@@ -80,6 +80,10 @@ fn secret(name: &str) -> Value {
 
 fn names(world: &World) -> Vec<&str> {
     world.load_balancers.keys().map(|key| &*key.name).collect()
+}
+
+fn referred(name: &str) -> Referred {
+    Referred { kind: RefKind::Secret, key: key(name) }
 }
 
 #[tokio::test]
@@ -209,17 +213,17 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
     let read = |world: &World| world.secrets.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
     assert_eq!((read(&world), cluster.secrets.iter().count()), (vec!["s01".into(), "s02".into(), "s03".into()], 3));
     assert_eq!(world.beyond_quota.len(), 47);
-    assert!(world.beyond_quota.contains(&key("s00")) && world.problems.is_empty());
+    assert!(world.beyond_quota.contains(&referred("s00")) && world.problems.is_empty());
 
     // One that makes room. Until the Secret that takes it has been read, it counts as beyond.
     server.fall_silent("secrets");
     server.delete(LOAD_BALANCERS, "a02");
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 49).await;
-    assert!(world.beyond_quota.contains(&key("s04")) && !world.secrets.contains_key(&key("s04")));
+    assert!(world.beyond_quota.contains(&referred("s04")) && !world.secrets.contains_key(&key("s04")));
     server.speak("secrets");
     let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("s04"))).await;
     assert_eq!(read(&world), ["s01", "s03", "s04"]);
-    assert!(!world.beyond_quota.contains(&key("s04")));
+    assert!(!world.beyond_quota.contains(&referred("s04")));
     assert_eq!(cluster.secrets.iter().count(), 3);
 }
 

@@ -1,0 +1,93 @@
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+/// What is known of a client's TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The name that it asks for (SNI).
+    pub server_name: Option<Box<str>>,
+    /// `None`: TLS does not end here, or has not been agreed on.
+    pub agreed: Option<Agreed>,
+}
+
+/// What a handshake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TLS1.2` or `TLS1.3`.
+    pub version: &'static str,
+    /// The application protocol (ALPN).
+    pub protocol: Option<Box<[u8]>>,
+    pub resumed: bool,
+    /// Whose identity it proved; `None`: it showed no certificate, or was not asked for one.
+    pub identity: Option<Identity>,
+}
+
+/// Who a client's certificate says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The distinguished name, as text: `O=shop, CN=alice`. A certificate may have none.
+    pub subject: Box<str>,
+    pub common_name: Option<Box<str>>,
+}
+
+/// What of a name is kept: X.520 allows a common name 64 characters.
+const LONGEST_NAME: usize = 256;
+
+impl ClientTls {
+    pub fn of(connection: &ServerConnection) -> Self {
+        Self {
+            server_name: connection.server_name().map(Into::into),
+            agreed: Some(Agreed {
+                version: match connection.protocol_version() {
+                    Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
+                    _ => "TLS1.3",
+                },
+                protocol: connection.alpn_protocol().map(Into::into),
+                resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+                identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
+            }),
+        }
+    }
+}
+
+impl Identity {
+    fn of(certificate: &CertificateDer) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let subject = certificate.subject();
+        let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
+        Some(Self {
+            subject: subject.to_string().chars().take(LONGEST_NAME).collect::<String>().into(),
+            // Not cut: that would be another's name.
+            common_name: common_name.filter(|name| name.len() <= LONGEST_NAME).map(Into::into),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair};
+
+    use super::*;
+
+    fn identity(names: &[(DnType, DnValue)]) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, value) in names {
+            params.distinguished_name.push(kind.clone(), value.clone());
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Identity::of(certificate.der()).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_says_who_shows_it() {
+        let text = |text: &str| DnValue::Utf8String(text.into());
+        let alice = identity(&[(DnType::OrganizationName, text("shop")), (DnType::CommonName, text("alice"))]);
+        assert_eq!((&*alice.subject, alice.common_name.as_deref()), ("O=shop, CN=alice", Some("alice")));
+        let nobody = identity(&[]);
+        assert_eq!((&*nobody.subject, nobody.common_name), ("", None));
+        let long = identity(&[(DnType::CommonName, text(&"x".repeat(1000)))]);
+        assert_eq!((long.subject.len(), long.common_name), (LONGEST_NAME, None));
+        assert_eq!(Identity::of(&CertificateDer::from(&b"nonsense"[..])), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! Who is believed to issue certificates, from ConfigMaps, Secrets and files.
+
+use std::sync::Arc;
+
+use rustls::{
+    RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use super::{
+    Reason,
+    certificates::{Certificates, WRITE_CERTIFICATE, either, fingerprint},
+    findings::Place,
+    load_balancer::Declaration,
+    referred::{Meanwhile, Text},
+};
+use crate::{
+    api,
+    model::{Authority, ClientValidation, ClientValidationMode, Fingerprint},
+};
+
+impl<'a> Certificates<'a> {
+    /// What certificates clients have to show. A source that is wrong stays as it was before, or is left out: then those
+    /// whom it stands for cannot connect. Refused if none is left.
+    pub fn client_validation(
+        &mut self,
+        declared: &api::ClientValidation,
+        declaration: &Declaration,
+        before: Option<&Arc<ClientValidation>>,
+        place: &mut Place,
+    ) -> Option<Arc<ClientValidation>> {
+        let kept = before.map_or(&[][..], |before| &before.authorities);
+        let authorities = self.authorities(&declared.ca_refs, declaration, kept, &mut place.at("caRefs"));
+        if authorities.is_empty() {
+            return None;
+        }
+        let mode = match declared.mode {
+            api::ClientValidationMode::Required => ClientValidationMode::Required,
+            api::ClientValidationMode::Optional => ClientValidationMode::Optional,
+        };
+        if let Some(before) = before.filter(|before| before.mode == mode && before.authorities == authorities) {
+            return Some(before.clone());
+        }
+        let verifier = client_verifier(&authorities, mode).map_err(|problem| place.refuse(problem)).ok()?;
+        Some(Arc::new(ClientValidation { mode, authorities, verifier }))
+    }
+
+    /// The authorities of all sources. Refused if there are none, unless only others can read them.
+    pub fn authorities(
+        &mut self,
+        declared: &[api::CaRef],
+        declaration: &Declaration,
+        before: &[Arc<Authority>],
+        place: &mut Place,
+    ) -> Vec<Arc<Authority>> {
+        let mut authorities = Vec::new();
+        for (index, reference) in declared.iter().enumerate() {
+            authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
+        }
+        let all_judged = || declared.iter().all(|one| declaration.is_judged_by_others(one.reference()).is_none());
+        if declared.is_empty() {
+            place.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
+        } else if authorities.is_empty() && all_judged() {
+            place.refuse_for(Reason::InvalidCertificateRef, "none of these can be read, so nobody could be believed");
+        }
+        authorities
+    }
+
+    fn authority(
+        &mut self,
+        reference: &api::CaRef,
+        declaration: &Declaration,
+        before: &[Arc<Authority>],
+        place: &mut Place,
+    ) -> Option<Arc<Authority>> {
+        let source: Arc<str> = source(reference, declaration).into();
+        let kept = before.iter().find(|authority| authority.source == source).cloned();
+        let meanwhile = Meanwhile {
+            kept: "what it was before counts",
+            left_out: "it is left out, and certificates of its authorities are refused",
+        };
+        declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
+            let texts = self.texts(reference, declaration)?;
+            let fingerprint = texts.fingerprint();
+            let parse = || texts.parse(source.clone(), fingerprint).map(Arc::new);
+            self.authorities.entry((source.clone(), fingerprint)).or_insert_with(parse).clone()
+        })
+    }
+
+    fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {
+        let (object, files) =
+            either(reference.reference(), reference.files.as_ref(), "a ConfigMap or Secret", declaration)?;
+        match (object, files) {
+            (Some(object), _) => Ok(Texts {
+                certificates: Text::of(&object, "ca.crt", self.world)?.ok_or_else(|| {
+                    format!("{object} has no ca.crt: write the certificates of the authorities there, as PEM")
+                })?,
+                revoked: Text::of(&object, "ca.crl", self.world)?,
+            }),
+            (None, Some(files)) => {
+                let text = |file: &String| Text::of_file(file, declaration.folder, self.world);
+                Ok(Texts { certificates: text(&files.ca)?, revoked: files.crl.as_ref().map(text).transpose()? })
+            }
+            (None, None) => {
+                Err("it has neither name nor files: write the name of a ConfigMap or Secret, or a file".into())
+            }
+        }
+    }
+}
+
+/// Where authorities come from, for people, and by which those before are found.
+fn source(reference: &api::CaRef, declaration: &Declaration) -> String {
+    match (&reference.name, &reference.files) {
+        (Some(name), _) => format!("{} {}/{name}", reference.kind.name(), declaration.object.namespace),
+        (None, Some(files)) => declaration.folder.join(&files.ca).display().to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+/// The PEM texts of authorities' certificates, and of the lists of what they have revoked.
+struct Texts<'a> {
+    certificates: Text<'a>,
+    revoked: Option<Text<'a>>,
+}
+
+impl Texts<'_> {
+    fn fingerprint(&self) -> Fingerprint {
+        fingerprint([self.certificates.bytes, self.revoked.as_ref().map_or(&[], |revoked| revoked.bytes)])
+    }
+
+    fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Authority, String> {
+        let authority = Authority { source, fingerprint, roots: self.roots()?, revoked: self.lists()? };
+        // Only whoever uses the lists reads them.
+        let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
+        match (verifier, &self.revoked) {
+            (Err(_), Some(revoked)) => Err(not_lists(&revoked.title)),
+            (Err(problem), None) => Err(problem),
+            (Ok(_), _) => Ok(authority),
+        }
+    }
+
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let Text { title, bytes } = &self.certificates;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(bytes) {
+            let certificate = certificate.map_err(|_| format!("{title} is not PEM: {WRITE_CERTIFICATE}"))?;
+            roots.add(certificate).map_err(|_| {
+                format!("{title} has a certificate that cannot be read: write the PEM text as the authority gives it")
+            })?;
+        }
+        if roots.is_empty() {
+            return Err(format!("{title} has no certificate: {WRITE_CERTIFICATE}"));
+        }
+        Ok(roots)
+    }
+
+    fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+        let Some(Text { title, bytes }) = &self.revoked else { return Ok(Vec::new()) };
+        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
+        // A text without any would revoke nothing, which nobody means who has it.
+        lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| not_lists(title))
+    }
+}
+
+fn not_lists(title: &str) -> String {
+    format!(
+        "{title} has no list of revoked certificates that can be read: write a PEM text that begins with -----BEGIN X509 \
+         CRL-----, or leave it out"
+    )
+}
+
+/// Believes these authorities, but for what they have revoked; one without a list has revoked nothing.
+fn client_verifier(
+    authorities: &[Arc<Authority>],
+    mode: ClientValidationMode,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
+        .with_crls(revoked(authorities))
+        .allow_unknown_revocation_status();
+    let builder = match mode {
+        ClientValidationMode::Required => builder,
+        ClientValidationMode::Optional => builder.allow_unauthenticated(),
+    };
+    builder.build().map_err(|error| format!("the authorities cannot be used: {error}"))
+}
+
+pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {
+    authorities.iter().flat_map(|authority| authority.roots.roots.iter().cloned()).collect()
+}
+
+pub(super) fn revoked(authorities: &[Arc<Authority>]) -> Vec<CertificateRevocationListDer<'static>> {
+    authorities.iter().flat_map(|authority| authority.revoked.iter().cloned()).collect()
+}

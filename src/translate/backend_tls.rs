@@ -1,0 +1,134 @@
+//! TLS towards a backend.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::aws_lc_rs,
+    pki_types::ServerName,
+    sign::SingleCertAndKey,
+};
+
+use super::{
+    Reason,
+    authorities::{revoked, roots},
+    certificates::Certificates,
+    findings::Place,
+    listener::start_tls,
+    load_balancer::Declaration,
+};
+use crate::{
+    api,
+    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient},
+};
+
+/// TLS as declared, to be used only if nothing was refused. What equals that of `before` is the same, with its sessions.
+pub(super) fn translate(
+    declared: &api::BackendTls,
+    declaration: &Declaration,
+    before: Option<&Arc<BackendTls>>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Option<Arc<BackendTls>> {
+    let terms = terms(declared, declaration, before.map(|before| &before.terms), certificates, place)?;
+    if let Some(before) = before.filter(|before| before.terms == terms) {
+        return Some(before.clone());
+    }
+    let client =
+        client(&terms).map_err(|error| place.refuse(format!("TLS cannot be set up with this: {error}"))).ok()?;
+    Some(Arc::new(BackendTls { terms, client: TlsClient(Arc::new(client)) }))
+}
+
+fn terms(
+    declared: &api::BackendTls,
+    declaration: &Declaration,
+    before: Option<&BackendTlsTerms>,
+    certificates: &mut Certificates,
+    place: &mut Place,
+) -> Option<BackendTlsTerms> {
+    let server_name = server_name(declared, &mut place.at("serverName"));
+    let authorities = match declared.insecure_skip_verify {
+        true => {
+            if !declared.ca_refs.is_empty() {
+                place.at("caRefs").refuse(
+                    "with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",
+                );
+            }
+            place.at("insecureSkipVerify").warn(
+                Reason::Invalid,
+                "any certificate is taken, so that anybody in between can read and change everything: write serverName \
+                 and caRefs instead",
+            );
+            None
+        }
+        false => {
+            let kept = before.and_then(|before| before.authorities.as_ref()).map_or(&[][..], Vec::as_slice);
+            Some(certificates.authorities(&declared.ca_refs, declaration, kept, &mut place.at("caRefs")))
+        }
+    };
+    let certificate = match &declared.certificate_ref {
+        None => None,
+        Some(reference) => {
+            let kept = before.and_then(|before| before.certificate.clone());
+            let mut place = place.at("certificateRef");
+            let read = certificates.one(reference, declaration, kept.as_slice(), &mut place);
+            if read.is_none() && declaration.is_judged_by_others(reference.reference()).is_none() {
+                place.refuse_for(Reason::InvalidCertificateRef, "without it the backend is not told who connects");
+            }
+            Some(read?)
+        }
+    };
+    // Those that only others can read are not known here.
+    let is_known = authorities.as_ref().is_none_or(|authorities| !authorities.is_empty());
+    is_known.then_some(BackendTlsTerms {
+        server_name,
+        authorities,
+        certificate,
+        start_tls: start_tls(declared.start_tls),
+    })
+}
+
+fn server_name(declared: &api::BackendTls, place: &mut Place) -> Option<ServerName<'static>> {
+    let Some(name) = &declared.server_name else {
+        if !declared.insecure_skip_verify {
+            place.refuse("it is missing: write the name that the backend's certificate is for");
+        }
+        return None;
+    };
+    let valid = ServerName::try_from(name.0.clone()).ok();
+    if valid.is_none() {
+        place.refuse(format!("`{name}` is no server's name: write one name that the backend's certificate is for"));
+    }
+    valid
+}
+
+fn client(terms: &BackendTlsTerms) -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier: Arc<dyn ServerCertVerifier> = match &terms.authorities {
+        Some(authorities) => server_verifier(authorities).map_err(|error| error.to_string())?,
+        None => Arc::new(AnyCertificate::new(&provider)),
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(match &terms.certificate {
+        Some(certificate) => {
+            let pair = SingleCertAndKey::from(rustls::sign::CertifiedKey::clone(&certificate.key));
+            builder.with_client_cert_resolver(Arc::new(pair))
+        }
+        None => builder.with_no_client_auth(),
+    })
+}
+
+fn server_verifier(
+    authorities: &[Arc<Authority>],
+) -> Result<Arc<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
+        .with_crls(revoked(authorities))
+        .allow_unknown_revocation_status()
+        .build()
+}

@@ -1,0 +1,97 @@
+//! What load balancers refer to: the texts in it, and what becomes of one that cannot be read.
+
+use std::path::Path;
+
+use super::{Reason, findings::Place, load_balancer::Declaration, missing, quotas};
+use crate::{
+    api::{RefKind, Reference},
+    source::{Referred, Site, World},
+};
+
+/// A text that something refers to.
+pub(super) struct Text<'a> {
+    /// What it is, for people: `tls.crt of Secret shop/pg-tls`, or its file.
+    pub title: String,
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Text<'a> {
+    /// What an object has under a key; `None`: nothing.
+    pub fn of(referred: &Referred, key: &str, world: &'a World) -> Result<Option<Self>, String> {
+        let Referred { kind, key: name } = referred;
+        let missing = || missing(kind.name(), name, world);
+        let bytes = match kind {
+            RefKind::Secret => {
+                let data = &world.secrets.get(name).ok_or_else(missing)?.data;
+                data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice())
+            }
+            RefKind::ConfigMap => {
+                let data = &world.config_maps.get(name).ok_or_else(missing)?.data;
+                data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes())
+            }
+        };
+        Ok(bytes.map(|bytes| Self { title: format!("{key} of {referred}"), bytes }))
+    }
+
+    pub fn of_file(file: &str, folder: &Path, world: &'a World) -> Result<Self, String> {
+        let path = folder.join(file);
+        let title = format!("file {}", path.display());
+        match world.files.get(&path) {
+            Some(Ok(text)) => Ok(Self { title, bytes: text }),
+            Some(Err(problem)) => Err(format!("{title}: {problem}")),
+            None => Err(format!("{title} has not been read")),
+        }
+    }
+}
+
+/// What becomes of something that cannot be read, for the end of a sentence.
+pub(super) struct Meanwhile {
+    pub kept: &'static str,
+    pub left_out: &'static str,
+}
+
+/// What is said of what [`Declaration::is_judged_by_others`].
+pub(super) fn judged_by_others(referred: &Referred) -> String {
+    format!(
+        "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the pods read it \
+         themselves"
+    )
+}
+
+impl Declaration<'_> {
+    /// What is read of a reference. One that is wrong stays as it was before, or is left out.
+    pub fn read_or_keep<T>(
+        &self,
+        reference: Option<Reference>,
+        before: Option<T>,
+        meanwhile: Meanwhile,
+        place: &mut Place,
+        read: impl FnOnce() -> Result<T, String>,
+    ) -> Option<T> {
+        if let Some(referred) = self.is_judged_by_others(reference) {
+            place.warn(Reason::NotPermitted, judged_by_others(&referred));
+            return None;
+        }
+        let read = match self.beyond_quota(reference) {
+            Some(referred) => Err((Reason::NotPermitted, quotas::beyond(&referred, self))),
+            None => read().map_err(|message| (Reason::InvalidCertificateRef, message)),
+        };
+        read.map_err(|(reason, message)| {
+            let meanwhile = if before.is_some() { meanwhile.kept } else { meanwhile.left_out };
+            place.leave_out(reason, format!("{message}; {meanwhile}"));
+        })
+        .ok()
+        .or(before)
+    }
+
+    /// What is referred to, if it is one too many.
+    pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
+        let referred = Referred::by(self.object, reference?);
+        self.surroundings.world.beyond_quota.contains(&referred).then_some(referred)
+    }
+
+    /// The same, if it is only judged here: a sidecar has no quotas.
+    pub fn is_judged_by_others(&self, reference: Option<Reference>) -> Option<Referred> {
+        self.beyond_quota(reference).filter(|_| matches!(self.surroundings.world.site, Site::Sidecar(_)))
+    }
+}
