@@ -1,10 +1,14 @@
-//! How open connections are ended while the process shuts down.
+//! How many connections of something that goes may still be open at each moment.
+
+mod pace;
 
 use std::time::Duration;
 
-use crate::model::ShutdownDrain;
+pub use pace::Pace;
 
-/// What decides how long open connections may go on.
+use crate::model::Close;
+
+/// What decides how long open connections may go on when the process shuts down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draining {
     /// Their listeners' `drain.shutdown`: the process leaves and nobody takes its place here.
@@ -15,10 +19,11 @@ pub enum Draining {
 
 impl Draining {
     /// The schedule of a listener's connections, none of which stays for more than `longest`.
-    pub fn schedule(self, declared: ShutdownDrain, longest: Duration) -> Schedule {
-        match self {
-            Self::AsDeclared => Schedule::new(declared, longest),
-            Self::UntilTheyEnd => Schedule { after: longest, spread: longest / 2 },
+    pub fn schedule(self, declared: Option<Close>, longest: Duration) -> Schedule {
+        match (self, declared) {
+            (Self::AsDeclared, Some(declared)) => Schedule::new(declared, longest),
+            (Self::AsDeclared, None) => Schedule { after: longest, spread: Duration::ZERO },
+            (Self::UntilTheyEnd, _) => Schedule { after: longest, spread: longest / 2 },
         }
     }
 }
@@ -33,8 +38,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a listener, in a process that drains for at most `longest`.
-    pub fn new(drain: ShutdownDrain, longest: Duration) -> Self {
+    /// The schedule of something whose connections may stay for at most `longest`.
+    pub fn new(drain: Close, longest: Duration) -> Self {
         let after = drain.after.min(longest);
         // A drain cut short by the process is spread over the same part of it as it was to be.
         let spread = if drain.after.is_zero() { after } else { drain.spread.mul_f64(ratio(after, drain.after)) };
@@ -64,8 +69,8 @@ fn ratio(part: Duration, whole: Duration) -> f64 {
 mod tests {
     use super::*;
 
-    fn seconds(after: u64, spread: u64) -> ShutdownDrain {
-        ShutdownDrain { after: Duration::from_secs(after), spread: Duration::from_secs(spread) }
+    fn seconds(after: u64, spread: u64) -> Close {
+        Close { after: Duration::from_secs(after), spread: Duration::from_secs(spread), max_per_second: None }
     }
 
     #[test]
@@ -82,6 +87,13 @@ mod tests {
         assert_eq!(schedule.may_remain(7, Duration::from_millis(9_999)), 7);
         assert_eq!(schedule.may_remain(7, Duration::from_secs(10)), 0);
         assert_eq!(Schedule::new(seconds(0, 0), Duration::MAX).may_remain(7, Duration::ZERO), 0);
+    }
+
+    #[test]
+    fn what_is_to_be_kept_stays_until_the_process_has_to_go() {
+        let schedule = Draining::AsDeclared.schedule(None, Duration::from_secs(10));
+        assert_eq!(schedule.may_remain(7, Duration::from_millis(9_999)), 7);
+        assert_eq!(schedule.may_remain(7, Duration::from_secs(10)), 0);
     }
 
     #[test]

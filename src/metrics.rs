@@ -1,6 +1,6 @@
 //! Metrics in Prometheus' text format, read from the live counters whenever somebody asks.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::UpstreamKey,
+    model::{ObjectKey, UpstreamKey},
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
@@ -65,6 +65,7 @@ families! {
     ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Connections accepted; always connections_active plus connections_closed over all reasons";
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer", "port", "reason"], "Connections ended, refusals among them, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Connections open now";
+    DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer", "reason"], "Open connections of what gets no more of them and has those closed that it has, by the reason they are to be closed for";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
@@ -72,7 +73,9 @@ families! {
     BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
     CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
     USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
+    IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
     HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
+    SHARE: "tcplb_endpoint_share_percent" Gauge None, ENDPOINT, "How much of its weight counts: below 100 while the endpoint starts slowly";
     EJECTED: "tcplb_endpoint_ejected" Gauge None, ENDPOINT, "1 while the endpoint is ejected because connections to it failed, else 0";
     ENDPOINT_ACTIVE: "tcplb_endpoint_connections_active" Gauge None, ENDPOINT, "Connections the endpoint has now";
     ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections made to the endpoint for clients";
@@ -82,6 +85,7 @@ families! {
     PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets that wait for a client";
     PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Preconnected sockets asked for or thrown away; result is hit, miss or discarded";
     UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer", "state"], "Endpoints; state is usable or unusable";
+    SWITCHES: "tcplb_upstream_priority_switches" Counter None, &["load_balancer"], "Times that endpoints of another priority began to serve, failing over or back";
     GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the configuration that is applied";
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "What is wrong with the manifests now; severity is refused or warning";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
@@ -141,6 +145,7 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
+        encoder.gauges(&DRAINING, draining(&self.monitor))?;
         encoder.counters(
             &RELAYED,
             listeners.iter().flat_map(|l| {
@@ -188,7 +193,9 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.usable()))))?;
+        encoder.gauges(&IN_SERVICE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.in_service()))))?;
         encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
+        encoder.gauges(&SHARE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.share()))))?;
         encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
         encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))?;
         encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
@@ -222,6 +229,12 @@ impl Collector for Live {
                 )
             }),
         )?;
+        encoder.counters(
+            &SWITCHES,
+            view.upstreams
+                .iter()
+                .map(|(key, upstream)| (vec![("load_balancer", key.to_string())], upstream.switches())),
+        )?;
         encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
         let configuration = self.state.configuration();
         encoder.gauges(
@@ -243,6 +256,18 @@ impl Collector for Live {
         let silent = self.monitor.workers_silent_for().enumerate();
         encoder.gauges(&SILENT, silent.map(|(index, age)| (worker(index), age.as_secs_f64())))
     }
+}
+
+/// Connections that are to be closed, by load balancer and reason.
+fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
+    let mut open: BTreeMap<_, i64> = BTreeMap::new();
+    for departing in &*monitor.departing() {
+        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.gone.open() as i64;
+    }
+    let labels = |object: &ObjectKey, reason: CloseReason| {
+        vec![("load_balancer", object.to_string()), ("reason", reason.label().into())]
+    };
+    open.iter().map(|((object, reason), open)| (labels(object, *reason), *open)).collect()
 }
 
 type Labels = Vec<(&'static str, String)>;

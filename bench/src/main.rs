@@ -3,6 +3,8 @@
 mod axes;
 mod backend;
 mod bench;
+#[allow(dead_code, reason = "the pictures come next")]
+mod chart;
 mod contender;
 mod cores;
 mod count;

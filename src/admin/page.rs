@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{self, LoadBalancer, Member, Port};
+use super::snapshot::{self, Draining, LoadBalancer, Member, Port};
 use crate::{model::TlsVersion, proxy::Monitor, state::State};
 
 const STYLE: &str = "\
@@ -35,6 +35,7 @@ pub fn render(monitor: &Monitor, state: &State) -> String {
     for load_balancer in &picture.load_balancers {
         write_load_balancer(&mut page, load_balancer);
     }
+    write_draining(&mut page, &picture.draining);
     page
 }
 
@@ -62,6 +63,20 @@ fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     page.push_str("</table>");
 }
 
+fn write_draining(page: &mut String, all: &[Draining]) {
+    if all.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<h2>draining</h2><table><tr><th>load balancer<th>endpoint or listener<th>reason<th class=\"number\">open</tr>",
+    );
+    for Draining { load_balancer, what, reason, active } in all {
+        let (load_balancer, what) = (escape(load_balancer), escape(what));
+        let _ = write!(page, "<tr><td>{load_balancer}<td>{what}<td>{reason}<td class=\"number\">{active}</tr>");
+    }
+    page.push_str("</table>");
+}
+
 fn write_port(page: &mut String, port: &Port) {
     let address = match (&port.bound, &port.failure) {
         (Some(bound), _) => mark(true, bound, ""),
@@ -83,6 +98,8 @@ fn write_port(page: &mut String, port: &Port) {
 
 fn write_member(page: &mut String, member: &Member) {
     let state = match (member.usable, member.healthy) {
+        (true, _) if !member.in_service => mark(true, "stands by", ""),
+        (true, _) if member.share < 100 => mark(true, &format!("usable, {} %", member.share), ""),
         (true, _) => mark(true, "usable", ""),
         (false, false) => mark(false, "", "unhealthy"),
         (false, true) => mark(false, "", "ejected"),

@@ -161,6 +161,7 @@ fn backends(upstream: &Upstream) -> BTreeMap<String, BackendHealth> {
 fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     health.endpoints += 1;
     health.usable += u32::from(endpoint.usable());
+    health.standby += u32::from(endpoint.usable() && !endpoint.in_service());
     let Some(failure) = endpoint.state().last_failure else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
         let (endpoint, reason) = (endpoint.address().to_string(), failure.reason.clone());

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     model::{self, ListenerKey, ListenerState, ObjectKey, UpstreamKey},
-    proxy::{Monitor, View},
+    proxy::{Departing, Monitor, View},
     state::State,
     translate::{Severity, Verdict},
     upstream::{Endpoint, Upstream},
@@ -20,6 +20,20 @@ pub struct Picture {
     pub load_balancers: Vec<LoadBalancer>,
     /// What is wrong with no load balancer in particular.
     pub problems: Vec<String>,
+    /// What gets no more connections, and has those closed that it has; also of load balancers that are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Draining>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Draining {
+    pub load_balancer: String,
+    /// The endpoint, or the listener.
+    pub what: String,
+    pub reason: &'static str,
+    /// How many are still open.
+    pub active: usize,
 }
 
 /// One load balancer: what is said of it and what is served for it.
@@ -63,6 +77,10 @@ pub struct Member {
     pub backend: String,
     pub address: String,
     pub usable: bool,
+    /// False: it stands by, since endpoints of another priority serve.
+    pub in_service: bool,
+    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    pub share: u32,
     pub healthy: bool,
     /// How it is probed; absent: it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +116,13 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
             .map(|(key, verdict)| load_balancer(key, verdict, &view))
             .collect(),
         problems: configuration.problems.clone(),
+        draining: monitor.departing().iter().map(draining).collect(),
     }
+}
+
+fn draining(departing: &Departing) -> Draining {
+    let Departing { object, reason, gone } = departing;
+    Draining { load_balancer: object.to_string(), what: gone.to_string(), reason: reason.label(), active: gone.open() }
 }
 
 fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View) -> LoadBalancer {
@@ -151,6 +175,8 @@ fn member(endpoint: &Endpoint) -> Member {
         backend: endpoint.key().backend.to_string(),
         address: endpoint.address().to_string(),
         usable: endpoint.usable(),
+        in_service: endpoint.in_service(),
+        share: endpoint.share(),
         healthy: state.healthy,
         check: check(endpoint),
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),

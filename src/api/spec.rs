@@ -4,6 +4,7 @@ mod backend;
 mod balancing;
 mod check;
 mod connection;
+mod drain;
 mod health;
 mod listener;
 mod service;
@@ -13,6 +14,7 @@ pub use backend::*;
 pub use balancing::*;
 pub use check::*;
 pub use connection::*;
+pub use drain::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
 pub use listener::*;
@@ -75,6 +77,13 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     )
         .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
         .field_path(".healthCheck.active.transport"),
+    validation = Rule::new(
+        "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
+         self.backends.exists(b, b.priority != self.backends[0].priority)",
+    )
+        .message("all backends have the same priority: write a higher `priority` for those that serve when the others \
+                  cannot, or leave `failover` out")
+        .field_path(".loadBalancing"),
     validation = rules::unless_addresses_are_nodes(
         "access and limits per source go",
         "self.listeners.all(l, has(l.proxyProtocol) || \
@@ -140,7 +149,7 @@ pub struct TcpLoadBalancerSpec {
     /// what waits for it is given up after that long too: raise them for peers that stop reading for longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// What happens to open connections when the proxy goes.
+    /// What happens to open connections when what they go through goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
 }

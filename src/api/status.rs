@@ -106,6 +106,9 @@ pub struct BackendStatus {
     pub endpoints: u32,
     /// How many of them every replica finds usable.
     pub healthy: u32,
+    /// How many of those stand by, since backends of another priority serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<u32>,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,

@@ -121,7 +121,9 @@ impl Simple {
         Ok(Some(TcpLoadBalancerSpec {
             listeners: vec![Listener { port: listen.port, address: listen.host, tls, ..Listener::default() }],
             backends: vec![Backend { addresses: Some(self.backends.clone()), ..Backend::default() }],
-            load_balancing: self.algorithm.map(|name| LoadBalancing { algorithm: name.into(), hash: None }),
+            load_balancing: self
+                .algorithm
+                .map(|name| LoadBalancing { algorithm: name.into(), ..LoadBalancing::default() }),
             connect: preconnect.map(|per_endpoint| Connect {
                 preconnect: Some(Preconnect { per_endpoint, idle_timeout: None }),
                 ..Connect::default()

@@ -8,7 +8,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
 
-use super::{Certificate, ClientValidation, Networks, UpstreamKey};
+use super::{Certificate, ClientValidation, ListenerDrain, Networks, UpstreamKey};
 
 /// A port that clients connect to. Frozen for a connection when it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,7 +31,7 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// TCP keepalive on the client's side.
     pub keepalive: Option<Keepalive>,
-    pub drain: ShutdownDrain,
+    pub drain: ListenerDrain,
 }
 
 /// Whether listeners bound to these would compete for the same connections.
@@ -195,18 +195,6 @@ pub struct Keepalive {
     #[serde(serialize_with = "duration::required::serialize")]
     pub interval: Duration,
     pub probes: u8,
-}
-
-/// What happens to open connections when the process shuts down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ShutdownDrain {
-    /// Connections still open after this long are reset.
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub after: Duration,
-    /// Over this last part of `after` connections are closed bit by bit, idle ones first.
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub spread: Duration,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod any_certificate;
 mod certificate;
 mod check;
+mod drain;
 mod key;
 mod listener;
 mod network;
@@ -21,10 +22,11 @@ pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
 };
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, ShutdownDrain, StartTls, Timeouts, Tls,
-    TlsMode, TlsVersion, covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
+    TlsVersion, covers, overlap,
 };
 pub use network::Networks;
 pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
@@ -32,6 +34,6 @@ pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
-    Algorithm, Backend, Balancing, Connect, Endpoint, PassiveCheck, Preconnect, ProxyVersion, StableId, Upstream,
-    Weight,
+    Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,
+    ProxyVersion, StableId, Unready, Upstream, Weight,
 };

@@ -44,9 +44,16 @@ pub struct BackendHealth {
     pub endpoints: u32,
     /// Those that may be picked.
     pub usable: u32,
+    /// Those of them that stand by, since endpoints of another priority serve.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub standby: u32,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A failure of a connection or a check.

@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{ActiveCheck, BackendTls, EndpointKey, Keepalive};
+use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +21,9 @@ pub struct Upstream {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key, each key once, each of one of the backends. May be empty: then connections are refused.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that were among these before, and are still listed somewhere.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
+    pub unready: BTreeMap<EndpointKey, Unready>,
     /// Of the backends that have none of their own.
     #[serde(skip)]
     pub active_check: Option<Arc<ActiveCheck>>,
@@ -28,6 +31,20 @@ pub struct Upstream {
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
+    pub drain: EndpointDrain,
+}
+
+/// Why an endpoint that is listed does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Unready {
+    /// Its pod is being deleted.
+    Terminating,
+    /// Its pod says so.
+    NotReady,
+}
+
+fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(unready.iter().map(|(key, why)| (key.to_string(), why)))
 }
 
 /// What the endpoints of a backend have in common.
@@ -40,6 +57,20 @@ pub struct Backend {
     pub active_check: Option<Arc<ActiveCheck>>,
     /// TLS with them; `None`: none of its own.
     pub tls: Option<Arc<BackendTls>>,
+    /// The group that they belong to.
+    pub priority: Priority,
+    /// How many more there are that are not ready; 0 where nobody asks how large a share can be used.
+    pub unready: usize,
+}
+
+/// The group of a backend's endpoints: of those that can, the one with the lowest number serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Priority(pub u8);
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// One address that serves connections.
@@ -94,6 +125,11 @@ impl Weight {
     pub const fn value(self) -> u32 {
         self.0.get()
     }
+
+    /// At least 1.
+    pub fn times(self, factor: u32) -> Self {
+        Self(NonZeroU32::new(factor).map_or(NonZeroU32::MIN, |factor| self.0.saturating_mul(factor)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -108,10 +144,47 @@ pub struct Balancing {
     pub algorithm: Algorithm,
     /// How many leading bits of an IPv6 client address sticky balancing looks at (1 to 128).
     pub hash_prefix_v6: u8,
+    pub failover: Failover,
+    /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
+    #[serde(serialize_with = "duration::optional::serialize")]
+    pub slow_start: Option<Duration>,
 }
 
+impl Default for Balancing {
+    fn default() -> Self {
+        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default(), slow_start: None }
+    }
+}
+
+/// When another group of endpoints serves. The default: while none of a lower number has a usable one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// A group can serve if at least this share of its endpoints is usable, and at least one.
+    pub min_usable_percent: u8,
+    pub failback: Failback,
+}
+
+/// When a group of a lower number serves again that can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Failback {
+    /// Once it has been able to for so long.
+    #[serde(serialize_with = "duration::required::serialize")]
+    After(Duration),
+    /// When the one that serves cannot.
+    Never,
+}
+
+impl Default for Failback {
+    fn default() -> Self {
+        Self::After(Duration::ZERO)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Algorithm {
+    #[default]
     RoundRobin,
     LeastConnections,
     PowerOfTwo,

@@ -18,7 +18,10 @@ use super::{
     stream::Stream,
     tls::ClientTls,
 };
-use crate::{model::ShutdownDrain, upstream::socket_options::set_keepalive};
+use crate::{
+    model::Close,
+    upstream::{Endpoint, socket_options::set_keepalive},
+};
 
 /// How many refusals each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
@@ -40,8 +43,8 @@ impl Ledger {
 
     /// Closes the books of a connection that was never served.
     pub fn never_served(self: &Rc<Self>, serving: &Arc<Serving>, peer: SocketAddr, at: Instant, reason: CloseReason) {
-        let session = Rc::new(Session::new(serving.listener.drain, at));
-        let mut account = Account::open(self.clone(), serving.clone(), session, peer, at);
+        let session = Rc::new(Session::new(serving, at));
+        let mut account = Account::open(self.clone(), serving.clone(), session, peer);
         account.reason = Some(reason);
     }
 
@@ -69,7 +72,13 @@ impl Ledger {
 /// What a worker knows of one of its open connections.
 #[derive(Debug)]
 pub struct Session {
-    pub drain: ShutdownDrain,
+    pub accepted_at: Instant,
+    /// How it is closed when the process shuts down.
+    pub drain: Option<Close>,
+    /// The id of its listener.
+    pub listener: u64,
+    /// The id of the endpoint it is connected with; 0: none yet.
+    endpoint: Cell<u64>,
     last_activity: Cell<Instant>,
     bytes_to_backend: Cell<u64>,
     bytes_to_client: Cell<u64>,
@@ -78,9 +87,12 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(drain: ShutdownDrain, accepted_at: Instant) -> Self {
+    pub fn new(serving: &Serving, accepted_at: Instant) -> Self {
         Self {
-            drain,
+            accepted_at,
+            drain: serving.listener.drain.shutdown,
+            listener: serving.live.id,
+            endpoint: Cell::new(0),
             last_activity: Cell::new(accepted_at),
             bytes_to_backend: Cell::new(0),
             bytes_to_client: Cell::new(0),
@@ -90,6 +102,10 @@ impl Session {
 
     pub fn last_activity(&self) -> Instant {
         self.last_activity.get()
+    }
+
+    pub fn endpoint(&self) -> u64 {
+        self.endpoint.get()
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -107,7 +123,6 @@ pub struct Account {
     ledger: Rc<Ledger>,
     session: Rc<Session>,
     pub serving: Arc<Serving>,
-    pub accepted_at: Instant,
     /// The other end of the TCP connection.
     pub peer: SocketAddr,
     /// The client as a PROXY header announced it; otherwise the peer.
@@ -123,19 +138,12 @@ pub struct Account {
 }
 
 impl Account {
-    pub fn open(
-        ledger: Rc<Ledger>,
-        serving: Arc<Serving>,
-        session: Rc<Session>,
-        peer: SocketAddr,
-        accepted_at: Instant,
-    ) -> Self {
+    pub fn open(ledger: Rc<Ledger>, serving: Arc<Serving>, session: Rc<Session>, peer: SocketAddr) -> Self {
         let peer = canonical(peer);
         Self {
             ledger,
             session,
             serving,
-            accepted_at,
             peer,
             client: peer,
             destination: None,
@@ -145,6 +153,10 @@ impl Account {
             connect: None,
             reason: None,
         }
+    }
+
+    pub fn accepted_at(&self) -> Instant {
+        self.session.accepted_at
     }
 
     fn shard(&self) -> &Shard {
@@ -173,15 +185,16 @@ impl Account {
         }
     }
 
-    pub fn connected(&mut self, endpoint: SocketAddr, took: Duration) {
-        self.endpoint = Some(endpoint);
+    pub fn connected(&mut self, endpoint: &Endpoint, took: Duration) {
+        self.endpoint = Some(endpoint.address());
+        self.session.endpoint.set(endpoint.id());
         self.connect = Some(took);
         self.shard().connect.observe(took);
     }
 
     pub fn log_start(&self) {
         if self.ledger.log.wants_starts() {
-            self.ledger.log.offer(self.event(Kind::Start, self.accepted_at.elapsed()));
+            self.ledger.log.offer(self.event(Kind::Start, self.accepted_at().elapsed()));
         }
     }
 
@@ -208,7 +221,7 @@ impl Drop for Account {
         let reason = self.reason.or(self.session.cancelled.get()).unwrap_or(CloseReason::Internal);
         let shard = self.shard();
         shard.close(reason);
-        let duration = self.accepted_at.elapsed();
+        let duration = self.accepted_at().elapsed();
         shard.duration.observe(duration);
         self.ledger.log_end(reason, || self.event(Kind::End(reason), duration));
     }

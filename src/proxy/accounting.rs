@@ -10,7 +10,7 @@ use std::{
 macro_rules! close_reasons {
     ($($(#[doc = $meaning:literal])+ $reason:ident = $label:literal,)+) => {
         /// Why a connection ended. Every accepted connection ends with exactly one of these.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum CloseReason {
             $($(#[doc = $meaning])+ $reason,)+
         }
@@ -48,6 +48,18 @@ close_reasons! {
     HalfClosedTimeout = "half_closed_timeout",
     /// Open for `timeouts.maxDuration`.
     MaxDuration = "max_duration",
+    /// Closed because the pod of its endpoint is being deleted: `drain.endpointTerminating`.
+    EndpointTerminating = "endpoint_terminating",
+    /// Closed because its endpoint is no longer listed: `drain.endpointRemoved`.
+    EndpointRemoved = "endpoint_removed",
+    /// Closed because its endpoint is unhealthy: `drain.endpointUnhealthy`.
+    EndpointUnhealthy = "endpoint_unhealthy",
+    /// Closed because backends that are preferred serve again: `drain.failback`.
+    Failback = "failback",
+    /// Closed because its listener is no longer declared: `drain.listenerRemoved`.
+    ListenerRemoved = "listener_removed",
+    /// Closed because its endpoint had more than its share: `rebalance`.
+    Rebalanced = "rebalanced",
     /// Closed while the process leaves, bit by bit over `drain.shutdown.spread`.
     Drained = "drained",
     /// Still open at the end of the drain.
@@ -115,6 +127,12 @@ impl CloseReason {
             | Self::IdleTimeout
             | Self::HalfClosedTimeout
             | Self::MaxDuration
+            | Self::EndpointTerminating
+            | Self::EndpointRemoved
+            | Self::EndpointUnhealthy
+            | Self::Failback
+            | Self::ListenerRemoved
+            | Self::Rebalanced
             | Self::Drained
             | Self::DrainDeadline
             | Self::BackendTls
@@ -124,6 +142,16 @@ impl CloseReason {
             | Self::LocalFailure
             | Self::Internal => false,
         }
+    }
+}
+
+/// One of something for each reason.
+#[derive(Clone, Debug)]
+struct ByReason<T>([T; CloseReason::ALL.len()]);
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| T::default()))
     }
 }
 
@@ -140,7 +168,7 @@ pub struct ListenerCounters {
 #[repr(align(128))]
 pub struct Shard {
     accepted: Counter,
-    closed: [Counter; CloseReason::ALL.len()],
+    closed: ByReason<Counter>,
     pub bytes_to_backend: Counter,
     pub bytes_to_client: Counter,
     pub tls_full_handshakes: Counter,
@@ -166,7 +194,7 @@ impl ListenerCounters {
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for shard in &self.shards {
-            for (sum, counter) in totals.closed.iter_mut().zip(&shard.closed) {
+            for (sum, counter) in totals.closed.0.iter_mut().zip(&shard.closed.0) {
                 *sum += counter.get();
             }
         }
@@ -191,7 +219,7 @@ impl Shard {
     }
 
     pub fn close(&self, reason: CloseReason) {
-        self.closed[reason as usize].add(1);
+        self.closed.0[reason as usize].add(1);
     }
 }
 
@@ -199,7 +227,7 @@ impl Shard {
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     pub accepted: u64,
-    closed: [u64; CloseReason::ALL.len()],
+    closed: ByReason<u64>,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
     pub tls_full_handshakes: u64,
@@ -212,11 +240,11 @@ pub struct Totals {
 
 impl Totals {
     pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed[reason as usize]
+        self.closed.0[reason as usize]
     }
 
     pub fn closed_in_all(&self) -> u64 {
-        self.closed.iter().sum()
+        self.closed.0.iter().sum()
     }
 
     pub fn active(&self) -> u64 {

@@ -67,9 +67,9 @@ pub fn serve(
     surroundings: Surroundings,
     session: Rc<Session>,
 ) -> impl Future<Output = ()> {
-    let Accepted { peer, serving, at, permits } = accepted;
+    let Accepted { peer, serving, permits, .. } = accepted;
     let Surroundings { ledger, handshakes } = surroundings;
-    let mut account = Account::open(ledger, serving, session, peer, at);
+    let mut account = Account::open(ledger, serving, session, peer);
     let client = Stream::new(tcp);
     async move {
         account.reason = Some(admit(client, &handshakes, &mut account).await.unwrap_or_else(|reason| reason));
@@ -269,7 +269,7 @@ fn forward<'a, C: Side + 'a>(
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
         let (backend, _active) = Box::pin(reach(client.stream(), subset, encryption, account)).await?;
-        let deadlines = deadlines(&serving.listener, account.accepted_at);
+        let deadlines = deadlines(&serving.listener, account.accepted_at());
         Ok(match backend {
             Reached::Plain(mut backend) => {
                 relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await
@@ -291,7 +291,7 @@ async fn reach(
     let begun = Instant::now();
     let introduction = introduce(client, encryption, account);
     let (backend, active) = connect::first_reachable(subset, &introduction, &mut account.attempts).await?;
-    account.connected(active.endpoint().address(), begun.elapsed());
+    account.connected(active.endpoint(), begun.elapsed());
     if let Reached::Tls(backend) = &backend {
         account.backend_handshake_done(backend.get_ref().1);
     }

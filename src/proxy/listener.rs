@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub struct LiveListener {
     pub key: ListenerKey,
+    /// Tells it from every other one of this process, also from an earlier one with the same key.
+    pub id: u64,
     pub counters: ListenerCounters,
     pub admission: Arc<Admission>,
     /// What its load balancer may take of the process's capacity.

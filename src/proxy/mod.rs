@@ -9,6 +9,7 @@ pub mod accounting;
 pub mod admission;
 mod connect;
 mod connection;
+mod departures;
 mod listener;
 mod pipe;
 mod plan;
@@ -18,6 +19,7 @@ mod prefixed;
 pub mod proxy_protocol;
 mod relay;
 mod routes;
+mod sessions;
 pub mod socket;
 mod stream;
 pub mod tls;
@@ -41,6 +43,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
+pub use departures::{Departing, Gone};
 pub use listener::LiveListener;
 pub use topology::{Sockets, View, cannot_listen};
 pub use worker::{Closing, Drained};
@@ -52,6 +55,7 @@ use crate::{
 };
 use access_log::AccessLog;
 use admission::{Capacity, Sources};
+use departures::Departures;
 use socket::Sharing;
 use topology::Topology;
 use worker::{Shared, WorkerHandle};
@@ -81,6 +85,7 @@ pub struct Proxy {
     reports: watch::Receiver<Arc<Report>>,
     orders: mpsc::UnboundedSender<topology::Order>,
     view: Arc<ArcSwap<View>>,
+    departing: Arc<ArcSwap<Vec<Departing>>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -121,7 +126,10 @@ impl Proxy {
             state: topology::State::default(),
         };
         control.spawn(topology.run(inbox));
-        Ok(Self { shared, snapshots, reports, orders, view, threads: Mutex::new(threads) })
+        let departing = Arc::new(ArcSwap::default());
+        let departures = Departures { shared: shared.clone(), view: view.clone(), departing: departing.clone() };
+        control.spawn(departures.run(reports.clone()));
+        Ok(Self { shared, snapshots, reports, orders, view, departing, threads: Mutex::new(threads) })
     }
 
     /// Makes this the wanted configuration. Only the latest one counts.
@@ -141,7 +149,12 @@ impl Proxy {
 
     /// What is live now, for metrics and admin pages.
     pub fn monitor(&self) -> Monitor {
-        Monitor { shared: self.shared.clone(), view: self.view.clone(), reports: self.reports.clone() }
+        Monitor {
+            shared: self.shared.clone(),
+            view: self.view.clone(),
+            departing: self.departing.clone(),
+            reports: self.reports.clone(),
+        }
     }
 
     /// The listening sockets there are, for a process that takes over.
@@ -208,6 +221,7 @@ impl Drop for AbortOnPanic {
 pub struct Monitor {
     shared: Arc<Shared>,
     view: Arc<ArcSwap<View>>,
+    departing: Arc<ArcSwap<Vec<Departing>>>,
     reports: watch::Receiver<Arc<Report>>,
 }
 
@@ -219,6 +233,11 @@ impl Monitor {
     /// What the proxy made of the snapshots, whenever that changes; the view has it already then.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
+    }
+
+    /// What gets no more connections, and has those closed that it has.
+    pub fn departing(&self) -> Arc<Vec<Departing>> {
+        self.departing.load_full()
     }
 
     pub fn access_log(&self) -> &AccessLog {

@@ -69,7 +69,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{Access, Limits, ObjectKey, ShutdownDrain, Timeouts, UpstreamKey};
+    use crate::model::{Access, Limits, ObjectKey, Timeouts, UpstreamKey};
 
     fn key(name: &str) -> ListenerKey {
         ListenerKey { object: ObjectKey::new("shop", name), port: 1 }
@@ -97,7 +97,7 @@ mod tests {
                 jitter_percent: 0,
             },
             keepalive: None,
-            drain: ShutdownDrain { after: Duration::ZERO, spread: Duration::ZERO },
+            drain: Default::default(),
         })
     }
 

@@ -28,7 +28,7 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{self, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
+    model::{self, Close, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
     upstream::{Backends, Upstream, Upstreams},
 };
 
@@ -45,7 +45,17 @@ pub struct View {
     pub report: Arc<Report>,
     /// Also those that are no longer served and still have connections.
     pub listeners: Vec<Arc<LiveListener>>,
+    /// The latter alone.
+    pub gone: Vec<GoneListener>,
     pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
+}
+
+/// A listener that is no longer served and still has connections.
+#[derive(Clone, Debug)]
+pub struct GoneListener {
+    pub listener: Arc<LiveListener>,
+    /// What is done with these, as it was declared last; `None`: they are kept.
+    pub close: Option<Close>,
 }
 
 /// The listening sockets of one address.
@@ -83,7 +93,7 @@ pub struct State {
     listeners: BTreeMap<ListenerKey, Live>,
     shares: BTreeMap<ObjectKey, Arc<Capacity>>,
     /// Listeners that are no longer served and still had connections when that was last looked at.
-    retired: Vec<Arc<LiveListener>>,
+    retired: Vec<GoneListener>,
     next_id: u64,
     stopped: bool,
 }
@@ -110,6 +120,8 @@ struct Failure {
 struct Live {
     listener: Arc<LiveListener>,
     tls: Option<Arc<ServerTls>>,
+    /// What is done with its connections once it is no longer declared.
+    removed: Option<Close>,
 }
 
 impl Topology {
@@ -309,6 +321,7 @@ impl Topology {
             return None;
         };
         let live = self.live(key);
+        live.removed = listener.drain.removed;
         let tls = match (&live.tls, &listener.tls) {
             (_, None) => None,
             (live, Some(wanted)) => match updated(live.as_ref(), wanted) {
@@ -328,19 +341,20 @@ impl Topology {
     fn live(&mut self, key: &ListenerKey) -> &mut Live {
         let State { listeners, shares, retired, next_id, .. } = &mut self.state;
         listeners.entry(key.clone()).or_insert_with(|| {
-            if let Some(place) = retired.iter().position(|listener| listener.key == *key) {
-                return Live { listener: retired.swap_remove(place), tls: None };
+            if let Some(place) = retired.iter().position(|gone| gone.listener.key == *key) {
+                return Live { listener: retired.swap_remove(place).listener, tls: None, removed: None };
             }
             *next_id += 1;
             let whole = self.shared.capacity.limit();
             let share = || Arc::new(Capacity::new((whole * SHARE_PERCENT / 100).max(1)));
             let listener = LiveListener {
                 key: key.clone(),
+                id: *next_id,
                 counters: ListenerCounters::new(self.shared.workers.len()),
                 admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
             };
-            Live { listener: Arc::new(listener), tls: None }
+            Live { listener: Arc::new(listener), tls: None, removed: None }
         })
     }
 
@@ -349,14 +363,14 @@ impl Topology {
         listeners.retain(|key, live| {
             let wanted = applied.listeners.contains_key(key);
             if !wanted {
-                retired.push(live.listener.clone());
+                retired.push(GoneListener { listener: live.listener.clone(), close: live.removed });
             }
             wanted
         });
-        retired.retain(|listener| listener.counters.totals().active() > 0);
+        retired.retain(|gone| gone.listener.counters.totals().active() > 0);
         let used = |object: &ObjectKey| {
             listeners.range(object.listeners()).next().is_some()
-                || retired.iter().any(|gone| gone.key.object == *object)
+                || retired.iter().any(|gone| gone.listener.key.object == *object)
         };
         shares.retain(|object, _| used(object));
     }
@@ -395,7 +409,8 @@ impl Topology {
         self.view.store(Arc::new(View {
             snapshot,
             report: report.clone(),
-            listeners: live.chain(self.state.retired.iter().cloned()).collect(),
+            listeners: live.chain(self.state.retired.iter().map(|gone| gone.listener.clone())).collect(),
+            gone: self.state.retired.clone(),
             upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect(),
         }));
         self.reports.send_if_modified(|last| {

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
+    num::NonZeroU32,
     os::fd::AsFd,
     rc::Rc,
     sync::{
@@ -17,12 +18,11 @@ use std::{
 
 use futures::FutureExt;
 use rustix::{io::Errno, net::SocketFlags};
-use slab::Slab;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinHandle, spawn_local},
+    task::{JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{info, warn};
@@ -35,14 +35,16 @@ use super::{
     connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
     pipe,
+    sessions::{Owner, Sessions, Wishes},
     turns::Turns,
 };
-use crate::drain::Draining;
+use crate::drain::{Draining, Pace, Schedule};
 
 /// How often a worker shows that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often a draining worker looks which connections are to be closed.
-const DRAIN_TICK: Duration = Duration::from_millis(100);
+/// How often it is looked which connections are to be closed, on average.
+pub const DRAIN_TICK: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 /// How many steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) run before relays have their turn.
 const HANDSHAKES_PER_TURN: usize = 4;
 /// How many tasks run before the event loop looks for new events: relays that always have something to move would
@@ -97,6 +99,10 @@ pub enum Order {
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(std::net::TcpStream, Box<Accepted>),
+    /// Tell how long those connections have been silent, or open, that would be closed first.
+    Rank { wishes: Arc<Wishes>, done: oneshot::Sender<BTreeMap<Owner, Vec<Instant>>> },
+    /// Close some connections, and tell how many these were.
+    CloseSome { wishes: Wishes, done: oneshot::Sender<BTreeMap<Owner, usize>> },
     /// End open connections, none later than this.
     Drain { how: Draining, longest: Duration, done: oneshot::Sender<Drained> },
     /// End the thread; what is still open is reset.
@@ -138,7 +144,7 @@ pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
     surroundings: Surroundings,
-    sessions: RefCell<Slab<(Rc<Session>, AbortHandle)>>,
+    sessions: Sessions,
     sockets: RefCell<HashMap<SocketId, Socket>>,
 }
 
@@ -171,7 +177,7 @@ pub fn start(
         pipe::allow(shared.pipes);
         let ledger = Rc::new(Ledger::new(index, shared.access_log.clone()));
         let surroundings = Surroundings { ledger, handshakes: Turns::new(HANDSHAKES_PER_TURN) };
-        let worker = Worker { index, shared, surroundings, sessions: RefCell::default(), sockets: RefCell::default() };
+        let worker = Worker { index, shared, surroundings, sessions: Sessions::default(), sockets: RefCell::default() };
         runtime.block_on(Rc::new(worker).run(inbox));
     })?;
     outcome.recv().map_err(io::Error::other)??;
@@ -208,6 +214,8 @@ impl Worker {
                 Ok(tcp) => self.serve(tcp, *accepted),
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
+            Order::Rank { wishes, done } => drop(done.send(self.sessions.first_to_close(&wishes))),
+            Order::CloseSome { wishes, done } => drop(done.send(self.sessions.close(&wishes))),
             Order::Drain { how, longest, done } => {
                 let worker = self.clone();
                 spawn_local(async move { done.send(worker.drain(how, longest).await) });
@@ -330,40 +338,50 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: Accepted) {
-        let session = Rc::new(Session::new(accepted.serving.listener.drain, accepted.at));
-        let mut sessions = self.sessions.borrow_mut();
-        let entry = sessions.vacant_entry();
-        let registered = Registered { worker: self.clone(), id: entry.key() };
-        let served = connection::serve(tcp, accepted, self.surroundings.clone(), session.clone());
-        // Not an `async` block: that would have room for it twice, where it is captured and where it is awaited.
-        let task = spawn_local(served.map(|()| drop(registered)));
-        entry.insert((session, task.abort_handle()));
+        let session = Rc::new(Session::new(&accepted.serving, accepted.at));
+        self.sessions.add(session.clone(), |place| {
+            let registered = Registered { worker: self.clone(), place };
+            let served = connection::serve(tcp, accepted, self.surroundings.clone(), session);
+            // Not an `async` block: that would have room for it twice, where it is captured and where it is awaited.
+            spawn_local(served.map(|()| drop(registered))).abort_handle()
+        });
     }
 
     /// Ends open connections as their listeners' drains say: idle ones first.
     async fn drain(self: Rc<Self>, how: Draining, longest: Duration) -> Drained {
         let begun = Instant::now();
-        let schedule_of = |session: &Session| how.schedule(session.drain, longest);
-        let mut totals = BTreeMap::new();
-        let at_first = self.sessions.borrow().len();
-        for (_, (session, _)) in &*self.sessions.borrow() {
-            *totals.entry(schedule_of(session)).or_insert(0) += 1;
-        }
+        let workers = self.shared.workers.len();
+        let plan_of = |session: &Session| {
+            let most = session.drain.filter(|_| how == Draining::AsDeclared).and_then(|drain| drain.max_per_second);
+            (how.schedule(session.drain, longest), most)
+        };
+        let at_first = self.sessions.len();
+        let mut plans: BTreeMap<(Schedule, Option<NonZeroU32>), (usize, Option<Pace>)> = BTreeMap::new();
+        self.sessions.for_each(|session| {
+            let plan = plan_of(session);
+            let pace = |most: NonZeroU32| Pace::shared_by(most.get() as usize, SECOND, workers, begun);
+            plans.entry(plan).or_insert_with(|| (0, plan.1.map(pace))).0 += 1;
+        });
         let mut drained = Drained::default();
-        while !self.sessions.borrow().is_empty() {
-            let elapsed = begun.elapsed();
-            for (schedule, total) in &totals {
-                let reason =
-                    if elapsed < schedule.deadline() { CloseReason::Drained } else { CloseReason::DrainDeadline };
-                let closed = self.close_beyond(schedule.may_remain(*total, elapsed), reason, |session| {
-                    schedule_of(session) == *schedule
-                });
-                match reason {
-                    CloseReason::Drained => drained.closed += closed,
-                    _ => drained.reset += closed,
+        while self.sessions.len() > 0 {
+            let now = Instant::now();
+            let elapsed = now - begun;
+            for (plan, (total, pace)) in &mut plans {
+                let (schedule, _) = plan;
+                let may_remain = schedule.may_remain(*total, elapsed);
+                let close = |most, reason| {
+                    self.sessions.close_beyond(may_remain, most, reason, |session| plan_of(session) == *plan)
+                };
+                if elapsed < schedule.deadline() {
+                    let most = pace.as_mut().map_or(usize::MAX, |pace| pace.allows(now));
+                    let closed = close(most, CloseReason::Drained);
+                    pace.iter_mut().for_each(|pace| pace.spend(closed, now));
+                    drained.closed += closed;
+                } else {
+                    drained.reset += close(usize::MAX, CloseReason::DrainDeadline);
                 }
             }
-            sleep(DRAIN_TICK).await;
+            sleep(jittered(DRAIN_TICK)).await;
         }
         drained.by_themselves = at_first.saturating_sub(drained.closed + drained.reset);
         drained
@@ -371,7 +389,7 @@ impl Worker {
 
     /// Resets what is still open or on its way here, and says so, before the event loop goes.
     fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        self.close_beyond(0, CloseReason::DrainDeadline, |_| true);
+        self.sessions.close_beyond(0, usize::MAX, CloseReason::DrainDeadline, |_| true);
         inbox.close();
         while let Ok(order) = inbox.try_recv() {
             if let Order::Adopt(tcp, accepted) = order {
@@ -380,37 +398,24 @@ impl Worker {
             }
         }
     }
-
-    /// Closes connections, those first that were silent for the longest time, until no more than this many remain.
-    fn close_beyond(&self, may_remain: usize, reason: CloseReason, chosen: impl Fn(&Session) -> bool) -> usize {
-        let sessions = self.sessions.borrow();
-        let entries = sessions.iter().map(|(_, entry)| entry);
-        let open = entries.filter(|(session, _)| !session.is_cancelled() && chosen(session));
-        let excess = open.clone().count().saturating_sub(may_remain);
-        if excess == 0 {
-            return 0;
-        }
-        let mut open: Vec<_> = open.collect();
-        open.sort_by_key(|(session, _)| session.last_activity());
-        for (session, task) in &open[..excess] {
-            session.cancel(reason);
-            task.abort();
-        }
-        excess
-    }
 }
 
 /// Takes an open connection off its worker's books, however its task ends.
 struct Registered {
     worker: Rc<Worker>,
-    id: usize,
+    place: usize,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.sessions.borrow_mut().remove(self.id);
+        self.worker.sessions.remove(self.place);
         self.worker.shared.workers[self.worker.index].open.fetch_sub(1, Relaxed);
     }
+}
+
+/// Not always the same, so that several that look do not all look at the same time.
+pub fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64())
 }
 
 /// Makes closing it a reset.

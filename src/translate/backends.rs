@@ -13,8 +13,11 @@ use super::{
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{self, AddressPort, Host},
-    model::{ActiveCheck, Backend, Endpoint, EndpointKey, ObjectKey, ProxyVersion, StableId, Weight},
+    api::{self, AddressPort, Host, TcpLoadBalancerSpec},
+    model::{
+        ActiveCheck, Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready, Upstream,
+        Weight,
+    },
     source::Lookup,
 };
 
@@ -24,6 +27,8 @@ pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
+    /// Why it does not serve; `None`: it does.
+    pub unready: Option<Unready>,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -32,6 +37,7 @@ struct Part {
     settings: Arc<Backend>,
     weight: u16,
     endpoints: Vec<Endpoint>,
+    unready: BTreeMap<EndpointKey, Unready>,
     findings: Findings,
 }
 
@@ -40,6 +46,8 @@ pub(super) struct Found {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Sorted by key.
     pub endpoints: Vec<Endpoint>,
+    /// Those that served before.
+    pub unready: BTreeMap<EndpointKey, Unready>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
     pub lost: bool,
 }
@@ -57,8 +65,10 @@ pub(super) fn translate(
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
-    let (mut backends, mut groups) = (BTreeMap::new(), Vec::new());
-    for Part { name, settings, weight, endpoints, findings } in parts {
+    let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for part in parts {
+        let Part { name, settings, weight, endpoints, findings, .. } = part;
+        unready.extend(part.unready);
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
@@ -72,8 +82,11 @@ pub(super) fn translate(
         }
     }
     match kept {
-        Some(before) => Found { backends: before.backends.clone(), endpoints: before.endpoints.clone(), lost },
-        None => Found { backends, endpoints: weighted(groups), lost },
+        Some(before) => {
+            let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
+            Found { backends, endpoints, unready, lost }
+        }
+        None => Found { backends, endpoints: weighted(groups), unready, lost },
     }
 }
 
@@ -90,17 +103,22 @@ fn part(
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-    let mut endpoints = endpoints(backend, declaration, place);
-    let settings = settings(backend, declaration, before, active_check, certificates, place);
-    checks::refuse_impossible(&settings, &endpoints, declaration, place);
-    if endpoints.is_empty() && place.is_unremarked() {
+    let Endpoints { mut serving, mut unready, not_ready } = endpoints(backend, declaration, place);
+    let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
+    let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
+    checks::refuse_impossible(&settings, &serving, declaration, place);
+    if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        endpoints = kept(index, declaration);
+        serving = kept(index, declaration);
+        if let Some(before) = &declaration.before.upstream {
+            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
+            unready = own.map(|(key, why)| (key.clone(), *why)).collect();
+        }
     }
     let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
-    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints, findings }
+    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints: serving, unready, findings }
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
@@ -132,8 +150,15 @@ fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     }
 }
 
+/// Whether it matters how many of the endpoints are usable, as long as some are.
+fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
+    let failover = spec.load_balancing.as_ref().and_then(|balancing| balancing.failover.as_ref());
+    failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
+}
+
 fn settings(
     backend: &api::Backend,
+    unready: usize,
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
     active_check: Option<&Arc<ActiveCheck>>,
@@ -150,6 +175,8 @@ fn settings(
         tls: backend.tls.as_ref().and_then(|declared| {
             backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
         }),
+        priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
+        unready,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
@@ -157,7 +184,16 @@ fn settings(
     }
 }
 
-fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Vec<Endpoint> {
+/// The endpoints of one backend.
+struct Endpoints {
+    serving: Vec<Endpoint>,
+    /// Those that served before and are still listed.
+    unready: BTreeMap<EndpointKey, Unready>,
+    /// How many are not ready, whether they served before or not, without those that terminate.
+    not_ready: usize,
+}
+
+fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Endpoints {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
@@ -176,14 +212,17 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
         }
     };
     let name: Arc<str> = name(backend).into();
-    members
-        .into_iter()
-        .map(|Member { address, uid, stable_id }| Endpoint {
-            key: EndpointKey { backend: name.clone(), address, uid },
-            stable_id,
-            weight: Weight::ONE,
-        })
-        .collect()
+    let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
+    let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
+    for Member { address, uid, stable_id, unready: why } in members {
+        let key = EndpointKey { backend: name.clone(), address, uid };
+        match why {
+            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE }),
+            Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
+            Some(_) => {}
+        }
+    }
+    Endpoints { serving, unready, not_ready }
 }
 
 /// The addresses, with all that is known of each DNS name.
@@ -216,7 +255,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     }
     found.sort_unstable();
     found.dedup();
-    found.into_iter().map(|address| Member { address, uid: None, stable_id: StableId::Address(address) }).collect()
+    found
+        .into_iter()
+        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), unready: None })
+        .collect()
 }
 
 fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {

@@ -5,7 +5,7 @@ use super::{
     reach::{Reach, Target},
 };
 use crate::{
-    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
+    model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     source::Declared,
 };
 
@@ -32,6 +32,14 @@ impl<'a> Before<'a> {
         let upstream = previous.upstreams.get(&UpstreamKey { object: object.clone() });
         let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, reach));
         Self { listeners, upstream }
+    }
+
+    /// Whether there may be connections to this endpoint.
+    pub fn had(&self, endpoint: &EndpointKey) -> bool {
+        self.upstream.as_ref().is_some_and(|before| {
+            before.endpoints.binary_search_by(|other| other.key.cmp(endpoint)).is_ok()
+                || before.unready.contains_key(endpoint)
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api,
     model::{
-        Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, ShutdownDrain, StartTls, Timeouts, Tls,
+        Access, Keepalive, Limits, Listener, ListenerDrain, ProxyMode, ProxyProtocol, Rate, StartTls, Timeouts, Tls,
         TlsMode, TlsVersion, UpstreamKey,
     },
 };
@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct Shared {
     pub timeouts: Option<Timeouts>,
     pub keepalive: Option<Option<Keepalive>>,
-    pub drain: Option<ShutdownDrain>,
+    pub drain: Option<ListenerDrain>,
 }
 
 /// The listener as declared, to be used only if nothing was refused. `None`: something in `shared` is wrong, or it has no

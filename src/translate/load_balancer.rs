@@ -147,7 +147,7 @@ impl<'a> Declaration<'a> {
         Shared {
             timeouts: accepted("spec.timeouts", meanwhile, problems, |place| settings::timeouts(spec, place)),
             keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |place| settings::keepalive(spec, place)),
-            drain: accepted("spec.drain.shutdown", meanwhile, problems, |place| settings::drain(spec, place)),
+            drain: accepted("spec.drain", meanwhile, problems, |place| settings::listener_drain(spec, place)),
         }
     }
 

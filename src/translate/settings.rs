@@ -11,11 +11,15 @@ use super::{defaults, findings::Place};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
-    model::{Algorithm, Balancing, Connect, Keepalive, PassiveCheck, Preconnect, ShutdownDrain, Timeouts},
+    model::{
+        Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
+        PassiveCheck, Preconnect, Timeouts,
+    },
 };
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
 /// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32767);
 
@@ -48,11 +52,42 @@ pub(super) fn keepalive(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option
     idle.map(|idle| Keepalive { idle, interval, probes })
 }
 
-pub(super) fn drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> ShutdownDrain {
-    let declared = spec.drain.as_ref().and_then(|drain| drain.shutdown.clone()).unwrap_or_default();
-    let after = given(declared.after, defaults::DRAIN_AFTER);
-    let spread = given(declared.spread, after / 2);
-    ShutdownDrain { after, spread: at_most("`after`", after, spread, &mut place.at("spread")) }
+pub(super) fn listener_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> ListenerDrain {
+    let declared = spec.drain.clone().unwrap_or_default();
+    let mut case = |field, declared: Option<&api::DrainPolicy>| close(declared, &mut place.at(field));
+    ListenerDrain {
+        removed: case("listenerRemoved", declared.listener_removed.as_ref()),
+        shutdown: case("shutdown", Some(&declared.shutdown.unwrap_or_default())),
+    }
+}
+
+pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> EndpointDrain {
+    let declared = spec.drain.clone().unwrap_or_default();
+    let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut place.at(field));
+    EndpointDrain {
+        terminating: case("endpointTerminating", declared.endpoint_terminating),
+        removed: case("endpointRemoved", declared.endpoint_removed),
+        unhealthy: case("endpointUnhealthy", declared.endpoint_unhealthy),
+        failback: case("failback", declared.failback),
+    }
+}
+
+/// `None`: connections are kept.
+fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close> {
+    let api::DrainPolicy { policy, after, spread, max_per_second } = declared?.clone();
+    if policy == api::DrainAction::Keep {
+        if after.is_some() || spread.is_some() || max_per_second.is_some() {
+            place.at("policy").refuse(
+                "after, spread and maxPerSecond do nothing with policy Keep: write policy: Close, or leave them out",
+            );
+        }
+        return None;
+    }
+    let after = given(after, defaults::DRAIN_AFTER);
+    let spread = given(spread, after / 2);
+    let most = max_per_second.map(|most| place.at("maxPerSecond").number(most, 1..=100_000));
+    let spread = at_most("`after`", after, spread, &mut place.at("spread"));
+    Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
 pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balancing {
@@ -64,12 +99,53 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
         api::Algorithm::Random => Algorithm::Random,
         api::Algorithm::Maglev => Algorithm::Maglev,
     };
+    let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
+    let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128) }
+    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+}
+
+fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
+    if algorithm == Algorithm::Maglev {
+        place.refuse(
+            "with Maglev each client has its own endpoint from the start: write another algorithm, or leave it out",
+        );
+    }
+    place.duration(over, SECOND..=HOUR)
+}
+
+fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place: &mut Place) -> Failover {
+    let Some(declared) = declared else { return Failover::default() };
+    if spec.backends.iter().all(|backend| backend.priority == spec.backends[0].priority) {
+        place.refuse(
+            "all backends have the same priority: write a higher `priority` for those that serve when the others cannot, \
+             or leave it out",
+        );
+    }
+    let percent = declared.min_usable_percent.unwrap_or(0);
+    Failover {
+        min_usable_percent: place.at("minUsablePercent").number(percent, 0..=100),
+        failback: failback(declared.failback.as_ref(), &mut place.at("failback")),
+    }
+}
+
+fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
+    let declared = declared.cloned().unwrap_or_default();
+    match (declared.policy, declared.after) {
+        (api::FailbackPolicy::Automatic, after) => {
+            Failback::After(place.at("after").duration(given(after, Duration::ZERO), ..=24 * HOUR))
+        }
+        (api::FailbackPolicy::Never, after) => {
+            if after.is_some() {
+                place.at("after").refuse("it does nothing with policy Never: write policy: Automatic, or leave it out");
+            }
+            Failback::Never
+        }
+    }
 }
 
 /// `None`: no ejection.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::BackendService,
-    model::{ObjectKey, StableId},
+    model::{ObjectKey, StableId, Unready},
 };
 
 const IPV4: &str = "IPv4";
@@ -36,7 +36,8 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The one that looks for the pods that Services select.
 const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
-/// The endpoints that serve now: the ready ones, or, where none is, those that still serve while they terminate.
+/// All endpoints that are listed. Those serve that are ready, or, where none is, those that still serve while they
+/// terminate.
 pub(super) fn members(
     declared: &BackendService,
     namespace: &Arc<str>,
@@ -110,8 +111,10 @@ impl Serving<'_> {
         let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
         found
             .into_values()
-            .filter(|Candidate { conditions, .. }| if any_ready { conditions.ready } else { conditions.last_resort })
-            .map(|Candidate { address, endpoint, .. }| member(endpoint, address))
+            .map(|Candidate { address, endpoint, conditions }| {
+                let serves = if any_ready { conditions.ready } else { conditions.last_resort };
+                Member { unready: (!serves).then(|| conditions.unready()), ..member(endpoint, address) }
+            })
             .collect()
     }
 }
@@ -169,6 +172,7 @@ impl Candidate<'_> {
 #[derive(Clone, Copy)]
 struct Conditions {
     ready: bool,
+    terminating: bool,
     /// Terminates, and serves meanwhile.
     last_resort: bool,
 }
@@ -179,11 +183,19 @@ impl Conditions {
         let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
         let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
         let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-        Self { ready, last_resort: serving && terminating }
+        Self { ready, last_resort: serving && terminating, terminating }
     }
 
     fn or(self, other: Self) -> Self {
-        Self { ready: self.ready || other.ready, last_resort: self.last_resort || other.last_resort }
+        Self {
+            ready: self.ready || other.ready,
+            last_resort: self.last_resort || other.last_resort,
+            terminating: self.terminating || other.terminating,
+        }
+    }
+
+    fn unready(self) -> Unready {
+        if self.terminating { Unready::Terminating } else { Unready::NotReady }
     }
 }
 
@@ -200,5 +212,6 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
         address,
         uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
         stable_id: stable_id.unwrap_or(StableId::Address(address)),
+        unready: None,
     }
 }

@@ -49,18 +49,21 @@ pub(super) fn translate(
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
-    let Found { backends, endpoints, lost } = backends::translate(declaration, of_all, certificates, problems);
+    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
+    let drain = accepted("spec.drain", meanwhile, problems, |place| settings::endpoint_drain(spec, place));
     let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,
         endpoints,
+        unready,
         active_check: active_check?,
         passive_check: passive_check.or(before.map(|before| before.passive_check))?,
         connect: connect.or(before.map(|before| before.connect))?,
         keepalive: keepalive.or(before.map(|before| before.keepalive))?,
+        drain: drain.or(before.map(|before| before.drain))?,
     };
     Some(Translated { upstream, lost })
 }

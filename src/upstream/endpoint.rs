@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{Backend, EndpointKey};
 
-/// The live state of an endpoint, the same for as long as its key stays in its upstream.
+/// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
 pub struct Endpoint {
     key: EndpointKey,
     /// Tells it from every other one of this process, also from an earlier one with the same key.
@@ -25,6 +25,10 @@ pub struct Endpoint {
     backend: ArcSwap<Backend>,
     usable: AtomicBool,
     standing: ArcSwap<Standing>,
+    /// `None`: in service.
+    standby_since: ArcSwapOption<Instant>,
+    /// In percent of its weight.
+    share: AtomicU32,
     active: AtomicU32,
     dialled: AtomicU64,
     connect_failures: AtomicU64,
@@ -81,6 +85,8 @@ impl Endpoint {
             backend: ArcSwap::from(backend),
             usable: AtomicBool::new(true),
             standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
+            standby_since: ArcSwapOption::empty(),
+            share: AtomicU32::new(100),
             active: AtomicU32::new(0),
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -100,6 +106,11 @@ impl Endpoint {
         &self.key
     }
 
+    /// Not zero.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.key.address
     }
@@ -112,6 +123,22 @@ impl Endpoint {
     /// Whether new connections may go to it.
     pub fn usable(&self) -> bool {
         self.usable.load(Relaxed)
+    }
+
+    /// Whether new connections would go to it while it is usable. If not, endpoints of another priority serve, wherever
+    /// connections may be sent to this one: it stands by.
+    pub fn in_service(&self) -> bool {
+        self.standby_since.load().is_none()
+    }
+
+    /// Since when it stands by; `None`: it is in service.
+    pub fn standby_since(&self) -> Option<Instant> {
+        self.standby_since.load().as_deref().copied()
+    }
+
+    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    pub fn share(&self) -> u32 {
+        self.share.load(Relaxed)
     }
 
     pub fn state(&self) -> EndpointState {
@@ -185,10 +212,6 @@ impl Endpoint {
         self.pool_counters.figures(idle)
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
     pub(super) fn consecutive_failures(&self) -> u32 {
         self.consecutive_failures.load(Relaxed)
     }
@@ -232,6 +255,16 @@ impl Endpoint {
         let was_usable = self.usable.swap(standing.usable(), Relaxed);
         if standing.usable() && !was_usable {
             self.consecutive_failures.store(0, Relaxed);
+        }
+    }
+
+    pub(super) fn note_share(&self, percent: u32) {
+        self.share.store(percent, Relaxed);
+    }
+
+    pub(super) fn stand_by(&self, stands_by: bool) {
+        if stands_by == self.in_service() {
+            self.standby_since.store(stands_by.then(|| Arc::new(Instant::now())));
         }
     }
 

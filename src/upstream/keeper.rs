@@ -1,7 +1,7 @@
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use super::{
     endpoint::Endpoint,
     members::{Change, Event, Members},
     pool::{Pool, PreconnectBudget, Refill},
+    priority::{Serving, Switch},
     probe::{Outcome, Target, probe},
 };
 use crate::model::{self, UpstreamKey};
@@ -36,7 +37,15 @@ pub(super) struct Keeper {
     /// By endpoint id.
     pools: BTreeMap<u64, OpenPool>,
     /// Those that connections may still be balanced over, and some that are gone.
-    subsets: Vec<Weak<Subset>>,
+    subsets: Vec<Known>,
+    /// When connections have to see something else although nothing has happened.
+    due: Option<Instant>,
+}
+
+/// A subset, and which group of its endpoints serves.
+struct Known {
+    subset: Weak<Subset>,
+    serving: Serving,
 }
 
 /// What all keepers share.
@@ -51,7 +60,7 @@ pub(super) struct Surroundings {
 impl Keeper {
     pub fn new(surroundings: Surroundings) -> Self {
         let (members, probes, pools, subsets) = Default::default();
-        Self { surroundings, members, settings: None, probes, pools, subsets }
+        Self { surroundings, members, settings: None, probes, pools, subsets, due: None }
     }
 
     /// The same one for as long as somebody has it.
@@ -60,9 +69,11 @@ impl Keeper {
             return subset;
         }
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
-        let candidates = self.members.candidates();
-        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), settings, &candidates));
-        self.subsets.push(Arc::downgrade(&subset));
+        let candidates = self.members.candidates(Instant::now());
+        let mut serving = Serving::default();
+        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving));
+        self.subsets.push(Known { subset: Arc::downgrade(&subset), serving });
+        self.note_service();
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
         subset
@@ -77,8 +88,8 @@ impl Keeper {
     }
 
     fn open_subsets(&mut self) -> Vec<Arc<Subset>> {
-        self.subsets.retain(|subset| subset.strong_count() > 0);
-        self.subsets.iter().filter_map(Weak::upgrade).collect()
+        self.subsets.retain(|known| known.subset.strong_count() > 0);
+        self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
     pub fn change(&mut self, upstream: &Arc<Upstream>, wanted: &Arc<model::Upstream>) {
@@ -108,9 +119,13 @@ impl Keeper {
     /// Answers when the next review is due.
     fn review(&mut self, upstream: &Arc<Upstream>) -> Option<Instant> {
         self.protect_subsets();
-        let changes = self.members.review(Instant::now());
+        let now = Instant::now();
+        let changes = self.members.review(now);
         self.take_note(upstream, &changes);
-        self.members.next_return()
+        if self.due.is_some_and(|due| due <= now) {
+            self.balance(upstream);
+        }
+        self.members.next_return().into_iter().chain(self.due).min()
     }
 
     /// Stops all tasks and closes what no client uses.
@@ -136,6 +151,8 @@ impl Keeper {
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
+            drain: settings.drain,
+            departing: self.members.departing(&settings.unready),
         };
         match (before.usable, current.usable) {
             (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
@@ -145,12 +162,43 @@ impl Keeper {
             _ => {}
         }
         upstream.current.store(Arc::new(current));
-        let candidates = self.members.candidates();
-        self.open_subsets().iter().for_each(|subset| subset.publish(&settings, &candidates));
+        self.balance(upstream);
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
         // An ejection may end earlier than the keeper's task knows.
         upstream.attention.notify_one();
+    }
+
+    /// Has each subset's connections go to those endpoints that they are to go to now.
+    fn balance(&mut self, upstream: &Upstream) {
+        let Some(settings) = self.settings.clone() else { return };
+        let now = Instant::now();
+        let candidates = self.members.candidates(now);
+        let mut switched = false;
+        for Known { subset, serving } in &mut self.subsets {
+            let Some(subset) = subset.upgrade() else { continue };
+            if let Some(switch) = subset.publish(&settings, &candidates, serving) {
+                log_switch(upstream.key(), subset.backends(), switch);
+                upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
+                switched = true;
+            }
+        }
+        let failover = &settings.balancing.failover;
+        let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
+        self.due = failbacks.chain(self.members.next_step(now)).min();
+        self.note_service();
+        if switched {
+            self.surroundings.usable_changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Has each endpoint know whether it stands by, while others serve all that would go to it.
+    fn note_service(&mut self) {
+        let open = self.open_subsets();
+        for endpoint in self.members.endpoints() {
+            let served = || open.iter().filter_map(|subset| subset.is_served_by(endpoint));
+            endpoint.stand_by(served().next().is_some() && !served().any(|serves| serves));
+        }
     }
 
     /// Probes each endpoint as its backend wants it now.
@@ -276,6 +324,23 @@ fn log(upstream: &UpstreamKey, changes: &[Change]) {
             }
             Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
         }
+    }
+}
+
+/// `backends` are those of a route, or all.
+fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to }: Switch) {
+    let backends = match backends {
+        Backends::All => None,
+        Backends::Of(names) => Some(names.join(", ")),
+    };
+    match from {
+        Some(from) if from < to => {
+            warn!(%upstream, backends, %from, %to, "failed over: new connections go to endpoints of another priority");
+        }
+        Some(from) => {
+            info!(%upstream, backends, %from, %to, "failed back: new connections go to endpoints of another priority");
+        }
+        None => {}
     }
 }
 

@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -9,18 +14,23 @@ use super::{
     health::{Health, Transition},
     outlier::{Outlier, most_ejected},
     probe::Outcome,
+    slow_start::SlowStart,
 };
-use crate::model::{self, ActiveCheck, EndpointKey, PassiveCheck};
+use crate::model::{self, ActiveCheck, Departure, EndpointKey, PassiveCheck, Priority, Unready};
 
 /// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
 ///
-/// After each call these hold: no more endpoints are ejected than the passive check allows, and while any endpoint is
-/// healthy, one is usable; so it is with the endpoints of those backends that connections are balanced over by
-/// themselves.
+/// After each call these hold: no more endpoints are ejected than the passive check allows, of a group that no other can
+/// serve instead of; and while any endpoint is healthy, one is usable; so it is with the endpoints of those backends that
+/// connections are balanced over by themselves.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: Vec<Member>,
     passive: Option<PassiveCheck>,
+    /// How long the share of an endpoint grows that becomes usable.
+    slow_start: Option<Duration>,
+    /// Endpoints that are no longer wanted and still have connections.
+    gone: Vec<Arc<Endpoint>>,
     never_empty: Vec<Backends>,
 }
 
@@ -29,6 +39,9 @@ struct Member {
     candidate: Candidate,
     health: Health,
     outlier: Outlier,
+    /// Whether it was usable when that was last looked at.
+    was_usable: bool,
+    slow_start: Option<SlowStart>,
 }
 
 /// What happened to an endpoint.
@@ -56,12 +69,17 @@ impl Members {
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
-            let member = live
-                .map_or_else(|| Member::new(endpoint, backend, keeper), |member| member.configured(endpoint, backend));
+            let member = match live {
+                Some(member) => member.configured(endpoint, backend),
+                None => Member::new(self.live(endpoint, backend, keeper), endpoint, backend),
+            };
             member.endpoint().configure(backend, worrying);
             self.members.push(member);
         }
+        self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
+        self.gone.retain(|endpoint| endpoint.active() > 0);
         self.passive = wanted.passive_check;
+        self.slow_start = wanted.balancing.slow_start;
 
         let mut changes = Vec::new();
         for member in &mut self.members {
@@ -75,6 +93,29 @@ impl Members {
         }
         self.settle(now, &mut changes);
         changes
+    }
+
+    /// The state of an endpoint that comes: what there was of it, if it still has connections.
+    fn live(&mut self, wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Arc<Endpoint> {
+        match self.gone.iter().position(|gone| *gone.key() == wanted.key) {
+            Some(place) => self.gone.swap_remove(place),
+            None => Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
+        }
+    }
+
+    /// Those that get no more connections, with the reason.
+    pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
+        let unusable = self.members.iter().filter(|member| !member.usable());
+        let unusable = unusable.map(|member| (member.endpoint().clone(), Departure::Unhealthy));
+        let gone = self.gone.iter().map(|endpoint| {
+            let departure = match unready.get(endpoint.key()) {
+                Some(Unready::Terminating) => Departure::Terminating,
+                Some(Unready::NotReady) => Departure::Unhealthy,
+                None => Departure::Removed,
+            };
+            (endpoint.clone(), departure)
+        });
+        unusable.chain(gone).collect()
     }
 
     /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole.
@@ -123,8 +164,29 @@ impl Members {
         member.is_none_or(|member| member.health.healthy())
     }
 
-    pub fn candidates(&self) -> Vec<Candidate> {
-        self.members.iter().map(|member| member.candidate.clone()).collect()
+    /// Those that start slowly have less weight.
+    pub fn candidates(&self, now: Instant) -> Vec<Candidate> {
+        let percents: Vec<_> = self.slow_starts().map(|slow| slow?.percent(now)).collect();
+        let anybody_starts = percents.iter().any(Option::is_some);
+        let weighted = |(member, percent): (&Member, Option<u32>)| {
+            let percent = percent.unwrap_or(100);
+            member.endpoint().note_share(percent);
+            let mut candidate = member.candidate.clone();
+            if anybody_starts {
+                candidate.weight = candidate.weight.times(percent);
+            }
+            candidate
+        };
+        self.members.iter().zip(percents).map(weighted).collect()
+    }
+
+    /// When candidates will have other weights although nothing has happened.
+    pub fn next_step(&self, now: Instant) -> Option<Instant> {
+        self.slow_starts().filter_map(|slow| slow?.next_step(now)).min()
+    }
+
+    fn slow_starts(&self) -> impl Iterator<Item = Option<SlowStart>> {
+        self.members.iter().map(|member| member.slow_start.filter(|_| self.slow_start.is_some()))
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -142,30 +204,46 @@ impl Members {
             }
         }
         if let Some(check) = self.passive {
-            let most = most_ejected(&check, self.members.len());
-            while self.ejected() > most {
-                self.next_to_return(|_| true, "too large a share is ejected", now, changes);
-            }
+            self.return_too_many(&check, now, changes);
             for subset in self.subsets() {
                 if !self.members.iter().any(|member| member.usable() && member.is_of(&subset)) {
                     let healthy = |member: &Member| member.health.healthy() && member.is_of(&subset);
                     self.next_to_return(healthy, "no other endpoint is usable", now, changes);
                 }
             }
-            self.eject_failing(&check, most, now, changes);
+            self.eject_failing(&check, now, changes);
+            // Less of a group may be ejected once another has no usable endpoint left.
+            self.return_too_many(&check, now, changes);
         }
-        for member in &self.members {
+        // Where nobody else serves, there is nobody to take the rest of its share.
+        let others_serve = self.members.iter().any(|member| member.was_usable && member.usable());
+        for member in &mut self.members {
+            if member.usable() && !member.was_usable {
+                member.slow_start = self.slow_start.filter(|_| others_serve).map(|over| SlowStart { since: now, over });
+            }
+            member.was_usable = member.usable();
             member.endpoint().stand(member.standing());
         }
     }
 
-    fn eject_failing(&mut self, check: &PassiveCheck, most: usize, now: Instant, changes: &mut Vec<Change>) {
-        let mut room = most.saturating_sub(self.ejected());
+    fn return_too_many(&mut self, check: &PassiveCheck, now: Instant, changes: &mut Vec<Change>) {
+        // The lower ones first: if some of these return, all of the others may be ejected.
+        let groups: BTreeSet<Priority> = self.members.iter().map(Member::priority).collect();
+        for group in groups {
+            while self.ejected(group) > self.most_ejected(check, group) {
+                let of_group = |member: &Member| member.priority() == group;
+                self.next_to_return(of_group, "too large a share is ejected", now, changes);
+            }
+        }
+    }
+
+    fn eject_failing(&mut self, check: &PassiveCheck, now: Instant, changes: &mut Vec<Change>) {
         let threshold = check.consecutive_failures.get().into();
         for index in 0..self.members.len() {
-            let failures = self.members[index].failures();
-            if room > 0 && failures >= threshold && self.members[index].usable() && !self.is_last(index) {
-                room -= 1;
+            let member = &self.members[index];
+            let (failures, group) = (member.failures(), member.priority());
+            let may_go = || self.ejected(group) < self.most_ejected(check, group) && !self.is_last(index);
+            if failures >= threshold && member.usable() && may_go() {
                 let member = &mut self.members[index];
                 let length = member.outlier.eject(check, now);
                 member.endpoint().count_ejection();
@@ -201,19 +279,24 @@ impl Members {
         }
     }
 
-    fn ejected(&self) -> usize {
-        self.members.iter().filter(|member| member.outlier.ejected_until().is_some()).count()
+    fn ejected(&self, group: Priority) -> usize {
+        let of_group = self.members.iter().filter(|member| member.priority() == group);
+        of_group.filter(|member| member.outlier.ejected_until().is_some()).count()
+    }
+
+    /// How many of a group may be ejected: all, while another group can serve instead.
+    fn most_ejected(&self, check: &PassiveCheck, group: Priority) -> usize {
+        let of_group = self.members.iter().filter(|member| member.priority() == group).count();
+        let others_serve = self.members.iter().any(|member| member.priority() != group && member.usable());
+        if others_serve { of_group } else { most_ejected(check, of_group) }
     }
 }
 
 impl Member {
-    fn new(wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Self {
-        let candidate = Candidate {
-            endpoint: Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
-            stable_id: wanted.stable_id.to_string().into(),
-            weight: wanted.weight,
-        };
-        Self { candidate, health: Health::of_new(backend.active_check.as_deref()), outlier: Outlier::default() }
+    fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        let candidate = Candidate { endpoint, stable_id: wanted.stable_id.to_string().into(), weight: wanted.weight };
+        let health = Health::of_new(backend.active_check.as_deref());
+        Self { candidate, health, outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
 
     fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
@@ -231,6 +314,10 @@ impl Member {
 
     fn check(&self) -> Option<Arc<ActiveCheck>> {
         self.endpoint().backend().active_check.clone()
+    }
+
+    fn priority(&self) -> Priority {
+        self.endpoint().backend().priority
     }
 
     fn is_of(&self, subset: &Backends) -> bool {

@@ -13,7 +13,10 @@ mod keeper;
 mod members;
 mod outlier;
 mod pool;
+mod priority;
 mod probe;
+pub mod rebalance;
+mod slow_start;
 pub mod socket_options;
 mod subset;
 #[cfg(test)]
@@ -22,7 +25,10 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -116,6 +122,8 @@ pub struct Upstream {
     current: ArcSwap<Current>,
     /// Wakes the keeper's task.
     attention: Arc<Notify>,
+    /// Times that other groups of endpoints began to serve.
+    switches: AtomicU64,
     /// Never locked by a connection.
     keeper: Mutex<Keeper>,
 }
@@ -132,16 +140,25 @@ struct Current {
     keepalive: Option<model::Keepalive>,
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
+    drain: model::EndpointDrain,
+    departing: Vec<(Arc<Endpoint>, model::Departure)>,
 }
 
 impl Upstream {
     fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
-        let nothing_yet =
-            Current { connect: wanted.connect, keepalive: wanted.keepalive, endpoints: Arc::default(), usable: 0 };
+        let nothing_yet = Current {
+            connect: wanted.connect,
+            keepalive: wanted.keepalive,
+            endpoints: Arc::default(),
+            usable: 0,
+            drain: wanted.drain,
+            departing: Vec::new(),
+        };
         Self {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
+            switches: AtomicU64::new(0),
             keeper: Mutex::new(Keeper::new(surroundings)),
         }
     }
@@ -169,9 +186,21 @@ impl Upstream {
         self.current.load().endpoints.clone()
     }
 
+    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    pub fn departing(&self) -> Vec<(Arc<Endpoint>, model::Departure, Option<model::Close>)> {
+        let current = self.current.load();
+        let departing = current.departing.iter();
+        departing.map(|(endpoint, why)| (endpoint.clone(), *why, current.drain.on(*why))).collect()
+    }
+
     /// How many endpoints are usable.
     pub fn usable(&self) -> usize {
         self.current.load().usable
+    }
+
+    /// How often endpoints of another priority began to serve instead of those before, of the whole or of a route.
+    pub fn switches(&self) -> u64 {
+        self.switches.load(Relaxed)
     }
 
     fn change(self: &Arc<Self>, wanted: &Arc<model::Upstream>) {

@@ -6,14 +6,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
     Upstream,
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, Tried},
+    priority::{Groups, Serving, Switch},
 };
-use crate::model::{self, EndpointKey};
+use crate::model::{self, EndpointKey, Priority};
 
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +27,13 @@ pub enum Backends {
 
 impl Backends {
     pub(super) fn have(&self, endpoint: &EndpointKey) -> bool {
+        self.contain(&endpoint.backend)
+    }
+
+    fn contain(&self, name: &Arc<str>) -> bool {
         match self {
             Self::All => true,
-            Self::Of(names) => names.contains(&endpoint.backend),
+            Self::Of(names) => names.contains(name),
         }
     }
 }
@@ -45,6 +51,8 @@ pub struct Subset {
 /// What connections see; replaced whole.
 struct Current {
     usable: usize,
+    /// The group that connections are balanced over.
+    serving: Option<Priority>,
     balancer: Balancer,
     /// Whose addresses these are, by pod where one is known.
     addresses: BTreeSet<(SocketAddr, Option<Arc<str>>)>,
@@ -56,9 +64,10 @@ impl Subset {
         backends: Backends,
         settings: &model::Upstream,
         candidates: &[Candidate],
+        serving: &mut Serving,
     ) -> Self {
-        let current = ArcSwap::from_pointee(Current::of(&backends, settings, candidates, None));
-        Self { upstream, backends, current, turn: AtomicU64::new(0) }
+        let (current, _) = Current::of(&backends, settings, candidates, None, serving);
+        Self { upstream, backends, current: ArcSwap::from_pointee(current), turn: AtomicU64::new(0) }
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {
@@ -86,10 +95,21 @@ impl Subset {
         &self.backends
     }
 
-    /// Has connections see these candidates of the upstream as they are now.
-    pub(super) fn publish(&self, settings: &model::Upstream, candidates: &[Candidate]) {
+    /// Whether its connections may go to this endpoint now. `None`: it is none of its own.
+    pub(super) fn is_served_by(&self, endpoint: &Endpoint) -> Option<bool> {
+        let serving = self.current.load().serving;
+        self.backends.have(endpoint.key()).then(|| serving == Some(endpoint.backend().priority))
+    }
+
+    /// Has connections see these candidates of the upstream as they are now. Answers whether another group serves.
+    pub(super) fn publish(
+        &self,
+        settings: &model::Upstream,
+        candidates: &[Candidate],
+        serving: &mut Serving,
+    ) -> Option<Switch> {
         let before = self.current.load_full();
-        let current = Current::of(&self.backends, settings, candidates, Some(&before));
+        let (current, switch) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
         if let Backends::Of(backends) = &self.backends {
             match (before.usable, current.usable) {
                 (1.., 0) => {
@@ -103,11 +123,18 @@ impl Subset {
             }
         }
         self.current.store(Arc::new(current));
+        switch
     }
 }
 
 impl Current {
-    fn of(backends: &Backends, settings: &model::Upstream, candidates: &[Candidate], before: Option<&Self>) -> Self {
+    fn of(
+        backends: &Backends,
+        settings: &model::Upstream,
+        candidates: &[Candidate],
+        before: Option<&Self>,
+        serving: &mut Serving,
+    ) -> (Self, Option<Switch>) {
         let of = |is_own: &dyn Fn(&EndpointKey) -> bool| -> Vec<_> {
             candidates.iter().filter(|candidate| is_own(candidate.endpoint.key())).cloned().collect()
         };
@@ -118,12 +145,36 @@ impl Current {
             }
             _ => of(&|key| backends.have(key)),
         };
-        Self {
-            usable: own.iter().filter(|candidate| candidate.endpoint.usable()).count(),
-            balancer: Balancer::new(settings.balancing, &own, before.map(|before| &before.balancer)),
-            addresses: own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect(),
-        }
+        let groups = groups(backends, settings, &own);
+        let (serving, switch) = serving.settle(&groups, &settings.balancing.failover, Instant::now());
+        // With nothing usable, sticky balancing keeps its table at least.
+        let serving = serving.or_else(|| groups.keys().next().copied());
+        let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
+        let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
+        let mut group = own;
+        group.retain(|candidate| serving == Some(priority(settings, candidate)));
+        let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
+        (Self { usable, serving, balancer, addresses }, switch)
     }
+}
+
+fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) -> Groups {
+    let mut groups = Groups::new();
+    for (name, backend) in settings.backends.iter().filter(|(name, _)| backends.contain(name)) {
+        let group = groups.entry(backend.priority).or_default();
+        group.backends.push(name.clone());
+        group.endpoints += backend.unready;
+    }
+    for candidate in own {
+        let group = groups.entry(priority(settings, candidate)).or_default();
+        group.endpoints += 1;
+        group.usable += usize::from(candidate.endpoint.usable());
+    }
+    groups
+}
+
+fn priority(settings: &model::Upstream, candidate: &Candidate) -> Priority {
+    settings.backends[&candidate.endpoint.key().backend].priority
 }
 
 fn address_of(key: &EndpointKey) -> (SocketAddr, Option<Arc<str>>) {

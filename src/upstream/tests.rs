@@ -15,7 +15,7 @@ use tokio::{
     net,
     runtime::Runtime,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::*;
@@ -38,7 +38,7 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
         model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE }
     };
     model::Upstream {
-        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: backends(["b"]),
         endpoints: addresses.into_iter().map(endpoint).collect(),
         active_check: None,
@@ -50,6 +50,8 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
             preconnect: None,
         },
         keepalive: None,
+        unready: Default::default(),
+        drain: Default::default(),
     }
 }
 
@@ -180,10 +182,7 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
     let (mut upstreams, upstream) = start(settings.clone(), 0);
     let [one, two] = [&names[..1], &names[1..]].map(|names| upstream.subset(&Backends::Of(names.into())));
     let none = upstream.subset(&Backends::Of(Arc::default()));
-    let ports = |subset: &Subset| {
-        let picks = (0..4).map(|_| subset.pick(CLIENT, &Tried::default()));
-        picks.map(|picked| picked.map_or(0, |picked| picked.endpoint().address().port())).collect::<Vec<_>>()
-    };
+    let ports = |subset: &Subset| ports(subset, 4);
     assert_eq!((ports(&one), ports(&two), ports(&none)), (vec![1, 2, 1, 2], vec![3; 4], vec![0; 4]));
     assert_eq!((one.usable(), two.usable(), none.usable()), (2, 1, 0));
     assert!(Arc::ptr_eq(&one, &upstream.subset(&Backends::Of(names[..1].into()))));
@@ -219,6 +218,117 @@ async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addr
     moved.endpoints.iter_mut().for_each(|endpoint| endpoint.key.backend = "other".into());
     upstreams.update(&wanted(moved));
     assert_eq!(picked(&subset), None);
+}
+
+/// Two endpoints, of backend `main` and, with priority 1, `spare`.
+fn main_and_spare() -> model::Upstream {
+    let mut settings = settings([1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
+    settings.passive_check = Some(passive_check(1));
+    settings.backends = backends(["main", "spare"]);
+    let spare = model::Backend { priority: model::Priority(1), ..model::Backend::default() };
+    settings.backends.insert("spare".into(), Arc::new(spare));
+    settings.endpoints[0].key.backend = "main".into();
+    settings.endpoints[1].key.backend = "spare".into();
+    settings
+}
+
+fn ports(subset: &Subset, count: usize) -> Vec<u16> {
+    let picks = (0..count).map(|_| subset.pick(CLIENT, &Tried::default()));
+    picks.map(|picked| picked.map_or(0, |picked| picked.endpoint().address().port())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_priority_serves_while_the_first_cannot() {
+    let mut settings = main_and_spare();
+    settings.balancing.failover.failback = model::Failback::After(Duration::from_secs(60));
+    let (upstreams, upstream) = start(settings, 0);
+    let all = upstream.subset(&Backends::All);
+    let spare = &upstream.endpoints()[1];
+    assert_eq!((ports(&all, 2), upstream.switches()), (vec![1; 2], 0));
+    assert!(!spare.in_service() && spare.standby_since().is_some());
+
+    upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
+    usable_becomes(&upstreams, &upstream, 1).await;
+    assert_eq!((ports(&all, 2), upstream.switches()), (vec![2; 2], 1));
+    assert!(spare.in_service() && !upstream.endpoints()[0].in_service());
+
+    // Its ejection lasts 30 s, and it must be able to serve for 60 s then.
+    let ejected = Instant::now();
+    let mut changes = upstreams.usable_changes();
+    while upstream.usable() < 2 {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!(ports(&all, 2), [2; 2]);
+    while upstream.switches() < 2 {
+        changes.changed().await.unwrap();
+    }
+    assert_eq!((ports(&all, 2), upstream.switches()), (vec![1; 2], 2));
+    assert!(ejected.elapsed() >= Duration::from_secs(90), "{:?}", ejected.elapsed());
+    assert_eq!((spare.in_service(), all.usable()), (false, 2));
+}
+
+/// The share of clients that a third endpoint gets, second by second after it has come.
+#[tokio::test(start_paused = true)]
+async fn a_new_endpoints_share_grows_in_a_straight_line() {
+    const PICKS: usize = 10_000;
+    let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::PowerOfTwo, Algorithm::Random] {
+        let of = |addresses: &[SocketAddr]| {
+            let mut settings = settings(addresses.iter().copied());
+            settings.balancing =
+                Balancing { algorithm, slow_start: Some(Duration::from_secs(20)), ..settings.balancing };
+            settings
+        };
+        let (mut upstreams, upstream) = start(of(&addresses[..2]), 0);
+        let all = upstream.subset(&Backends::All);
+        upstreams.update(&wanted(of(&addresses)));
+        for second in 0..25_u32 {
+            let picked = ports(&all, PICKS).into_iter().filter(|port| *port == 3).count() as f64 / PICKS as f64;
+            let part = f64::from(second * 5).clamp(10.0, 100.0);
+            let expected = part / (200.0 + part);
+            assert!((picked - expected).abs() < 0.02, "{algorithm:?} after {second} s: {picked}, not {expected}");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_stands_by_unless_some_subset_has_it_in_service() {
+    let (_upstreams, upstream) = start(main_and_spare(), 0);
+    let spare = &upstream.endpoints()[1];
+    assert!(spare.in_service(), "nobody has anything of it");
+    let all = upstream.subset(&Backends::All);
+    assert_eq!((spare.in_service(), ports(&all, 1)), (false, vec![1]));
+    let route = upstream.subset(&Backends::Of(["spare".into()].into()));
+    assert_eq!((spare.in_service(), ports(&route, 1)), (true, vec![2]));
+}
+
+#[tokio::test]
+async fn sticky_clients_are_those_of_the_group_that_serves() {
+    let mut settings = main_and_spare();
+    settings.balancing.algorithm = Algorithm::Maglev;
+    let spare = settings.endpoints[1].clone();
+    settings.endpoints.extend((3..=4).map(|port| {
+        let mut endpoint = spare.clone();
+        endpoint.key.address.set_port(port);
+        endpoint.stable_id = model::StableId::Address(endpoint.key.address);
+        endpoint
+    }));
+    let (mut upstreams, upstream) = start(settings.clone(), 0);
+    let clients = || (1..=50).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last)));
+    let places = |upstream: &Arc<Upstream>| {
+        let all = upstream.subset(&Backends::All);
+        let place = |client| all.pick(client, &Tried::default()).unwrap().endpoint().address().port();
+        clients().map(place).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&upstream), [1; 50]);
+    // As if those of the other priority were not there.
+    settings.endpoints.remove(0);
+    upstreams.update(&wanted(settings.clone()));
+    let without = places(&upstream);
+    settings.backends.remove("main");
+    let (_others, alone) = start(settings, 0);
+    assert_eq!(without, places(&alone));
 }
 
 #[tokio::test]

@@ -340,6 +340,7 @@ fn largest() -> Value {
         (0..count).map(|n| format!("{n:0>62}.{label}.{label}.{}x:65535", "a".repeat(62))).collect()
     };
     let duration = "10000s10000s10000ms10000ms";
+    let drained = json!({"policy": "Close", "after": duration, "spread": duration, "maxPerSecond": 100_000});
     let rate = json!({"count": 10_000_000, "per": "1000s1000s1000ms10000ms", "burst": 10_000_000});
     let listener = |n: usize| {
         json!({
@@ -395,7 +396,10 @@ fn largest() -> Value {
                 "handshake": duration, "idle": duration, "halfClosed": duration, "maxDuration": duration,
             },
             "tcpKeepalive": {"idle": duration, "interval": duration},
-            "drain": {"shutdown": {"after": duration, "spread": duration}},
+            "drain": {
+                "endpointTerminating": drained, "endpointRemoved": drained, "endpointUnhealthy": drained,
+                "failback": drained, "listenerRemoved": drained, "shutdown": drained,
+            },
         },
     })
 }

@@ -215,7 +215,7 @@ fn report(snapshot: &Snapshot, verdicts: &Verdicts, instead: &Instead) -> Replic
         let listeners = listeners.map(|(key, listener)| (key.port, ListenerOutcome::Bound(listener.bind.port())));
         let upstream = snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
         let endpoints = upstream.map_or(0, |upstream| upstream.endpoints.len() as u32);
-        let health = BackendHealth { endpoints, usable: endpoints, last_failure: None };
+        let health = BackendHealth { endpoints, usable: endpoints, ..BackendHealth::default() };
         let mut served = Served {
             generation: identity.generation,
             listeners: listeners.collect(),

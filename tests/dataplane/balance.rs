@@ -1,8 +1,11 @@
 //! Which worker and which endpoint a connection goes to.
 
-use std::{net::TcpStream, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{net::TcpStream, num::NonZeroU16, sync::Arc};
 
-use tcplb::model::{ActiveCheck, Probe, Transport};
+use tcplb::{
+    model::{self, Priority},
+    proxy::accounting::CloseReason,
+};
 
 use crate::rig::*;
 
@@ -53,18 +56,7 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
 fn it_is_reported_that_an_endpoint_becomes_unusable() {
     let (one, other) = (Backend::new(), Backend::new());
     let rig = Rig::with(&[one.address, other.address], |_, upstream| {
-        let check = ActiveCheck {
-            probe: Probe::Tcp,
-            port: None,
-            transport: Transport::Plain,
-            interval: Duration::from_millis(50),
-            unhealthy_interval: Duration::from_millis(50),
-            jitter_percent: 10,
-            timeout: PATIENCE,
-            healthy_after: NonZeroU16::MIN,
-            unhealthy_after: NonZeroU16::MIN,
-        };
-        backend_of(upstream).active_check = Some(Arc::new(check));
+        backend_of(upstream).active_check = Some(quick_check().into());
     });
     let (changes, gone) = (|| rig.monitor.view().report.usable_changes, one.address);
     let before = changes();
@@ -72,4 +64,33 @@ fn it_is_reported_that_an_endpoint_becomes_unusable() {
     wait_until("it is reported", || changes() > before);
     assert!(!rig.endpoint(gone).usable());
     assert!(rig.endpoint(other.address).usable());
+}
+
+#[test]
+fn clients_go_to_another_priority_once_the_first_has_failed_them() {
+    let (socket, dead) = dead_address();
+    let spare = Backend::echo();
+    let mut rig = Rig::with(&[dead, spare], |_, upstream| {
+        let backend = model::Backend { priority: Priority(1), ..model::Backend::default() };
+        upstream.backends.insert("spare".into(), Arc::new(backend));
+        upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == spare).unwrap().key.backend =
+            "spare".into();
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+        upstream.passive_check = Some(model::PassiveCheck {
+            consecutive_failures: NonZeroU16::new(2).unwrap(),
+            eject_for: PATIENCE,
+            max_eject_for: PATIENCE,
+            max_ejected_percent: 1,
+        });
+    });
+    assert!(!rig.endpoint(spare).in_service());
+    for count in 1..=2 {
+        drop(rig.connect());
+        rig.wait_closed(CloseReason::ConnectFailed, count);
+    }
+    wait_until("the spare one serves", || rig.endpoint(spare).in_service());
+    is_echoed(&rig.connect());
+    drop(socket);
+    rig.change_upstream(|upstream| upstream.passive_check = None);
+    assert!(rig.endpoint(dead).in_service() && !rig.endpoint(spare).in_service(), "it is not ejected any more");
 }

@@ -2,6 +2,7 @@
 
 mod balance;
 mod connect;
+mod drain;
 mod endings;
 mod limits;
 mod memory;

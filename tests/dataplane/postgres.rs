@@ -127,8 +127,7 @@ fn a_request_to_cancel_is_handed_to_every_endpoint() {
     let silent = BlackHole::new();
     let rig = Rig::with(&[one.address, other.address, dead, silent.address], |listener, upstream| {
         listener.tls = postgres(TlsMode::Passthrough, &certificate);
-        let announced =
-            tcplb::model::Backend { proxy_protocol: Some(ProxyVersion::V2), ..tcplb::model::Backend::default() };
+        let announced = tcplb::model::Backend { proxy_protocol: Some(ProxyVersion::V2), ..Default::default() };
         upstream.backends.insert("announced".into(), Arc::new(announced));
         let its_own = upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == other.address);
         its_own.unwrap().key.backend = "announced".into();

@@ -17,8 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Algorithm, Balancing, Connect, Endpoint, EndpointKey, Keepalive, Limits, Listener, ListenerKey,
-        ListenerState, ObjectKey, ShutdownDrain, Snapshot, StableId, Timeouts, Upstream, UpstreamKey, Weight,
+        Access, ActiveCheck, Balancing, Close, Connect, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits,
+        Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts, Transport,
+        Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -307,8 +308,13 @@ pub fn listener() -> Listener {
             jitter_percent: 0,
         },
         keepalive: Some(KEEPALIVE),
-        drain: ShutdownDrain { after: PATIENCE, spread: Duration::ZERO },
+        drain: ListenerDrain { removed: None, shutdown: Some(close(PATIENCE, Duration::ZERO)) },
     }
+}
+
+/// To be closed within `after`, over its last part.
+pub fn close(after: Duration, spread: Duration) -> Close {
+    Close { after, spread, max_per_second: None }
 }
 
 pub const KEEPALIVE: Keepalive =
@@ -318,7 +324,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     let mut endpoints: Vec<Endpoint> = backends.iter().copied().map(endpoint).collect();
     endpoints.sort_by(|one, other| one.key.cmp(&other.key));
     Upstream {
-        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("db".into(), Arc::default())].into(),
         endpoints,
         active_check: None,
@@ -330,6 +336,23 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
             preconnect: None,
         },
         keepalive: Some(KEEPALIVE),
+        unready: BTreeMap::new(),
+        drain: EndpointDrain::default(),
+    }
+}
+
+/// Connects every 50 ms, and takes one answer for an answer.
+pub fn quick_check() -> ActiveCheck {
+    ActiveCheck {
+        probe: Probe::Tcp,
+        port: None,
+        transport: Transport::Plain,
+        interval: Duration::from_millis(50),
+        unhealthy_interval: Duration::from_millis(50),
+        jitter_percent: 10,
+        timeout: PATIENCE,
+        healthy_after: NonZeroU16::MIN,
+        unhealthy_after: NonZeroU16::MIN,
     }
 }
 

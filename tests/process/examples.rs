@@ -21,16 +21,31 @@ fn manifests() -> Vec<PathBuf> {
     files
 }
 
-/// The three backends that the examples are about, on all addresses and on free ports.
-struct Backends([(Backend, u16); 3]);
+/// The three backends that the examples are about, on all addresses and on free ports. `None`: it is stopped.
+struct Backends([(Option<Backend>, u16); 3]);
+
+const NAMES: [&str; 3] = ["blue", "green", "red"];
 
 impl Backends {
     fn start() -> Self {
-        Self(["blue", "green", "red"].map(|name| {
-            let address = free_address();
-            let listen = format!(":{}", address.port());
-            (Backend::start(program().args(["backend", "--listen", &listen, "--name", name]), address), address.port())
+        Self(NAMES.map(|name| {
+            let port = free_address().port();
+            (Some(Self::backend(name, port)), port)
         }))
+    }
+
+    fn backend(name: &str, port: u16) -> Backend {
+        let listen = format!(":{port}");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Backend::start(program().args(["backend", "--listen", &listen, "--name", name]), address)
+    }
+
+    fn stop(&mut self, index: usize) {
+        self.0[index].0 = None;
+    }
+
+    fn start_again(&mut self, index: usize) {
+        self.0[index].0 = Some(Self::backend(NAMES[index], self.0[index].1));
     }
 
     /// An example with these backends instead of its own, and another port to listen on.
@@ -65,6 +80,30 @@ fn every_example_runs() {
         assert!(["blue", "green", "red"].contains(&answer.as_str()), "{name}: {answer}");
         assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0, "{name}: {:?}", tcplb.seen);
     }
+}
+
+#[test]
+fn the_failover_example_fails_over_and_back() {
+    let (mut backends, folder, address) = (Backends::start(), Folder::new(), free_address());
+    let text = fs::read_to_string(Path::new(FOLDER).join("failover.yaml")).unwrap();
+    let text = backends.instead(&text, (4000, address.port()));
+    let mut tcplb = Tcplb::standalone(&[&folder.write("failover.yaml", &text)]).ready();
+    let in_service = |tcplb: &Tcplb, backend: &str| tcplb.metric("tcplb_endpoint_in_service", &[backend]);
+    assert_eq!(who_answers(address), "blue");
+    assert_eq!((in_service(&tcplb, "main"), in_service(&tcplb, "spare")), (1.0, 0.0));
+
+    backends.stop(0);
+    let over = tcplb.logged("failed over: new connections go to endpoints of another priority");
+    assert!(over.contains("from=0") && over.contains("to=1"), "{over}");
+    assert_eq!(who_answers(address), "green");
+    assert_eq!((in_service(&tcplb, "main"), in_service(&tcplb, "spare")), (0.0, 1.0));
+
+    backends.start_again(0);
+    tcplb.logged("endpoint healthy");
+    assert_eq!(who_answers(address), "green", "it is waited for the first one to stay well");
+    tcplb.logged("failed back: new connections go to endpoints of another priority");
+    assert_eq!(who_answers(address), "blue");
+    assert_eq!(tcplb.metric("tcplb_upstream_priority_switches_total", &[]), 2.0);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod harness;
 
 mod delayed_link;
+mod drain;
 mod examples;
 mod faults;
 mod load;

@@ -134,6 +134,29 @@ fn the_process_caps_the_drain() {
 }
 
 #[test]
+fn what_is_to_be_kept_stays_for_as_long_as_the_process_may_drain() {
+    let (mut tcplb, address, ..) = start("drain: {shutdown: {policy: Keep}}", &["--max-drain", "1500ms"]);
+    let _open: Vec<_> = (0..4).map(|_| connected(address)).collect();
+    let begun = Instant::now();
+    tcplb.signal("TERM");
+    let (_, output) = tcplb.ended();
+    assert!(begun.elapsed() >= Duration::from_millis(1500));
+    assert_eq!((ends(&output, "drained"), ends(&output, "drain_deadline")), (0, 4), "{output}");
+}
+
+#[test]
+fn all_workers_together_close_no_more_in_a_second_than_they_may() {
+    let drain = "drain: {shutdown: {after: 2s, spread: 2s, maxPerSecond: 4}}";
+    let (mut tcplb, address, ..) = start(drain, &["--workers", "2"]);
+    let _open: Vec<_> = (0..40).map(|_| connected(address)).collect();
+    tcplb.signal("TERM");
+    let (_, output) = tcplb.ended();
+    let drained = ends(&output, "drained");
+    assert!((4..=12).contains(&drained), "4 a second: {output}");
+    assert_eq!(drained + ends(&output, "drain_deadline"), 40, "{output}");
+}
+
+#[test]
 fn a_second_signal_ends_the_drain_at_once_and_everything_is_accounted_for() {
     let (mut tcplb, address, ..) = start("drain: {shutdown: {after: 1h}}", &[]);
     let mut clients: Vec<_> = (0..5).map(|_| connected(address)).collect();

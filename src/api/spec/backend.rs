@@ -43,6 +43,11 @@ pub struct Backend {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u16,
+    /// Backends of the same number are a group, and one group serves at a time: that of the lowest number that can, see
+    /// loadBalancing.failover. Default: 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 15), extend("default" = 0))]
+    pub priority: u8,
     /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
@@ -77,6 +82,10 @@ fn one() -> u16 {
     1
 }
 
+fn is_zero(priority: &u8) -> bool {
+    *priority == 0
+}
+
 impl Default for Backend {
     fn default() -> Self {
         Self {
@@ -85,6 +94,7 @@ impl Default for Backend {
             addresses: None,
             resolve_interval: None,
             weight: one(),
+            priority: 0,
             proxy_protocol: None,
             health_check: None,
             tls: None,

@@ -4,13 +4,19 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::{Duration, rules};
+
 /// How an endpoint is chosen.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.hash) || self.algorithm == 'Maglev'")
         .message("it does nothing with another algorithm: write `algorithm: Maglev`, or leave `hash` out")
-        .field_path(".hash")
+        .field_path(".hash"),
+    validation = Rule::new("!has(self.slowStart) || self.algorithm != 'Maglev'")
+        .message("with Maglev each client has its own endpoint from the start: write another algorithm, or leave \
+                  `slowStart` out")
+        .field_path(".slowStart")
 )]
 pub struct LoadBalancing {
     /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
@@ -21,6 +27,14 @@ pub struct LoadBalancing {
     /// What Maglev looks at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
+    /// How long the share of an endpoint grows that is new or usable again, from a tenth to all of it; 1s to 1h. Not with
+    /// Maglev. Absent: it gets all of its share at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("1s", "1h"))]
+    pub slow_start: Option<Duration>,
+    /// When backends of another priority serve. Absent: while none of a lower number has a usable endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
@@ -52,4 +66,45 @@ pub enum HashType {
     #[default]
     #[serde(rename = "SourceIP")]
     SourceIp,
+}
+
+/// When backends of another priority serve.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// Backends of one priority can serve if at least this share of their endpoints is usable, those that are not ready
+    /// counted; and at least one. If none of any priority can, the lowest number with a usable endpoint serves.
+    /// Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub min_usable_percent: Option<u8>,
+    /// When those of a lower number serve again. Absent: as soon as they can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failback: Option<Failback>,
+}
+
+/// When backends of a lower priority serve again.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.after) || self.policy != 'Never'")
+        .message("it does nothing with policy Never: write `policy: Automatic`, or leave `after` out")
+        .field_path(".after")
+)]
+pub struct Failback {
+    /// `Automatic`: once they have been able to for `after`. `Never`: when those that serve cannot any more; until then,
+    /// whoever wants it writes `Automatic`. Default: Automatic.
+    #[serde(default)]
+    pub policy: FailbackPolicy,
+    /// How long they must have been able to serve without a break, at most 24h. Default: 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_most("24h"))]
+    pub after: Option<Duration>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+pub enum FailbackPolicy {
+    #[default]
+    Automatic,
+    Never,
 }

@@ -92,26 +92,3 @@ pub struct TcpKeepalive {
     #[schemars(range(min = 1, max = 100))]
     pub probes: Option<u8>,
 }
-
-/// What happens to open connections.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Drain {
-    /// When the process shuts down.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shutdown: Option<ShutdownDrain>,
-}
-
-/// When the process shuts down: it stops accepting, and connections may go on for a while.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Order { short: "spread", long: "after", long_default: Some("60s") }.not_longer())]
-pub struct ShutdownDrain {
-    /// Connections still open after this long are reset; the process's --max-drain caps it. Default: 60s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<Duration>,
-    /// Over this last part of `after` connections are closed bit by bit, idle ones first; at most `after`. Default:
-    /// half of `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spread: Option<Duration>,
-}

@@ -35,6 +35,7 @@ fn backend(name: &str, situation: &Situation) -> BackendStatus {
         name: name.to_owned(),
         endpoints: health.iter().map(|health| health.endpoints).max().unwrap_or(0),
         healthy: health.iter().map(|health| health.usable).min().unwrap_or(0),
+        standby: health.iter().map(|health| health.standby).max().filter(|standby| *standby > 0),
         last_failure: last_failure.map(told),
     }
 }
@@ -67,7 +68,21 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
         _ => {
             let without = backends.iter().filter(|backend| backend.endpoints > 0 && backend.healthy == 0);
             let without = without.map(|backend| format!("backend `{}` has no healthy endpoint", backend.name));
-            Finding::yes("Healthy", lines([counts].into_iter().chain(without).chain(warnings)))
+            let (reason, failed_over) = match failed_over(situation, backends) {
+                Some(sentence) => ("FailedOver", Some(sentence)),
+                None => ("Healthy", None),
+            };
+            Finding::yes(reason, lines([counts].into_iter().chain(failed_over).chain(without).chain(warnings)))
         }
     }
+}
+
+/// That others serve than those of the lowest priority number, if it is so.
+fn failed_over(situation: &Situation, backends: &[BackendStatus]) -> Option<String> {
+    let declared = &situation.spec?.backends;
+    let priority = |name: &str| declared.iter().find(|declared| backend_name(declared) == name).map(|it| it.priority);
+    let serves = |backend: &&BackendStatus| backend.healthy > backend.standby.unwrap_or(0);
+    let serving = backends.iter().filter(serves).filter_map(|backend| priority(&backend.name)).min()?;
+    let first = declared.iter().map(|backend| backend.priority).min()?;
+    (serving > first).then(|| format!("failed over: connections go to backends of priority {serving}"))
 }

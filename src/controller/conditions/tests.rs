@@ -55,7 +55,7 @@ fn served() -> Served {
 }
 
 fn health(endpoints: u32, usable: u32) -> BackendHealth {
-    BackendHealth { endpoints, usable, last_failure: None }
+    BackendHealth { endpoints, usable, ..BackendHealth::default() }
 }
 
 /// The Service that is kept, with its port and what else is of its spec.
@@ -362,6 +362,32 @@ fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
     case.expect(BACKENDS_HEALTHY, "False/NoEndpoints", "Service shop/postgres has no ready endpoint");
     assert_eq!(case.status().backends[0].name, "postgres");
     Case { served: vec![("a", None)], ..Case::default() }.expect(BACKENDS_HEALTHY, "Unknown/Pending", "no replica");
+}
+
+#[test]
+fn it_is_told_when_backends_of_another_priority_serve() {
+    let spec = json!({
+        "listeners": [{"name": "sql", "port": 5432}],
+        "backends": [
+            {"name": "main", "service": {"name": "main", "port": 1}},
+            {"name": "spare", "service": {"name": "spare", "port": 1}, "priority": 3},
+        ],
+    });
+    let with = |main: u32, spare: u32, standby| {
+        let spare = BackendHealth { standby, ..health(2, spare) };
+        Some(Served {
+            backends: BTreeMap::from([("main".into(), health(1, main)), ("spare".into(), spare)]),
+            ..served()
+        })
+    };
+    for (reported, expected, part, standby) in [
+        (with(1, 2, 2), "True/Healthy", "3 of 3 endpoints are healthy", Some(2)),
+        (with(0, 2, 0), "True/FailedOver", "failed over: connections go to backends of priority 3", None),
+    ] {
+        let case = Case { spec: Some(spec.clone()), served: vec![("a", reported)], ..Case::default() };
+        case.expect(BACKENDS_HEALTHY, expected, part);
+        assert_eq!(case.status().backends[1].standby, standby);
+    }
 }
 
 #[test]

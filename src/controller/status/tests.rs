@@ -22,7 +22,7 @@ fn status(healthy: u32) -> TcpLoadBalancerStatus {
     TcpLoadBalancerStatus {
         observed_generation: Some(1),
         summary: Some(Summary { ready: Some(ready.clone()), status: Some("Programmed".into()), ..Summary::default() }),
-        backends: vec![BackendStatus { name: "db".into(), endpoints: 5, healthy, last_failure: None }],
+        backends: vec![BackendStatus { name: "db".into(), endpoints: 5, healthy, ..BackendStatus::default() }],
         conditions: vec![
             condition("Programmed", "True", "Programmed", ""),
             condition("BackendsHealthy", "True", "Healthy", &ready),

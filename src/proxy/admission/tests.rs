@@ -3,7 +3,7 @@ use std::{num::NonZeroU32, thread, time::Duration};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::model::{Networks, ObjectKey, Rate, ShutdownDrain, Timeouts, UpstreamKey};
+use crate::model::{Networks, ObjectKey, Rate, Timeouts, UpstreamKey};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,7 +20,7 @@ fn listener(limits: Limits) -> Listener {
         limits,
         timeouts: Timeouts { handshake: SECOND, idle: None, half_closed: None, max_duration: None, jitter_percent: 0 },
         keepalive: None,
-        drain: ShutdownDrain { after: SECOND, spread: SECOND },
+        drain: Default::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Access, Limits, ObjectKey, ShutdownDrain, Timeouts, UpstreamKey};
+use crate::model::{Access, Limits, ObjectKey, Timeouts, UpstreamKey};
 
 const ADDRESSES: [&str; 6] = ["::", "0.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "::1"];
 
@@ -23,7 +23,7 @@ fn listener(key: &ListenerKey, address: &str) -> Arc<Listener> {
             jitter_percent: 0,
         },
         keepalive: None,
-        drain: ShutdownDrain { after: Default::default(), spread: Default::default() },
+        drain: Default::default(),
     })
 }
 

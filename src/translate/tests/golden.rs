@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::model::{Access, Limits};
+use crate::model::{Access, EndpointDrain, Limits};
 
 #[test]
 fn every_golden_world_translates_as_expected() {
@@ -76,6 +76,9 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         writeln!(out, "  passive {:?}", upstream.passive_check).unwrap();
         writeln!(out, "  {:?}", upstream.connect).unwrap();
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
+        if upstream.drain != EndpointDrain::default() {
+            writeln!(out, "  {:?}", upstream.drain).unwrap();
+        }
     }
     for (object, verdict) in verdicts {
         writeln!(out, "verdict on {object}").unwrap();

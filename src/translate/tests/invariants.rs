@@ -295,9 +295,12 @@ fn backend_spec() -> impl Strategy<Value = Value> {
         )
         .prop_map(Value::from),
     );
-    (optional("[a-f]".prop_map(Value::from)), service, addresses, 0..4u16, seldom(duration())).prop_map(
-        |(name, service, addresses, weight, resolve)| {
-            json!({"name": name, "service": service, "addresses": addresses, "weight": weight, "resolveInterval": resolve})
+    (optional("[a-f]".prop_map(Value::from)), service, addresses, 0..4u16, 0..17u8, seldom(duration())).prop_map(
+        |(name, service, addresses, weight, priority, resolve)| {
+            json!({
+                "name": name, "service": service, "addresses": addresses, "weight": weight, "priority": priority,
+                "resolveInterval": resolve,
+            })
         },
     )
 }
@@ -305,7 +308,13 @@ fn backend_spec() -> impl Strategy<Value = Value> {
 fn settings() -> impl Strategy<Value = Value> {
     let d = || optional(duration());
     let n = || any::<u8>();
-    let balancing = n().prop_map(|n| json!({"algorithm": "Maglev", "hash": {"prefixV6": n}}));
+    let policy = prop::sample::select(vec!["Automatic", "Never"]);
+    let failover = (n(), policy, d()).prop_map(
+        |(percent, policy, after)| json!({"minUsablePercent": percent, "failback": {"policy": policy, "after": after}}),
+    );
+    let balancing = (n(), seldom(failover), seldom(duration())).prop_map(|(n, failover, slow)| {
+        json!({"algorithm": "Maglev", "hash": {"prefixV6": n}, "failover": failover, "slowStart": slow})
+    });
     let active = (d(), d(), n(), n()).prop_map(|(interval, timeout, healthy, unhealthy)| {
         json!({"interval": interval, "timeout": timeout, "healthyAfter": healthy, "unhealthyAfter": unhealthy})
     });

@@ -89,8 +89,36 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
         ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
         (
+            "drain: {failback: {after: 2s, spread: 3s}}",
+            "drain.failback.spread: 3s is longer than `after`: write at most 2s",
+        ),
+        (
+            "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
+            "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
+        ),
+        (
+            "drain: {endpointRemoved: {policy: Keep, spread: 1s}}",
+            "drain.endpointRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep: write policy: \
+             Close, or leave them out",
+        ),
+        (
+            "drain: {listenerRemoved: {policy: Keep, maxPerSecond: 1}}",
+            "drain.listenerRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep",
+        ),
+        (
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
+        ),
+        ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
+        (
+            "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
+            "loadBalancing.slowStart: with Maglev each client has its own endpoint from the start: write another \
+             algorithm, or leave it out",
+        ),
+        (
+            "loadBalancing: {failover: {minUsablePercent: 50}}",
+            "loadBalancing.failover: all backends have the same priority: write a higher `priority` for those that serve \
+             when the others cannot, or leave it out",
         ),
         ("loadBalancing: {algorithm: Maglev, hash: {prefixV6: 0}}", "loadBalancing.hash.prefixV6: 0 is out of range"),
         (
@@ -131,6 +159,29 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         assert!(sentences(&verdicts, "pg")[0].ends_with("; none of its listeners is served"), "{mistake}");
         assert_eq!(sentences(&verdicts, "pg").len(), 1, "{mistake}: told once");
         assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{mistake}");
+    }
+}
+
+#[test]
+fn a_mistake_in_failover_costs_all_at_first_sight() {
+    for (mistake, expected) in [
+        ("minUsablePercent: 101", "minUsablePercent: 101 is out of range: write 0 to 100"),
+        ("failback: {after: 24h1s}", "failback.after: 24h1s is out of range: write at most 24h"),
+        (
+            "failback: {policy: Never, after: 1m}",
+            "failback.after: it does nothing with policy Never: write policy: Automatic, or leave it out",
+        ),
+    ] {
+        let world = load_balancer(
+            "pg",
+            &format!(
+                "{{listeners: [{{port: 1}}], loadBalancing: {{failover: {{{mistake}}}}}, backends: [\
+                 {{name: a, addresses: ['10.0.0.1:1']}}, {{name: b, addresses: ['10.0.0.2:1'], priority: 1}}]}}"
+            ),
+        );
+        let (snapshot, verdicts) = first(&world);
+        told(&verdicts, &format!("spec.loadBalancing.failover.{expected}; none of its listeners is served"));
+        assert!(snapshot.listeners.is_empty(), "{mistake}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! Which endpoints a Service has.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::model::Unready;
 
 const SERVICE: &str = "{kind: Service, metadata: {name: pg}, spec: {ports: [{name: sql, port: 5432, targetPort: 1}]}}";
 
@@ -51,12 +54,80 @@ fn an_endpoint_serves_by_its_conditions() {
 }
 
 #[test]
+fn endpoints_that_are_not_ready_count_where_the_usable_share_decides() {
+    let slice = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
+                 {addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: {ready: false}}, \
+                 {addresses: [10.0.0.3], conditions: {ready: false, serving: true, terminating: true}}]";
+    for (failover, expected) in [("{}", 0), ("{failover: {minUsablePercent: 50}}", 1)] {
+        let mut world = pg("sql", SERVICE, &[slice]);
+        let declared = world.load_balancers.values_mut().next().unwrap();
+        let spec = Arc::make_mut(declared.spec.as_mut().unwrap());
+        spec.load_balancing = Some(serde_saphyr::from_str(failover).unwrap());
+        spec.backends[0].priority = 1;
+        let other = "{name: other, addresses: ['10.1.0.1:1'], priority: 2}";
+        spec.backends.push(serde_saphyr::from_str(other).unwrap());
+        spec.backends[0].name = Some(serde_saphyr::from_str("pg").unwrap());
+        let (snapshot, verdicts) = first(&world);
+        assert!(!verdicts.values().next().unwrap().refuses(), "{verdicts:?}");
+        let backends = &snapshot.upstreams[&upstream("pg")].backends;
+        assert_eq!((backends["pg"].unready, backends["other"].unready), (expected, 0), "{failover}");
+        assert_eq!((backends["pg"].priority.0, backends["other"].priority.0), (1, 2));
+    }
+}
+
+#[test]
 fn terminating_endpoints_serve_only_while_no_slice_has_a_ready_one() {
     let terminating = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
                        {addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}]";
     let ready = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.2]}]";
     assert_eq!(endpoints("sql", SERVICE, &[terminating]), ["10.0.0.1:1"]);
     assert_eq!(endpoints("sql", SERVICE, &[terminating, ready]), ["10.0.0.2:1"]);
+}
+
+#[test]
+fn of_what_served_before_it_is_known_why_it_does_not_while_it_is_listed() {
+    let slice = |endpoints: &[(u8, &str)]| {
+        let endpoint = |(number, conditions): &(u8, &str)| {
+            format!(
+                "{{addresses: [10.0.0.{number}], conditions: {conditions}, targetRef: {{kind: Pod, name: pg-{number}, uid: \
+                 u{number}}}}}"
+            )
+        };
+        let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
+        pg(
+            "sql",
+            SERVICE,
+            &[&format!("addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [{}]", endpoints.join(", "))],
+        )
+    };
+    let mut snapshot = Snapshot::default();
+    for (listed, expected) in [
+        // Those that never served are of no interest.
+        (&[(1, "{ready: true}"), (2, "{ready: true}"), (3, "{ready: true}"), (4, "{ready: false}")][..], &[][..]),
+        (
+            &[
+                (1, "{ready: true}"),
+                (2, "{ready: false, serving: true, terminating: true}"),
+                (3, "{ready: false}"),
+                (4, "{ready: false, terminating: true}"),
+            ],
+            &[("10.0.0.2:1", Unready::Terminating), ("10.0.0.3:1", Unready::NotReady)],
+        ),
+        // As long as they are listed.
+        (
+            &[(1, "{ready: true}"), (2, "{ready: false, serving: false, terminating: true}")],
+            &[("10.0.0.2:1", Unready::Terminating)],
+        ),
+        (&[(1, "{ready: true}")], &[]),
+        // A last resort serves.
+        (&[(1, "{ready: false, serving: true, terminating: true}")], &[]),
+    ] {
+        (snapshot, _) = then(&slice(listed), &snapshot);
+        let unready = &snapshot.upstreams[&upstream("pg")].unready;
+        let unready: Vec<_> = unready.iter().map(|(key, why)| (key.address.to_string(), *why)).collect();
+        let expected: Vec<_> = expected.iter().map(|(address, why)| ((*address).to_owned(), *why)).collect();
+        assert_eq!(unready, expected, "{listed:?}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn set_usable(candidate: &Candidate, usable: bool) {
 }
 
 fn balancer(algorithm: Algorithm, candidates: &[Candidate]) -> Balancer {
-    Balancer::new(Balancing { algorithm, hash_prefix_v6: 64 }, candidates, None)
+    Balancer::new(Balancing { algorithm, hash_prefix_v6: 64, ..Balancing::default() }, candidates, None)
 }
 
 fn client(number: u32) -> IpAddr {

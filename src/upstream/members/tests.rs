@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::*;
-use crate::model::{Algorithm, Balancing, Connect, Probe, Transport, Weight};
+use crate::model::{Balancing, Connect, Probe, Transport, Weight};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -43,13 +43,15 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
         model::Endpoint { key, stable_id, weight: Weight::ONE }
     };
     model::Upstream {
-        balancing: Balancing { algorithm: Algorithm::RoundRobin, hash_prefix_v6: 64 },
+        balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
         backends: [("b".into(), backend(Some(check())))].into(),
         endpoints: ports.into_iter().map(endpoint).collect(),
         active_check: None,
         passive_check: Some(passive()),
         connect: Connect { timeout: SECOND, deadline: SECOND, attempts: NonZeroU16::MIN, preconnect: None },
         keepalive: None,
+        unready: Default::default(),
+        drain: Default::default(),
     }
 }
 
@@ -187,6 +189,88 @@ fn ejections_leave_each_subset_an_endpoint() {
     assert_eq!(scene.picture(), "u-euu", "the first returns, for the second is unhealthy");
 }
 
+/// A scene whose endpoints have these priorities.
+fn groups(priorities: &[u8]) -> Scene {
+    let mut scene = Scene::new([]);
+    scene.change(&grouped(priorities, passive()));
+    scene
+}
+
+fn grouped(priorities: &[u8], passive: PassiveCheck) -> model::Upstream {
+    let mut wanted = model::Upstream { passive_check: Some(passive), ..upstream(1..=priorities.len() as u16) };
+    for (endpoint, priority) in wanted.endpoints.iter_mut().zip(priorities) {
+        endpoint.key.backend = priority.to_string().into();
+        let backend =
+            model::Backend { priority: Priority(*priority), ..model::Backend::clone(&backend(Some(check()))) };
+        wanted.backends.insert(priority.to_string().into(), Arc::new(backend));
+    }
+    wanted
+}
+
+#[test]
+fn all_of_a_group_are_ejected_while_another_can_serve() {
+    let mut scene = groups(&[0, 0, 1]);
+    scene.fail(0, 5);
+    scene.fail(1, 5);
+    assert_eq!(scene.picture(), "eeu");
+    scene.fail(2, 5);
+    assert_eq!(scene.picture(), "eeu", "the last one of all stays");
+    assert_eq!(groups(&[0, 1]).fail(0, 5).len(), 1, "one endpoint is half of none");
+
+    // Once no other can, the share holds again.
+    let changes = scene.probe(2, "---");
+    assert!(matches!(&changes[..], [_, Change { event: Event::Returned { reason }, .. }] if reason.contains("share")));
+    assert_eq!(scene.picture(), "ue-");
+}
+
+/// The weights that balancing sees.
+fn weights(scene: &Scene) -> Vec<u32> {
+    scene.members.candidates(scene.now).iter().map(|candidate| candidate.weight.value()).collect()
+}
+
+fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
+    let balancing = Balancing { slow_start: Some(20 * SECOND), ..Balancing::default() };
+    model::Upstream { balancing, ..upstream(ports) }
+}
+
+#[test]
+fn endpoints_that_are_new_or_usable_again_start_slowly() {
+    let mut scene = Scene::new([]);
+    scene.change(&slowly(1..=2));
+    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 2], None), "all are new");
+
+    scene.change(&slowly(1..=3));
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![100, 100, 10], 10));
+    scene.pass(10 * SECOND);
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![100, 100, 50], 50));
+    scene.probe(0, "---++");
+    assert_eq!(weights(&scene), [10, 100, 50]);
+    scene.pass(10 * SECOND);
+    assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![50, 100, 100], 100));
+    assert!(scene.members.next_step(scene.now).is_some());
+
+    scene.fail(1, 5);
+    scene.pass(30 * SECOND);
+    assert_eq!(weights(&scene), [100, 10, 100], "back from its ejection");
+    scene.change(&upstream(1..=3));
+    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 3], None), "nobody is to start slowly");
+}
+
+#[test]
+fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
+    let mut scene = Scene::new([]);
+    scene.change(&slowly(1..=2));
+    scene.probe(0, "---");
+    scene.probe(1, "---");
+    scene.probe(0, "++");
+    assert_eq!(weights(&scene), [1, 1]);
+    scene.probe(1, "++");
+    assert_eq!(weights(&scene), [100, 10]);
+
+    scene.change(&slowly(3..=4));
+    assert_eq!(weights(&scene), [1, 1], "none of those before stays");
+}
+
 #[test]
 fn an_endpoint_that_had_no_room_is_ejected_when_there_is_some() {
     let mut scene = Scene::new(1..=2);
@@ -279,7 +363,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
     assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
-    assert_eq!(scene.members.candidates()[1].weight.value(), 7);
+    assert_eq!(scene.members.candidates(scene.now)[1].weight.value(), 7);
     assert_eq!(kept.backend().proxy_protocol, Some(model::ProxyVersion::V2));
 }
 
@@ -322,7 +406,8 @@ enum Step {
     Succeed(usize),
     Probe(usize, bool),
     Pass(u64),
-    Change(Vec<u16>, u8),
+    /// To endpoints of these priorities, of which so many percent may be ejected.
+    Change(Vec<u8>, u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -331,16 +416,16 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..10_usize).prop_map(Step::Succeed),
         4 => (0..10_usize, any::<bool>()).prop_map(|(index, passed)| Step::Probe(index, passed)),
         1 => (0..100_u64).prop_map(Step::Pass),
-        1 => (prop::collection::btree_set(1..10_u16, 0..10), 0..=100_u8)
-            .prop_map(|(ports, percent)| Step::Change(ports.into_iter().collect(), percent)),
+        1 => (prop::collection::vec(0..3_u8, 0..10), 0..=100_u8)
+            .prop_map(|(priorities, percent)| Step::Change(priorities, percent)),
     ]
 }
 
 proptest! {
     #[test]
     fn whatever_happens_the_share_holds_and_a_healthy_set_serves(steps in prop::collection::vec(step(), 1..200)) {
-        let mut scene = Scene::new(1..=10);
-        let mut percent = 50;
+        let (mut priorities, mut percent) = (vec![0; 10], 50);
+        let mut scene = groups(&priorities);
         for step in steps {
             let count = scene.members.endpoints().count();
             match step {
@@ -348,16 +433,22 @@ proptest! {
                 Step::Succeed(index) if index < count => scene.endpoint(index).connected(),
                 Step::Probe(index, passed) if index < count => drop(scene.probe(index, if passed { "+" } else { "-" })),
                 Step::Pass(seconds) => drop(scene.pass(seconds as u32 * SECOND)),
-                Step::Change(ports, new_percent) => {
-                    percent = new_percent;
-                    let passive_check = Some(PassiveCheck { max_ejected_percent: percent, ..passive() });
-                    scene.change(&model::Upstream { passive_check, ..upstream(ports) });
+                Step::Change(new_priorities, new_percent) => {
+                    (priorities, percent) = (new_priorities, new_percent);
+                    let passive = PassiveCheck { max_ejected_percent: percent, ..passive() };
+                    scene.change(&grouped(&priorities, passive));
                 }
                 _ => {}
             }
             let picture = scene.picture();
-            let ejected = picture.matches(['e', 'x']).count();
-            prop_assert!(ejected * 100 <= picture.len() * usize::from(percent), "{picture} with {percent} %");
+            for group in 0..3 {
+                let all = || picture.chars().zip(&priorities);
+                let of_group = || all().filter(|(_, priority)| **priority == group);
+                let ejected = of_group().filter(|(letter, _)| ['e', 'x'].contains(letter)).count();
+                let others_serve = all().any(|(letter, priority)| *priority != group && letter == 'u');
+                let share_holds = ejected * 100 <= of_group().count() * usize::from(percent);
+                prop_assert!(share_holds || others_serve, "{picture} of {priorities:?} with {percent} %");
+            }
             prop_assert!(picture.contains('u') || picture.chars().all(|letter| letter == '-' || letter == 'x'), "{picture}");
             prop_assert!(scene.members.next_return().is_none_or(|at| at > scene.now && at <= scene.now + 300 * SECOND));
         }

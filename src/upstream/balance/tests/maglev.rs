@@ -123,7 +123,7 @@ fn members_with_the_same_id_share_its_place() {
 #[test]
 fn a_change_of_health_builds_no_new_table() {
     let candidates: Vec<_> = (0..1000).map(|number| candidate(&format!("10.0.0.{number}:80"), 1)).collect();
-    let balancing = Balancing { algorithm: Algorithm::Maglev, hash_prefix_v6: 64 };
+    let balancing = Balancing { algorithm: Algorithm::Maglev, hash_prefix_v6: 64, ..Balancing::default() };
     let first = Balancer::new(balancing, &candidates, None);
     set_usable(&candidates[0], false);
     let second = Balancer::new(balancing, &candidates, Some(&first));

@@ -1,0 +1,196 @@
+//! Lines over time in SVG: panels below one another that share the time.
+
+use std::fmt::Write;
+
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 150.0;
+const TOP: f64 = 44.0;
+const PANEL: f64 = 170.0;
+const GAP: f64 = 46.0;
+
+/// Colours that are told apart in light and in dark, and by those who see no red or green.
+const COLOURS: [&str; 6] = ["#0a84ff", "#d98200", "#1f9d7a", "#a66bbf", "#c2415b", "#7a7f87"];
+
+const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.dim{fill:#59636e}.axis{stroke:#59636e}\
+                     .grid{stroke:#59636e;stroke-opacity:.25}path{fill:none;stroke-width:1.8}\
+                     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#9198a1}.axis{stroke:#9198a1}\
+                     .grid{stroke:#9198a1;stroke-opacity:.25}}";
+
+/// A picture of something that went on for a while.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    pub title: String,
+    /// How long, in seconds.
+    pub seconds: f64,
+    pub panels: Vec<Panel>,
+    /// What happened when, in seconds.
+    pub events: Vec<(f64, String)>,
+}
+
+/// Lines of one unit.
+#[derive(Clone, Debug)]
+pub struct Panel {
+    pub unit: String,
+    pub lines: Vec<Line>,
+    /// What no line may go beyond.
+    pub limit: Option<(f64, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub name: String,
+    /// Seconds and values.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Chart {
+    pub fn svg(&self) -> String {
+        let height = TOP + self.panels.len() as f64 * (PANEL + GAP);
+        let mut drawn = String::new();
+        for (panel, number) in self.panels.iter().zip(0_u16..) {
+            self.draw_panel(&mut drawn, panel, TOP + f64::from(number) * (PANEL + GAP));
+        }
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
+             <title>{title}</title>\n<style>{STYLE}</style>\n<text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{title}</text>\n\
+             {drawn}</svg>\n",
+            title = escaped(&self.title)
+        )
+    }
+
+    fn draw_panel(&self, text: &mut String, panel: &Panel, top: f64) {
+        let bottom = top + PANEL;
+        let (step, highest) = scale(panel.highest());
+        let y = |value: f64| bottom - value / highest * PANEL;
+        let x = |seconds: f64| LEFT + seconds / self.seconds * (WIDTH - LEFT - RIGHT);
+        let end = x(self.seconds);
+        line(text, format!("<text class=\"dim\" x=\"{LEFT}\" y=\"{}\">{}</text>", top - 8.0, escaped(&panel.unit)));
+        for value in multiples(step, highest) {
+            line(
+                text,
+                format!(
+                    "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                     <text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                    LEFT - 8.0,
+                    y(value) + 4.0,
+                    rounded(value),
+                    y = y(value)
+                ),
+            );
+        }
+        for second in multiples(scale(self.seconds).0, self.seconds) {
+            line(
+                text,
+                format!(
+                    "<text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} s</text>",
+                    x(second),
+                    bottom + 16.0,
+                    rounded(second)
+                ),
+            );
+        }
+        line(text, format!("<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{bottom}\" y2=\"{bottom}\"/>"));
+        for (at, what) in &self.events {
+            line(
+                text,
+                format!(
+                    "<line class=\"axis\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\" \
+                     stroke-dasharray=\"2 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                    x(*at) + 4.0,
+                    top + 10.0,
+                    escaped(what),
+                    x = x(*at)
+                ),
+            );
+        }
+        if let Some((limit, what)) = &panel.limit {
+            line(
+                text,
+                format!(
+                    "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
+                     stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                    end + 8.0,
+                    y(*limit) + 4.0,
+                    escaped(what),
+                    y = y(*limit)
+                ),
+            );
+        }
+        for ((drawn, colour), number) in panel.lines.iter().zip(COLOURS.iter().cycle()).zip(0_u16..) {
+            let mut path = String::new();
+            for (index, (seconds, value)) in drawn.points.iter().enumerate() {
+                let verb = if index == 0 { 'M' } else { 'L' };
+                write!(path, "{verb}{:.1} {:.1}", x(*seconds), y(*value)).expect("strings take all");
+            }
+            let label = top + 34.0 + 18.0 * f64::from(number);
+            line(
+                text,
+                format!(
+                    "<path d=\"{path}\" stroke=\"{colour}\"/><rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"4\" \
+                     fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{label:.1}\">{}</text>",
+                    end + 8.0,
+                    label - 6.0,
+                    end + 26.0,
+                    escaped(&drawn.name)
+                ),
+            );
+        }
+    }
+}
+
+impl Panel {
+    fn highest(&self) -> f64 {
+        let values = self.lines.iter().flat_map(|line| &line.points).map(|(_, value)| *value);
+        values.chain(self.limit.iter().map(|(limit, _)| *limit)).fold(1.0, f64::max)
+    }
+}
+
+/// A round step that is made about five times up to this value, and where the scale ends.
+fn scale(highest: f64) -> (f64, f64) {
+    let magnitude = 10_f64.powf((highest / 5.0).log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| step * 6.0 >= highest);
+    let step = step.unwrap_or(highest);
+    (step, (highest / step).ceil() * step)
+}
+
+fn multiples(step: f64, end: f64) -> impl Iterator<Item = f64> {
+    (0_u16..).map(move |number| f64::from(number) * step).take_while(move |value| *value <= end * 1.0001)
+}
+
+/// Without the digits that only the computer's arithmetic put there.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+fn line(text: &mut String, content: String) {
+    text.push_str(&content);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_end_at_round_values_and_have_few_steps() {
+        for (highest, expected) in
+            [(1.0, (0.2, 1.0)), (60.0, (10.0, 60.0)), (2000.0, (500.0, 2000.0)), (1667.0, (500.0, 2000.0))]
+        {
+            let (step, end) = scale(highest);
+            assert_eq!((rounded(step), rounded(end)), expected, "{highest}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_escaped() {
+        let lines = vec![Line { name: "a<b".into(), points: vec![(0.0, 0.0), (1.0, 2.0)] }];
+        let panels = vec![Panel { unit: "a & b".into(), lines, limit: None }];
+        let svg = Chart { title: "<".into(), seconds: 1.0, panels, events: vec![(0.5, "now".into())] }.svg();
+        assert!(svg.contains("a&lt;b") && svg.contains("a &amp; b") && svg.contains("<title>&lt;</title>"), "{svg}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Closes the connections of what gets no more of them, as its load balancer's `drain` says.
+//!
+//! One task decides for all workers: it follows what is live, and tells each worker how many of whose connections to
+//! close, so that all together close those first that were silent for the longest time, and never more than they may.
+
+mod plans;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use futures::future::join_all;
+use tokio::{
+    select,
+    sync::{oneshot, watch},
+    time::{Instant, sleep},
+};
+
+pub use self::plans::{Departing, Gone};
+use self::plans::{Plans, Seen};
+use super::{
+    accounting::CloseReason,
+    sessions::{Owner, Wishes, shared_out},
+    topology::View,
+    worker::{DRAIN_TICK, Order, Shared, jittered},
+};
+use crate::model::{Departure, Report};
+
+pub struct Departures {
+    pub shared: Arc<Shared>,
+    pub view: Arc<ArcSwap<View>>,
+    /// Tells what is being drained.
+    pub departing: Arc<ArcSwap<Vec<Departing>>>,
+}
+
+impl Departures {
+    /// Runs until the reports' other end is dropped.
+    pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
+        let _abort = super::AbortOnPanic;
+        let mut plans = Plans::default();
+        loop {
+            // Without anything to close this waits for the next change.
+            let tick = async {
+                match plans.have_work(Instant::now()) {
+                    true => sleep(jittered(DRAIN_TICK)).await,
+                    false => std::future::pending().await,
+                }
+            };
+            select! {
+                changed = reports.changed() => match changed {
+                    Ok(()) => plans.follow(seen(&self.view.load()), Instant::now()),
+                    Err(_) => return,
+                },
+                () = tick => {
+                    let wishes = plans.due(Instant::now());
+                    let closed = close(&self.shared, &wishes).await;
+                    plans.note(&wishes, &closed, Instant::now());
+                }
+            }
+            if let Some(departing) = plans.news() {
+                self.departing.store(Arc::new(departing));
+            }
+        }
+    }
+}
+
+/// What gets no more connections, and what has some that go on.
+fn seen(view: &View) -> Seen {
+    let mut seen = Seen::default();
+    for (key, upstream) in &view.upstreams {
+        seen.upstreams.push(upstream.clone());
+        for (endpoint, departure, close) in upstream.departing() {
+            let (upstream, reason) = (upstream.clone(), reason_for(departure));
+            let gone = Gone::Endpoint { upstream, endpoint };
+            seen.departing.insert((gone.owner(), reason), (key.object.clone(), gone, close));
+        }
+    }
+    for gone in &view.gone {
+        let object = gone.listener.key.object.clone();
+        let listener = Gone::Listener(gone.listener.clone());
+        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.close));
+    }
+    seen
+}
+
+fn reason_for(departure: Departure) -> CloseReason {
+    match departure {
+        Departure::Terminating => CloseReason::EndpointTerminating,
+        Departure::Removed => CloseReason::EndpointRemoved,
+        Departure::Unhealthy => CloseReason::EndpointUnhealthy,
+        Departure::Failback => CloseReason::Failback,
+    }
+}
+
+/// Closes what is wished, and answers how many that were.
+pub async fn close(shared: &Shared, wishes: &Wishes) -> BTreeMap<Owner, usize> {
+    if wishes.is_empty() {
+        return BTreeMap::new();
+    }
+    let asked = Arc::new(wishes.clone());
+    let rank = |done| Order::Rank { wishes: asked.clone(), done };
+    let ranks = ask(shared, (0..shared.workers.len()).map(|_| rank)).await;
+    let shares = shared_out(wishes, &ranks).into_iter();
+    let closed = ask(shared, shares.map(|wishes| |done| Order::CloseSome { wishes, done })).await;
+    let mut sums = BTreeMap::new();
+    for (owner, count) in closed.into_iter().flatten() {
+        *sums.entry(owner).or_insert(0) += count;
+    }
+    sums
+}
+
+/// Gives each worker its order, and waits for the answers. That of a worker that has ended is empty.
+async fn ask<T: Default>(
+    shared: &Shared,
+    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,
+) -> Vec<T> {
+    let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
+        let (done, answer) = oneshot::channel();
+        let _ = worker.orders.send(order(done));
+        async { answer.await.unwrap_or_default() }
+    });
+    join_all(answers.collect::<Vec<_>>()).await
+}

@@ -1,0 +1,200 @@
+//! The open connections of a worker, and which of them are to be closed first.
+
+use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
+
+use slab::Slab;
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{account::Session, accounting::CloseReason};
+
+/// Something that connections belong to, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    Endpoint(u64),
+    Listener(u64),
+}
+
+/// Which connections are to be closed, by whose they are.
+pub type Wishes = BTreeMap<Owner, Wish>;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// At most so many.
+    pub count: usize,
+    pub reason: CloseReason,
+    pub choice: Choice,
+}
+
+/// Which connections may be closed, and which of them first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    pub first: First,
+    /// Only those accepted before; `None`: all.
+    pub accepted_before: Option<Instant>,
+    /// Only those without a byte since then; `None`: all.
+    pub silent_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum First {
+    /// Those that were silent for the longest time.
+    #[default]
+    Silent,
+    #[expect(dead_code, reason = "rebalancing comes next")]
+    Oldest,
+}
+
+impl Choice {
+    fn has(&self, session: &Session) -> bool {
+        self.accepted_before.is_none_or(|before| session.accepted_at < before)
+            && self.silent_since.is_none_or(|since| session.last_activity() <= since)
+    }
+
+    /// The earlier, the sooner it is closed.
+    fn rank(&self, session: &Session) -> Instant {
+        match self.first {
+            First::Silent => session.last_activity(),
+            First::Oldest => session.accepted_at,
+        }
+    }
+}
+
+/// The open connections of a worker.
+#[derive(Debug, Default)]
+pub struct Sessions(RefCell<Slab<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    session: Rc<Session>,
+    task: AbortHandle,
+}
+
+impl Entry {
+    fn close(&self, reason: CloseReason) {
+        self.session.cancel(reason);
+        self.task.abort();
+    }
+}
+
+impl Sessions {
+    /// Adds a connection, whose task is told its place here.
+    pub fn add(&self, session: Rc<Session>, start: impl FnOnce(usize) -> AbortHandle) {
+        let mut sessions = self.0.borrow_mut();
+        let place = sessions.vacant_entry();
+        let task = start(place.key());
+        place.insert(Entry { session, task });
+    }
+
+    pub fn remove(&self, place: usize) {
+        self.0.borrow_mut().remove(place);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    pub fn for_each(&self, seen: impl FnMut(&Session)) {
+        self.0.borrow().iter().map(|(_, entry)| &*entry.session).for_each(seen);
+    }
+
+    /// Closes connections, those first that were silent for the longest time, until no more than this many remain, but
+    /// no more than `most`.
+    pub fn close_beyond(
+        &self,
+        may_remain: usize,
+        most: usize,
+        reason: CloseReason,
+        chosen: impl Fn(&Session) -> bool,
+    ) -> usize {
+        let sessions = self.0.borrow();
+        let entries = sessions.iter().map(|(_, entry)| entry);
+        let open = entries.filter(|entry| !entry.session.is_cancelled() && chosen(&entry.session));
+        let excess = open.clone().count().saturating_sub(may_remain).min(most);
+        if excess == 0 {
+            return 0;
+        }
+        let mut open: Vec<_> = open.collect();
+        open.sort_by_key(|entry| entry.session.last_activity());
+        open[..excess].iter().for_each(|entry| entry.close(reason));
+        excess
+    }
+
+    /// The ranks of those that would be closed first here, in order.
+    pub fn first_to_close(&self, wishes: &Wishes) -> BTreeMap<Owner, Vec<Instant>> {
+        let sessions = self.0.borrow();
+        let ranks = |chosen: Vec<(Instant, usize)>| chosen.into_iter().map(|(rank, _)| rank).collect();
+        chosen(&sessions, wishes).into_iter().map(|(owner, chosen)| (owner, ranks(chosen))).collect()
+    }
+
+    /// Closes what is wished, and answers how many that were.
+    pub fn close(&self, wishes: &Wishes) -> BTreeMap<Owner, usize> {
+        let sessions = self.0.borrow();
+        let close = |(owner, places): (Owner, Vec<(Instant, usize)>)| {
+            let entries = places.iter().map(|(_, place)| &sessions[*place]);
+            // One may belong to two that go.
+            let open: Vec<_> = entries.filter(|entry| !entry.session.is_cancelled()).collect();
+            open.iter().for_each(|entry| entry.close(wishes[&owner].reason));
+            (owner, open.len())
+        };
+        chosen(&sessions, wishes).into_iter().map(close).collect()
+    }
+}
+
+/// The places of those that are to be closed first, with their ranks, in order.
+fn chosen(sessions: &Slab<Entry>, wishes: &Wishes) -> BTreeMap<Owner, Vec<(Instant, usize)>> {
+    let mut chosen: BTreeMap<Owner, Vec<_>> = BTreeMap::new();
+    for (place, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
+        let session = &entry.session;
+        for owner in [Owner::Endpoint(session.endpoint()), Owner::Listener(session.listener)] {
+            if let Some(wish) = wishes.get(&owner).filter(|wish| wish.choice.has(session)) {
+                chosen.entry(owner).or_default().push((wish.choice.rank(session), place));
+            }
+        }
+    }
+    for (owner, places) in &mut chosen {
+        places.sort_unstable();
+        places.truncate(wishes[owner].count);
+    }
+    chosen
+}
+
+/// What each worker is to close so that all together close those first that come first among all: `ranks` has those of
+/// each worker, in order.
+pub fn shared_out(wishes: &Wishes, ranks: &[BTreeMap<Owner, Vec<Instant>>]) -> Vec<Wishes> {
+    let mut shares = vec![Wishes::new(); ranks.len()];
+    for (owner, wish) in wishes {
+        let of_worker = |(worker, ranks): (usize, &BTreeMap<Owner, Vec<Instant>>)| {
+            let ranks = ranks.get(owner).cloned().unwrap_or_default();
+            ranks.into_iter().map(move |rank| (rank, worker)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = ranks.iter().enumerate().flat_map(of_worker).collect();
+        all.sort_by_key(|(rank, worker)| (*rank, Reverse(*worker)));
+        for (_, worker) in all.into_iter().take(wish.count) {
+            shares[worker].entry(*owner).or_insert(Wish { count: 0, ..*wish }).count += 1;
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn all_workers_together_close_those_first_that_were_silent_for_the_longest_time() {
+        let (now, owner) = (Instant::now(), Owner::Endpoint(7));
+        let ranks = |seconds: &[u64]| {
+            let ranks = seconds.iter().map(|seconds| now + Duration::from_secs(*seconds)).collect();
+            BTreeMap::from([(owner, ranks)])
+        };
+        let workers = [ranks(&[1, 2, 9]), ranks(&[3, 4, 5]), BTreeMap::new()];
+        for (count, expected) in [(0, [0, 0, 0]), (1, [1, 0, 0]), (3, [2, 1, 0]), (5, [2, 3, 0]), (9, [3, 3, 0])] {
+            let wish = Wish { count, reason: CloseReason::EndpointRemoved, choice: Choice::default() };
+            let shares = shared_out(&Wishes::from([(owner, wish)]), &workers);
+            let counts: Vec<usize> = shares.iter().map(|share| share.values().map(|wish| wish.count).sum()).collect();
+            assert_eq!(counts, expected, "{count} of all");
+        }
+    }
+}

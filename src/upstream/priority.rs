@@ -1,0 +1,94 @@
+//! Which of several groups of endpoints serves: one at a time.
+//!
+//! A group can serve if enough of its endpoints are usable. Of those that can, the one of the lowest number serves; if
+//! none can, the lowest that has a usable endpoint at all. One that no longer can gives way at once. One of a lower
+//! number that can again takes over when the policy of failing back says so.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::model::{Failback, Failover, Priority};
+
+/// Those endpoints of a subset that have the same priority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The names of their backends.
+    pub backends: Vec<Arc<str>>,
+    /// How many there are, ready or not.
+    pub endpoints: usize,
+    pub usable: usize,
+}
+
+impl Group {
+    fn can_serve(&self, failover: &Failover) -> bool {
+        self.usable > 0 && self.usable * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
+    }
+}
+
+pub(super) type Groups = BTreeMap<Priority, Group>;
+
+/// Which group of a subset serves, and since when another one is about to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Serving {
+    /// The names of its backends: it stays the same group when it gets another number. Empty: none serves.
+    backends: Vec<Arc<str>>,
+    /// The group of a lower number that can serve, and since when it can without a break.
+    recovered: Option<(Priority, Instant)>,
+}
+
+/// Another group serves than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switch {
+    /// `None`: none did.
+    pub from: Option<Priority>,
+    pub to: Priority,
+}
+
+impl Serving {
+    /// The group that serves from now on, and whether that is another one. `None`: no endpoint is usable.
+    pub fn settle(&mut self, groups: &Groups, failover: &Failover, now: Instant) -> (Option<Priority>, Option<Switch>) {
+        let before = groups.iter().find(|(_, group)| group.backends.iter().any(|name| self.backends.contains(name)));
+        let before = before.map(|(priority, _)| *priority);
+        let next = self.next(before, groups, failover, now);
+        self.backends = next.map(|next| groups[&next].backends.clone()).unwrap_or_default();
+        let switch = next.filter(|_| next != before).map(|to| Switch { from: before, to });
+        (next, switch)
+    }
+
+    fn next(
+        &mut self,
+        before: Option<Priority>,
+        groups: &Groups,
+        failover: &Failover,
+        now: Instant,
+    ) -> Option<Priority> {
+        let recovered = self.recovered.take();
+        let best = best(groups, failover)?;
+        let Some(before) = before.filter(|before| best < *before && groups[before].can_serve(failover)) else {
+            return Some(best);
+        };
+        let Failback::After(stable) = failover.failback else { return Some(before) };
+        let since = recovered.filter(|(group, _)| *group == best).map_or(now, |(_, since)| since);
+        if now >= since + stable {
+            return Some(best);
+        }
+        self.recovered = Some((best, since));
+        Some(before)
+    }
+
+    /// When it will fail back if nothing changes.
+    pub fn due(&self, failover: &Failover) -> Option<Instant> {
+        let Failback::After(stable) = failover.failback else { return None };
+        self.recovered.map(|(_, since)| since + stable)
+    }
+}
+
+/// The one that would serve if none did before.
+fn best(groups: &Groups, failover: &Failover) -> Option<Priority> {
+    let able = groups.iter().find(|(_, group)| group.can_serve(failover));
+    able.or_else(|| groups.iter().find(|(_, group)| group.usable > 0)).map(|(priority, _)| *priority)
+}
+
+#[cfg(test)]
+mod tests;

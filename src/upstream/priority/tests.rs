@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Of each group, how many endpoints are usable of how many.
+type Counts = [(usize, usize)];
+
+/// Groups 0, 1, …, each of a backend of that name.
+fn groups(counts: &Counts) -> Groups {
+    let group = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
+        let backends = vec![number.to_string().into()];
+        (Priority(number as u8), Group { backends, endpoints, usable })
+    };
+    counts.iter().enumerate().map(group).collect()
+}
+
+/// Which group serves after each step of some seconds, `-` for none.
+fn served(failover: Failover, steps: &[(u64, &Counts)]) -> String {
+    let (mut serving, mut now) = (Serving::default(), Instant::now());
+    let step = |(seconds, counts): &(u64, &Counts)| {
+        now += *seconds as u32 * SECOND;
+        let (group, _) = serving.settle(&groups(counts), &failover, now);
+        group.map_or("-".to_owned(), |group| group.to_string())
+    };
+    steps.iter().map(step).collect()
+}
+
+fn failover(min_usable_percent: u8, failback: Failback) -> Failover {
+    Failover { min_usable_percent, failback }
+}
+
+#[test]
+fn the_lowest_group_with_a_usable_endpoint_serves() {
+    let steps: &[(u64, &Counts)] = &[
+        (0, &[(3, 3), (2, 2), (1, 1)]),
+        (1, &[(1, 3), (2, 2), (1, 1)]),
+        (1, &[(0, 3), (2, 2), (1, 1)]),
+        (1, &[(0, 3), (0, 2), (1, 1)]),
+        (1, &[(0, 3), (0, 2), (0, 1)]),
+        (1, &[(0, 3), (0, 2), (1, 1)]),
+        (1, &[(0, 3), (1, 2), (1, 1)]),
+        (1, &[(1, 3), (0, 2), (0, 1)]),
+    ];
+    assert_eq!(served(Failover::default(), steps), "0012-210");
+}
+
+#[test]
+fn a_group_below_its_minimum_gives_way_unless_all_are() {
+    let steps: &[(u64, &Counts)] = &[
+        (0, &[(3, 4), (4, 4)]),
+        (1, &[(2, 4), (4, 4)]),
+        (1, &[(1, 4), (4, 4)]),
+        (1, &[(2, 4), (4, 4)]),
+        (1, &[(1, 4), (2, 4)]),
+        (1, &[(1, 4), (1, 4)]),
+        (1, &[(0, 4), (1, 4)]),
+        (1, &[(0, 0), (1, 4)]),
+        (1, &[(4, 4), (1, 4)]),
+    ];
+    assert_eq!(served(failover(50, Failback::default()), steps), "001010110");
+}
+
+#[test]
+fn a_group_fails_back_once_it_has_been_able_to_serve_without_a_break() {
+    let (down, up): (&Counts, &Counts) = (&[(0, 1), (1, 1)], &[(1, 1), (1, 1)]);
+    let after = failover(0, Failback::After(10 * SECOND));
+    for (steps, expected) in [
+        (&[(0, up), (1, down), (1, up), (9, up), (1, up)][..], "01110"),
+        (&[(0, up), (1, down), (1, up), (9, down), (1, up), (9, up), (1, up)], "0111110"),
+        (&[(0, up), (1, down), (1, up), (9, &[(1, 1), (0, 1)])], "0110"),
+        (&[(0, down), (1, up), (1, &[(0, 1), (0, 1)]), (1, up)], "11-0"),
+    ] {
+        assert_eq!(served(after, steps), expected);
+    }
+    let steps: &[(u64, &Counts)] =
+        &[(0, &[(0, 1), (0, 1), (1, 1)]), (1, &[(0, 1), (1, 1), (1, 1)]), (9, &[(1, 1); 3]), (9, &[(1, 1); 3])];
+    assert_eq!(served(after, steps), "2222", "each group is waited for by itself");
+}
+
+#[test]
+fn nobody_is_failed_back_by_a_policy_of_never_until_the_group_cannot_serve() {
+    let steps: &[(u64, &Counts)] =
+        &[(0, &[(1, 1), (1, 1)]), (1, &[(0, 1), (1, 1)]), (9000, &[(1, 1), (1, 1)]), (1, &[(1, 1), (0, 1)])];
+    assert_eq!(served(failover(0, Failback::Never), steps), "0110");
+}
+
+#[test]
+fn a_group_that_gets_another_number_goes_on() {
+    let (mut serving, now) = (Serving::default(), Instant::now());
+    let never = failover(0, Failback::Never);
+    serving.settle(&groups(&[(0, 1), (1, 1)]), &never, now);
+    let mut swapped = groups(&[(1, 1), (1, 1)]);
+    swapped.get_mut(&Priority(0)).unwrap().backends = vec!["1".into()];
+    swapped.get_mut(&Priority(1)).unwrap().backends = vec!["0".into()];
+    assert_eq!(serving.settle(&swapped, &never, now), (Some(Priority(0)), None));
+}
+
+#[test]
+fn it_is_said_when_another_group_serves() {
+    let (mut serving, now) = (Serving::default(), Instant::now());
+    let mut switch = |counts: &Counts| serving.settle(&groups(counts), &Failover::default(), now).1;
+    let expected = |from: Option<u8>, to| Some(Switch { from: from.map(Priority), to: Priority(to) });
+    assert_eq!(switch(&[(1, 1), (1, 1)]), expected(None, 0));
+    assert_eq!(switch(&[(1, 1), (0, 1)]), None);
+    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1));
+    assert_eq!(switch(&[(1, 1), (1, 1)]), expected(Some(1), 0));
+    assert_eq!(switch(&[(0, 1), (0, 1)]), None);
+    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(None, 1));
+}
+
+fn counts() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    prop::collection::vec((0..5_usize, 0..5_usize).prop_map(|(one, other)| (one.min(other), one.max(other))), 1..5)
+}
+
+fn policy() -> impl Strategy<Value = Failover> {
+    let failback = prop_oneof![
+        Just(Failback::Never),
+        (0..20_u64).prop_map(|seconds| Failback::After(Duration::from_secs(seconds)))
+    ];
+    (0..=100_u8, failback).prop_map(|(percent, failback)| failover(percent, failback))
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_right_group_serves(
+        failover in policy(),
+        steps in prop::collection::vec((0..15_u32, counts()), 1..40),
+    ) {
+        let (mut serving, mut now, mut before) = (Serving::default(), Instant::now(), None);
+        for (seconds, counts) in steps {
+            now += seconds * SECOND;
+            let groups = groups(&counts);
+            let (chosen, _) = serving.settle(&groups, &failover, now);
+            let any = groups.values().any(|group| group.usable > 0);
+            prop_assert_eq!(chosen.is_some(), any, "one serves if any can");
+            if let Some(chosen) = chosen {
+                prop_assert!(groups[&chosen].usable > 0);
+                let able = groups.values().any(|group| group.can_serve(&failover));
+                prop_assert_eq!(groups[&chosen].can_serve(&failover), able, "one that can, if any can");
+                prop_assert!(Some(chosen) == before || best(&groups, &failover) == Some(chosen), "a new one is the best");
+                let waits = best(&groups, &failover) != Some(chosen);
+                prop_assert!(failover.failback != Failback::default() || !waits);
+                prop_assert_eq!(serving.due(&failover).is_some(), waits && failover.failback != Failback::Never);
+                prop_assert!(serving.due(&failover).is_none_or(|due| due > now));
+            }
+            before = chosen;
+        }
+    }
+}

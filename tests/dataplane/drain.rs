@@ -1,0 +1,209 @@
+//! What happens to the connections of something that goes, while the proxy stays.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    num::NonZeroU16,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tcplb::{
+    model::{Close, EndpointDrain, ListenerDrain, Unready, Upstream},
+    proxy::accounting::CloseReason,
+};
+
+use crate::rig::*;
+
+/// Clients of a backend that serves nobody else.
+fn clients(rig: &Rig, count: usize) -> Vec<TcpStream> {
+    let clients: Vec<TcpStream> = (0..count).map(|_| rig.connect()).collect();
+    clients.iter().for_each(is_echoed);
+    clients
+}
+
+/// One load balancer with this backend, which has this way of draining.
+fn rig(backend: SocketAddr, drain: EndpointDrain) -> Rig {
+    Rig::with(&[backend], |_, upstream| upstream.drain = drain)
+}
+
+fn removed(close: Close) -> EndpointDrain {
+    EndpointDrain { removed: Some(close), ..EndpointDrain::default() }
+}
+
+/// Another endpoint takes the place of all.
+fn replaced_by(address: SocketAddr) -> impl FnOnce(&mut Upstream) {
+    move |upstream| upstream.endpoints = vec![endpoint(address)]
+}
+
+/// When each of these was reset, in their order, after the start.
+fn resets(clients: Vec<TcpStream>, started: Instant) -> Vec<Duration> {
+    let wait = |client: TcpStream| {
+        thread::spawn(move || {
+            is_reset(&client);
+            started.elapsed()
+        })
+    };
+    let waiting: Vec<_> = clients.into_iter().map(wait).collect();
+    waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect()
+}
+
+#[test]
+fn connections_of_what_goes_are_kept_where_nothing_else_is_said() {
+    let mut rig = Rig::with(&[Backend::echo()], |_, _| {});
+    let clients = clients(&rig, 3);
+    let other = Backend::echo();
+    rig.change_upstream(replaced_by(other));
+    rig.publish(|snapshot| {
+        snapshot.listeners.clear();
+        snapshot.upstreams.clear();
+    });
+    assert!(rig.monitor.departing().is_empty());
+    clients.iter().for_each(is_echoed);
+}
+
+#[test]
+fn connections_of_a_removed_endpoint_are_closed_over_the_spread_idle_ones_first() {
+    const SPREAD: Duration = Duration::from_millis(1500);
+    let mut rig = rig(Backend::echo(), removed(close(SPREAD, SPREAD)));
+    let mut clients = clients(&rig, 40);
+    let busy = clients.split_off(20);
+    let spoken = Instant::now();
+    wait_until("the others are silent for longer", || spoken.elapsed() > Duration::from_millis(20));
+    busy.iter().for_each(is_echoed);
+    rig.change_upstream(replaced_by(Backend::echo()));
+    let started = Instant::now();
+    let idle = thread::spawn(move || resets(clients, started));
+    let busy = resets(busy, started);
+    let idle = idle.join().unwrap();
+    rig.wait_closed(CloseReason::EndpointRemoved, 40);
+    let (last_idle, first_busy) = (idle.iter().max().unwrap(), busy.iter().min().unwrap());
+    // What is closed at once may be noticed in any order.
+    assert!(*last_idle < *first_busy + Duration::from_millis(250), "{last_idle:?} {first_busy:?}");
+    let first_half = idle.iter().filter(|elapsed| **elapsed < SPREAD / 2).count();
+    assert!((10..=20).contains(&first_half), "as time passes, not at once: {idle:?}");
+    assert!(*idle.iter().min().unwrap() < SPREAD / 3, "{idle:?}");
+    assert!(*busy.iter().max().unwrap() > SPREAD * 2 / 3, "{busy:?}");
+}
+
+#[test]
+fn no_more_are_closed_in_a_second_than_is_allowed_over_all_workers() {
+    const MOST: usize = 100;
+    let at_once =
+        Close { max_per_second: NonZeroU16::new(MOST as u16).map(Into::into), ..close(Duration::ZERO, Duration::ZERO) };
+    let mut rig = rig(Backend::echo(), removed(at_once));
+    let clients = clients(&rig, 150);
+    rig.change_upstream(replaced_by(Backend::echo()));
+    let mut resets = resets(clients, Instant::now());
+    resets.sort();
+    for (index, reset) in resets.iter().enumerate() {
+        // The clock of whoever notices is not that of whoever closes.
+        let within = resets[index..].iter().filter(|other| **other < *reset + Duration::from_millis(900)).count();
+        assert!(within <= MOST, "{within} of {MOST}: {resets:?}");
+    }
+    rig.wait_closed(CloseReason::EndpointRemoved, 150);
+}
+
+#[test]
+fn an_endpoint_that_comes_back_before_its_turn_keeps_its_connections() {
+    let backend = Backend::echo();
+    let mut rig = rig(backend, removed(close(PATIENCE, Duration::ZERO)));
+    let clients = clients(&rig, 3);
+    let before = rig.endpoint(backend);
+    let other = Backend::echo();
+    rig.change_upstream(replaced_by(other));
+    wait_until("it is to be drained", || rig.monitor.departing().len() == 1);
+    assert_eq!(rig.monitor.departing()[0].gone.open(), 3);
+    rig.change_upstream(replaced_by(backend));
+    wait_until("it is not any more", || rig.monitor.departing().is_empty());
+    clients.iter().for_each(is_echoed);
+    assert_eq!(rig.endpoint(backend).id(), before.id(), "its connections still count");
+    assert_eq!(rig.endpoint(backend).active(), 3);
+}
+
+#[test]
+fn a_terminating_endpoint_has_its_own_way_and_then_that_of_a_removed_one() {
+    let at_once = Some(close(Duration::ZERO, Duration::ZERO));
+    for (why, drain, reason) in [
+        (
+            Some(Unready::Terminating),
+            EndpointDrain { terminating: at_once, ..Default::default() },
+            CloseReason::EndpointTerminating,
+        ),
+        (
+            Some(Unready::NotReady),
+            EndpointDrain { unhealthy: at_once, ..Default::default() },
+            CloseReason::EndpointUnhealthy,
+        ),
+        (None, EndpointDrain { removed: at_once, ..Default::default() }, CloseReason::EndpointRemoved),
+    ] {
+        let backend = Backend::echo();
+        let mut rig = rig(backend, drain);
+        let clients = clients(&rig, 2);
+        let other = Backend::echo();
+        for unready in [Unready::NotReady, Unready::Terminating].into_iter().filter(|unready| Some(*unready) != why) {
+            rig.change_upstream(|upstream| {
+                replaced_by(other)(upstream);
+                upstream.unready = [(endpoint(backend).key, unready)].into();
+            });
+            assert!(rig.monitor.departing().is_empty());
+            clients.iter().for_each(is_echoed);
+        }
+        rig.change_upstream(|upstream| {
+            replaced_by(other)(upstream);
+            upstream.unready = why.map(|why| (endpoint(backend).key, why)).into_iter().collect();
+        });
+        clients.iter().for_each(is_reset);
+        rig.wait_closed(reason, 2);
+    }
+}
+
+#[test]
+fn connections_of_an_unhealthy_endpoint_are_closed() {
+    let (sick, other) = (Backend::new(), Backend::echo());
+    let mut rig = rig(
+        sick.address,
+        EndpointDrain { unhealthy: Some(close(Duration::ZERO, Duration::ZERO)), ..EndpointDrain::default() },
+    );
+    let (client, served) = rig.connect_to(&sick);
+    is_connected(&client, &served);
+    rig.change_upstream(|upstream| {
+        upstream.endpoints.push(endpoint(other));
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+        backend_of(upstream).active_check = Some(quick_check().into());
+    });
+    is_connected(&client, &served);
+    drop(sick);
+    is_reset(&client);
+    is_reset(&served);
+    rig.wait_closed(CloseReason::EndpointUnhealthy, 1);
+}
+
+#[test]
+fn connections_of_a_removed_listener_are_closed_as_it_said_last() {
+    let mut rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.drain = ListenerDrain { removed: Some(close(Duration::ZERO, Duration::ZERO)), shutdown: None };
+    });
+    let clients = clients(&rig, 3);
+    rig.publish(|snapshot| {
+        snapshot.listeners.clear();
+        snapshot.upstreams.clear();
+    });
+    clients.iter().for_each(is_reset);
+    rig.wait_closed(CloseReason::ListenerRemoved, 3);
+}
+
+#[test]
+fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
+    const AFTER: Duration = Duration::from_millis(500);
+    let mut rig = rig(Backend::echo(), removed(close(AFTER, Duration::ZERO)));
+    let clients = clients(&rig, 3);
+    rig.change_upstream(replaced_by(Backend::echo()));
+    wait_until("it is to be drained", || rig.monitor.departing().len() == 1);
+    rig.publish(|snapshot| {
+        snapshot.listeners.clear();
+        snapshot.upstreams.clear();
+    });
+    clients.iter().for_each(is_reset);
+    rig.wait_closed(CloseReason::EndpointRemoved, 3);
+    wait_until("nothing is left to be drained", || rig.monitor.departing().is_empty());
+}
