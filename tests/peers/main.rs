@@ -1,5 +1,6 @@
 //! Software that people use, on both sides of the built program. Where one is not installed, its tests are skipped.
 
+mod checks;
 mod haproxy;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -30,10 +30,13 @@ pub(super) async fn ask(
         packets.connection = tls.shake_hands(packets.connection).await?;
     }
     log_in(&mut packets, &greeting, session, tls.is_some()).await?;
-    if session.role != Role::Any {
-        expect_role(is_read_only(&mut packets).await?, session.role)?;
-    }
+    let has_role = match session.role {
+        Role::Any => Ok(()),
+        role => expect_role(is_read_only(&mut packets).await?, role),
+    };
+    // The server counts those that leave without a word.
     packets.say(&[packet::QUIT]).await?;
+    has_role?;
     Ok(packets.connection)
 }
 

@@ -30,15 +30,17 @@ pub(super) async fn ask(
     let Some(session) = session else { return recognise(connection, encryption).await };
     let mut conversation = Conversation { connection, unread: BytesMut::new(), encryption };
     conversation.log_in(session).await?;
-    if session.role != Role::Any {
-        expect_role(conversation.is_in_recovery().await?, session.role)?;
-    }
+    let has_role = match session.role {
+        Role::Any => Ok(()),
+        role => expect_role(conversation.is_in_recovery().await?, role),
+    };
     conversation
         .say(|text| {
             frontend::terminate(text);
             Ok(())
         })
         .await?;
+    has_role?;
     Ok(conversation.connection)
 }
 
