@@ -72,6 +72,17 @@ async fn an_object_with_every_list_at_its_limit_is_taken() {
 }
 
 #[tokio::test]
+async fn as_many_checks_as_there_may_be_are_taken() {
+    let Some(server) = Server::with_the_crd().await else { return };
+    let mut object = smallest();
+    let backend =
+        |n: usize| json!({"name": format!("b{n}"), "addresses": ["a:1"], "healthCheck": {"active": largest_check()}});
+    object["spec"]["backends"] = (0..64).map(backend).collect();
+    object["spec"]["healthCheck"] = json!({"active": largest_check()});
+    server.create(&object).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
     let Some(server) = Server::with_the_crd().await else { return };
     let port = |port: u32| json!({"port": port});
@@ -306,7 +317,21 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
     object.pointer_mut(parent).unwrap()[field] = value;
 }
 
-/// Everything that may be there, as often and as long as it may be.
+/// One that costs as much to check as any.
+fn largest_check() -> Value {
+    let interval = "1000s1000s1000ms1000ms";
+    json!({
+        "type": "HTTP", "interval": interval, "unhealthyInterval": interval, "timeout": interval,
+        "http": {
+            "path": format!("/{}", "a".repeat(255)), "host": "a".repeat(256),
+            "statuses": (0..16).map(|n| format!("{}-599", 100 + n)).collect::<Vec<_>>(),
+            "headers": (0..8).map(|n| json!({"name": format!("{n:0>63}"), "value": "a".repeat(256)})).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// Everything that may be there, as often and as long as it may be, but for checks: with them it would be larger than any
+/// request may be.
 fn largest() -> Value {
     let name = |number: usize, length: usize| format!("{number:0>length$}");
     let subdomain = |number: usize| {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{ActiveCheck, Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
+    model::{Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
     proxy::accounting::CloseReason,
 };
 
@@ -170,12 +170,7 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
     rig.change_upstream(|upstream| {
         upstream.endpoints.push(endpoint(other));
         upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
-        upstream.active_check = Some(ActiveCheck {
-            interval: Duration::from_millis(50),
-            timeout: PATIENCE,
-            healthy_after: NonZeroU16::MIN,
-            unhealthy_after: NonZeroU16::MIN,
-        });
+        backend_of(upstream).active_check = Some(quick_check().into());
     });
     is_connected(&client, &served);
     drop(sick);

@@ -17,9 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits, Listener,
-        ListenerDrain, ListenerKey, ListenerState, ObjectKey, Snapshot, StableId, Timeouts, Upstream, UpstreamKey,
-        Weight,
+        Access, ActiveCheck, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive,
+        Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts,
+        Transport, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -345,6 +345,21 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
         unready: BTreeMap::new(),
         drain: EndpointDrain::default(),
         rebalance: None,
+    }
+}
+
+/// Connects every 50 ms, and takes one answer for an answer.
+pub fn quick_check() -> ActiveCheck {
+    ActiveCheck {
+        probe: Probe::Tcp,
+        port: None,
+        transport: Transport::Plain,
+        interval: Duration::from_millis(50),
+        unhealthy_interval: Duration::from_millis(50),
+        jitter_percent: 10,
+        timeout: PATIENCE,
+        healthy_after: NonZeroU16::MIN,
+        unhealthy_after: NonZeroU16::MIN,
     }
 }
 

@@ -2,6 +2,7 @@
 
 #[path = "../harness/authority.rs"]
 mod authority;
+mod checks;
 mod haproxy;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -76,6 +76,7 @@ impl Balancer {
             Self::LeastConnections(balancer) => Some(balancer.shares()),
             Self::PowerOfTwo(balancer) => Some(balancer.shares()),
             Self::Random(balancer) => Some(balancer.shares()),
+            Self::Nearest(balancer) => balancer.near().shares(),
             Self::Maglev(_) => None,
         }
     }
