@@ -168,8 +168,6 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
     let (client, served) = rig.connect_to(&sick);
     is_connected(&client, &served);
     rig.change_upstream(|upstream| {
-        upstream.endpoints.push(endpoint(other));
-        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
         upstream.active_check = Some(ActiveCheck {
             interval: Duration::from_millis(50),
             timeout: PATIENCE,
@@ -178,7 +176,15 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
         });
     });
     is_connected(&client, &served);
+    let address = sick.address;
     drop(sick);
+    wait_until("it is unhealthy", || !rig.endpoint(address).usable());
+    is_connected(&client, &served);
+    assert!(rig.monitor.departing().is_empty(), "there is nowhere to go for its clients");
+    rig.change_upstream(|upstream| {
+        upstream.endpoints.push(endpoint(other));
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+    });
     is_reset(&client);
     is_reset(&served);
     rig.wait_closed(CloseReason::EndpointUnhealthy, 1);
