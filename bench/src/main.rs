@@ -3,7 +3,6 @@
 mod axes;
 mod backend;
 mod bench;
-#[allow(dead_code, reason = "the pictures come next")]
 mod chart;
 mod contender;
 mod cores;
@@ -11,6 +10,7 @@ mod count;
 mod load;
 mod machine;
 mod measure;
+mod pictures;
 mod report;
 mod results;
 mod run;
@@ -54,6 +54,16 @@ enum Command {
         /// Write the baseline instead.
         #[arg(long)]
         update: bool,
+    },
+    /// Draw what takes its time: slow-start.
+    Pictures {
+        /// Only these.
+        names: Vec<String>,
+        /// The tcplb to draw.
+        #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tcplb"))]
+        program: PathBuf,
+        #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
+        out: PathBuf,
     },
     /// Print the table of results, draw the plot beside them, and put the table into a document.
     Report {
@@ -108,6 +118,10 @@ fn run_command(command: Command) -> Result<()> {
             let purpose = if update { Purpose::Update } else { Purpose::Compare };
             on_the_loads_core(async { smoke(&Bench::prepare()?, &baseline, purpose).await })
         }
+        Command::Pictures { names, program, out } => runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(pictures::draw(&names, &program, &out)),
         Command::Report { results, document } => {
             println!("{}", report::write(&results, &document)?);
             Ok(())
