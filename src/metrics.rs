@@ -82,6 +82,7 @@ families! {
     ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections made to the endpoint for clients";
     CONNECT_FAILURES: "tcplb_endpoint_connect_failures" Counter None, ENDPOINT, "Failed attempts to connect to the endpoint, probes not among them";
     EJECTIONS: "tcplb_endpoint_ejections" Counter None, ENDPOINT, "Times the endpoint was ejected";
+    PROBES: "tcplb_endpoint_probes" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Probes of the endpoint; result is passed or failed";
     PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets that wait for a client";
     PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Preconnected sockets asked for or thrown away; result is hit, miss or discarded";
     UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer", "state"], "Endpoints; state is usable or unusable";
@@ -202,6 +203,15 @@ impl Collector for Live {
         encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
         encoder.counters(&CONNECT_FAILURES, endpoints.iter().map(|e| (e.labels(), e.endpoint.connect_failures())))?;
         encoder.counters(&EJECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.ejections())))?;
+        encoder.counters(
+            &PROBES,
+            endpoints.iter().flat_map(|e| {
+                [("passed", e.endpoint.probes_passed()), ("failed", e.endpoint.probes_failed())]
+                    .map(|(result, count)| (e.labels_and("result", result), count))
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0)
+            }),
+        )?;
         encoder.gauges(&PRECONNECTED, endpoints.iter().map(|e| (e.labels(), e.pool.idle as i64)))?;
         encoder.counters(
             &PRECONNECT,

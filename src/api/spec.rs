@@ -2,20 +2,24 @@
 
 mod backend;
 mod balancing;
+mod check;
 mod connection;
 mod drain;
 mod health;
 mod listener;
+mod rebalance;
 mod service;
 mod tls;
 
 pub use backend::*;
 pub use balancing::*;
+pub use check::*;
 pub use connection::*;
 pub use drain::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
 pub use listener::*;
+pub use rebalance::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use service::*;
@@ -69,6 +73,13 @@ pub const DEFAULT_CLASS: &str = "tcplb";
         .message("a route leads to a backend that there is not: write the name of one of spec.backends")
         .field_path(".listeners"),
     validation = Rule::new(
+        "!has(self.healthCheck) || !has(self.healthCheck.active) || !has(self.healthCheck.active.transport) || \
+         self.healthCheck.active.transport != 'TLS' || \
+         self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
+    )
+        .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
+        .field_path(".healthCheck.active.transport"),
+    validation = Rule::new(
         "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
          self.backends.exists(b, b.priority != self.backends[0].priority)",
     )
@@ -83,6 +94,10 @@ pub const DEFAULT_CLASS: &str = "tcplb";
          (has(l.limits) && has(l.limits.maxConnectionsPerSource)) || \
          (has(l.limits) && has(l.limits.newConnectionsPerSource))))",
     ),
+    validation = Rule::new("!has(self.rebalance) || !has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev'")
+        .message("with algorithm Maglev clients come back to the endpoint they were closed at: leave `rebalance` out, or \
+                  write another algorithm")
+        .field_path(".rebalance"),
     validation = rules::unless_addresses_are_nodes(
         "Maglev goes",
         "!has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
@@ -143,6 +158,10 @@ pub struct TcpLoadBalancerSpec {
     /// What happens to open connections when what they go through goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Spreads connections that last anew when endpoints have more than their share. Absent: connections stay where they
+    /// are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 impl TcpLoadBalancerSpec {
@@ -153,8 +172,9 @@ impl TcpLoadBalancerSpec {
     /// The files that it names.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let of_backends = self.backends.iter().filter_map(|backend| backend.tls.as_ref());
-        of_listeners.flat_map(ListenerTls::files).chain(of_backends.flat_map(BackendTls::files))
+        let of_backends = self.backends.iter().flat_map(Backend::files);
+        let of_checks = self.health_check.iter().flat_map(HealthCheck::files);
+        of_listeners.flat_map(ListenerTls::files).chain(of_backends).chain(of_checks)
     }
 }
 

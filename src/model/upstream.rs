@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive};
+use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,12 +24,17 @@ pub struct Upstream {
     /// Endpoints that were among these before, and are still listed somewhere.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
     pub unready: BTreeMap<EndpointKey, Unready>,
-    pub active_check: Option<ActiveCheck>,
+    /// Of the backends that have none of their own.
+    #[serde(skip)]
+    pub active_check: Option<Arc<ActiveCheck>>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
     pub drain: EndpointDrain,
+    /// `None`: connections stay where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 /// Why an endpoint that is listed does not serve.
@@ -51,6 +56,8 @@ fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: 
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How they are probed; `None`: they are not.
+    pub active_check: Option<Arc<ActiveCheck>>,
     /// TLS with them; `None`: none of its own.
     pub tls: Option<Arc<BackendTls>>,
     /// The group that they belong to.
@@ -204,20 +211,6 @@ pub enum Algorithm {
     PowerOfTwo,
     Random,
     Maglev,
-}
-
-/// Probes that open a TCP connection and close it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ActiveCheck {
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub interval: Duration,
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub timeout: Duration,
-    /// Passes in a row that make an unhealthy endpoint healthy.
-    pub healthy_after: NonZeroU16,
-    /// Failures in a row that make a healthy endpoint unhealthy.
-    pub unhealthy_after: NonZeroU16,
 }
 
 /// Ejection of endpoints that clients' connections fail to reach.

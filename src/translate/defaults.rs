@@ -1,11 +1,16 @@
 //! What holds where a manifest says nothing: right for long-lived TCP. A proxy does not cut or refuse what nobody asked
 //! it to, so limits, access, idle and maxDuration have no default here.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Standalone has no Kubernetes readiness to go by, so it probes unless it is told otherwise.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CHECK_JITTER_PERCENT: u8 = 10;
+/// As Kubernetes and HAProxy have it.
+pub(super) const CHECK_STATUSES: RangeInclusive<u16> = 200..=399;
+/// Every server has it, and lets anybody in.
+pub(super) const CHECK_DATABASE: &str = "postgres";
 pub(super) const HEALTHY_AFTER: u16 = 2;
 pub(super) const UNHEALTHY_AFTER: u16 = 3;
 
@@ -34,6 +39,12 @@ pub(super) const KEEPALIVE_PROBES: u8 = 4;
 
 /// What Kubernetes users expect of a long grace period; a process may cap it.
 pub(super) const DRAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// More than chance makes with some dozens of connections for each endpoint.
+pub(super) const MAX_IMBALANCE_PERCENT: u16 = 20;
+/// One a second.
+pub(super) const MAX_CLOSES_PER_MINUTE: u32 = 60;
+pub(super) const REBALANCE_MIN_AGE: Duration = Duration::from_mins(5);
 
 /// The whole address.
 pub(super) const HASH_PREFIX_V6: u8 = 128;

@@ -10,6 +10,7 @@ mod backends;
 mod before;
 mod bindings;
 mod certificates;
+mod checks;
 mod client_address;
 mod defaults;
 mod findings;

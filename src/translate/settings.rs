@@ -12,13 +12,12 @@ use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{
-        ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
-        PassiveCheck, Preconnect, Timeouts,
+        Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
+        PassiveCheck, Preconnect, Rebalance, Timeouts,
     },
-    source::Site,
 };
 
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 /// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
@@ -71,6 +70,25 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> E
         unhealthy: case("endpointUnhealthy", declared.endpoint_unhealthy),
         failback: case("failback", declared.failback),
     }
+}
+
+/// `None`: connections stay where they are.
+pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<Rebalance> {
+    let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
+    if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
+        place.refuse(
+            "with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write another \
+             algorithm",
+        );
+    }
+    let percent = max_imbalance_percent.unwrap_or(defaults::MAX_IMBALANCE_PERCENT);
+    let most = max_closes_per_minute.unwrap_or(defaults::MAX_CLOSES_PER_MINUTE);
+    Some(Rebalance {
+        max_imbalance_percent: place.at("maxImbalancePercent").number(percent, 1..=1000),
+        max_closes_per_minute: nonzero_u32(place.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
+        min_age: given(min_age, defaults::REBALANCE_MIN_AGE),
+        idle_only: idle_only.unwrap_or(true),
+    })
 }
 
 /// `None`: connections are kept.
@@ -159,36 +177,6 @@ fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
     }
 }
 
-/// `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes' readiness rules there, and
-/// bare connections hurt some databases.
-pub(super) fn active_check(spec: &TcpLoadBalancerSpec, site: &Site, place: &mut Place) -> Option<ActiveCheck> {
-    let declared = match spec.health_check.as_ref().and_then(|check| check.active.clone()) {
-        None if *site != Site::Standalone => return None,
-        declared => declared.unwrap_or_default(),
-    };
-    let interval = given(declared.interval, defaults::CHECK_INTERVAL);
-    let timeout = match declared.timeout {
-        Some(timeout) => {
-            let mut place = place.at("timeout");
-            let timeout = at_most("the interval", interval, timeout.0, &mut place);
-            place.duration(timeout, MILLISECOND..)
-        }
-        None => cmp::min(interval, defaults::CHECK_TIMEOUT),
-    };
-    let healthy_after = declared.healthy_after.unwrap_or(defaults::HEALTHY_AFTER);
-    let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
-    let check = ActiveCheck {
-        interval: place.at("interval").duration(interval, Duration::from_millis(100)..=HOUR),
-        timeout,
-        healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
-        unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
-    };
-    match declared.type_ {
-        api::CheckType::Tcp => Some(check),
-        api::CheckType::None => None,
-    }
-}
-
 /// `None`: no ejection.
 pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<PassiveCheck> {
     let declared = spec.health_check.as_ref().and_then(|check| check.passive.clone()).unwrap_or_default();
@@ -228,7 +216,7 @@ fn preconnect(declared: &api::Preconnect, place: &mut Place) -> Preconnect {
     }
 }
 
-fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
+pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
     declared.map_or(default, |duration| duration.0)
 }
 
@@ -251,7 +239,7 @@ fn at_least(what: &str, limit: Duration, value: Duration, place: &mut Place) -> 
     value
 }
 
-fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
+pub(super) fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
     if value > limit {
         let (value, limit) = (api::Duration(value), api::Duration(limit));
         place.refuse(format!("{value} is longer than {what}: write at most {limit}"));

@@ -1,5 +1,6 @@
 //! Translations of whole worlds. The rules of smaller parts are tested beside them.
 
+mod authorities;
 mod certificates;
 mod golden;
 mod invariants;

@@ -34,6 +34,8 @@ pub struct Endpoint {
     dialled: AtomicU64,
     connect_failures: AtomicU64,
     ejections: AtomicU64,
+    probes_passed: AtomicU64,
+    probes_failed: AtomicU64,
     consecutive_failures: AtomicU32,
     /// How many failures in a row the keeper wants to know of; 0: it does not.
     worrying_failures: AtomicU32,
@@ -91,6 +93,8 @@ impl Endpoint {
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            probes_passed: AtomicU64::new(0),
+            probes_failed: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
             worrying_failures: AtomicU32::new(0),
             last_failure: ArcSwapOption::empty(),
@@ -173,6 +177,16 @@ impl Endpoint {
         self.ejections.load(Relaxed)
     }
 
+    /// Probes whose answer was as it should be.
+    pub fn probes_passed(&self) -> u64 {
+        self.probes_passed.load(Relaxed)
+    }
+
+    /// Probes that failed. Local failures are none.
+    pub fn probes_failed(&self) -> u64 {
+        self.probes_failed.load(Relaxed)
+    }
+
     /// A client's dial succeeded. Not for a connection taken from the pool, which counts by itself.
     pub fn connected(&self) {
         self.dialled.fetch_add(1, Relaxed);
@@ -223,6 +237,11 @@ impl Endpoint {
 
     pub(super) fn note_failure(&self, reason: String) {
         self.last_failure.store(Some(Arc::new(Failure { at: Timestamp::now(), reason })));
+    }
+
+    pub(super) fn count_probe(&self, passed: bool) {
+        let count = if passed { &self.probes_passed } else { &self.probes_failed };
+        count.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_ejection(&self) {

@@ -21,9 +21,10 @@ use super::{
     members::{Change, Event, Members},
     pool::{Pool, PreconnectBudget, Refill},
     priority::{Serving, Switch},
-    probe::{Outcome, probe},
+    probe::{Outcome, Target, probe},
+    rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
-use crate::model::{self, ActiveCheck, UpstreamKey};
+use crate::model::{self, Close, Departure, UpstreamKey};
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -33,7 +34,7 @@ pub(super) struct Keeper {
     /// `None`: nothing wanted yet, or retired.
     settings: Option<Arc<model::Upstream>>,
     /// By endpoint id.
-    probes: BTreeMap<u64, AbortOnDropHandle<()>>,
+    probes: BTreeMap<u64, Probing>,
     /// By endpoint id.
     pools: BTreeMap<u64, OpenPool>,
     /// Those that connections may still be balanced over, and some that are gone.
@@ -83,6 +84,36 @@ impl Keeper {
         subset
     }
 
+    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
+        let Some(settings) = self.settings.clone() else { return Vec::new() };
+        let open = self.open_subsets();
+        let gives_way = |endpoint: &&Arc<Endpoint>| {
+            let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
+            endpoint.usable() && given_way().next().is_some() && given_way().all(|gives_way| gives_way)
+        };
+        let failed_back = self.members.endpoints().filter(gives_way);
+        let failed_back = failed_back.map(|endpoint| (endpoint.clone(), Departure::Failback));
+        let departing = self.members.departing(&settings.unready).into_iter().chain(failed_back);
+        departing.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
+    }
+
+    /// The endpoints that connections are spread over, in groups within which their shares can be compared: those of one
+    /// group are in the same subsets.
+    pub fn groups(&mut self) -> Vec<Group> {
+        let mut of: BTreeMap<u64, (Vec<usize>, Sharer)> = BTreeMap::new();
+        for (number, subset) in self.open_subsets().iter().enumerate() {
+            for (endpoint, weight) in subset.shares() {
+                of.entry(endpoint.id()).or_insert_with(|| (Vec::new(), Sharer { endpoint, weight })).0.push(number);
+            }
+        }
+        let mut groups: BTreeMap<Vec<usize>, Group> = BTreeMap::new();
+        for (subsets, sharer) in of.into_values() {
+            groups.entry(subsets).or_default().push(sharer);
+        }
+        groups.into_values().collect()
+    }
+
     /// Has ejections leave those subsets an endpoint that somebody has now.
     fn protect_subsets(&mut self) {
         let open = self.open_subsets();
@@ -101,9 +132,6 @@ impl Keeper {
         if before.as_ref() == Some(wanted) {
             return;
         }
-        if before.as_ref().is_none_or(|before| before.active_check != wanted.active_check) {
-            self.probes.clear();
-        }
         let dialling = |settings: &model::Upstream| (settings.connect, settings.keepalive);
         if before.as_ref().is_none_or(|before| dialling(before) != dialling(wanted)) {
             self.pools.clear();
@@ -115,10 +143,12 @@ impl Keeper {
         self.probe_all(upstream);
     }
 
-    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) {
+    /// Answers whether the endpoint is healthy now.
+    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) -> bool {
         self.protect_subsets();
         let changes = self.members.probed(id, outcome, Instant::now());
         self.take_note(upstream, &changes);
+        self.members.is_healthy(id)
     }
 
     /// Answers when the next review is due.
@@ -156,8 +186,7 @@ impl Keeper {
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
-            drain: settings.drain,
-            departing: self.members.departing(&settings.unready),
+            rebalance: rebalancing(&settings),
         };
         match (before.usable, current.usable) {
             (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
@@ -206,13 +235,14 @@ impl Keeper {
         }
     }
 
+    /// Probes each endpoint as its backend wants it now.
     fn probe_all(&mut self, upstream: &Arc<Upstream>) {
-        let Some(check) = self.settings.as_ref().and_then(|settings| settings.active_check) else { return };
-        let endpoints = by_id(self.members.endpoints());
-        self.probes.retain(|id, _| endpoints.contains_key(id));
-        let fresh = endpoints.len() - self.probes.len();
-        for (id, endpoint) in endpoints {
-            let start = || spawn_probe(&self.surroundings.control, upstream, endpoint, check, fresh);
+        let targets: BTreeMap<u64, Target> =
+            self.members.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
+        self.probes.retain(|id, probing| targets.get(id) == Some(&probing.target));
+        let fresh = targets.len() - self.probes.len();
+        for (id, target) in targets {
+            let start = || Probing::start(&self.surroundings.control, upstream, id, target, fresh);
             self.probes.entry(id).or_insert_with(start);
         }
     }
@@ -232,6 +262,12 @@ impl Keeper {
             self.pools.entry(id).or_insert_with(open);
         }
     }
+}
+
+fn rebalancing(settings: &model::Upstream) -> Option<Rebalancing> {
+    let rebalance = settings.rebalance?;
+    let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
+    Some(Rebalancing { rebalance, tolerance })
 }
 
 /// The task of an upstream: lets ejections end and begin.
@@ -269,21 +305,24 @@ where
     AbortOnDropHandle::new(control.spawn(forever))
 }
 
-/// Probes at once, but for as many milliseconds as there are others that start at the same time.
-fn spawn_probe(
-    control: &Handle,
-    upstream: &Arc<Upstream>,
-    endpoint: &Arc<Endpoint>,
-    check: ActiveCheck,
-    fresh: usize,
-) -> AbortOnDropHandle<()> {
-    let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(check.interval);
-    let (upstream, id, target) = (upstream.clone(), endpoint.id(), endpoint.address());
-    spawn(control, "probe", move || {
-        let upstream = upstream.clone();
-        let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
-        probe(target, check, spread.mul_f64(fastrand::f64()), report)
-    })
+/// Probes of an endpoint, which end when this is dropped.
+struct Probing {
+    target: Target,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Probing {
+    /// At once, but for as many milliseconds as there are others that start at the same time.
+    fn start(control: &Handle, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
+        let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
+        let (upstream, probed) = (upstream.clone(), target.clone());
+        let task = spawn(control, "probe", move || {
+            let upstream = upstream.clone();
+            let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
+            probe(probed.clone(), spread.mul_f64(fastrand::f64()), report)
+        });
+        Self { target, _task: task }
+    }
 }
 
 /// A pool that is kept full; dropping it flushes it.

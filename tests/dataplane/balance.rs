@@ -4,11 +4,10 @@ use std::{
     net::TcpStream,
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
-    time::Duration,
 };
 
 use tcplb::{
-    model::{self, ActiveCheck, Distance, Priority},
+    model::{self, Distance, Priority},
     proxy::accounting::CloseReason,
 };
 
@@ -61,12 +60,7 @@ fn endpoints_get_their_turn_whichever_worker_accepts() {
 fn it_is_reported_that_an_endpoint_becomes_unusable() {
     let (one, other) = (Backend::new(), Backend::new());
     let rig = Rig::with(&[one.address, other.address], |_, upstream| {
-        upstream.active_check = Some(ActiveCheck {
-            interval: Duration::from_millis(50),
-            timeout: PATIENCE,
-            healthy_after: NonZeroU16::MIN,
-            unhealthy_after: NonZeroU16::MIN,
-        });
+        backend_of(upstream).active_check = Some(quick_check().into());
     });
     let (changes, gone) = (|| rig.monitor.view().report.usable_changes, one.address);
     let before = changes();

@@ -73,10 +73,12 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
             .unwrap();
         }
         writeln!(out, "  {:?}", upstream.balancing).unwrap();
-        writeln!(out, "  active {:?}", upstream.active_check).unwrap();
         writeln!(out, "  passive {:?}", upstream.passive_check).unwrap();
         writeln!(out, "  {:?}", upstream.connect).unwrap();
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
+        if let Some(rebalance) = &upstream.rebalance {
+            writeln!(out, "  {rebalance:?}").unwrap();
+        }
         if upstream.drain != EndpointDrain::default() {
             writeln!(out, "  {:?}", upstream.drain).unwrap();
         }

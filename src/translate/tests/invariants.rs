@@ -123,7 +123,7 @@ fn endpoints_are_followed_while_a_setting_is_wrong() {
     let (old, new) = (&before.upstreams[&upstream("pg")], &after.upstreams[&upstream("pg")]);
     assert_eq!(new.endpoints[0].key.address, "10.0.0.7:1".parse().unwrap());
     assert_eq!(new.connect, old.connect);
-    assert_eq!(new.active_check.unwrap().interval.as_secs(), 9);
+    assert_eq!(new.active_check.as_ref().unwrap().interval.as_secs(), 9);
 }
 
 #[test]

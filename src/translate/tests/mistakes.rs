@@ -92,6 +92,13 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
             "drain: {failback: {after: 2s, spread: 3s}}",
             "drain.failback.spread: 3s is longer than `after`: write at most 2s",
         ),
+        ("rebalance: {maxImbalancePercent: 0}", "rebalance.maxImbalancePercent: 0 is out of range: write 1 to 1000"),
+        ("rebalance: {maxClosesPerMinute: 0}", "rebalance.maxClosesPerMinute: 0 is out of range: write 1 to 1000000"),
+        (
+            "rebalance: {}, loadBalancing: {algorithm: Maglev}",
+            "rebalance: with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write \
+             another algorithm",
+        ),
         (
             "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
             "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
@@ -311,7 +318,7 @@ fn a_default_gives_way_to_what_is_declared() {
     assert_eq!((connect.timeout, connect.deadline), (seconds(20), seconds(20)));
     let passive = declared("healthCheck: {passive: {maxEjectFor: 10s}}").passive_check.unwrap();
     assert_eq!((passive.eject_for, passive.max_eject_for), (seconds(10), seconds(10)));
-    let active = declared("healthCheck: {active: {interval: 500ms}}").active_check.unwrap();
+    let active = declared("healthCheck: {active: {interval: 500ms}}").active_check.clone().unwrap();
     assert_eq!(active.timeout.as_millis(), 500);
 }
 
@@ -328,7 +335,7 @@ fn what_can_be_turned_off_is_off() {
     let timeouts = listener.timeouts;
     assert_eq!((timeouts.idle, timeouts.half_closed, timeouts.max_duration), (None, None, None));
     assert_eq!((listener.keepalive, upstream.keepalive), (None, None));
-    assert_eq!((upstream.active_check, upstream.passive_check), (None, None));
+    assert_eq!((&upstream.active_check, upstream.passive_check), (&None, None));
 }
 
 fn told(verdicts: &Verdicts, expected: &str) {

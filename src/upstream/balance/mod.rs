@@ -69,6 +69,18 @@ impl Balancer {
         }
     }
 
+    /// Who gets connections, and how many of all; `None`: whoever got one gets it again.
+    pub fn shares(&self) -> Option<&Shares> {
+        match self {
+            Self::RoundRobin(balancer) => Some(balancer.shares()),
+            Self::LeastConnections(balancer) => Some(balancer.shares()),
+            Self::PowerOfTwo(balancer) => Some(balancer.shares()),
+            Self::Random(balancer) => Some(balancer.shares()),
+            Self::Nearest(balancer) => balancer.near().shares(),
+            Self::Maglev(_) => None,
+        }
+    }
+
     /// A usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
     pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         match self {

@@ -35,6 +35,11 @@ impl Nearest {
         })
     }
 
+    /// Among whom connections are shared as long as none is overloaded.
+    pub fn near(&self) -> &Balancer {
+        &self.near
+    }
+
     pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let has_room = |endpoint: &&Arc<Endpoint>| endpoint.active() < self.overloaded_at;
         let near = self.near.pick(client, tried, turn);
