@@ -1,6 +1,7 @@
 //! Translations of whole worlds. The rules of smaller parts are tested beside them.
 
 mod certificates;
+mod checks;
 mod golden;
 mod invariants;
 mod keeping;
