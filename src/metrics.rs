@@ -76,11 +76,13 @@ families! {
     IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
     HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
     SHARE: "tcplb_endpoint_share_percent" Gauge None, ENDPOINT, "How much of its weight counts: below 100 while the endpoint starts slowly";
+    NEAR: "tcplb_endpoint_near" Gauge None, ENDPOINT, "1 if the endpoint is preferred since it is near this process, else 0";
     EJECTED: "tcplb_endpoint_ejected" Gauge None, ENDPOINT, "1 while the endpoint is ejected because connections to it failed, else 0";
     ENDPOINT_ACTIVE: "tcplb_endpoint_connections_active" Gauge None, ENDPOINT, "Connections the endpoint has now";
     ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections made to the endpoint for clients";
     CONNECT_FAILURES: "tcplb_endpoint_connect_failures" Counter None, ENDPOINT, "Failed attempts to connect to the endpoint, probes not among them";
     EJECTIONS: "tcplb_endpoint_ejections" Counter None, ENDPOINT, "Times the endpoint was ejected";
+    PROBES: "tcplb_endpoint_probes" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Probes of the endpoint; result is passed or failed";
     PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets that wait for a client";
     PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Preconnected sockets asked for or thrown away; result is hit, miss or discarded";
     UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer", "state"], "Endpoints; state is usable or unusable";
@@ -195,11 +197,21 @@ impl Collector for Live {
         encoder.gauges(&IN_SERVICE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.in_service()))))?;
         encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
         encoder.gauges(&SHARE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.share()))))?;
+        encoder.gauges(&NEAR, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.near()))))?;
         encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
         encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))?;
         encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
         encoder.counters(&CONNECT_FAILURES, endpoints.iter().map(|e| (e.labels(), e.endpoint.connect_failures())))?;
         encoder.counters(&EJECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.ejections())))?;
+        encoder.counters(
+            &PROBES,
+            endpoints.iter().flat_map(|e| {
+                [("passed", e.endpoint.probes_passed()), ("failed", e.endpoint.probes_failed())]
+                    .map(|(result, count)| (e.labels_and("result", result), count))
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0)
+            }),
+        )?;
         encoder.gauges(&PRECONNECTED, endpoints.iter().map(|e| (e.labels(), e.pool.idle as i64)))?;
         encoder.counters(
             &PRECONNECT,

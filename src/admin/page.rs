@@ -56,7 +56,7 @@ fn write_load_balancer(page: &mut String, load_balancer: &LoadBalancer) {
     );
     load_balancer.listeners.iter().for_each(|port| write_port(page, port));
     page.push_str(
-        "</table><table><tr><th>endpoint<th>backend<th>state<th class=\"number\">open<th class=\"number\">connections\
+        "</table><table><tr><th>endpoint<th>backend<th>state<th>check<th class=\"number\">open<th class=\"number\">connections\
          <th>last failure</tr>",
     );
     load_balancer.endpoints.iter().for_each(|member| write_member(page, member));
@@ -106,9 +106,10 @@ fn write_member(page: &mut String, member: &Member) {
     };
     let _ = write!(
         page,
-        "<tr><td>{}<td>{}<td>{state}<td class=\"number\">{}<td class=\"number\">{}<td>{}</tr>",
+        "<tr><td>{}<td>{}<td>{state}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td>{}</tr>",
         escape(&member.address),
         escape(&member.backend),
+        member.check.as_ref().map_or("none", |check| check.type_),
         member.active,
         member.connections,
         escape(member.last_failure.as_deref().unwrap_or(""))

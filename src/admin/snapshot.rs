@@ -81,7 +81,12 @@ pub struct Member {
     pub in_service: bool,
     /// How much of its weight counts, in percent: less than 100 while it starts slowly.
     pub share: u32,
+    /// Preferred since it is near this process.
+    pub near: bool,
     pub healthy: bool,
+    /// How it is probed; absent: it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ejected_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +94,16 @@ pub struct Member {
     pub active: u32,
     pub connections: u64,
     pub preconnected: usize,
+}
+
+/// Probes of an endpoint.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    #[serde(rename = "type")]
+    pub type_: &'static str,
+    pub passed: u64,
+    pub failed: u64,
 }
 
 /// The picture at this moment.
@@ -164,11 +179,19 @@ fn member(endpoint: &Endpoint) -> Member {
         usable: endpoint.usable(),
         in_service: endpoint.in_service(),
         share: endpoint.share(),
+        near: endpoint.near(),
         healthy: state.healthy,
+        check: check(endpoint),
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),
         last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, failure.reason)),
         active: endpoint.active(),
         connections: endpoint.connections(),
         preconnected: endpoint.pool_figures().idle,
     }
+}
+
+fn check(endpoint: &Endpoint) -> Option<Check> {
+    let check = endpoint.backend().active_check.clone()?;
+    let (passed, failed) = (endpoint.probes_passed(), endpoint.probes_failed());
+    Some(Check { type_: check.probe.name(), passed, failed })
 }

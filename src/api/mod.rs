@@ -10,7 +10,10 @@ mod spec;
 mod status;
 
 pub use crd::{SCHEMA_HASH, crd, schema, schema_hash};
-pub use scalar::{AddressPort, Check, Duration, Host, Name, Network, ObjectName, PortRef, ServerName, format};
+pub use scalar::{
+    AddressPort, Check, Duration, HeaderName, HexBytes, Host, HttpPath, Name, Network, ObjectName, PortRef, ServerName,
+    StatusRange, Text, format,
+};
 pub use spec::*;
 pub use status::*;
 

@@ -68,6 +68,19 @@ impl Order {
     }
 }
 
+/// What a check of one type asks is not part of a check of another.
+pub(super) fn block_of_type(block: &str, type_: &str) -> Rule {
+    Rule::new(format!("!has(self.{block}) || self.type == '{type_}'"))
+        .message(&*format!("{block} is for checks of type {type_}: write `type: {type_}`, or leave it out"))
+        .field_path(format!(".{block}"))
+}
+
+pub(super) fn password_of_a_user() -> Rule {
+    Rule::new("!has(self.passwordRef) || has(self.user)")
+        .message("a password is somebody's: write `user`, or leave passwordRef out")
+        .field_path(".passwordRef")
+}
+
 /// Several entries of a list tell themselves apart by their names.
 pub(super) fn named_where_several(list: &str) -> Rule {
     Rule::new("size(self) == 1 || self.all(entry, has(entry.name))")

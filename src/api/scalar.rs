@@ -52,6 +52,10 @@ macro_rules! string_type {
     };
 }
 
+mod question;
+
+pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
+
 /// Finds out whether a text is what it should be.
 ///
 /// # Errors
@@ -77,6 +81,11 @@ pub fn format(name: &str) -> Option<Check> {
         "QualifiedName" => read::<QualifiedName>,
         "ServerName" => read::<ServerName>,
         "PortRef" => |text| port_name(text).map(drop),
+        "Text" => read::<Text>,
+        "HexBytes" => read::<HexBytes>,
+        "HttpPath" => read::<HttpPath>,
+        "HeaderName" => read::<HeaderName>,
+        "StatusRange" => read::<StatusRange>,
         _ => return None,
     })
 }

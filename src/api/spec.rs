@@ -2,6 +2,7 @@
 
 mod backend;
 mod balancing;
+mod check;
 mod connection;
 mod drain;
 mod health;
@@ -12,6 +13,7 @@ mod tls;
 
 pub use backend::*;
 pub use balancing::*;
+pub use check::*;
 pub use connection::*;
 pub use drain::*;
 pub use health::*;
@@ -70,6 +72,13 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     )
         .message("a route leads to a backend that there is not: write the name of one of spec.backends")
         .field_path(".listeners"),
+    validation = Rule::new(
+        "!has(self.healthCheck) || !has(self.healthCheck.active) || !has(self.healthCheck.active.transport) || \
+         self.healthCheck.active.transport != 'TLS' || \
+         self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
+    )
+        .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
+        .field_path(".healthCheck.active.transport"),
     validation = Rule::new(
         "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
          self.backends.exists(b, b.priority != self.backends[0].priority)",
@@ -163,8 +172,9 @@ impl TcpLoadBalancerSpec {
     /// The files that it names.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let of_backends = self.backends.iter().filter_map(|backend| backend.tls.as_ref());
-        of_listeners.flat_map(ListenerTls::files).chain(of_backends.flat_map(BackendTls::files))
+        let of_backends = self.backends.iter().flat_map(Backend::files);
+        let of_checks = self.health_check.iter().flat_map(HealthCheck::files);
+        of_listeners.flat_map(ListenerTls::files).chain(of_backends).chain(of_checks)
     }
 }
 

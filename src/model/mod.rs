@@ -3,7 +3,9 @@
 //! A [`Snapshot`] is the whole configuration at one moment. It is immutable, comparable and complete: the proxy makes
 //! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
 
+mod any_certificate;
 mod certificate;
+mod check;
 mod drain;
 mod key;
 mod listener;
@@ -14,7 +16,12 @@ mod snapshot;
 mod trust;
 mod upstream;
 
+pub use any_certificate::AnyCertificate;
 pub use certificate::{Certificate, Fingerprint};
+pub use check::{
+    ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
+    RedisSession, Role, Transport,
+};
 pub use drain::{Close, Departure, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
@@ -27,6 +34,6 @@ pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
-    ActiveCheck, Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect,
-    Priority, ProxyVersion, StableId, Unready, Upstream, Weight,
+    Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,
+    ProxyVersion, StableId, Unready, Upstream, Weight,
 };

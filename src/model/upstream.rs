@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
+use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,7 +24,9 @@ pub struct Upstream {
     /// Endpoints that were among these before, and are still listed somewhere.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
     pub unready: BTreeMap<EndpointKey, Unready>,
-    pub active_check: Option<ActiveCheck>,
+    /// Of the backends that have none of their own.
+    #[serde(skip)]
+    pub active_check: Option<Arc<ActiveCheck>>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
     /// TCP keepalive on the backend's side.
@@ -54,6 +56,8 @@ fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: 
 pub struct Backend {
     /// The PROXY header sent to them; `None`: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How they are probed; `None`: they are not.
+    pub active_check: Option<Arc<ActiveCheck>>,
     /// TLS with them; `None`: none of its own.
     pub tls: Option<Arc<BackendTls>>,
     /// The group that they belong to.
@@ -79,12 +83,22 @@ pub struct Endpoint {
     pub key: EndpointKey,
     pub stable_id: StableId,
     pub weight: Weight,
+    pub distance: Distance,
 }
 
 impl Endpoint {
     pub fn address(&self) -> SocketAddr {
         self.key.address
     }
+}
+
+/// How far an endpoint is from this process, where that matters to the load balancer; the nearest come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Distance {
+    Node,
+    Zone,
+    #[default]
+    Far,
 }
 
 /// What sticky balancing hashes, as text: stable over restarts, and for a StatefulSet over addresses.
@@ -147,11 +161,19 @@ pub struct Balancing {
     /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub slow_start: Option<Duration>,
+    /// An endpoint with so many connections gets no more while one that is farther has less.
+    pub overloaded_at: Option<NonZeroU32>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default(), slow_start: None }
+        Self {
+            algorithm: Algorithm::default(),
+            hash_prefix_v6: 128,
+            failover: Failover::default(),
+            slow_start: None,
+            overloaded_at: None,
+        }
     }
 }
 
@@ -189,20 +211,6 @@ pub enum Algorithm {
     PowerOfTwo,
     Random,
     Maglev,
-}
-
-/// Probes that open a TCP connection and close it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ActiveCheck {
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub interval: Duration,
-    #[serde(serialize_with = "duration::required::serialize")]
-    pub timeout: Duration,
-    /// Passes in a row that make an unhealthy endpoint healthy.
-    pub healthy_after: NonZeroU16,
-    /// Failures in a row that make a healthy endpoint unhealthy.
-    pub unhealthy_after: NonZeroU16,
 }
 
 /// Ejection of endpoints that clients' connections fail to reach.

@@ -94,7 +94,7 @@ impl Files {
             remembered.insert(file, Remembered { documents, text, found });
         }
         let mut world = gathering.world;
-        read_certificates(&mut world, &self.last, &self.unfinished);
+        read_named_files(&mut world, &self.last, &self.unfinished);
         self.remembered = remembered;
         self.last = world.clone();
         world
@@ -294,19 +294,20 @@ fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Read
     object.is_some()
 }
 
-fn read_certificates(world: &mut World, last: &World, unfinished: &Unfinished) {
+/// Certificates, keys and passwords.
+fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
     let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
     let paths: BTreeSet<PathBuf> =
         declared.flat_map(|(declared, spec)| spec.files().map(|file| declared.path_of(file))).collect();
     let read = |path: PathBuf| {
-        let read = read_certificate(&path);
+        let read = read_named_file(&path);
         let last = last.files.get(&path).filter(|_| is_being_written(&path, unfinished));
         (path, last.cloned().unwrap_or(read))
     };
     world.files = paths.into_iter().map(read).collect();
 }
 
-fn read_certificate(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
+fn read_named_file(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
     const MOST: u64 = 1 << 20;
 
     let read = fs::metadata(file).and_then(|metadata| {

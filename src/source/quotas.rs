@@ -75,7 +75,10 @@ impl<'a> Quotas<'a> {
             let backends = spec.backends.iter().filter(|_| self.share(object) != Some(Share::Nothing));
             let count = counts.entry(&*object.namespace).or_default();
             let of_listeners = listeners.flat_map(|listener| listener.references());
-            for reference in of_listeners.chain(backends.flat_map(|backend| backend.references())) {
+            let of_backends = backends.flat_map(|backend| backend.references());
+            let checks = spec.health_check.iter().filter(|_| self.share(object) != Some(Share::Nothing));
+            let of_checks = checks.flat_map(|check| check.references());
+            for reference in of_listeners.chain(of_backends).chain(of_checks) {
                 if *count < most && references.insert(Referred::by(object, reference)) {
                     *count += 1;
                 }

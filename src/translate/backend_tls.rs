@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ClientConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::aws_lc_rs,
+    pki_types::ServerName,
     sign::SingleCertAndKey,
 };
 
@@ -23,7 +20,7 @@ use super::{
 };
 use crate::{
     api,
-    model::{Authority, BackendTls, BackendTlsTerms, TlsClient},
+    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient},
 };
 
 /// TLS as declared, to be used only if nothing was refused. What equals that of `before` is the same, with its sessions.
@@ -110,7 +107,7 @@ fn client(terms: &BackendTlsTerms) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match &terms.authorities {
         Some(authorities) => server_verifier(authorities).map_err(|error| error.to_string())?,
-        None => Arc::new(AnyCertificate(provider.signature_verification_algorithms)),
+        None => Arc::new(AnyCertificate::new(&provider)),
     };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -134,43 +131,4 @@ fn server_verifier(
         .with_crls(revoked(authorities))
         .allow_unknown_revocation_status()
         .build()
-}
-
-/// Takes any certificate, if only whoever shows it has its key.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use super::{
     Problem, Reason, Surroundings, backend_tls,
     certificates::Certificates,
+    checks,
     findings::{Findings, Place},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
@@ -13,7 +14,10 @@ use super::{
 };
 use crate::{
     api::{self, AddressPort, Host, TcpLoadBalancerSpec},
-    model::{Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready, Upstream, Weight},
+    model::{
+        ActiveCheck, Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready,
+        Upstream, Weight,
+    },
     source::Lookup,
 };
 
@@ -23,6 +27,7 @@ pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
+    pub distance: Distance,
     /// Why it does not serve; `None`: it does.
     pub unready: Option<Unready>,
 }
@@ -52,11 +57,12 @@ pub(super) struct Found {
 /// name, connections go where they went before.
 pub(super) fn translate(
     declaration: &Declaration,
+    active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
 ) -> Found {
     let backends = &declaration.spec.backends;
-    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, certificates)).collect();
+    let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
@@ -85,7 +91,12 @@ pub(super) fn translate(
     }
 }
 
-fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates) -> Part {
+fn part(
+    index: usize,
+    declaration: &Declaration,
+    active_check: Option<&Arc<ActiveCheck>>,
+    certificates: &mut Certificates,
+) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut findings = Findings::default();
@@ -95,7 +106,8 @@ fn part(index: usize, declaration: &Declaration, certificates: &mut Certificates
     let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
     let Endpoints { mut serving, mut unready, not_ready } = endpoints(backend, declaration, place);
     let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
-    let settings = settings(backend, not_ready, declaration, before, certificates, place);
+    let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
+    checks::refuse_impossible(&settings, &serving, declaration, place);
     if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }
@@ -150,11 +162,17 @@ fn settings(
     unready: usize,
     declaration: &Declaration,
     before: Option<&Arc<Backend>>,
+    active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut Certificates,
     place: &mut Place,
 ) -> Backend {
     let tls_before = before.and_then(|before| before.tls.as_ref());
+    let own = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     Backend {
+        active_check: match own {
+            Some(own) => checks::active_check(own, declaration, &mut place.at("healthCheck").at("active")),
+            None => active_check.cloned(),
+        },
         tls: backend.tls.as_ref().and_then(|declared| {
             backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
         }),
@@ -181,9 +199,9 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let Declaration { object, surroundings, .. } = declaration;
+    let surroundings = declaration.surroundings;
     let members = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, &object.namespace, surroundings, &mut place.at("service")),
+        (Some(service), None) => slices::members(service, declaration, &mut place.at("service")),
         (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
@@ -197,10 +215,10 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     let name: Arc<str> = name(backend).into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for Member { address, uid, stable_id, unready: why } in members {
+    for Member { address, uid, stable_id, distance, unready: why } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
         match why {
-            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE }),
+            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
             Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
             Some(_) => {}
         }
@@ -240,7 +258,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     found.dedup();
     found
         .into_iter()
-        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), unready: None })
+        .map(|address| {
+            let stable_id = StableId::Address(address);
+            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None }
+        })
         .collect()
 }
 

@@ -1,11 +1,16 @@
 //! What holds where a manifest says nothing: right for long-lived TCP. A proxy does not cut or refuse what nobody asked
 //! it to, so limits, access, idle and maxDuration have no default here.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Standalone has no Kubernetes readiness to go by, so it probes unless it is told otherwise.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CHECK_JITTER_PERCENT: u8 = 10;
+/// As Kubernetes and HAProxy have it.
+pub(super) const CHECK_STATUSES: RangeInclusive<u16> = 200..=399;
+/// Every server has it, and lets anybody in.
+pub(super) const CHECK_DATABASE: &str = "postgres";
 pub(super) const HEALTHY_AFTER: u16 = 2;
 pub(super) const UNHEALTHY_AFTER: u16 = 3;
 

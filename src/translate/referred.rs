@@ -50,6 +50,14 @@ pub(super) struct Meanwhile {
     pub left_out: &'static str,
 }
 
+/// What is said of what [`Declaration::is_judged_by_others`].
+pub(super) fn judged_by_others(referred: &Referred) -> String {
+    format!(
+        "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the pods read it \
+         themselves"
+    )
+}
+
 impl Declaration<'_> {
     /// What is read of a reference. One that is wrong stays as it was before, or is left out.
     pub fn read_or_keep<T>(
@@ -61,11 +69,7 @@ impl Declaration<'_> {
         read: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
         if let Some(referred) = self.is_judged_by_others(reference) {
-            let message = format!(
-                "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the pods read \
-                 it themselves"
-            );
-            place.warn(Reason::NotPermitted, message);
+            place.warn(Reason::NotPermitted, judged_by_others(&referred));
             return None;
         }
         let read = match self.beyond_quota(reference) {
@@ -81,7 +85,7 @@ impl Declaration<'_> {
     }
 
     /// What is referred to, if it is one too many.
-    fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
+    pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
         let referred = Referred::by(self.object, reference?);
         self.surroundings.world.beyond_quota.contains(&referred).then_some(referred)
     }

@@ -7,18 +7,17 @@ use std::{
     time::Duration,
 };
 
-use super::{defaults, findings::Place};
+use super::{Surroundings, defaults, findings::Place, locality};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{
-        ActiveCheck, Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
+        Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
         PassiveCheck, Preconnect, Rebalance, Timeouts,
     },
-    source::Site,
 };
 
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
 /// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
@@ -110,7 +109,7 @@ fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close
     Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
-pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balancing {
+pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings, place: &mut Place) -> Balancing {
     let declared = spec.load_balancing.clone().unwrap_or_default();
     let algorithm = match declared.algorithm {
         api::Algorithm::RoundRobin => Algorithm::RoundRobin,
@@ -121,12 +120,22 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     };
     let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
     let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
+    let overloaded_at = declared
+        .locality
+        .as_ref()
+        .and_then(|locality| locality::check(spec, surroundings, locality, &mut place.at("locality")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+    Balancing {
+        algorithm,
+        hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128),
+        failover,
+        slow_start,
+        overloaded_at,
+    }
 }
 
 fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
@@ -165,36 +174,6 @@ fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
             }
             Failback::Never
         }
-    }
-}
-
-/// `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes' readiness rules there, and
-/// bare connections hurt some databases.
-pub(super) fn active_check(spec: &TcpLoadBalancerSpec, site: &Site, place: &mut Place) -> Option<ActiveCheck> {
-    let declared = match spec.health_check.as_ref().and_then(|check| check.active.clone()) {
-        None if *site != Site::Standalone => return None,
-        declared => declared.unwrap_or_default(),
-    };
-    let interval = given(declared.interval, defaults::CHECK_INTERVAL);
-    let timeout = match declared.timeout {
-        Some(timeout) => {
-            let mut place = place.at("timeout");
-            let timeout = at_most("the interval", interval, timeout.0, &mut place);
-            place.duration(timeout, MILLISECOND..)
-        }
-        None => cmp::min(interval, defaults::CHECK_TIMEOUT),
-    };
-    let healthy_after = declared.healthy_after.unwrap_or(defaults::HEALTHY_AFTER);
-    let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
-    let check = ActiveCheck {
-        interval: place.at("interval").duration(interval, Duration::from_millis(100)..=HOUR),
-        timeout,
-        healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
-        unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
-    };
-    match declared.type_ {
-        api::CheckType::Tcp => Some(check),
-        api::CheckType::None => None,
     }
 }
 
@@ -237,7 +216,7 @@ fn preconnect(declared: &api::Preconnect, place: &mut Place) -> Preconnect {
     }
 }
 
-fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
+pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Duration {
     declared.map_or(default, |duration| duration.0)
 }
 
@@ -260,7 +239,7 @@ fn at_least(what: &str, limit: Duration, value: Duration, place: &mut Place) -> 
     value
 }
 
-fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
+pub(super) fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
     if value > limit {
         let (value, limit) = (api::Duration(value), api::Duration(limit));
         place.refuse(format!("{value} is longer than {what}: write at most {limit}"));

@@ -1,9 +1,11 @@
 //! Translations of whole worlds. The rules of smaller parts are tested beside them.
 
+mod authorities;
 mod certificates;
 mod golden;
 mod invariants;
 mod keeping;
+mod locality;
 mod manifests;
 mod mistakes;
 mod sites;

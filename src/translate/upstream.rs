@@ -4,7 +4,7 @@ use super::{
     Problem,
     backends::{self, Found},
     certificates::Certificates,
-    client_address,
+    checks, client_address,
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
     settings,
@@ -39,16 +39,17 @@ pub(super) fn translate(
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
     }
 
-    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, certificates, problems);
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
         client_address::check_balancing(spec, world, place);
-        settings::balancing(spec, place)
+        settings::balancing(spec, declaration.surroundings, place)
     });
-    let active_check = accepted("spec.healthCheck.active", meanwhile, problems, |place| {
-        settings::active_check(spec, &world.site, place)
-    });
+    let active_check =
+        accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
+    let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
+    let of_all = active_check.as_ref().and_then(Option::as_ref);
+    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
@@ -59,7 +60,7 @@ pub(super) fn translate(
         backends,
         endpoints,
         unready,
-        active_check: active_check.or(before.map(|before| before.active_check))?,
+        active_check: active_check?,
         passive_check: passive_check.or(before.map(|before| before.passive_check))?,
         connect: connect.or(before.map(|before| before.connect))?,
         keepalive: keepalive.or(before.map(|before| before.keepalive))?,

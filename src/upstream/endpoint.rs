@@ -15,7 +15,7 @@ use super::{
     dial::is_local,
     pool::{Pool, PoolCounters, PoolFigures},
 };
-use crate::model::{Backend, EndpointKey};
+use crate::model::{Backend, Distance, EndpointKey};
 
 /// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
 pub struct Endpoint {
@@ -29,10 +29,13 @@ pub struct Endpoint {
     standby_since: ArcSwapOption<Instant>,
     /// In percent of its weight.
     share: AtomicU32,
+    near: AtomicBool,
     active: AtomicU32,
     dialled: AtomicU64,
     connect_failures: AtomicU64,
     ejections: AtomicU64,
+    probes_passed: AtomicU64,
+    probes_failed: AtomicU64,
     consecutive_failures: AtomicU32,
     /// How many failures in a row the keeper wants to know of; 0: it does not.
     worrying_failures: AtomicU32,
@@ -85,10 +88,13 @@ impl Endpoint {
             standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
             standby_since: ArcSwapOption::empty(),
             share: AtomicU32::new(100),
+            near: AtomicBool::new(false),
             active: AtomicU32::new(0),
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            probes_passed: AtomicU64::new(0),
+            probes_failed: AtomicU64::new(0),
             consecutive_failures: AtomicU32::new(0),
             worrying_failures: AtomicU32::new(0),
             last_failure: ArcSwapOption::empty(),
@@ -137,6 +143,11 @@ impl Endpoint {
         self.share.load(Relaxed)
     }
 
+    /// Whether its load balancer prefers it since it is near.
+    pub fn near(&self) -> bool {
+        self.near.load(Relaxed)
+    }
+
     pub fn state(&self) -> EndpointState {
         let standing = self.standing.load();
         EndpointState {
@@ -164,6 +175,16 @@ impl Endpoint {
 
     pub fn ejections(&self) -> u64 {
         self.ejections.load(Relaxed)
+    }
+
+    /// Probes whose answer was as it should be.
+    pub fn probes_passed(&self) -> u64 {
+        self.probes_passed.load(Relaxed)
+    }
+
+    /// Probes that failed. Local failures are none.
+    pub fn probes_failed(&self) -> u64 {
+        self.probes_failed.load(Relaxed)
     }
 
     /// A client's dial succeeded. Not for a connection taken from the pool, which counts by itself.
@@ -218,11 +239,17 @@ impl Endpoint {
         self.last_failure.store(Some(Arc::new(Failure { at: Timestamp::now(), reason })));
     }
 
+    pub(super) fn count_probe(&self, passed: bool) {
+        let count = if passed { &self.probes_passed } else { &self.probes_failed };
+        count.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn count_ejection(&self) {
         self.ejections.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn configure(&self, backend: &Arc<Backend>, worrying_failures: Option<u16>) {
+    pub(super) fn configure(&self, backend: &Arc<Backend>, distance: Distance, worrying_failures: Option<u16>) {
+        self.near.store(distance != Distance::Far, Relaxed);
         self.backend.store(backend.clone());
         self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
     }

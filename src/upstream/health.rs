@@ -1,9 +1,13 @@
 use crate::model::ActiveCheck;
 
-/// What probes say of an endpoint. Healthy until they have failed often enough.
+/// What probes say of an endpoint: healthy until they have failed often enough. Where they tell roles, the first one
+/// decides alone, and nobody goes there before: a replica must not be taken for a primary for as long as it takes to see
+/// that it fails often enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Health {
     healthy: bool,
+    /// The next probe decides alone.
+    undecided: bool,
     /// Probes in a row that said the opposite of `healthy`.
     against: u16,
 }
@@ -16,16 +20,35 @@ pub(super) enum Transition {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { healthy: true, against: 0 }
+        Self { healthy: true, undecided: false, against: 0 }
     }
 }
 
 impl Health {
+    /// Of an endpoint that was never probed.
+    pub fn of_new(check: Option<&ActiveCheck>) -> Self {
+        let undecided = check.is_some_and(ActiveCheck::tells_roles);
+        Self { healthy: !undecided, undecided, against: 0 }
+    }
+
+    /// It stays what it is, but a question about roles that is new is answered by the next probe.
+    pub fn check_changes(&mut self, before: Option<&ActiveCheck>, now: &ActiveCheck) {
+        if now.tells_roles() && before.is_none_or(|before| before.probe != now.probe) {
+            self.undecided = true;
+        }
+    }
+
     pub fn healthy(&self) -> bool {
         self.healthy
     }
 
     pub fn observe(&mut self, passed: bool, thresholds: &ActiveCheck) -> Option<Transition> {
+        let transition = if passed { Transition::Healthy } else { Transition::Unhealthy };
+        if self.undecided {
+            let changes = !passed || !self.healthy;
+            *self = Self { healthy: passed, undecided: false, against: 0 };
+            return changes.then_some(transition);
+        }
         if passed == self.healthy {
             self.against = 0;
             return None;
@@ -35,8 +58,8 @@ impl Health {
         if self.against < needed.get() {
             return None;
         }
-        *self = Self { healthy: passed, against: 0 };
-        Some(if passed { Transition::Healthy } else { Transition::Unhealthy })
+        *self = Self { healthy: passed, undecided: false, against: 0 };
+        Some(transition)
     }
 }
 
@@ -45,19 +68,30 @@ mod tests {
     use std::{num::NonZeroU16, time::Duration};
 
     use super::*;
+    use crate::model::{Probe, RedisSession, Role, Transport};
 
     fn thresholds(healthy_after: u16, unhealthy_after: u16) -> ActiveCheck {
         ActiveCheck {
+            probe: Probe::Tcp,
+            port: None,
+            transport: Transport::Plain,
             interval: Duration::from_secs(5),
+            unhealthy_interval: Duration::from_secs(5),
+            jitter_percent: 10,
             timeout: Duration::from_secs(1),
             healthy_after: NonZeroU16::new(healthy_after).unwrap(),
             unhealthy_after: NonZeroU16::new(unhealthy_after).unwrap(),
         }
     }
 
+    fn for_primaries() -> ActiveCheck {
+        let session = RedisSession { user: None, password: None, role: Role::Primary };
+        ActiveCheck { probe: Probe::Redis(session), ..thresholds(2, 3) }
+    }
+
     /// One character for each probe: `+` passed, `-` failed; in the answer `.` no transition, `H` healthy, `U` unhealthy.
     fn transitions(probes: &str, thresholds: &ActiveCheck) -> String {
-        let mut health = Health::default();
+        let mut health = Health::of_new(Some(thresholds));
         let letter = |probe| match health.observe(probe == '+', thresholds) {
             None => '.',
             Some(Transition::Healthy) => 'H',
@@ -87,5 +121,23 @@ mod tests {
         let mut health = Health::default();
         assert_eq!(health.observe(false, &thresholds(1, 10)), None);
         assert_eq!(health.observe(false, &thresholds(1, 2)), Some(Transition::Unhealthy));
+    }
+
+    #[test]
+    fn where_roles_are_told_nobody_goes_there_before_the_first_probe_which_decides() {
+        assert!(!Health::of_new(Some(&for_primaries())).healthy());
+        for (probes, expected) in [("+", "H"), ("-", "U"), ("+---", "H..U"), ("-++", "U.H")] {
+            assert_eq!(transitions(probes, &for_primaries()), expected, "{probes}");
+        }
+    }
+
+    #[test]
+    fn a_new_question_about_roles_is_decided_by_the_next_probe_and_changes_nothing_before() {
+        let mut health = Health::of_new(Some(&thresholds(2, 3)));
+        health.check_changes(Some(&thresholds(2, 3)), &for_primaries());
+        assert!(health.healthy());
+        assert_eq!(health.observe(false, &for_primaries()), Some(Transition::Unhealthy));
+        health.check_changes(Some(&for_primaries()), &for_primaries());
+        assert_eq!(health.observe(true, &for_primaries()), None, "one of the two that it takes");
     }
 }

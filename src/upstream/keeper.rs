@@ -21,10 +21,10 @@ use super::{
     members::{Change, Event, Members},
     pool::{Pool, PreconnectBudget, Refill},
     priority::{Serving, Switch},
-    probe::{Outcome, probe},
+    probe::{Outcome, Target, probe},
     rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
-use crate::model::{self, ActiveCheck, Close, Departure, UpstreamKey};
+use crate::model::{self, Close, Departure, UpstreamKey};
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -34,7 +34,7 @@ pub(super) struct Keeper {
     /// `None`: nothing wanted yet, or retired.
     settings: Option<Arc<model::Upstream>>,
     /// By endpoint id.
-    probes: BTreeMap<u64, AbortOnDropHandle<()>>,
+    probes: BTreeMap<u64, Probing>,
     /// By endpoint id.
     pools: BTreeMap<u64, OpenPool>,
     /// Those that connections may still be balanced over, and some that are gone.
@@ -128,9 +128,6 @@ impl Keeper {
         if before.as_ref() == Some(wanted) {
             return;
         }
-        if before.as_ref().is_none_or(|before| before.active_check != wanted.active_check) {
-            self.probes.clear();
-        }
         let dialling = |settings: &model::Upstream| (settings.connect, settings.keepalive);
         if before.as_ref().is_none_or(|before| dialling(before) != dialling(wanted)) {
             self.pools.clear();
@@ -142,10 +139,12 @@ impl Keeper {
         self.probe_all(upstream);
     }
 
-    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) {
+    /// Answers whether the endpoint is healthy now.
+    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) -> bool {
         self.protect_subsets();
         let changes = self.members.probed(id, outcome, Instant::now());
         self.take_note(upstream, &changes);
+        self.members.is_healthy(id)
     }
 
     /// Answers when the next review is due.
@@ -232,13 +231,14 @@ impl Keeper {
         }
     }
 
+    /// Probes each endpoint as its backend wants it now.
     fn probe_all(&mut self, upstream: &Arc<Upstream>) {
-        let Some(check) = self.settings.as_ref().and_then(|settings| settings.active_check) else { return };
-        let endpoints = by_id(self.members.endpoints());
-        self.probes.retain(|id, _| endpoints.contains_key(id));
-        let fresh = endpoints.len() - self.probes.len();
-        for (id, endpoint) in endpoints {
-            let start = || spawn_probe(&self.surroundings.control, upstream, endpoint, check, fresh);
+        let targets: BTreeMap<u64, Target> =
+            self.members.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
+        self.probes.retain(|id, probing| targets.get(id) == Some(&probing.target));
+        let fresh = targets.len() - self.probes.len();
+        for (id, target) in targets {
+            let start = || Probing::start(&self.surroundings.control, upstream, id, target, fresh);
             self.probes.entry(id).or_insert_with(start);
         }
     }
@@ -301,21 +301,24 @@ where
     AbortOnDropHandle::new(control.spawn(forever))
 }
 
-/// Probes at once, but for as many milliseconds as there are others that start at the same time.
-fn spawn_probe(
-    control: &Handle,
-    upstream: &Arc<Upstream>,
-    endpoint: &Arc<Endpoint>,
-    check: ActiveCheck,
-    fresh: usize,
-) -> AbortOnDropHandle<()> {
-    let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(check.interval);
-    let (upstream, id, target) = (upstream.clone(), endpoint.id(), endpoint.address());
-    spawn(control, "probe", move || {
-        let upstream = upstream.clone();
-        let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
-        probe(target, check, spread.mul_f64(fastrand::f64()), report)
-    })
+/// Probes of an endpoint, which end when this is dropped.
+struct Probing {
+    target: Target,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Probing {
+    /// At once, but for as many milliseconds as there are others that start at the same time.
+    fn start(control: &Handle, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
+        let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
+        let (upstream, probed) = (upstream.clone(), target.clone());
+        let task = spawn(control, "probe", move || {
+            let upstream = upstream.clone();
+            let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
+            probe(probed.clone(), spread.mul_f64(fastrand::f64()), report)
+        });
+        Self { target, _task: task }
+    }
 }
 
 /// A pool that is kept full; dropping it flushes it.

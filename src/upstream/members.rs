@@ -26,7 +26,6 @@ use crate::model::{self, ActiveCheck, Departure, EndpointKey, PassiveCheck, Prio
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: Vec<Member>,
-    active: Option<ActiveCheck>,
     passive: Option<PassiveCheck>,
     /// How long the share of an endpoint grows that becomes usable.
     slow_start: Option<Duration>,
@@ -71,15 +70,15 @@ impl Members {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
             let member = match live {
-                Some(member) => member.configured(endpoint),
-                None => Member::new(self.live(endpoint, backend, keeper), endpoint),
+                Some(member) => member.configured(endpoint, backend),
+                None => Member::new(self.live(endpoint, backend, keeper), endpoint, backend),
             };
-            member.endpoint().configure(backend, worrying);
+            member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
         self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
         self.gone.retain(|endpoint| endpoint.active() > 0);
-        (self.active, self.passive) = (wanted.active_check, wanted.passive_check);
+        self.passive = wanted.passive_check;
         self.slow_start = wanted.balancing.slow_start;
 
         let mut changes = Vec::new();
@@ -88,7 +87,7 @@ impl Members {
                 Some(passive) => member.outlier.shorten(passive, now),
                 None => member.end_ejection("ejection is off", now, &mut changes),
             }
-            if self.active.is_none() && !mem::take(&mut member.health).healthy() {
+            if member.check().is_none() && !mem::take(&mut member.health).healthy() {
                 changes.push(member.change(Event::Healthy { reason: "no longer probed" }));
             }
         }
@@ -129,9 +128,10 @@ impl Members {
     /// A probe of the endpoint with this id ended.
     pub fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        let Some(check) = self.active else { return changes };
         let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return changes };
+        let Some(check) = member.check() else { return changes };
         let passed = outcome.is_ok();
+        member.endpoint().count_probe(passed);
         let reason = outcome.err().unwrap_or_default();
         if !passed {
             member.endpoint().note_failure(reason.clone());
@@ -158,6 +158,12 @@ impl Members {
     /// When the next ejection ends.
     pub fn next_return(&self) -> Option<Instant> {
         self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
+    }
+
+    /// Whether the endpoint with this id passes its check.
+    pub fn is_healthy(&self, id: u64) -> bool {
+        let member = self.members.iter().find(|member| member.endpoint().id() == id);
+        member.is_none_or(|member| member.health.healthy())
     }
 
     /// Those that start slowly have less weight.
@@ -289,19 +295,33 @@ impl Members {
 }
 
 impl Member {
-    fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint) -> Self {
-        let candidate = Candidate { endpoint, stable_id: wanted.stable_id.to_string().into(), weight: wanted.weight };
-        Self { candidate, health: Health::default(), outlier: Outlier::default(), was_usable: false, slow_start: None }
+    fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        let candidate = Candidate {
+            endpoint,
+            stable_id: wanted.stable_id.to_string().into(),
+            weight: wanted.weight,
+            distance: wanted.distance,
+        };
+        let health = Health::of_new(backend.active_check.as_deref());
+        Self { candidate, health, outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
 
-    fn configured(mut self, wanted: &model::Endpoint) -> Self {
+    fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        if let Some(check) = backend.active_check.as_deref() {
+            self.health.check_changes(self.check().as_deref(), check);
+        }
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
+        self.candidate.distance = wanted.distance;
         self
     }
 
     fn endpoint(&self) -> &Arc<Endpoint> {
         &self.candidate.endpoint
+    }
+
+    fn check(&self) -> Option<Arc<ActiveCheck>> {
+        self.endpoint().backend().active_check.clone()
     }
 
     fn priority(&self) -> Priority {

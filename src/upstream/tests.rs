@@ -20,7 +20,8 @@ use tokio::{
 
 use super::*;
 use crate::model::{
-    ActiveCheck, Algorithm, Balancing, Connect, EndpointKey, ObjectKey, PassiveCheck, Preconnect, Weight,
+    ActiveCheck, Algorithm, Balancing, Connect, EndpointKey, ObjectKey, PassiveCheck, Preconnect, Probe, Transport,
+    Weight,
 };
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -34,7 +35,12 @@ fn key() -> UpstreamKey {
 fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
     let endpoint = |address: SocketAddr| {
         let key = EndpointKey { backend: "b".into(), address, uid: None };
-        model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE }
+        model::Endpoint {
+            key,
+            stable_id: model::StableId::Address(address),
+            weight: Weight::ONE,
+            distance: model::Distance::Far,
+        }
     };
     model::Upstream {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
@@ -65,11 +71,22 @@ fn wanted(settings: model::Upstream) -> Wanted {
 
 fn fast_check() -> ActiveCheck {
     ActiveCheck {
+        probe: Probe::Tcp,
+        port: None,
+        transport: Transport::Plain,
         interval: Duration::from_millis(10),
+        unhealthy_interval: Duration::from_millis(10),
+        jitter_percent: 10,
         timeout: Duration::from_secs(5),
         healthy_after: NonZeroU16::new(2).unwrap(),
         unhealthy_after: NonZeroU16::new(3).unwrap(),
     }
+}
+
+/// Has all its endpoints probed.
+fn probe_with(settings: &mut model::Upstream, check: ActiveCheck) {
+    let check = Some(Arc::new(check));
+    settings.backends.values_mut().for_each(|backend| Arc::make_mut(backend).active_check = check.clone());
 }
 
 fn passive_check(failures: u16) -> PassiveCheck {
@@ -144,7 +161,7 @@ async fn a_change_is_picked_from_as_soon_as_the_update_returns() {
 async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut settings = settings([listener.local_addr().unwrap()]);
-    settings.active_check = Some(fast_check());
+    probe_with(&mut settings, fast_check());
     settings.connect.preconnect = preconnect(2);
     let (mut upstreams, upstream) = start(settings, 2);
     let budget = upstreams.surroundings.budget.clone();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{ActiveCheck, Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
+    model::{Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
     proxy::accounting::CloseReason,
 };
 
@@ -168,12 +168,7 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
     let (client, served) = rig.connect_to(&sick);
     is_connected(&client, &served);
     rig.change_upstream(|upstream| {
-        upstream.active_check = Some(ActiveCheck {
-            interval: Duration::from_millis(50),
-            timeout: PATIENCE,
-            healthy_after: NonZeroU16::MIN,
-            unhealthy_after: NonZeroU16::MIN,
-        });
+        backend_of(upstream).active_check = Some(quick_check().into());
     });
     is_connected(&client, &served);
     let address = sick.address;

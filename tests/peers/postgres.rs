@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Folder, Tcplb, free_address, manifest, run},
+    harness::{Folder, Tcplb, free_address, is_root, manifest, run, wait_until},
     needs,
     program::{Program, command},
 };
@@ -146,11 +146,11 @@ spec:
     assert_eq!((closed("no_route"), closed("tls_failed")), (2.0, 1.0));
 }
 
-/// A server with an empty database that trusts everyone.
-struct Postgres {
-    address: SocketAddr,
-    _program: Program,
-    _folder: Folder,
+/// A server with an empty database that trusts everyone from here.
+pub struct Postgres {
+    pub address: SocketAddr,
+    program: Program,
+    folder: Folder,
 }
 
 impl Postgres {
@@ -159,41 +159,80 @@ impl Postgres {
     }
 
     /// With TLS, where there is a certificate with its key.
-    fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
-        let (address, folder) = (free_address(), Folder::new());
-        let is_root = rustix::process::geteuid().is_root();
-        if is_root {
+    pub fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
+        let folder = Folder::new();
+        if is_root() {
             chown(folder.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
         }
-        let unprivileged = |name: &str| {
-            let mut command = command(name);
-            command.current_dir(folder.path());
-            if is_root {
-                command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
-            }
-            command
-        };
         let options = ["--pgdata", "data", "--auth", "trust", "--username", "postgres", "--no-sync", "--locale", "C"];
-        let (status, said) = Program::start(unprivileged("initdb").args(options)).ends();
+        let (status, said) = Program::start(unprivileged("initdb", &folder).args(options)).ends();
         assert!(status.success(), "{said}");
-        let port = address.port().to_string();
-        let options = ["-D", "data", "-h", "127.0.0.1", "-p", &port, "-k", folder.path(), "-F"];
-        let mut tls = Vec::new();
+        let mut settings = Vec::new();
         if let Some(pair) = pair {
-            tls.extend(["-c", "ssl=on"].map(str::to_owned));
+            settings.push("ssl=on".to_owned());
             for (file, setting) in pair.iter().zip(["ssl_cert_file", "ssl_key_file"]) {
                 let own = folder.join(setting);
                 fs::copy(file, &own).unwrap();
                 fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
-                if is_root {
+                if is_root() {
                     chown(&own, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
                 }
-                tls.extend(["-c".into(), format!("{setting}={}", own.display())]);
+                settings.push(format!("{setting}={}", own.display()));
             }
         }
-        let mut program = Program::start(unprivileged("postgres").args(options).args(tls));
-        program.says("ready to accept connections");
-        Self { address, _program: program, _folder: folder }
+        Self::serve(folder, &settings)
+    }
+
+    /// Another that follows this one.
+    pub fn replica(&self) -> Self {
+        let folder = Folder::new();
+        if is_root() {
+            chown(folder.path(), Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+        }
+        let port = self.address.port().to_string();
+        let options = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-D", "data", "-R", "-c", "fast"];
+        let (status, said) = Program::start(unprivileged("pg_basebackup", &folder).args(options)).ends();
+        assert!(status.success(), "{said}");
+        Self::serve(folder, &[])
+    }
+
+    fn serve(folder: Folder, settings: &[String]) -> Self {
+        let address = free_address();
+        let port = address.port().to_string();
+        let mut command = unprivileged("postgres", &folder);
+        command.args(["-D", "data", "-h", "127.0.0.1", "-p", &port, "-k", folder.path(), "-F"]);
+        for setting in settings.iter().map(String::as_str).chain(["log_connections=on"]) {
+            command.args(["-c", setting]);
+        }
+        let mut program = Program::start(&mut command);
+        program.says("ready to accept");
+        Self { address, program, folder }
+    }
+
+    /// Has these lines come before all others that say how users log in.
+    pub fn admit(&self, lines: &str) {
+        let file = self.folder.join("data/pg_hba.conf");
+        let rest = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("{lines}\n{rest}")).unwrap();
+        assert_eq!(self.answers("SELECT pg_reload_conf()"), "t\n");
+    }
+
+    /// What the server answers to a statement.
+    pub fn answers(&self, statement: &str) -> String {
+        let mut session = psql(self.address);
+        session.tell(format!("{statement};\n").as_bytes());
+        session.ends().1
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        self.program.said()
+    }
+
+    /// As quickly as it can.
+    pub fn stop(&mut self) {
+        self.program.signal("INT");
+        wait_until("the server has stopped", || !self.program.is_running());
     }
 
     /// Waits until some session sleeps.
@@ -204,6 +243,16 @@ impl Postgres {
             watching.says("sleeps|");
         }
     }
+}
+
+/// A program of the server's, to be run in a folder.
+fn unprivileged(name: &str, folder: &Folder) -> Command {
+    let mut command = command(name);
+    command.current_dir(folder.path());
+    if is_root() {
+        command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+    }
+    command
 }
 
 /// A session that takes statements from its input.

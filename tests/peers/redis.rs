@@ -132,19 +132,23 @@ fn redis_without_tls_is_reached_with_tls() {
 }
 
 /// A redis-server that keeps nothing.
-struct Redis {
-    address: SocketAddr,
+pub struct Redis {
+    pub address: SocketAddr,
     program: Program,
     _folder: Folder,
 }
 
 impl Redis {
-    fn start(address: SocketAddr) -> Self {
+    pub fn start(address: SocketAddr) -> Self {
+        Self::start_with(address, &[])
+    }
+
+    pub fn start_with(address: SocketAddr, more: &[&str]) -> Self {
         let folder = Folder::new();
         let port = address.port().to_string();
         let options =
             ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no", "--dir", folder.path()];
-        let mut program = Program::start(command("redis-server").args(options));
+        let mut program = Program::start(command("redis-server").args(options).args(more));
         program.says("Ready to accept connections");
         Self { address, program, _folder: folder }
     }
@@ -176,6 +180,6 @@ fn cli(server: SocketAddr) -> Command {
 }
 
 /// What redis-cli prints.
-fn ask(server: SocketAddr, arguments: &[&str]) -> String {
+pub fn ask(server: SocketAddr, arguments: &[&str]) -> String {
     Program::start(cli(server).args(arguments)).ends().1
 }

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendTls, Reference};
+use super::{ActiveCheck, BackendHealthCheck, BackendTls, PasswordRef, Reference};
 use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 
 /// A group of endpoints: exactly one of `service` and `addresses`.
@@ -14,7 +14,13 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
     validation = Rule::new("has(self.service) || has(self.addresses)")
         .message("it has neither service nor addresses: write where its connections go"),
     validation = Rule::new("!has(self.service) || !has(self.addresses)")
-        .message("it has both service and addresses: write one of them, or two backends")
+        .message("it has both service and addresses: write one of them, or two backends"),
+    validation = Rule::new(
+        "has(self.tls) || !has(self.healthCheck) || !has(self.healthCheck.active) || \
+         !has(self.healthCheck.active.transport) || self.healthCheck.active.transport != 'TLS'",
+    )
+        .message("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out")
+        .field_path(".healthCheck.active.transport")
 )]
 pub struct Backend {
     /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or
@@ -45,6 +51,9 @@ pub struct Backend {
     /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// How unhealthy endpoints of this backend are found, where it is not as for the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<BackendHealthCheck>,
     /// TLS towards the backend, after the PROXY header. Absent: what clients send is passed on as it is, or as it is
     /// after their TLS has ended here.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +63,18 @@ pub struct Backend {
 impl Backend {
     /// The objects that it refers to.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
-        self.tls.iter().flat_map(BackendTls::references)
+        let of_check = self.check().and_then(ActiveCheck::password_ref).and_then(PasswordRef::reference);
+        self.tls.iter().flat_map(BackendTls::references).chain(of_check)
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let of_check = self.check().and_then(ActiveCheck::password_ref).and_then(|password| password.file.as_deref());
+        self.tls.iter().flat_map(BackendTls::files).chain(of_check)
+    }
+
+    fn check(&self) -> Option<&ActiveCheck> {
+        self.health_check.as_ref()?.active.as_ref()
     }
 }
 
@@ -76,6 +96,7 @@ impl Default for Backend {
             weight: one(),
             priority: 0,
             proxy_protocol: None,
+            health_check: None,
             tls: None,
         }
     }

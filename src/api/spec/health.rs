@@ -1,9 +1,12 @@
 //! How unhealthy endpoints are found.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    CheckTransport, CheckType, ExchangeCheck, GrpcCheck, HttpCheck, MySqlCheck, PasswordRef, PostgresCheck, RedisCheck,
+    Reference, TlsCheck,
+};
 use crate::api::{
     Duration,
     rules::{self, Order},
@@ -21,18 +24,71 @@ pub struct HealthCheck {
     pub passive: Option<PassiveCheck>,
 }
 
-/// Probes of each endpoint.
+impl HealthCheck {
+    /// The objects that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        self.password_ref().and_then(PasswordRef::reference).into_iter()
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.password_ref().and_then(|password| password.file.as_deref()).into_iter()
+    }
+
+    fn password_ref(&self) -> Option<&PasswordRef> {
+        self.active.as_ref().and_then(ActiveCheck::password_ref)
+    }
+}
+
+/// How unhealthy endpoints of one backend are found.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Order { short: "timeout", long: "interval", long_default: Some("5s") }.not_longer())]
+pub struct BackendHealthCheck {
+    /// Probes, in place of all that the load balancer's own `healthCheck.active` says. Default: that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<ActiveCheck>,
+}
+
+/// Probes of each endpoint, never two at a time.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Order { short: "timeout", long: "interval", long_default: Some("5s") }.not_longer(),
+    validation = rules::block_of_type("exchange", "Exchange"),
+    validation = rules::block_of_type("http", "HTTP"),
+    validation = rules::block_of_type("tls", "TLS"),
+    validation = rules::block_of_type("grpc", "GRPC"),
+    validation = rules::block_of_type("postgres", "Postgres"),
+    validation = rules::block_of_type("mysql", "MySQL"),
+    validation = rules::block_of_type("redis", "Redis"),
+    validation = Rule::new("self.type != 'Exchange' || has(self.exchange)")
+        .message("type Exchange needs an answer to expect: write for example \
+                  `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`")
+        .field_path(".exchange"),
+    validation = Rule::new("self.type != 'MySQL' || has(self.mysql)")
+        .message("type MySQL needs an account, since the server counts connections that do not log in as errors: write \
+                  for example `mysql: {user: tcplb}`")
+        .field_path(".mysql")
+)]
 pub struct ActiveCheck {
-    /// `TCP`: open a connection and close it. `None`: no probes. Default: TCP.
+    /// `TCP`: open a connection and close it. `None`: no probes. `Exchange`: send bytes and expect others. `HTTP`: a
+    /// request, and its status. `TLS`: a handshake. `GRPC`: ask the health service. `Postgres`, `MySQL`, `Redis`: ask the
+    /// server, also whether it is a primary or a replica. Default: TCP.
     #[serde(rename = "type", default)]
     pub type_: CheckType,
     /// The time between two probes, from 100ms to 1h. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("100ms", "1h"))]
     pub interval: Option<Duration>,
+    /// The time between two probes of an endpoint that is unhealthy, from 100ms to 1h. Default: the interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::within("100ms", "1h"))]
+    pub unhealthy_interval: Option<Duration>,
+    /// Each interval is longer or shorter by a random share of up to this many percent, so that probes do not stay in
+    /// step. At most 50. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub jitter_percent: Option<u8>,
     /// How long a probe may take, from 1ms to the interval. Default: 1s, or the interval if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
@@ -45,14 +101,44 @@ pub struct ActiveCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: Option<u16>,
+    /// The port that is probed in place of each endpoint's own, of the same address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Type TLS has always its
+    /// own. Default: TLS where the backend has `tls` and no `port` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<CheckTransport>,
+    /// What is sent and expected (type Exchange).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<ExchangeCheck>,
+    /// The request (type HTTP).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpCheck>,
+    /// The handshake (type TLS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsCheck>,
+    /// The question (type GRPC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcCheck>,
+    /// The session (type Postgres).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresCheck>,
+    /// The session (type MySQL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mysql: Option<MySqlCheck>,
+    /// The session (type Redis).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisCheck>,
 }
 
-#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub enum CheckType {
-    #[default]
-    #[serde(rename = "TCP")]
-    Tcp,
-    None,
+impl ActiveCheck {
+    pub fn password_ref(&self) -> Option<&PasswordRef> {
+        let postgres = self.postgres.as_ref().and_then(|session| session.password_ref.as_ref());
+        let mysql = || self.mysql.as_ref().and_then(|session| session.password_ref.as_ref());
+        let redis = || self.redis.as_ref().and_then(|session| session.password_ref.as_ref());
+        postgres.or_else(mysql).or_else(redis)
+    }
 }
 
 /// Ejection of endpoints that clients' connections fail to reach.

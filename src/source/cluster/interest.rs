@@ -171,7 +171,8 @@ fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<st
 pub fn references(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<Referred> {
     let of_listeners = spec.listeners.iter().flat_map(|listener| listener.references());
     let of_backends = spec.backends.iter().flat_map(|backend| backend.references());
-    of_listeners.chain(of_backends).map(|reference| Referred::by(key, reference)).collect()
+    let of_checks = spec.health_check.iter().flat_map(|check| check.references());
+    of_listeners.chain(of_backends).chain(of_checks).map(|reference| Referred::by(key, reference)).collect()
 }
 
 /// The Services that a load balancer refers to.

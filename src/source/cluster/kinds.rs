@@ -226,8 +226,10 @@ impl Readable for Secret {
     fn read(mut object: DynamicObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
             typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
-        let is_needed = |key: &str| SECRET_KEYS.contains(&key) || CA_KEYS.contains(&key);
-        let needed = data.unwrap_or_default().into_iter().filter(|(key, _)| is_needed(key));
+        let is_needed = |(key, value): &(String, Value)| {
+            SECRET_KEYS.contains(&key.as_str()) || CA_KEYS.contains(&key.as_str()) || is_short(value)
+        };
+        let needed = data.unwrap_or_default().into_iter().filter(is_needed);
         let read = |(key, value): (String, Value)| {
             let problem = format!("data.{key}: is not base64: have the Secret written anew");
             serde_json::from_value(value).map(|bytes| (key, bytes)).map_err(|_| problem)
@@ -236,6 +238,13 @@ impl Readable for Secret {
         let ObjectMeta { name, namespace, .. } = object.metadata;
         Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, data, ..Self::default() })
     }
+}
+
+/// Whether it may be a password, under whichever key, in base64.
+fn is_short(value: &Value) -> bool {
+    const LONGEST: usize = 1368;
+
+    value.as_str().is_some_and(|text| text.len() <= LONGEST)
 }
 
 /// What is read of a Secret besides [`CA_KEYS`].

@@ -73,7 +73,6 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
             .unwrap();
         }
         writeln!(out, "  {:?}", upstream.balancing).unwrap();
-        writeln!(out, "  active {:?}", upstream.active_check).unwrap();
         writeln!(out, "  passive {:?}", upstream.passive_check).unwrap();
         writeln!(out, "  {:?}", upstream.connect).unwrap();
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();

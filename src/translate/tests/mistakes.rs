@@ -116,6 +116,11 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
         ),
+        (
+            "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
+            "loadBalancing.locality: with Maglev a client has the same endpoint in every process, near or far: write \
+             another algorithm, or leave it out",
+        ),
         ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
         (
             "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
@@ -313,7 +318,7 @@ fn a_default_gives_way_to_what_is_declared() {
     assert_eq!((connect.timeout, connect.deadline), (seconds(20), seconds(20)));
     let passive = declared("healthCheck: {passive: {maxEjectFor: 10s}}").passive_check.unwrap();
     assert_eq!((passive.eject_for, passive.max_eject_for), (seconds(10), seconds(10)));
-    let active = declared("healthCheck: {active: {interval: 500ms}}").active_check.unwrap();
+    let active = declared("healthCheck: {active: {interval: 500ms}}").active_check.clone().unwrap();
     assert_eq!(active.timeout.as_millis(), 500);
 }
 
@@ -330,7 +335,7 @@ fn what_can_be_turned_off_is_off() {
     let timeouts = listener.timeouts;
     assert_eq!((timeouts.idle, timeouts.half_closed, timeouts.max_duration), (None, None, None));
     assert_eq!((listener.keepalive, upstream.keepalive), (None, None));
-    assert_eq!((upstream.active_check, upstream.passive_check), (None, None));
+    assert_eq!((&upstream.active_check, upstream.passive_check), (&None, None));
 }
 
 fn told(verdicts: &Verdicts, expected: &str) {

@@ -5,17 +5,26 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::*;
-use crate::model::{Balancing, Connect, Weight};
+use crate::model::{Balancing, Connect, Probe, Transport, Weight};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn check() -> ActiveCheck {
     ActiveCheck {
+        probe: Probe::Tcp,
+        port: None,
+        transport: Transport::Plain,
         interval: 5 * SECOND,
+        unhealthy_interval: 5 * SECOND,
+        jitter_percent: 10,
         timeout: SECOND,
         healthy_after: NonZeroU16::new(2).unwrap(),
         unhealthy_after: NonZeroU16::new(3).unwrap(),
     }
+}
+
+fn backend(active_check: Option<ActiveCheck>) -> Arc<model::Backend> {
+    Arc::new(model::Backend { active_check: active_check.map(Arc::new), ..model::Backend::default() })
 }
 
 fn passive() -> PassiveCheck {
@@ -31,13 +40,13 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     let endpoint = |port| {
         let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
         let stable_id = model::StableId::Address(key.address);
-        model::Endpoint { key, stable_id, weight: Weight::ONE }
+        model::Endpoint { key, stable_id, weight: Weight::ONE, distance: model::Distance::Far }
     };
     model::Upstream {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
-        backends: [("b".into(), Arc::default())].into(),
+        backends: [("b".into(), backend(Some(check())))].into(),
         endpoints: ports.into_iter().map(endpoint).collect(),
-        active_check: Some(check()),
+        active_check: None,
         passive_check: Some(passive()),
         connect: Connect { timeout: SECOND, deadline: SECOND, attempts: NonZeroU16::MIN, preconnect: None },
         keepalive: None,
@@ -166,7 +175,7 @@ fn no_more_than_the_share_is_ejected_and_never_the_last_usable_one() {
 #[test]
 fn ejections_leave_each_subset_an_endpoint() {
     let mut wanted = upstream(1..=5);
-    wanted.backends.insert("own".into(), Arc::default());
+    wanted.backends.insert("own".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "own".into();
     wanted.endpoints[1].key.backend = "own".into();
     let mut scene = Scene::new([]);
@@ -192,7 +201,8 @@ fn grouped(priorities: &[u8], passive: PassiveCheck) -> model::Upstream {
     let mut wanted = model::Upstream { passive_check: Some(passive), ..upstream(1..=priorities.len() as u16) };
     for (endpoint, priority) in wanted.endpoints.iter_mut().zip(priorities) {
         endpoint.key.backend = priority.to_string().into();
-        let backend = model::Backend { priority: Priority(*priority), ..model::Backend::default() };
+        let backend =
+            model::Backend { priority: Priority(*priority), ..model::Backend::clone(&backend(Some(check()))) };
         wanted.backends.insert(priority.to_string().into(), Arc::new(backend));
     }
     wanted
@@ -346,7 +356,10 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     let kept = scene.endpoint(1);
     let mut wanted = upstream([1, 2, 4, 5, 6]);
     wanted.endpoints[1].weight = Weight::new(7.try_into().unwrap());
-    let backend = model::Backend { proxy_protocol: Some(model::ProxyVersion::V2), ..model::Backend::default() };
+    let backend = model::Backend {
+        proxy_protocol: Some(model::ProxyVersion::V2),
+        ..model::Backend::clone(&backend(Some(check())))
+    };
     wanted.backends.insert("b".into(), Arc::new(backend));
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
@@ -371,7 +384,8 @@ fn a_check_that_is_removed_leaves_no_trace() {
     scene.probe(0, "---");
     scene.fail(1, 5);
     assert_eq!(scene.picture(), "-euu");
-    let changes = scene.change(&model::Upstream { active_check: None, passive_check: None, ..upstream(1..=4) });
+    let backends = [("b".into(), backend(None))].into();
+    let changes = scene.change(&model::Upstream { backends, passive_check: None, ..upstream(1..=4) });
     assert_eq!((changes.len(), scene.picture().as_str()), (2, "uuuu"));
     assert!(scene.probe(0, "------").is_empty(), "the answer of a probe that was under way");
     assert!(scene.fail(1, 100).is_empty());

@@ -9,7 +9,7 @@ async fn a_killed_backend_becomes_unhealthy_and_recovers() {
     let address = listener.local_addr().unwrap();
     let backend = serve(listener);
     let mut settings = settings([address]);
-    settings.active_check = Some(fast_check());
+    probe_with(&mut settings, fast_check());
     let (upstreams, upstream) = start(settings, 0);
     assert_eq!(picked(&upstream), Some(address), "usable before its first probe");
 
@@ -29,7 +29,7 @@ async fn a_killed_backend_becomes_unhealthy_and_recovers() {
 async fn a_new_endpoint_is_usable_and_probed_at_once() {
     let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut wanted_now = settings([]);
-    wanted_now.active_check = Some(ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
+    probe_with(&mut wanted_now, ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
     let (mut upstreams, upstream) = start(wanted_now.clone(), 0);
     wanted_now.endpoints = settings([listener.local_addr().unwrap()]).endpoints;
     upstreams.update(&wanted(wanted_now));
@@ -41,10 +41,10 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
 async fn a_changed_interval_takes_effect() {
     let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut wanted_now = settings([listener.local_addr().unwrap()]);
-    wanted_now.active_check = Some(ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
+    probe_with(&mut wanted_now, ActiveCheck { interval: Duration::from_secs(3600), ..fast_check() });
     let (mut upstreams, _) = start(wanted_now.clone(), 0);
     listener.accept().await.unwrap();
-    wanted_now.active_check = Some(fast_check());
+    probe_with(&mut wanted_now, fast_check());
     upstreams.update(&wanted(wanted_now));
     for _ in 0..5 {
         timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
@@ -55,7 +55,7 @@ async fn a_changed_interval_takes_effect() {
 async fn a_probe_of_a_server_that_speaks_first_ends_cleanly() {
     let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = settings([listener.local_addr().unwrap()]);
-    settings.active_check = Some(fast_check());
+    probe_with(&mut settings, fast_check());
     let (_upstreams, _) = start(settings, 0);
     let (mut probe, _) = listener.accept().await.unwrap();
     probe.write_all(b"220 ready\r\n").await.unwrap();

@@ -149,8 +149,9 @@ async fn the_pool_of_an_unhealthy_endpoint_is_flushed_and_filled_again_when_it_r
     let listener = TcpListener::bind("127.71.2.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serving = serve(listener);
-    let (upstreams, upstream) =
-        start(model::Upstream { active_check: Some(fast_check()), ..with_pool(address, 2) }, 10);
+    let mut settings = with_pool(address, 2);
+    probe_with(&mut settings, fast_check());
+    let (upstreams, upstream) = start(settings, 10);
     filled(&upstream, 2).await;
     drop(serving);
     usable_becomes(&upstreams, &upstream, 0).await;

@@ -1,0 +1,256 @@
+//! Parts of what probes ask.
+
+use std::ops::RangeInclusive;
+
+use super::*;
+
+/// A line of text: 1 to 256 characters, none of them for control.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl FromStr for Text {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = (1..=256).contains(&text.chars().count()) && !text.contains(|c: char| c.is_ascii_control());
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_LINE}", text.escape_debug())) }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_LINE: &str = "not a line of text: write at most 256 characters, without control characters";
+
+string_type!(
+    Text,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 256,
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')",
+            "message": NOT_A_LINE,
+        }],
+    })
+);
+
+/// 1 to 1024 bytes, as hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HexBytes(pub Vec<u8>);
+
+impl FromStr for HexBytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+        let wrong = || {
+            let shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+            format!("`{shown}` is {NOT_HEX}")
+        };
+        bytes.filter(|bytes| rest.is_empty() && (1..=1024).contains(&bytes.len())).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for HexBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+const NOT_HEX: &str = "not bytes: write two hexadecimal digits for each, for example 50494e470d0a";
+
+string_type!(
+    HexBytes,
+    json_schema!({
+        "type": "string", "minLength": 2, "maxLength": 2048,
+        "x-kubernetes-validations": [{
+            "rule": "size(self) % 2 == 0 && self.matches('^[0-9a-fA-F]+$')",
+            "message": NOT_HEX,
+        }],
+    })
+);
+
+/// The path of an HTTP request, with its query: at most 256 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpPath(pub String);
+
+impl FromStr for HttpPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
+        let valid = text.starts_with('/') && text.len() <= 256 && text.bytes().all(allowed);
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_PATH}", text.escape_debug())) }
+    }
+}
+
+impl fmt::Display for HttpPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_PATH: &str = "not a path: write for example /health or /status?full=yes";
+
+string_type!(
+    HttpPath,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 256,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^/[!$-;=?-\\\\[\\\\]_a-z~]*$')",
+            "message": NOT_A_PATH,
+        }],
+    })
+);
+
+/// The name of an HTTP header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderName(pub String);
+
+impl FromStr for HeaderName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if valid { Ok(Self(text.to_owned())) } else { Err(format!("`{}` is {NOT_A_HEADER}", text.escape_debug())) }
+    }
+}
+
+impl fmt::Display for HeaderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NOT_A_HEADER: &str = "not the name of a header: write for example X-Token";
+
+string_type!(
+    HeaderName,
+    json_schema!({
+        "type": "string", "minLength": 1, "maxLength": 63,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^[-_.A-Za-z0-9]+$')",
+            "message": NOT_A_HEADER,
+        }],
+    })
+);
+
+/// An HTTP status, or several in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusRange(pub RangeInclusive<u16>);
+
+impl FromStr for StatusRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let status = |text: &str| text.parse().ok().filter(|_| text.len() == 3);
+        let range = status(from).zip(status(to)).map(|(from, to)| Self(from..=to));
+        let valid = |range: &Self| !range.0.is_empty() && *range.0.start() >= 100 && *range.0.end() <= 599;
+        range.filter(valid).ok_or_else(|| format!("`{}` is {NOT_A_STATUS}", text.escape_debug()))
+    }
+}
+
+impl fmt::Display for StatusRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.start(), self.0.end()) {
+            (from, to) if from == to => from.fmt(f),
+            (from, to) => write!(f, "{from}-{to}"),
+        }
+    }
+}
+
+const NOT_A_STATUS: &str = "not an HTTP status: write for example 200, or 200-299";
+
+impl Serialize for StatusRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match (self.0.start(), self.0.end()) {
+            (from, to) if from == to => serializer.serialize_u16(*from),
+            _ => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u16),
+            Text(String),
+        }
+
+        let text = match Written::deserialize(deserializer)? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for StatusRange {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "StatusRange".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "format": "StatusRange", "x-kubernetes-int-or-string": true, "minimum": 100, "maximum": 599, "maxLength": 7,
+            "pattern": "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_numbers_and_ranges() {
+        for (written, expected) in [("200", 200..=200), ("\"204\"", 204..=204), ("\"200-299\"", 200..=299)] {
+            assert_eq!(serde_json::from_str::<StatusRange>(written).unwrap(), StatusRange(expected), "{written}");
+        }
+        for written in ["99", "600", "\"\"", "\"2xx\"", "\"299-200\"", "\"200-\"", "\"0200\"", "\"+20\""] {
+            assert!(serde_json::from_str::<StatusRange>(written).is_err(), "{written}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_pairs_of_digits() {
+        assert_eq!("50494E470d0a".parse(), Ok(HexBytes(b"PING\r\n".to_vec())));
+        assert_eq!(HexBytes(b"PING\r\n".to_vec()).to_string(), "50494e470d0a");
+        for text in ["", "5", "505", "5g", "0x50", "50 49", "+5"] {
+            assert!(text.parse::<HexBytes>().unwrap_err().contains("is not bytes: write two"), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_and_headers_are_those_of_http() {
+        for (text, valid) in [
+            ("/", true),
+            ("/a-b/c.d?e=f&g=%20;h[1]", true),
+            ("", false),
+            ("health", false),
+            ("/a b", false),
+            ("/#top", false),
+            ("/\r\nX: y", false),
+            ("/ü", false),
+        ] {
+            assert_eq!(text.parse::<HttpPath>().is_ok(), valid, "{text:?}");
+            assert!(!valid || text.parse::<hyper::http::uri::PathAndQuery>().is_ok(), "{text:?}");
+        }
+        for (text, valid) in [("X-Token", true), ("", false), ("X Token", false), ("X:", false), ("X\n", false)] {
+            assert_eq!(text.parse::<HeaderName>().is_ok(), valid, "{text:?}");
+        }
+        assert!("a\tb".parse::<Text>().is_err() && "München, 1".parse::<Text>().is_ok());
+    }
+}

@@ -1,0 +1,303 @@
+//! How endpoints are probed.
+
+use std::{cmp, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
+
+use hyper::http::{HeaderName, HeaderValue, header::HOST, uri::PathAndQuery};
+use rustls::pki_types::ServerName;
+
+use super::{
+    Reason,
+    certificates::either,
+    defaults,
+    findings::Place,
+    load_balancer::Declaration,
+    quotas,
+    reach::Target,
+    referred::{self, Text},
+    settings::{MILLISECOND, at_most, given, nonzero_u16},
+};
+use crate::{
+    api,
+    model::{
+        ActiveCheck, Backend, Endpoint, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
+        PostgresSession, Probe, RedisSession, Role, Transport,
+    },
+    source::Site,
+};
+
+/// That of the load balancer. `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes'
+/// readiness rules there, and bare connections hurt some databases.
+pub(super) fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<ActiveCheck>> {
+    let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
+    match declared {
+        None if declaration.surroundings.world.site != Site::Standalone => None,
+        None => active_check(&api::ActiveCheck::default(), declaration, place),
+        Some(declared) => active_check(declared, declaration, place),
+    }
+}
+
+/// `None`: no probes.
+pub(super) fn active_check(
+    declared: &api::ActiveCheck,
+    declaration: &Declaration,
+    place: &mut Place,
+) -> Option<Arc<ActiveCheck>> {
+    let intervals = Duration::from_millis(100)..=Duration::from_hours(1);
+    let interval = given(declared.interval, defaults::CHECK_INTERVAL);
+    let unhealthy_interval = match declared.unhealthy_interval {
+        Some(declared) => place.at("unhealthyInterval").duration(declared.0, intervals.clone()),
+        None => interval,
+    };
+    let timeout = match declared.timeout {
+        Some(timeout) => {
+            let mut place = place.at("timeout");
+            let timeout = at_most("the interval", interval, timeout.0, &mut place);
+            place.duration(timeout, MILLISECOND..)
+        }
+        None => cmp::min(interval, defaults::CHECK_TIMEOUT),
+    };
+    let jitter_percent = declared.jitter_percent.unwrap_or(defaults::CHECK_JITTER_PERCENT);
+    let healthy_after = declared.healthy_after.unwrap_or(defaults::HEALTHY_AFTER);
+    let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
+    let port = declared.port.map(|port| place.at("port").number(port, 1..=u16::MAX));
+    refuse_other_blocks(declared, place);
+    Some(Arc::new(ActiveCheck {
+        probe: probe(declared, declaration, place)?,
+        port: port.and_then(NonZeroU16::new),
+        transport: match declared.transport {
+            Some(api::CheckTransport::Plain) => Transport::Plain,
+            Some(api::CheckTransport::Tls) => Transport::Tls,
+            None if port.is_some() => Transport::Plain,
+            None => Transport::AsConnections,
+        },
+        interval: place.at("interval").duration(interval, intervals),
+        unhealthy_interval,
+        jitter_percent: place.at("jitterPercent").number(jitter_percent, 0..=50),
+        timeout,
+        healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
+        unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
+    }))
+}
+
+/// Refuses what a check asks of a backend that cannot be.
+pub(super) fn refuse_impossible(
+    backend: &Backend,
+    endpoints: &[Endpoint],
+    declaration: &Declaration,
+    place: &mut Place,
+) {
+    let Some(check) = &backend.active_check else { return };
+    if check.transport == Transport::Tls && backend.tls.is_none() {
+        place.refuse("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out");
+    }
+    // Another port of the same address may be another's.
+    let Some(port) = check.port else { return };
+    let reach = &declaration.surroundings.reach;
+    let refused = endpoints.iter().find_map(|endpoint| {
+        let address = SocketAddr::new(endpoint.address().ip(), port.get());
+        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
+        Some((address, reach.refusal(address, target)?))
+    });
+    if let Some((address, refusal)) = refused {
+        let message =
+            format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
+        place.refuse_for(Reason::NotPermitted, message);
+    }
+}
+
+/// What a check of one type asks is not part of a check of another.
+fn refuse_other_blocks(declared: &api::ActiveCheck, place: &mut Place) {
+    let blocks = [
+        ("exchange", declared.exchange.is_some(), "Exchange", api::CheckType::Exchange),
+        ("http", declared.http.is_some(), "HTTP", api::CheckType::Http),
+        ("tls", declared.tls.is_some(), "TLS", api::CheckType::Tls),
+        ("grpc", declared.grpc.is_some(), "GRPC", api::CheckType::Grpc),
+        ("postgres", declared.postgres.is_some(), "Postgres", api::CheckType::Postgres),
+        ("mysql", declared.mysql.is_some(), "MySQL", api::CheckType::MySql),
+        ("redis", declared.redis.is_some(), "Redis", api::CheckType::Redis),
+    ];
+    for (block, _, name, _) in blocks.into_iter().filter(|(_, is_there, _, of)| *is_there && *of != declared.type_) {
+        place.at(block).refuse(format!("it is for checks of type {name}: write `type: {name}`, or leave it out"));
+    }
+}
+
+/// `None`: there is none, or what it asks is wrong.
+fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Place) -> Option<Probe> {
+    Some(match declared.type_ {
+        api::CheckType::None => return None,
+        api::CheckType::Tcp => Probe::Tcp,
+        api::CheckType::Exchange => exchange(declared.exchange.as_ref(), &mut place.at("exchange"))?,
+        api::CheckType::Http => http(&declared.http.clone().unwrap_or_default(), &mut place.at("http"))?,
+        api::CheckType::Tls => {
+            let name = declared.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
+            Probe::Tls(name.and_then(|name| server_name(name, &mut place.at("tls").at("serverName"))))
+        }
+        api::CheckType::Grpc => {
+            let service = declared.grpc.as_ref().and_then(|grpc| grpc.service.as_ref());
+            Probe::Grpc(GrpcHealth { service: service.map_or_else(|| "".into(), line) })
+        }
+        api::CheckType::Postgres => {
+            let session = declared.postgres.clone().unwrap_or_default();
+            Probe::Postgres(postgres(&session, declaration, &mut place.at("postgres")))
+        }
+        api::CheckType::MySql => {
+            let mut place = place.at("mysql");
+            let Some(session) = &declared.mysql else {
+                place.refuse(
+                    "type MySQL needs an account, since the server counts connections that do not log in as errors: \
+                     write for example `mysql: {user: tcplb}`",
+                );
+                return None;
+            };
+            let password = password(session.password_ref.as_ref(), declaration, &mut place);
+            Probe::MySql(MySqlSession { user: line(&session.user), password, role: role(session.role) })
+        }
+        api::CheckType::Redis => {
+            let session = declared.redis.clone().unwrap_or_default();
+            Probe::Redis(redis(&session, declaration, &mut place.at("redis")))
+        }
+    })
+}
+
+fn exchange(declared: Option<&api::ExchangeCheck>, place: &mut Place) -> Option<Probe> {
+    let Some(declared) = declared else {
+        place.refuse(
+            "type Exchange needs an answer to expect: write for example \
+             `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`",
+        );
+        return None;
+    };
+    let send = match &declared.send {
+        Some(send) => bytes(send, &mut place.at("send"))?,
+        None => Arc::default(),
+    };
+    let expect = bytes(&declared.expect, &mut place.at("expect"))?;
+    Some(Probe::Exchange(Exchange { send: Hidden::new(send), expect }))
+}
+
+fn bytes(declared: &api::CheckBytes, place: &mut Place) -> Option<Arc<[u8]>> {
+    match (&declared.text, &declared.hex) {
+        (Some(text), None) if !text.is_empty() => Some(text.as_bytes().into()),
+        (None, Some(hex)) => Some(hex.0.as_slice().into()),
+        _ => {
+            place.refuse("write one of text and hex, for example `text: \"PING\\r\\n\"`");
+            None
+        }
+    }
+}
+
+fn http(declared: &api::HttpCheck, place: &mut Place) -> Option<Probe> {
+    let path = declared.path.as_ref().map_or("/", |path| &path.0);
+    let host = declared.host.as_ref().and_then(|host| header(&HOST, host, &mut place.at("host")));
+    let mut headers: Vec<_> = host.into_iter().collect();
+    let mut place = place.at("headers");
+    for (index, declared) in declared.headers.iter().enumerate() {
+        let place = &mut place.item(index);
+        match HeaderName::try_from(&declared.name.0) {
+            Ok(HOST) => place.refuse("the Host header has a field of its own: write `host`"),
+            Ok(name) => headers.extend(header(&name, &declared.value, &mut place.at("value"))),
+            Err(_) => place.at("name").refuse("it is not the name of a header: write for example X-Token"),
+        }
+    }
+    let statuses = match &declared.statuses[..] {
+        [] => vec![defaults::CHECK_STATUSES],
+        declared => declared.iter().map(|range| range.0.clone()).collect(),
+    };
+    Some(Probe::Http(HttpRequest { path: PathAndQuery::try_from(path).ok()?, headers, statuses }))
+}
+
+fn header(name: &HeaderName, value: &api::Text, place: &mut Place) -> Option<(HeaderName, HeaderValue)> {
+    let Ok(mut value) = HeaderValue::from_bytes(value.0.as_bytes()) else {
+        place.refuse("it is not a line of text: write at most 256 characters, without control characters");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some((name.clone(), value))
+}
+
+fn server_name(declared: &api::ServerName, place: &mut Place) -> Option<ServerName<'static>> {
+    let name = ServerName::try_from(declared.0.clone()).ok();
+    if name.is_none() {
+        place.refuse("a wildcard cannot be asked for: write one name, for example db.example.com");
+    }
+    name
+}
+
+/// `None`: nobody logs in.
+fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, place: &mut Place) -> Option<PostgresSession> {
+    let role = role(declared.role);
+    let Some(user) = &declared.user else {
+        if role != Role::Any {
+            place.at("role").refuse("PostgreSQL tells its role only after a login: write the `user` of an account");
+        }
+        if declared.password_ref.is_some() {
+            place.at("passwordRef").refuse("a password is somebody's: write `user`, or leave passwordRef out");
+        }
+        return None;
+    };
+    let password = password(declared.password_ref.as_ref(), declaration, place);
+    let database = declared.database.as_ref().map_or_else(|| defaults::CHECK_DATABASE.into(), line);
+    Some(PostgresSession { user: line(user), password, database, role })
+}
+
+fn redis(declared: &api::RedisCheck, declaration: &Declaration, place: &mut Place) -> RedisSession {
+    if declared.user.is_some() && declared.password_ref.is_none() {
+        place.at("user").refuse("a user logs in with a password: write `passwordRef`, or leave `user` out");
+    }
+    let password = password(declared.password_ref.as_ref(), declaration, place);
+    RedisSession { user: declared.user.as_ref().map(line), password, role: role(declared.role) }
+}
+
+fn role(declared: api::CheckRole) -> Role {
+    match declared {
+        api::CheckRole::Any => Role::Any,
+        api::CheckRole::Primary => Role::Primary,
+        api::CheckRole::Replica => Role::Replica,
+    }
+}
+
+fn line(declared: &api::Text) -> Arc<str> {
+    declared.0.as_str().into()
+}
+
+/// The password that a reference in `passwordRef` leads to. Nothing of it is part of any sentence.
+fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, place: &mut Place) -> Option<Password> {
+    let reference = reference?;
+    let mut place = place.at("passwordRef");
+    if let Some(referred) = declaration.is_judged_by_others(reference.reference()) {
+        place.warn(Reason::NotPermitted, referred::judged_by_others(&referred));
+        return None;
+    }
+    let found = match declaration.beyond_quota(reference.reference()) {
+        Some(referred) => Err((Reason::NotPermitted, quotas::beyond(&referred, declaration))),
+        None => found(reference, declaration).and_then(readable).map_err(|message| (Reason::RefNotFound, message)),
+    };
+    found.map_err(|(reason, message)| place.refuse_for(reason, message)).ok()
+}
+
+fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
+    let world = declaration.surroundings.world;
+    match either(reference.reference(), reference.file.as_ref(), "a Secret", declaration)? {
+        (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
+            let key = reference.key();
+            format!("{secret} has no short text under the key `{key}`: write which of its keys has the password")
+        }),
+        (None, Some(file)) => {
+            let Text { title, bytes } = Text::of_file(file, declaration.folder, world)?;
+            let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            Ok(Text { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
+        }
+        (None, None) => Err("it has neither name nor file: write the name of a Secret, or a file".into()),
+    }
+}
+
+fn readable(Text { title, bytes }: Text) -> Result<Password, String> {
+    const LONGEST: usize = 1024;
+
+    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains(|c: char| c.is_ascii_control()));
+    match text {
+        Some("") => Err(format!("{title} is empty: write a password there")),
+        Some(text) if text.len() <= LONGEST => Ok(Hidden::new(text.into())),
+        _ => Err(format!("{title} is not a password: write one line of at most {LONGEST} bytes")),
+    }
+}

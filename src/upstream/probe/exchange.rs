@@ -1,0 +1,40 @@
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout_at},
+};
+
+use super::{Connection, Failure, printable};
+use crate::model::Exchange;
+
+/// Sends, and reads until what is expected has come.
+pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadline: Instant) -> Result<(), Failure> {
+    let mut answer = Vec::new();
+    let wrong = |answer: &[u8], how: &str| {
+        let expected = printable(&exchange.expect);
+        let came = if answer.is_empty() { "nothing".into() } else { format!("`{}` and no more", printable(answer)) };
+        Err(Failure::unexpected(format!("answered {came}{how}, expected `{expected}`")))
+    };
+    let send = async {
+        connection.write_all(exchange.send.reveal()).await?;
+        connection.flush().await
+    };
+    let Ok(sent) = timeout_at(deadline, send).await else { return wrong(&answer, IN_TIME) };
+    sent?;
+    while !contains(&answer, &exchange.expect) {
+        match timeout_at(deadline, connection.read_buf(&mut answer)).await {
+            Ok(Ok(0)) => return wrong(&answer, ", then closed the connection"),
+            Ok(Ok(_)) => {}
+            // It closed without reading everything.
+            Ok(Err(_)) if !answer.is_empty() => return wrong(&answer, ""),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return wrong(&answer, IN_TIME),
+        }
+    }
+    Ok(())
+}
+
+const IN_TIME: &str = " in time";
+
+fn contains(answer: &[u8], expected: &[u8]) -> bool {
+    answer.windows(expected.len()).any(|part| part == expected)
+}

@@ -1,0 +1,187 @@
+//! Questions to endpoints, on connections of their own: never on the path of a client's connection, and never two to an
+//! endpoint at a time.
+
+mod bounded;
+mod exchange;
+mod grpc;
+mod http;
+mod mysql;
+mod postgres;
+mod redis;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod words;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tracing::warn;
+
+pub(super) use self::tls::TlsClient;
+use self::{bounded::Bounded, postgres::Encryption, words::printable};
+use super::{
+    dial::{dial, is_local},
+    endpoint::Endpoint,
+};
+use crate::model::{ActiveCheck, Probe, ProxyVersion, Role, Transport};
+
+/// What a probe found, or why it failed.
+pub(super) type Outcome = Result<(), String>;
+
+/// What is probed, and how.
+#[derive(Clone, PartialEq)]
+pub(super) struct Target {
+    pub address: SocketAddr,
+    pub check: Arc<ActiveCheck>,
+    /// The PROXY header that connections begin with.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// `None`: no TLS.
+    pub tls: Option<TlsClient>,
+}
+
+/// Probes at each interval, the first time after `delay`. `report` answers whether the endpoint is healthy now.
+///
+/// Failures that are not the target's are not reported.
+pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Outcome) -> bool) {
+    let check = &*target.check;
+    let (mut told, mut healthy) = (false, true);
+    sleep(delay).await;
+    loop {
+        let started = Instant::now();
+        let deadline = started + check.timeout;
+        match target.ask(deadline).await {
+            Ok(connection) => {
+                healthy = report(Ok(()));
+                let _ = timeout_at(deadline, close(connection)).await;
+            }
+            Err(Failure::Io(error)) if is_local(&error) => {
+                if !told {
+                    warn!(endpoint = %target.address, reason = %error, "cannot probe");
+                }
+                told = true;
+            }
+            Err(failure) => healthy = report(Err(failure.to_string())),
+        }
+        let interval = if healthy { check.interval } else { check.unhealthy_interval };
+        sleep_until(started + jittered(interval, check.jitter_percent)).await;
+    }
+}
+
+/// Why a probe failed.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came, and what was expected instead. What the endpoint said is in it only as [`printable`] text.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl Failure {
+    fn unexpected(sentence: impl Into<String>) -> Self {
+        Self::Unexpected(sentence.into())
+    }
+}
+
+type Connection = Box<dyn Stream>;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Target {
+    /// `None`: it is not to be probed.
+    pub fn of(endpoint: &Endpoint) -> Option<Self> {
+        let backend = endpoint.backend();
+        let check = backend.active_check.clone()?;
+        let address = endpoint.address();
+        let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
+        let tls = match (&check.probe, of_connections) {
+            (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address)),
+            (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
+            (_, Some(tls)) => Some(TlsClient::of(tls, None, address)),
+            (_, None) => None,
+        };
+        Some(Self { address, check, proxy_protocol: backend.proxy_protocol, tls })
+    }
+
+    /// A connection on which everything was as it should be.
+    async fn ask(&self, deadline: Instant) -> Result<Connection, Failure> {
+        let in_vain = || Failure::unexpected(format!("no answer within {:?}", self.check.timeout));
+        let mut connection = timeout_at(deadline, self.connect()).await.map_err(|_| in_vain())??;
+        if let Probe::Exchange(exchange) = &self.check.probe {
+            // It can tell what came until then.
+            exchange::ask(&mut connection, exchange, deadline).await?;
+            return Ok(connection);
+        }
+        timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| in_vain())?
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let own = self.address.port();
+        let port = self.check.port.map_or(own, |port| port.get());
+        let mut stream = dial(SocketAddr::new(self.address.ip(), port)).await?;
+        if matches!(self.check.probe, Probe::Tcp) {
+            return Ok(Box::new(stream));
+        }
+        if let Some(version) = self.proxy_protocol.filter(|_| port == own) {
+            stream.write_all(proxy_header(version)).await?;
+        }
+        let stream: Connection = Box::new(Bounded::new(stream));
+        match (&self.check.probe, &self.tls) {
+            // Its server speaks before TLS begins.
+            (Probe::MySql(_), _) | (_, None) => Ok(stream),
+            (_, Some(tls)) => tls.begin(stream).await,
+        }
+    }
+
+    async fn ask_on(&self, mut connection: Connection) -> Result<Connection, Failure> {
+        let tls = self.tls.as_ref();
+        let encryption = if tls.is_some() { Encryption::Tls } else { Encryption::None };
+        match &self.check.probe {
+            Probe::Tcp | Probe::Tls(_) | Probe::Exchange(_) => {}
+            Probe::Http(request) => http::ask(&mut connection, request, self.address).await?,
+            Probe::Grpc(health) => grpc::ask(&mut connection, health).await?,
+            Probe::Postgres(session) => connection = postgres::ask(connection, session.as_ref(), encryption).await?,
+            Probe::MySql(session) => connection = mysql::ask(connection, session, tls).await?,
+            Probe::Redis(session) => redis::ask(&mut connection, session).await?,
+        }
+        Ok(connection)
+    }
+}
+
+/// A connection that is nobody's: whoever expects a header learns that it is a probe.
+fn proxy_header(version: ProxyVersion) -> &'static [u8] {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
+        ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
+fn expect_role(is_replica: bool, expected: Role) -> Result<(), Failure> {
+    match (expected, is_replica) {
+        (Role::Primary, true) => Err(Failure::unexpected("is a replica, expected a primary")),
+        (Role::Replica, false) => Err(Failure::unexpected("is a primary, expected a replica")),
+        _ => Ok(()),
+    }
+}
+
+/// Says the end first and reads what the target has to say: closing with unread bytes would reset the connection, which
+/// servers that greet log as an error.
+async fn close(mut connection: Connection) {
+    let mut unread = [0; 512];
+    if connection.shutdown().await.is_ok() {
+        while connection.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+    }
+}
+
+/// So many percent more or less, so that probes of many endpoints do not stay in step.
+fn jittered(interval: Duration, percent: u8) -> Duration {
+    let most = f64::from(percent) / 100.0;
+    interval.mul_f64(1.0 - most + fastrand::f64() * 2.0 * most)
+}

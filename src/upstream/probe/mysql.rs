@@ -1,0 +1,129 @@
+//! MySQL and MariaDB: <https://dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html>.
+
+mod login;
+mod packet;
+
+use self::{
+    login::{Greeting, prove},
+    packet::{Packet, Packets},
+};
+use super::{Connection, Failure, TlsClient, expect_role, printable};
+use crate::model::{MySqlSession, Role};
+
+/// Logs in and asks for the role: a replica is what has to be read only. A connection that is left before a login counts
+/// against the host it is from, so there is none without an account.
+pub(super) async fn ask(
+    connection: Connection,
+    session: &MySqlSession,
+    tls: Option<&TlsClient>,
+) -> Result<Connection, Failure> {
+    let mut packets = Packets::new(connection);
+    let greeting = match packets.next().await?.answer()? {
+        Answer::Other(packet) => Greeting::read(&packet).ok_or_else(not_understood)?,
+        _ => return Err(not_understood()),
+    };
+    if let Some(tls) = tls {
+        if !greeting.offers_tls {
+            return Err(Failure::unexpected("it does not accept TLS, expected that it does"));
+        }
+        packets.answer(&login::tls_request()).await?;
+        packets.connection = tls.shake_hands(packets.connection).await?;
+    }
+    log_in(&mut packets, &greeting, session, tls.is_some()).await?;
+    let has_role = match session.role {
+        Role::Any => Ok(()),
+        role => expect_role(is_read_only(&mut packets).await?, role),
+    };
+    // The server counts those that leave without a word.
+    packets.say(&[packet::QUIT]).await?;
+    has_role?;
+    Ok(packets.connection)
+}
+
+async fn log_in(
+    packets: &mut Packets,
+    greeting: &Greeting,
+    session: &MySqlSession,
+    encrypted: bool,
+) -> Result<(), Failure> {
+    const FAST_ENOUGH: &[u8] = &[1, 3];
+    const IN_FULL: &[u8] = &[1, 4];
+
+    let password = session.password.as_ref().map(|password| password.reveal().as_bytes()).unwrap_or_default();
+    let with_first_guess = login::response(greeting, &session.user, password, encrypted);
+    packets.answer(&with_first_guess).await?;
+    loop {
+        match packets.next().await?.answer()? {
+            Answer::Ok => return Ok(()),
+            Answer::Switch(plugin, nonce) => {
+                let proof = prove(&plugin, password, &nonce);
+                packets.answer(&proof.ok_or_else(|| unknown_login(&plugin))?).await?;
+            }
+            Answer::Other(packet) => match &packet.0[..] {
+                FAST_ENOUGH => {}
+                IN_FULL if encrypted => packets.answer(&[password, b"\0"].concat()).await?,
+                IN_FULL => {
+                    return Err(Failure::unexpected("it asks for the whole password, which is sent over TLS only"));
+                }
+                _ => return Err(not_understood()),
+            },
+        }
+    }
+}
+
+async fn is_read_only(packets: &mut Packets) -> Result<bool, Failure> {
+    const ONE_COLUMN: &[u8] = &[1];
+
+    packets.say(&[&[packet::QUERY], &b"SELECT @@global.read_only"[..]].concat()).await?;
+    match packets.next().await?.answer()? {
+        Answer::Other(packet) if packet.0 == ONE_COLUMN => {}
+        _ => return Err(not_understood()),
+    }
+    // Its definition, and what ends those of all.
+    packets.next().await?;
+    packets.next().await?;
+    let row = packets.next().await?;
+    let value = row.0.get(1..).ok_or_else(not_understood)?;
+    packets.next().await?;
+    Ok(!matches!(value, b"0" | b"OFF"))
+}
+
+/// What a server may answer.
+enum Answer {
+    Ok,
+    /// Another kind of login, with its nonce.
+    Switch(String, Vec<u8>),
+    Other(Packet),
+}
+
+impl Packet {
+    fn answer(self) -> Result<Answer, Failure> {
+        match self.0.split_first() {
+            Some((0, _)) => Ok(Answer::Ok),
+            Some((0xfe, rest)) => {
+                let (plugin, nonce) = packet::until_nul(rest).ok_or_else(|| unknown_login("mysql_old_password"))?;
+                let nonce = nonce.strip_suffix(b"\0").unwrap_or(nonce);
+                Ok(Answer::Switch(printable(plugin), nonce.to_vec()))
+            }
+            Some((0xff, rest)) => Err(said(rest)),
+            _ => Ok(Answer::Other(self)),
+        }
+    }
+}
+
+/// What the server says is wrong: a number, perhaps a state of SQL, and words.
+fn said(error: &[u8]) -> Failure {
+    let words = error.get(2..).unwrap_or_default();
+    let words = words.strip_prefix(b"#").and_then(|words| words.get(5..)).unwrap_or(words);
+    Failure::unexpected(format!("it says: {}", printable(words)))
+}
+
+fn unknown_login(plugin: &str) -> Failure {
+    Failure::unexpected(format!(
+        "it asks for a login by {plugin}, expected mysql_native_password or caching_sha2_password"
+    ))
+}
+
+fn not_understood() -> Failure {
+    Failure::unexpected("its answer is not understood, expected MySQL")
+}

@@ -1,0 +1,205 @@
+//! PostgreSQL: <https://www.postgresql.org/docs/current/protocol.html>.
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::{
+    authentication::{
+        md5_hash,
+        sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+    },
+    message::{
+        backend::{ErrorResponseBody, Header, Message},
+        frontend,
+    },
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Connection, Failure, TlsClient, expect_role, printable};
+use crate::model::{Password, PostgresSession, Role};
+
+/// More than any message that is expected has.
+const LONGEST_MESSAGE: i32 = 16 << 10;
+
+/// Logs in as `session` says and asks for the role. Without an account, it only sees whether it is PostgreSQL that
+/// answers: anybody else's login would be one that failed.
+pub(super) async fn ask(
+    connection: Connection,
+    session: Option<&PostgresSession>,
+    encryption: Encryption,
+) -> Result<Connection, Failure> {
+    let Some(session) = session else { return recognise(connection, encryption).await };
+    let mut conversation = Conversation { connection, unread: BytesMut::new(), encryption };
+    conversation.log_in(session).await?;
+    let has_role = match session.role {
+        Role::Any => Ok(()),
+        role => expect_role(conversation.is_in_recovery().await?, role),
+    };
+    conversation
+        .say(|text| {
+            frontend::terminate(text);
+            Ok(())
+        })
+        .await?;
+    has_role?;
+    Ok(conversation.connection)
+}
+
+/// What the connection has been through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    None,
+    Tls,
+}
+
+async fn recognise(mut connection: Connection, encryption: Encryption) -> Result<Connection, Failure> {
+    // A server that is left after having agreed to TLS would log it.
+    match encryption == Encryption::None && offer_tls(&mut connection).await? {
+        true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
+        false => Ok(connection),
+    }
+}
+
+pub(super) async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
+    match offer_tls(connection).await? {
+        true => Ok(()),
+        false => Err(Failure::unexpected("it does not accept TLS, expected that it does")),
+    }
+}
+
+/// Whether the server accepts it.
+async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
+    let mut question = BytesMut::new();
+    frontend::ssl_request(&mut question);
+    connection.write_all(&question).await?;
+    connection.flush().await?;
+    // One byte and no more: what came with it would count as encrypted.
+    match connection.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        other => Err(Failure::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
+    }
+}
+
+struct Conversation {
+    connection: Connection,
+    unread: BytesMut,
+    encryption: Encryption,
+}
+
+impl Conversation {
+    async fn log_in(&mut self, session: &PostgresSession) -> Result<(), Failure> {
+        let parameters = [("user", &*session.user), ("database", &*session.database), ("application_name", "tcplb")];
+        self.say(|text| frontend::startup_message(parameters, text)).await?;
+        loop {
+            match self.next().await? {
+                Message::AuthenticationOk
+                | Message::ParameterStatus(_)
+                | Message::BackendKeyData(_)
+                | Message::NoticeResponse(_) => {}
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::AuthenticationCleartextPassword => {
+                    let password = password(session)?;
+                    if self.encryption == Encryption::None {
+                        return Err(Failure::unexpected(
+                            "it asks for the password in the clear, expected TLS or SCRAM",
+                        ));
+                    }
+                    self.say(|text| frontend::password_message(password.reveal().as_bytes(), text)).await?;
+                }
+                Message::AuthenticationMd5Password(body) => {
+                    let password = password(session)?.reveal().as_bytes();
+                    let hash = md5_hash(session.user.as_bytes(), password, body.salt());
+                    self.say(|text| frontend::password_message(hash.as_bytes(), text)).await?;
+                }
+                Message::AuthenticationSasl(body) => {
+                    if !body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256)).unwrap_or(false) {
+                        return Err(Failure::unexpected("it asks for a login of a kind that checks do not have"));
+                    }
+                    self.prove(password(session)?).await?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Shows that it knows the password, and has the server show the same.
+    async fn prove(&mut self, password: &Password) -> Result<(), Failure> {
+        let mut proof = ScramSha256::new(password.reveal().as_bytes(), ChannelBinding::unsupported());
+        self.say(|text| frontend::sasl_initial_response(SCRAM_SHA_256, proof.message(), text)).await?;
+        match self.next().await? {
+            Message::AuthenticationSaslContinue(body) => {
+                proof.update(body.data()).map_err(|_| not_understood())?;
+            }
+            other => return Err(unexpected(&other)),
+        }
+        self.say(|text| frontend::sasl_response(proof.message(), text)).await?;
+        match self.next().await? {
+            Message::AuthenticationSaslFinal(body) => {
+                proof.finish(body.data()).map_err(|_| Failure::unexpected("it does not know the password itself"))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn is_in_recovery(&mut self) -> Result<bool, Failure> {
+        self.say(|text| frontend::query("SELECT pg_catalog.pg_is_in_recovery()", text)).await?;
+        let mut answer = None;
+        loop {
+            match self.next().await? {
+                Message::DataRow(row) => answer = row.buffer().last().map(|last| *last == b't'),
+                Message::ReadyForQuery(_) => return answer.ok_or_else(not_understood),
+                Message::RowDescription(_)
+                | Message::CommandComplete(_)
+                | Message::ParameterStatus(_)
+                | Message::NoticeResponse(_) => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    async fn say(&mut self, write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<(), Failure> {
+        let mut text = BytesMut::new();
+        write(&mut text)?;
+        self.connection.write_all(&text).await?;
+        Ok(self.connection.flush().await?)
+    }
+
+    async fn next(&mut self) -> Result<Message, Failure> {
+        loop {
+            // The library would make room for a message of any length.
+            let header = Header::parse(&self.unread).map_err(|_| not_understood())?;
+            if header.is_some_and(|header| header.len() > LONGEST_MESSAGE) {
+                return Err(not_understood());
+            }
+            if let Some(message) = Message::parse(&mut self.unread).map_err(|_| not_understood())? {
+                return Ok(message);
+            }
+            if self.connection.read_buf(&mut self.unread).await? == 0 {
+                return Err(Failure::unexpected("closed the connection instead of an answer"));
+            }
+        }
+    }
+}
+
+fn password(session: &PostgresSession) -> Result<&Password, Failure> {
+    let asked = || Failure::unexpected(format!("it asks for a password of {}, and the check has none", session.user));
+    session.password.as_ref().ok_or_else(asked)
+}
+
+fn not_understood() -> Failure {
+    Failure::unexpected("its answer is not understood, expected PostgreSQL")
+}
+
+fn unexpected(message: &Message) -> Failure {
+    match message {
+        Message::ErrorResponse(body) => said(body).unwrap_or_else(not_understood),
+        _ => not_understood(),
+    }
+}
+
+/// What the server says is wrong.
+fn said(body: &ErrorResponseBody) -> Option<Failure> {
+    const MESSAGE: u8 = b'M';
+    let message = body.fields().find(|field| Ok(field.type_() == MESSAGE)).ok()??;
+    Some(Failure::unexpected(format!("it says: {}", printable(message.value_bytes()))))
+}

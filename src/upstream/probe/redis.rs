@@ -1,0 +1,74 @@
+//! Redis, as its serialization protocol says: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use super::{Connection, Failure, expect_role, printable};
+use crate::model::{RedisSession, Role};
+
+type Answers<'a> = BufReader<&'a mut Connection>;
+
+/// Logs in where there is a password, and asks for its role.
+pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> Result<(), Failure> {
+    let mut answers = BufReader::new(connection);
+    if let Some(password) = &session.password {
+        let user = session.user.iter().map(|user| &**user);
+        let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([&**password.reveal()]).collect();
+        match command(&mut answers, &words).await?.as_str() {
+            "+OK" => {}
+            // Its first word alone: some servers repeat what they were told, and that is the password.
+            wrong => {
+                let code = wrong.split(' ').next().unwrap_or_default();
+                return Err(Failure::unexpected(format!("the login was answered `{code}`, expected `+OK`")));
+            }
+        }
+    }
+    match command(&mut answers, &["PING"]).await?.as_str() {
+        "+PONG" => {}
+        // It is up, and does not tell strangers more.
+        answer if answer.starts_with("-NOAUTH") && session.password.is_none() && session.role == Role::Any => {
+            return Ok(());
+        }
+        wrong => return Err(Failure::unexpected(format!("answered `{wrong}`, expected `+PONG`"))),
+    }
+    if session.role == Role::Any {
+        return Ok(());
+    }
+    let first = command(&mut answers, &["ROLE"]).await?;
+    if !first.starts_with('*') {
+        return Err(Failure::unexpected(format!("answered `{first}`, expected its role")));
+    }
+    line(&mut answers).await?;
+    match line(&mut answers).await?.as_str() {
+        "master" => expect_role(false, session.role),
+        "slave" => expect_role(true, session.role),
+        other => Err(Failure::unexpected(format!("is a `{other}`, expected {}", expected(session.role)))),
+    }
+}
+
+fn expected(role: Role) -> &'static str {
+    match role {
+        Role::Any => "any server",
+        Role::Primary => "a primary",
+        Role::Replica => "a replica",
+    }
+}
+
+/// The first line of what a command is answered.
+async fn command(answers: &mut Answers<'_>, words: &[&str]) -> Result<String, Failure> {
+    let mut text = format!("*{}\r\n", words.len());
+    for word in words {
+        text += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    answers.write_all(text.as_bytes()).await?;
+    answers.flush().await?;
+    line(answers).await
+}
+
+async fn line(answers: &mut Answers<'_>) -> Result<String, Failure> {
+    let mut line = Vec::new();
+    answers.read_until(b'\n', &mut line).await?;
+    match line.strip_suffix(b"\n") {
+        Some(line) => Ok(printable(line)),
+        None => Err(Failure::unexpected(format!("closed the connection after `{}`", printable(&line)))),
+    }
+}

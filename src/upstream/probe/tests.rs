@@ -1,0 +1,315 @@
+use std::{
+    net::Ipv4Addr,
+    num::NonZeroU16,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use proptest::prelude::*;
+use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn check(probe: Probe) -> ActiveCheck {
+    let one = NonZeroU16::MIN;
+    ActiveCheck {
+        probe,
+        port: None,
+        transport: Transport::AsConnections,
+        interval: Duration::from_millis(5),
+        unhealthy_interval: Duration::from_millis(5),
+        jitter_percent: 0,
+        timeout: PATIENCE,
+        healthy_after: one,
+        unhealthy_after: one,
+    }
+}
+
+fn target(address: SocketAddr, probe: Probe) -> Target {
+    Target { address, check: Arc::new(check(probe)), proxy_protocol: None, tls: None }
+}
+
+/// A server that takes each of `told` for itself, in turn, and says what is beside it; then it ends its direction, and
+/// reads what comes. It is gone when this is dropped.
+struct Scripted {
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Scripted {
+    async fn new(lines: &[(&'static [u8], &'static [u8])]) -> Self {
+        let (listener, lines) = (TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), lines.to_vec());
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                for (told, said) in &lines {
+                    let mut heard = vec![0; told.len()];
+                    if stream.read_exact(&mut heard).await.is_err() {
+                        break;
+                    }
+                    assert_eq!(heard.escape_ascii().to_string(), told.escape_ascii().to_string());
+                    stream.write_all(said).await.unwrap();
+                }
+                let _ = stream.shutdown().await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+        Self { address, _task: AbortOnDropHandle::new(task) }
+    }
+}
+
+/// What one probe of such a server finds.
+async fn found(probe: Probe, lines: &[(&'static [u8], &'static [u8])]) -> Outcome {
+    let server = Scripted::new(lines).await;
+    asked(target(server.address, probe)).await
+}
+
+async fn asked(target: Target) -> Outcome {
+    target.ask(Instant::now() + target.check.timeout).await.map(drop).map_err(|failure| failure.to_string())
+}
+
+fn expect(send: &'static [u8], expect: &'static [u8]) -> Probe {
+    Probe::Exchange(Exchange { send: Hidden::new(send.into()), expect: expect.into() })
+}
+
+fn password(text: &str) -> Option<Password> {
+    Some(Hidden::new(text.into()))
+}
+
+fn redis(password: Option<Password>, role: Role) -> Probe {
+    Probe::Redis(RedisSession { user: None, password, role })
+}
+
+#[tokio::test]
+async fn an_exchange_passes_when_what_is_expected_has_come() {
+    const PING: &[u8] = b"PING\r\n";
+    for (probe, lines, expected) in [
+        (expect(PING, b"+PONG"), &[(PING, &b"+PONG\r\n"[..])][..], ""),
+        (expect(b"", b"220 "), &[(b"", b"220 ready\r\n")], ""),
+        (expect(PING, b"N"), &[(PING, b"+PO"), (b"", b"NG")], ""),
+        (expect(PING, b"+PONG"), &[(PING, b"")], "answered nothing, then closed the connection, expected `+PONG`"),
+        (
+            expect(PING, b"+PONG"),
+            &[(PING, b"-LOADING \x1b[1m\r\n")],
+            r"answered `-LOADING \x1b[1m` and no more, then closed the connection, expected `+PONG`",
+        ),
+    ] {
+        assert_eq!(found(probe, lines).await.err().unwrap_or_default(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_is_not_answered_ends_at_its_timeout_and_says_what_came() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"wait").await.unwrap();
+            open.push(stream);
+        }
+    }));
+    let session = PostgresSession { user: "u".into(), password: None, database: "d".into(), role: Role::Any };
+    for (probe, expected) in [
+        (expect(b"", b"ready"), "answered `wait` and no more in time, expected `ready`"),
+        (Probe::Redis(RedisSession { user: None, password: None, role: Role::Any }), "no answer within 100ms"),
+        (Probe::Postgres(Some(session)), "no answer within 100ms"),
+        (Probe::Tls(None), "TLS handshake: received corrupt message of type InvalidContentType"),
+    ] {
+        let mut target = target(address, probe);
+        Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
+        if matches!(target.check.probe, Probe::Tls(_)) {
+            target.tls = Some(TlsClient::that_takes_anyone(None));
+        }
+        let outcome = timeout(PATIENCE, asked(target)).await.expect("it ends");
+        assert_eq!(outcome.unwrap_err(), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_fails_and_takes_no_more_than_its_bound() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.write_all(&[b'x'; 1024]).await.is_ok() {
+                counted.fetch_add(1024, SeqCst);
+            }
+        }
+    }));
+    let http = HttpRequest { path: PATH, headers: Vec::new(), statuses: vec![200..=200] };
+    for probe in [
+        expect(b"", b"ready"),
+        redis(None, Role::Any),
+        Probe::Http(http),
+        Probe::Grpc(GrpcHealth { service: "".into() }),
+        Probe::MySql(MySqlSession { user: "u".into(), password: None, role: Role::Any }),
+    ] {
+        let outcome = timeout(PATIENCE, asked(target(address, probe))).await.expect("it ends before its timeout");
+        assert!(outcome.is_err());
+    }
+}
+
+const PATH: hyper::http::uri::PathAndQuery = hyper::http::uri::PathAndQuery::from_static("/primary");
+
+#[tokio::test]
+async fn a_status_passes_if_it_is_one_of_the_expected() {
+    const ASKED: &[u8] = b"GET /primary HTTP/1.1\r\nhost: db:8008\r\n";
+    for (status, expected) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..], ""),
+        (b"HTTP/1.0 204 None\r\n\r\n", ""),
+        (b"HTTP/1.1 503 Unavailable\r\ncontent-length: 3\r\n\r\nno!", "HTTP status 503, expected 200 or 204-299"),
+        (b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", "HTTP status 302, expected 200 or 204-299"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "HTTP: invalid HTTP version parsed"),
+        (b"", "HTTP: connection closed before message completed"),
+    ] {
+        let request = HttpRequest {
+            path: PATH,
+            headers: vec![(hyper::header::HOST, "db:8008".parse().unwrap())],
+            statuses: vec![200..=200, 204..=299],
+        };
+        assert_eq!(found(Probe::Http(request), &[(ASKED, status)]).await.err().unwrap_or_default(), expected);
+    }
+}
+
+#[tokio::test]
+async fn redis_is_up_or_has_a_role() {
+    const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+    const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
+    const AUTH: &[u8] = b"*2\r\n$4\r\nAUTH\r\n$6\r\nsesame\r\n";
+    const PONG: &[u8] = b"+PONG\r\n";
+    const MASTER: &[u8] = b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n";
+    const REPLICA: &[u8] = b"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:1\r\n$9\r\nconnected\r\n:0\r\n";
+    for (probe, lines, expected) in [
+        (redis(None, Role::Any), &[(PING, PONG)][..], ""),
+        (redis(None, Role::Any), &[(PING, b"-NOAUTH Authentication required.\r\n")], ""),
+        (
+            redis(None, Role::Primary),
+            &[(PING, b"-NOAUTH Authentication required.\r\n")],
+            "answered `-NOAUTH Authentication required.`, expected `+PONG`",
+        ),
+        (
+            redis(None, Role::Any),
+            &[(PING, b"-MASTERDOWN Link with MASTER is down\r\n")],
+            "answered `-MASTERDOWN Link with MASTER is down`, expected `+PONG`",
+        ),
+        (redis(password("sesame"), Role::Any), &[(AUTH, b"+OK\r\n"), (PING, PONG)], ""),
+        (
+            redis(password("sesame"), Role::Any),
+            &[(AUTH, b"-ERR unknown command 'AUTH', with args beginning with: 'sesame'\r\n")],
+            "the login was answered `-ERR`, expected `+OK`",
+        ),
+        (redis(None, Role::Primary), &[(PING, PONG), (ROLE, MASTER)], ""),
+        (redis(None, Role::Replica), &[(PING, PONG), (ROLE, REPLICA)], ""),
+        (redis(None, Role::Primary), &[(PING, PONG), (ROLE, REPLICA)], "is a replica, expected a primary"),
+        (redis(None, Role::Replica), &[(PING, PONG), (ROLE, MASTER)], "is a primary, expected a replica"),
+        (
+            redis(None, Role::Primary),
+            &[(PING, PONG), (ROLE, b"*2\r\n$8\r\nsentinel\r\n*0\r\n")],
+            "is a `sentinel`, expected a primary",
+        ),
+        (redis(None, Role::Any), &[(PING, b"+PO")], "closed the connection after `+PO`"),
+    ] {
+        assert_eq!(found(probe, lines).await.err().unwrap_or_default(), expected);
+    }
+}
+
+#[tokio::test]
+async fn postgresql_is_recognised_without_an_account() {
+    const QUESTION: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+    let any = || Probe::Postgres(None);
+    assert_eq!(found(any(), &[(QUESTION, b"N")]).await, Ok(()));
+    let wrong = found(any(), &[(QUESTION, b"H")]).await.unwrap_err();
+    assert_eq!(wrong, "answered `H`, expected PostgreSQL");
+    assert!(found(any(), &[(QUESTION, b"")]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_password_is_not_given_away_in_the_clear() {
+    const STARTUP: &[u8] = b"\0\0\0\x32\0\x03\0\0user\0u\0database\0d\0application_name\0tcplb\0\0";
+    let session = |password| {
+        Probe::Postgres(Some(PostgresSession { user: "u".into(), password, database: "d".into(), role: Role::Any }))
+    };
+    let in_the_clear = &[(STARTUP, &b"R\0\0\0\x08\0\0\0\x03"[..])];
+    let outcome = found(session(password("sesame")), in_the_clear).await;
+    assert_eq!(outcome.unwrap_err(), "it asks for the password in the clear, expected TLS or SCRAM");
+    let outcome = found(session(None), in_the_clear).await;
+    assert_eq!(outcome.unwrap_err(), "it asks for a password of u, and the check has none");
+    let refused = &[(STARTUP, &b"E\0\0\0\x27SFATAL\0C57P03\0Mthe system is down\0\0"[..])];
+    assert_eq!(found(session(None), refused).await.unwrap_err(), "it says: the system is down");
+}
+
+#[tokio::test]
+async fn whoever_expects_a_proxy_header_gets_one_of_nobodys() {
+    for (version, header) in
+        [(ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]), (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")]
+    {
+        let server = Scripted::new(&[(header, b""), (b"PING", b"PONG")]).await;
+        let target = Target { proxy_protocol: Some(version), ..target(server.address, expect(b"PING", b"PONG")) };
+        assert_eq!(asked(target.clone()).await, Ok(()));
+        let other = Scripted::new(&[(b"PING", b"PONG")]).await;
+        let mut elsewhere = target;
+        Arc::make_mut(&mut elsewhere.check).port = NonZeroU16::new(other.address.port());
+        assert_eq!(asked(elsewhere).await, Ok(()), "but not on another port");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_unhealthy_is_probed_at_an_interval_of_its_own() {
+    let (told, mut times) = tokio::sync::mpsc::unbounded_channel();
+    let begun = Instant::now();
+    let mut target = target(([127, 0, 0, 1], 1).into(), Probe::Tcp);
+    let check = Arc::make_mut(&mut target.check);
+    check.interval = Duration::from_secs(60);
+    check.unhealthy_interval = Duration::from_secs(1);
+    let report = move |_| {
+        let since = begun.elapsed().as_secs();
+        told.send(since).unwrap();
+        !(60..=62).contains(&since)
+    };
+    let _probing = AbortOnDropHandle::new(tokio::spawn(probe(target, Duration::ZERO, report)));
+    for expected in [0, 60, 61, 62, 63, 123] {
+        assert_eq!(times.recv().await, Some(expected));
+    }
+}
+
+#[test]
+fn intervals_vary_by_no_more_than_the_jitter() {
+    let interval = Duration::from_secs(10);
+    let all: Vec<_> = (0..1000).map(|_| jittered(interval, 10)).collect();
+    assert!(all.iter().all(|jittered| (9.0..=11.0).contains(&jittered.as_secs_f64())));
+    assert!(all.iter().any(|jittered| *jittered < interval) && all.iter().any(|jittered| *jittered > interval));
+    assert_eq!(jittered(interval, 0), interval);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever a server says, a probe ends without a panic, and its reason is short and printable.
+    #[test]
+    fn any_answer_is_an_answer(answer in prop::collection::vec(any::<u8>(), 0..200), kind in 0..7) {
+        let session = MySqlSession { user: "u".into(), password: password("p"), role: Role::Primary };
+        let postgres =
+            PostgresSession { user: "u".into(), password: password("p"), database: "d".into(), role: Role::Primary };
+        let probe = match kind {
+            0 => expect(b"", b"expected"),
+            1 => Probe::Http(HttpRequest { path: PATH, headers: Vec::new(), statuses: vec![200..=200] }),
+            2 => Probe::Grpc(GrpcHealth { service: "".into() }),
+            3 => Probe::Postgres(Some(postgres)),
+            4 => Probe::Postgres(None),
+            5 => Probe::MySql(session),
+            _ => redis(password("p"), Role::Primary),
+        };
+        let outcome = Runtime::new().unwrap().block_on(async {
+            let answer: &'static [u8] = answer.leak();
+            timeout(PATIENCE, found(probe, &[(b"", answer)])).await
+        });
+        let reason = outcome.expect("it ends").err().unwrap_or_default();
+        prop_assert!(reason.len() < 700 && !reason.contains(|c: char| c.is_control()), "{reason:?}");
+    }
+}

@@ -1,0 +1,81 @@
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, LazyLock},
+};
+
+use rustls::{ClientConfig, client::Resumption, crypto::aws_lc_rs, pki_types::ServerName};
+use tokio_rustls::TlsConnector;
+
+use super::{Connection, Failure, postgres, printable};
+use crate::{
+    model::{AnyCertificate, BackendTls, StartTls},
+    upstream::is_local,
+};
+
+/// How a server is asked for TLS, and verified.
+#[derive(Clone)]
+pub(in crate::upstream) struct TlsClient {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    start_tls: Option<StartTls>,
+}
+
+impl PartialEq for TlsClient {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name && self.start_tls == other.start_tls
+    }
+}
+
+impl TlsClient {
+    /// As connections to the backend do. Another `name` may be asked for.
+    pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
+        let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
+        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls }
+    }
+
+    /// For probes that want no more than a handshake, from a server that clients verify for themselves.
+    pub fn that_takes_anyone(name: Option<&ServerName<'static>>) -> Self {
+        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(that_takes_anyone()));
+        Self {
+            config: CONFIG.clone(),
+            name: name.cloned().unwrap_or_else(|| nobody(Ipv4Addr::UNSPECIFIED.into())),
+            start_tls: None,
+        }
+    }
+
+    /// TLS from the start, or from where the backend is asked for it.
+    pub(super) async fn begin(&self, mut connection: Connection) -> Result<Connection, Failure> {
+        if self.start_tls == Some(StartTls::Postgres) {
+            postgres::ask_for_tls(&mut connection).await?;
+        }
+        self.shake_hands(connection).await
+    }
+
+    pub(super) async fn shake_hands(&self, connection: Connection) -> Result<Connection, Failure> {
+        let connected = TlsConnector::from(self.config.clone()).connect(self.name.clone(), connection).await;
+        let stream = connected.map_err(|error| match is_local(&error) {
+            true => Failure::Io(error),
+            false => Failure::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes()))),
+        })?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// An address in place of a name is not asked for.
+fn nobody(to: IpAddr) -> ServerName<'static> {
+    ServerName::IpAddress(to.into())
+}
+
+fn that_takes_anyone() -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(AnyCertificate::new(&provider));
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has what these versions need")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    // What is to be seen is a whole handshake.
+    config.resumption = Resumption::disabled();
+    config
+}

@@ -1,0 +1,87 @@
+//! Checks that speak to real servers, and what the servers say of them.
+
+mod grpc;
+mod mariadb;
+mod openssl;
+mod postgres;
+mod redis;
+mod web;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{Folder, Tcplb, free_address, manifest, wait_until};
+
+/// A load balancer whose endpoints are probed.
+struct Checked {
+    address: SocketAddr,
+    tcplb: Tcplb,
+    folder: Folder,
+}
+
+/// Enough for a login by SCRAM in a program that is not optimised, and others beside it.
+const INTERVAL: Duration = Duration::from_millis(400);
+const THRESHOLD: u32 = 2;
+
+impl Checked {
+    /// `check` is the rest of `healthCheck.active`.
+    fn new(endpoints: &[SocketAddr], check: &str) -> Self {
+        Self::with(endpoints, check, "", &[])
+    }
+
+    /// With more of the spec, and files beside it.
+    fn with(endpoints: &[SocketAddr], check: &str, more: &str, files: &[(&str, &str)]) -> Self {
+        let (address, folder) = (free_address(), Folder::new());
+        for (name, text) in files {
+            folder.write(name, text);
+        }
+        let pace = format!(
+            "interval: {INTERVAL:?}, timeout: {INTERVAL:?}, healthyAfter: {THRESHOLD}, unhealthyAfter: {THRESHOLD}"
+        );
+        // Nothing but the checks decides.
+        let passive = "passive: {maxEjectedPercent: 0}";
+        let health = format!("healthCheck: {{active: {{{pace}, {check}}}, {passive}}}\n{more}");
+        let path = folder.write("checked.yaml", &manifest("checked", address.port(), endpoints, &health));
+        Self { address, tcplb: Tcplb::standalone(&[&path]).ready(), folder }
+    }
+
+    fn usable(&self, endpoint: SocketAddr) -> bool {
+        self.tcplb.metric("tcplb_endpoint_usable", &[&format!("endpoint=\"{endpoint}\"")]) == 1.0
+    }
+
+    /// Waits until connections go to these and no others.
+    fn goes_to(&self, endpoints: &[SocketAddr]) {
+        wait_until(&format!("connections go to {endpoints:?}"), || {
+            let all = self.tcplb.metric("tcplb_endpoint_usable", &[]);
+            all == endpoints.len() as f64 && endpoints.iter().all(|endpoint| self.usable(*endpoint))
+        });
+    }
+
+    /// Waits until there have been so many more of these.
+    fn has_probed(&self, result: &str, count: u32) {
+        let label = format!("result=\"{result}\"");
+        let probes = || self.tcplb.metric("tcplb_endpoint_probes_total", &[&label]);
+        let wanted = probes() + f64::from(count);
+        wait_until(&format!("{count} probes have {result}"), || probes() >= wanted);
+    }
+
+    fn last_failure(&self) -> String {
+        let snapshot = self.tcplb.snapshot();
+        let endpoints = snapshot["loadBalancers"][0]["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().filter_map(|endpoint| endpoint["lastFailure"].as_str()).collect()
+    }
+
+    fn fails_saying(&self, reason: &str) {
+        wait_until(&format!("a probe fails, and says `{reason}`"), || self.last_failure().contains(reason));
+    }
+}
+
+/// How long something takes until a change of roles is known everywhere: as many probes as it takes, and one that had
+/// begun, each with its jitter; and some time for a machine with much to do.
+fn in_time(begun: Instant) {
+    let most = (INTERVAL.mul_f64(1.1) + INTERVAL) * (THRESHOLD + 1) + Duration::from_secs(2);
+    let took = begun.elapsed();
+    assert!(took <= most, "{took:?}");
+}

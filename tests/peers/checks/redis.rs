@@ -1,0 +1,80 @@
+use std::time::Instant;
+
+use super::{Checked, in_time};
+use crate::{
+    harness::{free_address, wait_until},
+    needs,
+    redis::{Redis, ask},
+};
+
+#[test]
+fn writes_follow_the_primary_when_two_redis_servers_change_their_roles() {
+    needs!("redis-server", "redis-cli");
+    let [one, other] = [(); 2].map(|()| Redis::start(free_address()));
+    let become_replica = |of: &str| {
+        let (replica, primary) = if of == "one" { (&other, &one) } else { (&one, &other) };
+        assert_eq!(ask(primary.address, &["REPLICAOF", "NO", "ONE"]), "OK\n");
+        assert_eq!(ask(replica.address, &["REPLICAOF", "127.0.0.1", &primary.address.port().to_string()]), "OK\n");
+        wait_until("the replica follows", || ask(replica.address, &["INFO", "replication"]).contains("link_status:up"));
+    };
+    become_replica("one");
+    let both = [one.address, other.address];
+    let writes = Checked::new(&both, "type: Redis, redis: {role: Primary}");
+    let reads = Checked::new(&both, "type: Redis, redis: {role: Replica}");
+    let all = Checked::new(&both, "type: Redis");
+    let expect = |primary: &Redis, replica: &Redis| {
+        let begun = Instant::now();
+        writes.goes_to(&[primary.address]);
+        reads.goes_to(&[replica.address]);
+        in_time(begun);
+        all.goes_to(&both);
+        for _ in 0..4 {
+            assert_eq!(ask(writes.address, &["SET", "key", "value"]), "OK\n");
+            assert!(ask(reads.address, &["SET", "key", "value"]).contains("READONLY"));
+        }
+    };
+    expect(&one, &other);
+    assert!(writes.last_failure().contains("is a replica, expected a primary"), "{}", writes.last_failure());
+    become_replica("other");
+    expect(&other, &one);
+    assert!(reads.last_failure().contains("is a primary, expected a replica"), "{}", reads.last_failure());
+}
+
+#[test]
+fn a_replica_gets_no_connection_before_its_role_is_known() {
+    needs!("redis-server", "redis-cli");
+    let primary = Redis::start(free_address());
+    let port = primary.address.port().to_string();
+    let replica = Redis::start_with(free_address(), &["--replicaof", "127.0.0.1", &port]);
+    let writes = Checked::new(&[replica.address], "type: Redis, redis: {role: Primary}");
+    for _ in 0..20 {
+        let answer = ask(writes.address, &["SET", "key", "value"]);
+        assert!(!answer.contains("READONLY"), "{answer}");
+    }
+    let connections = writes.tcplb.metric("tcplb_endpoint_connections_total", &[]);
+    assert_eq!(connections, 0.0);
+}
+
+#[test]
+fn logins_of_checks_do_not_fail() {
+    needs!("redis-server", "redis-cli");
+    let user = ["--user", "tcplb", "on", ">sesame", "-@all", "+ping", "+role"];
+    let redis = Redis::start_with(free_address(), &[&["--requirepass", "root"][..], &user].concat());
+    let password = &[("password", "sesame\n")];
+    let check = "type: Redis, redis: {role: Primary, user: tcplb, passwordRef: {file: password}}";
+    let known = Checked::with(&[redis.address], check, "", password);
+    let stranger = Checked::new(&[redis.address], "type: Redis");
+    known.goes_to(&[redis.address]);
+    stranger.goes_to(&[redis.address]);
+    known.has_probed("passed", 10);
+    stranger.has_probed("passed", 10);
+    let refused = || ask(redis.address, &["--no-auth-warning", "-a", "root", "ACL", "LOG"]);
+    assert_eq!(refused().trim(), "");
+
+    let wrong = Checked::with(&[redis.address], check, "", &[("password", "wrong")]);
+    wrong.fails_saying("the login was answered `-WRONGPASS`");
+    assert!(refused().contains("tcplb"), "what is refused is in that log");
+    assert!(!wrong.usable(redis.address));
+    let told = format!("{}{}{}", wrong.tcplb.snapshot(), known.tcplb.snapshot(), known.tcplb.output());
+    assert!(!told.contains("sesame"), "{told}");
+}
