@@ -5,6 +5,7 @@ mod clients;
 mod failover;
 mod rebalancing;
 mod server;
+mod slow_start;
 
 use std::{
     fs,
@@ -36,6 +37,8 @@ pub enum Picture {
     Failover,
     /// A fourth endpoint joins three with 5,000 connections.
     Rebalancing,
+    /// A server comes back among three.
+    SlowStart,
 }
 
 /// Draws a picture from a run of this program.
@@ -47,6 +50,9 @@ pub async fn show(picture: Picture, program: &Path, docs: &Path) -> Result<()> {
         Picture::Failover => failover::run(program, &folder).await.map(|(chart, figures)| ("failover", chart, figures)),
         Picture::Rebalancing => {
             rebalancing::run(program, &folder).await.map(|(chart, figures)| ("rebalancing", chart, figures))
+        }
+        Picture::SlowStart => {
+            slow_start::run(program, &folder).await.map(|(chart, figures)| ("slow-start", chart, figures))
         }
     }?;
     let path = docs.join(name).with_extension("svg");
