@@ -37,7 +37,7 @@ pub enum Picture {
     Failover,
     /// A fourth endpoint joins three with 5,000 connections.
     Rebalancing,
-    /// One of three servers starts when the others already serve.
+    /// A server comes back among three.
     SlowStart,
 }
 
