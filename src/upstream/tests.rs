@@ -200,6 +200,30 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
 }
 
 #[tokio::test]
+async fn shares_are_compared_among_those_that_the_same_routes_lead_to() {
+    let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut settings = settings(addresses);
+    let names: [Arc<str>; 2] = ["one".into(), "two".into()];
+    settings.backends = backends(["one", "two"]);
+    for (endpoint, backend) in settings.endpoints.iter_mut().zip([0, 0, 1]) {
+        endpoint.key.backend = names[backend].clone();
+    }
+    let (_upstreams, upstream) = start(settings, 0);
+    let groups = || -> Vec<Vec<u16>> {
+        let ports = |group: rebalance::Group| group.iter().map(|sharer| sharer.endpoint.address().port()).collect();
+        upstream.groups().into_iter().map(ports).collect()
+    };
+    let all = upstream.subset(&Backends::All);
+    assert_eq!(groups(), [vec![1, 2, 3]]);
+    let one = upstream.subset(&Backends::Of(names[..1].into()));
+    assert_eq!(groups(), [vec![3], vec![1, 2]], "some connections are for the first two only");
+    drop(all);
+    assert_eq!(groups(), [vec![1, 2]], "nothing leads to the third");
+    drop(one);
+    assert!(groups().is_empty());
+}
+
+#[tokio::test]
 async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addresses() {
     let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let (mut upstreams, upstream) = start(settings(addresses), 0);
