@@ -102,6 +102,12 @@ pub struct Run {
     /// How long to go on accepting after SIGTERM, so that whatever sends connections here learns of it.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub shutdown_delay: api::Duration,
+    /// The node that this process runs on, for load balancers that prefer what is near.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
+    /// The zone that this process runs in. Default: in a cluster, that of its node as EndpointSlices tell it.
+    #[arg(long, value_name = "NAME", env = "NODE_ZONE")]
+    pub zone: Option<String>,
     /// The longest time that open connections may go on after that, whatever drain.shutdown.after says.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub max_drain: api::Duration,

@@ -81,6 +81,8 @@ pub struct Member {
     pub in_service: bool,
     /// How much of its weight counts, in percent: less than 100 while it starts slowly.
     pub share: u32,
+    /// Preferred since it is near this process.
+    pub near: bool,
     pub healthy: bool,
     /// How it is probed; absent: it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,6 +179,7 @@ fn member(endpoint: &Endpoint) -> Member {
         usable: endpoint.usable(),
         in_service: endpoint.in_service(),
         share: endpoint.share(),
+        near: endpoint.near(),
         healthy: state.healthy,
         check: check(endpoint),
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),

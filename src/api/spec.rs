@@ -7,6 +7,7 @@ mod connection;
 mod drain;
 mod health;
 mod listener;
+mod rebalance;
 mod service;
 mod tls;
 
@@ -18,6 +19,7 @@ pub use drain::*;
 pub use health::*;
 use kube::{CustomResource, KubeSchema};
 pub use listener::*;
+pub use rebalance::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use service::*;
@@ -92,6 +94,10 @@ pub const DEFAULT_CLASS: &str = "tcplb";
          (has(l.limits) && has(l.limits.maxConnectionsPerSource)) || \
          (has(l.limits) && has(l.limits.newConnectionsPerSource))))",
     ),
+    validation = Rule::new("!has(self.rebalance) || !has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev'")
+        .message("with algorithm Maglev clients come back to the endpoint they were closed at: leave `rebalance` out, or \
+                  write another algorithm")
+        .field_path(".rebalance"),
     validation = rules::unless_addresses_are_nodes(
         "Maglev goes",
         "!has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
@@ -152,6 +158,10 @@ pub struct TcpLoadBalancerSpec {
     /// What happens to open connections when what they go through goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Spreads connections that last anew when endpoints have more than their share. Absent: connections stay where they
+    /// are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 impl TcpLoadBalancerSpec {

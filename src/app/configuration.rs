@@ -17,7 +17,7 @@ use crate::{
     controller::Observed,
     model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
     proxy::Proxy,
-    source::{Names, Settle, World, resolve},
+    source::{Names, Place, Settle, World, resolve},
     state::{Configuration, State},
     translate::{Problem, Severity, translate},
 };
@@ -34,6 +34,7 @@ const MOST_TOLD: usize = 50;
 /// Makes snapshots of what the source and DNS say, and tells what is wrong.
 pub struct Compiler {
     source: Source,
+    place: Place,
     names: Names,
     world: Arc<World>,
     last: Arc<Snapshot>,
@@ -43,9 +44,10 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    pub fn new(source: Source, state: Arc<State>) -> Self {
+    pub fn new(source: Source, place: Place, state: Arc<State>) -> Self {
         Self {
             source,
+            place,
             names: Names::start(resolve),
             world: Arc::default(),
             last: Arc::default(),
@@ -63,7 +65,7 @@ impl Compiler {
     /// Reads everything anew and compiles it.
     pub async fn compile(&mut self) -> Arc<Snapshot> {
         if let Some(world) = self.source.read().await {
-            self.world = Arc::new(world);
+            self.world = Arc::new(World { place: Some(self.place.clone()), ..world });
         }
         self.names.want(self.world.names_wanted());
         // What is one tenant's is not to hold up the others.
@@ -269,7 +271,7 @@ mod tests {
             Arc::new(world)
         };
         let source = Source::files(Files::new(vec![])).unwrap();
-        let mut compiler = Compiler::new(source, Arc::default());
+        let mut compiler = Compiler::new(source, Place::default(), Arc::default());
         compiler.world = world(&format!("{LOAD_BALANCER}{SERVICE}"));
         assert_eq!(compiler.translate().next_to_go(), None);
         compiler.world = world(LOAD_BALANCER);

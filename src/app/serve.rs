@@ -31,6 +31,7 @@ use crate::{
     descriptors,
     model::{Report, Snapshot},
     proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
+    source::Place,
     state::State,
     takeover::{self, Inheritance, Offer, Successor},
 };
@@ -70,6 +71,12 @@ pub struct Leading {
     pub settings: Settings,
 }
 
+/// Where the process runs. A variable of the environment that is empty says nothing.
+fn place(run: &Run) -> Place {
+    let known = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
+    Place { node: known(&run.node), zone: known(&run.zone) }
+}
+
 /// Serves until a signal or a successor ends it.
 ///
 /// # Errors
@@ -102,7 +109,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         admin.open(&proxy, &state)?;
     }
 
-    let mut compiler = Compiler::new(source, state.clone());
+    let mut compiler = Compiler::new(source, place(run), state.clone());
     let first = async {
         let first = compiler.compile().await;
         first_report(&proxy, first.clone()).await.map(|report| (first, report))

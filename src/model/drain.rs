@@ -18,6 +18,20 @@ pub struct Close {
     pub max_per_second: Option<NonZeroU32>,
 }
 
+/// How connections that last are spread anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebalance {
+    /// How far an endpoint may be above its share.
+    pub max_imbalance_percent: u16,
+    pub max_closes_per_minute: NonZeroU32,
+    /// Younger connections stay.
+    #[serde(serialize_with = "duration::required::serialize")]
+    pub min_age: Duration,
+    /// Only connections that are silent are closed.
+    pub idle_only: bool,
+}
+
 /// What happens to the connections of endpoints that get no more of them. `None`: they are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -22,7 +22,7 @@ pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
 };
-pub use drain::{Close, Departure, EndpointDrain, ListenerDrain};
+pub use drain::{Close, Departure, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
@@ -34,6 +34,6 @@ pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
-    Algorithm, Backend, Balancing, Connect, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,
+    Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,
     ProxyVersion, StableId, Unready, Upstream, Weight,
 };

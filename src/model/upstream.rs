@@ -10,7 +10,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive};
+use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +32,9 @@ pub struct Upstream {
     /// TCP keepalive on the backend's side.
     pub keepalive: Option<Keepalive>,
     pub drain: EndpointDrain,
+    /// `None`: connections stay where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebalance: Option<Rebalance>,
 }
 
 /// Why an endpoint that is listed does not serve.
@@ -80,12 +83,22 @@ pub struct Endpoint {
     pub key: EndpointKey,
     pub stable_id: StableId,
     pub weight: Weight,
+    pub distance: Distance,
 }
 
 impl Endpoint {
     pub fn address(&self) -> SocketAddr {
         self.key.address
     }
+}
+
+/// How far an endpoint is from this process, where that matters to the load balancer; the nearest come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Distance {
+    Node,
+    Zone,
+    #[default]
+    Far,
 }
 
 /// What sticky balancing hashes, as text: stable over restarts, and for a StatefulSet over addresses.
@@ -148,11 +161,19 @@ pub struct Balancing {
     /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub slow_start: Option<Duration>,
+    /// An endpoint with so many connections gets no more while one that is farther has less.
+    pub overloaded_at: Option<NonZeroU32>,
 }
 
 impl Default for Balancing {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), hash_prefix_v6: 128, failover: Failover::default(), slow_start: None }
+        Self {
+            algorithm: Algorithm::default(),
+            hash_prefix_v6: 128,
+            failover: Failover::default(),
+            slow_start: None,
+            overloaded_at: None,
+        }
     }
 }
 

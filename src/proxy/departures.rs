@@ -1,9 +1,11 @@
-//! Closes the connections of what gets no more of them, as its load balancer's `drain` says.
+//! Closes the connections of what gets no more of them, as its load balancer's `drain` says, and some of those of
+//! endpoints that have more than their share, as its `rebalance` says.
 //!
 //! One task decides for all workers: it follows what is live, and tells each worker how many of whose connections to
 //! close, so that all together close those first that were silent for the longest time, and never more than they may.
 
 mod plans;
+mod rebalancing;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,7 +18,10 @@ use tokio::{
 };
 
 pub use self::plans::{Departing, Gone};
-use self::plans::{Plans, Seen};
+use self::{
+    plans::{Plans, Seen},
+    rebalancing::Rebalance,
+};
 use super::{
     accounting::CloseReason,
     sessions::{Owner, Wishes, shared_out},
@@ -36,11 +41,11 @@ impl Departures {
     /// Runs until the reports' other end is dropped.
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = super::AbortOnPanic;
-        let mut plans = Plans::default();
+        let (mut plans, mut rebalance) = (Plans::default(), Rebalance::default());
         loop {
             // Without anything to close this waits for the next change.
             let tick = async {
-                match plans.have_work(Instant::now()) {
+                match plans.have_work(Instant::now()) || Rebalance::is_wanted(&self.view.load()) {
                     true => sleep(jittered(DRAIN_TICK)).await,
                     false => std::future::pending().await,
                 }
@@ -54,6 +59,8 @@ impl Departures {
                     let wishes = plans.due(Instant::now());
                     let closed = close(&self.shared, &wishes).await;
                     plans.note(&wishes, &closed, Instant::now());
+                    let wishes = rebalance.due(&self.view.load(), Instant::now());
+                    rebalance.note(&close(&self.shared, &wishes).await, Instant::now());
                 }
             }
             if let Some(departing) = plans.news() {
@@ -119,4 +126,36 @@ async fn ask<T: Default>(
         async { answer.await.unwrap_or_default() }
     });
     join_all(answers.collect::<Vec<_>>()).await
+}
+
+/// Parts of `allowed`, none larger than what it is for, in proportion to these.
+fn parts_of(allowed: usize, wanted: &[usize]) -> Vec<usize> {
+    let total: usize = wanted.iter().sum();
+    if allowed >= total {
+        return wanted.to_vec();
+    }
+    let mut before = 0;
+    let part = |wanted: &usize| {
+        // The ends of the parts are rounded, not the parts, so that these are as many as allowed in all.
+        let start = (before as u128 * allowed as u128 / total as u128) as usize;
+        before += wanted;
+        (before as u128 * allowed as u128 / total as u128) as usize - start
+    };
+    wanted.iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_allowed_is_shared_out_whole(wanted in prop::collection::vec(0..1000_usize, 1..20), allowed in 0..20_000_usize) {
+            let parts = parts_of(allowed, &wanted);
+            prop_assert_eq!(parts.iter().sum::<usize>(), allowed.min(wanted.iter().sum()));
+            prop_assert!(parts.iter().zip(&wanted).all(|(part, wanted)| part <= wanted));
+        }
+    }
 }

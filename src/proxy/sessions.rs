@@ -40,7 +40,6 @@ pub enum First {
     /// Those that were silent for the longest time.
     #[default]
     Silent,
-    #[expect(dead_code, reason = "rebalancing comes next")]
     Oldest,
 }
 

@@ -36,4 +36,4 @@ pub use quotas::{Quotas, Share, oldest_first};
 pub use settle::Settle;
 pub use tenancy::Tenancy;
 pub use watch::{Interest, Watch};
-pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Referred, Site, World};
+pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Place, Referred, Site, World};

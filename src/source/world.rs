@@ -38,8 +38,10 @@ pub struct World {
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
-    /// Where the process runs.
+    /// What the process is for.
     pub site: Site,
+    /// Where it runs. `None`: nothing is served from here.
+    pub place: Option<Place>,
     /// Whether the ports of a [`Site::Gateway`] are not stored: the leader is to write them.
     pub ports_are_lost: bool,
 }
@@ -77,6 +79,13 @@ pub enum Site {
     Gateway(Arc<Allocations>, Arc<Tenancy>),
     /// On the nodes' own ports.
     Host(Arc<Tenancy>),
+}
+
+/// Where a process runs, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
 }
 
 impl Site {
@@ -134,6 +143,7 @@ impl fmt::Debug for World {
             .field("unreadable", &self.unreadable)
             .field("problems", &self.problems)
             .field("site", &self.site)
+            .field("place", &self.place)
             .field("ports_are_lost", &self.ports_are_lost)
             .finish()
     }

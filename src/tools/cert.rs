@@ -82,7 +82,7 @@ pub fn generate(names: &[String], now: Timestamp) -> Result<Pair, CertError> {
         params.distinguished_name.push(DnType::CommonName, first.as_str());
     }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_second().max(0).unsigned_abs());
     params.not_after = params.not_before + VALID_FOR;
     let certificate = params.self_signed(&key)?;

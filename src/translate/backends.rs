@@ -15,8 +15,8 @@ use super::{
 use crate::{
     api::{self, AddressPort, Host, TcpLoadBalancerSpec},
     model::{
-        ActiveCheck, Backend, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready, Upstream,
-        Weight,
+        ActiveCheck, Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready,
+        Upstream, Weight,
     },
     source::Lookup,
 };
@@ -27,6 +27,7 @@ pub(super) struct Member {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
+    pub distance: Distance,
     /// Why it does not serve; `None`: it does.
     pub unready: Option<Unready>,
 }
@@ -198,9 +199,9 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let Declaration { object, surroundings, .. } = declaration;
+    let surroundings = declaration.surroundings;
     let members = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, &object.namespace, surroundings, &mut place.at("service")),
+        (Some(service), None) => slices::members(service, declaration, &mut place.at("service")),
         (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
@@ -214,10 +215,10 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     let name: Arc<str> = name(backend).into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for Member { address, uid, stable_id, unready: why } in members {
+    for Member { address, uid, stable_id, distance, unready: why } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
         match why {
-            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE }),
+            None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
             Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
             Some(_) => {}
         }
@@ -257,7 +258,10 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
     found.dedup();
     found
         .into_iter()
-        .map(|address| Member { address, uid: None, stable_id: StableId::Address(address), unready: None })
+        .map(|address| {
+            let stable_id = StableId::Address(address);
+            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None }
+        })
         .collect()
 }
 

@@ -40,5 +40,11 @@ pub(super) const KEEPALIVE_PROBES: u8 = 4;
 /// What Kubernetes users expect of a long grace period; a process may cap it.
 pub(super) const DRAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// More than chance makes with some dozens of connections for each endpoint.
+pub(super) const MAX_IMBALANCE_PERCENT: u16 = 20;
+/// One a second.
+pub(super) const MAX_CLOSES_PER_MINUTE: u32 = 60;
+pub(super) const REBALANCE_MIN_AGE: Duration = Duration::from_mins(5);
+
 /// The whole address.
 pub(super) const HASH_PREFIX_V6: u8 = 128;

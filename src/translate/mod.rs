@@ -18,6 +18,7 @@ mod flags;
 mod keeping;
 mod listener;
 mod load_balancer;
+mod locality;
 mod ports;
 mod quotas;
 mod reach;

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use super::{defaults, findings::Place};
+use super::{Surroundings, defaults, findings::Place, locality};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
     model::{
         Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
-        PassiveCheck, Preconnect, Timeouts,
+        PassiveCheck, Preconnect, Rebalance, Timeouts,
     },
 };
 
@@ -72,6 +72,25 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> E
     }
 }
 
+/// `None`: connections stay where they are.
+pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<Rebalance> {
+    let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
+    if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
+        place.refuse(
+            "with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write another \
+             algorithm",
+        );
+    }
+    let percent = max_imbalance_percent.unwrap_or(defaults::MAX_IMBALANCE_PERCENT);
+    let most = max_closes_per_minute.unwrap_or(defaults::MAX_CLOSES_PER_MINUTE);
+    Some(Rebalance {
+        max_imbalance_percent: place.at("maxImbalancePercent").number(percent, 1..=1000),
+        max_closes_per_minute: nonzero_u32(place.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
+        min_age: given(min_age, defaults::REBALANCE_MIN_AGE),
+        idle_only: idle_only.unwrap_or(true),
+    })
+}
+
 /// `None`: connections are kept.
 fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close> {
     let api::DrainPolicy { policy, after, spread, max_per_second } = declared?.clone();
@@ -90,7 +109,7 @@ fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close
     Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
-pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balancing {
+pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings, place: &mut Place) -> Balancing {
     let declared = spec.load_balancing.clone().unwrap_or_default();
     let algorithm = match declared.algorithm {
         api::Algorithm::RoundRobin => Algorithm::RoundRobin,
@@ -101,12 +120,22 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Balanc
     };
     let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
     let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
+    let overloaded_at = declared
+        .locality
+        .as_ref()
+        .and_then(|locality| locality::check(spec, surroundings, locality, &mut place.at("locality")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
-    Balancing { algorithm, hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128), failover, slow_start }
+    Balancing {
+        algorithm,
+        hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128),
+        failover,
+        slow_start,
+        overloaded_at,
+    }
 }
 
 fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {

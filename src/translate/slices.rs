@@ -6,7 +6,6 @@ mod port;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
 };
 
 use k8s_openapi::api::{
@@ -18,15 +17,18 @@ use port::TargetPort;
 pub(super) use index::{Slice, Slices};
 
 use super::{
-    Reason, Surroundings,
+    Reason,
     backends::Member,
-    findings::Place,
+    findings,
+    load_balancer::Declaration,
+    locality::{self, Distances},
     missing,
     reach::{Reach, Refused, Target},
 };
 use crate::{
-    api::BackendService,
-    model::{ObjectKey, StableId, Unready},
+    api::{BackendService, Prefer},
+    model::{Distance, ObjectKey, StableId, Unready},
+    source::Place,
 };
 
 const IPV4: &str = "IPv4";
@@ -36,16 +38,16 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The one that looks for the pods that Services select.
 const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
-/// All endpoints that are listed. Those serve that are ready, or, where none is, those that still serve while they
-/// terminate.
+/// All endpoints that are listed behind a Service's port. Those serve that are ready, or, where none is, those that still
+/// serve while they terminate.
 pub(super) fn members(
     declared: &BackendService,
-    namespace: &Arc<str>,
-    surroundings: &Surroundings,
-    place: &mut Place,
+    declaration: &Declaration,
+    place: &mut findings::Place,
 ) -> Vec<Member> {
+    let Declaration { object, surroundings, .. } = declaration;
     let world = surroundings.world;
-    let key = ObjectKey { namespace: namespace.clone(), name: declared.name.0.as_str().into() };
+    let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
         return Vec::new();
@@ -70,7 +72,8 @@ pub(super) fn members(
         place.leave_out(Reason::Invalid, message);
     }
     let family = family(service, slices);
-    let serving = Serving { port, service, reach: &surroundings.reach };
+    let near = locality::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
+    let serving = Serving { port, service, reach: &surroundings.reach, near };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
@@ -90,10 +93,12 @@ struct Serving<'a> {
     port: TargetPort,
     service: &'a Service,
     reach: &'a Reach<'a>,
+    /// What is preferred, seen from where.
+    near: Option<(Prefer, &'a Place)>,
 }
 
 impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut Place) -> Vec<Member> {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Vec<Member> {
         let mut found = BTreeMap::new();
         for (key, slice) in slices {
             let mut refused = Refused::default();
@@ -109,13 +114,15 @@ impl Serving<'_> {
             refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, place);
         }
         let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
-        found
-            .into_values()
-            .map(|Candidate { address, endpoint, conditions }| {
-                let serves = if any_ready { conditions.ready } else { conditions.last_resort };
-                Member { unready: (!serves).then(|| conditions.unready()), ..member(endpoint, address) }
-            })
-            .collect()
+        let serves = |found: &Candidate| if any_ready { found.conditions.ready } else { found.conditions.last_resort };
+        let serving = found.values().filter(|found| serves(found)).map(|found| found.endpoint);
+        let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
+        let member = |found: &Candidate| Member {
+            unready: (!serves(found)).then(|| found.conditions.unready()),
+            distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
+            ..member(found.endpoint, found.address)
+        };
+        found.values().map(member).collect()
     }
 }
 
@@ -212,6 +219,7 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
         address,
         uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
         stable_id: stable_id.unwrap_or(StableId::Address(address)),
+        distance: Distance::Far,
         unready: None,
     }
 }

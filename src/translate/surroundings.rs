@@ -2,10 +2,10 @@ use std::cell::OnceCell;
 
 use jiff::Timestamp;
 
-use super::{bindings::Bindings, keeping::Pods, reach::Reach, slices::Slices};
+use super::{bindings::Bindings, keeping::Pods, locality, reach::Reach, slices::Slices};
 use crate::{
     model::Snapshot,
-    source::{Quotas, World, oldest_first},
+    source::{Place, Quotas, World, oldest_first},
 };
 
 /// What all load balancers of one translation have around them.
@@ -19,6 +19,8 @@ pub(super) struct Surroundings<'a> {
     pub reach: Reach<'a>,
     /// Made once something has to be kept.
     pub pods: OnceCell<Pods>,
+    /// Looked for once somebody prefers what is near.
+    here: OnceCell<Place>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -27,6 +29,11 @@ impl<'a> Surroundings<'a> {
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let reach = Reach::of(world, &slices, &bindings);
-        Self { world, previous, now, quotas, bindings, slices, reach, pods: OnceCell::new() }
+        Self { world, previous, now, quotas, bindings, slices, reach, pods: OnceCell::new(), here: OnceCell::new() }
+    }
+
+    /// Where this process runs.
+    pub fn here(&self) -> &Place {
+        self.here.get_or_init(|| locality::here(self.world))
     }
 }

@@ -1,10 +1,12 @@
 //! Translations of whole worlds. The rules of smaller parts are tested beside them.
 
+mod authorities;
 mod certificates;
 mod checks;
 mod golden;
 mod invariants;
 mod keeping;
+mod locality;
 mod manifests;
 mod mistakes;
 mod sites;

@@ -43,7 +43,7 @@ pub(super) fn translate(
     let world = declaration.surroundings.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
         client_address::check_balancing(spec, world, place);
-        settings::balancing(spec, place)
+        settings::balancing(spec, declaration.surroundings, place)
     });
     let active_check =
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
@@ -54,6 +54,7 @@ pub(super) fn translate(
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
     let drain = accepted("spec.drain", meanwhile, problems, |place| settings::endpoint_drain(spec, place));
+    let rebalance = accepted("spec.rebalance", meanwhile, problems, |place| settings::rebalance(spec, place));
     let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,
@@ -64,6 +65,7 @@ pub(super) fn translate(
         connect: connect.or(before.map(|before| before.connect))?,
         keepalive: keepalive.or(before.map(|before| before.keepalive))?,
         drain: drain.or(before.map(|before| before.drain))?,
+        rebalance: rebalance.or(before.map(|before| before.rebalance))?,
     };
     Some(Translated { upstream, lost })
 }

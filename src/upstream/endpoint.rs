@@ -15,7 +15,7 @@ use super::{
     dial::is_local,
     pool::{Pool, PoolCounters, PoolFigures},
 };
-use crate::model::{Backend, EndpointKey};
+use crate::model::{Backend, Distance, EndpointKey};
 
 /// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
 pub struct Endpoint {
@@ -29,6 +29,7 @@ pub struct Endpoint {
     standby_since: ArcSwapOption<Instant>,
     /// In percent of its weight.
     share: AtomicU32,
+    near: AtomicBool,
     active: AtomicU32,
     dialled: AtomicU64,
     connect_failures: AtomicU64,
@@ -87,6 +88,7 @@ impl Endpoint {
             standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
             standby_since: ArcSwapOption::empty(),
             share: AtomicU32::new(100),
+            near: AtomicBool::new(false),
             active: AtomicU32::new(0),
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -139,6 +141,11 @@ impl Endpoint {
     /// How much of its weight counts, in percent: less than 100 while it starts slowly.
     pub fn share(&self) -> u32 {
         self.share.load(Relaxed)
+    }
+
+    /// Whether its load balancer prefers it since it is near.
+    pub fn near(&self) -> bool {
+        self.near.load(Relaxed)
     }
 
     pub fn state(&self) -> EndpointState {
@@ -241,7 +248,8 @@ impl Endpoint {
         self.ejections.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn configure(&self, backend: &Arc<Backend>, worrying_failures: Option<u16>) {
+    pub(super) fn configure(&self, backend: &Arc<Backend>, distance: Distance, worrying_failures: Option<u16>) {
+        self.near.store(distance != Distance::Far, Relaxed);
         self.backend.store(backend.clone());
         self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
     }

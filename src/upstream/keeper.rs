@@ -22,8 +22,9 @@ use super::{
     pool::{Pool, PreconnectBudget, Refill},
     priority::{Serving, Switch},
     probe::{Outcome, Target, probe},
+    rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
-use crate::model::{self, UpstreamKey};
+use crate::model::{self, Close, Departure, UpstreamKey};
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -77,6 +78,36 @@ impl Keeper {
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
         subset
+    }
+
+    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
+        let Some(settings) = self.settings.clone() else { return Vec::new() };
+        let open = self.open_subsets();
+        let gives_way = |endpoint: &&Arc<Endpoint>| {
+            let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
+            endpoint.usable() && given_way().next().is_some() && given_way().all(|gives_way| gives_way)
+        };
+        let failed_back = self.members.endpoints().filter(gives_way);
+        let failed_back = failed_back.map(|endpoint| (endpoint.clone(), Departure::Failback));
+        let departing = self.members.departing(&settings.unready).into_iter().chain(failed_back);
+        departing.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
+    }
+
+    /// The endpoints that connections are spread over, in groups within which their shares can be compared: those of one
+    /// group are in the same subsets.
+    pub fn groups(&mut self) -> Vec<Group> {
+        let mut of: BTreeMap<u64, (Vec<usize>, Sharer)> = BTreeMap::new();
+        for (number, subset) in self.open_subsets().iter().enumerate() {
+            for (endpoint, weight) in subset.shares() {
+                of.entry(endpoint.id()).or_insert_with(|| (Vec::new(), Sharer { endpoint, weight })).0.push(number);
+            }
+        }
+        let mut groups: BTreeMap<Vec<usize>, Group> = BTreeMap::new();
+        for (subsets, sharer) in of.into_values() {
+            groups.entry(subsets).or_default().push(sharer);
+        }
+        groups.into_values().collect()
     }
 
     /// Has ejections leave those subsets an endpoint that somebody has now.
@@ -151,8 +182,7 @@ impl Keeper {
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
             usable: self.members.usable(),
-            drain: settings.drain,
-            departing: self.members.departing(&settings.unready),
+            rebalance: rebalancing(&settings),
         };
         match (before.usable, current.usable) {
             (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
@@ -228,6 +258,12 @@ impl Keeper {
             self.pools.entry(id).or_insert_with(open);
         }
     }
+}
+
+fn rebalancing(settings: &model::Upstream) -> Option<Rebalancing> {
+    let rebalance = settings.rebalance?;
+    let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
+    Some(Rebalancing { rebalance, tolerance })
 }
 
 /// The task of an upstream: lets ejections end and begin.

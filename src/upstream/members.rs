@@ -73,7 +73,7 @@ impl Members {
                 Some(member) => member.configured(endpoint, backend),
                 None => Member::new(self.live(endpoint, backend, keeper), endpoint, backend),
             };
-            member.endpoint().configure(backend, worrying);
+            member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
         self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
@@ -294,7 +294,12 @@ impl Members {
 
 impl Member {
     fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
-        let candidate = Candidate { endpoint, stable_id: wanted.stable_id.to_string().into(), weight: wanted.weight };
+        let candidate = Candidate {
+            endpoint,
+            stable_id: wanted.stable_id.to_string().into(),
+            weight: wanted.weight,
+            distance: wanted.distance,
+        };
         let health = Health::of_new(backend.active_check.as_deref());
         Self { candidate, health, outlier: Outlier::default(), was_usable: false, slow_start: None }
     }
@@ -305,6 +310,7 @@ impl Member {
         }
         self.candidate.stable_id = wanted.stable_id.to_string().into();
         self.candidate.weight = wanted.weight;
+        self.candidate.distance = wanted.distance;
         self
     }
 

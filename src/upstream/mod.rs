@@ -38,12 +38,15 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::keeper::{Keeper, Surroundings, keep};
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
     pool::{PoolFigures, PreconnectBudget},
     subset::{Backends, Subset},
+};
+use self::{
+    keeper::{Keeper, Surroundings, keep},
+    rebalance::{Group, Rebalancing},
 };
 use crate::model::{self, UpstreamKey};
 
@@ -140,8 +143,7 @@ struct Current {
     keepalive: Option<model::Keepalive>,
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
-    drain: model::EndpointDrain,
-    departing: Vec<(Arc<Endpoint>, model::Departure)>,
+    rebalance: Option<Rebalancing>,
 }
 
 impl Upstream {
@@ -151,8 +153,7 @@ impl Upstream {
             keepalive: wanted.keepalive,
             endpoints: Arc::default(),
             usable: 0,
-            drain: wanted.drain,
-            departing: Vec::new(),
+            rebalance: None,
         };
         Self {
             key,
@@ -188,9 +189,17 @@ impl Upstream {
 
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
     pub fn departing(&self) -> Vec<(Arc<Endpoint>, model::Departure, Option<model::Close>)> {
-        let current = self.current.load();
-        let departing = current.departing.iter();
-        departing.map(|(endpoint, why)| (endpoint.clone(), *why, current.drain.on(*why))).collect()
+        self.keeper().departing()
+    }
+
+    /// How its connections are spread anew; `None`: they are not.
+    pub fn rebalancing(&self) -> Option<Rebalancing> {
+        self.current.load().rebalance
+    }
+
+    /// The endpoints that connections are spread over, in groups within which their shares can be compared.
+    pub fn groups(&self) -> Vec<Group> {
+        self.keeper().groups()
     }
 
     /// How many endpoints are usable.

@@ -4,7 +4,27 @@
 //! the algorithm sends new connections. So closing as many as are too many is right where these go to whoever has the
 //! fewest, and by and by too few where they go anywhere: then it goes on until it is enough.
 
-use crate::model::Algorithm;
+use std::sync::Arc;
+
+use super::Endpoint;
+use crate::model::{self, Algorithm};
+
+/// How an upstream's connections are spread anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebalancing {
+    pub rebalance: model::Rebalance,
+    pub tolerance: Tolerance,
+}
+
+/// Endpoints whose shares can be compared, sorted by their ids.
+pub type Group = Vec<Sharer>;
+
+/// An endpoint that gets connections.
+#[derive(Clone, Debug)]
+pub struct Sharer {
+    pub endpoint: Arc<Endpoint>,
+    pub weight: u64,
+}
 
 /// An endpoint that connections are spread over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,6 +91,13 @@ impl Subset {
         all.iter().filter(|endpoint| self.backends.have(endpoint.key())).cloned().collect()
     }
 
+    /// Who gets its connections, and how many of all.
+    pub(super) fn shares(&self) -> Vec<(Arc<Endpoint>, u64)> {
+        let current = self.current.load();
+        let shares = current.balancer.shares().into_iter();
+        shares.flat_map(|shares| shares.iter().map(|(endpoint, weight)| (endpoint.clone(), weight))).collect()
+    }
+
     pub(super) fn backends(&self) -> &Backends {
         &self.backends
     }
@@ -99,6 +106,13 @@ impl Subset {
     pub(super) fn is_served_by(&self, endpoint: &Endpoint) -> Option<bool> {
         let serving = self.current.load().serving;
         self.backends.have(endpoint.key()).then(|| serving == Some(endpoint.backend().priority))
+    }
+
+    /// Whether its connections go to others because these have a lower priority. `None`: it is none of its own.
+    pub(super) fn prefers_others_to(&self, endpoint: &Endpoint) -> Option<bool> {
+        let serving = self.current.load().serving;
+        let preferred = || serving.is_some_and(|serving| serving < endpoint.backend().priority);
+        self.backends.have(endpoint.key()).then(preferred)
     }
 
     /// Has connections see these candidates of the upstream as they are now. Answers whether another group serves.

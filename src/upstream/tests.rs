@@ -35,7 +35,12 @@ fn key() -> UpstreamKey {
 fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream {
     let endpoint = |address: SocketAddr| {
         let key = EndpointKey { backend: "b".into(), address, uid: None };
-        model::Endpoint { key, stable_id: model::StableId::Address(address), weight: Weight::ONE }
+        model::Endpoint {
+            key,
+            stable_id: model::StableId::Address(address),
+            weight: Weight::ONE,
+            distance: model::Distance::Far,
+        }
     };
     model::Upstream {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
@@ -52,6 +57,7 @@ fn settings(addresses: impl IntoIterator<Item = SocketAddr>) -> model::Upstream 
         keepalive: None,
         unready: Default::default(),
         drain: Default::default(),
+        rebalance: None,
     }
 }
 

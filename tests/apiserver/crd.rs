@@ -105,6 +105,12 @@ async fn an_object_beyond_a_limit_is_refused_whatever_its_size() {
         ("/spec/listeners/0/access", json!({"deny": networks(6_000)}), "must have at most 256 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(33)}), "must have at most 32 items"),
         ("/spec/listeners/0/tls", json!({"certificateRefs": names(1), "alpn": vec!["a"; 9]}), "at most 8 items"),
+        (
+            "/spec/listeners/0/tls",
+            json!({"certificateRefs": names(1), "clientValidation": {"caRefs": names(9)}}),
+            "must have at most 8 items",
+        ),
+        ("/spec/backends/0/tls", json!({"serverName": "a", "caRefs": names(9)}), "must have at most 8 items"),
         ("/spec/listeners/0/routes", json!(vec![json!({"serverNames": ["a"]}); 17]), "must have at most 16 items"),
         ("/spec/listeners/0/routes", json!([{"serverNames": texts_of(17)}]), "must have at most 16 items"),
         ("/spec/listeners/0/routes", json!([{"backends": texts_of(17)}]), "must have at most 16 items"),
@@ -339,6 +345,7 @@ fn largest() -> Value {
         let label = "a".repeat(62);
         (0..count).map(|n| format!("{n:0>62}.{label}.{label}.{}x:65535", "a".repeat(62))).collect()
     };
+    let authorities: Vec<_> = (0..8).map(|n| json!({"name": name(n, 63)})).collect();
     let duration = "10000s10000s10000ms10000ms";
     let drained = json!({"policy": "Close", "after": duration, "spread": duration, "maxPerSecond": 100_000});
     let rate = json!({"count": 10_000_000, "per": "1000s1000s1000ms10000ms", "burst": 10_000_000});
@@ -348,6 +355,7 @@ fn largest() -> Value {
             "tls": {
                 "certificateRefs": (0..32).map(|n| json!({"name": subdomain(n)})).collect::<Vec<_>>(),
                 "alpn": (0..8).map(|n| name(n, 63)).collect::<Vec<_>>(),
+                "clientValidation": {"mode": "Required", "caRefs": authorities},
             },
             "routes": (0..16).map(|route| json!({
                 "serverNames": (0..16).map(|n| subdomain(16 * route + n)).collect::<Vec<_>>(),
@@ -366,6 +374,10 @@ fn largest() -> Value {
         json!({
             "name": name(n, 63), "addresses": addresses(64), "resolveInterval": duration, "weight": 1000,
             "proxyProtocol": "V2",
+            "tls": {
+                "serverName": subdomain(n), "caRefs": authorities, "certificateRef": {"name": name(n, 63)},
+                "startTls": "Postgres",
+            },
         })
     };
     let map = |length: usize| -> Value {
@@ -380,7 +392,8 @@ fn largest() -> Value {
             "service": {
                 "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ipFamilyPolicy": "RequireDualStack",
                 "loadBalancerClass": format!("{}/{}", subdomain(0), name(0, 63)),
-                "annotations": map(4096), "labels": map(63),
+                // No rule looks at the values of annotations, and the server takes no more than 3 MiB at once.
+                "annotations": map(63), "labels": map(63),
             },
             "listeners": (0..16).map(listener).collect::<Vec<_>>(),
             "backends": (0..64).map(backend).collect::<Vec<_>>(),
@@ -396,6 +409,7 @@ fn largest() -> Value {
                 "handshake": duration, "idle": duration, "halfClosed": duration, "maxDuration": duration,
             },
             "tcpKeepalive": {"idle": duration, "interval": duration},
+            "rebalance": {"maxImbalancePercent": 1000, "maxClosesPerMinute": 1_000_000, "minAge": duration, "idleOnly": true},
             "drain": {
                 "endpointTerminating": drained, "endpointRemoved": drained, "endpointUnhealthy": drained,
                 "failback": drained, "listenerRemoved": drained, "shutdown": drained,

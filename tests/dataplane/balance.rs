@@ -1,9 +1,13 @@
 //! Which worker and which endpoint a connection goes to.
 
-use std::{net::TcpStream, num::NonZeroU16, sync::Arc};
+use std::{
+    net::TcpStream,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
 
 use tcplb::{
-    model::{self, Priority},
+    model::{self, Distance, Priority},
     proxy::accounting::CloseReason,
 };
 
@@ -84,13 +88,38 @@ fn clients_go_to_another_priority_once_the_first_has_failed_them() {
         });
     });
     assert!(!rig.endpoint(spare).in_service());
-    for count in 1..=2 {
-        drop(rig.connect());
-        rig.wait_closed(CloseReason::ConnectFailed, count);
-    }
+    drop(rig.connect());
+    rig.wait_closed(CloseReason::ConnectFailed, 1);
+    // The second failure ejects it; this client may find the other one with its next attempt.
+    drop(rig.connect());
     wait_until("the spare one serves", || rig.endpoint(spare).in_service());
     is_echoed(&rig.connect());
     drop(socket);
     rig.change_upstream(|upstream| upstream.passive_check = None);
     assert!(rig.endpoint(dead).in_service() && !rig.endpoint(spare).in_service(), "it is not ejected any more");
+}
+
+#[test]
+fn near_endpoints_come_first_until_they_are_overloaded() {
+    let (near, far) = (Backend::echo(), Backend::echo());
+    let rig = Rig::with(&[near, far], |_, upstream| {
+        upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == near).unwrap().distance = Distance::Zone;
+        upstream.balancing.overloaded_at = NonZeroU32::new(10);
+    });
+    let open = |count| {
+        let clients: Vec<TcpStream> = (0..count).map(|_| rig.connect()).collect();
+        clients.iter().for_each(is_echoed);
+        clients
+    };
+    let (one, other) = (rig.endpoint(near), rig.endpoint(far));
+    let first = open(8);
+    assert_eq!((one.active(), other.active(), one.near(), other.near()), (8, 0, true, false));
+    let _more = open(8);
+    // Workers that choose at the same moment may both find room.
+    assert!((10..=11).contains(&one.active()) && one.active() + other.active() == 16, "{one:?} {other:?}");
+    drop(first);
+    wait_until("their places are free", || one.active() <= 3);
+    let reached = other.connections();
+    let _last = open(4);
+    assert_eq!(other.connections(), reached, "there is room again");
 }

@@ -3,12 +3,13 @@
 use std::{
     net::{SocketAddr, TcpStream},
     num::NonZeroU16,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use tcplb::{
-    model::{Close, EndpointDrain, ListenerDrain, Unready, Upstream},
+    model::{Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
     proxy::accounting::CloseReason,
 };
 
@@ -206,4 +207,26 @@ fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
     clients.iter().for_each(is_reset);
     rig.wait_closed(CloseReason::EndpointRemoved, 3);
     wait_until("nothing is left to be drained", || rig.monitor.departing().is_empty());
+}
+
+#[test]
+fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_again() {
+    let (first, spare) = (Backend::echo(), Backend::echo());
+    let stands_in = |upstream: &mut Upstream| {
+        let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
+        upstream.backends.insert("spare".into(), Arc::new(backend));
+        upstream.endpoints[0].key.backend = "spare".into();
+        upstream.balancing.failover.failback = Failback::After(Duration::ZERO);
+        upstream.drain.failback = Some(close(Duration::ZERO, Duration::ZERO));
+    };
+    let mut rig = Rig::with(&[spare], |_, upstream| stands_in(upstream));
+    let clients = clients(&rig, 3);
+    rig.change_upstream(|upstream| {
+        upstream.endpoints.push(endpoint(first));
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+    });
+    clients.iter().for_each(is_reset);
+    rig.wait_closed(CloseReason::Failback, 3);
+    is_echoed(&rig.connect());
+    assert_eq!(rig.endpoint(first).connections(), 1);
 }

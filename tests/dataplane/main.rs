@@ -1,13 +1,18 @@
 //! The data plane over real sockets: what clients and backends see of a proxy that is told its snapshots by hand.
 
+#[path = "../harness/authority.rs"]
+mod authority;
+mod backend_tls;
 mod balance;
 mod connect;
 mod drain;
 mod endings;
 mod limits;
 mod memory;
+mod mtls;
 mod postgres;
 mod proxy_protocol;
+mod rebalance;
 mod relay;
 mod rig;
 mod routes;

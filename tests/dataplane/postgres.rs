@@ -13,9 +13,10 @@ use tcplb::{
 };
 
 use crate::{
+    authority::Authority,
     rig::*,
     routes::server_config,
-    tls::{Authority, end, handshake},
+    tls::{end, handshake},
 };
 
 const ASK: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";

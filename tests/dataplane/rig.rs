@@ -17,9 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
     model::{
-        Access, ActiveCheck, Balancing, Close, Connect, Endpoint, EndpointDrain, EndpointKey, Keepalive, Limits,
-        Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts, Transport,
-        Upstream, UpstreamKey, Weight,
+        Access, ActiveCheck, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive,
+        Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts,
+        Transport, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, LiveListener, Monitor, Options, Proxy,
@@ -219,6 +219,12 @@ impl Rig {
         totals.fold((0, 0), |sum, t| (sum.0 + t.tls_full_handshakes, sum.1 + t.tls_resumed_handshakes))
     }
 
+    /// The same with backends: full ones and resumed ones.
+    pub fn backend_handshakes(&self) -> (u64, u64) {
+        let totals = self.listeners.values().map(|listener| listener.counters.totals());
+        totals.fold((0, 0), |sum, t| (sum.0 + t.backend_tls_full_handshakes, sum.1 + t.backend_tls_resumed_handshakes))
+    }
+
     /// The live endpoint with this address.
     pub fn endpoint(&self, address: SocketAddr) -> Arc<upstream::Endpoint> {
         self.endpoints.iter().rfind(|endpoint| endpoint.address() == address).expect("a known endpoint").clone()
@@ -338,6 +344,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
         keepalive: Some(KEEPALIVE),
         unready: BTreeMap::new(),
         drain: EndpointDrain::default(),
+        rebalance: None,
     }
 }
 
@@ -366,6 +373,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         key: EndpointKey { backend: "db".into(), address, uid: None },
         stable_id: StableId::Address(address),
         weight: Weight::ONE,
+        distance: Distance::Far,
     }
 }
 

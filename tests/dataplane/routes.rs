@@ -21,9 +21,10 @@ use tcplb::{
 };
 
 use crate::{
+    authority::Authority,
     relay::{receive_pattern, send_pattern, transfer_over},
     rig::*,
-    tls::{Authority, Client, end, handshake_for},
+    tls::{Client, end, handshake_for},
 };
 
 /// Who is reached: says its name, then sends back what it gets.

@@ -3,19 +3,17 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, StreamOwned,
+    client::WantsClientCert,
     crypto::aws_lc_rs,
-    pki_types::{PrivateKeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -25,27 +23,18 @@ use tcplb::{
 };
 
 use crate::{
+    authority::{Authority, Issued, next_serial},
     limits::networks,
     relay::{receive_pattern, send_pattern, transfer_over},
     rig::*,
 };
 
-/// Who signs the certificates of a test.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
 impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
     fn certificate(&self, name: &str) -> Arc<Certificate> {
         self.certificate_for(&[name])
     }
 
     pub fn certificate_for(&self, names: &[&str]) -> Arc<Certificate> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
         let key = KeyPair::generate().unwrap();
         let chain = vec![
             CertificateParams::new(names.iter().map(|name| name.to_string()).collect::<Vec<_>>())
@@ -57,7 +46,7 @@ impl Authority {
         ];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut fingerprint = [0; 32];
-        fingerprint[..8].copy_from_slice(&SERIAL.fetch_add(1, Relaxed).to_be_bytes());
+        fingerprint[..8].copy_from_slice(&next_serial().to_be_bytes());
         Arc::new(Certificate {
             source: "test".into(),
             fingerprint,
@@ -70,14 +59,34 @@ impl Authority {
 
     /// A client that trusts this authority, and remembers sessions.
     pub fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        Arc::new(self.trusting(versions).with_no_client_auth())
+    }
+
+    /// The same with a certificate to show.
+    pub fn client_showing(
+        &self,
+        shown: &Issued,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
+        let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap()];
+        Arc::new(self.trusting(versions).with_client_auth_cert(chain, key).unwrap())
+    }
+
+    fn trusting(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Arc::new(config)
+            .with_root_certificates(self.roots())
+    }
+
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        roots
     }
 }
 
@@ -108,7 +117,7 @@ pub fn handshake_for(name: &str, config: &Arc<ClientConfig>, stream: TcpStream) 
     Ok(client)
 }
 
-fn connect_tls(config: &Arc<ClientConfig>, address: SocketAddr) -> Client {
+pub fn connect_tls(config: &Arc<ClientConfig>, address: SocketAddr) -> Client {
     handshake(config, connect(address)).unwrap()
 }
 

@@ -175,13 +175,13 @@ impl Balancer {
 }
 
 /// A running HAProxy.
-struct HaProxy {
+pub struct HaProxy {
     _program: Program,
     folder: Folder,
 }
 
 impl HaProxy {
-    fn start(proxies: &str) -> Self {
+    pub fn start(proxies: &str) -> Self {
         let folder = Folder::new();
         let control = folder.join("control");
         let configuration = format!(
@@ -242,7 +242,7 @@ fn told(client: SocketAddr, asked: SocketAddr) -> String {
 }
 
 /// Connects from an address, says a line, and ends its direction: what comes back, and the address with its port.
-fn talk(source: &str, server: SocketAddr) -> io::Result<(String, SocketAddr)> {
+pub fn talk(source: &str, server: SocketAddr) -> io::Result<(String, SocketAddr)> {
     let mut stream = connect(source, server)?;
     let mut heard = String::new();
     stream.write_all(b"said\n")?;
@@ -267,7 +267,7 @@ fn connect(source: &str, server: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// The body of the answer to a plain HTTP request, and the address that asked.
-fn ask(source: &str, server: SocketAddr) -> (String, SocketAddr) {
+pub fn ask(source: &str, server: SocketAddr) -> (String, SocketAddr) {
     let mut stream = connect(source, server).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: teller\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -1,9 +1,12 @@
 //! Software that people use, on both sides of the built program. Where one is not installed, its tests are skipped.
 
+#[path = "../harness/authority.rs"]
+mod authority;
 mod checks;
 mod haproxy;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod mutual_tls;
 mod openssl;
 mod postgres;
 mod program;

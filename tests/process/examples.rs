@@ -90,7 +90,8 @@ fn every_example_runs() {
         let (folder, address) = (Folder::new(), free_address());
         let text = backends.instead(&fs::read_to_string(&file).unwrap(), (4000, address.port()));
         let name = file.file_name().unwrap().to_str().unwrap();
-        let tcplb = Tcplb::standalone(&[&folder.write(name, &text)]).ready();
+        let file = folder.write(name, &text);
+        let tcplb = Tcplb::standalone_with(&[&file], |command| command.env("NODE_ZONE", "zone-a")).ready();
         let answer = who_answers(address);
         assert!(["blue", "green", "red"].contains(&answer.as_str()), "{name}: {answer}");
         assert_eq!(tcplb.metric("tcplb_configuration_problems", &[]), 0.0, "{name}: {:?}", tcplb.seen);
@@ -119,6 +120,34 @@ fn the_failover_example_fails_over_and_back() {
     tcplb.logged("failed back: new connections go to endpoints of another priority");
     assert_eq!(who_answers(address), "blue");
     assert_eq!(tcplb.metric("tcplb_upstream_priority_switches_total", &[]), 2.0);
+}
+
+#[test]
+fn the_locality_example_prefers_its_zone() {
+    let (mut backends, folder) = (Backends::start(), Folder::new());
+    let text = fs::read_to_string(Path::new(FOLDER).join("locality.yaml")).unwrap();
+    let start = |backends: &Backends, zone: &[&str]| {
+        let address = free_address();
+        let file = folder.write("locality.yaml", &backends.instead(&text, (4000, address.port())));
+        (Tcplb::standalone(&[&[file.as_str()], zone].concat()).ready(), address)
+    };
+    let (tcplb, address) = start(&backends, &["--zone", "zone-b"]);
+    (0..4).for_each(|_| assert_eq!(who_answers(address), "green"));
+    let near = |name: usize| tcplb.metric("tcplb_endpoint_near", &[&backends.0[name].1.to_string()]);
+    assert_eq!((near(0), near(1)), (0.0, 1.0));
+    drop(tcplb);
+
+    let (mut tcplb, address) = start(&backends, &[]);
+    tcplb.logged("this process does not know its zone; start it with --zone");
+    let answers: std::collections::BTreeSet<_> = (0..4).map(|_| who_answers(address)).collect();
+    assert_eq!(answers, ["blue", "green"].map(String::from).into());
+    drop(tcplb);
+
+    let (mut tcplb, address) = start(&backends, &["--zone", "zone-a"]);
+    assert_eq!(who_answers(address), "blue");
+    backends.stop(0);
+    tcplb.logged("endpoint unhealthy");
+    assert_eq!(who_answers(address), "green");
 }
 
 #[test]

@@ -119,6 +119,8 @@ env:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_IPS
   valueFrom: {fieldRef: {fieldPath: status.podIPs}}
+- name: NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
 - name: RUST_LOG
   value: {{ .Values.log.level | quote }}
 {{- with .Values.extraEnv }}

@@ -16,7 +16,11 @@ use crate::api::{Duration, rules};
     validation = Rule::new("!has(self.slowStart) || self.algorithm != 'Maglev'")
         .message("with Maglev each client has its own endpoint from the start: write another algorithm, or leave \
                   `slowStart` out")
-        .field_path(".slowStart")
+        .field_path(".slowStart"),
+    validation = Rule::new("!has(self.locality) || self.algorithm != 'Maglev'")
+        .message("with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or \
+                  leave `locality` out")
+        .field_path(".locality")
 )]
 pub struct LoadBalancing {
     /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
@@ -32,6 +36,9 @@ pub struct LoadBalancing {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("1s", "1h"))]
     pub slow_start: Option<Duration>,
+    /// Endpoints near the proxy come first. Not with Maglev. Absent: it does not matter where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<Locality>,
     /// When backends of another priority serve. Absent: while none of a lower number has a usable endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,
@@ -107,4 +114,25 @@ pub enum FailbackPolicy {
     #[default]
     Automatic,
     Never,
+}
+
+/// Endpoints near the proxy come first, as far as they are those of Services; the others while none of them is usable.
+#[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Locality {
+    /// `SameZone`: those in the proxy's zone. `SameNode`: those on its node, then those in its zone. `Hints`: those that
+    /// their EndpointSlices hint at for its node or zone, as Kubernetes writes them for `trafficDistribution`.
+    pub prefer: Prefer,
+    /// A near endpoint with so many connections of one proxy is overloaded, and gets no more from it while a farther one
+    /// has less. Absent: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub overloaded_at: Option<u32>,
+}
+
+#[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Prefer {
+    SameZone,
+    SameNode,
+    Hints,
 }

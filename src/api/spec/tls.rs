@@ -229,14 +229,14 @@ pub struct Reference<'a> {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.insecureSkipVerify || has(self.serverName)")
+    validation = Rule::new("(has(self.insecureSkipVerify) && self.insecureSkipVerify) || has(self.serverName)")
         .message("serverName is missing: write the name that the backend's certificate is for")
         .field_path(".serverName"),
     validation = Rule::new("!has(self.serverName) || !self.serverName.startsWith('*.')")
         .message("a wildcard is no server's name: write one name that the backend's certificate is for")
         .field_path(".serverName"),
     validation = Rule::new(
-        "self.insecureSkipVerify ? !has(self.caRefs) || size(self.caRefs) == 0 : \
+        "(has(self.insecureSkipVerify) && self.insecureSkipVerify) ? !has(self.caRefs) || size(self.caRefs) == 0 : \
          has(self.caRefs) && size(self.caRefs) > 0",
     )
         .message("write either who issues the backend's certificate, for example `caRefs: [{name: db-ca}]`, or \

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::info;
 
+use super::parts_of;
 use crate::{
     drain::{Pace, Schedule},
     model::{Close, ObjectKey},
@@ -148,7 +149,7 @@ impl Plans {
                 .map(|(owner, excess)| (owner, excess.saturating_sub(wishes.get(&owner).map_or(0, |wish| wish.count))))
                 .collect();
             let allowed = self.allowed(&group, now);
-            let counts = shared_out(allowed, &excesses.iter().map(|(_, excess)| *excess).collect::<Vec<_>>());
+            let counts = parts_of(allowed, &excesses.iter().map(|(_, excess)| *excess).collect::<Vec<_>>());
             for ((owner, _), count) in excesses.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
                 let wish = Wish { count: 0, reason: group.1, choice: Choice::default() };
                 wishes.entry(owner).or_insert(wish).count += count;
@@ -232,38 +233,6 @@ impl Plan {
             info!(%load_balancer, %what, reason = reason.label(), closed, "drained");
         } else {
             info!(%load_balancer, %what, reason = reason.label(), closed, stay, "no longer draining");
-        }
-    }
-}
-
-/// Parts of `allowed`, none larger than what it is for, in proportion to these.
-fn shared_out(allowed: usize, wanted: &[usize]) -> Vec<usize> {
-    let total: usize = wanted.iter().sum();
-    if allowed >= total {
-        return wanted.to_vec();
-    }
-    let mut before = 0;
-    let part = |wanted: &usize| {
-        // The ends of the parts are rounded, not the parts, so that these are as many as allowed in all.
-        let start = (before as u128 * allowed as u128 / total as u128) as usize;
-        before += wanted;
-        (before as u128 * allowed as u128 / total as u128) as usize - start
-    };
-    wanted.iter().map(part).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn what_is_allowed_is_shared_out_whole(wanted in prop::collection::vec(0..1000_usize, 1..20), allowed in 0..20_000_usize) {
-            let parts = shared_out(allowed, &wanted);
-            prop_assert_eq!(parts.iter().sum::<usize>(), allowed.min(wanted.iter().sum()));
-            prop_assert!(parts.iter().zip(&wanted).all(|(part, wanted)| part <= wanted));
         }
     }
 }

@@ -76,6 +76,9 @@ fn rendered(snapshot: &Snapshot, verdicts: &Verdicts) -> String {
         writeln!(out, "  passive {:?}", upstream.passive_check).unwrap();
         writeln!(out, "  {:?}", upstream.connect).unwrap();
         writeln!(out, "  keepalive {:?}", upstream.keepalive).unwrap();
+        if let Some(rebalance) = &upstream.rebalance {
+            writeln!(out, "  {rebalance:?}").unwrap();
+        }
         if upstream.drain != EndpointDrain::default() {
             writeln!(out, "  {:?}", upstream.drain).unwrap();
         }

@@ -312,9 +312,15 @@ fn settings() -> impl Strategy<Value = Value> {
     let failover = (n(), policy, d()).prop_map(
         |(percent, policy, after)| json!({"minUsablePercent": percent, "failback": {"policy": policy, "after": after}}),
     );
-    let balancing = (n(), seldom(failover), seldom(duration())).prop_map(|(n, failover, slow)| {
-        json!({"algorithm": "Maglev", "hash": {"prefixV6": n}, "failover": failover, "slowStart": slow})
-    });
+    let preference = prop::sample::select(vec!["SameZone", "SameNode", "Hints"]);
+    let locality = (preference, n()).prop_map(|(prefer, most)| json!({"prefer": prefer, "overloadedAt": most}));
+    let balancing =
+        (n(), seldom(failover), seldom(duration()), seldom(locality)).prop_map(|(n, failover, slow, locality)| match n
+            % 2
+        {
+            0 => json!({"algorithm": "Maglev", "hash": {"prefixV6": n}, "failover": failover}),
+            _ => json!({"failover": failover, "slowStart": slow, "locality": locality}),
+        });
     let active = (d(), d(), n(), n()).prop_map(|(interval, timeout, healthy, unhealthy)| {
         json!({"interval": interval, "timeout": timeout, "healthyAfter": healthy, "unhealthyAfter": unhealthy})
     });

@@ -92,6 +92,13 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
             "drain: {failback: {after: 2s, spread: 3s}}",
             "drain.failback.spread: 3s is longer than `after`: write at most 2s",
         ),
+        ("rebalance: {maxImbalancePercent: 0}", "rebalance.maxImbalancePercent: 0 is out of range: write 1 to 1000"),
+        ("rebalance: {maxClosesPerMinute: 0}", "rebalance.maxClosesPerMinute: 0 is out of range: write 1 to 1000000"),
+        (
+            "rebalance: {}, loadBalancing: {algorithm: Maglev}",
+            "rebalance: with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write \
+             another algorithm",
+        ),
         (
             "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
             "drain.endpointUnhealthy.maxPerSecond: 0 is out of range: write 1 to 100000",
@@ -108,6 +115,11 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         (
             "loadBalancing: {hash: {prefixV6: 64}}",
             "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
+        ),
+        (
+            "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
+            "loadBalancing.locality: with Maglev a client has the same endpoint in every process, near or far: write \
+             another algorithm, or leave it out",
         ),
         ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
         (

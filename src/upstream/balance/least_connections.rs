@@ -22,6 +22,10 @@ impl LeastConnections {
         Self { shares }
     }
 
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     pub fn pick(&self, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         let untried = || (0..endpoints.len()).filter(|index| !tried.contains(&endpoints[*index]));

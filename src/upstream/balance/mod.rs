@@ -7,6 +7,7 @@
 
 mod least_connections;
 mod maglev;
+mod nearest;
 mod power_of_two;
 mod random;
 mod round_robin;
@@ -20,11 +21,11 @@ use std::{
 };
 
 use self::{
-    least_connections::LeastConnections, maglev::Maglev, power_of_two::PowerOfTwo, random::Random,
+    least_connections::LeastConnections, maglev::Maglev, nearest::Nearest, power_of_two::PowerOfTwo, random::Random,
     round_robin::RoundRobin, shares::Shares,
 };
 use super::endpoint::{Endpoint, Tried};
-use crate::model::{Algorithm, Balancing, Weight};
+use crate::model::{Algorithm, Balancing, Distance, Weight};
 
 /// An endpoint as balancing sees it. Whether it is usable is asked when a balancer is built.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ pub(super) struct Candidate {
     /// What sticky balancing hashes.
     pub stable_id: Arc<str>,
     pub weight: Weight,
+    pub distance: Distance,
 }
 
 #[derive(Debug)]
@@ -42,11 +44,18 @@ pub(super) enum Balancer {
     PowerOfTwo(PowerOfTwo),
     Random(Random),
     Maglev(Maglev),
+    Nearest(Box<Nearest>),
 }
 
 impl Balancer {
     /// `previous` is the balancer this one replaces: parts of it that stay valid are used again.
     pub fn new(balancing: Balancing, candidates: &[Candidate], previous: Option<&Self>) -> Self {
+        // Who is sticky has the same endpoint everywhere.
+        if balancing.algorithm != Algorithm::Maglev
+            && let Some(nearest) = Nearest::new(balancing, candidates)
+        {
+            return Self::Nearest(nearest.into());
+        }
         let usable = || Shares::of_usable(candidates);
         match balancing.algorithm {
             Algorithm::RoundRobin => Self::RoundRobin(RoundRobin::new(usable())),
@@ -60,6 +69,18 @@ impl Balancer {
         }
     }
 
+    /// Who gets connections, and how many of all; `None`: whoever got one gets it again.
+    pub fn shares(&self) -> Option<&Shares> {
+        match self {
+            Self::RoundRobin(balancer) => Some(balancer.shares()),
+            Self::LeastConnections(balancer) => Some(balancer.shares()),
+            Self::PowerOfTwo(balancer) => Some(balancer.shares()),
+            Self::Random(balancer) => Some(balancer.shares()),
+            Self::Nearest(balancer) => balancer.near().shares(),
+            Self::Maglev(_) => None,
+        }
+    }
+
     /// A usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
     pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         match self {
@@ -68,6 +89,7 @@ impl Balancer {
             Self::PowerOfTwo(balancer) => balancer.pick(tried),
             Self::Random(balancer) => balancer.pick(tried),
             Self::Maglev(balancer) => balancer.pick(client, tried),
+            Self::Nearest(balancer) => balancer.pick(client, tried, turn),
         }
     }
 }

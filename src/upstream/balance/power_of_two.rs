@@ -17,6 +17,10 @@ impl PowerOfTwo {
         Self { shares }
     }
 
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         let untried = |index: usize| !tried.contains(&endpoints[index]);

@@ -13,6 +13,10 @@ impl Random {
         Self { shares }
     }
 
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     pub fn pick(&self, tried: &Tried) -> Option<&Arc<Endpoint>> {
         let endpoints = self.shares.endpoints();
         self.shares.random(|index| !tried.contains(&endpoints[index])).map(|index| &endpoints[index])

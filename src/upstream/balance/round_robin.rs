@@ -26,6 +26,10 @@ impl RoundRobin {
         Self { shares, stride }
     }
 
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     pub fn pick(&self, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         let total = self.shares.total();
         if total == 0 {

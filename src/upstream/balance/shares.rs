@@ -32,6 +32,11 @@ impl Shares {
         &self.endpoints
     }
 
+    /// The endpoints with their weights.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Endpoint>, u64)> {
+        self.endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint, self.weight(index)))
+    }
+
     /// Whether all have the same weight, which is then 1.
     pub fn are_equal(&self) -> bool {
         self.total() == self.endpoints.len() as u64

@@ -1,4 +1,5 @@
 mod maglev;
+mod nearest;
 
 use std::{net::Ipv4Addr, num::NonZeroU32, thread};
 
@@ -18,7 +19,12 @@ fn candidate(id: &str, weight: u32) -> Candidate {
     let address = (Ipv4Addr::from_bits(fastrand::u32(..)), 5432).into();
     let key = EndpointKey { backend: "b".into(), address, uid: None };
     let weight = Weight::new(NonZeroU32::new(weight).unwrap());
-    Candidate { endpoint: Arc::new(Endpoint::new(key, Arc::default(), Arc::default())), stable_id: id.into(), weight }
+    Candidate {
+        endpoint: Arc::new(Endpoint::new(key, Arc::default(), Arc::default())),
+        stable_id: id.into(),
+        weight,
+        distance: Distance::Far,
+    }
 }
 
 /// `a`, `b`, ... with these weights.

@@ -40,7 +40,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     let endpoint = |port| {
         let key = EndpointKey { backend: "b".into(), address: ([127, 0, 0, 1], port).into(), uid: None };
         let stable_id = model::StableId::Address(key.address);
-        model::Endpoint { key, stable_id, weight: Weight::ONE }
+        model::Endpoint { key, stable_id, weight: Weight::ONE, distance: model::Distance::Far }
     };
     model::Upstream {
         balancing: Balancing { hash_prefix_v6: 64, ..Balancing::default() },
@@ -52,6 +52,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
         keepalive: None,
         unready: Default::default(),
         drain: Default::default(),
+        rebalance: None,
     }
 }
 

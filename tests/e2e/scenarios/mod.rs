@@ -3,6 +3,7 @@ mod churn;
 mod faults;
 mod gateway;
 mod host;
+mod locality;
 mod measurements;
 mod mistakes;
 mod names;

@@ -1,0 +1,251 @@
+//! Authorities of clients and backends: found, kept, and refused with a sentence.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod, KeyPair,
+    date_time_ymd,
+};
+
+use super::{manifests::FOLDER, *};
+use crate::{
+    api::RefKind,
+    model::{BackendTls, ClientValidation, ClientValidationMode},
+    source::Referred,
+};
+
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+impl Ca {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// The list of what it has revoked: nothing.
+    fn list(&self) -> String {
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2027, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+/// A world with a Secret `own` to present, one listener with this in its TLS, and one backend with this.
+fn declaring(tls: &str, backend: &str) -> World {
+    let mut world = load_balancer(
+        "pg",
+        &format!(
+            "{{listeners: [{{port: 1, tls: {{certificateRefs: [{{name: own}}], {tls}}}}}], \
+             backends: [{{addresses: ['10.0.0.1:1'], {backend}}}]}}"
+        ),
+    );
+    let pair = rcgen::generate_simple_self_signed(["pg.example.com".into()]).unwrap();
+    let data = [("tls.crt", pair.cert.pem()), ("tls.key", pair.signing_key.serialize_pem())];
+    let data = data.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())));
+    world.secrets.insert(object("own"), Arc::new(Secret { data: Some(data.into()), ..Secret::default() }));
+    world
+}
+
+fn validating(references: &str) -> World {
+    declaring(&format!("clientValidation: {{caRefs: [{references}]}}"), "")
+}
+
+fn encrypting(tls: &str) -> World {
+    declaring("", &format!("tls: {tls}"))
+}
+
+fn store(world: &mut World, name: &str, texts: &[(&str, &str)]) {
+    let data: BTreeMap<_, _> = texts.iter().map(|(key, text)| (key.to_string(), text.to_string())).collect();
+    let map = k8s_openapi::api::core::v1::ConfigMap { data: Some(data), ..Default::default() };
+    world.config_maps.insert(object(name), Arc::new(map));
+}
+
+fn validation(snapshot: &Snapshot) -> &Arc<ClientValidation> {
+    snapshot.listeners[&listener("pg", 1)].tls.as_ref().unwrap().client_validation.as_ref().unwrap()
+}
+
+fn backend_tls(snapshot: &Snapshot) -> &Arc<BackendTls> {
+    snapshot.upstreams[&upstream("pg")].backends["default"].tls.as_ref().unwrap()
+}
+
+fn sources(validation: &ClientValidation) -> Vec<&str> {
+    validation.authorities.iter().map(|authority| &*authority.source).collect()
+}
+
+#[test]
+fn authorities_come_from_config_maps_secrets_and_files() {
+    let ca = Ca::new();
+    let mut world = validating("{name: a}, {kind: Secret, name: b}, {files: {ca: ca.pem, crl: /run/revoked.pem}}");
+    store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &ca.list())]);
+    let data = [("ca.crt".to_owned(), ByteString(ca.pem().into_bytes()))];
+    world.secrets.insert(object("b"), Arc::new(Secret { data: Some(data.into()), ..Secret::default() }));
+    world.files.insert(format!("{FOLDER}/ca.pem").into(), Ok(ca.pem().as_bytes().into()));
+    world.files.insert("/run/revoked.pem".into(), Ok(ca.list().as_bytes().into()));
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let validation = validation(&snapshot);
+    assert_eq!(sources(validation), ["ConfigMap shop/a", "Secret shop/b", "/etc/tcplb/ca.pem"]);
+    assert_eq!(validation.mode, ClientValidationMode::Required);
+    let lists: Vec<_> = validation.authorities.iter().map(|authority| authority.revoked.len()).collect();
+    assert_eq!(lists, [1, 0, 1]);
+    let (again, _) = then(&world, &snapshot);
+    assert!(Arc::ptr_eq(validation, self::validation(&again)), "what has not changed is not made anew");
+}
+
+#[test]
+fn authorities_that_cannot_be_read_are_left_out_and_told() {
+    let ca = Ca::new();
+    let (pem, list) = (ca.pem(), ca.list());
+    let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let no_list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    for (texts, expected) in [
+        (&[("other", &*pem)][..], "ConfigMap shop/wrong has no ca.crt: write the certificates of the authorities"),
+        (&[("ca.crt", "")], "ca.crt of ConfigMap shop/wrong has no certificate: write a PEM text"),
+        (&[("ca.crt", nonsense)], "ca.crt of ConfigMap shop/wrong has a certificate that cannot be read"),
+        (&[("ca.crt", &pem[..200])], "ca.crt of ConfigMap shop/wrong is not PEM"),
+        (&[("ca.crt", &pem), ("ca.crl", "")], "ca.crl of ConfigMap shop/wrong has no list of revoked certificates"),
+        (&[("ca.crt", &pem), ("ca.crl", &pem)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+        (&[("ca.crt", &pem), ("ca.crl", no_list)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+        (&[("ca.crt", &pem), ("ca.crl", &list[..100])], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+    ] {
+        let mut world = validating("{name: wrong}, {name: right}");
+        store(&mut world, "right", &[("ca.crt", &pem)]);
+        store(&mut world, "wrong", texts);
+        let (snapshot, verdicts) = first(&world);
+        let found = sentences(&verdicts, "pg");
+        let start = format!("spec.listeners[0].tls.clientValidation.caRefs[0]: {expected}");
+        let end = "; it is left out, and certificates of its authorities are refused";
+        assert!(found.len() == 1 && found[0].starts_with(&start) && found[0].ends_with(end), "{start}: {found:?}");
+        assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
+        assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/right"]);
+    }
+}
+
+#[test]
+fn a_listener_without_any_authority_is_not_served_to_everybody() {
+    for (references, expected) in [
+        ("", "caRefs: it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file"),
+        ("{}", "caRefs[0]: it has neither name nor files: write the name of a ConfigMap or Secret, or a file"),
+        ("{name: a, files: {ca: a}}", "caRefs[0]: it has both name and files: write one of them"),
+        ("{name: a}", "caRefs[0]: ConfigMap shop/a does not exist: create it, or write the name of another"),
+        ("{name: a, kind: Secret}", "caRefs[0]: Secret shop/a does not exist: create it"),
+        ("{name: a}", "caRefs: none of these can be read, so nobody could be believed; the listener is not served"),
+    ] {
+        let (snapshot, verdicts) = first(&validating(references));
+        let field = format!("spec.listeners[0].tls.clientValidation.{expected}");
+        assert!(sentences(&verdicts, "pg").iter().any(|said| said.starts_with(&field)), "{field}: {verdicts:?}");
+        assert!(snapshot.listeners.is_empty(), "{references}");
+    }
+}
+
+#[test]
+fn what_becomes_wrong_stays_as_it_was() {
+    let ca = Ca::new();
+    let mut world = validating("{name: a}");
+    store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &ca.list())]);
+    let (before, _) = first(&world);
+    for broken in [Some([("ca.crt", ca.pem()), ("ca.crl", "nothing".into())]), None] {
+        match &broken {
+            Some(texts) => store(&mut world, "a", &texts.each_ref().map(|(key, text)| (*key, &**text))),
+            None => world.config_maps.clear(),
+        }
+        let (after, verdicts) = then(&world, &before);
+        assert!(after.configures_the_same(&before));
+        assert!(sentences(&verdicts, "pg")[0].ends_with("; what it was before counts"), "{verdicts:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
+    let ca = Ca::new();
+    for (tls, expected) in [
+        ("{caRefs: [{name: ca}]}", "serverName: it is missing: write the name that the backend's certificate is for"),
+        ("{serverName: '*.example.com', caRefs: [{name: ca}]}", "serverName: `*.example.com` is no server's name"),
+        ("{serverName: db.example.com}", "caRefs: it is empty: write the name of a ConfigMap or Secret"),
+        ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs[0]: ConfigMap shop/other does not exist"),
+        ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs: none of these can be read"),
+        (
+            "{insecureSkipVerify: true, caRefs: [{name: ca}]}",
+            "caRefs: with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",
+        ),
+        (
+            "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: other}}",
+            "certificateRef: Secret shop/other does not exist",
+        ),
+        (
+            "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: other}}",
+            "certificateRef: without it the backend is not told who connects",
+        ),
+    ] {
+        let mut world = encrypting(tls);
+        store(&mut world, "ca", &[("ca.crt", &ca.pem())]);
+        let (snapshot, verdicts) = first(&world);
+        let field = format!("spec.backends[0].tls.{expected}");
+        assert!(sentences(&verdicts, "pg").iter().any(|said| said.starts_with(&field)), "{field}: {verdicts:?}");
+        assert!(snapshot.upstreams[&upstream("pg")].endpoints.is_empty(), "nothing is sent in the clear: {tls}");
+    }
+}
+
+#[test]
+fn skipping_verification_is_remarked_upon() {
+    let (snapshot, verdicts) = first(&encrypting("{insecureSkipVerify: true}"));
+    let said = sentences(&verdicts, "pg");
+    assert!(said.len() == 1 && said[0].starts_with("spec.backends[0].tls.insecureSkipVerify: any certificate is"));
+    assert!(!verdicts[&object("pg")].refuses());
+    assert_eq!(backend_tls(&snapshot).terms.authorities, None);
+}
+
+#[test]
+fn a_backend_whose_tls_becomes_wrong_goes_on_with_it_as_it_was() {
+    let ca = Ca::new();
+    let tls = "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: own}, startTls: Postgres}";
+    let mut world = encrypting(tls);
+    store(&mut world, "ca", &[("ca.crt", &ca.pem())]);
+    let (before, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let (again, _) = then(&world, &before);
+    assert!(Arc::ptr_eq(backend_tls(&before), backend_tls(&again)), "with its sessions");
+
+    world.config_maps.clear();
+    let (after, verdicts) = then(&world, &before);
+    assert!(verdicts[&object("pg")].refuses() && after.configures_the_same(&before));
+
+    let mut wrong = encrypting("{serverName: db.example.com}");
+    wrong.secrets.clone_from(&world.secrets);
+    let (after, verdicts) = then(&wrong, &before);
+    assert!(sentences(&verdicts, "pg").iter().any(|said| said.contains("it keeps the endpoints it had before")));
+    assert_eq!(after.upstreams, before.upstreams, "and is not sent anything in the clear");
+}
+
+#[test]
+fn nothing_is_asked_of_clients_whose_tls_is_passed_through() {
+    let ca = Ca::new();
+    let mut world = declaring("mode: Passthrough, clientValidation: {caRefs: [{name: a}]}", "");
+    store(&mut world, "a", &[("ca.crt", &ca.pem())]);
+    let (_, verdicts) = first(&world);
+    let said = sentences(&verdicts, "pg");
+    let field = "spec.listeners[0].tls.clientValidation: it is not used, for all connections are passed through";
+    assert!(said.iter().any(|said| said.starts_with(field)), "{said:?}");
+}
+
+#[test]
+fn config_maps_count_among_what_a_namespace_may_have_read() {
+    let mut world = validating("{name: a}");
+    world.beyond_quota.insert(Referred { kind: RefKind::ConfigMap, key: object("a") });
+    let (_, verdicts) = first(&world);
+    let problem = &verdicts[&object("pg")].problems[0];
+    assert_eq!((problem.reason, problem.severity), (Reason::NotPermitted, Severity::Refused));
+    assert!(problem.message.contains("Secrets and ConfigMaps with certificates"), "{problem}");
+}

@@ -1,0 +1,108 @@
+//! How far endpoints are, and what is said where that cannot be known.
+
+use super::*;
+use crate::{model::Distance, source::Place};
+
+/// Endpoints 10.0.0.1, 10.0.0.2, … of Service `pg` in zones and on nodes, as seen from zone `here`, node `this`.
+fn seen(locality: &str, endpoints: &[&str]) -> World {
+    let endpoints: Vec<_> =
+        (1..).zip(endpoints).map(|(n, text)| format!("{{addresses: [10.0.0.{n}], {text}}}")).collect();
+    let text = format!(
+        "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: pg}}, spec: {{listeners: [{{port: 1}}], \
+         loadBalancing: {{locality: {{{locality}}}}}, backends: [{{service: {{name: pg, port: 1}}}}]}}}}\n---\n\
+         {{kind: Service, metadata: {{name: pg}}, spec: {{ports: [{{port: 1}}]}}}}\n---\n\
+         {{kind: EndpointSlice, metadata: {{name: pg, labels: {{kubernetes.io/service-name: pg}}}}, addressType: IPv4, \
+         ports: [{{port: 1}}], endpoints: [{}]}}\n",
+        endpoints.join(", ")
+    );
+    let place = Place { node: Some("this".into()), zone: Some("here".into()) };
+    World { place: Some(place), ..world(&text) }
+}
+
+/// One letter for each endpoint: `n` on this node, `z` in this zone, `f` elsewhere.
+fn distances(world: &World) -> String {
+    let (snapshot, verdicts) = first(world);
+    assert!(!verdicts.values().any(Verdict::refuses), "{verdicts:?}");
+    let letter = |distance| match distance {
+        Distance::Node => 'n',
+        Distance::Zone => 'z',
+        Distance::Far => 'f',
+    };
+    snapshot.upstreams[&upstream("pg")].endpoints.iter().map(|endpoint| letter(endpoint.distance)).collect()
+}
+
+#[test]
+fn endpoints_are_as_near_as_the_preference_and_their_slices_say() {
+    const HINTED: &str = "zone: there, hints: {forZones: [{name: there}, {name: here}]}";
+    const BY_NODE: &str = "hints: {forNodes: [{name: this}], forZones: [{name: here}]}";
+    const ELSEWHERE: &str = "zone: here, hints: {forZones: [{name: there}], forNodes: [{name: that}]}";
+    let places = &["zone: here, nodeName: this", "zone: here, nodeName: that", "zone: there, nodeName: other", "{}"];
+    let places = places.map(|place| if place == "{}" { "conditions: {}" } else { place });
+    for (prefer, endpoints, expected) in [
+        ("SameZone", &places[..], "zzff"),
+        ("SameNode", &places, "nzff"),
+        ("Hints", &places, "ffff"),
+        ("Hints", &[HINTED, ELSEWHERE], "zf"),
+        ("Hints", &[HINTED, ELSEWHERE, "zone: here"], "fff"),
+        ("Hints", &[HINTED, ELSEWHERE, "zone: here, conditions: {ready: false}"], "zf"),
+        ("Hints", &[BY_NODE, ELSEWHERE], "nf"),
+        ("Hints", &[BY_NODE, HINTED], "zz"),
+        ("SameZone", &[ELSEWHERE], "z"),
+    ] {
+        assert_eq!(distances(&seen(&format!("prefer: {prefer}"), endpoints)), expected, "{prefer} {endpoints:?}");
+    }
+}
+
+#[test]
+fn a_process_that_does_not_know_its_place_says_so() {
+    for (prefer, node, zone, expected) in [
+        ("SameZone", Some("this"), Some("here"), None),
+        ("SameNode", Some("this"), None, None),
+        ("SameZone", Some("this"), None, Some("does not know its zone; start it with --zone")),
+        ("Hints", None, None, Some("does not know its zone; start it with --zone")),
+        ("SameNode", None, Some("here"), Some("does not know its node; start it with --node")),
+    ] {
+        let mut world = seen(&format!("prefer: {prefer}"), &["zone: here"]);
+        world.place = Some(Place { node: node.map(Into::into), zone: zone.map(Into::into) });
+        let said = sentences(&first(&world).1, "pg");
+        let is_said =
+            |expected| said == [format!("spec.loadBalancing.locality: it does nothing here: this process {expected}")];
+        assert!(expected.map_or(said.is_empty(), is_said), "{said:?}");
+        world.place = None;
+        assert!(sentences(&first(&world).1, "pg").is_empty(), "who only checks is told nothing");
+    }
+}
+
+#[test]
+fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed() {
+    let mut told = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
+    told.place = Some(Place { node: Some("this".into()), zone: None });
+    assert_eq!(distances(&told), "ff");
+    let by = |manager: &str| {
+        format!(
+            "{{kind: Service, metadata: {{name: own, namespace: tcplb, uid: s}}, spec: {{selector: {{app: tcplb}}, ports: \
+             [{{port: 1}}]}}}}\n---\n{{kind: EndpointSlice, metadata: {{name: own, namespace: tcplb, labels: \
+             {{kubernetes.io/service-name: own, endpointslice.kubernetes.io/managed-by: {manager}}}, ownerReferences: \
+             [{{apiVersion: v1, kind: Service, name: own, uid: s}}]}}, addressType: IPv4, ports: [{{port: 1}}], endpoints: \
+             [{{addresses: [10.9.9.9], nodeName: this, zone: here, targetRef: {{kind: Pod, namespace: tcplb, name: p, uid: \
+             p}}}}]}}\n"
+        )
+    };
+    for (manager, expected) in [("endpointslice-controller.k8s.io", "zf"), ("somebody", "ff")] {
+        let own = world(&by(manager));
+        let mut all = told.clone();
+        all.services.extend(own.services);
+        all.endpoint_slices.extend(own.endpoint_slices);
+        assert_eq!(distances(&all), expected, "{manager}");
+    }
+}
+
+#[test]
+fn addresses_have_no_place() {
+    let world = load_balancer(
+        "pg",
+        "{listeners: [{port: 1}], loadBalancing: {locality: {prefer: SameZone}}, backends: [{addresses: ['10.0.0.1:1']}]}",
+    );
+    let said = sentences(&first(&world).1, "pg");
+    assert!(said.len() == 1 && said[0].contains("only the endpoints of Services have a place"), "{said:?}");
+}

@@ -1,0 +1,80 @@
+use super::*;
+
+/// Each at its distance: `n` on this node, `z` in this zone, `f` elsewhere.
+fn at(distances: &str) -> Vec<Candidate> {
+    let mut candidates = candidates(&vec![1; distances.len()]);
+    for (candidate, letter) in candidates.iter_mut().zip(distances.chars()) {
+        candidate.distance = match letter {
+            'n' => Distance::Node,
+            'z' => Distance::Zone,
+            _ => Distance::Far,
+        };
+    }
+    candidates
+}
+
+/// The letters of the endpoints that so many clients get, sorted.
+fn gets(algorithm: Algorithm, distances: &str, unusable: &[usize], picks: usize) -> String {
+    let candidates = at(distances);
+    unusable.iter().for_each(|index| set_usable(&candidates[*index], false));
+    let (balancer, turn) = (balancer(algorithm, &candidates), AtomicU64::new(0));
+    let pick = |number| balancer.pick(client(number as u32), &Tried::default(), &turn).unwrap();
+    let mut letters: Vec<_> =
+        (0..picks).map(|number| distances.as_bytes()[index_of(&candidates, pick(number))] as char).collect();
+    letters.sort_unstable();
+    letters.dedup();
+    letters.into_iter().collect()
+}
+
+#[test]
+fn the_nearest_that_are_usable_get_all_connections() {
+    for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm != Algorithm::Maglev) {
+        for (distances, unusable, expected) in [
+            ("fff", &[][..], "f"),
+            ("zff", &[], "z"),
+            ("zzff", &[0], "z"),
+            ("zzff", &[0, 1], "f"),
+            ("nzff", &[], "n"),
+            ("nzff", &[0], "z"),
+            ("nzff", &[0, 1], "f"),
+            ("nff", &[0], "f"),
+        ] {
+            assert_eq!(gets(algorithm, distances, unusable, 50), expected, "{algorithm:?} {distances} {unusable:?}");
+        }
+    }
+    assert_eq!(gets(Algorithm::Maglev, "zff", &[], 200), "fz", "who is sticky is so everywhere");
+}
+
+#[test]
+fn a_retry_goes_farther_once_all_near_ones_were_tried() {
+    let candidates = at("zff");
+    let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
+    let mut tried = Tried::default();
+    let mut order = Vec::new();
+    while let Some(endpoint) = balancer.pick(client(1), &tried, &turn) {
+        order.push(index_of(&candidates, endpoint));
+        tried.insert(endpoint);
+    }
+    assert_eq!((order.len(), order[0]), (3, 0), "{order:?}");
+}
+
+#[test]
+fn overloaded_ones_get_no_more_while_farther_ones_have_less() {
+    let candidates = at("nzff");
+    let balancing = Balancing { overloaded_at: NonZeroU32::new(10), ..Balancing::default() };
+    let (balancer, turn) = (Balancer::new(balancing, &candidates, None), AtomicU64::new(0));
+    let pick = || ActiveConnection::begin(balancer.pick(client(1), &Tried::default(), &turn).unwrap());
+    let active = || candidates.iter().map(|candidate| candidate.endpoint.active()).collect::<Vec<_>>();
+    let mut open = Vec::new();
+    for (picks, expected) in
+        [(10, [10, 0, 0, 0]), (5, [10, 5, 0, 0]), (5, [10, 10, 0, 0]), (10, [10, 10, 5, 5]), (10, [10; 4])]
+    {
+        open.extend((0..picks).map(|_| pick()));
+        assert_eq!(active(), expected);
+    }
+    open.push(pick());
+    assert_eq!(active(), [11, 10, 10, 10], "where all are overloaded, the nearest");
+    open.drain(..2);
+    open.push(pick());
+    assert_eq!(active(), [10, 10, 10, 10], "what has room again");
+}

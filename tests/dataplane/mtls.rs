@@ -1,0 +1,201 @@
+//! Certificates of clients: who gets through, and what is told of them.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use proxy_header::{ParseConfig, ProxyHeader, SslInfo};
+use rustls::{
+    ClientConfig, HandshakeKind, SupportedProtocolVersion,
+    version::{TLS12, TLS13},
+};
+use serde_json::{Value, json};
+use tcplb::{
+    model::{Listener, ProxyVersion, Snapshot, Tls, Upstream},
+    proxy::accounting::CloseReason,
+    source::{Declared, World},
+    translate::translate,
+};
+
+use crate::{
+    authority::{Authority, Issued},
+    rig::*,
+    tls::{connect_tls, end, handshake},
+};
+
+/// What a manifest comes to beside these files.
+pub fn translated(spec: Value, files: &[(&str, String)]) -> Snapshot {
+    let declared = Declared {
+        spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
+        problems: Vec::new(),
+        origin: "test".into(),
+        folder: PathBuf::new(),
+        identity: None,
+        status: None,
+    };
+    let files = files.iter().map(|(name, text)| (PathBuf::from(name), Ok(text.as_bytes().into())));
+    let world = World {
+        load_balancers: [(listener_key().object, declared)].into(),
+        files: files.collect::<BTreeMap<_, _>>(),
+        ..World::default()
+    };
+    let (snapshot, verdicts) = translate(&world, &Snapshot::default(), jiff::Timestamp::now());
+    assert!(verdicts.values().all(|verdict| !verdict.refuses()), "{verdicts:?}");
+    snapshot
+}
+
+/// TLS of a listener that asks clients for certificates.
+fn asking(mode: &str, presented: &Issued, authorities: &[(&Authority, Option<String>)]) -> Option<Tls> {
+    let mut files = vec![("crt", presented.certificate.clone()), ("key", presented.key.clone())];
+    let names = [("ca-0", "crl-0"), ("ca-1", "crl-1")];
+    let references = authorities.iter().zip(names).map(|((authority, revoked), (ca, crl))| {
+        files.push((ca, authority.pem()));
+        files.extend(revoked.clone().map(|revoked| (crl, revoked)));
+        json!({"files": {"ca": ca, "crl": revoked.as_ref().map(|_| crl)}})
+    });
+    let references: Vec<_> = references.collect();
+    let snapshot = translated(
+        json!({
+            "listeners": [{"port": 1, "tls": {
+                "certificateRefs": [{"files": {"certificate": "crt", "key": "key"}}],
+                "alpn": ["mqtt"],
+                "clientValidation": {"mode": mode, "caRefs": references},
+            }}],
+            "backends": [{"addresses": ["127.0.0.1:1"]}],
+        }),
+        &files,
+    );
+    Listener::clone(snapshot.listeners.values().next().unwrap()).tls
+}
+
+/// A connection over which something comes back: with TLS 1.3 a client has ended its handshake before it is refused.
+fn echoed(config: &Arc<ClientConfig>, rig: &Rig) -> io::Result<HandshakeKind> {
+    let mut client = handshake(config, rig.connect())?;
+    client.write_all(b"?")?;
+    client.read_exact(&mut [0])?;
+    let kind = client.conn.handshake_kind().unwrap();
+    end(client);
+    Ok(kind)
+}
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+#[test]
+fn only_clients_with_a_certificate_of_the_authority_get_through() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let presented = authority.issue("db.example");
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Required", &presented, &[(&authority, None)]);
+    });
+    for (round, version) in (0..).zip(VERSIONS) {
+        echoed(&authority.client_showing(&authority.issue("alice"), &[version]), &rig).unwrap();
+        echoed(&authority.client(&[version]), &rig).unwrap_err();
+        echoed(&authority.client_showing(&other.issue("alice"), &[version]), &rig).unwrap_err();
+        rig.wait_closed(CloseReason::TlsClientCertificate, 2 * (round + 1));
+    }
+    rig.wait_closed(CloseReason::Complete, 2);
+    let of_alice = |line: &String| line.contains(" tls_client=\"CN=alice\" ");
+    wait_until("the log names who connected", || rig.logged().iter().filter(|line| of_alice(line)).count() == 2);
+}
+
+#[test]
+fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let presented = authority.issue("db.example");
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Optional", &presented, &[(&authority, None)]);
+    });
+    for version in VERSIONS {
+        echoed(&authority.client(&[version]), &rig).unwrap();
+        echoed(&authority.client_showing(&authority.issue("alice"), &[version]), &rig).unwrap();
+        echoed(&authority.client_showing(&other.issue("alice"), &[version]), &rig).unwrap_err();
+    }
+    rig.wait_closed(CloseReason::Complete, 4);
+    rig.wait_closed(CloseReason::TlsClientCertificate, 2);
+}
+
+#[test]
+fn whoever_is_revoked_cannot_resume_a_session_from_before() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let presented = authority.issue("db.example");
+    let (alice, bob, carol) = (authority.issue("alice"), authority.issue("bob"), other.issue("carol"));
+    let asking = |revoked| asking("Required", &presented, &[(&authority, revoked), (&other, None)]);
+    let mut rig = Rig::with(&[Backend::echo()], |listener, _| listener.tls = asking(None));
+    let everybody =
+        VERSIONS.map(|version| [&alice, &bob, &carol].map(|issued| authority.client_showing(issued, &[version])));
+    for config in everybody.iter().flatten() {
+        let kinds = [echoed(config, &rig).unwrap(), echoed(config, &rig).unwrap()];
+        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
+    }
+    rig.change_listener(|listener| listener.tls = asking(Some(authority.revoked(&[&bob]))));
+    for [alice, bob, carol] in &everybody {
+        assert_eq!(echoed(alice, &rig).unwrap(), HandshakeKind::Full);
+        echoed(bob, &rig).unwrap_err();
+        assert_eq!(echoed(carol, &rig).unwrap(), HandshakeKind::Full, "her authority has no list");
+    }
+    rig.wait_closed(CloseReason::TlsClientCertificate, 2);
+    // What is the same as before ends no session.
+    rig.change_listener(|listener| listener.timeouts.handshake += std::time::Duration::from_secs(1));
+    for [alice, ..] in &everybody {
+        assert_eq!(echoed(alice, &rig).unwrap(), HandshakeKind::Resumed);
+    }
+}
+
+/// The PROXY header that a backend gets.
+fn header(served: &TcpStream) -> ProxyHeader<'static> {
+    let mut bytes = read_exactly(served, 16);
+    bytes.extend(read_exactly(served, u16::from_be_bytes([bytes[14], bytes[15]]).into()));
+    let (header, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+    assert_eq!(length, bytes.len());
+    header.into_owned()
+}
+
+#[test]
+fn backends_are_told_of_the_clients_tls() {
+    let authority = Authority::new();
+    let presented = authority.issue("db.example");
+    let backend = Backend::new();
+    let announced = |_: &mut Listener, upstream: &mut Upstream| {
+        backend_of(upstream).proxy_protocol = Some(ProxyVersion::V2);
+    };
+    let rig = Rig::with(&[backend.address], |listener, upstream| {
+        listener.tls = asking("Optional", &presented, &[(&authority, None)]);
+        announced(listener, upstream);
+    });
+    let told = |config: &Arc<ClientConfig>| {
+        let client = connect_tls(config, rig.address());
+        let mut served = backend.accept();
+        let mut client = client;
+        client.write_all(b"?").unwrap();
+        let header = header(&served);
+        served.write_all(&read_exactly(&served, 1)).unwrap();
+        assert_eq!(read_exactly(&mut client, 1), b"?");
+        drop(served);
+        end(client);
+        header
+    };
+    let flags = |ssl: &SslInfo| (ssl.client_ssl(), ssl.client_cert_conn(), ssl.client_cert_sess(), ssl.verify());
+    for (version, name) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+        let mut config = (*authority.client_showing(&authority.issue("alice"), &[version])).clone();
+        config.alpn_protocols = vec![b"mqtt".to_vec()];
+        let config = Arc::new(config);
+        for expected in [(true, true, true, 0), (true, false, true, 0)] {
+            let header = told(&config);
+            assert_eq!((header.authority(), header.alpn()), (Some("db.example"), Some(&b"mqtt"[..])));
+            let ssl = header.ssl().unwrap();
+            assert_eq!((ssl.version(), ssl.cn()), (Some(name), Some("alice")));
+            assert_eq!(flags(&ssl), expected, "in the session, and the second time not in the connection");
+        }
+        let header = told(&authority.client(&[version]));
+        let ssl = header.ssl().unwrap();
+        assert_eq!((header.alpn(), ssl.cn(), flags(&ssl)), (None, None, (true, false, false, 1)));
+    }
+    rig.wait_closed(CloseReason::Complete, 6);
+    let plain = Rig::with(&[backend.address], announced);
+    let (_client, served) = plain.connect_to(&backend);
+    assert_eq!(header(&served).tlvs().count(), 0, "there is nothing to tell of a client without TLS");
+}
