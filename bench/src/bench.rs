@@ -58,7 +58,7 @@ impl Bench {
 }
 
 /// As far as it goes. Contenders inherit it.
-fn raise_descriptor_limit() -> Result<()> {
+pub fn raise_descriptor_limit() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }

@@ -3,7 +3,6 @@
 mod axes;
 mod backend;
 mod bench;
-#[allow(dead_code, reason = "the pictures come next")]
 mod chart;
 mod contender;
 mod cores;
@@ -14,6 +13,7 @@ mod measure;
 mod report;
 mod results;
 mod run;
+mod show;
 mod statistics;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use contender::Program;
 use count::{Purpose, smoke};
 use run::Plan;
+use show::Picture;
 use tokio::runtime;
 
 #[derive(Parser)]
@@ -54,6 +55,16 @@ enum Command {
         /// Write the baseline instead.
         #[arg(long)]
         update: bool,
+    },
+    /// Show what a policy does over a while: draw a picture of a run, and print its figures.
+    Show {
+        picture: Picture,
+        /// The program that is shown.
+        #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tcplb"))]
+        program: PathBuf,
+        /// Where the picture is put.
+        #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
+        docs: PathBuf,
     },
     /// Print the table of results, draw the plot beside them, and put the table into a document.
     Report {
@@ -108,6 +119,7 @@ fn run_command(command: Command) -> Result<()> {
             let purpose = if update { Purpose::Update } else { Purpose::Compare };
             on_the_loads_core(async { smoke(&Bench::prepare()?, &baseline, purpose).await })
         }
+        Command::Show { picture, program, docs } => on_the_loads_core(show::show(picture, &program, &docs)),
         Command::Report { results, document } => {
             println!("{}", report::write(&results, &document)?);
             Ok(())

@@ -72,7 +72,11 @@ impl Keeper {
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
         let candidates = self.members.candidates(Instant::now());
         let mut serving = Serving::default();
-        let subset = Arc::new(Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving));
+        let (subset, switch) = Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
+        if let Some(switch) = switch {
+            log_switch(upstream.key(), backends, switch);
+        }
+        let subset = Arc::new(subset);
         self.subsets.push(Known { subset: Arc::downgrade(&subset), serving });
         self.note_service();
         // Its last endpoint may be ejected.
@@ -364,7 +368,7 @@ fn log(upstream: &UpstreamKey, changes: &[Change]) {
 }
 
 /// `backends` are those of a route, or all.
-fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to }: Switch) {
+fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to, first }: Switch) {
     let backends = match backends {
         Backends::All => None,
         Backends::Of(names) => Some(names.join(", ")),
@@ -375,6 +379,9 @@ fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to }: 
         }
         Some(from) => {
             info!(%upstream, backends, %from, %to, "failed back: new connections go to endpoints of another priority");
+        }
+        None if to > first => {
+            warn!(%upstream, backends, %to, "failed over: new connections go to endpoints of a higher priority number");
         }
         None => {}
     }

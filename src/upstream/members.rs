@@ -105,7 +105,9 @@ impl Members {
 
     /// Those that get no more connections, with the reason.
     pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
-        let unusable = self.members.iter().filter(|member| !member.usable());
+        // Clients of an unusable one would have nowhere to go while no other is usable.
+        let others = self.usable() > 0;
+        let unusable = self.members.iter().filter(|member| others && !member.usable());
         let unusable = unusable.map(|member| (member.endpoint().clone(), Departure::Unhealthy));
         let gone = self.gone.iter().map(|endpoint| {
             let departure = match unready.get(endpoint.key()) {

@@ -43,6 +43,8 @@ pub(super) struct Switch {
     /// `None`: none did.
     pub from: Option<Priority>,
     pub to: Priority,
+    /// The one that would, if it could.
+    pub first: Priority,
 }
 
 impl Serving {
@@ -52,7 +54,8 @@ impl Serving {
         let before = before.map(|(priority, _)| *priority);
         let next = self.next(before, groups, failover, now);
         self.backends = next.map(|next| groups[&next].backends.clone()).unwrap_or_default();
-        let switch = next.filter(|_| next != before).map(|to| Switch { from: before, to });
+        let first = groups.keys().next().copied().unwrap_or_default();
+        let switch = next.filter(|_| next != before).map(|to| Switch { from: before, to, first });
         (next, switch)
     }
 

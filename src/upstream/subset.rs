@@ -65,9 +65,9 @@ impl Subset {
         settings: &model::Upstream,
         candidates: &[Candidate],
         serving: &mut Serving,
-    ) -> Self {
-        let (current, _) = Current::of(&backends, settings, candidates, None, serving);
-        Self { upstream, backends, current: ArcSwap::from_pointee(current), turn: AtomicU64::new(0) }
+    ) -> (Self, Option<Switch>) {
+        let (current, switch) = Current::of(&backends, settings, candidates, None, serving);
+        (Self { upstream, backends, current: ArcSwap::from_pointee(current), turn: AtomicU64::new(0) }, switch)
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {

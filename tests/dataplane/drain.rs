@@ -168,12 +168,18 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
     let (client, served) = rig.connect_to(&sick);
     is_connected(&client, &served);
     rig.change_upstream(|upstream| {
-        upstream.endpoints.push(endpoint(other));
-        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
         backend_of(upstream).active_check = Some(quick_check().into());
     });
     is_connected(&client, &served);
+    let address = sick.address;
     drop(sick);
+    wait_until("it is unhealthy", || !rig.endpoint(address).usable());
+    is_connected(&client, &served);
+    assert!(rig.monitor.departing().is_empty(), "there is nowhere to go for its clients");
+    rig.change_upstream(|upstream| {
+        upstream.endpoints.push(endpoint(other));
+        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+    });
     is_reset(&client);
     is_reset(&served);
     rig.wait_closed(CloseReason::EndpointUnhealthy, 1);

@@ -17,7 +17,8 @@ pub struct Drain {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_removed: Option<DrainPolicy>,
     /// When an endpoint becomes unhealthy: its active check fails, it is ejected because connections to it fail, or its
-    /// pod is not ready. One that is healthy again before their turn keeps its connections. Absent: connections are kept.
+    /// pod is not ready. One that is healthy again before their turn keeps its connections, and so does each while no
+    /// other endpoint is usable. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_unhealthy: Option<DrainPolicy>,
     /// When an endpoint gets no more connections because backends of a lower `priority` serve again. Absent:

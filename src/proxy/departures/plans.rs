@@ -129,7 +129,9 @@ impl Plans {
 
     /// Whether anything may be to be closed before the next change.
     pub fn have_work(&self, now: Instant) -> bool {
-        self.plans.values().any(|plan| plan.gone.open() > 0 || now < plan.since + plan.close.after)
+        // The last connections may end between two looks: what is said and forgotten then is work, too.
+        let is_open = |plan: &Plan| plan.gone.open() > 0 || !plan.is_told || plan.is_orphan;
+        self.plans.values().any(|plan| is_open(plan) || now < plan.since + plan.close.after)
     }
 
     /// What is to be closed now.

@@ -103,7 +103,8 @@ fn a_group_that_gets_another_number_goes_on() {
 fn it_is_said_when_another_group_serves() {
     let (mut serving, now) = (Serving::default(), Instant::now());
     let mut switch = |counts: &Counts| serving.settle(&groups(counts), &Failover::default(), now).1;
-    let expected = |from: Option<u8>, to| Some(Switch { from: from.map(Priority), to: Priority(to) });
+    let expected =
+        |from: Option<u8>, to| Some(Switch { from: from.map(Priority), to: Priority(to), first: Priority(0) });
     assert_eq!(switch(&[(1, 1), (1, 1)]), expected(None, 0));
     assert_eq!(switch(&[(1, 1), (0, 1)]), None);
     assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1));

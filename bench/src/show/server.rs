@@ -1,0 +1,68 @@
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use anyhow::Result;
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::backend::listen;
+
+/// A server that reads what comes and counts its connections.
+pub struct Server {
+    counts: Arc<Counts>,
+    accepting: AbortHandle,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    accepted: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Server {
+    pub fn start(address: SocketAddr) -> Result<Self> {
+        let (listener, counts) = (listen(address)?, Arc::new(Counts::default()));
+        let counted = counts.clone();
+        let mut tasks = JoinSet::new();
+        let accepting = tasks.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Not part of this task: connections go on when nobody is accepted any more.
+                tokio::spawn(serve(stream, counted.clone()));
+            }
+        });
+        Ok(Self { counts, accepting, _tasks: tasks })
+    }
+
+    /// Takes no connections any more; those that are open go on.
+    pub fn refuse(&mut self) {
+        self.accepting.abort();
+    }
+
+    pub fn open(&self) -> u64 {
+        self.accepted() - self.counts.ended.load(Relaxed)
+    }
+
+    /// Those that said something: probes say nothing.
+    pub fn accepted(&self) -> u64 {
+        self.counts.accepted.load(Relaxed)
+    }
+}
+
+async fn serve(mut stream: TcpStream, counts: Arc<Counts>) {
+    let mut buffer = [0; 64];
+    if !stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+        return;
+    }
+    counts.accepted.fetch_add(1, Relaxed);
+    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+    counts.ended.fetch_add(1, Relaxed);
+}
