@@ -398,7 +398,7 @@ fn largest() -> Value {
             },
             "listeners": (0..16).map(listener).collect::<Vec<_>>(),
             "backends": (0..64).map(backend).collect::<Vec<_>>(),
-            "loadBalancing": {"algorithm": "Maglev", "hash": {"prefixV6": 128}},
+            "loadBalancing": {"algorithm": "RoundRobin"},
             "healthCheck": {
                 "active": {"interval": "1000s1000s1000ms1000ms", "timeout": "1000s1000s1000ms1000ms"},
                 "passive": {"ejectFor": duration, "maxEjectFor": duration},
