@@ -2,6 +2,7 @@
 
 mod authorities;
 mod certificates;
+mod checks;
 mod golden;
 mod invariants;
 mod keeping;

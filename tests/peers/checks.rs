@@ -8,7 +8,9 @@ mod redis;
 mod web;
 
 use std::{
+    fs,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -44,6 +46,18 @@ impl Checked {
         let passive = "passive: {maxEjectedPercent: 0}";
         let health = format!("healthCheck: {{active: {{{pace}, {check}}}, {passive}}}\n{more}");
         let path = folder.write("checked.yaml", &manifest("checked", address.port(), endpoints, &health));
+        Self { address, tcplb: Tcplb::standalone(&[&path]).ready(), folder }
+    }
+
+    /// One of `examples/checks`, with these in place of its own servers.
+    fn example(file: &str, instead: &[(&str, SocketAddr)]) -> Self {
+        let (address, folder) = (free_address(), Folder::new());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/checks").join(file);
+        let mut text = fs::read_to_string(path).unwrap().replace("port: 4000", &format!("port: {}", address.port()));
+        for (own, other) in instead {
+            text = text.replace(own, &other.to_string());
+        }
+        let path = folder.write(file, &text);
         Self { address, tcplb: Tcplb::standalone(&[&path]).ready(), folder }
     }
 

@@ -13,11 +13,26 @@ use crate::{
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 
+/// Those that run in front of the three backends.
 fn manifests() -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files = in_folder(FOLDER);
+    files.push(Path::new(FOLDER).join("checks/exchange.yaml"));
+    assert!(files.len() >= 10, "{files:?}");
+    files
+}
+
+/// Those that need software of other people.
+fn in_front_of_others() -> Vec<PathBuf> {
+    let mut files = in_folder(&format!("{FOLDER}/checks"));
+    files.retain(|file| !file.ends_with("exchange.yaml"));
+    assert_eq!(files.len(), 6, "{files:?}");
+    files
+}
+
+fn in_folder(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
-    assert!(files.len() >= 10, "{files:?}");
     files
 }
 
@@ -60,7 +75,7 @@ impl Backends {
 
 #[test]
 fn every_example_passes_the_check_as_it_is() {
-    for file in manifests() {
+    for file in manifests().into_iter().chain(in_front_of_others()) {
         let (code, verdict, error) = run(&["check", file.to_str().unwrap()]);
         let lines: Vec<_> = verdict.lines().collect();
         assert!(code == 0 && error.is_empty(), "{}: {verdict}{error}", file.display());
@@ -143,7 +158,7 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let text = fs::read_to_string(source.join("tls.yaml")).unwrap();
     copy.write("tls.yaml", &backends.instead(&text, (4433, address.port())));
     let commands: Vec<_> = manual.lines().filter_map(|line| line.strip_prefix("tcplb cert --out ")).collect();
-    assert_eq!(commands.len(), 2, "{manual}");
+    assert_eq!(commands.len(), 3, "{manual}");
     for command in commands {
         let mut arguments = vec!["cert", "--out", copy.path()];
         arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
@@ -164,11 +179,22 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     // The same certificates, and routes.
     let text = fs::read_to_string(source.join("routes.yaml")).unwrap();
     let routes = copy.write("routes.yaml", &backends.instead(&text, (4434, address.port())));
-    let _tcplb = Tcplb::standalone(&[&routes]).ready();
+    let tcplb = Tcplb::standalone(&[&routes]).ready();
     for (name, file, backend) in names {
         let mut client = tls_client::connect(address, name, &[&certificate(file)]).unwrap();
         assert!(client.line().unwrap().starts_with(&format!("hello from {backend}")), "{name}");
     }
+    drop(tcplb);
+
+    let text = fs::read_to_string(source.join("mutual.yaml")).unwrap();
+    let far = free_address();
+    let text = backends.instead(&text, (4435, address.port())).replace("4436", &far.port().to_string());
+    let tcplb = Tcplb::standalone(&[&copy.write("mutual.yaml", &text)]).ready();
+    assert_eq!(who_answers(address), "blue");
+    tcplb.printed("tls_client=\"CN=client.example.test\"");
+    tls_client::connect(far, "localhost", &[&certificate("localhost.crt")])
+        .map_or(Ok(()), |mut client| client.line().map(|line| panic!("served without a certificate: {line}")))
+        .unwrap_err();
 }
 
 #[test]
@@ -187,8 +213,8 @@ fn the_golb_example_is_converted_and_runs() {
 #[test]
 fn every_example_is_in_the_list_of_examples() {
     let list = fs::read_to_string(Path::new(FOLDER).join("README.md")).unwrap();
-    for file in manifests() {
-        let name = file.file_name().unwrap().to_str().unwrap();
+    for file in manifests().into_iter().chain(in_front_of_others()) {
+        let name = file.strip_prefix(FOLDER).unwrap().to_str().unwrap();
         assert!(list.contains(&format!("`{name}`")), "{name}");
     }
 }

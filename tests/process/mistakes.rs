@@ -75,6 +75,49 @@ const MISTAKES: &[Mistake] = &[
         consequence: Refused,
     },
     Mistake {
+        what: "a check of a role that nobody tells strangers",
+        text: |port, backend| {
+            let check = "{type: Postgres, postgres: {role: Primary}}";
+            manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}"))
+        },
+        object: "default/bad",
+        said: &[
+            "spec.healthCheck.active.postgres.role",
+            "PostgreSQL tells its role only after a login: write the `user` of an account",
+        ],
+        consequence: Refused,
+    },
+    Mistake {
+        what: "a password in a file that is not there",
+        text: |port, backend| {
+            let check = "{type: Redis, redis: {passwordRef: {file: nowhere}}}";
+            manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}"))
+        },
+        object: "default/bad",
+        said: &["spec.healthCheck.active.redis.passwordRef", "nowhere: there is no such file or folder"],
+        consequence: Refused,
+    },
+    Mistake {
+        what: "an answer that is half a byte",
+        text: |port, backend| {
+            let check = "{type: Exchange, exchange: {expect: {hex: 123}}}";
+            manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}")).replace("123", "\"123\"")
+        },
+        object: "default/bad",
+        said: &["spec.healthCheck.active.exchange.expect.hex", "write two hexadecimal digits for each"],
+        consequence: Refused,
+    },
+    Mistake {
+        what: "a status that is none",
+        text: |port, backend| {
+            let check = "{type: HTTP, http: {statuses: [2xx]}}";
+            manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}"))
+        },
+        object: "default/bad",
+        said: &["spec.healthCheck.active.http.statuses[0]", "not an HTTP status: write for example 200, or 200-299"],
+        consequence: Refused,
+    },
+    Mistake {
         what: "a weight of zero",
         text: |port, backend| right(port, backend).replace("backends: [{", "backends: [{weight: 0, "),
         object: "default/bad",

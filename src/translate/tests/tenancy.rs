@@ -486,3 +486,20 @@ fn a_cluster_probes_only_where_somebody_wants_it() {
         }
     }
 }
+
+#[test]
+fn another_port_is_probed_only_where_a_backend_may_be() {
+    // A pod in the network of the API server's node.
+    let probed = |port: u16| {
+        let spec = format!("{GOOD}, healthCheck: {{active: {{port: {port}}}}}");
+        let pod = pods(&["172.18.0.2"]);
+        let (snapshot, verdicts) =
+            first(&all(&[&gateway(""), SERVICE, API_SERVER, &pod, &load_balancer("a", 0, &spec)]));
+        (addresses(&snapshot), said(&verdicts))
+    };
+    assert_eq!(probed(8008), (vec!["172.18.0.2:7".to_owned()], Vec::new()));
+    let (served, told) = probed(6443);
+    let expected = "spec.backends[0]: probes would go to 172.18.0.2:6443, which is an address of the proxies, of the API \
+                    server or of a Service, which no backend may be: write another port to probe";
+    assert!(served.is_empty() && told[0].starts_with(expected), "{told:?}");
+}

@@ -11,6 +11,9 @@ use tokio::select;
 use super::{Connection, Failure, printable};
 use crate::model::GrpcHealth;
 
+/// As TLS names it (ALPN): many servers take no other.
+pub(super) const PROTOCOL: &[u8] = b"h2";
+
 const MOST_OF_HEAD: u32 = 8192;
 /// An answer has two bytes, behind a prefix of five.
 const MOST_OF_ANSWER: usize = 1024;

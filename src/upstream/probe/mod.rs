@@ -76,7 +76,7 @@ pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Outco
 #[derive(Debug, Error)]
 enum Failure {
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// What came, and what was expected instead. What the endpoint said is in it only as [`printable`] text.
     #[error("{0}")]
     Unexpected(String),
@@ -85,6 +85,15 @@ enum Failure {
 impl Failure {
     fn unexpected(sentence: impl Into<String>) -> Self {
         Self::Unexpected(sentence.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::unexpected("closed the connection without an answer"),
+            _ => Self::Io(error),
+        }
     }
 }
 
@@ -104,6 +113,7 @@ impl Target {
         let tls = match (&check.probe, of_connections) {
             (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address)),
             (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
+            (Probe::Grpc(_), Some(tls)) => Some(TlsClient::of(tls, None, address).speaking(grpc::PROTOCOL)),
             (_, Some(tls)) => Some(TlsClient::of(tls, None, address)),
             (_, None) => None,
         };

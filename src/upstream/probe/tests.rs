@@ -219,6 +219,50 @@ async fn redis_is_up_or_has_a_role() {
     }
 }
 
+/// A packet of MySQL's, with its header.
+fn packet(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[bytes.len() as u8, 0, 0, number], bytes].concat()
+}
+
+#[tokio::test]
+async fn mysql_is_logged_into_as_it_wants() {
+    const GREETING: &[u8] = b"\x0a8.0.36\0\x01\0\0\0abcdefgh\0\x00\x82\x21\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0\
+                              ijklmnopqrst\0caching_sha2_password\0";
+    const FAST: &[u8] = b"\x01\x03";
+    const IN_FULL: &[u8] = b"\x01\x04";
+    const OK: &[u8] = b"\0\0\0\x02\0\0\0";
+    let one = |value: &str| {
+        let row = [&[value.len() as u8], value.as_bytes()].concat();
+        let end = b"\xfe\0\0\x02\0";
+        [packet(1, b"\x01"), packet(2, b"\x03def"), packet(3, end), packet(4, &row), packet(5, end)].concat()
+    };
+    let refused = |words: &[u8]| packet(2, &[b"\xff\x15\x04#28000", words].concat());
+    let logged_in = || [packet(2, FAST), packet(3, OK)].concat();
+    for (role, answers, expected) in [
+        (Role::Any, logged_in(), ""),
+        (Role::Primary, [logged_in(), one("0")].concat(), ""),
+        (Role::Primary, [logged_in(), one("1")].concat(), "is a replica, expected a primary"),
+        (Role::Replica, [logged_in(), one("ON")].concat(), ""),
+        (Role::Replica, [logged_in(), one("OFF")].concat(), "is a primary, expected a replica"),
+        (Role::Any, packet(2, IN_FULL), "it asks for the whole password, which is sent over TLS only"),
+        (Role::Any, refused(b"Access denied"), "it says: Access denied"),
+        (
+            Role::Any,
+            packet(2, b"\xfeclient_ed25519\0abcde"),
+            "it asks for a login by client_ed25519, expected mysql_native_password or caching_sha2_password",
+        ),
+    ] {
+        let probe = Probe::MySql(MySqlSession { user: "u".into(), password: password("sesame"), role });
+        let said = [packet(0, GREETING), answers].concat().leak();
+        assert_eq!(found(probe, &[(b"", said)]).await.err().unwrap_or_default(), expected);
+    }
+    let session = || Probe::MySql(MySqlSession { user: "u".into(), password: None, role: Role::Any });
+    let full = packet(0, b"\xff\x10\x04Too many connections").leak();
+    assert_eq!(found(session(), &[(b"", full)]).await.unwrap_err(), "it says: Too many connections");
+    let other = found(session(), &[(b"", b"220 mail.example.test ESMTP\r\n")]).await;
+    assert_eq!(other.unwrap_err(), "closed the connection without an answer");
+}
+
 #[tokio::test]
 async fn postgresql_is_recognised_without_an_account() {
     const QUESTION: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";

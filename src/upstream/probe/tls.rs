@@ -18,11 +18,14 @@ pub(in crate::upstream) struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     start_tls: Option<StartTls>,
+    /// What is spoken within (ALPN); `None`: nobody asks.
+    protocol: Option<&'static [u8]>,
 }
 
 impl PartialEq for TlsClient {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name && self.start_tls == other.start_tls
+        Arc::ptr_eq(&self.config, &other.config)
+            && (&self.name, self.start_tls, self.protocol) == (&other.name, other.start_tls, other.protocol)
     }
 }
 
@@ -30,7 +33,7 @@ impl TlsClient {
     /// As connections to the backend do. Another `name` may be asked for.
     pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
         let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
-        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls }
+        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None }
     }
 
     /// For probes that want no more than a handshake, from a server that clients verify for themselves.
@@ -40,7 +43,12 @@ impl TlsClient {
             config: CONFIG.clone(),
             name: name.cloned().unwrap_or_else(|| nobody(Ipv4Addr::UNSPECIFIED.into())),
             start_tls: None,
+            protocol: None,
         }
+    }
+
+    pub fn speaking(self, protocol: &'static [u8]) -> Self {
+        Self { protocol: Some(protocol), ..self }
     }
 
     /// TLS from the start, or from where the backend is asked for it.
@@ -52,7 +60,11 @@ impl TlsClient {
     }
 
     pub(super) async fn shake_hands(&self, connection: Connection) -> Result<Connection, Failure> {
-        let connected = TlsConnector::from(self.config.clone()).connect(self.name.clone(), connection).await;
+        let mut config = self.config.clone();
+        if let Some(protocol) = self.protocol {
+            Arc::make_mut(&mut config).alpn_protocols = vec![protocol.to_vec()];
+        }
+        let connected = TlsConnector::from(config).connect(self.name.clone(), connection).await;
         let stream = connected.map_err(|error| match is_local(&error) {
             true => Failure::Io(error),
             false => Failure::unexpected(format!("TLS handshake: {}", printable(error.to_string().as_bytes()))),

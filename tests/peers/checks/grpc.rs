@@ -43,6 +43,9 @@ fn grpc_services_say_whether_they_serve() {
     let orders = Checked::new(&[address], "type: GRPC, grpc: {service: shop.Orders}");
     let unknown = Checked::new(&[address], "type: GRPC, grpc: {service: shop.Returns}");
     whole.has_probed("passed", 3);
+    let example = Checked::example("grpc.yaml", &[("127.0.0.1:50051", address)]);
+    example.has_probed("passed", 1);
+    drop(example);
     orders.has_probed("passed", 3);
     unknown.fails_saying("gRPC status 5, it does not know this service, expected SERVING");
     folder.write("status", "2");

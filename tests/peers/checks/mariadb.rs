@@ -18,6 +18,8 @@ fn writes_follow_the_primary_when_mariadb_servers_change_their_roles() {
     }
     other.asked("SET GLOBAL read_only = 1");
     let both = [one.address, other.address];
+    let own = [("127.0.0.1:3306", one.address), ("127.0.0.1:3307", other.address)];
+    Checked::example("mysql.yaml", &own).goes_to(&[one.address]);
     let password = &[("password", "sesame\n")];
     let role =
         |role: &str| format!("type: MySQL, mysql: {{user: tcplb, passwordRef: {{file: password}}, role: {role}}}");

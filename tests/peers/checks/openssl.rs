@@ -19,6 +19,7 @@ fn a_server_that_clients_verify_passes_when_it_shakes_hands() {
     let named = Checked::new(&[address], "type: TLS, tls: {serverName: db.example.test}");
     named.has_probed("passed", 3);
     named.goes_to(&[address]);
+    Checked::example("tls.yaml", &[("127.0.0.1:5433", address)]).has_probed("passed", 1);
     let misnamed = Checked::new(&[address], "type: TLS, tls: {serverName: other.example.test}");
     misnamed.fails_saying("TLS handshake: received fatal alert: UnrecognisedName");
     let other = EchoServer::start(None);

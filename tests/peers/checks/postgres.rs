@@ -17,6 +17,7 @@ fn writes_follow_the_primary_when_a_postgresql_replica_is_promoted() {
     primary.admit("host all tcplb 127.0.0.1/32 scram-sha-256");
     let replica = primary.replica();
     let both = [primary.address, replica.address];
+    let servers = [("127.0.0.1:5432", primary.address), ("127.0.0.1:5433", replica.address)];
     let password = &[("password", "sesame\n")];
     let checked =
         |role: &str| Checked::with(&both, &format!("type: Postgres, postgres: {{{ROLE}: {role}}}"), "", password);
@@ -40,6 +41,7 @@ fn writes_follow_the_primary_when_a_postgresql_replica_is_promoted() {
     writes.goes_to(&[replica.address]);
     in_time(begun);
     reads.goes_to(&[]);
+    Checked::example("postgres.yaml", &servers).goes_to(&[replica.address]);
     assert!(!writes.tcplb.snapshot().to_string().contains("sesame"));
 }
 

@@ -1,8 +1,8 @@
-use std::time::Instant;
+use std::{fs, time::Instant};
 
 use super::{Checked, in_time};
 use crate::{
-    harness::{free_address, wait_until},
+    harness::{Folder, free_address, run, wait_until},
     needs,
     redis::{Redis, ask},
 };
@@ -17,7 +17,13 @@ fn writes_follow_the_primary_when_two_redis_servers_change_their_roles() {
         assert_eq!(ask(replica.address, &["REPLICAOF", "127.0.0.1", &primary.address.port().to_string()]), "OK\n");
         wait_until("the replica follows", || ask(replica.address, &["INFO", "replication"]).contains("link_status:up"));
     };
+    for server in [&one, &other] {
+        ask(server.address, &["ACL", "SETUSER", "tcplb", "on", ">sesame", "-@all", "+ping", "+role"]);
+    }
     become_replica("one");
+    let example = Checked::example("redis.yaml", &[("127.0.0.1:6379", one.address), ("127.0.0.1:6380", other.address)]);
+    example.goes_to(&[one.address]);
+    drop(example);
     let both = [one.address, other.address];
     let writes = Checked::new(&both, "type: Redis, redis: {role: Primary}");
     let reads = Checked::new(&both, "type: Redis, redis: {role: Replica}");
@@ -77,4 +83,36 @@ fn logins_of_checks_do_not_fail() {
     assert!(!wrong.usable(redis.address));
     let told = format!("{}{}{}", wrong.tcplb.snapshot(), known.tcplb.snapshot(), known.tcplb.output());
     assert!(!told.contains("sesame"), "{told}");
+}
+
+#[test]
+fn a_check_of_redis_goes_over_tls_as_connections_do() {
+    needs!("redis-server", "redis-cli");
+    let (folder, tls) = (Folder::new(), free_address());
+    assert_eq!(run(&["cert", "db.example.test", "--out", folder.path()]).0, 0);
+    let file = |kind: &str| folder.join(&format!("db.example.test.{kind}")).display().to_string();
+    let port = tls.port().to_string();
+    let options = ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-cert-file", &file("crt")];
+    let redis = Redis::start_with(free_address(), &[&options[..], &["--tls-key-file", &file("key")]].concat());
+    let plain = Checked::new(&[tls], "type: Redis");
+    plain.goes_to(&[]);
+    let text = fs::read_to_string(plain.folder.join("checked.yaml")).unwrap();
+    let over_tls = |name: &str| {
+        let tls = format!("tls: {{serverName: {name}, caRefs: [{{files: {{ca: {}}}}}]}}", file("crt"));
+        text.replace("backends: [{", &format!("backends: [{{{tls}, "))
+    };
+    plain.folder.write("checked.yaml", &over_tls("db.example.test"));
+    plain.tcplb.signal("HUP");
+    plain.goes_to(&[tls]);
+    plain.folder.write("checked.yaml", &over_tls("other.example.test"));
+    plain.tcplb.signal("HUP");
+    plain.goes_to(&[]);
+    plain.fails_saying("TLS handshake: invalid peer certificate");
+
+    // In the clear where it is said, here on another port.
+    let elsewhere = format!("transport: Plain, port: {}, type: Redis", redis.address.port());
+    let text = over_tls("other.example.test").replace("type: Redis", &elsewhere);
+    plain.folder.write("checked.yaml", &text);
+    plain.tcplb.signal("HUP");
+    plain.goes_to(&[tls]);
 }

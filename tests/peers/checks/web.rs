@@ -49,6 +49,11 @@ fn an_http_server_beside_each_endpoint_says_which_one_leads() {
     let leader = Checked::new(&[node(2), node(3)], &format!("type: HTTP, port: {port}, {http}"));
     leader.goes_to(&[node(2)]);
     leader.fails_saying("HTTP status 503, expected 200");
+    let instead = [("127.0.0.2:5432", node(2)), ("127.0.0.3:5432", node(3))];
+    let example = Checked::example("http.yaml", &instead);
+    // These have a token, which the example does not know, and the port is another one.
+    example.fails_saying("onnection refused");
+    drop(example);
     fs::rename(folder.join("2/leads"), folder.join("3/leads")).unwrap();
     leader.goes_to(&[node(3)]);
     let stranger = Checked::new(&[node(2)], &format!("type: HTTP, port: {port}, http: {{path: /primary}}"));

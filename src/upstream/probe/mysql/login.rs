@@ -97,3 +97,21 @@ fn hash(algorithm: &'static Algorithm, parts: &[&[u8]]) -> Digest {
     parts.iter().for_each(|part| context.update(part));
     context.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As another implementation computes them.
+    #[test]
+    fn a_proof_is_the_password_hidden_by_the_nonce() {
+        let hex = |plugin, password: &str| {
+            let proof = prove(plugin, password.as_bytes(), b"01234567890123456789").unwrap();
+            proof.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        assert_eq!(hex(NATIVE, "sesame"), "f49e428860744fbaccc83d009e61ab2e6c27a2a0");
+        assert_eq!(hex(SHA2, "sesame"), "7ec0e6635ea3676ff39852dc2175c320d49bd0796c3f6d6b5fd94700554e716c");
+        assert_eq!((hex(NATIVE, ""), hex(SHA2, "")), (String::new(), String::new()));
+        assert_eq!(prove("client_ed25519", b"sesame", b""), None);
+    }
+}

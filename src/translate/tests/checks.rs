@@ -1,0 +1,172 @@
+//! What becomes of checks as they are declared.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{ActiveCheck, Hidden, Probe, Role, Transport};
+
+const SECRET: &str =
+    "{kind: Secret, metadata: {name: monitor}, data: {password: c2VzYW1l, other: b3RoZXI=, bad: YQpi}}";
+
+/// A load balancer with this check, beside the Secret.
+fn checked(check: &str) -> World {
+    let mut world = world(SECRET);
+    let spec = format!(
+        "{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:1']}}], healthCheck: {{active: {check}}}}}"
+    );
+    world.load_balancers = load_balancer("pg", &spec).load_balancers;
+    world
+}
+
+fn check_of(snapshot: &Snapshot, backend: &str) -> Option<Arc<ActiveCheck>> {
+    snapshot.upstreams[&upstream("pg")].backends[backend].active_check.clone()
+}
+
+fn probe(check: &str) -> Probe {
+    let (snapshot, verdicts) = first(&checked(check));
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new(), "{check}");
+    check_of(&snapshot, "default").unwrap().probe.clone()
+}
+
+#[test]
+fn what_is_declared_is_what_is_asked() {
+    let Probe::Exchange(exchange) = probe("{type: Exchange, exchange: {send: {hex: 50494e47}, expect: {text: +PONG}}}")
+    else {
+        panic!()
+    };
+    assert_eq!((&**exchange.send.reveal(), &*exchange.expect), (&b"PING"[..], &b"+PONG"[..]));
+
+    let Probe::Http(request) = probe("{type: HTTP}") else { panic!() };
+    assert_eq!((request.path.as_str(), &request.statuses[..], request.headers.len()), ("/", &[200..=399][..], 0));
+    let http = "{path: '/a?b', statuses: [200, 300-302], host: h, headers: [{name: X-Y, value: z}]}";
+    let Probe::Http(request) = probe(&format!("{{type: HTTP, http: {http}}}")) else { panic!() };
+    assert_eq!((request.path.as_str(), &request.statuses[..]), ("/a?b", &[200..=200, 300..=302][..]));
+    let headers: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    assert_eq!(headers, [("host", &b"h"[..]), ("x-y", b"z")]);
+
+    assert_eq!(probe("{type: Postgres}"), Probe::Postgres(None));
+    let session = "{role: Primary, user: u, passwordRef: {name: monitor}}";
+    let Probe::Postgres(Some(postgres)) = probe(&format!("{{type: Postgres, postgres: {session}}}")) else { panic!() };
+    assert_eq!((&*postgres.user, &*postgres.database, postgres.role), ("u", "postgres", Role::Primary));
+    assert_eq!(postgres.password, Some(Hidden::new("sesame".into())));
+    let session = "{user: u, passwordRef: {name: monitor, key: other}}";
+    let Probe::MySql(mysql) = probe(&format!("{{type: MySQL, mysql: {session}}}")) else { panic!() };
+    assert_eq!((mysql.role, mysql.password), (Role::Any, Some(Hidden::new("other".into()))));
+    let Probe::Redis(redis) = probe("{type: Redis, redis: {role: Replica}}") else { panic!() };
+    assert_eq!((redis.role, redis.user, redis.password), (Role::Replica, None, None));
+    let Probe::Grpc(grpc) = probe("{type: GRPC, grpc: {service: shop.Orders}}") else { panic!() };
+    assert_eq!(&*grpc.service, "shop.Orders");
+}
+
+#[test]
+fn paces_and_ports_have_their_defaults() {
+    let check = |declared: &str| check_of(&first(&checked(declared)).0, "default").unwrap();
+    let default = check("{interval: 7s}");
+    assert_eq!((default.interval, default.unhealthy_interval), (default.interval, default.interval));
+    assert_eq!((default.jitter_percent, default.port, default.transport), (10, None, Transport::AsConnections));
+    let other = check("{interval: 7s, unhealthyInterval: 100ms, jitterPercent: 0, port: 8008}");
+    assert_eq!((other.unhealthy_interval.as_millis(), other.jitter_percent), (100, 0));
+    assert_eq!((other.port.unwrap().get(), other.transport), (8008, Transport::Plain));
+}
+
+#[test]
+fn a_backend_has_a_check_of_its_own_or_that_of_all() {
+    let spec = "{listeners: [{port: 1}], healthCheck: {active: {interval: 9s}}, backends: [\
+                {name: a, addresses: ['10.0.0.1:1'], healthCheck: {active: {type: Redis}}}, \
+                {name: b, addresses: ['10.0.0.2:1']}, \
+                {name: c, addresses: ['10.0.0.3:1'], healthCheck: {active: {type: None}}}]}";
+    let (snapshot, verdicts) = first(&load_balancer("pg", spec));
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let [a, b, c] = ["a", "b", "c"].map(|name| check_of(&snapshot, name));
+    assert_eq!(a.map(|check| (check.probe.name(), check.interval.as_secs())), Some(("Redis", 5)), "nothing is mixed");
+    assert_eq!(b.map(|check| (check.probe.name(), check.interval.as_secs())), Some(("TCP", 9)));
+    assert_eq!(c, None);
+}
+
+#[test]
+fn a_mistake_in_a_check_has_its_sentence() {
+    for (mistake, expected) in [
+        ("{http: {}}", ".http: it is for checks of type HTTP: write `type: HTTP`, or leave it out"),
+        ("{type: HTTP, redis: {}}", ".redis: it is for checks of type Redis: write `type: Redis`, or leave it out"),
+        ("{type: Exchange}", ".exchange: type Exchange needs an answer to expect: write for example `exchange: {"),
+        ("{type: Exchange, exchange: {expect: {}}}", ".exchange.expect: write one of text and hex"),
+        ("{type: Exchange, exchange: {expect: {text: a, hex: '61'}}}", ".exchange.expect: write one of text and hex"),
+        ("{type: Exchange, exchange: {send: {}, expect: {text: a}}}", ".exchange.send: write one of text and hex"),
+        (
+            "{type: HTTP, http: {headers: [{name: Host, value: a}]}}",
+            ".http.headers[0]: the Host header has a field of its own: write `host`",
+        ),
+        ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be asked for: write one name"),
+        ("{type: MySQL}", ".mysql: type MySQL needs an account, since the server counts connections that do not log"),
+        ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: PostgreSQL tells its role only after a login"),
+        (
+            "{type: Postgres, postgres: {passwordRef: {name: monitor}}}",
+            ".postgres.passwordRef: a password is somebody's: write `user`, or leave passwordRef out",
+        ),
+        (
+            "{type: Redis, redis: {user: u}}",
+            ".redis.user: a user logs in with a password: write `passwordRef`, or leave `user` out",
+        ),
+        (
+            "{type: Redis, redis: {passwordRef: {name: nowhere}}}",
+            ".redis.passwordRef: Secret shop/nowhere does not exist: create it, or write the name of another",
+        ),
+        (
+            "{type: Redis, redis: {passwordRef: {name: monitor, key: pass}}}",
+            ".redis.passwordRef: Secret shop/monitor has no short text under the key `pass`: write which of its keys",
+        ),
+        (
+            "{type: Redis, redis: {passwordRef: {name: monitor, key: bad}}}",
+            ".redis.passwordRef: bad of Secret shop/monitor is not a password: write one line of at most 1024 bytes",
+        ),
+        (
+            "{type: Redis, redis: {passwordRef: {}}}",
+            ".redis.passwordRef: it has neither name nor file: write the name of a Secret, or a file",
+        ),
+        (
+            "{type: Redis, redis: {passwordRef: {name: monitor, file: a}}}",
+            ".redis.passwordRef: it has both name and file",
+        ),
+        ("{type: Redis, redis: {passwordRef: {file: a}}}", ".redis.passwordRef: file /etc/tcplb/a has not been read"),
+        ("{port: 0}", ".port: 0 is out of range: write 1 to 65535"),
+        ("{jitterPercent: 51}", ".jitterPercent: 51 is out of range: write 0 to 50"),
+        ("{unhealthyInterval: 99ms}", ".unhealthyInterval: 99ms is out of range: write 100ms to 1h"),
+    ] {
+        let (snapshot, verdicts) = first(&checked(mistake));
+        let told = sentences(&verdicts, "pg");
+        assert!(told.len() == 1 && told[0].contains(&format!("healthCheck.active{expected}")), "{mistake}: {told:#?}");
+        assert!(told[0].ends_with("none of its listeners is served") && !told[0].contains("sesame"), "{told:?}");
+        assert!(snapshot.listeners.is_empty(), "{mistake}");
+    }
+}
+
+#[test]
+fn a_check_that_is_wrong_stays_as_it_was() {
+    let good = "{type: Redis, redis: {role: Primary, passwordRef: {name: monitor}}}";
+    let before = first(&checked(good)).0;
+    let mut without_secret = checked(good);
+    without_secret.secrets.clear();
+    for wrong in [without_secret, checked("{type: MySQL}")] {
+        let (snapshot, verdicts) = then(&wrong, &before);
+        assert_eq!(check_of(&snapshot, "default"), check_of(&before, "default"));
+        assert!(sentences(&verdicts, "pg")[0].ends_with("; the settings before it stay in force"));
+    }
+    let mut changed = checked(good);
+    changed.secrets = world(&SECRET.replace("c2VzYW1l", "b3RoZXI=")).secrets;
+    assert!(!then(&changed, &before).0.configures_the_same(&before), "another password is another check");
+}
+
+#[test]
+fn a_check_over_tls_needs_a_backend_with_tls() {
+    let spec = |backend: &str| {
+        format!(
+            "{{listeners: [{{port: 1}}], healthCheck: {{active: {{type: HTTP, transport: TLS}}}}, \
+             backends: [{{addresses: ['10.0.0.1:1'], {backend}}}]}}"
+        )
+    };
+    let (_, verdicts) = first(&load_balancer("pg", &spec("")));
+    let expected = "spec.backends[0]: its check has `transport: TLS`, and it has no `tls`: write it";
+    assert!(sentences(&verdicts, "pg")[0].starts_with(expected), "{verdicts:?}");
+    let (snapshot, _) = first(&load_balancer("pg", &spec("tls: {insecureSkipVerify: true}")));
+    assert_eq!(check_of(&snapshot, "default").unwrap().transport, Transport::Tls);
+}
