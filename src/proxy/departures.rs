@@ -14,7 +14,7 @@ use futures::future::join_all;
 use tokio::{
     select,
     sync::{oneshot, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 
 pub use self::plans::{Departing, Gone};
@@ -42,11 +42,13 @@ impl Departures {
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = super::AbortOnPanic;
         let (mut plans, mut rebalance) = (Plans::default(), Rebalance::default());
+        let mut next = Instant::now();
         loop {
             // Without anything to close this waits for the next change.
             let tick = async {
                 match plans.have_work(Instant::now()) || Rebalance::is_wanted(&self.view.load()) {
-                    true => sleep(jittered(DRAIN_TICK)).await,
+                    // Not anew with each change: these may come faster.
+                    true => sleep_until(next).await,
                     false => std::future::pending().await,
                 }
             };
@@ -56,6 +58,7 @@ impl Departures {
                     Err(_) => return,
                 },
                 () = tick => {
+                    next = Instant::now() + jittered(DRAIN_TICK);
                     let wishes = plans.due(Instant::now());
                     let closed = close(&self.shared, &wishes).await;
                     plans.note(&wishes, &closed, Instant::now());
