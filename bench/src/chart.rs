@@ -109,9 +109,10 @@ impl Chart {
                 text,
                 format!(
                     "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
-                     stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                    end + 8.0,
-                    y(*limit) + 4.0,
+                     stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" \
+                     text-anchor=\"end\">{}</text>",
+                    end - 4.0,
+                    y(*limit) - 4.0,
                     escaped(what),
                     y = y(*limit)
                 ),

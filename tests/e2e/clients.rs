@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
@@ -90,13 +94,27 @@ impl Connection<TlsStream<TcpStream>> {
         name: &str,
         trusted: &[&CertificateDer<'static>],
     ) -> Result<Self, Failure> {
+        Self::open_tls_showing(address, name, trusted, None).await
+    }
+
+    /// The same, with a certificate and its key to show.
+    pub async fn open_tls_showing(
+        address: SocketAddr,
+        name: &str,
+        trusted: &[&CertificateDer<'static>],
+        shown: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    ) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         for certificate in trusted {
             roots.add((*certificate).clone()).unwrap();
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let config = config.with_root_certificates(roots);
+        let config = match shown {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key).unwrap(),
+        };
         let stream = dial(address).await?;
         let connector = TlsConnector::from(Arc::new(config));
         let handshake = connector.connect(name.to_owned().try_into().unwrap(), stream);

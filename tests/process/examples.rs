@@ -158,7 +158,7 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let text = fs::read_to_string(source.join("tls.yaml")).unwrap();
     copy.write("tls.yaml", &backends.instead(&text, (4433, address.port())));
     let commands: Vec<_> = manual.lines().filter_map(|line| line.strip_prefix("tcplb cert --out ")).collect();
-    assert_eq!(commands.len(), 2, "{manual}");
+    assert_eq!(commands.len(), 3, "{manual}");
     for command in commands {
         let mut arguments = vec!["cert", "--out", copy.path()];
         arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
@@ -179,11 +179,22 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     // The same certificates, and routes.
     let text = fs::read_to_string(source.join("routes.yaml")).unwrap();
     let routes = copy.write("routes.yaml", &backends.instead(&text, (4434, address.port())));
-    let _tcplb = Tcplb::standalone(&[&routes]).ready();
+    let tcplb = Tcplb::standalone(&[&routes]).ready();
     for (name, file, backend) in names {
         let mut client = tls_client::connect(address, name, &[&certificate(file)]).unwrap();
         assert!(client.line().unwrap().starts_with(&format!("hello from {backend}")), "{name}");
     }
+    drop(tcplb);
+
+    let text = fs::read_to_string(source.join("mutual.yaml")).unwrap();
+    let far = free_address();
+    let text = backends.instead(&text, (4435, address.port())).replace("4436", &far.port().to_string());
+    let tcplb = Tcplb::standalone(&[&copy.write("mutual.yaml", &text)]).ready();
+    assert_eq!(who_answers(address), "blue");
+    tcplb.printed("tls_client=\"CN=client.example.test\"");
+    tls_client::connect(far, "localhost", &[&certificate("localhost.crt")])
+        .map_or(Ok(()), |mut client| client.line().map(|line| panic!("served without a certificate: {line}")))
+        .unwrap_err();
 }
 
 #[test]

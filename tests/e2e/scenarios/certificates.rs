@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::DeleteParams;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tcplb::tools::cert;
 use tokio::time::Instant;
 
 use crate::{
-    backends::load_balancer_with,
+    backends::{PORT, load_balancer_with},
     clients::{Connection, Failure},
-    cluster::{PATIENCE, eventually},
+    cluster::{self, PATIENCE, eventually},
     scenario::{Company, is, scenario, sentence},
 };
 
@@ -25,6 +25,19 @@ impl Certificate {
     pub fn new(name: &str) -> Self {
         let pair = cert::generate(&[name.to_owned()], jiff::Timestamp::now()).unwrap();
         Self { der: CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap(), pair }
+    }
+
+    /// It has issued itself, so it is its own authority.
+    fn authority(&self, name: &str) -> String {
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+            "data": {"ca.crt": self.pair.certificate},
+        });
+        map.to_string()
+    }
+
+    fn shown(&self) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
+        Some((self.der.clone(), PrivateKeyDer::from_pem_slice(self.pair.key.as_bytes()).unwrap()))
     }
 
     pub fn secret(&self, name: &str) -> String {
@@ -83,6 +96,137 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
         for _ in 0..10 {
             let connection = Connection::open_tls(address, "db.example.com", &trusted).await.unwrap();
             assert_eq!(connection.certificate(), second.der);
+        }
+    })
+    .await;
+}
+
+/// A Deployment of one pod that ends TLS by itself, for clients only that show a certificate, and its Service.
+fn strict_backend(name: &str) -> String {
+    let image = cluster::image().unwrap();
+    format!(
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: {name}}}
+data:
+  load-balancer.yaml: |
+    apiVersion: tcplb.io/v1alpha1
+    kind: TcpLoadBalancer
+    metadata: {{name: strict}}
+    spec:
+      listeners:
+      - port: {PORT}
+        tls:
+          certificateRefs: [{{files: {{certificate: /tls/tls.crt, key: /tls/tls.key}}}}]
+          clientValidation: {{caRefs: [{{files: {{ca: /clients/ca.crt}}}}]}}
+      backends: [{{addresses: ['127.0.0.1:5001']}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: echo, port: {PORT}}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: tls
+        image: {image}
+        imagePullPolicy: Never
+        args: [standalone, /manifest, --admin, 'off']
+        volumeMounts:
+        - {{name: manifest, mountPath: /manifest}}
+        - {{name: tls, mountPath: /tls}}
+        - {{name: clients, mountPath: /clients}}
+        readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
+      - name: backend
+        image: {image}
+        imagePullPolicy: Never
+        args: [backend, --listen, ':5001', --name, $(POD)]
+        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+      volumes:
+      - {{name: manifest, configMap: {{name: {name}}}}}
+      - {{name: tls, secret: {{secretName: {name}-tls}}}}
+      - {{name: clients, configMap: {{name: proxies-ca}}}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_and_backends_show_certificates_and_a_changed_authority_is_believed_at_once() {
+    scenario("mutual", Company::Welcome, async |scenario| {
+        let [front, back, proxy, alice, bob] =
+            ["front.example.com", "back.example.com", "proxy.example.com", "alice.example.com", "bob.example.com"]
+                .map(Certificate::new);
+        for (certificate, secret) in [(&front, "front-tls"), (&back, "strict-tls"), (&proxy, "proxy-tls")] {
+            scenario.apply(&certificate.secret(secret)).await;
+        }
+        for (certificate, map) in [(&back, "backends-ca"), (&proxy, "proxies-ca"), (&alice, "clients-ca")] {
+            scenario.apply(&certificate.authority(map)).await;
+        }
+        scenario.apply(&strict_backend("strict")).await;
+        scenario.backends_are_ready(&scenario.namespace, "strict", 1).await;
+        scenario
+            .apply(&format!(
+                "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: mutual}}
+spec:
+  listeners:
+  - port: 5432
+    tls: {{certificateRefs: [{{name: front-tls}}], clientValidation: {{caRefs: [{{name: clients-ca}}]}}}}
+  backends:
+  - service: {{name: strict, port: {PORT}}}
+    tls: {{serverName: back.example.com, caRefs: [{{name: backends-ca}}], certificateRef: {{name: proxy-tls}}}}
+"
+            ))
+            .await;
+        let address = scenario.programmed("mutual").await;
+        let open = async |who: Option<&Certificate>| {
+            let shown = who.and_then(Certificate::shown);
+            Connection::open_tls_showing(address, "front.example.com", &[&front.der], shown).await
+        };
+        let mut opened = Err(Failure::Refused);
+        eventually("alice is served", PATIENCE, async || {
+            opened = open(Some(&alice)).await;
+            opened.is_ok()
+        })
+        .await;
+        let mut opened = opened.unwrap();
+        assert!(opened.backend.starts_with("strict-"), "{}", opened.backend);
+        assert!(open(None).await.is_err() && open(Some(&bob)).await.is_err());
+
+        scenario.apply(&bob.authority("clients-ca")).await;
+        let changed = Instant::now();
+        let mut in_a_row = 0;
+        eventually("every proxy believes another authority", PATIENCE, async || {
+            let changed = open(Some(&bob)).await.is_ok() && open(Some(&alice)).await.is_err();
+            in_a_row = if changed { in_a_row + 1 } else { 0 };
+            in_a_row >= 20
+        })
+        .await;
+        println!(
+            "measured: a changed ConfigMap of authorities is believed by every proxy, and seen to be, after {:.0?}",
+            changed.elapsed()
+        );
+        opened.echo("who was let in stays").await.unwrap();
+
+        scenario.api::<ConfigMap>().delete("clients-ca", &DeleteParams::default()).await.unwrap();
+        let gone = |status: &_| is(status, "ResolvedRefs", "False");
+        let status = scenario.status("the loss is told", "mutual", gone).await;
+        assert!(sentence(&status, "ResolvedRefs").contains("clients-ca"), "{status:?}");
+        for _ in 0..10 {
+            assert!(open(Some(&bob)).await.is_ok() && open(None).await.is_err(), "it is as it was");
         }
     })
     .await;
