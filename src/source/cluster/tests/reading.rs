@@ -289,14 +289,18 @@ fn secrets_are_watched_by_name() {
             {"port": 1, "tls": {"certificateRefs": [{"name": "a"}, {"name": "b"}]}},
             {"port": 2, "tls": {"certificateRefs": [{"name": "a"}, {"files": {"certificate": "c", "key": "k"}}]}},
         ],
-        "backends": [{"service": {"name": "pg", "port": 1}}],
+        "backends": [{
+            "service": {"name": "pg", "port": 1},
+            "healthCheck": {"active": {"type": "MySQL", "mysql": {"user": "u", "passwordRef": {"name": "c"}}}},
+        }],
+        "healthCheck": {"active": {"type": "Redis", "redis": {"passwordRef": {"name": "d"}}}},
     });
     let (spec, key) = (serde_json::from_value(spec).unwrap(), ObjectKey::new("shop", "pg"));
     let needed = Subjects::of_load_balancer(&scope(None, None, None), &key, &spec);
-    assert_eq!(said("Secret", &needed.secrets), ["Secret shop/a", "Secret shop/b"]);
+    assert_eq!(said("Secret", &needed.secrets), ["Secret shop/a", "Secret shop/b", "Secret shop/c", "Secret shop/d"]);
     assert!(needed.services.is_empty(), "all Services are watched anyway");
     let fields: Vec<_> = needed.secrets.iter().filter_map(Subject::fields).collect();
-    assert_eq!(fields, ["metadata.name=a", "metadata.name=b"]);
+    assert_eq!(fields, ["metadata.name=a", "metadata.name=b", "metadata.name=c", "metadata.name=d"]);
 }
 
 #[test]
