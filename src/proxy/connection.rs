@@ -11,6 +11,7 @@ use std::{
     task::Poll,
 };
 
+use futures::FutureExt;
 use tokio::{
     io::AsyncWrite,
     net::TcpStream,
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::{
     model::{Listener, ProxyMode, StartTls, TlsMode},
-    upstream::{ActiveConnection, Subset},
+    upstream::Subset,
 };
 
 /// What is known of a connection that has been counted and not been read from.
@@ -268,34 +269,23 @@ fn forward<'a, C: Side + 'a>(
     // Not an `async fn`, which would have room for the client twice.
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
-        let (backend, _active) = Box::pin(reach(client.stream(), subset, encryption, account)).await?;
+        let begun = Instant::now();
+        let introduction = introduce(client.stream(), encryption, account);
+        let reached = connect::first_reachable(subset, &introduction, &mut account.attempts);
+        let (backend, active) = Box::pin(reached).await?;
+        account.connected(active.endpoint(), begun.elapsed());
         let deadlines = deadlines(&serving.listener, account.accepted_at());
         Ok(match backend {
             Reached::Plain(mut backend) => {
                 relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await
             }
             Reached::Tls(mut backend) => {
-                Box::pin(relay::both_ways(&mut client, &mut *backend, deadlines, guard, &*account)).await
+                account.backend_handshake_done(backend.get_ref().1);
+                // Of a type that says nothing of it: or the compiler would make one of both ways, and a slower one.
+                relay::both_ways(&mut client, &mut *backend, deadlines, guard, &*account).boxed_local().await
             }
         })
     }
-}
-
-/// An endpoint that is ready for what the client sends.
-async fn reach(
-    client: &Stream,
-    subset: &Subset,
-    encryption: Encryption,
-    account: &mut Account,
-) -> Result<(Reached, ActiveConnection), CloseReason> {
-    let begun = Instant::now();
-    let introduction = introduce(client, encryption, account);
-    let (backend, active) = connect::first_reachable(subset, &introduction, &mut account.attempts).await?;
-    account.connected(active.endpoint(), begun.elapsed());
-    if let Reached::Tls(backend) = &backend {
-        account.backend_handshake_done(backend.get_ref().1);
-    }
-    Ok((backend, active))
 }
 
 /// What endpoints are told of a client.
