@@ -329,7 +329,7 @@ mod tests {
                     version: "TLS1.3",
                     protocol: None,
                     resumed: false,
-                    identity: Some(Identity { subject: "O=shop, CN=\"al\nice\"".into(), common_name: None }),
+                    identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
                 }),
             })),
             endpoint: Some("10.1.0.1:5432".parse().unwrap()),

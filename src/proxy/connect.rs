@@ -21,7 +21,7 @@ use tracing::warn;
 use super::{accounting::CloseReason, postgres, preceded::Preceded, proxy_protocol, stream::Stream, tls::ClientTls};
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
-    upstream::{ActiveConnection, Subset, Tried, dial, is_local},
+    upstream::{ActiveConnection, Endpoint, Subset, Tried, dial, is_local},
 };
 
 /// A connection to an endpoint, for what the client sends.
@@ -136,6 +136,13 @@ pub async fn first_reachable(
         tried.insert(endpoint);
     }
     Err(failure)
+}
+
+/// A connection to an endpoint for what is no session of a client's. The caller bounds the time.
+pub async fn open(endpoint: &Endpoint, introduction: &Introduction<'_>) -> io::Result<Reached> {
+    let opening = introduction.opening(&endpoint.backend()).map_err(|_| io::ErrorKind::NotConnected)?;
+    let address = endpoint.address();
+    encrypt(Stream::new(dial(address).await?), opening, address).await
 }
 
 /// An attempt to reach one endpoint.

@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::either::Either;
 
 use super::{
     account::{Account, Ledger, Session, canonical},
@@ -32,12 +33,12 @@ use super::{
     relay::{self, Deadlines, Side},
     routes::{Route, Routes},
     stream::Stream,
-    tls::{self, LastFlight, ServerTls, read_client_hello},
+    tls::{self, Identity, LastFlight, ServerTls, read_client_hello},
     turns::Turns,
 };
 use crate::{
     model::{Listener, ProxyMode, StartTls, TlsMode},
-    upstream::Subset,
+    upstream::{Endpoint, Subset},
 };
 
 /// What is known of a connection that has been counted and not been read from.
@@ -194,14 +195,17 @@ async fn cancel(
     routes: &Routes,
     account: &Account,
 ) -> Result<CloseReason, CloseReason> {
-    let mut servers = BTreeMap::new();
     let endpoints = routes.all().iter().flat_map(|route| route.subset.endpoints());
-    let introduction = introduce(client.get_mut(), Encryption::PassedThrough(None), account);
-    for endpoint in endpoints.filter(|endpoint| endpoint.usable()) {
-        let header = endpoint.backend().proxy_protocol.map(|version| introduction.header(version)).transpose()?;
-        servers.insert(endpoint.address(), header.unwrap_or_default().into());
-    }
-    if !request.hand_over(servers).await {
+    let usable = endpoints.filter(|endpoint| endpoint.usable());
+    let servers: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.address(), endpoint)).collect();
+    let introduction = introduce(client.get_mut(), Encryption::OfBackend, account);
+    let open = async |endpoint: Arc<Endpoint>| {
+        Ok(match connect::open(&endpoint, &introduction).await? {
+            Reached::Plain(server) => Either::Left(server),
+            Reached::Tls(server) => Either::Right(server),
+        })
+    };
+    if !request.hand_over(servers.into_values().map(open)).await {
         return Err(CloseReason::ProcessFull);
     }
     client.get_mut().ended_cleanly();
@@ -240,6 +244,10 @@ async fn handshake(
         Ok(Ok(mut client)) => {
             client.get_mut().0.handshake_done();
             account.handshake_done(client.get_ref().1);
+            let identity = account.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
+            if identity.is_some_and(Identity::has_expired) {
+                return Err(CloseReason::TlsClientCertificate);
+            }
             Ok(client)
         }
         Ok(Err((error, mut client))) => {
@@ -254,7 +262,14 @@ async fn handshake(
 /// Whether a handshake failed because of the client's certificate, or because it has none.
 fn is_about_certificate(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(error, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)))
+    matches!(
+        error,
+        Some(
+            rustls::Error::NoCertificatesPresented
+                | rustls::Error::InvalidCertificate(_)
+                | rustls::Error::InvalidCertRevocationList(_)
+        )
+    )
 }
 
 /// Connects an admitted client with a backend and relays.

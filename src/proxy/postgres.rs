@@ -1,7 +1,7 @@
 //! How a PostgreSQL session asks for TLS, in the clear, before anything else
 //! ([Message Flow](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL)).
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, ops::RangeInclusive, pin::Pin, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, task::Poll, time::Duration};
 
 use futures::future::join_all;
 use thiserror::Error;
@@ -12,7 +12,6 @@ use tokio::{
 };
 
 use super::prefixed::Prefixed;
-use crate::upstream::dial;
 
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
@@ -135,15 +134,20 @@ pub async fn ask_for_tls(server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
 }
 
 impl CancelRequest {
-    /// Hands it to all these servers, for it does not say whose session is meant: one that has no session with its
-    /// process id and key takes no notice. With each address goes what comes before the request. Ends when all have taken
-    /// it, or its time is up. `false`: too many others are under way.
-    pub async fn hand_over(self, servers: impl IntoIterator<Item = (SocketAddr, Vec<u8>)>) -> bool {
+    /// Hands it to all these servers once they are open, for it does not say whose session is meant: one that has no
+    /// session with its process id and key takes no notice. Ends when all have taken it, or its time is up. `false`: too
+    /// many others are under way.
+    pub async fn hand_over<S, O>(self, servers: impl IntoIterator<Item = O>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        O: Future<Output = io::Result<S>>,
+    {
         static UNDER_WAY: Semaphore = Semaphore::const_new(MOST_AT_A_TIME);
         let Ok(_one) = UNDER_WAY.try_acquire() else { return false };
-        let hand_over = async |(address, before): (SocketAddr, Vec<u8>)| {
-            let mut server = dial(address).await?;
-            server.write_all(&[&before[..], &self.0].concat()).await?;
+        let hand_over = async |server: O| {
+            let mut server = server.await?;
+            server.write_all(&self.0).await?;
+            server.flush().await?;
             // It answers nothing, and ends when it is done.
             server.read(&mut [0]).await
         };

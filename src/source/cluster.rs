@@ -245,8 +245,8 @@ impl Cluster {
         add_refusals(&mut world, &self.secrets);
         add_refusals(&mut world, &self.config_maps);
         add_refusals(&mut world, &self.ports);
-        world.unreadable.extend(refused(&self.secrets));
-        world.unreadable.extend(refused(&self.config_maps));
+        world.unreadable.extend(not_read(&self.secrets));
+        world.unreadable.extend(not_read(&self.config_maps));
         world.beyond_quota = self.beyond_quota();
         world.services = add(&mut world, &self.services, &interest);
         world.endpoint_slices = add(&mut world, &self.slices, &interest);
@@ -259,12 +259,15 @@ impl Cluster {
         world
     }
 
-    /// All others have been read before a load balancer that refers to them is shown.
+    /// All others have been read before a load balancer that refers to them is shown, or cannot be.
     fn beyond_quota(&self) -> BTreeSet<Referred> {
+        if self.site.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
+            return BTreeSet::new();
+        }
         let referred = specs(&self.shown).flat_map(|(key, spec)| interest::references(key, spec));
         let is_read = |Referred { kind, key }: &Referred| match kind {
-            RefKind::Secret => all_read(&self.secrets, [&Subject::named(key)]),
-            RefKind::ConfigMap => all_read(&self.config_maps, [&Subject::named(key)]),
+            RefKind::Secret => is_read_or_broken(&self.secrets, key),
+            RefKind::ConfigMap => is_read_or_broken(&self.config_maps, key),
         };
         referred.filter(|referred| !is_read(referred)).collect()
     }
@@ -407,16 +410,22 @@ fn has_read<K: Kept>(feeds: &Feeds<K>, namespace: &Option<Arc<str>>) -> bool {
     feeds.iter().any(|(subject, feed)| subject.namespace == *namespace && subject.key().is_none() && is_read(feed))
 }
 
-/// Why nothing could be read, if that is refused.
-fn refusal<K: Kept>(feed: &Feed<K>) -> Option<String> {
-    let state = feed.state();
-    state.denied().filter(|_| !state.store.is_synced()).map(str::to_owned)
+/// Whether the API server has said an object, or why it does not.
+fn is_read_or_broken<K: Kept>(feeds: &Feeds<K>, key: &ObjectKey) -> bool {
+    feeds.of(&Subject::named(key)).is_some_and(|feed| {
+        let state = feed.state();
+        state.store.is_synced() || state.is_broken()
+    })
 }
 
-/// The objects that the API server keeps to itself, and what to do about it.
-fn refused<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
+/// The objects that have not been read, with the reason and what to do about it.
+fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
     feeds.iter().filter_map(|(subject, feed)| {
-        let why = format!("{}: whoever runs this has to be allowed to list and watch it", refusal(feed)?);
+        let state = feed.state();
+        let why = match (state.denied(), state.unread()?) {
+            (Some(why), _) => format!("{why}: whoever runs this has to be allowed to list and watch it"),
+            (None, (why, _)) => format!("{why}; it is read as soon as the API server answers"),
+        };
         Some(((K::KIND, subject.key()?), why.into()))
     })
 }

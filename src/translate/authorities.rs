@@ -1,6 +1,6 @@
 //! Who is believed to issue certificates, from ConfigMaps, Secrets and files.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::{
     RootCertStore,
@@ -8,6 +8,8 @@ use rustls::{
     pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+
+use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
     Reason,
@@ -40,11 +42,14 @@ impl<'a> Certificates<'a> {
             api::ClientValidationMode::Required => ClientValidationMode::Required,
             api::ClientValidationMode::Optional => ClientValidationMode::Optional,
         };
-        if let Some(before) = before.filter(|before| before.mode == mode && before.authorities == authorities) {
-            return Some(before.clone());
+        let is_same = |known: &&Arc<ClientValidation>| known.mode == mode && known.authorities == authorities;
+        if let Some(known) = self.validations.iter().find(is_same) {
+            return Some(known.clone());
         }
         let verifier = client_verifier(&authorities, mode).map_err(|problem| place.refuse(problem)).ok()?;
-        Some(Arc::new(ClientValidation { mode, authorities, verifier }))
+        let validation = Arc::new(ClientValidation { mode, authorities, verifier });
+        self.validations.push(validation.clone());
+        Some(validation)
     }
 
     /// The authorities of all sources. Refused if there are none, unless only others can read them.
@@ -159,8 +164,10 @@ impl Texts<'_> {
     fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
         let Some(Text { title, bytes }) = &self.revoked else { return Ok(Vec::new()) };
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
+        let is_readable = |list: &CertificateRevocationListDer| CertificateRevocationList::from_der(list).is_ok();
         // A text without any would revoke nothing, which nobody means who has it.
-        lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| not_lists(title))
+        let lists = lists.ok().filter(|lists| !lists.is_empty() && lists.iter().all(is_readable));
+        lists.ok_or_else(|| not_lists(title))
     }
 }
 
@@ -191,6 +198,17 @@ pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {
     authorities.iter().flat_map(|authority| authority.roots.roots.iter().cloned()).collect()
 }
 
+/// The newest list of each issuer: whoever verifies looks at one only.
 pub(super) fn revoked(authorities: &[Arc<Authority>]) -> Vec<CertificateRevocationListDer<'static>> {
-    authorities.iter().flat_map(|authority| authority.revoked.iter().cloned()).collect()
+    let mut newest: BTreeMap<Vec<u8>, (i64, &CertificateRevocationListDer<'static>)> = BTreeMap::new();
+    for list in authorities.iter().flat_map(|authority| &authority.revoked) {
+        // One that cannot be read was refused before.
+        let Ok((_, read)) = CertificateRevocationList::from_der(list) else { continue };
+        let (issuer, updated) = (read.issuer().as_raw().to_vec(), read.last_update().timestamp());
+        let known = newest.entry(issuer).or_insert((updated, list));
+        if updated > known.0 {
+            *known = (updated, list);
+        }
+    }
+    newest.into_values().map(|(_, list)| list.clone()).collect()
 }

@@ -64,6 +64,10 @@ pub(super) fn translate(
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
+    // What is to be encrypted goes nowhere rather than where it went in the clear.
+    let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
+    let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
+    let lost = lost && !(is_to_be_encrypted && declaration.before.upstream.as_deref().is_some_and(in_the_clear));
     let kept = if lost { declaration.kept() } else { None };
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
@@ -112,7 +116,8 @@ fn part(
         warn_of_no_endpoints(backend, declaration.object, place);
     }
     if findings.refuse() {
-        serving = kept(index, declaration);
+        let is_to_be_encrypted = backend.tls.is_some() && before.is_none_or(|before| before.tls.is_none());
+        serving = if is_to_be_encrypted { Vec::new() } else { kept(index, declaration) };
         if let Some(before) = &declaration.before.upstream {
             let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
             unready = own.map(|(key, why)| (key.clone(), *why)).collect();

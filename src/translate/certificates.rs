@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{self, Reference},
-    model::{Authority, Certificate, Fingerprint, Snapshot},
+    model::{Authority, Certificate, ClientValidation, Fingerprint, Snapshot},
     source::{Referred, Site, World},
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Certificates<'a> {
     now: Timestamp,
     known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
     pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
+    /// Each a different one: lists of revoked certificates may be large.
+    pub validations: Vec<Arc<ClientValidation>>,
 }
 
 impl<'a> Certificates<'a> {
@@ -51,6 +53,7 @@ impl<'a> Certificates<'a> {
             now,
             known: presented.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
             authorities: authorities.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
+            validations: clients().filter_map(|tls| tls.client_validation.clone()).collect(),
         }
     }
 

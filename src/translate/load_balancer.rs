@@ -167,7 +167,8 @@ impl<'a> Declaration<'a> {
         for (index, declared) in self.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
             let before = self.listener_before(declared);
-            let meanwhile = meanwhile_listener(before.is_some());
+            let kept = before.filter(|before| !is_open_now(declared, before));
+            let meanwhile = meanwhile_listener(kept.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {
                 self.check_identity(index, place);
                 // Of what is beyond the quota, no Secret is read.
@@ -177,9 +178,9 @@ impl<'a> Declaration<'a> {
             });
             let wish = match listener.flatten() {
                 Some(listener) => {
-                    Some(Wish::Declared { listener: reuse(listener, before), field, before: before.cloned() })
+                    Some(Wish::Declared { listener: reuse(listener, before), field, before: kept.cloned() })
                 }
-                None => before.cloned().map(Wish::Kept),
+                None => kept.cloned().map(Wish::Kept),
             };
             wishes.extend(wish.map(|wish| (self.key(declared), wish)));
         }
@@ -207,6 +208,12 @@ impl<'a> Declaration<'a> {
             }
         }
     }
+}
+
+/// Whether a listener that is to ask clients for certificates was open to everybody before: it is not kept so.
+fn is_open_now(declared: &api::Listener, before: &Listener) -> bool {
+    let asks = declared.tls.as_ref().is_some_and(|tls| tls.client_validation.is_some());
+    asks && before.tls.as_ref().is_none_or(|tls| tls.client_validation.is_none())
 }
 
 /// Another item with the same identity.

@@ -26,8 +26,10 @@ impl<'a> Text<'a> {
                 data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice())
             }
             RefKind::ConfigMap => {
-                let data = &world.config_maps.get(name).ok_or_else(missing)?.data;
-                data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes())
+                let map = world.config_maps.get(name).ok_or_else(missing)?;
+                let text = map.data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes());
+                // What kubectl finds to be no text: it is not PEM, which has to be said.
+                text.or_else(|| Some(map.binary_data.as_ref()?.get(key)?.0.as_slice()))
             }
         };
         Ok(bytes.map(|bytes| Self { title: format!("{key} of {referred}"), bytes }))

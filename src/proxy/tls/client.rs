@@ -1,5 +1,12 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate,
+    objects::{oid_registry, oid2abbrev},
+    prelude::FromDer,
+    x509::X509Name,
+};
 
 /// What is known of a client's TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +32,11 @@ pub struct Agreed {
 /// Who a client's certificate says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The distinguished name, as text: `O=shop, CN=alice`. A certificate may have none.
+    /// The distinguished name, as text: `O=shop, CN=alice`, with the escapes of RFC 4514. A certificate may have none.
     pub subject: Box<str>,
     pub common_name: Option<Box<str>>,
+    /// The last moment of its validity, in seconds since 1970.
+    not_after: i64,
 }
 
 /// What of a name is kept: X.520 allows a common name 64 characters.
@@ -56,10 +65,50 @@ impl Identity {
         let subject = certificate.subject();
         let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
         Some(Self {
-            subject: subject.to_string().chars().take(LONGEST_NAME).collect::<String>().into(),
+            subject: cut(&text(subject)),
             // Not cut: that would be another's name.
             common_name: common_name.filter(|name| name.len() <= LONGEST_NAME).map(Into::into),
+            not_after: certificate.validity().not_after.timestamp(),
         })
+    }
+
+    #[cfg(test)]
+    pub fn named(subject: &str) -> Self {
+        Self { subject: subject.into(), common_name: None, not_after: i64::MAX }
+    }
+
+    /// Whether its validity has ended: whoever resumes a session is not looked at anew.
+    pub fn has_expired(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        i64::try_from(now).is_ok_and(|now| now > self.not_after)
+    }
+}
+
+fn text(subject: &X509Name) -> String {
+    let attributes = subject.iter_attributes().map(|attribute| {
+        let kind = attribute.attr_type();
+        let name = oid2abbrev(kind, oid_registry()).map_or_else(|_| kind.to_id_string(), str::to_owned);
+        format!("{name}={}", escaped(attribute.as_str().unwrap_or("?")))
+    });
+    attributes.collect::<Vec<_>>().join(", ")
+}
+
+/// Nothing in a value looks like another attribute (RFC 4514, section 2.4).
+fn escaped(value: &str) -> String {
+    let mut text = String::new();
+    for letter in value.chars() {
+        if "\"+,;<>=\\".contains(letter) {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
+}
+
+fn cut(text: &str) -> Box<str> {
+    match text.char_indices().nth(LONGEST_NAME) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 
@@ -87,7 +136,11 @@ mod tests {
         let nobody = identity(&[]);
         assert_eq!((&*nobody.subject, nobody.common_name), ("", None));
         let long = identity(&[(DnType::CommonName, text(&"x".repeat(1000)))]);
-        assert_eq!((long.subject.len(), long.common_name), (LONGEST_NAME, None));
+        assert_eq!((long.subject.chars().count(), long.common_name), (LONGEST_NAME + 1, None));
+        assert!(long.subject.ends_with('…'));
+        let posing =
+            identity(&[(DnType::OrganizationName, text("x, CN=alice")), (DnType::CommonName, text("mallory"))]);
+        assert_eq!(&*posing.subject, "O=x\\, CN\\=alice, CN=mallory");
         assert_eq!(Identity::of(&CertificateDer::from(&b"nonsense"[..])), None);
     }
 }

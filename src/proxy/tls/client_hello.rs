@@ -157,7 +157,8 @@ fn host_name(extension: &[u8]) -> Option<Box<str>> {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+    // No name is longer (RFC 1035), and each part of one is looked up.
+    let is_name = (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
     is_name.then(|| name.to_ascii_lowercase().into())
 }
 

@@ -112,6 +112,10 @@ impl<K: Kept> State<K> {
         }
     }
 
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     fn is_denied(&self) -> bool {
         self.broken.as_ref().is_some_and(|broken| matches!(broken.trouble, Trouble::Denied(_)))
     }

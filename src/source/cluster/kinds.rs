@@ -265,8 +265,11 @@ impl Readable for ConfigMap {
         if let Some(data) = &mut map.data {
             data.retain(|key, _| CA_KEYS.contains(&key.as_str()));
         }
+        if let Some(data) = &mut map.binary_data {
+            data.retain(|key, _| CA_KEYS.contains(&key.as_str()));
+        }
         let ObjectMeta { name, namespace, .. } = map.metadata;
-        Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, binary_data: None, ..map })
+        Ok(Self { metadata: ObjectMeta { name, namespace, ..ObjectMeta::default() }, ..map })
     }
 }
 

@@ -249,3 +249,36 @@ fn config_maps_count_among_what_a_namespace_may_have_read() {
     assert_eq!((problem.reason, problem.severity), (Reason::NotPermitted, Severity::Refused));
     assert!(problem.message.contains("Secrets and ConfigMaps with certificates"), "{problem}");
 }
+
+#[test]
+fn what_is_to_be_encrypted_or_proved_from_now_on_is_not_kept_without() {
+    let mut open = declaring("minVersion: TLS1.3", "");
+    let (before, verdicts) = first(&open);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let secrets = std::mem::take(&mut open.secrets);
+
+    let mut world = validating("{name: gone}");
+    world.secrets.clone_from(&secrets);
+    let (after, verdicts) = then(&world, &before);
+    assert!(after.listeners.is_empty(), "it was open to everybody: {:?}", sentences(&verdicts, "pg"));
+    assert!(sentences(&verdicts, "pg").iter().any(|said| said.ends_with("; the listener is not served")));
+
+    let mut world = encrypting("{serverName: db.example.com, caRefs: [{name: gone}]}");
+    world.secrets.clone_from(&secrets);
+    let (after, verdicts) = then(&world, &before);
+    assert!(after.upstreams[&upstream("pg")].endpoints.is_empty(), "{:?}", sentences(&verdicts, "pg"));
+    assert!(sentences(&verdicts, "pg").iter().any(|said| said.ends_with("; it has no endpoints")));
+}
+
+#[test]
+fn a_list_that_is_no_text_is_not_passed_over() {
+    let ca = Ca::new();
+    let mut world = validating("{name: a}");
+    store(&mut world, "a", &[("ca.crt", &ca.pem())]);
+    let list = ByteString(ca.list().into_bytes().split_off(40));
+    let map = Arc::make_mut(world.config_maps.get_mut(&object("a")).unwrap());
+    map.binary_data = Some([("ca.crl".to_owned(), list)].into());
+    let (snapshot, verdicts) = first(&world);
+    assert!(sentences(&verdicts, "pg")[0].contains("ca.crl of ConfigMap shop/a has no list of revoked certificates"));
+    assert!(snapshot.listeners.is_empty());
+}
