@@ -47,6 +47,7 @@ pub struct Said {
     refused: BTreeSet<String>,
     unwatchable: BTreeSet<String>,
     silent: BTreeSet<String>,
+    failing: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -113,6 +114,11 @@ impl ApiServer {
             said.refused.retain(|end| !end.ends_with(&format!("/{plural}")));
             said.unwatchable.remove(plural);
         });
+    }
+
+    /// Answers all questions for these with a fault of its own from now on.
+    pub fn fail(&self, plural: &str) {
+        self.change(|said| _ = said.failing.insert(plural.into()));
     }
 
     /// Answers no question for these from now on.
@@ -183,6 +189,10 @@ async fn answer(State(contents): State<Arc<Contents>>, request: Request) -> Resp
     let mut changes = contents.changed.subscribe();
     changes.wait_for(|()| !contents.said().silent.contains(&plural)).await.unwrap();
     let watch = asked(request.uri(), "watch").is_some();
+    if contents.said().failing.contains(&plural) {
+        let status = json!({"kind": "Status", "status": "Failure", "message": "out of order", "code": 500});
+        return (StatusCode::INTERNAL_SERVER_ERROR, status.to_string()).into_response();
+    }
     if contents.said().refuses(request.uri().path(), &plural, watch) {
         let message = format!("{plural} is forbidden");
         let status =

@@ -253,6 +253,25 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
 }
 
 #[tokio::test]
+async fn authorities_that_were_refused_and_then_cannot_be_asked_for_are_nobody_elses_to_judge() {
+    let server = ApiServer::start();
+    let mut cluster = synced(&server).await;
+    server.refuse("configmaps");
+    let tls = json!({"certificateRefs": [{"name": "tls"}], "clientValidation": {"caRefs": [{"name": "ca"}]}});
+    let spec = json!({"listeners": [{"port": 1, "tls": tls}], "backends": [{"addresses": ["192.0.2.1:1"]}]});
+    server.put("secrets", secret("tls"));
+    server.put(LOAD_BALANCERS, load_balancer("a", "a", 1, &spec));
+    let why = |world: &World| world.unreadable.get(&("ConfigMap", key("ca"))).map(ToString::to_string);
+    let is_refused = |world: &World| why(world).is_some_and(|why| why.contains("has to be allowed"));
+    let world = world_where(&mut cluster, |world| names(world) == ["a"] && is_refused(world)).await;
+    assert!(world.beyond_quota.is_empty());
+
+    server.fail("configmaps");
+    let world = world_where(&mut cluster, |world| why(world).is_none_or(|why| why.contains("out of order"))).await;
+    assert!(why(&world).is_some() && world.beyond_quota.is_empty(), "{:?}", world.beyond_quota);
+}
+
+#[tokio::test]
 async fn the_api_servers_addresses_are_known_whatever_namespaces_are_watched() {
     let server = ApiServer::start();
     let at = |labels: Value| json!({"namespace": "default", "name": "kubernetes", "labels": labels});
