@@ -30,7 +30,7 @@ impl Backends {
         self.contain(&endpoint.backend)
     }
 
-    fn contain(&self, name: &Arc<str>) -> bool {
+    pub(super) fn contain(&self, name: &Arc<str>) -> bool {
         match self {
             Self::All => true,
             Self::Of(names) => names.contains(name),
