@@ -325,6 +325,21 @@ async fn a_route_that_is_edited_stays_with_the_group_that_serves() {
     assert_eq!((ports(&other, 1), ports(&only, 1)), (vec![1], vec![2]), "what leads elsewhere has its own way");
 }
 
+#[tokio::test]
+async fn a_group_of_which_all_terminate_gives_way_to_one_that_is_ready() {
+    let mut settings = main_and_spare();
+    let (mut upstreams, upstream) = start(settings.clone(), 0);
+    let all = upstream.subset(&Backends::All);
+    assert_eq!(ports(&all, 1), [1]);
+    let main = model::Backend { last_resort: true, ..model::Backend::default() };
+    settings.backends.insert("main".into(), Arc::new(main));
+    upstreams.update(&wanted(settings.clone()));
+    assert_eq!((ports(&all, 1), upstream.switches()), (vec![2], 1));
+    settings.endpoints.pop();
+    upstreams.update(&wanted(settings));
+    assert_eq!(ports(&all, 1), [1], "the last resort");
+}
+
 /// The share of clients that a third endpoint gets, second by second after it has come.
 #[tokio::test(start_paused = true)]
 async fn a_new_endpoints_share_grows_in_a_straight_line() {
