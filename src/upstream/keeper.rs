@@ -105,6 +105,7 @@ impl Keeper {
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
     pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
+        self.protect_subsets();
         let open = self.open_subsets();
         let gives_way = |endpoint: &&Arc<Endpoint>| {
             let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
@@ -132,7 +133,7 @@ impl Keeper {
         groups.into_values().collect()
     }
 
-    /// Has ejections leave those subsets an endpoint that somebody has now.
+    /// Has what is decided of endpoints leave those subsets one that somebody has now.
     fn protect_subsets(&mut self) {
         let open = self.open_subsets();
         // The whole is protected in any case.
