@@ -3,6 +3,7 @@ use std::{
     fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
+    ops::Not,
     sync::Arc,
     time::Duration,
 };
@@ -64,6 +65,9 @@ pub struct Backend {
     pub priority: Priority,
     /// How many more there are that are not ready; 0 where nobody asks how large a share can be used.
     pub unready: usize,
+    /// None of them is ready, and those there are serve while they terminate.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub last_resort: bool,
 }
 
 /// The group of a backend's endpoints: of those that can, the one with the lowest number serves.

@@ -30,6 +30,8 @@ pub(super) struct Member {
     pub distance: Distance,
     /// Why it does not serve; `None`: it does.
     pub unready: Option<Unready>,
+    /// It serves although it terminates, for none is ready.
+    pub last_resort: bool,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -108,9 +110,10 @@ fn part(
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-    let Endpoints { mut serving, mut unready, not_ready } = endpoints(backend, declaration, place);
+    let Endpoints { mut serving, mut unready, not_ready, last_resort } = endpoints(backend, declaration, place);
     let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
     let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
+    let settings = Backend { last_resort, ..settings };
     checks::refuse_impossible(&settings, &serving, declaration, place);
     if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
@@ -183,6 +186,7 @@ fn settings(
         }),
         priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
         unready,
+        last_resort: false,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
             api::ProxyProtocolVersion::V2 => ProxyVersion::V2,
@@ -197,6 +201,8 @@ struct Endpoints {
     unready: BTreeMap<EndpointKey, Unready>,
     /// How many are not ready, whether they served before or not, without those that terminate.
     not_ready: usize,
+    /// Those that serve terminate.
+    last_resort: bool,
 }
 
 fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Endpoints {
@@ -219,8 +225,9 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
     };
     let name: Arc<str> = name(backend).into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
+    let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for Member { address, uid, stable_id, distance, unready: why } in members {
+    for Member { address, uid, stable_id, distance, unready: why, .. } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
         match why {
             None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
@@ -228,7 +235,7 @@ fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Plac
             Some(_) => {}
         }
     }
-    Endpoints { serving, unready, not_ready }
+    Endpoints { serving, unready, not_ready, last_resort }
 }
 
 /// The addresses, with all that is known of each DNS name.
@@ -265,7 +272,7 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
         .into_iter()
         .map(|address| {
             let stable_id = StableId::Address(address);
-            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None }
+            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None, last_resort: false }
         })
         .collect()
 }

@@ -119,6 +119,7 @@ impl Serving<'_> {
         let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
         let member = |found: &Candidate| Member {
             unready: (!serves(found)).then(|| found.conditions.unready()),
+            last_resort: !any_ready && serves(found),
             distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
             ..member(found.endpoint, found.address)
         };
@@ -221,5 +222,6 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
         stable_id: stable_id.unwrap_or(StableId::Address(address)),
         distance: Distance::Far,
         unready: None,
+        last_resort: false,
     }
 }

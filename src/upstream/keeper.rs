@@ -1,5 +1,6 @@
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
     time::Duration,
@@ -45,6 +46,7 @@ pub(super) struct Keeper {
 
 /// A subset, and which group of its endpoints serves.
 struct Known {
+    backends: Backends,
     subset: Weak<Subset>,
     serving: Serving,
 }
@@ -64,29 +66,46 @@ impl Keeper {
         Self { surroundings, members, settings: None, probes, pools, subsets, due: None }
     }
 
-    /// The same one for as long as somebody has it.
+    /// The same one for as long as somebody has it. A new one goes on with the group that serves the one most like it.
     pub fn subset(&mut self, upstream: &Arc<Upstream>, backends: &Backends) -> Arc<Subset> {
+        // Before those are forgotten that nobody has any more.
+        let alike = self.serving_alike(backends);
         if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
             return subset;
         }
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
         let candidates = self.members.candidates(Instant::now());
-        let mut serving = Serving::default();
+        let mut serving = alike.unwrap_or_default();
         let (subset, switch) = Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
         if let Some(switch) = switch {
-            log_switch(upstream.key(), backends, switch);
+            note_switch(upstream, backends, switch);
         }
         let subset = Arc::new(subset);
-        self.subsets.push(Known { subset: Arc::downgrade(&subset), serving });
+        self.subsets.push(Known { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
         self.note_service();
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
         subset
     }
 
+    /// Which group serves the subset that has most backends in common with these, so that a route that is edited is the
+    /// same route. These must be of several groups: two routes that share no more than those that stand in are two.
+    fn serving_alike(&self, backends: &Backends) -> Option<Serving> {
+        let all = &self.settings.as_ref()?.backends;
+        let likeness = |known: &Known| {
+            let common = || all.iter().filter(|(name, _)| backends.contain(name) && known.backends.contain(name));
+            let groups: BTreeSet<_> = common().map(|(_, backend)| backend.priority).collect();
+            let others = all.keys().filter(|name| known.backends.contain(name)).count() - common().count();
+            (groups.len() > 1).then(|| (common().count(), Reverse(others)))
+        };
+        let alike = self.subsets.iter().filter_map(|known| Some((likeness(known)?, known)));
+        alike.max_by_key(|(likeness, _)| *likeness).map(|(_, known)| known.serving.clone())
+    }
+
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
     pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
+        self.protect_subsets();
         let open = self.open_subsets();
         let gives_way = |endpoint: &&Arc<Endpoint>| {
             let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
@@ -114,7 +133,7 @@ impl Keeper {
         groups.into_values().collect()
     }
 
-    /// Has ejections leave those subsets an endpoint that somebody has now.
+    /// Has what is decided of endpoints leave those subsets one that somebody has now.
     fn protect_subsets(&mut self) {
         let open = self.open_subsets();
         // The whole is protected in any case.
@@ -209,11 +228,10 @@ impl Keeper {
         let now = Instant::now();
         let candidates = self.members.candidates(now);
         let mut switched = false;
-        for Known { subset, serving } in &mut self.subsets {
+        for Known { subset, serving, .. } in &mut self.subsets {
             let Some(subset) = subset.upgrade() else { continue };
             if let Some(switch) = subset.publish(&settings, &candidates, serving) {
-                log_switch(upstream.key(), subset.backends(), switch);
-                upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
+                note_switch(upstream, subset.backends(), switch);
                 switched = true;
             }
         }
@@ -365,6 +383,12 @@ fn log(upstream: &UpstreamKey, changes: &[Change]) {
             Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
         }
     }
+}
+
+/// Counts it and says it.
+fn note_switch(upstream: &Upstream, backends: &Backends, switch: Switch) {
+    upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
+    log_switch(upstream.key(), backends, switch);
 }
 
 /// `backends` are those of a route, or all.

@@ -105,22 +105,43 @@ impl Members {
 
     /// Those that get no more connections, with the reason.
     pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
-        // Clients of an unusable one would have nowhere to go while no other is usable.
-        let others = self.usable() > 0;
-        let unusable = self.members.iter().filter(|member| others && !member.usable());
-        let unusable = unusable.map(|member| (member.endpoint().clone(), Departure::Unhealthy));
+        let unusable = self.members.iter().filter(|member| !member.usable());
+        let unusable = unusable.map(|member| (member.endpoint(), Departure::Unhealthy));
         let gone = self.gone.iter().map(|endpoint| {
             let departure = match unready.get(endpoint.key()) {
                 Some(Unready::Terminating) => Departure::Terminating,
                 Some(Unready::NotReady) => Departure::Unhealthy,
                 None => Departure::Removed,
             };
-            (endpoint.clone(), departure)
+            (endpoint, departure)
         });
-        unusable.chain(gone).collect()
+        let leave = |endpoint, departure| departure == Departure::Removed || self.others_serve(endpoint);
+        let departing = unusable.chain(gone).filter(|(endpoint, departure)| leave(endpoint, *departure));
+        let departing = departing.map(|(endpoint, departure)| (endpoint.clone(), departure));
+        departing.chain(self.last_resorts_that_go()).collect()
     }
 
-    /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole.
+    /// Those that terminate, where others serve instead, wherever connections could go to them.
+    fn last_resorts_that_go(&self) -> impl Iterator<Item = (Arc<Endpoint>, Departure)> {
+        let serves = |member: &Member| member.usable() && !member.is_last_resort();
+        let terminate = self.members.iter().filter(|member| member.usable() && member.is_last_resort());
+        let go = terminate.filter(move |member| self.every_subset_has(member.endpoint(), serves));
+        go.map(|member| (member.endpoint().clone(), Departure::Terminating))
+    }
+
+    /// Whether clients of an endpoint that serves no more have somewhere to go, whichever subset they came by.
+    fn others_serve(&self, endpoint: &Endpoint) -> bool {
+        self.every_subset_has(endpoint, Member::usable)
+    }
+
+    /// Whether each subset that this endpoint is of has one like this.
+    fn every_subset_has(&self, endpoint: &Endpoint, like: impl Fn(&Member) -> bool) -> bool {
+        let mut its_own = self.subsets().into_iter().filter(|subset| subset.have(endpoint.key()));
+        its_own.all(|subset| self.members.iter().any(|member| like(member) && member.is_of(&subset)))
+    }
+
+    /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole; and what goes keeps its
+    /// connections while one of these that it is of has no other.
     pub fn never_empty(&mut self, subsets: Vec<Backends>) {
         self.never_empty = subsets;
     }
@@ -326,6 +347,10 @@ impl Member {
 
     fn priority(&self) -> Priority {
         self.endpoint().backend().priority
+    }
+
+    fn is_last_resort(&self) -> bool {
+        self.endpoint().backend().last_resort
     }
 
     fn is_of(&self, subset: &Backends) -> bool {

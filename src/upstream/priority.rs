@@ -1,7 +1,7 @@
 //! Which of several groups of endpoints serves: one at a time.
 //!
 //! A group can serve if enough of its endpoints are usable. Of those that can, the one of the lowest number serves; if
-//! none can, the lowest that has a usable endpoint at all. One that no longer can gives way at once. One of a lower
+//! none can, the lowest that has a usable endpoint at all, even if it terminates. One that no longer can gives way at once. One of a lower
 //! number that can again takes over when the policy of failing back says so.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,9 +15,11 @@ use crate::model::{Failback, Failover, Priority};
 pub(super) struct Group {
     /// The names of their backends.
     pub backends: Vec<Arc<str>>,
-    /// How many there are, ready or not.
+    /// How many there are, ready or not, without those that terminate.
     pub endpoints: usize,
     pub usable: usize,
+    /// How many more are usable if nobody else is: they terminate.
+    pub last_resort: usize,
 }
 
 impl Group {
@@ -90,7 +92,9 @@ impl Serving {
 /// The one that would serve if none did before.
 fn best(groups: &Groups, failover: &Failover) -> Option<Priority> {
     let able = groups.iter().find(|(_, group)| group.can_serve(failover));
-    able.or_else(|| groups.iter().find(|(_, group)| group.usable > 0)).map(|(priority, _)| *priority)
+    let usable = || groups.iter().find(|(_, group)| group.usable > 0);
+    let last_resort = || groups.iter().find(|(_, group)| group.last_resort > 0);
+    able.or_else(usable).or_else(last_resort).map(|(priority, _)| *priority)
 }
 
 #[cfg(test)]

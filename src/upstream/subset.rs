@@ -30,7 +30,7 @@ impl Backends {
         self.contain(&endpoint.backend)
     }
 
-    fn contain(&self, name: &Arc<str>) -> bool {
+    pub(super) fn contain(&self, name: &Arc<str>) -> bool {
         match self {
             Self::All => true,
             Self::Of(names) => names.contains(name),
@@ -181,8 +181,13 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
     }
     for candidate in own {
         let group = groups.entry(priority(settings, candidate)).or_default();
-        group.endpoints += 1;
-        group.usable += usize::from(candidate.endpoint.usable());
+        let usable = usize::from(candidate.endpoint.usable());
+        if settings.backends[&candidate.endpoint.key().backend].last_resort {
+            group.last_resort += usable;
+        } else {
+            group.endpoints += 1;
+            group.usable += usable;
+        }
     }
     groups
 }

@@ -297,6 +297,49 @@ async fn the_next_priority_serves_while_the_first_cannot() {
     assert_eq!((spare.in_service(), all.usable()), (false, 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_route_that_is_edited_stays_with_the_group_that_serves() {
+    let mut settings = main_and_spare();
+    settings.balancing.failover.failback = model::Failback::Never;
+    settings.backends.extend(backends(["extra"]));
+    let (upstreams, upstream) = start(settings, 0);
+    let route = |names: &[&str]| {
+        let names: Arc<[Arc<str>]> = names.iter().map(|name| Arc::from(*name)).collect();
+        upstream.subset(&Backends::Of(names))
+    };
+    let before = route(&["main", "spare"]);
+    upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
+    usable_becomes(&upstreams, &upstream, 1).await;
+    let only = route(&["spare"]);
+    sleep(Duration::from_secs(20)).await;
+    usable_becomes(&upstreams, &upstream, 2).await;
+    assert_eq!((ports(&before, 1), upstream.switches()), (vec![2], 1));
+
+    let edited = route(&["main", "spare", "extra"]);
+    assert_eq!((ports(&edited, 1), upstream.switches()), (vec![2], 1), "main could serve again");
+    drop(before);
+    drop(edited);
+    let again = route(&["spare", "main"]);
+    assert_eq!(ports(&again, 1), [2], "also just after nobody has it");
+    let other = route(&["main", "extra"]);
+    assert_eq!((ports(&other, 1), ports(&only, 1)), (vec![1], vec![2]), "what leads elsewhere has its own way");
+}
+
+#[tokio::test]
+async fn a_group_of_which_all_terminate_gives_way_to_one_that_is_ready() {
+    let mut settings = main_and_spare();
+    let (mut upstreams, upstream) = start(settings.clone(), 0);
+    let all = upstream.subset(&Backends::All);
+    assert_eq!(ports(&all, 1), [1]);
+    let main = model::Backend { last_resort: true, ..model::Backend::default() };
+    settings.backends.insert("main".into(), Arc::new(main));
+    upstreams.update(&wanted(settings.clone()));
+    assert_eq!((ports(&all, 1), upstream.switches()), (vec![2], 1));
+    settings.endpoints.pop();
+    upstreams.update(&wanted(settings));
+    assert_eq!(ports(&all, 1), [1], "the last resort");
+}
+
 /// The share of clients that a third endpoint gets, second by second after it has come.
 #[tokio::test(start_paused = true)]
 async fn a_new_endpoints_share_grows_in_a_straight_line() {

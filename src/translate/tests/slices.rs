@@ -80,8 +80,13 @@ fn terminating_endpoints_serve_only_while_no_slice_has_a_ready_one() {
     let terminating = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [\
                        {addresses: [10.0.0.1], conditions: {ready: false, serving: true, terminating: true}}]";
     let ready = "addressType: IPv4, ports: [{name: sql, port: 1}], endpoints: [{addresses: [10.0.0.2]}]";
-    assert_eq!(endpoints("sql", SERVICE, &[terminating]), ["10.0.0.1:1"]);
-    assert_eq!(endpoints("sql", SERVICE, &[terminating, ready]), ["10.0.0.2:1"]);
+    for (slices, address, last_resort) in
+        [(&[terminating][..], "10.0.0.1:1", true), (&[terminating, ready], "10.0.0.2:1", false)]
+    {
+        assert_eq!(endpoints("sql", SERVICE, slices), [address]);
+        let (snapshot, _) = first(&pg("sql", SERVICE, slices));
+        assert_eq!(snapshot.upstreams[&upstream("pg")].backends["pg"].last_resort, last_resort);
+    }
 }
 
 #[test]

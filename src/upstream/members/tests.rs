@@ -190,6 +190,66 @@ fn ejections_leave_each_subset_an_endpoint() {
     assert_eq!(scene.picture(), "u-euu", "the first returns, for the second is unhealthy");
 }
 
+/// What is done about the first of three endpoints, the only one of `eu`, that has a connection and is gone, for this
+/// reason; `None`: it keeps its connections.
+fn departure(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<Departure> {
+    let mut wanted = upstream(1..=3);
+    wanted.backends.insert("eu".into(), backend(Some(check())));
+    wanted.endpoints[0].key.backend = "eu".into();
+    let mut scene = Scene::new([]);
+    scene.change(&wanted);
+    scene.probe(1, others);
+    scene.probe(2, others);
+    let _connection = crate::upstream::ActiveConnection::begin(&scene.endpoint(0));
+    let key = wanted.endpoints.remove(0).key;
+    scene.change(&wanted);
+    let of = |names: &&[&str]| Backends::Of(names.iter().map(|name| Arc::from(*name)).collect());
+    scene.members.never_empty(subsets.iter().map(of).collect());
+    let departing = scene.members.departing(&why.map(|why| (key.clone(), why)).into_iter().collect());
+    departing.into_iter().find(|(endpoint, _)| *endpoint.key() == key).map(|(_, departure)| departure)
+}
+
+#[test]
+fn who_is_not_ready_or_terminates_keeps_its_connections_while_they_could_go_nowhere() {
+    for (why, expected) in [(Unready::NotReady, Departure::Unhealthy), (Unready::Terminating, Departure::Terminating)] {
+        assert_eq!(departure(Some(why), &[], "+"), Some(expected));
+        assert_eq!(departure(Some(why), &[], "---"), None, "nothing is usable");
+        assert_eq!(departure(Some(why), &[&["eu", "b"]], "+"), Some(expected));
+        assert_eq!(departure(Some(why), &[&["b"], &["eu"]], "+"), None, "one route has nothing else");
+    }
+    assert_eq!(departure(None, &[&["eu"]], "---"), Some(Departure::Removed), "nobody says that it is there");
+}
+
+#[test]
+fn who_is_unhealthy_keeps_its_connections_while_a_route_has_nothing_else() {
+    let mut wanted = upstream(1..=2);
+    wanted.backends.insert("eu".into(), backend(Some(check())));
+    wanted.endpoints[0].key.backend = "eu".into();
+    let mut scene = Scene::new([]);
+    scene.change(&wanted);
+    scene.probe(0, "---");
+    let departing = |scene: &Scene| scene.members.departing(&BTreeMap::new()).len();
+    assert_eq!(departing(&scene), 1);
+    scene.members.never_empty(vec![Backends::Of(["eu".into()].into()), Backends::Of(["b".into()].into())]);
+    assert_eq!(departing(&scene), 0, "the other route's endpoint is not for its clients");
+}
+
+#[test]
+fn a_last_resort_departs_when_others_serve_instead() {
+    let mut wanted = grouped(&[0, 1], passive());
+    let terminates = model::Backend { last_resort: true, ..model::Backend::clone(&backend(Some(check()))) };
+    wanted.backends.insert("0".into(), Arc::new(terminates));
+    let mut scene = Scene::new([]);
+    scene.change(&wanted);
+    let departing = |scene: &Scene| {
+        let departing = scene.members.departing(&BTreeMap::new()).into_iter();
+        departing.map(|(endpoint, why)| (endpoint.address().port(), why)).collect::<Vec<_>>()
+    };
+    assert_eq!(departing(&scene), [(1, Departure::Terminating)]);
+    scene.probe(1, "---");
+    assert_eq!(departing(&scene), [(2, Departure::Unhealthy)]);
+}
+
 /// A scene whose endpoints have these priorities.
 fn groups(priorities: &[u8]) -> Scene {
     let mut scene = Scene::new([]);

@@ -13,7 +13,7 @@ type Counts = [(usize, usize)];
 fn groups(counts: &Counts) -> Groups {
     let group = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
-        (Priority(number as u8), Group { backends, endpoints, usable })
+        (Priority(number as u8), Group { backends, endpoints, usable, last_resort: 0 })
     };
     counts.iter().enumerate().map(group).collect()
 }
@@ -86,6 +86,28 @@ fn nobody_is_failed_back_by_a_policy_of_never_until_the_group_cannot_serve() {
     let steps: &[(u64, &Counts)] =
         &[(0, &[(1, 1), (1, 1)]), (1, &[(0, 1), (1, 1)]), (9000, &[(1, 1), (1, 1)]), (1, &[(1, 1), (0, 1)])];
     assert_eq!(served(failover(0, Failback::Never), steps), "0110");
+}
+
+#[test]
+fn a_group_of_which_all_terminate_serves_only_while_no_other_can() {
+    let never = failover(50, Failback::Never);
+    let (mut serving, now) = (Serving::default(), Instant::now());
+    for (first, second, expected) in [
+        // Of each group: usable ones, all, and those that terminate.
+        ((2, 2, 0), (1, 1, 0), Some(0)),
+        ((0, 0, 2), (1, 1, 0), Some(1)),
+        ((0, 2, 2), (0, 1, 0), Some(0)),
+        ((0, 0, 2), (1, 4, 0), Some(1)),
+        ((0, 0, 2), (0, 0, 2), Some(0)),
+        // Beside those that are ready they do not count.
+        ((1, 2, 5), (1, 1, 0), Some(0)),
+        ((0, 0, 0), (0, 1, 0), None),
+    ] {
+        let mut groups = groups(&[(first.0, first.1), (second.0, second.1)]);
+        groups.values_mut().zip([first.2, second.2]).for_each(|(group, terminate)| group.last_resort = terminate);
+        let chosen = serving.settle(&groups, &never, now).0;
+        assert_eq!(chosen, expected.map(Priority), "{first:?} {second:?}");
+    }
 }
 
 #[test]
