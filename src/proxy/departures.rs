@@ -87,7 +87,7 @@ fn seen(view: &View) -> Seen {
     for gone in &view.gone {
         let object = gone.listener.key.object.clone();
         let listener = Gone::Listener(gone.listener.clone());
-        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.close));
+        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.drain.removed));
     }
     seen
 }
