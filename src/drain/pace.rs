@@ -56,7 +56,8 @@ impl Pace {
     /// So many of them have been closed.
     pub fn spend(&mut self, count: usize, now: Instant) {
         if count > 0 {
-            self.credit -= count as f64;
+            // Who closes more than is allowed is not in debt for it: the rate is kept by what has been closed.
+            self.credit = (self.credit - count as f64).max(0.0);
             self.closed.push_back((now, count));
         }
     }
@@ -102,6 +103,15 @@ mod tests {
             let all: usize = closings(share, now, &[100; 600]).iter().map(|(_, count)| count * parts).sum();
             assert!(all <= most * 60 + parts, "{all} of {} in {parts} parts", most * 60);
         }
+    }
+
+    #[test]
+    fn who_closed_too_many_waits_for_no_longer_than_the_time_that_the_rate_is_for() {
+        let (now, per) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pace::new(10, per, now);
+        pace.spend(1000, now);
+        assert_eq!(pace.allows(now + per / 2), 0);
+        assert!(pace.allows(now + per) > 0);
     }
 
     proptest! {

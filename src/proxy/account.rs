@@ -18,10 +18,7 @@ use super::{
     stream::Stream,
     tls::ClientTls,
 };
-use crate::{
-    model::Close,
-    upstream::{Endpoint, socket_options::set_keepalive},
-};
+use crate::upstream::{Endpoint, socket_options::set_keepalive};
 
 /// How many refusals each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
@@ -73,8 +70,6 @@ impl Ledger {
 #[derive(Debug)]
 pub struct Session {
     pub accepted_at: Instant,
-    /// How it is closed when the process shuts down.
-    pub drain: Option<Close>,
     /// The id of its listener.
     pub listener: u64,
     /// The id of the endpoint it is connected with; 0: none yet.
@@ -90,7 +85,6 @@ impl Session {
     pub fn new(serving: &Serving, accepted_at: Instant) -> Self {
         Self {
             accepted_at,
-            drain: serving.listener.drain.shutdown,
             listener: serving.live.id,
             endpoint: Cell::new(0),
             last_activity: Cell::new(accepted_at),

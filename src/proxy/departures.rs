@@ -61,7 +61,7 @@ impl Departures {
                     next = Instant::now() + jittered(DRAIN_TICK);
                     let wishes = plans.due(Instant::now());
                     let closed = close(&self.shared, &wishes).await;
-                    plans.note(&wishes, &closed, Instant::now());
+                    plans.note(&closed, Instant::now());
                     let wishes = rebalance.due(&self.view.load(), Instant::now());
                     rebalance.note(&close(&self.shared, &wishes).await, Instant::now());
                 }
@@ -87,7 +87,7 @@ fn seen(view: &View) -> Seen {
     for gone in &view.gone {
         let object = gone.listener.key.object.clone();
         let listener = Gone::Listener(gone.listener.clone());
-        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.close));
+        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.drain.removed));
     }
     seen
 }

@@ -20,6 +20,7 @@ pub mod proxy_protocol;
 mod relay;
 mod routes;
 mod sessions;
+mod shutdown;
 pub mod socket;
 mod stream;
 pub mod tls;
@@ -56,6 +57,7 @@ use crate::{
 use access_log::AccessLog;
 use admission::{Capacity, Sources};
 use departures::Departures;
+use shutdown::Drains;
 use socket::Sharing;
 use topology::Topology;
 use worker::{Shared, WorkerHandle};
@@ -173,10 +175,12 @@ impl Proxy {
 
     /// Ends all open connections, none later than `longest`.
     pub async fn drain(&self, how: Draining, longest: Duration) -> Drained {
+        let (declared, workers) = (shutdown::declared(&self.view.load()), self.shared.workers.len());
         let mut answers = Vec::new();
         for worker in &self.shared.workers {
             let (done, answer) = oneshot::channel();
-            let _ = worker.orders.send(worker::Order::Drain { how, longest, done });
+            let drains = Drains::new(how, &declared, longest, workers, tokio::time::Instant::now());
+            let _ = worker.orders.send(worker::Order::Drain { drains, done });
             answers.push(answer);
         }
         let mut drained = Drained::default();

@@ -5,7 +5,7 @@ use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{account::Session, accounting::CloseReason};
+use super::{account::Session, accounting::CloseReason, shutdown::Excess};
 
 /// Something that connections belong to, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,30 +92,36 @@ impl Sessions {
         self.0.borrow().len()
     }
 
-    pub fn for_each(&self, seen: impl FnMut(&Session)) {
-        self.0.borrow().iter().map(|(_, entry)| &*entry.session).for_each(seen);
+    /// Those that are not being closed already.
+    pub fn for_each(&self, mut seen: impl FnMut(&Session)) {
+        let sessions = self.0.borrow();
+        let open = sessions.iter().map(|(_, entry)| entry).filter(|entry| !entry.session.is_cancelled());
+        open.for_each(|entry| seen(&entry.session));
     }
 
-    /// Closes connections, those first that were silent for the longest time, until no more than this many remain, but
-    /// no more than `most`.
-    pub fn close_beyond(
-        &self,
-        may_remain: usize,
-        most: usize,
-        reason: CloseReason,
-        chosen: impl Fn(&Session) -> bool,
-    ) -> usize {
+    pub fn close_all(&self, reason: CloseReason) {
         let sessions = self.0.borrow();
-        let entries = sessions.iter().map(|(_, entry)| entry);
-        let open = entries.filter(|entry| !entry.session.is_cancelled() && chosen(&entry.session));
-        let excess = open.clone().count().saturating_sub(may_remain).min(most);
-        if excess == 0 {
-            return 0;
+        let open = sessions.iter().map(|(_, entry)| entry).filter(|entry| !entry.session.is_cancelled());
+        open.for_each(|entry| entry.close(reason));
+    }
+
+    /// Closes so many of each, those first that were silent for the longest time. `of` has each connection's place there.
+    pub fn close_first(&self, excesses: &[Excess], of: impl Fn(&Session) -> usize) {
+        if excesses.iter().all(|excess| excess.count == 0) {
+            return;
         }
-        let mut open: Vec<_> = open.collect();
-        open.sort_by_key(|entry| entry.session.last_activity());
-        open[..excess].iter().for_each(|entry| entry.close(reason));
-        excess
+        let sessions = self.0.borrow();
+        let mut open: Vec<Vec<&Entry>> = excesses.iter().map(|_| Vec::new()).collect();
+        for (_, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
+            let place = of(&entry.session);
+            if excesses[place].count > 0 {
+                open[place].push(entry);
+            }
+        }
+        for (mut open, excess) in open.into_iter().zip(excesses) {
+            open.sort_by_key(|entry| entry.session.last_activity());
+            open.iter().take(excess.count).for_each(|entry| entry.close(excess.reason));
+        }
     }
 
     /// The ranks of those that would be closed first here, in order.

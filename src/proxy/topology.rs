@@ -28,7 +28,9 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
-    model::{self, Close, Listener, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap},
+    model::{
+        self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap,
+    },
     upstream::{Backends, Upstream, Upstreams},
 };
 
@@ -54,8 +56,8 @@ pub struct View {
 #[derive(Clone, Debug)]
 pub struct GoneListener {
     pub listener: Arc<LiveListener>,
-    /// What is done with these, as it was declared last; `None`: they are kept.
-    pub close: Option<Close>,
+    /// What is done with these, as it was declared last.
+    pub drain: ListenerDrain,
 }
 
 /// The listening sockets of one address.
@@ -120,8 +122,8 @@ struct Failure {
 struct Live {
     listener: Arc<LiveListener>,
     tls: Option<Arc<ServerTls>>,
-    /// What is done with its connections once it is no longer declared.
-    removed: Option<Close>,
+    /// What is done with its connections, as it was declared last.
+    drain: ListenerDrain,
 }
 
 impl Topology {
@@ -321,7 +323,7 @@ impl Topology {
             return None;
         };
         let live = self.live(key);
-        live.removed = listener.drain.removed;
+        live.drain = listener.drain;
         let tls = match (&live.tls, &listener.tls) {
             (_, None) => None,
             (live, Some(wanted)) => match updated(live.as_ref(), wanted) {
@@ -342,7 +344,8 @@ impl Topology {
         let State { listeners, shares, retired, next_id, .. } = &mut self.state;
         listeners.entry(key.clone()).or_insert_with(|| {
             if let Some(place) = retired.iter().position(|gone| gone.listener.key == *key) {
-                return Live { listener: retired.swap_remove(place).listener, tls: None, removed: None };
+                let GoneListener { listener, drain } = retired.swap_remove(place);
+                return Live { listener, tls: None, drain };
             }
             *next_id += 1;
             let whole = self.shared.capacity.limit();
@@ -354,7 +357,7 @@ impl Topology {
                 admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
             };
-            Live { listener: Arc::new(listener), tls: None, removed: None }
+            Live { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
         })
     }
 
@@ -363,7 +366,7 @@ impl Topology {
         listeners.retain(|key, live| {
             let wanted = applied.listeners.contains_key(key);
             if !wanted {
-                retired.push(GoneListener { listener: live.listener.clone(), close: live.removed });
+                retired.push(GoneListener { listener: live.listener.clone(), drain: live.drain });
             }
             wanted
         });

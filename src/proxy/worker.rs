@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
-    num::NonZeroU32,
     os::fd::AsFd,
     rc::Rc,
     sync::{
@@ -36,15 +35,14 @@ use super::{
     listener::{Address, Serving},
     pipe,
     sessions::{Owner, Sessions, Wishes},
+    shutdown::{Drains, Excess},
     turns::Turns,
 };
-use crate::drain::{Draining, Pace, Schedule};
 
 /// How often a worker shows that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is looked which connections are to be closed, on average.
 pub const DRAIN_TICK: Duration = Duration::from_millis(100);
-const SECOND: Duration = Duration::from_secs(1);
 /// How many steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) run before relays have their turn.
 const HANDSHAKES_PER_TURN: usize = 4;
 /// How many tasks run before the event loop looks for new events: relays that always have something to move would
@@ -103,8 +101,8 @@ pub enum Order {
     Rank { wishes: Arc<Wishes>, done: oneshot::Sender<BTreeMap<Owner, Vec<Instant>>> },
     /// Close some connections, and tell how many these were.
     CloseSome { wishes: Wishes, done: oneshot::Sender<BTreeMap<Owner, usize>> },
-    /// End open connections, none later than this.
-    Drain { how: Draining, longest: Duration, done: oneshot::Sender<Drained> },
+    /// End open connections, and tell how they have ended.
+    Drain { drains: Drains, done: oneshot::Sender<Drained> },
     /// End the thread; what is still open is reset.
     Stop,
 }
@@ -216,9 +214,9 @@ impl Worker {
             },
             Order::Rank { wishes, done } => drop(done.send(self.sessions.first_to_close(&wishes))),
             Order::CloseSome { wishes, done } => drop(done.send(self.sessions.close(&wishes))),
-            Order::Drain { how, longest, done } => {
+            Order::Drain { drains, done } => {
                 let worker = self.clone();
-                spawn_local(async move { done.send(worker.drain(how, longest).await) });
+                spawn_local(async move { done.send(worker.drain(drains).await) });
             }
             Order::Stop => {}
         }
@@ -348,37 +346,22 @@ impl Worker {
     }
 
     /// Ends open connections as their listeners' drains say: idle ones first.
-    async fn drain(self: Rc<Self>, how: Draining, longest: Duration) -> Drained {
-        let begun = Instant::now();
-        let workers = self.shared.workers.len();
-        let plan_of = |session: &Session| {
-            let most = session.drain.filter(|_| how == Draining::AsDeclared).and_then(|drain| drain.max_per_second);
-            (how.schedule(session.drain, longest), most)
+    async fn drain(self: Rc<Self>, mut drains: Drains) -> Drained {
+        let open = |drains: &Drains| {
+            let mut open = vec![0; drains.len()];
+            self.sessions.for_each(|session| open[drains.of(session.listener)] += 1);
+            open
         };
         let at_first = self.sessions.len();
-        let mut plans: BTreeMap<(Schedule, Option<NonZeroU32>), (usize, Option<Pace>)> = BTreeMap::new();
-        self.sessions.for_each(|session| {
-            let plan = plan_of(session);
-            let pace = |most: NonZeroU32| Pace::shared_by(most.get() as usize, SECOND, workers, begun);
-            plans.entry(plan).or_insert_with(|| (0, plan.1.map(pace))).0 += 1;
-        });
+        drains.begin(&open(&drains));
         let mut drained = Drained::default();
         while self.sessions.len() > 0 {
-            let now = Instant::now();
-            let elapsed = now - begun;
-            for (plan, (total, pace)) in &mut plans {
-                let (schedule, _) = plan;
-                let may_remain = schedule.may_remain(*total, elapsed);
-                let close = |most, reason| {
-                    self.sessions.close_beyond(may_remain, most, reason, |session| plan_of(session) == *plan)
-                };
-                if elapsed < schedule.deadline() {
-                    let most = pace.as_mut().map_or(usize::MAX, |pace| pace.allows(now));
-                    let closed = close(most, CloseReason::Drained);
-                    pace.iter_mut().for_each(|pace| pace.spend(closed, now));
-                    drained.closed += closed;
-                } else {
-                    drained.reset += close(usize::MAX, CloseReason::DrainDeadline);
+            let due = drains.due(&open(&drains), Instant::now());
+            self.sessions.close_first(&due, |session| drains.of(session.listener));
+            for Excess { count, reason } in due {
+                match reason {
+                    CloseReason::DrainDeadline => drained.reset += count,
+                    _ => drained.closed += count,
                 }
             }
             sleep(jittered(DRAIN_TICK)).await;
@@ -389,7 +372,7 @@ impl Worker {
 
     /// Resets what is still open or on its way here, and says so, before the event loop goes.
     fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        self.sessions.close_beyond(0, usize::MAX, CloseReason::DrainDeadline, |_| true);
+        self.sessions.close_all(CloseReason::DrainDeadline);
         inbox.close();
         while let Ok(order) = inbox.try_recv() {
             if let Order::Adopt(tcp, accepted) = order {

@@ -236,3 +236,23 @@ fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_ag
     is_echoed(&rig.connect());
     assert_eq!(rig.endpoint(first).connections(), 1);
 }
+
+#[test]
+fn at_shutdown_connections_are_closed_as_it_is_declared_then_not_as_when_they_were_accepted() {
+    for goes in [false, true] {
+        let mut rig = Rig::with(&[Backend::echo()], |_, _| {});
+        let clients = clients(&rig, 3);
+        let at_once = close(Duration::ZERO, Duration::ZERO);
+        rig.change_listener(|listener| listener.drain.shutdown = Some(at_once));
+        if goes {
+            rig.publish(|snapshot| {
+                snapshot.listeners.clear();
+                snapshot.upstreams.clear();
+            });
+        }
+        let begun = Instant::now();
+        assert_eq!(rig.shut_down(PATIENCE).reset, 3, "its listener is gone: {goes}");
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+        clients.iter().for_each(is_reset);
+    }
+}

@@ -16,13 +16,14 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
+    drain::Draining,
     model::{
         Access, ActiveCheck, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive,
         Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts,
         Transport, Upstream, UpstreamKey, Weight,
     },
     proxy::{
-        Closing, LiveListener, Monitor, Options, Proxy,
+        Closing, Drained, LiveListener, Monitor, Options, Proxy,
         access_log::{AccessLog, Events, Format},
         accounting::CloseReason,
         socket::Sharing,
@@ -126,6 +127,14 @@ impl Rig {
         };
         rig.publish(|_| {});
         rig
+    }
+
+    /// Accepts no more, and ends open connections as it is declared, none later than this.
+    pub fn shut_down(&self, longest: Duration) -> Drained {
+        self.control.block_on(async {
+            self.proxy().stop_accepting(Closing::Last).await;
+            self.proxy().drain(Draining::AsDeclared, longest).await
+        })
     }
 
     fn proxy(&self) -> &Proxy {

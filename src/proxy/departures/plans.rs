@@ -79,6 +79,8 @@ pub struct Plans {
     plans: BTreeMap<Case, Plan>,
     /// By load balancer and reason.
     paces: BTreeMap<(ObjectKey, CloseReason), Pace>,
+    /// For which reasons how many of each were wished to be closed last.
+    parts: BTreeMap<Owner, Vec<(CloseReason, usize)>>,
     news: bool,
 }
 
@@ -137,6 +139,7 @@ impl Plans {
     /// What is to be closed now.
     pub fn due(&mut self, now: Instant) -> Wishes {
         let mut wishes = Wishes::new();
+        self.parts.clear();
         let mut groups: BTreeMap<(ObjectKey, CloseReason), Vec<(Owner, usize)>> = BTreeMap::new();
         for ((owner, reason), plan) in &mut self.plans {
             let excess = plan.excess(now);
@@ -155,19 +158,25 @@ impl Plans {
             for ((owner, _), count) in excesses.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
                 let wish = Wish { count: 0, reason: group.1, choice: Choice::default() };
                 wishes.entry(owner).or_insert(wish).count += count;
+                self.parts.entry(owner).or_default().push((group.1, count));
             }
         }
         wishes
     }
 
     /// Takes note of what has been closed.
-    pub fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
+    pub fn note(&mut self, closed: &BTreeMap<Owner, usize>, now: Instant) {
         for (owner, count) in closed {
-            let case = (*owner, wishes[owner].reason);
-            let Some(plan) = self.plans.get_mut(&case) else { continue };
-            plan.closed += count;
-            if let Some(pace) = self.paces.get_mut(&(plan.object.clone(), case.1)) {
-                pace.spend(*count, now);
+            let mut rest = *count;
+            // Each reason has a rate of its own, and pays for its part only.
+            for (reason, wished) in self.parts.remove(owner).unwrap_or_default() {
+                let part = rest.min(wished);
+                rest -= part;
+                let Some(plan) = self.plans.get_mut(&(*owner, reason)) else { continue };
+                plan.closed += part;
+                if let Some(pace) = self.paces.get_mut(&(plan.object.clone(), reason)) {
+                    pace.spend(part, now);
+                }
             }
         }
         for ((_, reason), plan) in self.plans.iter_mut().filter(|(_, plan)| !plan.is_told && plan.gone.open() == 0) {
@@ -238,3 +247,6 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::{
+    model::ListenerKey,
+    proxy::{
+        accounting::ListenerCounters,
+        admission::{Admission, Capacity, Sources},
+    },
+};
+
+/// Something with so many connections. What it is makes no difference here.
+fn gone(id: u64, connections: u64) -> Arc<LiveListener> {
+    let sources = Arc::new(Sources::new(std::time::Instant::now()));
+    let listener = LiveListener {
+        key: ListenerKey { object: object(), port: 1 },
+        id,
+        counters: ListenerCounters::new(1),
+        admission: Arc::new(Admission::new(id, sources)),
+        share: Arc::new(Capacity::new(1)),
+    };
+    (0..connections).for_each(|_| listener.counters.shard(0).accept());
+    Arc::new(listener)
+}
+
+fn object() -> ObjectKey {
+    ObjectKey::new("shop", "db")
+}
+
+fn at_once(max_per_second: Option<u32>) -> Option<Close> {
+    let max_per_second = max_per_second.and_then(NonZeroU32::new);
+    Some(Close { after: Duration::ZERO, spread: Duration::ZERO, max_per_second })
+}
+
+/// All for these reasons.
+fn seen(departing: &[(&Arc<LiveListener>, CloseReason, Option<Close>)]) -> Seen {
+    let case = |(listener, reason, close): &(&Arc<LiveListener>, CloseReason, Option<Close>)| {
+        let gone = Gone::Listener(Arc::clone(listener));
+        ((gone.owner(), *reason), (object(), gone, *close))
+    };
+    Seen { departing: departing.iter().map(case).collect(), upstreams: Vec::new() }
+}
+
+/// Closes what is due, and answers how many that were.
+fn close(plans: &mut Plans, of: &[&Arc<LiveListener>], now: Instant) -> Vec<usize> {
+    let wishes = plans.due(now);
+    let count = |listener: &LiveListener| wishes.get(&Owner::Listener(listener.id)).map_or(0, |wish| wish.count);
+    let counts: Vec<usize> = of.iter().map(|listener| count(listener)).collect();
+    for (listener, count) in of.iter().zip(&counts) {
+        (0..*count).for_each(|_| listener.counters.shard(0).close(CloseReason::ListenerRemoved));
+    }
+    let owners = of.iter().map(|listener| Owner::Listener(listener.id));
+    plans.note(&owners.zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect(), now);
+    counts
+}
+
+#[test]
+fn what_is_closed_for_one_reason_does_not_use_up_the_rate_of_another() {
+    use CloseReason::{EndpointRemoved, EndpointTerminating};
+    let (slow, now) = (at_once(Some(10)), Instant::now());
+    let (both, other) = (gone(1, 2000), gone(2, 100));
+    let mut plans = Plans::default();
+    plans.follow(seen(&[(&both, EndpointTerminating, slow), (&both, EndpointRemoved, at_once(None))]), now);
+    assert_eq!(close(&mut plans, &[&both], now), [2000], "as the sooner one says");
+    let later = now + Duration::from_millis(200);
+    plans.follow(seen(&[(&both, EndpointTerminating, slow), (&other, EndpointTerminating, slow)]), later);
+    let mut closed = 0;
+    for tick in 0..10 {
+        closed += close(&mut plans, &[&other], later + Duration::from_millis(100 * tick))[0];
+    }
+    assert!((8..=10).contains(&closed), "{closed} of 10 in a second");
+}
+
+#[test]
+fn what_goes_for_two_reasons_is_closed_at_the_rates_of_both() {
+    use CloseReason::{EndpointRemoved, EndpointTerminating};
+    let now = Instant::now();
+    let both = gone(1, 1000);
+    let mut plans = Plans::default();
+    plans.follow(
+        seen(&[(&both, EndpointTerminating, at_once(Some(10))), (&both, EndpointRemoved, at_once(Some(20)))]),
+        now,
+    );
+    let mut ticks = (0..100).map(|tick| now + Duration::from_millis(100 * tick));
+    let closed: usize = ticks.by_ref().map(|now| close(&mut plans, &[&both], now)[0]).sum();
+    assert!((280..=301).contains(&closed), "{closed} of 300 in 10 s");
+}

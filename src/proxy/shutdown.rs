@@ -1,0 +1,169 @@
+//! How many connections of each load balancer a worker closes at each moment while the process shuts down.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{accounting::CloseReason, topology::View};
+use crate::{
+    drain::{Draining, Pace, Schedule},
+    model::{Close, ObjectKey},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the listeners that have connections say of a shutdown at the moment, by their ids; `None`: they are kept for as
+/// long as the process may drain.
+pub type Declared = HashMap<u64, (ObjectKey, Option<Close>)>;
+
+/// What is declared now. Of listeners that are gone it is what was declared last.
+pub fn declared(view: &View) -> Declared {
+    let live = view.listeners.iter().filter_map(|live| Some((live, view.snapshot.listeners.get(&live.key)?.drain)));
+    let gone = view.gone.iter().map(|gone| (&gone.listener, gone.drain));
+    live.chain(gone).map(|(listener, drain)| (listener.id, (listener.key.object.clone(), drain.shutdown))).collect()
+}
+
+/// The drains of a worker, one for each load balancer, by their numbers.
+#[derive(Debug)]
+pub struct Drains {
+    begun: Instant,
+    drains: Vec<Drain>,
+    /// By the ids of listeners.
+    of: HashMap<u64, usize>,
+}
+
+#[derive(Debug)]
+struct Drain {
+    schedule: Schedule,
+    pace: Option<Pace>,
+    /// How many connections there were at the beginning.
+    total: usize,
+}
+
+/// How a drain closes connections at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Excess {
+    pub count: usize,
+    pub reason: CloseReason,
+}
+
+impl Drains {
+    /// One of as many workers, each of which closes its own connections.
+    pub fn new(how: Draining, declared: &Declared, longest: Duration, workers: usize, now: Instant) -> Self {
+        let mut drains = Self { begun: now, drains: Vec::new(), of: HashMap::new() };
+        // What nobody declared is the process's: one drain for all of that.
+        drains.drains.push(Drain::new(how.schedule(None, longest), None, workers, now));
+        if how == Draining::UntilTheyEnd {
+            return drains;
+        }
+        // Those of a load balancer share its rate. One that is gone may have said something else.
+        let mut numbers = BTreeMap::new();
+        for (listener, (object, close)) in declared {
+            let Some(close) = close else { continue };
+            let schedule = how.schedule(Some(*close), longest);
+            let number = *numbers.entry((object, schedule, close.max_per_second)).or_insert_with(|| {
+                drains.drains.push(Drain::new(schedule, close.max_per_second, workers, now));
+                drains.drains.len() - 1
+            });
+            drains.of.insert(*listener, number);
+        }
+        drains
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.drains.len()
+    }
+
+    /// The number of the one that a listener's connections belong to.
+    pub fn of(&self, listener: u64) -> usize {
+        self.of.get(&listener).copied().unwrap_or(0)
+    }
+
+    /// Takes note of how many connections each has at the beginning.
+    pub fn begin(&mut self, open: &[usize]) {
+        for (drain, open) in self.drains.iter_mut().zip(open) {
+            drain.total = *open;
+        }
+    }
+
+    /// How many each closes of those that it has.
+    pub fn due(&mut self, open: &[usize], now: Instant) -> Vec<Excess> {
+        let elapsed = now - self.begun;
+        self.drains.iter_mut().zip(open).map(|(drain, open)| drain.due(*open, elapsed, now)).collect()
+    }
+}
+
+impl Drain {
+    fn new(schedule: Schedule, max_per_second: Option<NonZeroU32>, workers: usize, now: Instant) -> Self {
+        let pace = max_per_second.map(|most| Pace::shared_by(most.get() as usize, SECOND, workers, now));
+        Self { schedule, pace, total: 0 }
+    }
+
+    fn due(&mut self, open: usize, elapsed: Duration, now: Instant) -> Excess {
+        let count = open.saturating_sub(self.schedule.may_remain(self.total, elapsed));
+        if elapsed >= self.schedule.deadline() {
+            return Excess { count, reason: CloseReason::DrainDeadline };
+        }
+        let allowed = self.pace.as_mut().map_or(usize::MAX, |pace| pace.allows(now));
+        let count = count.min(allowed);
+        // All that is due is closed.
+        self.pace.iter_mut().for_each(|pace| pace.spend(count, now));
+        Excess { count, reason: CloseReason::Drained }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(after: u64, max_per_second: u32) -> Option<Close> {
+        let after = Duration::from_secs(after);
+        Some(Close { after, spread: after, max_per_second: NonZeroU32::new(max_per_second) })
+    }
+
+    /// How many of these connections each of these listeners has, by its place, when the drain has gone on for a while.
+    fn left(listeners: &[(&str, Option<Close>, usize)], after: Duration) -> Vec<usize> {
+        let now = Instant::now();
+        let declared = |(id, (object, close, _)): (usize, &(&str, Option<Close>, usize))| {
+            (id as u64, (ObjectKey::new("shop", object), *close))
+        };
+        let declared = listeners.iter().enumerate().map(declared).collect();
+        let mut drains = Drains::new(Draining::AsDeclared, &declared, Duration::from_secs(60), 1, now);
+        let mut open = vec![0; drains.len()];
+        for (id, (_, _, connections)) in listeners.iter().enumerate() {
+            open[drains.of(id as u64)] += connections;
+        }
+        drains.begin(&open);
+        for tick in 0..=after.as_millis() as u64 / 100 {
+            let due = drains.due(&open, now + Duration::from_millis(100 * tick));
+            open.iter_mut().zip(due).for_each(|(open, excess)| *open -= excess.count);
+        }
+        (0..listeners.len()).map(|id| open[drains.of(id as u64)]).collect()
+    }
+
+    #[test]
+    fn load_balancers_with_the_same_settings_have_rates_of_their_own() {
+        let declared = close(10, 50);
+        let left = left(&[("one", declared, 400), ("other", declared, 400)], Duration::from_secs(5));
+        assert!(left.iter().all(|left| (145..=205).contains(left)), "{left:?} of 400, with 50 a second for 5 s");
+    }
+
+    #[test]
+    fn listeners_of_a_load_balancer_share_its_rate() {
+        let declared = close(10, 50);
+        let left = left(&[("one", declared, 200), ("one", declared, 200)], Duration::from_secs(5));
+        assert!(left.iter().all(|left| (145..=205).contains(left)), "{left:?} of 400, with 50 a second for 5 s");
+    }
+
+    #[test]
+    fn what_nobody_declared_stays_for_as_long_as_the_process_may_drain() {
+        let listeners = [("one", None, 10), ("other", close(1, 1000), 10)];
+        assert_eq!(left(&listeners, Duration::from_secs(59)), [10, 0]);
+        assert_eq!(left(&listeners, Duration::from_secs(60)), [0, 0]);
+    }
+}
