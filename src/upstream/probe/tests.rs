@@ -289,6 +289,39 @@ async fn a_password_is_not_given_away_in_the_clear() {
 }
 
 #[tokio::test]
+async fn a_password_is_hashed_only_so_often_and_for_so_many_at_a_time() {
+    const STARTUP: &[u8] = b"\0\0\0\x32\0\x03\0\0user\0u\0database\0d\0application_name\0tcplb\0\0";
+    // Of another nonce than the one that is sent.
+    let challenged = |iterations: &str| {
+        let challenge = [&b"\0\0\0\x0br=x,s=c2FsdA==,i="[..], iterations.as_bytes()].concat();
+        let length = u8::try_from(challenge.len() + 4).unwrap();
+        let asked = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0"[..], &[length], &challenge].concat();
+        [(STARTUP, &*asked.leak())]
+    };
+    let session = || {
+        let (user, database) = ("u".into(), "d".into());
+        Probe::Postgres(Some(PostgresSession { user, password: password("sesame"), database, role: Role::Any }))
+    };
+    for (iterations, expected) in [
+        ("20000", "its answer is not understood, expected PostgreSQL"),
+        (
+            "20001",
+            "it asks for 20001 iterations of SCRAM, expected at most 20000: set scram_iterations lower, and the password \
+             anew",
+        ),
+    ] {
+        assert_eq!(found(session(), &challenged(iterations)).await.unwrap_err(), expected);
+    }
+
+    let _turns = postgres::HASHES.acquire_many(postgres::MOST_HASHES as u32).await.unwrap();
+    let server = Scripted::new(&challenged("4096")).await;
+    let mut target = target(server.address, session());
+    Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
+    let waiting = timeout(PATIENCE, asked(target)).await.expect("it ends");
+    assert_eq!(waiting.unwrap_err(), "no answer within 100ms");
+}
+
+#[tokio::test]
 async fn whoever_expects_a_proxy_header_gets_one_of_nobodys() {
     for (version, header) in
         [(ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]), (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")]
