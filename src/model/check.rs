@@ -1,4 +1,4 @@
-use std::{fmt, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{fmt, mem, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use hyper::http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
@@ -32,6 +32,13 @@ impl ActiveCheck {
     /// Whether it tells a primary from a replica: then nobody may be sent to an endpoint of which that is not known.
     pub fn tells_roles(&self) -> bool {
         self.probe.role() != Role::Any
+    }
+
+    /// Whether it asks what `other` asks, be it as somebody else: what is known from the one is true for the other.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        let question =
+            |check: &Self| (mem::discriminant(&check.probe), check.probe.role(), check.port, check.transport);
+        question(self) == question(other)
     }
 }
 

@@ -33,7 +33,7 @@ impl Health {
 
     /// It stays what it is, but a question about roles that is new is answered by the next probe.
     pub fn check_changes(&mut self, before: Option<&ActiveCheck>, now: &ActiveCheck) {
-        if now.tells_roles() && before.is_none_or(|before| before.probe != now.probe) {
+        if now.tells_roles() && before.is_none_or(|before| !now.asks_like(before)) {
             self.undecided = true;
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     use std::{num::NonZeroU16, time::Duration};
 
     use super::*;
-    use crate::model::{Probe, RedisSession, Role, Transport};
+    use crate::model::{Hidden, Probe, RedisSession, Role, Transport};
 
     fn thresholds(healthy_after: u16, unhealthy_after: u16) -> ActiveCheck {
         ActiveCheck {
@@ -139,5 +139,19 @@ mod tests {
         assert_eq!(health.observe(false, &for_primaries()), Some(Transition::Unhealthy));
         health.check_changes(Some(&for_primaries()), &for_primaries());
         assert_eq!(health.observe(true, &for_primaries()), None, "one of the two that it takes");
+    }
+
+    #[test]
+    fn the_same_question_by_somebody_else_is_not_a_new_one() {
+        let mut health = Health::of_new(Some(&for_primaries()));
+        health.observe(true, &for_primaries());
+        let session = RedisSession { user: None, password: Some(Hidden::new("another".into())), role: Role::Primary };
+        let rotated = ActiveCheck { probe: Probe::Redis(session), ..for_primaries() };
+        health.check_changes(Some(&for_primaries()), &rotated);
+        assert_eq!(health.observe(false, &rotated), None, "one of the three that it takes");
+
+        let elsewhere = ActiveCheck { port: NonZeroU16::new(6380), ..for_primaries() };
+        health.check_changes(Some(&rotated), &elsewhere);
+        assert_eq!(health.observe(false, &elsewhere), Some(Transition::Unhealthy));
     }
 }
