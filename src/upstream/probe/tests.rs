@@ -93,8 +93,13 @@ async fn an_exchange_passes_when_what_is_expected_has_come() {
         (expect(PING, b"+PONG"), &[(PING, b"")], "answered nothing, then closed the connection, expected `+PONG`"),
         (
             expect(PING, b"+PONG"),
-            &[(PING, b"-LOADING \x1b[1m\r\n")],
-            r"answered `-LOADING \x1b[1m` and no more, then closed the connection, expected `+PONG`",
+            &[(PING, b"-ERR unknown command 'PING'\r\n")],
+            "answered 29 other bytes and no more, then closed the connection, expected `+PONG`",
+        ),
+        (
+            expect(b"", b"220 "),
+            &[(b"", b"-LOADING \x1b[1m\r\n")],
+            r"answered `-LOADING \x1b[1m` and no more, then closed the connection, expected `220`",
         ),
     ] {
         assert_eq!(found(probe, lines).await.err().unwrap_or_default(), expected);
