@@ -1,4 +1,4 @@
-use std::{fmt, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{fmt, mem, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use hyper::http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
@@ -29,9 +29,23 @@ pub struct ActiveCheck {
 }
 
 impl ActiveCheck {
-    /// Whether it tells a primary from a replica: then nobody may be sent to an endpoint of which that is not known.
-    pub fn tells_roles(&self) -> bool {
-        self.probe.role() != Role::Any
+    /// Whether it may tell servers apart that all take connections, as a primary from a replica: then nobody may be sent
+    /// to an endpoint of which that is not known.
+    pub fn tells_servers_apart(&self) -> bool {
+        match self.probe {
+            // Patroni's `/primary` is one of these.
+            Probe::Exchange(_) | Probe::Http(_) | Probe::Grpc(_) => true,
+            Probe::Tcp | Probe::Tls(_) | Probe::Postgres(_) | Probe::MySql(_) | Probe::Redis(_) => {
+                self.probe.role() != Role::Any
+            }
+        }
+    }
+
+    /// Whether it asks what `other` asks, be it as somebody else: what is known from the one is true for the other.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        let question =
+            |check: &Self| (mem::discriminant(&check.probe), check.probe.role(), check.port, check.transport);
+        question(self) == question(other)
     }
 }
 

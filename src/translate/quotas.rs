@@ -39,13 +39,13 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mu
 pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
     if most == 0 {
-        return "the administrator allows no Secrets and ConfigMaps with certificates: leave `tls` out, or ask for \
-                some"
+        return "the administrator allows no Secrets and ConfigMaps with certificates or passwords: leave `tls` and \
+                `passwordRef` out, or ask for some"
             .into();
     }
     format!(
-        "the administrator allows {most} Secrets and ConfigMaps with certificates in namespace {}, and older load \
-         balancers and what is before this refer to as many: take out one of them, or write one of these instead of {}",
+        "the administrator allows {most} Secrets and ConfigMaps with certificates or passwords in namespace {}, and older \
+         load balancers and what is before this refer to as many: take out one of them, or write one of these instead of {}",
         referred.key.namespace, referred.key.name
     )
 }

@@ -1,8 +1,8 @@
 use crate::model::ActiveCheck;
 
-/// What probes say of an endpoint: healthy until they have failed often enough. Where they tell roles, the first one
-/// decides alone, and nobody goes there before: a replica must not be taken for a primary for as long as it takes to see
-/// that it fails often enough.
+/// What probes say of an endpoint: healthy until they have failed often enough. Where they may tell servers apart, the
+/// first one decides alone, and nobody goes there before: a replica must not be taken for a primary for as long as it
+/// takes to see that it fails often enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Health {
     healthy: bool,
@@ -27,19 +27,24 @@ impl Default for Health {
 impl Health {
     /// Of an endpoint that was never probed.
     pub fn of_new(check: Option<&ActiveCheck>) -> Self {
-        let undecided = check.is_some_and(ActiveCheck::tells_roles);
+        let undecided = check.is_some_and(ActiveCheck::tells_servers_apart);
         Self { healthy: !undecided, undecided, against: 0 }
     }
 
-    /// It stays what it is, but a question about roles that is new is answered by the next probe.
+    /// It stays what it is, but a new question that tells servers apart is answered by the next probe.
     pub fn check_changes(&mut self, before: Option<&ActiveCheck>, now: &ActiveCheck) {
-        if now.tells_roles() && before.is_none_or(|before| before.probe != now.probe) {
+        if now.tells_servers_apart() && before.is_none_or(|before| !now.asks_like(before)) {
             self.undecided = true;
         }
     }
 
     pub fn healthy(&self) -> bool {
         self.healthy
+    }
+
+    /// Whether its first probe, which decides, is still to be made.
+    pub fn unknown(&self) -> bool {
+        self.undecided && !self.healthy
     }
 
     pub fn observe(&mut self, passed: bool, thresholds: &ActiveCheck) -> Option<Transition> {
@@ -67,8 +72,10 @@ impl Health {
 mod tests {
     use std::{num::NonZeroU16, time::Duration};
 
+    use hyper::http::uri::PathAndQuery;
+
     use super::*;
-    use crate::model::{Probe, RedisSession, Role, Transport};
+    use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, Probe, RedisSession, Role, Transport};
 
     fn thresholds(healthy_after: u16, unhealthy_after: u16) -> ActiveCheck {
         ActiveCheck {
@@ -124,10 +131,22 @@ mod tests {
     }
 
     #[test]
-    fn where_roles_are_told_nobody_goes_there_before_the_first_probe_which_decides() {
-        assert!(!Health::of_new(Some(&for_primaries())).healthy());
-        for (probes, expected) in [("+", "H"), ("-", "U"), ("+---", "H..U"), ("-++", "U.H")] {
-            assert_eq!(transitions(probes, &for_primaries()), expected, "{probes}");
+    fn where_servers_are_told_apart_nobody_goes_there_before_the_first_probe_which_decides() {
+        let asks = |probe| ActiveCheck { probe, ..thresholds(2, 3) };
+        let path = PathAndQuery::from_static("/primary");
+        for check in [
+            for_primaries(),
+            asks(Probe::Http(HttpRequest { path, headers: Vec::new(), statuses: vec![200..=200] })),
+            asks(Probe::Exchange(Exchange { send: Hidden::new(b"role\n"[..].into()), expect: b"primary"[..].into() })),
+            asks(Probe::Grpc(GrpcHealth { service: "primary".into() })),
+        ] {
+            assert!(!Health::of_new(Some(&check)).healthy(), "{check:?}");
+            for (probes, expected) in [("+", "H"), ("-", "U"), ("+---", "H..U"), ("-++", "U.H")] {
+                assert_eq!(transitions(probes, &check), expected, "{probes}, {check:?}");
+            }
+        }
+        for check in [thresholds(2, 3), asks(Probe::Tls(None)), asks(Probe::Postgres(None))] {
+            assert!(Health::of_new(Some(&check)).healthy(), "{check:?}");
         }
     }
 
@@ -139,5 +158,19 @@ mod tests {
         assert_eq!(health.observe(false, &for_primaries()), Some(Transition::Unhealthy));
         health.check_changes(Some(&for_primaries()), &for_primaries());
         assert_eq!(health.observe(true, &for_primaries()), None, "one of the two that it takes");
+    }
+
+    #[test]
+    fn the_same_question_by_somebody_else_is_not_a_new_one() {
+        let mut health = Health::of_new(Some(&for_primaries()));
+        health.observe(true, &for_primaries());
+        let session = RedisSession { user: None, password: Some(Hidden::new("another".into())), role: Role::Primary };
+        let rotated = ActiveCheck { probe: Probe::Redis(session), ..for_primaries() };
+        health.check_changes(Some(&for_primaries()), &rotated);
+        assert_eq!(health.observe(false, &rotated), None, "one of the three that it takes");
+
+        let elsewhere = ActiveCheck { port: NonZeroU16::new(6380), ..for_primaries() };
+        health.check_changes(Some(&rotated), &elsewhere);
+        assert_eq!(health.observe(false, &elsewhere), Some(Transition::Unhealthy));
     }
 }

@@ -41,6 +41,8 @@ struct Member {
     outlier: Outlier,
     /// Whether it was usable when that was last looked at.
     was_usable: bool,
+    /// Whether it was only yet to be probed for the first time when others began to serve: it begins as they do.
+    begins_with_others: bool,
     slow_start: Option<SlowStart>,
 }
 
@@ -240,9 +242,13 @@ impl Members {
         }
         // Where nobody else serves, there is nobody to take the rest of its share.
         let others_serve = self.members.iter().any(|member| member.was_usable && member.usable());
+        let serving_begins = !others_serve && self.usable() > 0;
         for member in &mut self.members {
+            let with_others = member.health.unknown() && (serving_begins || member.begins_with_others);
+            let begins_with_others = mem::replace(&mut member.begins_with_others, with_others);
             if member.usable() && !member.was_usable {
-                member.slow_start = self.slow_start.filter(|_| others_serve).map(|over| SlowStart { since: now, over });
+                let slow_start = self.slow_start.filter(|_| others_serve && !begins_with_others);
+                member.slow_start = slow_start.map(|over| SlowStart { since: now, over });
             }
             member.was_usable = member.usable();
             member.endpoint().stand(member.standing());
@@ -324,7 +330,14 @@ impl Member {
             distance: wanted.distance,
         };
         let health = Health::of_new(backend.active_check.as_deref());
-        Self { candidate, health, outlier: Outlier::default(), was_usable: false, slow_start: None }
+        Self {
+            candidate,
+            health,
+            outlier: Outlier::default(),
+            was_usable: false,
+            begins_with_others: false,
+            slow_start: None,
+        }
     }
 
     fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {

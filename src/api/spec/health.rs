@@ -73,7 +73,8 @@ pub struct BackendHealthCheck {
 pub struct ActiveCheck {
     /// `TCP`: open a connection and close it. `None`: no probes. `Exchange`: send bytes and expect others. `HTTP`: a
     /// request, and its status. `TLS`: a handshake. `GRPC`: ask the health service. `Postgres`, `MySQL`, `Redis`: ask the
-    /// server, also whether it is a primary or a replica. Default: TCP.
+    /// server, also whether it is a primary or a replica. With Exchange, HTTP, GRPC and where a role is asked for, a new
+    /// endpoint gets no connections before its first probe, which decides alone. Default: TCP.
     #[serde(rename = "type", default)]
     pub type_: CheckType,
     /// The time between two probes, from 100ms to 1h. Default: 5s.

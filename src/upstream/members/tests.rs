@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::*;
-use crate::model::{Balancing, Connect, Probe, Transport, Weight};
+use crate::model::{Balancing, Connect, Probe, RedisSession, Role, Transport, Weight};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -330,6 +330,30 @@ fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
 
     scene.change(&slowly(3..=4));
     assert_eq!(weights(&scene), [1, 1], "none of those before stays");
+}
+
+#[test]
+fn those_that_wait_for_their_first_probes_together_start_together() {
+    let roles = || {
+        let session = RedisSession { user: None, password: None, role: Role::Primary };
+        backend(Some(ActiveCheck { probe: Probe::Redis(session), ..check() }))
+    };
+    let wanted = |ports| model::Upstream { backends: [("b".into(), roles())].into(), ..slowly(ports) };
+    let mut scene = Scene::new([]);
+    scene.change(&wanted(1..=4));
+    scene.probe(0, "+");
+    scene.pass(SECOND / 10);
+    scene.probe(1, "+");
+    scene.probe(3, "-");
+    scene.pass(SECOND);
+    scene.probe(2, "+");
+    assert_eq!((weights(&scene), scene.picture().as_str()), (vec![1; 4], "uuu-"));
+
+    scene.probe(3, "++");
+    assert_eq!(weights(&scene), [100, 100, 100, 10], "one that was not as it should be begins slowly");
+    scene.change(&wanted(1..=5));
+    scene.probe(4, "+");
+    assert_eq!(weights(&scene), [100, 100, 100, 10, 10], "and so does one that comes later");
 }
 
 #[test]

@@ -11,7 +11,12 @@ pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadli
     let mut answer = Vec::new();
     let wrong = |answer: &[u8], how: &str| {
         let expected = printable(&exchange.expect);
-        let came = if answer.is_empty() { "nothing".into() } else { format!("`{}` and no more", printable(answer)) };
+        let came = match answer.len() {
+            0 => "nothing".into(),
+            _ if exchange.send.reveal().is_empty() => format!("`{}` and no more", printable(answer)),
+            // What was sent may be a password, and come back.
+            count => format!("{count} other bytes and no more"),
+        };
         Err(Failure::unexpected(format!("answered {came}{how}, expected `{expected}`")))
     };
     let send = async {

@@ -12,13 +12,22 @@ use postgres_protocol::{
         frontend,
     },
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+    task::spawn_blocking,
+};
 
 use super::{Connection, Failure, TlsClient, expect_role, printable};
 use crate::model::{Password, PostgresSession, Role};
 
 /// More than any message that is expected has.
 const LONGEST_MESSAGE: i32 = 16 << 10;
+/// Five times what servers ask for by default: the server decides how long the password is hashed here.
+const MOST_ITERATIONS: u32 = 20_000;
+/// Hashes that are made at a time, of all probes together.
+pub(super) static HASHES: Semaphore = Semaphore::const_new(MOST_HASHES);
+pub(super) const MOST_HASHES: usize = 2;
 
 /// Logs in as `session` says and asks for the role. Without an account, it only sees whether it is PostgreSQL that
 /// answers: anybody else's login would be one that failed.
@@ -128,7 +137,7 @@ impl Conversation {
         self.say(|text| frontend::sasl_initial_response(SCRAM_SHA_256, proof.message(), text)).await?;
         match self.next().await? {
             Message::AuthenticationSaslContinue(body) => {
-                proof.update(body.data()).map_err(|_| not_understood())?;
+                proof = answer(proof, body.data()).await?;
             }
             other => return Err(unexpected(&other)),
         }
@@ -179,6 +188,29 @@ impl Conversation {
             }
         }
     }
+}
+
+/// Hashes the password as often as the server asks in `challenge`, beside the threads that others wait for.
+async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, Failure> {
+    if let Some(count) = iterations(challenge).filter(|count| *count > MOST_ITERATIONS) {
+        return Err(Failure::unexpected(format!(
+            "it asks for {count} iterations of SCRAM, expected at most {MOST_ITERATIONS}: set scram_iterations lower, \
+             and the password anew"
+        )));
+    }
+    let challenge = challenge.to_vec();
+    let turn = HASHES.acquire().await.expect("it is never closed");
+    let hash = spawn_blocking(move || {
+        let _turn = turn;
+        proof.update(&challenge).map(|()| proof)
+    });
+    hash.await.ok().and_then(Result::ok).ok_or_else(not_understood)
+}
+
+/// What is last in a challenge: <https://www.rfc-editor.org/rfc/rfc5802#section-7>.
+fn iterations(challenge: &[u8]) -> Option<u32> {
+    let last = challenge.rsplit(|byte| *byte == b',').next()?;
+    str::from_utf8(last.strip_prefix(b"i=")?).ok()?.parse().ok()
 }
 
 fn password(session: &PostgresSession) -> Result<&Password, Failure> {

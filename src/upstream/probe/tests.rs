@@ -93,8 +93,13 @@ async fn an_exchange_passes_when_what_is_expected_has_come() {
         (expect(PING, b"+PONG"), &[(PING, b"")], "answered nothing, then closed the connection, expected `+PONG`"),
         (
             expect(PING, b"+PONG"),
-            &[(PING, b"-LOADING \x1b[1m\r\n")],
-            r"answered `-LOADING \x1b[1m` and no more, then closed the connection, expected `+PONG`",
+            &[(PING, b"-ERR unknown command 'PING'\r\n")],
+            "answered 29 other bytes and no more, then closed the connection, expected `+PONG`",
+        ),
+        (
+            expect(b"", b"220 "),
+            &[(b"", b"-LOADING \x1b[1m\r\n")],
+            r"answered `-LOADING \x1b[1m` and no more, then closed the connection, expected `220`",
         ),
     ] {
         assert_eq!(found(probe, lines).await.err().unwrap_or_default(), expected);
@@ -286,6 +291,39 @@ async fn a_password_is_not_given_away_in_the_clear() {
     assert_eq!(outcome.unwrap_err(), "it asks for a password of u, and the check has none");
     let refused = &[(STARTUP, &b"E\0\0\0\x27SFATAL\0C57P03\0Mthe system is down\0\0"[..])];
     assert_eq!(found(session(None), refused).await.unwrap_err(), "it says: the system is down");
+}
+
+#[tokio::test]
+async fn a_password_is_hashed_only_so_often_and_for_so_many_at_a_time() {
+    const STARTUP: &[u8] = b"\0\0\0\x32\0\x03\0\0user\0u\0database\0d\0application_name\0tcplb\0\0";
+    // Of another nonce than the one that is sent.
+    let challenged = |iterations: &str| {
+        let challenge = [&b"\0\0\0\x0br=x,s=c2FsdA==,i="[..], iterations.as_bytes()].concat();
+        let length = u8::try_from(challenge.len() + 4).unwrap();
+        let asked = [&b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0R\0\0\0"[..], &[length], &challenge].concat();
+        [(STARTUP, &*asked.leak())]
+    };
+    let session = || {
+        let (user, database) = ("u".into(), "d".into());
+        Probe::Postgres(Some(PostgresSession { user, password: password("sesame"), database, role: Role::Any }))
+    };
+    for (iterations, expected) in [
+        ("20000", "its answer is not understood, expected PostgreSQL"),
+        (
+            "20001",
+            "it asks for 20001 iterations of SCRAM, expected at most 20000: set scram_iterations lower, and the password \
+             anew",
+        ),
+    ] {
+        assert_eq!(found(session(), &challenged(iterations)).await.unwrap_err(), expected);
+    }
+
+    let _turns = postgres::HASHES.acquire_many(postgres::MOST_HASHES as u32).await.unwrap();
+    let server = Scripted::new(&challenged("4096")).await;
+    let mut target = target(server.address, session());
+    Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
+    let waiting = timeout(PATIENCE, asked(target)).await.expect("it ends");
+    assert_eq!(waiting.unwrap_err(), "no answer within 100ms");
 }
 
 #[tokio::test]
