@@ -183,6 +183,22 @@ async fn a_status_passes_if_it_is_one_of_the_expected() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_response_decides_nothing() {
+    const ASKED: &[u8] = b"GET /primary HTTP/1.1\r\n";
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n";
+    let probe = || Probe::Http(HttpRequest { path: PATH, headers: Vec::new(), statuses: vec![200..=200] });
+    let long = [HEAD, &[b'x'; 200_000]].concat().leak();
+    assert_eq!(found(probe(), &[(ASKED, long)]).await, Ok(()));
+    assert_eq!(found(probe(), &[(ASKED, HEAD)]).await, Ok(()), "it ends too early");
+
+    // Waits in vain for more to be said.
+    let slow = Scripted::new(&[(ASKED, HEAD), (&[b'x'; 4096], b"")]).await;
+    let mut target = target(slow.address, probe());
+    Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
+    assert_eq!(asked(target).await, Ok(()), "it does not end");
+}
+
+#[tokio::test]
 async fn redis_is_up_or_has_a_role() {
     const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
     const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
