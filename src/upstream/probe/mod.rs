@@ -140,7 +140,7 @@ impl Target {
         let port = self.check.port.map_or(own, |port| port.get());
         let mut stream = dial(SocketAddr::new(self.address.ip(), port)).await?;
         if matches!(self.check.probe, Probe::Tcp) {
-            return Ok(Box::new(stream));
+            return Ok(Box::new(Bounded::new(stream)));
         }
         if let Some(version) = self.proxy_protocol.filter(|_| port == own) {
             stream.write_all(proxy_header(version)).await?;
