@@ -78,7 +78,7 @@ pub const DEFAULT_CLASS: &str = "tcplb";
          self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
     )
         .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
-        .field_path(".healthCheck.active.transport"),
+        .field_path(".backends"),
     validation = Rule::new(
         "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
          self.backends.exists(b, b.priority != self.backends[0].priority)",

@@ -62,8 +62,13 @@ impl Departures {
                     let wishes = plans.due(Instant::now());
                     let closed = close(&self.shared, &wishes).await;
                     plans.note(&closed, Instant::now());
-                    let wishes = rebalance.due(&self.view.load(), Instant::now());
-                    rebalance.note(&close(&self.shared, &wishes).await, Instant::now());
+                    let view = self.view.load_full();
+                    let wishes = rebalance.due(&view, Instant::now());
+                    if !wishes.is_empty() {
+                        let confirmed = rebalance.confirmed(&view, wishes.clone(), &established(&self.shared).await);
+                        let closed = close(&self.shared, &confirmed).await;
+                        rebalance.note(&wishes, &closed, Instant::now());
+                    }
                 }
             }
             if let Some(departing) = plans.news() {
@@ -114,6 +119,16 @@ pub async fn close(shared: &Shared, wishes: &Wishes) -> BTreeMap<Owner, usize> {
     let mut sums = BTreeMap::new();
     for (owner, count) in closed.into_iter().flatten() {
         *sums.entry(owner).or_insert(0) += count;
+    }
+    sums
+}
+
+/// How many connections have reached each endpoint.
+async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
+    let mut sums = BTreeMap::new();
+    let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| Order::Count { done })).await;
+    for (endpoint, count) in counts.into_iter().flatten() {
+        *sums.entry(endpoint).or_insert(0) += count;
     }
     sums
 }

@@ -124,6 +124,13 @@ impl Sessions {
         }
     }
 
+    /// How many have reached each endpoint, by its id.
+    pub fn established(&self) -> BTreeMap<u64, u32> {
+        let mut counts = BTreeMap::new();
+        self.for_each(|session| *counts.entry(session.endpoint()).or_insert(0) += 1);
+        counts
+    }
+
     /// The ranks of those that would be closed first here, in order.
     pub fn first_to_close(&self, wishes: &Wishes) -> BTreeMap<Owner, Vec<Instant>> {
         let sessions = self.0.borrow();

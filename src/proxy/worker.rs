@@ -97,6 +97,8 @@ pub enum Order {
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(std::net::TcpStream, Box<Accepted>),
+    /// Tell how many connections have reached each endpoint, by its id.
+    Count { done: oneshot::Sender<BTreeMap<u64, u32>> },
     /// Tell how long those connections have been silent, or open, that would be closed first.
     Rank { wishes: Arc<Wishes>, done: oneshot::Sender<BTreeMap<Owner, Vec<Instant>>> },
     /// Close some connections, and tell how many these were.
@@ -212,6 +214,7 @@ impl Worker {
                 Ok(tcp) => self.serve(tcp, *accepted),
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
+            Order::Count { done } => drop(done.send(self.sessions.established())),
             Order::Rank { wishes, done } => drop(done.send(self.sessions.first_to_close(&wishes))),
             Order::CloseSome { wishes, done } => drop(done.send(self.sessions.close(&wishes))),
             Order::Drain { drains, done } => {

@@ -109,9 +109,10 @@ impl Keeper {
         let open = self.open_subsets();
         let gives_way = |endpoint: &&Arc<Endpoint>| {
             let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
-            endpoint.usable() && given_way().next().is_some() && given_way().all(|gives_way| gives_way)
+            given_way().next().is_some() && given_way().all(|gives_way| gives_way)
         };
-        let failed_back = self.members.endpoints().filter(gives_way);
+        // Also what goes for another reason: its connections are given back for as long as they would be otherwise.
+        let failed_back = self.members.endpoints().chain(self.members.gone()).filter(gives_way);
         let failed_back = failed_back.map(|endpoint| (endpoint.clone(), Departure::Failback));
         let departing = self.members.departing(&settings.unready).into_iter().chain(failed_back);
         departing.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()

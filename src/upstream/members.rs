@@ -218,6 +218,11 @@ impl Members {
         self.members.iter().map(Member::endpoint)
     }
 
+    /// Those that are no longer wanted and had connections.
+    pub fn gone(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.gone.iter()
+    }
+
     pub fn usable(&self) -> usize {
         self.members.iter().filter(|member| member.usable()).count()
     }

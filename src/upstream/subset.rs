@@ -110,7 +110,9 @@ impl Subset {
 
     /// Whether its connections go to others because these have a lower priority. `None`: it is none of its own.
     pub(super) fn prefers_others_to(&self, endpoint: &Endpoint) -> Option<bool> {
-        let serving = self.current.load().serving;
+        let current = self.current.load();
+        // With nothing usable, none serves.
+        let serving = current.serving.filter(|_| current.usable > 0);
         let preferred = || serving.is_some_and(|serving| serving < endpoint.backend().priority);
         self.backends.have(endpoint.key()).then(preferred)
     }

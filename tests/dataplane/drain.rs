@@ -256,3 +256,44 @@ fn at_shutdown_connections_are_closed_as_it_is_declared_then_not_as_when_they_we
         clients.iter().for_each(is_reset);
     }
 }
+
+#[test]
+fn a_failback_that_is_over_closes_nothing_of_who_is_not_ready_meanwhile() {
+    let (first, spare, other) = (Backend::echo(), Backend::echo(), Backend::echo());
+    let of_spare = |address| {
+        let mut endpoint = endpoint(address);
+        endpoint.key.backend = "spare".into();
+        endpoint
+    };
+    let sets = |upstream: &mut Upstream, mut endpoints: Vec<tcplb::model::Endpoint>, unready: Option<Unready>| {
+        endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+        upstream.endpoints = endpoints;
+        upstream.unready = unready.map(|why| (of_spare(spare).key, why)).into_iter().collect();
+    };
+    let mut rig = Rig::with(&[spare], |_, upstream| {
+        let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
+        upstream.backends.insert("spare".into(), Arc::new(backend));
+        upstream.endpoints[0].key.backend = "spare".into();
+        let slowly = Some(close(PATIENCE, Duration::ZERO));
+        upstream.drain = EndpointDrain { failback: slowly, unhealthy: slowly, ..EndpointDrain::default() };
+    });
+    let clients = clients(&rig, 3);
+    let why = |rig: &Rig| {
+        let departing = rig.monitor.departing();
+        departing
+            .iter()
+            .filter(|departing| departing.gone.open() > 0)
+            .map(|departing| departing.reason)
+            .collect::<Vec<_>>()
+    };
+    rig.change_upstream(|upstream| sets(upstream, vec![endpoint(first), of_spare(spare)], None));
+    wait_until("it gives way", || why(&rig) == [CloseReason::Failback]);
+    let not_ready = Some(Unready::NotReady);
+    rig.change_upstream(|upstream| sets(upstream, vec![endpoint(first), of_spare(other)], not_ready));
+    wait_until("it goes for both", || why(&rig).len() == 2 && why(&rig).contains(&CloseReason::Failback));
+    rig.change_upstream(|upstream| sets(upstream, vec![of_spare(other)], not_ready));
+    wait_until("the failback is over", || why(&rig) == [CloseReason::EndpointUnhealthy]);
+    rig.change_upstream(|upstream| sets(upstream, vec![endpoint(first), of_spare(spare)], None));
+    wait_until("it is ready again and gives way", || why(&rig) == [CloseReason::Failback]);
+    clients.iter().for_each(is_echoed);
+}

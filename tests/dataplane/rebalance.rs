@@ -131,7 +131,28 @@ fn young_connections_stay() {
     let begun = Instant::now();
     wait_until("it has been looked at", || {
         clients.iter().for_each(is_echoed);
-        begun.elapsed() > Duration::from_millis(500)
+        begun.elapsed() > Duration::from_secs(4)
     });
     assert_eq!(rig.endpoint(old).active(), 10);
+}
+
+#[test]
+fn connections_that_wait_for_an_endpoint_that_does_not_answer_are_no_reason_to_close_what_it_has() {
+    let (listening, address) = dead_address();
+    // The kernel answers as many and drops the rest: nobody accepts.
+    const ANSWERED: usize = 10;
+    listening.listen(ANSWERED as i32 - 1).unwrap();
+    let mut rig = rig(&[address], SHARE_OF_TEN_PERCENT_MORE, Algorithm::RoundRobin);
+    let _old: Vec<TcpStream> = (0..ANSWERED).map(|_| rig.connect()).collect();
+    wait_until("it has them", || rig.endpoint(address).connections() == ANSWERED as u64);
+    rig.change_upstream(|upstream| upstream.connect.timeout = Duration::from_secs(6));
+    rig.change_upstream(joined_by(Backend::echo()));
+    let _new: Vec<TcpStream> = (0..40).map(|_| rig.connect()).collect();
+    wait_until("half of these wait", || rig.endpoint(address).active() == ANSWERED as u32 + 20);
+    let begun = Instant::now();
+    wait_until("it has been looked at", || begun.elapsed() > Duration::from_secs(4));
+    assert_eq!(rig.endpoint(address).active(), ANSWERED as u32 + 20, "it seems to have too many");
+    assert_eq!(rig.closed(CloseReason::Rebalanced), 0);
+    // Those that it has would never end.
+    drop(listening);
 }

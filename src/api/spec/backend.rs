@@ -20,7 +20,6 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
          !has(self.healthCheck.active.transport) || self.healthCheck.active.transport != 'TLS'",
     )
         .message("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out")
-        .field_path(".healthCheck.active.transport")
 )]
 pub struct Backend {
     /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or

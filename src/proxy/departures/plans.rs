@@ -73,7 +73,8 @@ pub struct Seen {
 }
 
 /// What is being drained. Each case for which something goes has its plan, which stays in force until it comes back: an
-/// endpoint that is removed while it is drained because it is unhealthy goes on being drained for that too.
+/// endpoint that is removed while it is drained because it is unhealthy goes on being drained for that too. A failback is
+/// for itself: it ends when others are not preferred any more, and keeps no other plan in force.
 #[derive(Debug, Default)]
 pub struct Plans {
     plans: BTreeMap<Case, Plan>,
@@ -102,13 +103,18 @@ struct Plan {
 impl Plans {
     /// Takes note of what goes, and of what has come back before its turn.
     pub fn follow(&mut self, seen: Seen, now: Instant) {
-        let owners: BTreeSet<Owner> = seen.departing.keys().map(|(owner, _)| *owner).collect();
-        self.plans.retain(|(owner, reason), plan| {
-            let kept = seen.departing.get(&(*owner, *reason)).is_some_and(|(_, _, close)| close.is_none());
+        let gone = seen.departing.keys().filter(|(_, reason)| *reason != CloseReason::Failback);
+        let gone: BTreeSet<Owner> = gone.map(|(owner, _)| *owner).collect();
+        let goes_on = |case: &Case| match case {
+            (_, CloseReason::Failback) => seen.departing.contains_key(case),
+            (owner, _) => gone.contains(owner),
+        };
+        self.plans.retain(|case, plan| {
+            let kept = seen.departing.get(case).is_some_and(|(_, _, close)| close.is_none());
             plan.is_orphan = !plan.is_of(&seen.upstreams);
-            let stays = !kept && (owners.contains(owner) || plan.is_orphan);
+            let stays = !kept && (goes_on(case) || plan.is_orphan);
             if !stays {
-                plan.tell_end(*reason);
+                plan.tell_end(case.1);
                 self.news = true;
             }
             stays

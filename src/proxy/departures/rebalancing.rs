@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -12,12 +15,14 @@ use crate::{
         sessions::{Choice, First, Owner, Wish, Wishes},
         topology::View,
     },
-    upstream::rebalance::{Group, Load, Rebalancing, excesses},
+    upstream::rebalance::{Group, Lasting, Load, Rebalancing, Sharer, excesses},
 };
 
 /// A connection without a byte for this long is idle.
 const IDLE: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
+/// After a look at the connections that found none to close it is looked again after this long.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Nothing was to be closed for this long: it is over.
 const OVER: Duration = Duration::from_secs(10);
 
@@ -32,6 +37,9 @@ struct State {
     pace: Pace,
     /// By the ids of their endpoints: what is known of a group ends when another endpoint joins or one leaves it.
     groups: BTreeMap<Vec<u64>, Returning>,
+    lasting: Lasting,
+    /// Nothing is closed before.
+    pauses_until: Instant,
     under_way: Option<UnderWay>,
 }
 
@@ -56,7 +64,7 @@ impl Rebalance {
         view.upstreams.iter().any(|(_, upstream)| upstream.rebalancing().is_some())
     }
 
-    /// What is to be closed now.
+    /// What is to be closed now, if connections that are still being dialled count.
     pub fn due(&mut self, view: &View, now: Instant) -> Wishes {
         let mut wishes = Wishes::new();
         self.upstreams.retain(|key, _| view.upstreams.iter().any(|(other, _)| other == key));
@@ -72,10 +80,35 @@ impl Rebalance {
         wishes
     }
 
-    /// Takes note of what has been closed.
-    pub fn note(&mut self, closed: &BTreeMap<Owner, usize>, now: Instant) {
+    /// What of it is to be closed if these are the connections that reached each endpoint: those that wait for one that
+    /// does not answer are no reason to close what it has.
+    pub fn confirmed(&self, view: &View, mut wishes: Wishes, established: &BTreeMap<u64, u32>) -> Wishes {
+        let of = |id: u64| established.get(&id).copied().unwrap_or(0);
+        let mut confirmed = Wishes::new();
+        for (key, upstream) in &view.upstreams {
+            let (Some(rebalancing), Some(state)) = (upstream.rebalancing(), self.upstreams.get(key)) else { continue };
+            for group in upstream.groups() {
+                let ids: Vec<u64> = group.iter().map(|sharer| sharer.endpoint.id()).collect();
+                let Some(returning) = state.groups.get(&ids) else { continue };
+                let load = |sharer: &Sharer| Load { open: of(sharer.endpoint.id()), weight: sharer.weight };
+                let loads: Vec<Load> = group.iter().map(load).collect();
+                let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
+                for (owner, excess) in ids.into_iter().map(Owner::Endpoint).zip(excesses) {
+                    let Some(wish) = wishes.remove(&owner) else { continue };
+                    let count = wish.count.min(excess as usize);
+                    if count > 0 {
+                        confirmed.insert(owner, Wish { count, ..wish });
+                    }
+                }
+            }
+        }
+        confirmed
+    }
+
+    /// Takes note of what has been wished and closed.
+    pub fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
         for state in self.upstreams.values_mut() {
-            state.note(closed, now);
+            state.note(wishes, closed, now);
         }
     }
 }
@@ -83,7 +116,7 @@ impl Rebalance {
 impl State {
     fn new(rebalancing: &Rebalancing, now: Instant) -> Self {
         let pace = Pace::new(rebalancing.rebalance.max_closes_per_minute.get() as usize, MINUTE, now);
-        Self { pace, groups: BTreeMap::new(), under_way: None }
+        Self { pace, groups: BTreeMap::new(), lasting: Lasting::default(), pauses_until: now, under_way: None }
     }
 
     fn due(&mut self, key: &UpstreamKey, rebalancing: &Rebalancing, groups: &[Group], now: Instant) -> Wishes {
@@ -110,10 +143,10 @@ impl State {
             returning.note_connections(connections);
             let loads: Vec<Load> =
                 group.iter().map(|sharer| Load { open: sharer.endpoint.active(), weight: sharer.weight }).collect();
-            let excesses: Vec<usize> = excesses(&loads, returning.count, rebalancing.tolerance)
-                .into_iter()
-                .map(|count| count as usize)
-                .collect();
+            let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
+            let excesses: Vec<(u64, u32)> = ids.iter().copied().zip(excesses).collect();
+            let excesses: Vec<usize> =
+                self.lasting.of(&excesses, now).into_iter().map(|count| count as usize).collect();
             self.groups.insert(ids.clone(), returning);
             too_many += excesses.iter().sum::<usize>();
             for (id, count) in ids.into_iter().zip(parts_of(allowed, &excesses)).filter(|(_, count)| *count > 0) {
@@ -121,12 +154,22 @@ impl State {
                 wishes.insert(Owner::Endpoint(id), Wish { count, reason: CloseReason::Rebalanced, choice });
             }
         }
+        let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
+        self.lasting.retain(|id| known.contains(&id));
         self.tell(key, too_many, now);
-        wishes
+        if now < self.pauses_until { Wishes::new() } else { wishes }
     }
 
-    fn note(&mut self, closed: &BTreeMap<Owner, usize>, now: Instant) {
+    fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
+        let ids = || self.groups.keys().flatten().map(|id| Owner::Endpoint(*id));
+        let is_closed = ids().any(|owner| closed.get(&owner).is_some_and(|count| *count > 0));
+        if !is_closed && ids().any(|owner| wishes.contains_key(&owner)) {
+            self.pauses_until = now + PAUSE;
+        }
         for (ids, returning) in &mut self.groups {
+            for id in ids.iter().filter(|id| closed.get(&Owner::Endpoint(**id)).is_some_and(|count| *count > 0)) {
+                self.lasting.closed(*id, now);
+            }
             let own = ids.iter().filter_map(|id| closed.get(&Owner::Endpoint(*id)));
             let count: usize = own.sum();
             returning.count += count as u64;

@@ -314,8 +314,8 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
     let expected = |meanwhile: &str| {
         let message = format!(
             "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets and ConfigMaps with \
-             certificates in namespace shop, and older load balancers and what is before this refer to as many: take out \
-             one of them, or write one of these instead of two; {meanwhile}"
+             certificates or passwords in namespace shop, and older load balancers and what is before this refer to as \
+             many: take out one of them, or write one of these instead of two; {meanwhile}"
         );
         vec![(Severity::Refused, Reason::NotPermitted, message)]
     };

@@ -1,5 +1,6 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, pin::pin};
 
+use futures::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request,
@@ -8,7 +9,10 @@ use hyper::{
     header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use tokio::select;
+use tokio::{
+    select,
+    time::{Instant, timeout_at},
+};
 
 use super::{Connection, Failure, printable};
 use crate::model::HttpRequest;
@@ -16,25 +20,49 @@ use crate::model::HttpRequest;
 /// The smallest that the library takes; a head of more is refused.
 const MOST_OF_HEAD: usize = 8192;
 
-/// Asks, and looks at the status alone. No redirection is followed.
-pub(super) async fn ask(connection: &mut Connection, wanted: &HttpRequest, to: SocketAddr) -> Result<(), Failure> {
-    let failed = |error: hyper::Error| Failure::unexpected(format!("HTTP: {}", printable(reason(&error).as_bytes())));
+/// Asks, and looks at the status alone. No redirection is followed. `None`: no status until the deadline.
+pub(super) async fn ask(
+    connection: &mut Connection,
+    wanted: &HttpRequest,
+    to: SocketAddr,
+    deadline: Instant,
+) -> Option<Result<(), Failure>> {
     let io = TokioIo::new(connection);
-    let (mut sender, exchange) =
-        http1::Builder::new().max_buf_size(MOST_OF_HEAD).handshake::<_, Empty<Bytes>>(io).await.map_err(failed)?;
-    let asking = async {
-        let response = sender.send_request(request(wanted, to)).await.map_err(failed)?;
-        let status = response.status().as_u16();
-        // What nobody reads would reset the connection, which servers log. A longer body is its own fault.
-        let _ = response.into_body().collect().await;
-        Ok::<_, Failure>(status)
+    let begun = timeout_at(deadline, http1::Builder::new().max_buf_size(MOST_OF_HEAD).handshake(io)).await.ok()?;
+    let (mut sender, exchange) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return Some(Err(failed(&error))),
     };
-    let status = select! {
-        biased;
-        status = asking => status?,
-        // It hands the error to whoever asks, as a rule.
-        Err(error) = exchange => return Err(failed(error)),
+    let mut exchange = pin!(exchange.fuse());
+    let head = async {
+        select! {
+            biased;
+            response = sender.send_request(request(wanted, to)) => response,
+            // It hands the error to whoever asks, as a rule.
+            Err(error) = &mut exchange => Err(error),
+        }
     };
+    let response = match timeout_at(deadline, head).await.ok()? {
+        Ok(response) => response,
+        Err(error) => return Some(Err(failed(&error))),
+    };
+    let status = response.status().as_u16();
+    let rest = async {
+        select! {
+            _ = response.into_body().collect() => {}
+            Err(_) = &mut exchange => {}
+        }
+    };
+    // What nobody reads would reset the connection, which servers log. A body that is longer, or slower, decides nothing.
+    let _ = timeout_at(deadline, rest).await;
+    Some(judge(status, wanted))
+}
+
+fn failed(error: &hyper::Error) -> Failure {
+    Failure::unexpected(format!("HTTP: {}", printable(reason(error).as_bytes())))
+}
+
+fn judge(status: u16, wanted: &HttpRequest) -> Result<(), Failure> {
     if wanted.statuses.iter().any(|range| range.contains(&status)) {
         return Ok(());
     }

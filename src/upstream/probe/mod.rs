@@ -124,12 +124,15 @@ impl Target {
     async fn ask(&self, deadline: Instant) -> Result<Connection, Failure> {
         let in_vain = || Failure::unexpected(format!("no answer within {:?}", self.check.timeout));
         let mut connection = timeout_at(deadline, self.connect()).await.map_err(|_| in_vain())??;
-        if let Probe::Exchange(exchange) = &self.check.probe {
-            // It can tell what came until then.
-            exchange::ask(&mut connection, exchange, deadline).await?;
-            return Ok(connection);
+        match &self.check.probe {
+            // These two may have something to tell even if not all has come until then.
+            Probe::Exchange(exchange) => exchange::ask(&mut connection, exchange, deadline).await?,
+            Probe::Http(request) => {
+                http::ask(&mut connection, request, self.address, deadline).await.ok_or_else(in_vain)??;
+            }
+            _ => return timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| in_vain())?,
         }
-        timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| in_vain())?
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
@@ -137,7 +140,7 @@ impl Target {
         let port = self.check.port.map_or(own, |port| port.get());
         let mut stream = dial(SocketAddr::new(self.address.ip(), port)).await?;
         if matches!(self.check.probe, Probe::Tcp) {
-            return Ok(Box::new(stream));
+            return Ok(Box::new(Bounded::new(stream)));
         }
         if let Some(version) = self.proxy_protocol.filter(|_| port == own) {
             stream.write_all(proxy_header(version)).await?;
@@ -154,8 +157,7 @@ impl Target {
         let tls = self.tls.as_ref();
         let encryption = if tls.is_some() { Encryption::Tls } else { Encryption::None };
         match &self.check.probe {
-            Probe::Tcp | Probe::Tls(_) | Probe::Exchange(_) => {}
-            Probe::Http(request) => http::ask(&mut connection, request, self.address).await?,
+            Probe::Tcp | Probe::Tls(_) | Probe::Exchange(_) | Probe::Http(_) => {}
             Probe::Grpc(health) => grpc::ask(&mut connection, health).await?,
             Probe::Postgres(session) => connection = postgres::ask(connection, session.as_ref(), encryption).await?,
             Probe::MySql(session) => connection = mysql::ask(connection, session, tls).await?,

@@ -135,7 +135,9 @@ async fn a_probe_that_is_not_answered_ends_at_its_timeout_and_says_what_came() {
 }
 
 #[tokio::test]
-async fn an_endless_answer_fails_and_takes_no_more_than_its_bound() {
+async fn of_an_endless_answer_no_more_than_the_bound_is_read() {
+    // What the kernel keeps for both sides is counted too.
+    const MOST_SENT: usize = 16 << 20;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let sent = Arc::new(AtomicUsize::new(0));
@@ -157,7 +159,11 @@ async fn an_endless_answer_fails_and_takes_no_more_than_its_bound() {
     ] {
         let outcome = timeout(PATIENCE, asked(target(address, probe))).await.expect("it ends before its timeout");
         assert!(outcome.is_err());
+        assert!(sent.swap(0, SeqCst) < MOST_SENT);
     }
+    let connection = target(address, Probe::Tcp).ask(Instant::now() + PATIENCE).await.unwrap();
+    timeout(PATIENCE, close(connection)).await.expect("it ends");
+    assert!(sent.load(SeqCst) < MOST_SENT);
 }
 
 const PATH: hyper::http::uri::PathAndQuery = hyper::http::uri::PathAndQuery::from_static("/primary");
@@ -180,6 +186,22 @@ async fn a_status_passes_if_it_is_one_of_the_expected() {
         };
         assert_eq!(found(Probe::Http(request), &[(ASKED, status)]).await.err().unwrap_or_default(), expected);
     }
+}
+
+#[tokio::test]
+async fn the_body_of_a_response_decides_nothing() {
+    const ASKED: &[u8] = b"GET /primary HTTP/1.1\r\n";
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n";
+    let probe = || Probe::Http(HttpRequest { path: PATH, headers: Vec::new(), statuses: vec![200..=200] });
+    let long = [HEAD, &[b'x'; 200_000]].concat().leak();
+    assert_eq!(found(probe(), &[(ASKED, long)]).await, Ok(()));
+    assert_eq!(found(probe(), &[(ASKED, HEAD)]).await, Ok(()), "it ends too early");
+
+    // Waits in vain for more to be said.
+    let slow = Scripted::new(&[(ASKED, HEAD), (&[b'x'; 4096], b"")]).await;
+    let mut target = target(slow.address, probe());
+    Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
+    assert_eq!(asked(target).await, Ok(()), "it does not end");
 }
 
 #[tokio::test]

@@ -43,6 +43,30 @@ fn sticky_connections_would_come_back_to_where_they_were() {
     assert_eq!(Tolerance::of(Algorithm::Maglev, 20), None);
 }
 
+#[test]
+fn an_excess_counts_once_it_has_lasted() {
+    let (mut lasting, now) = (Lasting::default(), Instant::now());
+    let mut look = |millis, count| lasting.of(&[(7, count), (8, 0)], now + Duration::from_millis(millis))[0];
+    assert_eq!(look(0, 5), 0);
+    assert_eq!(look(2900, 5), 0);
+    assert_eq!(look(3000, 4), 4);
+    assert_eq!(look(3100, 0), 0);
+    assert_eq!(look(3200, 9), 0, "that is another one");
+}
+
+#[test]
+fn what_comes_back_to_where_it_was_closed_is_the_same_excess() {
+    let (mut lasting, now) = (Lasting::default(), Instant::now());
+    let at = |millis| now + Duration::from_millis(millis);
+    lasting.of(&[(7, 5)], at(0));
+    assert_eq!(lasting.of(&[(7, 5)], at(3000)), [5]);
+    lasting.closed(7, at(3000));
+    assert_eq!(lasting.of(&[(7, 0)], at(3100)), [0]);
+    assert_eq!(lasting.of(&[(7, 4)], at(4000)), [4]);
+    assert_eq!(lasting.of(&[(7, 0)], at(6000)), [0]);
+    assert_eq!(lasting.of(&[(7, 4)], at(6100)), [0]);
+}
+
 /// Replicas in front of the same endpoints, each of which knows its own connections only, and clients that come back
 /// after a while to any of them.
 struct Scene {
@@ -53,31 +77,53 @@ struct Scene {
     replicas: Vec<Replica>,
     /// By the step in which they are back.
     away: VecDeque<usize>,
+    /// Short connections with the replica and the endpoint, by the step in which they end.
+    short: VecDeque<Vec<(usize, usize)>>,
+    now: Instant,
     closed: usize,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Replica {
     open: Vec<u32>,
+    lasting: Lasting,
     coming_back: u64,
     turn: u64,
 }
 
 /// How many connections a replica may close in a step.
 const MOST: u32 = 5;
+/// Steps after which a short connection has ended at the latest.
+const SHORT: usize = 5;
 /// Steps after which a client is back at the latest.
 const PATIENCE: usize = 10;
 
 impl Scene {
     /// Connections to the first endpoints only, as many as these are: the others have just joined.
     fn new(seed: u64, algorithm: Algorithm, percent: u16, weights: Vec<u64>, replicas: usize, clients: u32) -> Self {
-        let replica = Replica { open: vec![0; weights.len()], coming_back: 0, turn: 0 };
+        let mut random = Rng::with_seed(seed);
+        let there = random.usize(1..=weights.len());
+        Self::with(random, there, algorithm, percent, weights, replicas, clients)
+    }
+
+    fn with(
+        random: Rng,
+        there: usize,
+        algorithm: Algorithm,
+        percent: u16,
+        weights: Vec<u64>,
+        replicas: usize,
+        clients: u32,
+    ) -> Self {
+        let replica = Replica { open: vec![0; weights.len()], ..Replica::default() };
         let (replicas, away) = (vec![replica; replicas], VecDeque::from([0; PATIENCE]));
-        let mut scene = Self { random: Rng::with_seed(seed), algorithm, percent, weights, replicas, away, closed: 0 };
+        let (short, now) = (VecDeque::from(vec![Vec::new(); SHORT]), Instant::now());
+        let mut scene = Self { random, algorithm, percent, weights, replicas, away, short, now, closed: 0 };
         let all = scene.weights.clone();
-        let there = scene.random.usize(1..=all.len());
         scene.weights[there..].fill(0);
-        (0..clients).for_each(|_| scene.connect());
+        for _ in 0..clients {
+            scene.connect();
+        }
         scene.weights = all;
         scene.replicas.iter_mut().for_each(|replica| replica.coming_back = 0);
         scene
@@ -93,7 +139,7 @@ impl Scene {
     }
 
     /// A client comes to some replica, which sends it on as its algorithm has it.
-    fn connect(&mut self) {
+    fn connect(&mut self) -> (usize, usize) {
         let at = self.random.usize(..self.replicas.len());
         let loads = self.loads(at);
         let relative = |index: usize| f64::from(loads[index].open) / loads[index].weight as f64;
@@ -113,6 +159,19 @@ impl Scene {
         let replica = &mut self.replicas[at];
         replica.open[chosen] += 1;
         replica.coming_back = replica.coming_back.saturating_sub(1);
+        (at, chosen)
+    }
+
+    /// So many short connections begin, and others end.
+    fn churn(&mut self, count: usize) {
+        for (replica, endpoint) in self.short.pop_front().unwrap() {
+            self.replicas[replica].open[endpoint] -= 1;
+        }
+        self.short.push_back(Vec::new());
+        for _ in 0..count {
+            let (connection, after) = (self.connect(), self.random.usize(..SHORT));
+            self.short[after].push(connection);
+        }
     }
 
     fn any(&mut self) -> usize {
@@ -141,13 +200,21 @@ impl Scene {
     fn step(&mut self) -> bool {
         let back = self.away.pop_front().unwrap();
         self.away.push_back(0);
-        (0..back).for_each(|_| self.connect());
-        let mut closed = 0;
+        for _ in 0..back {
+            self.connect();
+        }
+        self.now += Duration::from_millis(100);
+        let (mut closed, mut too_many) = (0, 0);
         for at in 0..self.replicas.len() {
             let mut may_close = MOST;
-            for (endpoint, excess) in self.excesses(at).into_iter().enumerate() {
+            let excesses: Vec<(u64, u32)> = (0..).zip(self.excesses(at)).collect();
+            too_many += excesses.iter().map(|(_, count)| count).sum::<u32>();
+            for (endpoint, excess) in self.replicas[at].lasting.of(&excesses, self.now).into_iter().enumerate() {
                 let count = excess.min(may_close);
                 may_close -= count;
+                if count > 0 {
+                    self.replicas[at].lasting.closed(endpoint as u64, self.now);
+                }
                 self.replicas[at].open[endpoint] -= count;
                 self.replicas[at].coming_back += u64::from(count);
                 closed += count as usize;
@@ -158,7 +225,7 @@ impl Scene {
             }
         }
         self.closed += closed;
-        back + closed > 0 || self.away.iter().sum::<usize>() > 0
+        too_many > 0 || back > 0 || self.away.iter().sum::<usize>() > 0
     }
 
     /// How many of all connections each endpoint has beyond what it may have, and the replicas may not know of.
@@ -171,6 +238,22 @@ impl Scene {
             |endpoint: usize| all * self.weights[endpoint] as f64 / total * (1.0 + f64::from(self.percent) / 100.0);
         (0..self.weights.len()).map(|endpoint| of_all(endpoint) - most(endpoint)).collect()
     }
+}
+
+#[test]
+fn short_connections_are_no_reason_to_close_those_that_last() {
+    let mut looks_with_an_excess = 0;
+    for seed in 0..100 {
+        let mut scene = Scene::with(Rng::with_seed(seed), 4, Algorithm::RoundRobin, 5, vec![1; 4], 2, 40);
+        for _ in 0..300 {
+            let short = scene.random.usize(..100);
+            scene.churn(short);
+            looks_with_an_excess += usize::from(scene.excesses(0).iter().any(|count| *count > 0));
+            scene.step();
+        }
+        assert_eq!(scene.closed, 0, "with seed {seed}");
+    }
+    assert!(looks_with_an_excess > 100, "at {looks_with_an_excess} looks somebody had too many");
 }
 
 proptest! {
