@@ -6,6 +6,9 @@ use std::{
 use super::{Balancer, Candidate, Endpoint, Tried};
 use crate::model::{Balancing, Distance};
 
+/// How many near ones are asked besides the one whose turn it is, before a farther one gets the connection.
+const MOST_ASKED: usize = 8;
+
 /// The nearest ones first; the others where those are overloaded, or were tried.
 #[derive(Debug)]
 pub struct Nearest {
@@ -41,10 +44,13 @@ impl Nearest {
     }
 
     pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
-        let has_room = |endpoint: &&Arc<Endpoint>| endpoint.active() < self.overloaded_at;
+        let has_room = |endpoint: &&Arc<Endpoint>| self.has_room(endpoint);
         let near = self.near.pick(client, tried, turn);
         if near.as_ref().is_some_and(has_room) {
             return near;
+        }
+        if let Some(other) = near.and_then(|full| self.other_with_room(full, client, tried, turn)) {
+            return Some(other);
         }
         let farther = self.farther.pick(client, tried, &self.turn);
         match near {
@@ -52,5 +58,29 @@ impl Nearest {
             Some(near) => farther.filter(has_room).or(Some(near)),
             None => farther,
         }
+    }
+
+    /// Another near one than this.
+    fn other_with_room(
+        &self,
+        full: &Endpoint,
+        client: IpAddr,
+        tried: &Tried,
+        turn: &AtomicU64,
+    ) -> Option<&Arc<Endpoint>> {
+        let mut tried = tried.clone();
+        tried.insert(full);
+        for _ in 0..MOST_ASKED {
+            let other = self.near.pick(client, &tried, turn)?;
+            if self.has_room(other) {
+                return Some(other);
+            }
+            tried.insert(other);
+        }
+        None
+    }
+
+    fn has_room(&self, endpoint: &Endpoint) -> bool {
+        endpoint.active() < self.overloaded_at
     }
 }

@@ -78,3 +78,17 @@ fn overloaded_ones_get_no_more_while_farther_ones_have_less() {
     open.push(pick());
     assert_eq!(active(), [10, 10, 10, 10], "what has room again");
 }
+
+#[test]
+fn a_near_one_with_room_comes_before_a_farther_one() {
+    let candidates = at("zzff");
+    let _full: Vec<_> = (0..5).map(|_| ActiveConnection::begin(&candidates[0].endpoint)).collect();
+    for algorithm in [Algorithm::RoundRobin, Algorithm::Random, Algorithm::PowerOfTwo] {
+        let balancing = Balancing { algorithm, overloaded_at: NonZeroU32::new(5), ..Balancing::default() };
+        let (balancer, turn) = (Balancer::new(balancing, &candidates, None), AtomicU64::new(0));
+        for _ in 0..20 {
+            let picked = balancer.pick(client(1), &Tried::default(), &turn).unwrap();
+            assert!(Arc::ptr_eq(picked, &candidates[1].endpoint), "{algorithm:?}: {picked:?}");
+        }
+    }
+}
