@@ -11,7 +11,7 @@ use std::{
     task::Poll,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::LocalBoxFuture};
 use tokio::{
     io::AsyncWrite,
     net::TcpStream,
@@ -294,13 +294,24 @@ fn forward<'a, C: Side + 'a>(
             Reached::Plain(mut backend) => {
                 relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await
             }
-            Reached::Tls(mut backend) => {
+            Reached::Tls(backend) => {
                 account.backend_handshake_done(backend.get_ref().1);
-                // Of a type that says nothing of it: or the compiler would make one of both ways, and a slower one.
-                relay::both_ways(&mut client, &mut *backend, deadlines, guard, &*account).boxed_local().await
+                relay_encrypted(&mut client, backend, deadlines, guard, account).await
             }
         })
     }
+}
+
+/// Apart from the relay over TCP, which the compiler would make slower if it made one piece of both.
+#[inline(never)]
+fn relay_encrypted<'a>(
+    client: &'a mut impl Side,
+    mut backend: Box<TlsBackend>,
+    deadlines: Deadlines,
+    guard: Option<Box<SignatureGuard>>,
+    account: &'a Account,
+) -> LocalBoxFuture<'a, CloseReason> {
+    async move { relay::both_ways(client, &mut *backend, deadlines, guard, account).await }.boxed_local()
 }
 
 /// What endpoints are told of a client.
