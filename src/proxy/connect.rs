@@ -55,7 +55,7 @@ pub enum Encryption {
 
 impl Introduction<'_> {
     /// The PROXY header. Fails for a client that is gone.
-    pub fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
+    fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
         let destination = match self.destination {
             Some(announced) => announced,
             None => self.stream.local_addr().map_err(|_| CloseReason::ClientReset)?,

@@ -10,17 +10,13 @@ use rcgen::{
     CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
 };
 use rustls::{
-    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
-    client::{
-        Resumption, Tls12Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    client::{Resumption, Tls12Resumption},
     crypto::{
-        CryptoProvider, WebPkiSupportedAlgorithms,
+        CryptoProvider,
         aws_lc_rs::kx_group::{SECP256R1, X25519},
-        verify_tls12_signature, verify_tls13_signature,
     },
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
     sign::CertifiedKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -135,47 +131,9 @@ fn is(certificate: &Certificate, connection: &Connection) -> bool {
 /// The certificate presented for a server name, whether the client finds it valid for this name or not.
 async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) -> CertificateDer<'static> {
     let mut client = authority.client();
-    let provider = aws_lc_rs::default_provider();
-    client.dangerous().set_certificate_verifier(Arc::new(AnyCertificate(provider.signature_verification_algorithms)));
+    let any = model::AnyCertificate::new(&aws_lc_rs::default_provider());
+    client.dangerous().set_certificate_verifier(Arc::new(any));
     presented(&connect(&client, server, name).await.unwrap()).clone()
-}
-
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }
 
 #[tokio::test]
