@@ -100,7 +100,16 @@ pub async fn first_reachable(
     let mut failure = CloseReason::NoEndpoint;
     let mut deadline = None;
     while *attempts < settings.attempts.get() {
-        let Some(active) = subset.pick(introduction.client.ip(), &tried) else { return Err(failure) };
+        let client = introduction.client.ip();
+        let picked = match subset.pick(client, &tried) {
+            None if tried.is_empty() => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
+                // Boxed: nearly no connection waits.
+                timeout_at(deadline, Box::pin(subset.pick_or_wait(client, &tried))).await.unwrap_or_default()
+            }
+            picked => picked,
+        };
+        let Some(active) = picked else { return Err(failure) };
         *attempts += 1;
         let endpoint = active.endpoint();
         let opening = introduction.opening(&endpoint.backend())?;

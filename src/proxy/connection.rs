@@ -222,7 +222,7 @@ async fn terminate(
     account: &mut Account,
 ) -> Result<CloseReason, CloseReason> {
     // Nothing usable is known before any work on TLS.
-    if subset.usable() == 0 {
+    if !subset.may_serve() {
         return Err(CloseReason::NoEndpoint);
     }
     // A handshake's state is large: a connection has no room for it later.

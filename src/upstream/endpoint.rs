@@ -68,6 +68,8 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub healthy: bool,
+    /// Whether its first probe is about to say if it is healthy.
+    pub awaited: bool,
     pub ejected_until: Option<Instant>,
 }
 
@@ -85,7 +87,7 @@ impl Endpoint {
             id: IDS.fetch_add(1, Relaxed),
             backend: ArcSwap::from(backend),
             usable: AtomicBool::new(true),
-            standing: ArcSwap::from_pointee(Standing { healthy: true, ejected_until: None }),
+            standing: ArcSwap::from_pointee(Standing { healthy: true, awaited: false, ejected_until: None }),
             standby_since: ArcSwapOption::empty(),
             share: AtomicU32::new(100),
             near: AtomicBool::new(false),
@@ -125,6 +127,11 @@ impl Endpoint {
     /// Whether new connections may go to it.
     pub fn usable(&self) -> bool {
         self.usable.load(Relaxed)
+    }
+
+    /// Whether it may become usable in a moment, when its first probe ends.
+    pub(super) fn awaited(&self) -> bool {
+        self.standing.load().awaited
     }
 
     /// Whether new connections would go to it while it is usable. If not, endpoints of another priority serve, wherever

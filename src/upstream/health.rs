@@ -8,6 +8,8 @@ pub(super) struct Health {
     healthy: bool,
     /// The next probe decides alone.
     undecided: bool,
+    /// The last probe could not be made.
+    could_not_ask: bool,
     /// Probes in a row that said the opposite of `healthy`.
     against: u16,
 }
@@ -20,7 +22,7 @@ pub(super) enum Transition {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { healthy: true, undecided: false, against: 0 }
+        Self::decided(true)
     }
 }
 
@@ -28,7 +30,11 @@ impl Health {
     /// Of an endpoint that was never probed.
     pub fn of_new(check: Option<&ActiveCheck>) -> Self {
         let undecided = check.is_some_and(ActiveCheck::tells_servers_apart);
-        Self { healthy: !undecided, undecided, against: 0 }
+        Self { healthy: !undecided, undecided, ..Self::default() }
+    }
+
+    fn decided(healthy: bool) -> Self {
+        Self { healthy, undecided: false, could_not_ask: false, against: 0 }
     }
 
     /// It stays what it is, but a new question that tells servers apart is answered by the next probe.
@@ -47,11 +53,22 @@ impl Health {
         self.undecided && !self.healthy
     }
 
+    /// Whether that first probe is about to say what it is: worth waiting for.
+    pub fn awaited(&self) -> bool {
+        self.unknown() && !self.could_not_ask
+    }
+
+    /// A probe could not be made, for want of something here.
+    pub fn could_not_ask(&mut self) {
+        self.could_not_ask = true;
+    }
+
     pub fn observe(&mut self, passed: bool, thresholds: &ActiveCheck) -> Option<Transition> {
+        self.could_not_ask = false;
         let transition = if passed { Transition::Healthy } else { Transition::Unhealthy };
         if self.undecided {
             let changes = !passed || !self.healthy;
-            *self = Self { healthy: passed, undecided: false, against: 0 };
+            *self = Self::decided(passed);
             return changes.then_some(transition);
         }
         if passed == self.healthy {
@@ -63,7 +80,7 @@ impl Health {
         if self.against < needed.get() {
             return None;
         }
-        *self = Self { healthy: passed, undecided: false, against: 0 };
+        *self = Self::decided(passed);
         Some(transition)
     }
 }
@@ -148,6 +165,21 @@ mod tests {
         for check in [thresholds(2, 3), asks(Probe::Tls(None)), asks(Probe::Postgres(None))] {
             assert!(Health::of_new(Some(&check)).healthy(), "{check:?}");
         }
+    }
+
+    #[test]
+    fn a_first_probe_is_awaited_until_it_has_been_made_or_could_not_be() {
+        let mut health = Health::of_new(Some(&for_primaries()));
+        assert!(health.awaited());
+        health.could_not_ask();
+        assert!(!health.awaited() && health.unknown());
+        assert_eq!(
+            health.observe(true, &for_primaries()),
+            Some(Transition::Healthy),
+            "the first one decides all the same"
+        );
+        assert!(!health.awaited());
+        assert!(!Health::of_new(Some(&thresholds(2, 3))).awaited());
     }
 
     #[test]

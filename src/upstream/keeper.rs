@@ -164,10 +164,16 @@ impl Keeper {
     }
 
     /// Answers whether the endpoint is healthy now.
-    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Outcome) -> bool {
+    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
         self.protect_subsets();
-        let changes = self.members.probed(id, outcome, Instant::now());
-        self.take_note(upstream, &changes);
+        match outcome {
+            Some(outcome) => {
+                let changes = self.members.probed(id, outcome, Instant::now());
+                self.take_note(upstream, &changes);
+            }
+            None if self.members.could_not_probe(id) => self.publish(upstream),
+            None => {}
+        }
         self.members.is_healthy(id)
     }
 
@@ -228,19 +234,22 @@ impl Keeper {
         let Some(settings) = self.settings.clone() else { return };
         let now = Instant::now();
         let candidates = self.members.candidates(now);
-        let mut switched = false;
+        let mut switched = Vec::new();
         for Known { subset, serving, .. } in &mut self.subsets {
             let Some(subset) = subset.upgrade() else { continue };
             if let Some(switch) = subset.publish(&settings, &candidates, serving) {
-                note_switch(upstream, subset.backends(), switch);
-                switched = true;
+                switched.push((subset, switch));
             }
         }
+        upstream.balanced.notify_waiters();
         let failover = &settings.balancing.failover;
         let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
         self.due = failbacks.chain(self.members.next_step(now)).min();
         self.note_service();
-        if switched {
+        for (subset, switch) in &switched {
+            note_switch(upstream, subset.backends(), *switch);
+        }
+        if !switched.is_empty() {
             self.surroundings.usable_changes.send_modify(|count| *count += 1);
         }
     }

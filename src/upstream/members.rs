@@ -171,6 +171,15 @@ impl Members {
         changes
     }
 
+    /// A probe of the endpoint with this id could not be made. Answers whether nobody is to wait for it any more.
+    pub fn could_not_probe(&mut self, id: u64) -> bool {
+        let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return false };
+        let was_awaited = member.health.awaited();
+        member.health.could_not_ask();
+        member.endpoint().stand(member.standing());
+        was_awaited
+    }
+
     /// Ends what is due and ejects what fails.
     pub fn review(&mut self, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -376,7 +385,11 @@ impl Member {
     }
 
     fn standing(&self) -> Standing {
-        Standing { healthy: self.health.healthy(), ejected_until: self.outlier.ejected_until() }
+        Standing {
+            healthy: self.health.healthy(),
+            awaited: self.health.awaited(),
+            ejected_until: self.outlier.ejected_until(),
+        }
     }
 
     fn usable(&self) -> bool {

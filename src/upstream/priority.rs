@@ -18,13 +18,24 @@ pub(super) struct Group {
     /// How many there are, ready or not, without those that terminate.
     pub endpoints: usize,
     pub usable: usize,
+    /// How many more may be in a moment: their first probes are about to say so.
+    pub awaited: usize,
     /// How many more are usable if nobody else is: they terminate.
     pub last_resort: usize,
 }
 
 impl Group {
     fn can_serve(&self, failover: &Failover) -> bool {
-        self.usable > 0 && self.usable * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
+        self.usable > 0 && self.has_enough(failover)
+    }
+
+    /// Whether it is not usable only for as long as its first probes take.
+    fn is_about_to_serve(&self, failover: &Failover) -> bool {
+        self.usable == 0 && self.awaited > 0 && self.has_enough(failover)
+    }
+
+    fn has_enough(&self, failover: &Failover) -> bool {
+        (self.usable + self.awaited) * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
     }
 }
 
@@ -50,7 +61,8 @@ pub(super) struct Switch {
 }
 
 impl Serving {
-    /// The group that serves from now on, and whether that is another one. `None`: no endpoint is usable.
+    /// The group that serves from now on, and whether that is another one. `None`: no endpoint is usable, or it is too
+    /// early to tell.
     pub fn settle(&mut self, groups: &Groups, failover: &Failover, now: Instant) -> (Option<Priority>, Option<Switch>) {
         let before = groups.iter().find(|(_, group)| group.backends.iter().any(|name| self.backends.contains(name)));
         let before = before.map(|(priority, _)| *priority);
@@ -70,6 +82,10 @@ impl Serving {
     ) -> Option<Priority> {
         let recovered = self.recovered.take();
         let best = best(groups, failover)?;
+        // Otherwise the first one to be probed would serve, and for as long as the policy of failing back keeps it.
+        if before.is_none() && groups.range(..best).any(|(_, group)| group.is_about_to_serve(failover)) {
+            return None;
+        }
         let Some(before) = before.filter(|before| best < *before && groups[before].can_serve(failover)) else {
             return Some(best);
         };

@@ -2,6 +2,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -51,6 +52,8 @@ pub struct Subset {
 /// What connections see; replaced whole.
 struct Current {
     usable: usize,
+    /// Whether there is nobody to serve only until first probes have said who can.
+    awaited: bool,
     /// The group that connections are balanced over.
     serving: Option<Priority>,
     balancer: Balancer,
@@ -78,6 +81,27 @@ impl Subset {
     /// there is none (left).
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         self.current.load().balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
+    }
+
+    /// The same, but as long as only the first probes are wanting that say which endpoints are usable, these are waited
+    /// for.
+    pub async fn pick_or_wait(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+        loop {
+            let mut balanced = pin!(self.upstream.balanced.notified());
+            // Before anything is looked at, so that no change in between is missed.
+            balanced.as_mut().enable();
+            let picked = self.pick(client, tried);
+            if picked.is_some() || !self.current.load().awaited {
+                return picked;
+            }
+            balanced.await;
+        }
+    }
+
+    /// Whether somebody serves, or that is about to turn out.
+    pub fn may_serve(&self) -> bool {
+        let current = self.current.load();
+        current.usable > 0 || current.awaited
     }
 
     /// How many endpoints are usable.
@@ -166,11 +190,13 @@ impl Current {
         // With nothing usable, sticky balancing keeps its table at least.
         let serving = serving.or_else(|| groups.keys().next().copied());
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
+        let awaited = own.iter().any(|candidate| candidate.endpoint.awaited());
         let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
         let mut group = own;
         group.retain(|candidate| serving == Some(priority(settings, candidate)));
+        let awaited = awaited && !group.iter().any(|candidate| candidate.endpoint.usable());
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
-        (Self { usable, serving, balancer, addresses }, switch)
+        (Self { usable, awaited, serving, balancer, addresses }, switch)
     }
 }
 
@@ -189,6 +215,7 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
         } else {
             group.endpoints += 1;
             group.usable += usable;
+            group.awaited += usize::from(candidate.endpoint.awaited());
         }
     }
     groups

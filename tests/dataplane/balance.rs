@@ -3,11 +3,10 @@
 use std::{
     net::TcpStream,
     num::{NonZeroU16, NonZeroU32},
-    sync::Arc,
 };
 
 use tcplb::{
-    model::{self, Distance, Priority},
+    model::{self, Distance},
     proxy::accounting::CloseReason,
 };
 
@@ -75,11 +74,7 @@ fn clients_go_to_another_priority_once_the_first_has_failed_them() {
     let (socket, dead) = dead_address();
     let spare = Backend::echo();
     let mut rig = Rig::with(&[dead, spare], |_, upstream| {
-        let backend = model::Backend { priority: Priority(1), ..model::Backend::default() };
-        upstream.backends.insert("spare".into(), Arc::new(backend));
-        upstream.endpoints.iter_mut().find(|endpoint| endpoint.address() == spare).unwrap().key.backend =
-            "spare".into();
-        upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
+        stand_by(upstream, spare);
         upstream.passive_check = Some(model::PassiveCheck {
             consecutive_failures: NonZeroU16::new(2).unwrap(),
             eject_for: PATIENCE,

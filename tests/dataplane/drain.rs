@@ -3,13 +3,12 @@
 use std::{
     net::{SocketAddr, TcpStream},
     num::NonZeroU16,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use tcplb::{
-    model::{Close, EndpointDrain, Failback, ListenerDrain, Priority, Unready, Upstream},
+    model::{Close, EndpointDrain, Failback, ListenerDrain, Unready, Upstream},
     proxy::accounting::CloseReason,
 };
 
@@ -219,9 +218,7 @@ fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
 fn connections_of_who_stood_in_are_closed_when_those_that_are_preferred_serve_again() {
     let (first, spare) = (Backend::echo(), Backend::echo());
     let stands_in = |upstream: &mut Upstream| {
-        let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
-        upstream.backends.insert("spare".into(), Arc::new(backend));
-        upstream.endpoints[0].key.backend = "spare".into();
+        stand_by(upstream, spare);
         upstream.balancing.failover.failback = Failback::After(Duration::ZERO);
         upstream.drain.failback = Some(close(Duration::ZERO, Duration::ZERO));
     };
@@ -271,9 +268,7 @@ fn a_failback_that_is_over_closes_nothing_of_who_is_not_ready_meanwhile() {
         upstream.unready = unready.map(|why| (of_spare(spare).key, why)).into_iter().collect();
     };
     let mut rig = Rig::with(&[spare], |_, upstream| {
-        let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
-        upstream.backends.insert("spare".into(), Arc::new(backend));
-        upstream.endpoints[0].key.backend = "spare".into();
+        stand_by(upstream, spare);
         let slowly = Some(close(PATIENCE, Duration::ZERO));
         upstream.drain = EndpointDrain { failback: slowly, unhealthy: slowly, ..EndpointDrain::default() };
     });

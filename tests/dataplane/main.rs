@@ -7,6 +7,7 @@ mod balance;
 mod connect;
 mod drain;
 mod endings;
+mod first_probe;
 mod limits;
 mod memory;
 mod mtls;

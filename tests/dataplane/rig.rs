@@ -19,8 +19,8 @@ use tcplb::{
     drain::Draining,
     model::{
         Access, ActiveCheck, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive,
-        Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Probe, Snapshot, StableId, Timeouts,
-        Transport, Upstream, UpstreamKey, Weight,
+        Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Priority, Probe, Snapshot, StableId,
+        Timeouts, Transport, Upstream, UpstreamKey, Weight,
     },
     proxy::{
         Closing, Drained, LiveListener, Monitor, Options, Proxy,
@@ -384,6 +384,15 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
         weight: Weight::ONE,
         distance: Distance::Far,
     }
+}
+
+/// Makes this endpoint one of another backend, which serves only when the others cannot.
+pub fn stand_by(upstream: &mut Upstream, address: SocketAddr) {
+    let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
+    upstream.backends.insert("spare".into(), Arc::new(backend));
+    let mut own = upstream.endpoints.iter_mut();
+    own.find(|endpoint| endpoint.key.address == address).unwrap().key.backend = "spare".into();
+    upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
 }
 
 pub fn some(number: u32) -> Option<NonZeroU32> {

@@ -90,7 +90,7 @@ impl Authority {
     }
 }
 
-fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
+pub fn tls(certificate: &Arc<Certificate>) -> Option<Tls> {
     let everywhere = Route { server_names: Vec::new(), mode: TlsMode::Terminate, backends: None };
     Some(Tls {
         certificates: vec![certificate.clone()],

@@ -133,7 +133,7 @@ fn an_openssl_server_is_shown_a_certificate_and_has_to_have_the_right_name() {
         let snapshot = tcplb.snapshot().to_string();
         snapshot.contains("not valid for name") && snapshot.contains("back.example.test")
     });
-    assert_eq!(tcplb.metric("tcplb_connections_closed_total", &["reason=\"backend_tls\""]), 1.0);
+    wait_until("it is counted", || tcplb.metric("tcplb_connections_closed_total", &["reason=\"backend_tls\""]) == 1.0);
 }
 
 #[test]

@@ -143,7 +143,7 @@ spec:
         assert!(!status.success() && said.contains(told), "{name}, {how}: {said}");
     }
     let closed = |reason: &str| tcplb.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")]);
-    assert_eq!((closed("no_route"), closed("tls_failed")), (2.0, 1.0));
+    wait_until("all are counted", || (closed("no_route"), closed("tls_failed")) == (2.0, 1.0));
 }
 
 /// A server with an empty database that trusts everyone from here.

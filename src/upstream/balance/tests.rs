@@ -34,7 +34,7 @@ fn candidates(weights: &[u32]) -> Vec<Candidate> {
 }
 
 fn set_usable(candidate: &Candidate, usable: bool) {
-    candidate.endpoint.stand(Standing { healthy: usable, ejected_until: None });
+    candidate.endpoint.stand(Standing { healthy: usable, awaited: false, ejected_until: None });
 }
 
 fn balancer(algorithm: Algorithm, candidates: &[Candidate]) -> Balancer {

@@ -13,7 +13,7 @@ type Counts = [(usize, usize)];
 fn groups(counts: &Counts) -> Groups {
     let group = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
-        (Priority(number as u8), Group { backends, endpoints, usable, last_resort: 0 })
+        (Priority(number as u8), Group { backends, endpoints, usable, awaited: 0, last_resort: 0 })
     };
     counts.iter().enumerate().map(group).collect()
 }
@@ -133,6 +133,28 @@ fn it_is_said_when_another_group_serves() {
     assert_eq!(switch(&[(1, 1), (1, 1)]), expected(Some(1), 0));
     assert_eq!(switch(&[(0, 1), (0, 1)]), None);
     assert_eq!(switch(&[(0, 1), (1, 1)]), expected(None, 1));
+}
+
+#[test]
+fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
+    let never = failover(50, Failback::Never);
+    // Of the first group of four: usable ones, and awaited ones; whether the second can serve.
+    for (steps, expected) in [
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "-000"),
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "-001"),
+        (&[(0, 2, true), (0, 1, true)], "-1"),
+        (&[(0, 4, true), (0, 0, true), (0, 4, true)], "-11"),
+        (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),
+    ] {
+        let mut serving = Serving::default();
+        let step = |&(usable, awaited, second): &(usize, usize, bool)| {
+            let mut groups = groups(&[(usable, 4), (usize::from(second), 1)]);
+            groups.get_mut(&Priority(0)).unwrap().awaited = awaited;
+            let (group, _) = serving.settle(&groups, &never, Instant::now());
+            group.map_or("-".to_owned(), |group| group.to_string())
+        };
+        assert_eq!(steps.iter().map(step).collect::<String>(), expected, "{steps:?}");
+    }
 }
 
 fn counts() -> impl Strategy<Value = Vec<(usize, usize)>> {

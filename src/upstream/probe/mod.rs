@@ -46,27 +46,29 @@ pub(super) struct Target {
 
 /// Probes at each interval, the first time after `delay`. `report` answers whether the endpoint is healthy now.
 ///
-/// Failures that are not the target's are not reported.
-pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Outcome) -> bool) {
+/// `None` is reported where a failure is not the target's.
+pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Option<Outcome>) -> bool) {
     let check = &*target.check;
-    let (mut told, mut healthy) = (false, true);
+    let mut told = false;
     sleep(delay).await;
     loop {
         let started = Instant::now();
         let deadline = started + check.timeout;
-        match target.ask(deadline).await {
+        let healthy = match target.ask(deadline).await {
             Ok(connection) => {
-                healthy = report(Ok(()));
+                let healthy = report(Some(Ok(())));
                 let _ = timeout_at(deadline, close(connection)).await;
+                healthy
             }
             Err(Failure::Io(error)) if is_local(&error) => {
                 if !told {
                     warn!(endpoint = %target.address, reason = %error, "cannot probe");
                 }
                 told = true;
+                report(None)
             }
-            Err(failure) => healthy = report(Err(failure.to_string())),
-        }
+            Err(failure) => report(Some(Err(failure.to_string()))),
+        };
         let interval = if healthy { check.interval } else { check.unhealthy_interval };
         sleep_until(started + jittered(interval, check.jitter_percent)).await;
     }

@@ -1,0 +1,111 @@
+//! Clients that come before it is known which endpoints are the right ones.
+
+use std::{io::Write, net::SocketAddr, num::NonZeroU16, time::Duration};
+
+use rustls::version::TLS13;
+use tcplb::{
+    model::{ActiveCheck, Exchange, Failback, Hidden, Listener, Probe, Upstream},
+    proxy::accounting::CloseReason,
+};
+
+use crate::{authority::Authority, rig::*, tls};
+
+/// Endpoints that are only to be used when a server beside them, of this test, says so.
+struct Checked {
+    rig: Rig,
+    says: Backend,
+}
+
+impl Checked {
+    fn new(endpoints: &[SocketAddr], change: impl FnOnce(&mut Listener, &mut Upstream)) -> Self {
+        let says = Backend::new();
+        let rig = Rig::with(endpoints, |listener, upstream| {
+            let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
+            backend_of(upstream).active_check = Some(
+                ActiveCheck {
+                    probe: Probe::Exchange(exchange),
+                    port: NonZeroU16::new(says.address.port()),
+                    interval: PATIENCE,
+                    unhealthy_interval: PATIENCE,
+                    ..quick_check()
+                }
+                .into(),
+            );
+            change(listener, upstream);
+        });
+        Self { rig, says }
+    }
+
+    fn say(&self, word: &str) {
+        self.says.accept().write_all(word.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn they_are_served_as_soon_as_the_first_probe_passes() {
+    let checked = Checked::new(&[Backend::echo()], |_, _| {});
+    let early = [checked.rig.connect(), checked.rig.connect()];
+    wait_until("they are there", || checked.rig.active() == 2);
+    checked.say("primary");
+    early.iter().for_each(is_echoed);
+}
+
+#[test]
+fn they_are_refused_as_soon_as_the_first_probe_fails_and_later_ones_at_once() {
+    let checked = Checked::new(&[Backend::echo()], |_, _| {});
+    let early = checked.rig.connect();
+    wait_until("it is there", || checked.rig.active() == 1);
+    checked.say("a replica, for once");
+    is_reset(early);
+    is_reset(checked.rig.connect());
+    checked.rig.wait_closed(CloseReason::NoEndpoint, 2);
+}
+
+#[test]
+fn they_wait_no_longer_than_until_the_deadline_of_connecting() {
+    let checked = Checked::new(&[Backend::echo()], |_, upstream| {
+        upstream.connect.deadline = Duration::from_millis(100);
+    });
+    is_reset(checked.rig.connect());
+    checked.rig.wait_closed(CloseReason::NoEndpoint, 1);
+    checked.say("primary");
+    wait_until("it serves", || checked.rig.monitor.view().report.usable_changes > 1);
+}
+
+#[test]
+fn their_tls_is_ended_meanwhile() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for(&["db.example"]);
+    let checked = Checked::new(&[Backend::echo()], |listener, _| listener.tls = tls::tls(&certificate));
+    let mut early = tls::connect_tls(&authority.client(&[&TLS13]), checked.rig.address());
+    checked.say("primary");
+    is_echoed(&mut early);
+    tls::end(early);
+}
+
+#[test]
+fn they_do_not_make_another_priority_serve() {
+    let (first, spare) = (Backend::echo(), Backend::echo());
+    let checked = Checked::new(&[first, spare], |_, upstream| {
+        stand_by(upstream, spare);
+        upstream.balancing.failover.failback = Failback::Never;
+    });
+    assert!(checked.rig.endpoint(spare).usable());
+    let early = checked.rig.connect();
+    wait_until("it is there", || checked.rig.active() == 1);
+    checked.say("primary");
+    is_echoed(early);
+    is_echoed(checked.rig.connect());
+    assert_eq!(checked.rig.endpoint(spare).connections(), 0);
+}
+
+#[test]
+fn another_priority_serves_them_if_the_first_cannot() {
+    let (first, spare) = (Backend::echo(), Backend::echo());
+    let checked = Checked::new(&[first, spare], |_, upstream| stand_by(upstream, spare));
+    let early = checked.rig.connect();
+    wait_until("it is there", || checked.rig.active() == 1);
+    checked.say("a replica, for once");
+    is_echoed(early);
+    assert_eq!(checked.rig.endpoint(spare).connections(), 1);
+}
