@@ -10,6 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
@@ -100,16 +101,13 @@ pub async fn first_reachable(
     let mut failure = CloseReason::NoEndpoint;
     let mut deadline = None;
     while *attempts < settings.attempts.get() {
-        let client = introduction.client.ip();
-        let picked = match subset.pick(client, &tried) {
-            None if tried.is_empty() => {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
-                // Boxed: nearly no connection waits.
-                timeout_at(deadline, Box::pin(subset.pick_or_wait(client, &tried))).await.unwrap_or_default()
+        let Some(active) = subset.pick(introduction.client.ip(), &tried) else {
+            let until = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
+            if tried.is_empty() && waited_for_first_probes(subset, until).await {
+                continue;
             }
-            picked => picked,
+            return Err(failure);
         };
-        let Some(active) = picked else { return Err(failure) };
         *attempts += 1;
         let endpoint = active.endpoint();
         let opening = introduction.opening(&endpoint.backend())?;
@@ -145,6 +143,12 @@ pub async fn first_reachable(
         tried.insert(endpoint);
     }
     Err(failure)
+}
+
+/// Boxed: nearly no connection waits.
+#[cold]
+fn waited_for_first_probes(subset: &Subset, until: Instant) -> LocalBoxFuture<'_, bool> {
+    async move { timeout_at(until, subset.waited_for_first_probes()).await.unwrap_or_default() }.boxed_local()
 }
 
 /// A connection to an endpoint for what is no session of a client's. The caller bounds the time.

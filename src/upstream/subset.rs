@@ -83,17 +83,18 @@ impl Subset {
         self.current.load().balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
-    /// The same, but as long as only the first probes are wanting that say which endpoints are usable, these are waited
-    /// for.
-    pub async fn pick_or_wait(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+    /// Waits while nobody serves only because the first probes are wanting that say who can. Answers whether there was
+    /// something to wait for.
+    pub async fn waited_for_first_probes(&self) -> bool {
+        let mut waited = false;
         loop {
             let mut balanced = pin!(self.upstream.balanced.notified());
             // Before anything is looked at, so that no change in between is missed.
             balanced.as_mut().enable();
-            let picked = self.pick(client, tried);
-            if picked.is_some() || !self.current.load().awaited {
-                return picked;
+            if !self.current.load().awaited {
+                return waited;
             }
+            waited = true;
             balanced.await;
         }
     }
