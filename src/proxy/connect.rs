@@ -103,7 +103,7 @@ pub async fn first_reachable(
     while *attempts < settings.attempts.get() {
         let Some(active) = subset.pick(introduction.client.ip(), &tried) else {
             let until = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
-            if tried.is_empty() && waited_for_first_probes(subset, until).await {
+            if tried.is_empty() && waited_for_probes(subset, until).await {
                 continue;
             }
             return Err(failure);
@@ -147,8 +147,8 @@ pub async fn first_reachable(
 
 /// Boxed: nearly no connection waits.
 #[cold]
-fn waited_for_first_probes(subset: &Subset, until: Instant) -> LocalBoxFuture<'_, bool> {
-    async move { timeout_at(until, subset.waited_for_first_probes()).await.unwrap_or_default() }.boxed_local()
+fn waited_for_probes(subset: &Subset, until: Instant) -> LocalBoxFuture<'_, bool> {
+    async move { timeout_at(until, subset.waited_for_probes()).await.unwrap_or_default() }.boxed_local()
 }
 
 /// A connection to an endpoint for what is no session of a client's. The caller bounds the time.

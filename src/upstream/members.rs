@@ -167,7 +167,10 @@ impl Members {
         if member.outlier.observe(passed, check.healthy_after) {
             member.end_ejection("probes pass", now, &mut changes);
         }
-        self.settle(now, &mut changes);
+        // Nearly always: all others need not be looked at then.
+        if !changes.is_empty() {
+            self.settle(now, &mut changes);
+        }
         changes
     }
 

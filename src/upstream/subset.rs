@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -16,7 +17,10 @@ use super::{
     endpoint::{ActiveConnection, Endpoint, Tried},
     priority::{Groups, Serving, Switch},
 };
-use crate::model::{self, EndpointKey, Priority};
+use crate::model::{self, ActiveCheck, EndpointKey, Priority};
+
+/// For how long at most clients of one group are kept from another one that could serve, where none does.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub struct Subset {
 /// What connections see; replaced whole.
 struct Current {
     usable: usize,
-    /// Whether there is nobody to serve only until first probes have said who can.
+    /// Whether nobody serves only until probes have said who is to.
     awaited: bool,
     /// The group that connections are balanced over.
     serving: Option<Priority>,
@@ -83,9 +87,9 @@ impl Subset {
         self.current.load().balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
-    /// Waits while nobody serves only because the first probes are wanting that say who can. Answers whether there was
-    /// something to wait for.
-    pub async fn waited_for_first_probes(&self) -> bool {
+    /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
+    /// to wait for.
+    pub async fn waited_for_probes(&self) -> bool {
         let mut waited = false;
         loop {
             let mut balanced = pin!(self.upstream.balanced.notified());
@@ -188,14 +192,15 @@ impl Current {
         };
         let groups = groups(backends, settings, &own);
         let (serving, switch) = serving.settle(&groups, &settings.balancing.failover, Instant::now());
+        // Nobody can, or it is too early to tell.
+        let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.awaited();
+        let awaited = serving.is_none() && own.iter().any(may_serve);
         // With nothing usable, sticky balancing keeps its table at least.
         let serving = serving.or_else(|| groups.keys().next().copied());
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
-        let awaited = own.iter().any(|candidate| candidate.endpoint.awaited());
         let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
         let mut group = own;
         group.retain(|candidate| serving == Some(priority(settings, candidate)));
-        let awaited = awaited && !group.iter().any(|candidate| candidate.endpoint.usable());
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
         (Self { usable, awaited, serving, balancer, addresses }, switch)
     }
@@ -206,6 +211,8 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
     for (name, backend) in settings.backends.iter().filter(|(name, _)| backends.contain(name)) {
         let group = groups.entry(backend.priority).or_default();
         group.backends.push(name.clone());
+        let seen_within = backend.active_check.as_deref().map_or(Duration::ZERO, ActiveCheck::sees_recovery_within);
+        group.seen_within = group.seen_within.max(seen_within.min(LONGEST_WAIT));
         group.endpoints += backend.unready;
     }
     for candidate in own {
