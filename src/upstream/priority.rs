@@ -31,16 +31,16 @@ pub(super) struct Group {
 
 impl Group {
     fn can_serve(&self, failover: &Failover) -> bool {
-        self.usable > 0 && self.has_enough(failover)
+        self.usable > 0 && self.are_enough(self.usable, failover)
     }
 
-    /// Whether it is not usable only for as long as its first probes take.
+    /// Whether it may be able to as soon as its first probes are made.
     fn is_about_to_serve(&self, failover: &Failover) -> bool {
-        self.usable == 0 && self.awaited > 0 && self.has_enough(failover)
+        self.awaited > 0 && self.are_enough(self.usable + self.awaited, failover)
     }
 
-    fn has_enough(&self, failover: &Failover) -> bool {
-        (self.usable + self.awaited) * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
+    fn are_enough(&self, usable: usize, failover: &Failover) -> bool {
+        usable * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
     }
 }
 

@@ -178,10 +178,12 @@ fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
     let never = failover(50, Failback::Never);
     // Of the first group of four: usable ones, and awaited ones; whether the second can serve.
     for (steps, expected) in [
-        (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "-000"),
-        (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "-001"),
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "---0"),
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "---1"),
         (&[(0, 2, true), (0, 1, true)], "-1"),
-        (&[(0, 4, true), (0, 0, true), (0, 4, true)], "-11"),
+        // Once one serves, those that are awaited count for nothing.
+        (&[(0, 4, true), (0, 0, true), (0, 4, true), (1, 3, true)], "-111"),
+        (&[(2, 0, true), (1, 3, true)], "01"),
         (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),
     ] {
         let mut serving = Serving::default();
