@@ -237,6 +237,11 @@ impl Members {
         self.gone.iter()
     }
 
+    /// Whether first probes may make somebody usable in a moment.
+    pub fn awaits_anybody(&self) -> bool {
+        self.members.iter().any(|member| member.health.awaited())
+    }
+
     pub fn usable(&self) -> usize {
         self.members.iter().filter(|member| member.usable()).count()
     }
