@@ -204,7 +204,7 @@ async fn cancel(
             Reached::Tls(server) => Either::Right(server),
         })
     };
-    if !request.hand_over(servers.into_values().map(open)).await {
+    if !request.hand_over(&account.serving.live.cancels, servers.into_values().map(open)).await {
         return Err(CloseReason::ProcessFull);
     }
     client.get_mut().ended_cleanly();
