@@ -277,7 +277,7 @@ fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, pla
 
 fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
     let world = declaration.surroundings.world;
-    match either(reference.reference(), reference.file.as_ref(), "a Secret", declaration)? {
+    match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
             let key = reference.key();
             format!("{secret} has no short text under the key `{key}`: write which of its keys has the password")
