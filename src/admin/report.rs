@@ -20,7 +20,7 @@ use crate::{
     },
     proxy::{Departing, Gone, Monitor, View},
     state::{Configuration, State},
-    translate::Verdict,
+    translate::{Reason, Verdict},
     upstream::{Backends, Endpoint, Upstream},
 };
 
@@ -136,6 +136,7 @@ fn of(
             whole: whole.get(&identity.uid).copied(),
             listeners: listeners(object, view),
             backends: upstreams.get(object).map(|upstream| backends(upstream, departing)).unwrap_or_default(),
+            here: here(verdict),
             failed_over: upstreams.get(object).map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
             certificates: certificates(object, view),
             certificates_for_backends: certificates_for_backends(object, view),
@@ -143,6 +144,11 @@ fn of(
         Some((identity.uid.to_string(), served))
     };
     ReplicaReport { load_balancers: configuration.verdicts.iter().filter_map(load_balancer).collect() }
+}
+
+fn here(verdict: &Verdict) -> BTreeSet<String> {
+    let problems = verdict.problems.iter().filter(|problem| problem.reason == Reason::UnknownPlace);
+    problems.map(ToString::to_string).collect()
 }
 
 fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> {

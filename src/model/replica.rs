@@ -22,6 +22,9 @@ pub struct Served {
     pub listeners: BTreeMap<u16, ListenerOutcome>,
     /// By name; those without endpoints are not among them, unless some that went still have connections.
     pub backends: BTreeMap<String, BackendHealth>,
+    /// What is wrong in this process and maybe in no other, in sentences.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub here: BTreeSet<String>,
     /// What is served by others than those that come first.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub failed_over: BTreeSet<FailedOver>,

@@ -21,7 +21,7 @@ use crate::{
         access_log::{AccessLog, Events, Format},
         socket::Sharing,
     },
-    source::{Declared, Identity, World},
+    source::{Declared, Identity, Place, World},
     tools::cert,
     translate::translate,
 };
@@ -271,6 +271,19 @@ async fn connections_that_are_to_be_closed_are_counted_though_their_endpoint_is_
         }
     };
     timeout(Duration::from_secs(5), told).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_know_its_place_tells_so_itself() {
+    let mut rig = Rig::start();
+    let mut spec = spec(free_port());
+    spec["backends"] = json!([{"service": {"name": "db", "port": 1}}]);
+    spec["loadBalancing"] = json!({"locality": {"prefer": "SameZone"}});
+    rig.world.place = Some(Place::default());
+    rig.declare("a", Some(("uid", 1)), spec);
+    rig.apply().await;
+    let here = rig.now().await.load_balancers.remove("uid").unwrap().here;
+    assert!(here.len() == 1 && here.first().unwrap().contains("does not know its zone"), "{here:?}");
 }
 
 #[tokio::test]

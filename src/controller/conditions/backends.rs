@@ -1,6 +1,6 @@
 //! How the backends are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     Finding, PENDING, lines,
@@ -80,32 +80,17 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
 
 /// What goes to others than those of the lowest priority number, a sentence for each route.
 fn failed_over(situation: &Situation) -> Vec<String> {
-    let mut pods: BTreeMap<&FailedOver, Vec<&str>> = BTreeMap::new();
-    for (pod, served) in situation.served() {
-        for failed_over in &served.failed_over {
-            pods.entry(failed_over).or_default().push(pod);
-        }
-    }
-    let sentence = |(FailedOver { backends, priority }, pods): (&FailedOver, Vec<&str>)| {
+    let sentence = |(FailedOver { backends, priority }, pods): (&FailedOver, String)| {
         let backends: Vec<String> = backends.iter().map(|name| format!("`{name}`")).collect();
         let route = if backends.is_empty() { String::new() } else { format!(" to {}", backends.join(", ")) };
-        format!("failed over{}: connections{route} go to backends of priority {priority}", on_pods(situation, &pods))
+        format!("failed over{pods}: connections{route} go to backends of priority {priority}")
     };
-    pods.into_iter().map(sentence).collect()
+    situation.told_by_pods(|served| &served.failed_over).map(sentence).collect()
 }
 
 /// Where no endpoint can be used. `None`: nowhere.
 fn refusing(situation: &Situation) -> Option<String> {
     let refuses = |served: &Served| served.backends.values().all(|health| health.usable == 0);
     let refusing: Vec<&str> = situation.served().filter(|(_, served)| refuses(served)).map(|(pod, _)| &**pod).collect();
-    (!refusing.is_empty()).then(|| on_pods(situation, &refusing))
-}
-
-/// Nothing if it is so on all that serve it.
-fn on_pods(situation: &Situation, pods: &[&str]) -> String {
-    if pods.len() == situation.served().count() {
-        return String::new();
-    }
-    let plural = if pods.len() == 1 { "" } else { "s" };
-    format!(" on pod{plural} {}", pods.join(", "))
+    (!refusing.is_empty()).then(|| situation.on_pods(&refusing))
 }

@@ -50,6 +50,7 @@ fn served() -> Served {
         whole: Some(GENERATION),
         listeners: BTreeMap::from([(5432, ListenerOutcome::Bound(TARGET))]),
         backends: BTreeMap::from([("postgres".into(), health(3, 3))]),
+        here: BTreeSet::new(),
         failed_over: BTreeSet::new(),
         certificates: BTreeMap::new(),
         certificates_for_backends: BTreeMap::new(),
@@ -364,6 +365,21 @@ fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
     case.expect(BACKENDS_HEALTHY, "False/NoEndpoints", "Service shop/postgres has no ready endpoint");
     assert_eq!(case.status().backends[0].name, "postgres");
     Case { served: vec![("a", None)], ..Case::default() }.expect(BACKENDS_HEALTHY, "Unknown/Pending", "no replica");
+}
+
+#[test]
+fn what_is_wrong_in_one_replica_only_is_told_with_its_pod() {
+    let lost = || Some(Served { here: ["it does nothing".to_owned()].into(), ..served() });
+    for (on_a, on_b, sentence) in [
+        (Some(served()), Some(served()), "what is declared can be served"),
+        (Some(served()), lost(), "it does nothing on pod b"),
+        (lost(), lost(), "it does nothing"),
+    ] {
+        // What the leader alone finds of itself is said by its own report.
+        let problems = vec![problem(Severity::Warning, Reason::UnknownPlace, "spec.x", "it does nothing here")];
+        let case = Case { served: vec![("a", on_a), ("b", on_b)], problems, ..Case::default() };
+        assert_eq!(case.condition(ACCEPTED), ("True/Accepted".into(), sentence.into()));
+    }
 }
 
 #[test]
