@@ -435,9 +435,7 @@ fn updated(live: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<Ser
 }
 
 fn way(listener: &Listener, upstream: &Arc<Upstream>, live: Option<Arc<ServerTls>>) -> Way {
-    let subset = |backends: &Option<Arc<[Arc<str>]>>| {
-        upstream.subset(&backends.as_ref().map_or(Backends::All, |names| Backends::Of(names.clone())))
-    };
+    let subset = |backends: &Option<Arc<[Arc<str>]>>| upstream.subset(&Backends::named(backends));
     let (Some(declared), Some(tls)) = (&listener.tls, live) else { return Way::Plain(subset(&None)) };
     if let Some(route) = declared.only_route() {
         return Way::Terminate { tls, subset: subset(&route.backends) };

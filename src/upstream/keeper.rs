@@ -25,7 +25,7 @@ use super::{
     probe::{Outcome, Target, probe},
     rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
-use crate::model::{self, Close, Departure, UpstreamKey};
+use crate::model::{self, Close, Departure, Priority, UpstreamKey};
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -100,6 +100,15 @@ impl Keeper {
         };
         let alike = self.subsets.iter().filter_map(|known| Some((likeness(known)?, known)));
         alike.max_by_key(|(likeness, _)| *likeness).map(|(_, known)| known.serving.clone())
+    }
+
+    /// The group that serves those of these backends, if it is not the first of theirs.
+    pub fn failed_over(&mut self, backends: &Backends) -> Option<Priority> {
+        let subset = self.open_subsets().into_iter().find(|subset| subset.backends() == backends)?;
+        let own =
+            self.settings.iter().flat_map(|settings| &settings.backends).filter(|(name, _)| backends.contain(name));
+        let first = own.map(|(_, backend)| backend.priority).min()?;
+        subset.serving().filter(|serving| *serving > first)
     }
 
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.

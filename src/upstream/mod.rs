@@ -187,6 +187,11 @@ impl Upstream {
         self.current.load().endpoints.clone()
     }
 
+    /// The priority of those that serve connections to these backends, if it is not the lowest of theirs.
+    pub fn failed_over(&self, backends: &Backends) -> Option<model::Priority> {
+        self.keeper().failed_over(backends)
+    }
+
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
     pub fn departing(&self) -> Vec<(Arc<Endpoint>, model::Departure, Option<model::Close>)> {
         self.keeper().departing()

@@ -37,6 +37,11 @@ pub enum Backends {
 }
 
 impl Backends {
+    /// Those of these names; `None`: all.
+    pub fn named(names: &Option<Arc<[Arc<str>]>>) -> Self {
+        names.as_ref().map_or(Self::All, |names| Self::Of(names.clone()))
+    }
+
     pub(super) fn have(&self, endpoint: &EndpointKey) -> bool {
         self.contain(&endpoint.backend)
     }
@@ -152,10 +157,14 @@ impl Subset {
         &self.backends
     }
 
+    /// The group that its connections go to; with nothing usable the first. `None`: it has none.
+    pub(super) fn serving(&self) -> Option<Priority> {
+        self.current.load().serving
+    }
+
     /// Whether its connections may go to this endpoint now. `None`: it is none of its own.
     pub(super) fn is_served_by(&self, endpoint: &Endpoint) -> Option<bool> {
-        let serving = self.current.load().serving;
-        self.backends.have(endpoint.key()).then(|| serving == Some(endpoint.backend().priority))
+        self.backends.have(endpoint.key()).then(|| self.serving() == Some(endpoint.backend().priority))
     }
 
     /// Whether its connections go to others because these have a lower priority. `None`: it is none of its own.
