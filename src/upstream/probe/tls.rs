@@ -55,6 +55,11 @@ impl TlsClient {
         Self { resumes: false, ..self }
     }
 
+    /// For a server that is not asked for TLS first.
+    pub fn from_the_start(self) -> Self {
+        Self { start_tls: None, ..self }
+    }
+
     pub fn speaking(self, protocol: &'static [u8]) -> Self {
         Self { protocol: Some(protocol), ..self }
     }
