@@ -2,20 +2,14 @@
 
 use std::fmt::Write;
 
+use crate::svg::{escaped, picture};
+
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 44.0;
 const PANEL: f64 = 170.0;
 const GAP: f64 = 46.0;
-
-/// Colours that are told apart in light and in dark, and by those who see no red or green.
-const COLOURS: [&str; 6] = ["#0a84ff", "#d98200", "#1f9d7a", "#a66bbf", "#c2415b", "#7a7f87"];
-
-const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.dim{fill:#59636e}.axis{stroke:#59636e}\
-                     .grid{stroke:#59636e;stroke-opacity:.25}path{fill:none;stroke-width:1.8}\
-                     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#9198a1}.axis{stroke:#9198a1}\
-                     .grid{stroke:#9198a1;stroke-opacity:.25}}";
 
 /// A picture of something that went on for a while.
 #[derive(Clone, Debug)]
@@ -40,6 +34,7 @@ pub struct Panel {
 #[derive(Clone, Debug)]
 pub struct Line {
     pub name: String,
+    pub colour: &'static str,
     /// Seconds and values.
     pub points: Vec<(f64, f64)>,
 }
@@ -48,15 +43,11 @@ impl Chart {
     pub fn svg(&self) -> String {
         let height = TOP + self.panels.len() as f64 * (PANEL + GAP);
         let mut drawn = String::new();
+        line(&mut drawn, format!("<text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{}</text>", escaped(&self.title)));
         for (panel, number) in self.panels.iter().zip(0_u16..) {
             self.draw_panel(&mut drawn, panel, TOP + f64::from(number) * (PANEL + GAP));
         }
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n<text x=\"{LEFT}\" y=\"18\" font-weight=\"bold\">{title}</text>\n\
-             {drawn}</svg>\n",
-            title = escaped(&self.title)
-        )
+        picture(&self.title, WIDTH, height, &drawn)
     }
 
     fn draw_panel(&self, text: &mut String, panel: &Panel, top: f64) {
@@ -90,12 +81,12 @@ impl Chart {
                 ),
             );
         }
-        line(text, format!("<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{bottom}\" y2=\"{bottom}\"/>"));
+        line(text, format!("<line class=\"line\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{bottom}\" y2=\"{bottom}\"/>"));
         for (at, what) in &self.events {
             line(
                 text,
                 format!(
-                    "<line class=\"axis\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\" \
+                    "<line class=\"line\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\" \
                      stroke-dasharray=\"2 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                     x(*at) + 4.0,
                     top + 10.0,
@@ -108,7 +99,7 @@ impl Chart {
             line(
                 text,
                 format!(
-                    "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
+                    "<line class=\"line\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
                      stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" \
                      text-anchor=\"end\">{}</text>",
                     end - 4.0,
@@ -118,7 +109,8 @@ impl Chart {
                 ),
             );
         }
-        for ((drawn, colour), number) in panel.lines.iter().zip(COLOURS.iter().cycle()).zip(0_u16..) {
+        for (drawn, number) in panel.lines.iter().zip(0_u16..) {
+            let colour = drawn.colour;
             let mut path = String::new();
             for (index, (seconds, value)) in drawn.points.iter().enumerate() {
                 let verb = if index == 0 { 'M' } else { 'L' };
@@ -164,10 +156,6 @@ fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 fn line(text: &mut String, content: String) {
     text.push_str(&content);
     text.push('\n');
@@ -176,6 +164,7 @@ fn line(text: &mut String, content: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::svg::COLOURS;
 
     #[test]
     fn scales_end_at_round_values_and_have_few_steps() {
@@ -189,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_escaped() {
-        let lines = vec![Line { name: "a<b".into(), points: vec![(0.0, 0.0), (1.0, 2.0)] }];
+        let lines = vec![Line { name: "a<b".into(), colour: COLOURS[0], points: vec![(0.0, 0.0), (1.0, 2.0)] }];
         let panels = vec![Panel { unit: "a & b".into(), lines, limit: None }];
         let svg = Chart { title: "<".into(), seconds: 1.0, panels, events: vec![(0.5, "now".into())] }.svg();
         assert!(svg.contains("a&lt;b") && svg.contains("a &amp; b") && svg.contains("<title>&lt;</title>"), "{svg}");

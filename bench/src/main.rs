@@ -15,13 +15,14 @@ mod results;
 mod run;
 mod show;
 mod statistics;
+mod svg;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use axes::AXES;
 use bench::Bench;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use contender::Program;
 use count::{Purpose, smoke};
 use run::Plan;
@@ -56,9 +57,14 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
-    /// Show what a policy does over a while: draw a picture of a run, and print its figures.
+    /// Show what policies do over a while: draw pictures of runs, print their figures, and fail where these are wrong.
     Show {
-        picture: Picture,
+        /// Only these.
+        #[arg(value_enum, default_values_t = Picture::value_variants().to_vec())]
+        pictures: Vec<Picture>,
+        /// Draw nothing.
+        #[arg(long)]
+        check: bool,
         /// The program that is shown.
         #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tcplb"))]
         program: PathBuf,
@@ -119,7 +125,9 @@ fn run_command(command: Command) -> Result<()> {
             let purpose = if update { Purpose::Update } else { Purpose::Compare };
             on_the_loads_core(async { smoke(&Bench::prepare()?, &baseline, purpose).await })
         }
-        Command::Show { picture, program, docs } => on_the_loads_core(show::show(picture, &program, &docs)),
+        Command::Show { pictures, check, program, docs } => {
+            on_the_loads_core(show::show(&pictures, &program, (!check).then_some(&*docs)))
+        }
         Command::Report { results, document } => {
             println!("{}", report::write(&results, &document)?);
             Ok(())

@@ -22,6 +22,7 @@ use super::{
     admission::{Admission, Capacity, Sources},
     listener::{Address, LiveListener, Serving, Way},
     plan::{Opening, plan},
+    postgres,
     routes::{Route, Routes},
     socket::{self, Sharing},
     tls::ServerTls,
@@ -356,6 +357,7 @@ impl Topology {
                 counters: ListenerCounters::new(self.shared.workers.len()),
                 admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
+                cancels: postgres::cancels(),
             };
             Live { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
         })

@@ -173,7 +173,7 @@ impl Keeper {
     }
 
     /// Answers whether the endpoint is healthy now.
-    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
+    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
         self.protect_subsets();
         match outcome {
             Some(outcome) => {
@@ -203,6 +203,7 @@ impl Keeper {
         self.settings = None;
         self.probes.clear();
         self.pools.clear();
+        self.open_subsets().iter().for_each(|subset| subset.retire());
     }
 
     fn take_note(&mut self, upstream: &Arc<Upstream>, changes: &[Change]) {
@@ -224,7 +225,9 @@ impl Keeper {
             rebalance: rebalancing(&settings),
         };
         match (before.usable, current.usable) {
-            (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
+            (1.., 0) if !self.members.awaits_anybody() => {
+                warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused")
+            }
             (0, usable @ 1..) if !before.endpoints.is_empty() => {
                 info!(upstream = %upstream.key(), usable, "connections are served again");
             }
@@ -250,7 +253,6 @@ impl Keeper {
                 switched.push((subset, switch));
             }
         }
-        upstream.balanced.notify_waiters();
         let failover = &settings.balancing.failover;
         let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
         self.due = failbacks.chain(self.members.next_step(now)).min();

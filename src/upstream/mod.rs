@@ -125,8 +125,6 @@ pub struct Upstream {
     current: ArcSwap<Current>,
     /// Wakes the keeper's task.
     attention: Arc<Notify>,
-    /// Wakes connections that wait for a first endpoint.
-    balanced: Notify,
     /// Times that other groups of endpoints began to serve.
     switches: AtomicU64,
     /// Never locked by a connection.
@@ -161,7 +159,6 @@ impl Upstream {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
-            balanced: Notify::new(),
             switches: AtomicU64::new(0),
             keeper: Mutex::new(Keeper::new(surroundings)),
         }

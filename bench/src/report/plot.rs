@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::Row;
-use crate::contender::{OURS, Program};
+use crate::{
+    contender::{OURS, Program},
+    svg::{COLOURS, picture},
+};
 
 const WIDTH: u32 = 1060;
 /// Where bars begin: what is compared is named to the left.
@@ -15,13 +18,12 @@ const TOP: u32 = 56;
 const LONGEST: f64 = 2.5;
 const PER_UNIT: f64 = (WIDTH - LEFT - 60) as f64 / LONGEST;
 
-/// Colours that are told apart in light and in dark, and by those who see no red or green.
 fn colour(program: Program) -> &'static str {
     match program {
-        Program::Tcplb => "#0a84ff",
-        Program::Haproxy => "#d98200",
-        Program::Nginx => "#1f9d7a",
-        Program::Envoy => "#a66bbf",
+        Program::Tcplb => COLOURS[0],
+        Program::Haproxy => COLOURS[1],
+        Program::Nginx => COLOURS[2],
+        Program::Envoy => COLOURS[3],
     }
 }
 
@@ -31,18 +33,15 @@ pub fn draw(rows: &[Row]) -> String {
     for row in &rows {
         top = draw_group(&mut groups, row, top);
     }
-    let height = top + 10;
-    let style = "text{font:12px system-ui,sans-serif;fill:#1f2328}.dim{fill:#59636e}.line{stroke:#59636e}\
-                 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#9198a1}.line{stroke:#9198a1}}";
     let one = x(1.0);
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-         <title>Cost of the same work as a ratio to the best peer: shorter is better</title>\n<style>{style}</style>\n\
-         {}<text class=\"dim\" x=\"{LEFT}\" y=\"44\">ratio to the best peer; shorter is better</text>\n{groups}\
-         <line class=\"line\" x1=\"{one}\" x2=\"{one}\" y1=\"{TOP}\" y2=\"{}\" stroke-dasharray=\"3 3\"/>\n</svg>\n",
+    let drawn = format!(
+        "{}<text class=\"dim\" x=\"{LEFT}\" y=\"44\">ratio to the best peer; shorter is better</text>\n{groups}\
+         <line class=\"line\" x1=\"{one}\" x2=\"{one}\" y1=\"{TOP}\" y2=\"{}\" stroke-dasharray=\"3 3\"/>\n",
         legend(),
         top - GAP
-    )
+    );
+    let title = "Cost of the same work as a ratio to the best peer: shorter is better";
+    picture(title, WIDTH.into(), (top + 10).into(), &drawn)
 }
 
 fn draw_group(text: &mut String, row: &Row, top: u32) -> u32 {

@@ -1,52 +1,72 @@
 use super::*;
 use crate::chart::Panel;
 
-const CLIENTS: usize = 2000;
-const MOST_PER_SECOND: f64 = 150.0;
-const SPREAD: f64 = 20.0;
-/// When the primary is demoted: from then on it takes no connections.
-const DEMOTED: f64 = 5.0;
-const SECONDS: f64 = 35.0;
+pub const MANIFEST: &str = include_str!("failover.yaml");
 
-pub async fn run(program: &Path, folder: &Path) -> Result<(Chart, String)> {
-    let (listener, primary, replica) =
-        (local([127, 0, 0, 1], 28401), local([127, 0, 0, 1], 28402), local([127, 0, 0, 1], 28403));
-    let mut servers = [Server::start(primary)?, Server::start(replica)?];
-    let manifest = format!(
-        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: failover}}\nspec:\n  \
-         listeners: [{{port: {}, address: 127.0.0.1}}]\n  backends:\n  - {{name: primary, addresses: [\"{primary}\"]}}\n  \
-         - {{name: replica, addresses: [\"{replica}\"], priority: 1}}\n  \
-         healthCheck: {{active: {{interval: 500ms, timeout: 500ms, unhealthyAfter: 2}}}}\n  \
-         drain: {{endpointUnhealthy: {{after: {SPREAD}s, spread: {SPREAD}s, maxPerSecond: {MOST_PER_SECOND}}}}}\n",
-        listener.port()
-    );
-    let _shown = Shown::start(program, folder, &manifest, listener).await?;
-    let _clients = Clients::start(listener, CLIENTS, 4).await;
-    while servers[0].open() < CLIENTS as u64 {
-        sleep(LOOK).await;
-    }
-    let demote = |servers: &mut [Server]| {
-        servers[0].refuse();
+const CLIENTS: usize = 2000;
+const SPREAD: f64 = 20.0;
+const MOST_PER_SECOND: f64 = 60.0;
+/// When the other one becomes the primary.
+const DEMOTED: f64 = 5.0;
+const SECONDS: f64 = 48.0;
+/// The longest that two checks may take to find it out.
+const FOUND: f64 = 2.0;
+
+/// Two load balancers in front of the same two databases: one has a rate as well.
+pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
+    let listeners = [28401, 28403].map(|port| local([127, 0, 0, 1], port));
+    let [primary, replica] = [[127, 0, 0, 2], [127, 0, 0, 3]];
+    let roles = [Role::start(local(primary, 28408), true)?, Role::start(local(replica, 28408), false)?];
+    let server = |host, port| Server::start(local(host, port));
+    let mut servers =
+        [server(primary, 28402)?, server(primary, 28404)?, server(replica, 28402)?, server(replica, 28404)?];
+    let _shown = Shown::start(program, folder, MANIFEST, &listeners).await?;
+    let _clients = [Clients::start(listeners[0], CLIENTS, 4).await, Clients::start(listeners[1], CLIENTS, 4).await];
+    until("all are at the primary", || servers[..2].iter().all(|server| server.open() == CLIENTS as u64)).await?;
+    let change_roles = |_: &mut [Server]| {
+        roles.iter().zip([false, true]).for_each(|(role, is_primary)| role.becomes(is_primary));
         Ok(())
     };
-    let seen = watch(&mut servers, SECONDS, DEMOTED, demote).await?;
-    let (moved, most) = (last(&seen.open[0], |open| open > 0.0) - DEMOTED, largest(&seen.new[1]));
-    let figures = format!(
-        "{CLIENTS} connections of a demoted primary moved in {moved:.1} s (its check takes 1 s to find it, the spread is \
-         {SPREAD} s); the replacement got at most {most} in a second ({MOST_PER_SECOND} are allowed), and has {} at the end",
-        servers[1].open()
-    );
-    let names = ["primary", "replacement"];
-    let mut new = lines(&names, seen.new);
+    let seen = watch(&mut servers, SECONDS, DEMOTED, change_roles).await?;
+    Ok(outcome(seen))
+}
+
+fn outcome(seen: Seen) -> Outcome {
+    let moved = |server: usize| last(&seen.open[server], |open| open > 0.0) - DEMOTED;
+    let at_the_end = |server: usize| seen.open[server].last().map_or(0.0, |(_, open)| *open);
+    let by_rate = CLIENTS as f64 / MOST_PER_SECOND;
+    let figures = vec![
+        Figure::new("seconds until all had left the primary", moved(0), SPREAD * 0.85..=SPREAD + FOUND + 2.0),
+        Figure::new(
+            "seconds until all had left the primary, with maxPerSecond",
+            moved(1),
+            by_rate * 0.85..=by_rate + FOUND + 4.0,
+        ),
+        // A straight line asks for 100, at moments that vary by a half.
+        Figure::new("most new ones of the replacement in a second", largest(&seen.new[2]), 90.0..=150.0),
+        Figure::new(
+            "most new ones of the replacement in a second, with maxPerSecond",
+            largest(&seen.new[3]),
+            50.0..=MOST_PER_SECOND * 1.2,
+        ),
+        Figure::new("connections of the replacement at the end", at_the_end(2), CLIENTS as f64..=CLIENTS as f64),
+        Figure::new(
+            "connections of the replacement at the end, with maxPerSecond",
+            at_the_end(3),
+            CLIENTS as f64..=CLIENTS as f64,
+        ),
+    ];
+    let names = ["primary", "primary, rate", "replacement", "replacement, rate"];
+    let new = lines(&names, seen.new).split_off(2);
     let panels = vec![
         Panel { unit: "open connections".into(), lines: lines(&names, seen.open), limit: None },
         Panel {
             unit: "new connections of the replacement, in the second before".into(),
-            lines: new.split_off(1),
-            limit: Some((MOST_PER_SECOND, "maxPerSecond".into())),
+            lines: new,
+            limit: Some((MOST_PER_SECOND, "maxPerSecond: 60".into())),
         },
     ];
-    let title = "A primary with 2,000 connections is demoted: drain.endpointUnhealthy over 20 s".into();
-    let chart = Chart { title, seconds: SECONDS, panels, events: vec![(DEMOTED, "demoted".into())] };
-    Ok((chart, figures))
+    let title = "A primary with 2,000 connections is demoted: spread over 20 s, and at a rate of 60 a second";
+    let chart = Chart { title: title.into(), seconds: SECONDS, panels, events: vec![(DEMOTED, "demoted".into())] };
+    Outcome { chart, figures }
 }

@@ -1,70 +1,71 @@
 use super::*;
 use crate::chart::Panel;
 
+pub const MANIFEST: &str = include_str!("rebalancing.yaml");
+/// Behind what is there later only.
+const JOINS: &str = "  # joins";
+
 const CLIENTS: usize = 5000;
 const MOST_PER_MINUTE: f64 = 1500.0;
-const PERCENT: f64 = 20.0;
+/// The share, and 20 percent.
+const MOST: f64 = CLIENTS as f64 / 4.0 * 1.2;
 /// When the fourth joins.
 const JOINED: f64 = 5.0;
 const SECONDS: f64 = 45.0;
 
-pub async fn run(program: &Path, folder: &Path) -> Result<(Chart, String)> {
+pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
     let listener = local([127, 0, 0, 1], 28411);
-    let addresses: Vec<SocketAddr> = (28412..=28415).map(|port| local([127, 0, 0, 1], port)).collect();
-    let mut servers = addresses.iter().map(|address| Server::start(*address)).collect::<Result<Vec<_>>>()?;
-    let shown = Shown::start(program, folder, &manifest(listener, &addresses[..3]), listener).await?;
+    let mut servers =
+        (28412..=28415).map(|port| Server::start(local([127, 0, 0, 1], port))).collect::<Result<Vec<_>>>()?;
+    let three: String =
+        MANIFEST.lines().filter(|line| !line.ends_with(JOINS)).map(|line| format!("{line}\n")).collect();
+    let shown = Shown::start(program, folder, &three, &[listener]).await?;
     let _clients = Clients::start(listener, CLIENTS, usize::MAX).await;
-    while servers.iter().map(Server::open).sum::<u64>() < CLIENTS as u64 {
-        sleep(LOOK).await;
-    }
+    until("all are there", || servers.iter().map(Server::open).sum::<u64>() == CLIENTS as u64).await?;
     // Whoever is idle has been so for a while.
     sleep(Duration::from_secs(5)).await;
-    let before: Vec<u64> = servers.iter().map(Server::open).collect();
-    let join = |_: &mut [Server]| shown.change(&manifest(listener, &addresses));
+    let join = |_: &mut [Server]| shown.change(MANIFEST);
     let seen = watch(&mut servers, SECONDS, JOINED, join).await?;
-    let after: Vec<u64> = servers.iter().map(Server::open).collect();
     let closed = servers.iter().map(Server::accepted).sum::<u64>() - CLIENTS as u64;
-    let most = largest(&seen.new[3]);
-    let even = last(&seen.new[3], |new| new > 0.0) - JOINED;
-    let at = |seconds: f64| -> Vec<f64> {
-        let at =
-            |points: &Vec<(f64, f64)>| points.iter().find(|(at, _)| *at >= seconds).map_or(0.0, |(_, value)| *value);
-        seen.open.iter().map(at).collect()
-    };
-    let figures = format!(
-        "before: {before:?}; {:.0} s after a fourth joined: {:?}; after {even:.1} s: {after:?}, the most allowed being {}; \
-         {closed} were closed, at most {most} in a second ({MOST_PER_MINUTE} are allowed in a minute)",
-        even / 2.0,
-        at(JOINED + even / 2.0),
-        CLIENTS as f64 / 4.0 * (1.0 + PERCENT / 100.0)
-    );
+    Ok(outcome(seen, closed as f64))
+}
+
+fn outcome(seen: Seen, closed: f64) -> Outcome {
     let names = ["one", "two", "three", "four"];
-    let mut new = lines(&names, seen.new);
+    let even = last(&seen.new[3], |new| new > 0.0) - JOINED;
+    let at = |server: usize, seconds: f64| {
+        seen.open[server].iter().rfind(|(at, _)| *at <= seconds).map_or(0.0, |(_, open)| *open)
+    };
+    let at_the_end = (0..4).map(|server| at(server, SECONDS));
+    // What three have beyond what they may: each one of that is closed once.
+    let too_many = CLIENTS as f64 - 3.0 * MOST;
+    let mut figures = vec![
+        Figure::new("seconds until nobody had too many", even, 15.0..=32.0),
+        Figure::new("closed", closed, too_many * 0.9..=too_many * 1.1),
+        // A quarter of a second may have been saved up.
+        Figure::new(
+            "most new ones of the fourth in a second",
+            largest(&seen.new[3]),
+            10.0..=MOST_PER_MINUTE / 60.0 * 1.4,
+        ),
+        Figure::new("connections at the end", at_the_end.clone().sum::<f64>(), CLIENTS as f64..=CLIENTS as f64),
+    ];
+    for (server, name) in names.iter().enumerate().take(3) {
+        let there = |seconds| at(server, seconds);
+        let what =
+            format!("connections of {name}: {} at first, {} half-way", there(JOINED), there(JOINED + even / 2.0));
+        figures.push(Figure::new(what, there(SECONDS), MOST * 0.98..=MOST));
+    }
+    let new = lines(&names, seen.new).split_off(3);
     let panels = vec![
         Panel {
             unit: "open connections".into(),
             lines: lines(&names, seen.open),
-            limit: Some((CLIENTS as f64 / 4.0 * (1.0 + PERCENT / 100.0), "share and 20 %".into())),
+            limit: Some((MOST, "share and 20 %".into())),
         },
-        Panel {
-            unit: "new connections of the fourth, in the second before".into(),
-            lines: new.split_off(3),
-            limit: None,
-        },
+        Panel { unit: "new connections of the fourth, in the second before".into(), lines: new, limit: None },
     ];
     let title = "A fourth endpoint joins three with 5,000 connections: rebalance, LeastConnections".into();
     let chart = Chart { title, seconds: SECONDS, panels, events: vec![(JOINED, "joined".into())] };
-    Ok((chart, figures))
-}
-
-fn manifest(listener: SocketAddr, backends: &[SocketAddr]) -> String {
-    let addresses: Vec<String> = backends.iter().map(|address| format!("\"{address}\"")).collect();
-    format!(
-        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: rebalancing}}\nspec:\n  \
-         listeners: [{{port: {}, address: 127.0.0.1}}]\n  backends: [{{addresses: [{}]}}]\n  \
-         loadBalancing: {{algorithm: LeastConnections}}\n  \
-         rebalance: {{maxImbalancePercent: {PERCENT}, maxClosesPerMinute: {MOST_PER_MINUTE}, minAge: 1s}}\n",
-        listener.port(),
-        addresses.join(", ")
-    )
+    Outcome { chart, figures }
 }

@@ -7,19 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
 
 use crate::backend::listen;
 
 /// A server that reads what comes and counts its connections.
 pub struct Server {
     counts: Arc<Counts>,
-    accepting: AbortHandle,
-    _tasks: JoinSet<()>,
+    _accepting: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -32,19 +27,13 @@ impl Server {
     pub fn start(address: SocketAddr) -> Result<Self> {
         let (listener, counts) = (listen(address)?, Arc::new(Counts::default()));
         let counted = counts.clone();
-        let mut tasks = JoinSet::new();
-        let accepting = tasks.spawn(async move {
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // Not part of this task: connections go on when nobody is accepted any more.
                 tokio::spawn(serve(stream, counted.clone()));
             }
         });
-        Ok(Self { counts, accepting, _tasks: tasks })
-    }
-
-    /// Takes no connections any more; those that are open go on.
-    pub fn refuse(&mut self) {
-        self.accepting.abort();
+        Ok(Self { counts, _accepting: accepting })
     }
 
     pub fn open(&self) -> u64 {

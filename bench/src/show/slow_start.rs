@@ -10,11 +10,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::Shown;
+use super::{Figure, Outcome, Shown, lines};
 use crate::{
     backend::local,
-    chart::{Chart, Line, Panel},
+    chart::{Chart, Panel},
 };
+
+pub const MANIFEST: &str = include_str!("slow-start.yaml");
 
 const SERVERS: usize = 3;
 const SLOW_START: f64 = 30.0;
@@ -26,11 +28,11 @@ const CONNECTIONS_PER_SECOND: u32 = 500;
 /// How many connections each server answered, second by second.
 type Counts = Rc<RefCell<Vec<[u32; SERVERS]>>>;
 
-pub async fn run(program: &Path, folder: &Path) -> Result<(Chart, String)> {
+pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
     let counts: Counts = Rc::new(RefCell::new(vec![[0; SERVERS]; SECONDS as usize]));
     LocalSet::new().run_until(watch(program, folder, counts.clone())).await?;
     let counts = counts.borrow();
-    Ok(drawn(&counts))
+    Ok(outcome(&counts))
 }
 
 async fn watch(program: &Path, folder: &Path, counts: Counts) -> Result<()> {
@@ -41,16 +43,7 @@ async fn watch(program: &Path, folder: &Path, counts: Counts) -> Result<()> {
         .zip(0..)
         .map(|(address, number)| Ok(serve(open(*address)?, number)))
         .collect::<Result<Vec<_>>>()?;
-    let listed: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
-    let manifest = format!(
-        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: slow-start}}\nspec:\n  \
-         listeners: [{{port: {}, address: 127.0.0.1}}]\n  backends: [{{addresses: [{}]}}]\n  \
-         loadBalancing: {{slowStart: {SLOW_START}s}}\n  \
-         healthCheck: {{active: {{interval: 200ms, unhealthyAfter: 1, healthyAfter: 1}}}}\n",
-        listen.port(),
-        listed.join(", ")
-    );
-    let _shown = Shown::start(program, folder, &manifest, listen).await?;
+    let _shown = Shown::start(program, folder, MANIFEST, &[listen]).await?;
 
     let begin = Instant::now();
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
@@ -106,7 +99,7 @@ async fn clients(listen: SocketAddr, begin: Instant, counts: Counts) {
     }
 }
 
-fn drawn(counts: &[[u32; SERVERS]]) -> (Chart, String) {
+fn outcome(counts: &[[u32; SERVERS]]) -> Outcome {
     let share = |server: usize| -> Vec<(f64, f64)> {
         let percent =
             |counts: &[u32; SERVERS]| f64::from(counts[server]) * 100.0 / f64::from(counts.iter().sum::<u32>().max(1));
@@ -121,19 +114,20 @@ fn drawn(counts: &[[u32; SERVERS]]) -> (Chart, String) {
     // Not in the second in which it is found to be back.
     let ramp = share(SERVERS - 1).into_iter().filter(|(at, _)| *at > RETURNS + 1.0);
     let off = ramp.map(|(at, percent)| (percent - documented(at)).abs()).fold(0.0, f64::max);
-    let figures = format!(
-        "the share of the server that returns is at most {off:.1} percentage points off the documented one in any second, \
-         of {CONNECTIONS_PER_SECOND} new connections each"
-    );
-    let names = ["one", "another", "the one that returns"];
-    let mut lines: Vec<Line> =
-        names.iter().zip(0..).map(|(name, server)| Line { name: (*name).into(), points: share(server) }).collect();
-    lines.push(Line { name: "as documented".into(), points: expected.collect() });
+    let all = f64::from(CONNECTIONS_PER_SECOND) * SECONDS;
+    let answered = counts.iter().flatten().sum::<u32>();
+    let figures = vec![
+        Figure::new("most percentage points off the documented share in a second", off, 0.0..=5.0),
+        Figure::new("connections that were answered", answered, all * 0.98..=all),
+    ];
+    let names = ["one", "another", "the one that returns", "as documented"];
+    let shares = (0..SERVERS).map(share).chain([expected.collect()]).collect();
+    let lines = lines(&names, shares);
     let chart = Chart {
         title: format!("slowStart: {SLOW_START}s, three servers, {CONNECTIONS_PER_SECOND} new connections per second"),
         seconds: SECONDS,
         panels: vec![Panel { unit: "share of new connections, %".into(), lines, limit: None }],
         events: vec![(STOPS, "one stops".into()), (RETURNS, "it returns".into())],
     };
-    (chart, figures)
+    Outcome { chart, figures }
 }

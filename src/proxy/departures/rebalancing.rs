@@ -124,7 +124,7 @@ impl State {
         let most = settings.max_closes_per_minute.get() as usize;
         let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
         let mut known = std::mem::take(&mut self.groups);
-        // A process younger than that has no connection that is older.
+        // A clock that does not reach so far back has seen no connection that is older.
         let (Some(accepted_before), Some(silent_since)) = (now.checked_sub(settings.min_age), now.checked_sub(IDLE))
         else {
             return Wishes::new();

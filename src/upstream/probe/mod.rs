@@ -113,7 +113,7 @@ impl Target {
         let address = endpoint.address();
         let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
         let tls = match (&check.probe, of_connections) {
-            (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address)),
+            (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address).that_never_resumes()),
             (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
             (Probe::Grpc(_), Some(tls)) => Some(TlsClient::of(tls, None, address).speaking(grpc::PROTOCOL)),
             (_, Some(tls)) => Some(TlsClient::of(tls, None, address)),
