@@ -10,7 +10,10 @@ pub fn accepted(situation: &Situation) -> Finding {
     let mut refused = situation.problems(Topic::Declaration, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
         let in_replicas = situation.told_by_pods(|served| &served.here);
-        let in_replicas = in_replicas.map(|(sentence, pods)| format!("{sentence}{pods}"));
+        let in_replicas = in_replicas.map(|(sentence, pods)| match pods.trim_start() {
+            "" => sentence.clone(),
+            pods => format!("{pods}: {sentence}"),
+        });
         return otherwise("Accepted", "what is declared can be served", situation, Topic::Declaration, in_replicas);
     };
     let reason = name_of(first.reason);

@@ -65,7 +65,7 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
             let counts = match refusing(situation) {
                 Some(pods) => format!("{counts}: connections are refused{pods}"),
-                None => format!("{counts} everywhere"),
+                None => format!("none of {endpoints} endpoints is healthy on all pods: each uses others"),
             };
             Finding::no("Unhealthy", lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings)))
         }

@@ -372,7 +372,7 @@ fn what_is_wrong_in_one_replica_only_is_told_with_its_pod() {
     let lost = || Some(Served { here: ["it does nothing".to_owned()].into(), ..served() });
     for (on_a, on_b, sentence) in [
         (Some(served()), Some(served()), "what is declared can be served"),
-        (Some(served()), lost(), "it does nothing on pod b"),
+        (Some(served()), lost(), "on pod b: it does nothing"),
         (lost(), lost(), "it does nothing"),
     ] {
         // What the leader alone finds of itself is said by its own report.
@@ -413,7 +413,7 @@ fn connections_are_refused_only_where_no_endpoint_is_usable() {
     for (on_a, on_b, sentence) in [
         (with(0, 0), with(0, 0), "0 of 2 endpoints are healthy: connections are refused"),
         (with(0, 0), with(0, 1), "0 of 2 endpoints are healthy: connections are refused on pod a"),
-        (with(1, 0), with(0, 1), "0 of 2 endpoints are healthy everywhere"),
+        (with(1, 0), with(0, 1), "none of 2 endpoints is healthy on all pods: each uses others"),
     ] {
         let case = Case { spec: Some(spec.clone()), served: vec![("a", on_a), ("b", on_b)], ..Case::default() };
         let (said, message) = case.condition(BACKENDS_HEALTHY);
