@@ -71,7 +71,8 @@ families! {
     DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
     HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with clients; result is full, resumed, refused (of clients without a right certificate), failed or timeout";
     BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
-    CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate expires, in Unix time";
+    CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate that clients are shown expires, in Unix time";
+    BACKEND_CERTIFICATE: "tcplb_backend_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "backend", "certificate"], "When the certificate that a backend is shown expires, in Unix time";
     USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
     IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
     HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
@@ -190,6 +191,20 @@ impl Collector for Live {
                         ("certificate", certificate.source.to_string()),
                     ];
                     (labels, certificate.not_after.as_second())
+                })
+            }),
+        )?;
+        encoder.gauges(
+            &BACKEND_CERTIFICATE,
+            view.snapshot.upstreams.iter().flat_map(|(key, upstream)| {
+                upstream.backends.iter().filter_map(|(name, backend)| {
+                    let certificate = backend.shown_certificate()?;
+                    let labels = vec![
+                        ("load_balancer", key.to_string()),
+                        ("backend", name.to_string()),
+                        ("certificate", certificate.source.to_string()),
+                    ];
+                    Some((labels, certificate.not_after.as_second()))
                 })
             }),
         )?;

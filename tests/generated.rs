@@ -1,6 +1,6 @@
 //! What is generated and committed is current.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -22,23 +22,71 @@ fn the_committed_crd_is_what_the_program_prints() {
 /// Nobody generates it, but what it names has to be there.
 #[test]
 fn the_list_of_features_names_examples_and_tests_that_there_are() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = fs::read_to_string(root.join("docs/features.md")).unwrap();
-    let sources: String = sources(&root.join("src")).chain(sources(&root.join("tests"))).collect();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let list = fs::read_to_string(docs.join("features.md")).unwrap();
+    let sources: String = sources(&docs.join("../src")).chain(sources(&docs.join("../tests"))).collect();
+    let tests = tests(&sources);
     let mut wrong = Vec::new();
     let rows = list.lines().filter(|line| line.matches('|').count() == 9 && !line.contains("---"));
     for row in rows.filter(|row| !row.starts_with("| feature |")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let (example, test) = (cells[3], cells[4].trim_matches('`'));
-        let file = example.split_once("](").and_then(|(_, rest)| rest.split([')', '#']).next()).unwrap_or_default();
-        if file.is_empty() || !root.join("docs").join(file).is_file() {
-            wrong.push(format!("{}: there is no {example}", cells[1]));
+        let (feature, fields, examples, test) = (cells[1], cells[2], cells[3], cells[4].trim_matches('`'));
+        let fields: Vec<_> = quoted(fields).map(written).collect();
+        let mut nowhere = fields.clone();
+        for file in links(examples) {
+            let text = fs::read_to_string(docs.join(file)).unwrap_or_default();
+            if !file.starts_with("../examples/") || !fields.iter().any(|field| has(&text, field)) {
+                wrong.push(format!("{feature}: {file} is no example of it"));
+            }
+            nowhere.retain(|field| !has(&text, field));
         }
-        if !sources.contains(&format!("fn {test}(")) {
-            wrong.push(format!("{}: there is no test {test}", cells[1]));
+        if !nowhere.is_empty() {
+            wrong.push(format!("{feature}: no example has {nowhere:?}"));
+        }
+        if !tests.contains(test) {
+            wrong.push(format!("{feature}: there is no test {test}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Where the links of a text lead.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
+}
+
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// How a manifest writes a field: `a.b[].c` as `c:`, `a.b: C` as `b: C`. A key of a ConfigMap has its dot.
+fn written(field: &str) -> String {
+    let (path, value) = field.split_once(": ").unwrap_or((field, ""));
+    let name = if path.starts_with("ca.") { path } else { path.rsplit('.').next().unwrap_or(path) };
+    format!("{name}: {value}").trim_end().to_owned()
+}
+
+/// Whether a manifest has a field, other than as the end of another one's name, or in a comment.
+fn has(text: &str, field: &str) -> bool {
+    let code = |line: &str| line.split(" #").next().filter(|line| !line.starts_with('#')).map(str::to_owned);
+    text.lines().filter_map(code).any(|line| {
+        line.match_indices(field).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '.'))
+    })
+}
+
+/// The names of all functions that are tests.
+fn tests(sources: &str) -> BTreeSet<&str> {
+    let marked = |before: &str| {
+        let lines = before.lines().rev().map(str::trim).skip_while(|line| line.is_empty());
+        let mut attributes = lines.take_while(|line| line.starts_with('#') || line.starts_with("///"));
+        attributes.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+    };
+    let functions = sources.match_indices("fn ").filter_map(|(at, _)| {
+        let before = sources[..at].trim_end_matches("async ").trim_end_matches(' ');
+        let name = sources[at + 3..].split(['(', '<']).next()?;
+        (before.ends_with('\n') && marked(before)).then_some(name)
+    });
+    functions.collect()
 }
 
 /// The texts of all files below a folder that are Rust.

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,11 +14,14 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    model::{BackendHealth, Failure, ListenerOutcome, ListenerState, ObjectKey, ReplicaReport, Served},
-    proxy::{Monitor, View},
+    model::{
+        BackendHealth, Certificate, FailedOver, Failure, ListenerOutcome, ListenerState, ObjectKey, ReplicaReport,
+        Served, UpstreamKey,
+    },
+    proxy::{Departing, Gone, Monitor, View},
     state::{Configuration, State},
-    translate::Verdict,
-    upstream::{Endpoint, Upstream},
+    translate::{Reason, Verdict},
+    upstream::{Backends, Endpoint, Upstream},
 };
 
 /// How long one who waits for another report is kept waiting. Well below the time after which visitors that say nothing
@@ -92,7 +95,7 @@ impl Reports {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
             last.whole = whole(&configuration, &last.whole);
-            last.told = Arc::new(Told::new(&of(&configuration, &view, &last.whole)));
+            last.told = Arc::new(Told::new(&of(&configuration, &view, &self.monitor.departing(), &last.whole)));
         }
         last.told.clone()
     }
@@ -118,7 +121,12 @@ fn whole(configuration: &Configuration, before: &BTreeMap<Arc<str>, i64>) -> BTr
 }
 
 /// Only those load balancers that an API server knows.
-fn of(configuration: &Configuration, view: &View, whole: &BTreeMap<Arc<str>, i64>) -> ReplicaReport {
+fn of(
+    configuration: &Configuration,
+    view: &View,
+    departing: &[Departing],
+    whole: &BTreeMap<Arc<str>, i64>,
+) -> ReplicaReport {
     let upstreams: BTreeMap<&ObjectKey, &Upstream> =
         view.upstreams.iter().map(|(key, upstream)| (&key.object, &**upstream)).collect();
     let load_balancer = |(object, verdict): (&ObjectKey, &Verdict)| {
@@ -127,12 +135,20 @@ fn of(configuration: &Configuration, view: &View, whole: &BTreeMap<Arc<str>, i64
             generation: identity.generation,
             whole: whole.get(&identity.uid).copied(),
             listeners: listeners(object, view),
-            backends: upstreams.get(object).map(|upstream| backends(upstream)).unwrap_or_default(),
+            backends: upstreams.get(object).map(|upstream| backends(upstream, departing)).unwrap_or_default(),
+            here: here(verdict),
+            failed_over: upstreams.get(object).map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
             certificates: certificates(object, view),
+            certificates_for_backends: certificates_for_backends(object, view),
         };
         Some((identity.uid.to_string(), served))
     };
     ReplicaReport { load_balancers: configuration.verdicts.iter().filter_map(load_balancer).collect() }
+}
+
+fn here(verdict: &Verdict) -> BTreeSet<String> {
+    let problems = verdict.problems.iter().filter(|problem| problem.reason == Reason::UnknownPlace);
+    problems.map(ToString::to_string).collect()
 }
 
 fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> {
@@ -144,18 +160,57 @@ fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> 
     listeners.map(|(key, state)| (key.port, outcome(state))).collect()
 }
 
-fn certificates(object: &ObjectKey, view: &View) -> BTreeMap<String, jiff::Timestamp> {
+/// Of each route, and of listeners that have none.
+fn failed_over(object: &ObjectKey, upstream: &Upstream, view: &View) -> BTreeSet<FailedOver> {
+    let everywhere = None;
     let listeners = view.snapshot.listeners.range(object.listeners());
-    let presented = listeners.filter_map(|(_, listener)| listener.tls.as_ref()).flat_map(|tls| &tls.certificates);
-    presented.map(|certificate| (certificate.source.to_string(), certificate.not_after)).collect()
+    let led_to = listeners.flat_map(|(_, listener)| match &listener.tls {
+        Some(tls) => tls.routes.iter().map(|route| &route.backends).collect(),
+        None => vec![&everywhere],
+    });
+    let served = led_to.filter_map(|names| {
+        let priority = upstream.failed_over(&Backends::named(names))?;
+        let backends = names.iter().flat_map(|names| names.iter()).map(ToString::to_string).collect();
+        Some(FailedOver { backends, priority: priority.0 })
+    });
+    served.collect()
 }
 
-fn backends(upstream: &Upstream) -> BTreeMap<String, BackendHealth> {
+fn certificates(object: &ObjectKey, view: &View) -> BTreeMap<String, jiff::Timestamp> {
+    let listeners = view.snapshot.listeners.range(object.listeners());
+    expiries(listeners.filter_map(|(_, listener)| listener.tls.as_ref()).flat_map(|tls| &tls.certificates))
+}
+
+fn certificates_for_backends(object: &ObjectKey, view: &View) -> BTreeMap<String, jiff::Timestamp> {
+    let upstream = view.snapshot.upstreams.get(&UpstreamKey { object: object.clone() });
+    let backends = upstream.into_iter().flat_map(|upstream| upstream.backends.values());
+    expiries(backends.filter_map(|backend| backend.shown_certificate()))
+}
+
+fn expiries<'a>(certificates: impl Iterator<Item = &'a Arc<Certificate>>) -> BTreeMap<String, jiff::Timestamp> {
+    certificates.map(|certificate| (certificate.source.to_string(), certificate.not_after)).collect()
+}
+
+fn backends(upstream: &Upstream, departing: &[Departing]) -> BTreeMap<String, BackendHealth> {
     let mut backends: BTreeMap<String, BackendHealth> = BTreeMap::new();
     for endpoint in &*upstream.endpoints() {
         count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
     }
+    for endpoint in draining(upstream, departing) {
+        backends.entry(endpoint.key().backend.to_string()).or_default().draining += endpoint.active();
+    }
     backends
+}
+
+/// Each once, for however many reasons it is drained.
+fn draining<'a>(upstream: &Upstream, departing: &'a [Departing]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    let endpoints = departing.iter().filter(|departing| departing.object == upstream.key().object);
+    let endpoints = endpoints.filter_map(|departing| match &departing.gone {
+        Gone::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),
+        Gone::Listener(_) => None,
+    });
+    let with_connections = endpoints.filter(|(_, endpoint)| endpoint.active() > 0);
+    with_connections.collect::<BTreeMap<_, _>>().into_values()
 }
 
 fn count(endpoint: &Endpoint, health: &mut BackendHealth) {

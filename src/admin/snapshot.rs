@@ -118,7 +118,7 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
             .map(|(key, verdict)| load_balancer(key, verdict, &view))
             .collect(),
         problems: configuration.problems.clone(),
-        draining: monitor.departing().iter().map(draining).collect(),
+        draining: monitor.departing().iter().map(draining).filter(|draining| draining.active > 0).collect(),
     }
 }
 

@@ -77,8 +77,8 @@ pub const DEFAULT_CLASS: &str = "tcplb";
          self.healthCheck.active.transport != 'TLS' || \
          self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
     )
-        .message("a check has `transport: TLS`, and a backend has no `tls`: write it, or leave transport out")
-        .field_path(".backends"),
+        .message("a backend without a check of its own has no `tls`: write it there, or leave transport out")
+        .field_path(".healthCheck.active.transport"),
     validation = Rule::new(
         "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
          self.backends.exists(b, b.priority != self.backends[0].priority)",

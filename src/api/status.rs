@@ -109,6 +109,10 @@ pub struct BackendStatus {
     /// How many of those stand by, since backends of another priority serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<u32>,
+    /// How many connections, of all replicas, are still open and to be closed, since their endpoints get no more: what
+    /// `drain` is about to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining: Option<u32>,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,

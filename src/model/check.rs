@@ -41,6 +41,12 @@ impl ActiveCheck {
         }
     }
 
+    /// How long it takes at most to find an endpoint healthy that has recovered.
+    pub fn sees_recovery_within(&self) -> Duration {
+        let longest = self.unhealthy_interval.mul_f64(1.0 + f64::from(self.jitter_percent) / 100.0) + self.timeout;
+        longest.saturating_mul(self.healthy_after.get().into())
+    }
+
     /// Whether it asks what `other` asks, be it as somebody else: what is known from the one is true for the other.
     pub fn asks_like(&self, other: &Self) -> bool {
         let question =

@@ -29,7 +29,7 @@ pub use listener::{
     TlsVersion, covers, overlap,
 };
 pub use network::Networks;
-pub use replica::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served};
+pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,31 @@ pub struct Served {
     pub whole: Option<i64>,
     /// By the declared port.
     pub listeners: BTreeMap<u16, ListenerOutcome>,
-    /// By name; those without endpoints are not among them.
+    /// By name; those without endpoints are not among them, unless some that went still have connections.
     pub backends: BTreeMap<String, BackendHealth>,
+    /// What is wrong in this process and maybe in no other, in sentences.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub here: BTreeSet<String>,
+    /// What is served by others than those that come first.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub failed_over: BTreeSet<FailedOver>,
     /// The last moment of the validity of each certificate that is presented, by where it comes from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, jiff::Timestamp>,
+    /// The same of those that are shown to backends.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates_for_backends: BTreeMap<String, jiff::Timestamp>,
+}
+
+/// Connections that go to endpoints of another priority than the lowest that they could go to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedOver {
+    /// The backends of their route; empty: it is all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<String>,
+    /// Of the endpoints that serve.
+    pub priority: u8,
 }
 
 /// What became of a listener.
@@ -47,6 +67,9 @@ pub struct BackendHealth {
     /// Those of them that stand by, since endpoints of another priority serve.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub standby: u32,
+    /// Open connections that are to be closed, since their endpoints get no more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub draining: u32,
     /// The latest failure of a connection or a check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use jiff::Timestamp;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateRevocationListDer, ServerName},
@@ -21,6 +22,8 @@ pub struct Authority {
     /// Not empty.
     pub roots: RootCertStore,
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
+    /// What is to be said of it from a moment on: something that is part of it is too old then.
+    pub expiries: Vec<(Timestamp, Arc<str>)>,
 }
 
 impl PartialEq for Authority {

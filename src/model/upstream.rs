@@ -11,7 +11,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::{Serialize, Serializer};
 
-use super::{ActiveCheck, BackendTls, EndpointDrain, EndpointKey, Keepalive, Rebalance};
+use super::{ActiveCheck, BackendTls, Certificate, EndpointDrain, EndpointKey, Keepalive, Rebalance};
 
 /// A set of endpoints that connections are balanced over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,6 +68,13 @@ pub struct Backend {
     /// None of them is ready, and those there are serve while they terminate.
     #[serde(skip_serializing_if = "Not::not")]
     pub last_resort: bool,
+}
+
+impl Backend {
+    /// What it is shown to know us by; `None`: nothing.
+    pub fn shown_certificate(&self) -> Option<&Arc<Certificate>> {
+        self.tls.as_ref()?.terms.certificate.as_ref()
+    }
 }
 
 /// The group of a backend's endpoints: of those that can, the one with the lowest number serves.

@@ -238,6 +238,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_fault: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
     attempts: u16,
     bytes_to_backend: u64,
@@ -263,6 +265,7 @@ impl<'a> Line<'a> {
             tls_version: agreed.map(|agreed| agreed.version),
             tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             tls_client: agreed.and_then(|agreed| Some(&*agreed.identity.as_ref()?.subject)),
+            tls_client_fault: event.tls.as_ref().and_then(|tls| Some(tls.refused?.label())),
             endpoint: event.endpoint,
             attempts: event.attempts,
             bytes_to_backend: event.bytes_to_backend,
@@ -331,6 +334,7 @@ mod tests {
                     resumed: false,
                     identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
                 }),
+                refused: None,
             })),
             endpoint: Some("10.1.0.1:5432".parse().unwrap()),
             attempts: 1,

@@ -16,7 +16,7 @@ use super::{
     listener::Serving,
     relay::Meter,
     stream::Stream,
-    tls::ClientTls,
+    tls::{CertificateFault, ClientTls},
 };
 use crate::upstream::{Endpoint, socket_options::set_keepalive};
 
@@ -168,7 +168,13 @@ impl Account {
 
     /// What a client asks for whose TLS may end elsewhere.
     pub fn asked_for(&mut self, server_name: Option<&str>) {
-        self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), agreed: None }));
+        self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() }));
+    }
+
+    /// Its certificate is not taken.
+    pub fn refused(&mut self, fault: CertificateFault) {
+        let known = self.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
+        self.tls = Some(Arc::new(ClientTls { refused: Some(fault), ..known }));
     }
 
     /// TLS was agreed on with a backend.

@@ -82,7 +82,8 @@ close_reasons! {
     ProxyInvalid = "proxy_invalid",
     /// The TLS handshake failed.
     TlsFailed = "tls_failed",
-    /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes.
+    /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes; `tls_client_fault` in the
+    /// access log says why.
     TlsClientCertificate = "tls_client_certificate",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",

@@ -3,18 +3,19 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
@@ -103,7 +104,7 @@ pub async fn first_reachable(
     while *attempts < settings.attempts.get() {
         let Some(active) = subset.pick(introduction.client.ip(), &tried) else {
             let until = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
-            if tried.is_empty() && waited_for_first_probes(subset, until).await {
+            if tried.is_empty() && wait_for_probes(subset, introduction.stream, until).await? {
                 continue;
             }
             return Err(failure);
@@ -145,11 +146,33 @@ pub async fn first_reachable(
     Err(failure)
 }
 
+/// Answers whether there was something to wait for. Whoever leaves meanwhile, or sends nothing more, is not connected:
+/// when a database starts, its clients have come again and again, and it is to get each once.
+///
 /// Boxed: nearly no connection waits.
 #[cold]
-fn waited_for_first_probes(subset: &Subset, until: Instant) -> LocalBoxFuture<'_, bool> {
-    async move { timeout_at(until, subset.waited_for_first_probes()).await.unwrap_or_default() }.boxed_local()
+fn wait_for_probes<'a>(
+    subset: &'a Subset,
+    client: &'a Stream,
+    until: Instant,
+) -> LocalBoxFuture<'a, Result<bool, CloseReason>> {
+    async move {
+        let mut waited = pin!(timeout_at(until, subset.waited_for_probes()));
+        loop {
+            let outcome = timeout(LOOK, &mut waited).await;
+            match outcome {
+                Ok(Ok(false) | Err(_)) => return Ok(false),
+                _ if client.peer_has_ended() => return Err(CloseReason::ClientReset),
+                Ok(Ok(true)) => return Ok(true),
+                Err(_) => {}
+            }
+        }
+    }
+    .boxed_local()
 }
+
+/// How often it is looked whether a client that waits is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection to an endpoint for what is no session of a client's. The caller bounds the time.
 pub async fn open(endpoint: &Endpoint, introduction: &Introduction<'_>) -> io::Result<Reached> {

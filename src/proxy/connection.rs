@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
-    io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
@@ -33,7 +32,7 @@ use super::{
     relay::{self, Deadlines, Side},
     routes::{Route, Routes},
     stream::Stream,
-    tls::{self, Identity, LastFlight, ServerTls, read_client_hello},
+    tls::{self, CertificateFault, Identity, LastFlight, ServerTls, read_client_hello},
     turns::Turns,
 };
 use crate::{
@@ -205,7 +204,7 @@ async fn cancel(
             Reached::Tls(server) => Either::Right(server),
         })
     };
-    if !request.hand_over(servers.into_values().map(open)).await {
+    if !request.hand_over(&account.serving.live.cancels, servers.into_values().map(open)).await {
         return Err(CloseReason::ProcessFull);
     }
     client.get_mut().ended_cleanly();
@@ -246,6 +245,7 @@ async fn handshake(
             account.handshake_done(client.get_ref().1);
             let identity = account.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
             if identity.is_some_and(Identity::has_expired) {
+                account.refused(CertificateFault::Expired);
                 return Err(CloseReason::TlsClientCertificate);
             }
             Ok(client)
@@ -253,23 +253,12 @@ async fn handshake(
         Ok(Err((error, mut client))) => {
             // The alert that says why, if the handshake had come that far.
             let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
-            Err(if is_about_certificate(&error) { CloseReason::TlsClientCertificate } else { CloseReason::TlsFailed })
+            let Some(fault) = CertificateFault::of(&error) else { return Err(CloseReason::TlsFailed) };
+            account.refused(fault);
+            Err(CloseReason::TlsClientCertificate)
         }
         Err(_) => Err(CloseReason::TlsTimeout),
     }
-}
-
-/// Whether a handshake failed because of the client's certificate, or because it has none.
-fn is_about_certificate(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(
-        error,
-        Some(
-            rustls::Error::NoCertificatesPresented
-                | rustls::Error::InvalidCertificate(_)
-                | rustls::Error::InvalidCertRevocationList(_)
-        )
-    )
 }
 
 /// Connects an admitted client with a backend and relays.

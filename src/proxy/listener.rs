@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use super::{
     access_log::Label,
@@ -26,6 +27,8 @@ pub struct LiveListener {
     pub admission: Arc<Admission>,
     /// What its load balancer may take of the process's capacity.
     pub share: Arc<Capacity>,
+    /// The requests to cancel queries that may be under way.
+    pub cancels: Semaphore,
 }
 
 /// Everything that a connection is served with, frozen when it is accepted.

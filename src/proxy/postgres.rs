@@ -28,6 +28,8 @@ const HANDSHAKE_RECORD: u8 = 22;
 const MOST_CANCELLED: usize = 32;
 /// So many requests are handed over at a time in this process: each may need a descriptor for every server.
 const MOST_AT_A_TIME: usize = 16;
+/// So many of one listener, so that no other is kept from it.
+const MOST_OF_A_LISTENER: usize = 4;
 /// How long a server may take for one. The client waits for the slowest.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -133,17 +135,22 @@ pub async fn ask_for_tls(server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
     Ok(server.read_u8().await? == b'S')
 }
 
+/// For the requests of one listener.
+pub fn cancels() -> Semaphore {
+    Semaphore::new(MOST_OF_A_LISTENER)
+}
+
 impl CancelRequest {
     /// Hands it to all these servers once they are open, for it does not say whose session is meant: one that has no
     /// session with its process id and key takes no notice. Ends when all have taken it, or its time is up. `false`: too
-    /// many others are under way.
-    pub async fn hand_over<S, O>(self, servers: impl IntoIterator<Item = O>) -> bool
+    /// many others are under way, of these `of_listener` or of all.
+    pub async fn hand_over<S, O>(self, of_listener: &Semaphore, servers: impl IntoIterator<Item = O>) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin,
         O: Future<Output = io::Result<S>>,
     {
         static UNDER_WAY: Semaphore = Semaphore::const_new(MOST_AT_A_TIME);
-        let Ok(_one) = UNDER_WAY.try_acquire() else { return false };
+        let (Ok(_one), Ok(_of_all)) = (of_listener.try_acquire(), UNDER_WAY.try_acquire()) else { return false };
         let hand_over = async |server: O| {
             let mut server = server.await?;
             server.write_all(&self.0).await?;

@@ -40,9 +40,19 @@ impl Stream {
     /// Whether the peer has reset the connection, or died, and no read or write has met that yet.
     pub fn has_failed(&self) -> bool {
         // POLLERR alone: POLLHUP comes for a connection that both sides have ended cleanly, too.
-        let mut asked = [PollFd::new(&self.tcp, PollFlags::empty())];
+        self.has(PollFlags::ERR)
+    }
+
+    /// Whether the peer has ended its direction, or all.
+    pub fn peer_has_ended(&self) -> bool {
+        self.has(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Whether any of these is so now.
+    fn has(&self, any: PollFlags) -> bool {
+        let mut asked = [PollFd::new(&self.tcp, any)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::ERR)
+        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(any)
     }
 
     /// Bytes that were written and have not arrived.

@@ -19,7 +19,7 @@ use rustls::{
 
 use self::certificates::Certificates;
 pub use self::{
-    client::{Agreed, ClientTls, Identity},
+    client::{Agreed, CertificateFault, ClientTls, Identity},
     client_hello::read_client_hello,
     last_flight::LastFlight,
 };

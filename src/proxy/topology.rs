@@ -22,6 +22,7 @@ use super::{
     admission::{Admission, Capacity, Sources},
     listener::{Address, LiveListener, Serving, Way},
     plan::{Opening, plan},
+    postgres,
     routes::{Route, Routes},
     socket::{self, Sharing},
     tls::ServerTls,
@@ -356,6 +357,7 @@ impl Topology {
                 counters: ListenerCounters::new(self.shared.workers.len()),
                 admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
+                cancels: postgres::cancels(),
             };
             Live { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
         })
@@ -433,9 +435,7 @@ fn updated(live: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<Ser
 }
 
 fn way(listener: &Listener, upstream: &Arc<Upstream>, live: Option<Arc<ServerTls>>) -> Way {
-    let subset = |backends: &Option<Arc<[Arc<str>]>>| {
-        upstream.subset(&backends.as_ref().map_or(Backends::All, |names| Backends::Of(names.clone())))
-    };
+    let subset = |backends: &Option<Arc<[Arc<str>]>>| upstream.subset(&Backends::named(backends));
     let (Some(declared), Some(tls)) = (&listener.tls, live) else { return Way::Plain(subset(&None)) };
     if let Some(route) = declared.only_route() {
         return Way::Terminate { tls, subset: subset(&route.backends) };

@@ -168,7 +168,7 @@ impl Problems {
 
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
-        if let Some(sentence) = wrong_type(schema, value) {
+        if let Some(sentence) = wrong_type(schema, value, path) {
             return self.add(path, sentence);
         }
         if let Some(sentence) = wrong_value(schema, value, path) {
@@ -241,7 +241,7 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     }
 }
 
-fn wrong_type(schema: &Value, value: &Value) -> Option<String> {
+fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
     let integer = value.is_i64() || value.is_u64();
     let (right, wanted) = match schema["type"].as_str() {
         Some("object") => (value.is_object(), "hold fields (`name: value` lines)"),
@@ -270,8 +270,25 @@ fn wrong_type(schema: &Value, value: &Value) -> Option<String> {
         (Some("string"), Value::Bool(_)) => {
             "must be text: write it with quotes, since yes, no, on, off, true and false are none".into()
         }
+        (Some("object"), Value::String(_)) if let Some((field, values)) = only_choice(schema) => {
+            let (name, first) = (last_name(path), values[0]);
+            format!("must {wanted}, not {}: write for example `{name}: {{{field}: {first}}}`", said(value))
+        }
         _ => format!("must {wanted}, not {}", said(value)),
     })
+}
+
+/// The one field that has to be there, where it is one of several words.
+fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
+    let mut required = strings(&schema["required"]);
+    let field = required.next().filter(|_| required.next().is_none())?;
+    let values: Vec<_> = strings(&schema["properties"][field]["enum"]).collect();
+    (!values.is_empty()).then_some((field, values))
+}
+
+fn last_name(path: &str) -> &str {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    name.split('[').next().unwrap_or(name)
 }
 
 /// A value in words, short enough for a sentence.
@@ -288,15 +305,14 @@ fn said(value: &Value) -> String {
 }
 
 fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let name = name.split('[').next().unwrap_or(name);
+    let name = last_name(path);
     let bound = |key: &str| schema[key].as_f64();
     match value {
         Value::String(text) if schema["enum"].is_array() => not_listed(text, &schema["enum"]),
         Value::Number(number) => out_of_range(number, bound("minimum"), bound("maximum"), name),
         Value::String(text) => {
             let length = text.chars().count() as f64;
-            if bound("minLength").is_some_and(|least| length < least) {
+            if text.is_empty() && bound("minLength").is_some_and(|least| least > 0.0) {
                 Some(format!("must not be empty: {}", what_to_write(name, schema)))
             } else if let Some(most) = bound("maxLength").filter(|most| length > *most) {
                 Some(format!("has {length} characters: write at most {most}"))
@@ -396,8 +412,14 @@ fn what_to_write(name: &str, schema: &Value) -> String {
 
 /// What the schema itself says of a field.
 fn described(name: &str, schema: &Value) -> String {
+    let values: Vec<_> = strings(&schema["enum"]).collect();
+    if !values.is_empty() {
+        return format!("write `{name}` ({})", values.join(" or "));
+    }
     let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
-    if let Some((_, instead)) = rule.and_then(|rule| rule.split_once(": write ")) {
+    // A bound alone says nothing of what belongs there.
+    let instead = rule.and_then(|rule| rule.split_once(": write ")).filter(|(what, _)| *what != "not a line of text");
+    if let Some((_, instead)) = instead {
         return format!("write {instead}");
     }
     let described = schema["description"].as_str().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     crypto::aws_lc_rs,
@@ -9,11 +10,11 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
     Reason,
-    certificates::{Certificates, WRITE_CERTIFICATE, either, fingerprint},
+    certificates::{Certificates, WRITE_CERTIFICATE, either, fingerprint, timestamp},
     findings::Place,
     load_balancer::Declaration,
     referred::{Meanwhile, Text},
@@ -86,17 +87,19 @@ impl<'a> Certificates<'a> {
             kept: "what it was before counts",
             left_out: "it is left out, and certificates of its authorities are refused",
         };
-        declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
+        let authority = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
             let parse = || texts.parse(source.clone(), fingerprint).map(Arc::new);
             self.authorities.entry((source.clone(), fingerprint)).or_insert_with(parse).clone()
-        })
+        })?;
+        warn_of_expiries(&authority, self.now, place);
+        Some(authority)
     }
 
     fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {
-        let (object, files) =
-            either(reference.reference(), reference.files.as_ref(), "a ConfigMap or Secret", declaration)?;
+        let files = ("files", reference.files.as_ref());
+        let (object, files) = either(reference.reference(), files, "a ConfigMap or Secret", declaration)?;
         match (object, files) {
             (Some(object), _) => Ok(Texts {
                 certificates: Text::of(&object, "ca.crt", self.world)?.ok_or_else(|| {
@@ -112,6 +115,15 @@ impl<'a> Certificates<'a> {
                 Err("it has neither name nor files: write the name of a ConfigMap or Secret, or a file".into())
             }
         }
+    }
+}
+
+/// Says what is too old, in one sentence: of a bundle of authorities, much may be.
+fn warn_of_expiries(authority: &Authority, now: Timestamp, place: &mut Place) {
+    let expired: Vec<_> = authority.expiries.iter().filter(|(until, _)| now > *until).collect();
+    if let [(_, first), others @ ..] = &expired[..] {
+        let others = if others.is_empty() { String::new() } else { format!("; so it is with {} more", others.len()) };
+        place.warn(Reason::CertificateExpired, format!("{first}{others}"));
     }
 }
 
@@ -136,7 +148,8 @@ impl Texts<'_> {
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Authority, String> {
-        let authority = Authority { source, fingerprint, roots: self.roots()?, revoked: self.lists()? };
+        let (roots, revoked) = (self.roots()?, self.lists()?);
+        let authority = Authority { source, fingerprint, roots, expiries: self.expiries(&revoked), revoked };
         // Only whoever uses the lists reads them.
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
         match (verifier, &self.revoked) {
@@ -164,10 +177,49 @@ impl Texts<'_> {
     fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
         let Some(Text { title, bytes }) = &self.revoked else { return Ok(Vec::new()) };
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
-        let is_readable = |list: &CertificateRevocationListDer| CertificateRevocationList::from_der(list).is_ok();
         // A text without any would revoke nothing, which nobody means who has it.
-        let lists = lists.ok().filter(|lists| !lists.is_empty() && lists.iter().all(is_readable));
-        lists.ok_or_else(|| not_lists(title))
+        let lists = lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| not_lists(title))?;
+        for list in &lists {
+            let (_, list) = CertificateRevocationList::from_der(list).map_err(|_| not_lists(title))?;
+            if list.version().is_none() {
+                return Err(format!(
+                    "{title} has a list of revoked certificates of version 1, which is not supported: have one of \
+                     version 2 issued (for `openssl ca`, write `crlnumber` in its configuration)"
+                ));
+            }
+            if list.next_update().is_none() {
+                return Err(format!(
+                    "{title} has a list of revoked certificates that does not say when the next one comes: have one \
+                     issued that does"
+                ));
+            }
+        }
+        Ok(lists)
+    }
+
+    fn expiries(&self, revoked: &[CertificateRevocationListDer<'static>]) -> Vec<(Timestamp, Arc<str>)> {
+        let of_certificates = CertificateDer::pem_slice_iter(self.certificates.bytes).flatten().filter_map(|der| {
+            let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+            let until = timestamp(certificate.validity().not_after);
+            let sentence = format!(
+                "the authority {} in {} expired on {until}: replace it; the certificates that it has issued still count",
+                certificate.subject(),
+                self.certificates.title
+            );
+            Some((until, sentence.into()))
+        });
+        let of_lists = newest(revoked).filter_map(|list| {
+            let (_, list) = CertificateRevocationList::from_der(list).ok()?;
+            let until = timestamp(list.next_update()?);
+            let sentence = format!(
+                "the list of what {} has revoked, in {}, was to be renewed by {until}: write a new one there; the old one \
+                 still counts",
+                list.issuer(),
+                self.revoked.as_ref()?.title
+            );
+            Some((until, sentence.into()))
+        });
+        of_certificates.chain(of_lists).collect()
     }
 }
 
@@ -198,10 +250,16 @@ pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {
     authorities.iter().flat_map(|authority| authority.roots.roots.iter().cloned()).collect()
 }
 
-/// The newest list of each issuer: whoever verifies looks at one only.
 pub(super) fn revoked(authorities: &[Arc<Authority>]) -> Vec<CertificateRevocationListDer<'static>> {
+    newest(authorities.iter().flat_map(|authority| &authority.revoked)).cloned().collect()
+}
+
+/// The newest list of each issuer: whoever verifies looks at one only.
+fn newest<'a>(
+    lists: impl IntoIterator<Item = &'a CertificateRevocationListDer<'static>>,
+) -> impl Iterator<Item = &'a CertificateRevocationListDer<'static>> {
     let mut newest: BTreeMap<Vec<u8>, (i64, &CertificateRevocationListDer<'static>)> = BTreeMap::new();
-    for list in authorities.iter().flat_map(|authority| &authority.revoked) {
+    for list in lists {
         // One that cannot be read was refused before.
         let Ok((_, read)) = CertificateRevocationList::from_der(list) else { continue };
         let (issuer, updated) = (read.issuer().as_raw().to_vec(), read.last_update().timestamp());
@@ -210,5 +268,5 @@ pub(super) fn revoked(authorities: &[Arc<Authority>]) -> Vec<CertificateRevocati
             *known = (updated, list);
         }
     }
-    newest.into_values().map(|(_, list)| list.clone()).collect()
+    newest.into_values().map(|(_, list)| list)
 }

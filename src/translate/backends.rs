@@ -114,7 +114,7 @@ fn part(
     let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
     let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
     let settings = Backend { last_resort, ..settings };
-    checks::refuse_impossible(&settings, &serving, declaration, place);
+    checks::refuse_impossible(backend, &settings, &serving, declaration, place);
     if serving.is_empty() && place.is_unremarked() {
         warn_of_no_endpoints(backend, declaration.object, place);
     }

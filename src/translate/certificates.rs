@@ -29,7 +29,7 @@ use crate::{
 /// Reads certificates, each distinct one once, right or wrong: an unchanged one is taken from the snapshot before.
 pub(super) struct Certificates<'a> {
     pub world: &'a World,
-    now: Timestamp,
+    pub now: Timestamp,
     known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
     pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
     /// Each a different one: lists of revoked certificates may be large.
@@ -116,7 +116,8 @@ impl<'a> Certificates<'a> {
     }
 
     fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Pair<'a>, String> {
-        let (name, files) = either(reference.reference(), reference.files.as_ref(), "a Secret", declaration)?;
+        let (name, files) =
+            either(reference.reference(), ("files", reference.files.as_ref()), "a Secret", declaration)?;
         match (name, files) {
             (Some(secret), _) => self.secret(&secret),
             (None, Some(files)) => Ok(Pair {
@@ -140,13 +141,13 @@ impl<'a> Certificates<'a> {
 /// The object or the files that are referred to; where they may not be files, `instead` is what may be.
 pub(super) fn either<'f, F>(
     reference: Option<Reference>,
-    files: Option<&'f F>,
+    (field, files): (&str, Option<&'f F>),
     instead: &str,
     declaration: &Declaration,
 ) -> Result<(Option<Referred>, Option<&'f F>), String> {
     let is_standalone = declaration.surroundings.world.site == Site::Standalone;
     match (reference, files) {
-        (Some(_), Some(_)) => Err("it has both name and files: write one of them".into()),
+        (Some(_), Some(_)) => Err(format!("it has both name and {field}: write one of them")),
         (None, Some(_)) if !is_standalone => {
             Err(format!("files are not read in a cluster: write the name of {instead}"))
         }
@@ -256,11 +257,11 @@ impl Pair<'_> {
         )
     }
 
-    /// An X.509 certificate without extensions, which no verifier of today takes.
+    /// An X.509 certificate without extensions, which no verifier of today takes, of a server or of a client.
     fn old_certificate(&self, version: X509Version) -> String {
         format!(
-            "{} has an X.509 certificate of version {}, which has no room for its DNS names: have one of version 3 \
-             issued, with subjectAltName",
+            "{} has an X.509 certificate of version {}, which does not say what it is for: have one of version 3 issued; \
+             that of a server with its names as subjectAltName",
             self.certificate.title,
             version.0.saturating_add(1)
         )

@@ -2,11 +2,15 @@
 
 use std::{cmp, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
-use hyper::http::{HeaderName, HeaderValue, header::HOST, uri::PathAndQuery};
+use hyper::http::{
+    HeaderName, HeaderValue,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
 use rustls::pki_types::ServerName;
 
 use super::{
-    Reason,
+    Reason, backends,
     certificates::either,
     defaults,
     findings::Place,
@@ -61,13 +65,15 @@ pub(super) fn active_check(
     let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
     let port = declared.port.map(|port| place.at("port").number(port, 1..=u16::MAX));
     refuse_other_blocks(declared, place);
+    refuse_transport(declared, place);
     Some(Arc::new(ActiveCheck {
         probe: probe(declared, declaration, place)?,
         port: port.and_then(NonZeroU16::new),
         transport: match declared.transport {
             Some(api::CheckTransport::Plain) => Transport::Plain,
             Some(api::CheckTransport::Tls) => Transport::Tls,
-            None if port.is_some() => Transport::Plain,
+            // Another port is another server, but a handshake that is asked for is verified where connections are.
+            None if port.is_some() && declared.type_ != api::CheckType::Tls => Transport::Plain,
             None => Transport::AsConnections,
         },
         interval: place.at("interval").duration(interval, intervals),
@@ -81,6 +87,7 @@ pub(super) fn active_check(
 
 /// Refuses what a check asks of a backend that cannot be.
 pub(super) fn refuse_impossible(
+    declared: &api::Backend,
     backend: &Backend,
     endpoints: &[Endpoint],
     declaration: &Declaration,
@@ -88,7 +95,20 @@ pub(super) fn refuse_impossible(
 ) {
     let Some(check) = &backend.active_check else { return };
     if check.transport == Transport::Tls && backend.tls.is_none() {
-        place.refuse("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out");
+        match declared.health_check.as_ref().and_then(|own| own.active.as_ref()) {
+            Some(_) => place
+                .at("healthCheck")
+                .at("active")
+                .at("transport")
+                .refuse("the backend has no `tls`: write it, or leave transport out"),
+            None => {
+                let message = format!(
+                    "backend `{}` has no `tls`, and no check of its own: write `tls` there, or leave transport out",
+                    backends::name(declared)
+                );
+                place.elsewhere("spec.healthCheck.active.transport").refuse(message);
+            }
+        }
     }
     // Another port of the same address may be another's.
     let Some(port) = check.port else { return };
@@ -118,6 +138,16 @@ fn refuse_other_blocks(declared: &api::ActiveCheck, place: &mut Place) {
     ];
     for (block, _, name, _) in blocks.into_iter().filter(|(_, is_there, _, of)| *is_there && *of != declared.type_) {
         place.at(block).refuse(format!("it is for checks of type {name}: write `type: {name}`, or leave it out"));
+    }
+}
+
+/// What would do nothing is taken for encryption, and on type TLS it would turn verification off.
+fn refuse_transport(declared: &api::ActiveCheck, place: &mut Place) {
+    let has_none = matches!(declared.type_, api::CheckType::Tcp | api::CheckType::Tls | api::CheckType::None);
+    if has_none && declared.transport.is_some() {
+        place.at("transport").refuse(
+            "checks of type TCP, TLS and None have no transport to choose: write another type, or leave `transport` out",
+        );
     }
 }
 
@@ -195,6 +225,11 @@ fn http(declared: &api::HttpCheck, place: &mut Place) -> Option<Probe> {
         let place = &mut place.item(index);
         match HeaderName::try_from(&declared.name.0) {
             Ok(HOST) => place.refuse("the Host header has a field of its own: write `host`"),
+            Ok(CONTENT_LENGTH | TRANSFER_ENCODING) => {
+                place.refuse(
+                    "a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out",
+                );
+            }
             Ok(name) => headers.extend(header(&name, &declared.value, &mut place.at("value"))),
             Err(_) => place.at("name").refuse("it is not the name of a header: write for example X-Token"),
         }
@@ -277,7 +312,7 @@ fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, pla
 
 fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
     let world = declaration.surroundings.world;
-    match either(reference.reference(), reference.file.as_ref(), "a Secret", declaration)? {
+    match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
             let key = reference.key();
             format!("{secret} has no short text under the key `{key}`: write which of its keys has the password")

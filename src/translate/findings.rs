@@ -71,6 +71,11 @@ impl<'a> Place<'a> {
         Place { field: Field::At(&self.field, field), findings: self.findings }
     }
 
+    /// Another field, of which the same part is made.
+    pub fn elsewhere<'b>(&'b mut self, field: &'b str) -> Place<'b> {
+        Place { field: Field::Named(field), findings: self.findings }
+    }
+
     pub fn item(&mut self, index: usize) -> Place<'_> {
         Place { field: Field::Item(&self.field, index), findings: self.findings }
     }

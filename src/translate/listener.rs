@@ -78,6 +78,7 @@ fn tls(
     if !terminates {
         let declared = [
             ("certificateRefs", !tls.certificate_refs.is_empty()),
+            ("minVersion", tls.min_version == api::TlsVersion::V1_3),
             ("alpn", !tls.alpn.is_empty()),
             ("clientValidation", tls.client_validation.is_some()),
         ];

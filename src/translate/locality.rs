@@ -41,16 +41,25 @@ fn warn_of_unknown_place(surroundings: &Surroundings, prefer: Prefer, place: &mu
     if surroundings.world.place.is_none() {
         return;
     }
-    let here = surroundings.here();
-    let (unknown, flag) = match prefer {
-        Prefer::SameNode if here.node.is_none() => ("node", "--node"),
-        Prefer::SameZone | Prefer::Hints if here.zone.is_none() => ("zone", "--zone"),
-        Prefer::SameNode | Prefer::SameZone | Prefer::Hints => return,
+    let unknown =
+        |what: &str| format!("it does nothing here: this process does not know its {what}; start it with --{what}");
+    let sentence = match (prefer, surroundings.here()) {
+        (Prefer::SameNode, Place { node: None, .. }) => unknown("node"),
+        (Prefer::SameZone | Prefer::Hints, Place { zone: None, .. }) => unknown("zone"),
+        (_, Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
+            "all endpoints are far: this process is in zone `{zone}`, and no endpoint that it knows of is; see whether its \
+             --zone is right"
+        ),
+        (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,
     };
-    place.warn(
-        Reason::Invalid,
-        format!("it does nothing here: this process does not know its {unknown}; start it with {flag}"),
-    );
+    place.warn(Reason::UnknownPlace, sentence);
+}
+
+/// Whether endpoints have zones, and none this one.
+pub(super) fn all_are_elsewhere(world: &World, zone: &str) -> bool {
+    let endpoints = world.endpoint_slices.values().flat_map(|slice| &slice.endpoints);
+    let mut zones = endpoints.filter_map(|endpoint| endpoint.zone.as_deref()).peekable();
+    zones.peek().is_some() && zones.all(|other| other != zone)
 }
 
 /// The preference that a load balancer has, if it has one.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Surroundings, defaults, findings::Place, locality};
+use super::{Reason, Surroundings, defaults, findings::Place, locality};
 use crate::{
     api,
     api::TcpLoadBalancerSpec,
@@ -63,6 +63,13 @@ pub(super) fn listener_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> L
 
 pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> EndpointDrain {
     let declared = spec.drain.clone().unwrap_or_default();
+    if declared.failback.is_some() && have_same_priority(&spec.backends) {
+        place.at("failback").warn(
+            Reason::Invalid,
+            "it does nothing: all backends have the same priority. Write a higher `priority` for those that serve when the \
+             others cannot, or leave it out",
+        );
+    }
     let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut place.at(field));
     EndpointDrain {
         terminating: case("endpointTerminating", declared.endpoint_terminating),
@@ -86,7 +93,7 @@ pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option
     Some(Rebalance {
         max_imbalance_percent: place.at("maxImbalancePercent").number(percent, 1..=1000),
         max_closes_per_minute: nonzero_u32(place.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
-        min_age: given(min_age, defaults::REBALANCE_MIN_AGE),
+        min_age: place.at("minAge").duration(given(min_age, defaults::REBALANCE_MIN_AGE), ..=24 * HOUR),
         idle_only: idle_only.unwrap_or(true),
     })
 }
@@ -149,7 +156,7 @@ fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Durati
 
 fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place: &mut Place) -> Failover {
     let Some(declared) = declared else { return Failover::default() };
-    if spec.backends.iter().all(|backend| backend.priority == spec.backends[0].priority) {
+    if have_same_priority(&spec.backends) {
         place.refuse(
             "all backends have the same priority: write a higher `priority` for those that serve when the others cannot, \
              or leave it out",
@@ -160,6 +167,10 @@ fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place:
         min_usable_percent: place.at("minUsablePercent").number(percent, 0..=100),
         failback: failback(declared.failback.as_ref(), &mut place.at("failback")),
     }
+}
+
+fn have_same_priority(backends: &[api::Backend]) -> bool {
+    backends.iter().all(|backend| backend.priority == backends[0].priority)
 }
 
 fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {

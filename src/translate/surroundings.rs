@@ -21,6 +21,7 @@ pub(super) struct Surroundings<'a> {
     pub pods: OnceCell<Pods>,
     /// Looked for once somebody prefers what is near.
     here: OnceCell<Place>,
+    all_are_elsewhere: OnceCell<bool>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -29,11 +30,19 @@ impl<'a> Surroundings<'a> {
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
         let reach = Reach::of(world, &slices, &bindings);
-        Self { world, previous, now, quotas, bindings, slices, reach, pods: OnceCell::new(), here: OnceCell::new() }
+        let (pods, here, all_are_elsewhere) = Default::default();
+        Self { world, previous, now, quotas, bindings, slices, reach, pods, here, all_are_elsewhere }
     }
 
     /// Where this process runs.
     pub fn here(&self) -> &Place {
         self.here.get_or_init(|| locality::here(self.world))
+    }
+
+    /// Whether endpoints have zones, and none that of this process.
+    pub fn all_are_elsewhere(&self) -> bool {
+        let elsewhere =
+            || self.here().zone.as_deref().is_some_and(|zone| locality::all_are_elsewhere(self.world, zone));
+        *self.all_are_elsewhere.get_or_init(elsewhere)
     }
 }

@@ -86,4 +86,6 @@ pub enum Reason {
     NotPermitted,
     /// No port is allocated to it yet.
     Pending,
+    /// This process is in no place that could be near anything, as far as it knows: others may know better.
+    UnknownPlace,
 }

@@ -25,7 +25,7 @@ use super::{
     probe::{Outcome, Target, probe},
     rebalance::{Group, Rebalancing, Sharer, Tolerance},
 };
-use crate::model::{self, Close, Departure, UpstreamKey};
+use crate::model::{self, Close, Departure, Priority, UpstreamKey};
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -102,6 +102,15 @@ impl Keeper {
         alike.max_by_key(|(likeness, _)| *likeness).map(|(_, known)| known.serving.clone())
     }
 
+    /// The group that serves those of these backends, if it is not the first of theirs.
+    pub fn failed_over(&mut self, backends: &Backends) -> Option<Priority> {
+        let subset = self.open_subsets().into_iter().find(|subset| subset.backends() == backends)?;
+        let own =
+            self.settings.iter().flat_map(|settings| &settings.backends).filter(|(name, _)| backends.contain(name));
+        let first = own.map(|(_, backend)| backend.priority).min()?;
+        subset.serving().filter(|serving| *serving > first)
+    }
+
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
     pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
@@ -164,7 +173,7 @@ impl Keeper {
     }
 
     /// Answers whether the endpoint is healthy now.
-    fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
+    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
         self.protect_subsets();
         match outcome {
             Some(outcome) => {
@@ -194,6 +203,7 @@ impl Keeper {
         self.settings = None;
         self.probes.clear();
         self.pools.clear();
+        self.open_subsets().iter().for_each(|subset| subset.retire());
     }
 
     fn take_note(&mut self, upstream: &Arc<Upstream>, changes: &[Change]) {
@@ -215,7 +225,9 @@ impl Keeper {
             rebalance: rebalancing(&settings),
         };
         match (before.usable, current.usable) {
-            (1.., 0) => warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused"),
+            (1.., 0) if !self.members.awaits_anybody() => {
+                warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused")
+            }
             (0, usable @ 1..) if !before.endpoints.is_empty() => {
                 info!(upstream = %upstream.key(), usable, "connections are served again");
             }
@@ -241,7 +253,6 @@ impl Keeper {
                 switched.push((subset, switch));
             }
         }
-        upstream.balanced.notify_waiters();
         let failover = &settings.balancing.failover;
         let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
         self.due = failbacks.chain(self.members.next_step(now)).min();

@@ -78,8 +78,9 @@ impl Members {
             member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
-        self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
+        // Not those that go now: until balancing knows of it, a connection may still be sent there.
         self.gone.retain(|endpoint| endpoint.active() > 0);
+        self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
         self.passive = wanted.passive_check;
         self.slow_start = wanted.balancing.slow_start;
 
@@ -107,7 +108,8 @@ impl Members {
 
     /// Those that get no more connections, with the reason.
     pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
-        let unusable = self.members.iter().filter(|member| !member.usable());
+        // One that came back, and is only to be probed, has not been found unhealthy.
+        let unusable = self.members.iter().filter(|member| !member.usable() && !member.health.unknown());
         let unusable = unusable.map(|member| (member.endpoint(), Departure::Unhealthy));
         let gone = self.gone.iter().map(|endpoint| {
             let departure = match unready.get(endpoint.key()) {
@@ -167,7 +169,10 @@ impl Members {
         if member.outlier.observe(passed, check.healthy_after) {
             member.end_ejection("probes pass", now, &mut changes);
         }
-        self.settle(now, &mut changes);
+        // Nearly always: all others need not be looked at then.
+        if !changes.is_empty() {
+            self.settle(now, &mut changes);
+        }
         changes
     }
 
@@ -230,6 +235,11 @@ impl Members {
     /// Those that are no longer wanted and had connections.
     pub fn gone(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.gone.iter()
+    }
+
+    /// Whether first probes may make somebody usable in a moment.
+    pub fn awaits_anybody(&self) -> bool {
+        self.members.iter().any(|member| member.health.awaited())
     }
 
     pub fn usable(&self) -> usize {

@@ -125,8 +125,6 @@ pub struct Upstream {
     current: ArcSwap<Current>,
     /// Wakes the keeper's task.
     attention: Arc<Notify>,
-    /// Wakes connections that wait for a first endpoint.
-    balanced: Notify,
     /// Times that other groups of endpoints began to serve.
     switches: AtomicU64,
     /// Never locked by a connection.
@@ -161,7 +159,6 @@ impl Upstream {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
-            balanced: Notify::new(),
             switches: AtomicU64::new(0),
             keeper: Mutex::new(Keeper::new(surroundings)),
         }
@@ -188,6 +185,11 @@ impl Upstream {
     /// All endpoints, sorted by key.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         self.current.load().endpoints.clone()
+    }
+
+    /// The priority of those that serve connections to these backends, if it is not the lowest of theirs.
+    pub fn failed_over(&self, backends: &Backends) -> Option<model::Priority> {
+        self.keeper().failed_over(backends)
     }
 
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.

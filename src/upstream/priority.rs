@@ -1,10 +1,13 @@
 //! Which of several groups of endpoints serves: one at a time.
 //!
 //! A group can serve if enough of its endpoints are usable. Of those that can, the one of the lowest number serves; if
-//! none can, the lowest that has a usable endpoint at all, even if it terminates. One that no longer can gives way at once. One of a lower
-//! number that can again takes over when the policy of failing back says so.
+//! none can, the lowest that has a usable endpoint at all, even if it terminates. One that no longer can gives way at
+//! once. One of a lower number that can again takes over when the policy of failing back says so.
+//!
+//! Several processes see probes pass in different orders. At the start, and after an outage of all groups, none may stay
+//! with the first one that it happens to see: one would serve here, another there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -22,20 +25,22 @@ pub(super) struct Group {
     pub awaited: usize,
     /// How many more are usable if nobody else is: they terminate.
     pub last_resort: usize,
+    /// How long it may take to see that they are usable again.
+    pub seen_within: Duration,
 }
 
 impl Group {
     fn can_serve(&self, failover: &Failover) -> bool {
-        self.usable > 0 && self.has_enough(failover)
+        self.usable > 0 && self.are_enough(self.usable, failover)
     }
 
-    /// Whether it is not usable only for as long as its first probes take.
+    /// Whether it may be able to as soon as its first probes are made.
     fn is_about_to_serve(&self, failover: &Failover) -> bool {
-        self.usable == 0 && self.awaited > 0 && self.has_enough(failover)
+        self.awaited > 0 && self.are_enough(self.usable + self.awaited, failover)
     }
 
-    fn has_enough(&self, failover: &Failover) -> bool {
-        (self.usable + self.awaited) * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
+    fn are_enough(&self, usable: usize, failover: &Failover) -> bool {
+        usable * 100 >= self.endpoints * usize::from(failover.min_usable_percent)
     }
 }
 
@@ -44,8 +49,13 @@ pub(super) type Groups = BTreeMap<Priority, Group>;
 /// Which group of a subset serves, and since when another one is about to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Serving {
-    /// The names of its backends: it stays the same group when it gets another number. Empty: none serves.
+    /// Whether one does.
+    serves: bool,
+    /// The names of the backends of the one that does, or was the last that did: it stays the same group when it gets
+    /// another number. Empty: none ever did.
     backends: Vec<Arc<str>>,
+    /// None serves, another than the last one could, and until then that one is waited for.
+    waits_until: Option<Instant>,
     /// The group of a lower number that can serve, and since when it can without a break.
     recovered: Option<(Priority, Instant)>,
 }
@@ -67,7 +77,10 @@ impl Serving {
         let before = groups.iter().find(|(_, group)| group.backends.iter().any(|name| self.backends.contains(name)));
         let before = before.map(|(priority, _)| *priority);
         let next = self.next(before, groups, failover, now);
-        self.backends = next.map(|next| groups[&next].backends.clone()).unwrap_or_default();
+        self.serves = next.is_some();
+        if let Some(next) = next {
+            self.backends.clone_from(&groups[&next].backends);
+        }
         let first = groups.keys().next().copied().unwrap_or_default();
         let switch = next.filter(|_| next != before).map(|to| Switch { from: before, to, first });
         (next, switch)
@@ -81,10 +94,21 @@ impl Serving {
         now: Instant,
     ) -> Option<Priority> {
         let recovered = self.recovered.take();
+        let waits_until = self.waits_until.take();
         let best = best(groups, failover)?;
-        // Otherwise the first one to be probed would serve, and for as long as the policy of failing back keeps it.
-        if before.is_none() && groups.range(..best).any(|(_, group)| group.is_about_to_serve(failover)) {
-            return None;
+        if !self.serves {
+            if groups.range(..best).any(|(_, group)| group.is_about_to_serve(failover)) {
+                return None;
+            }
+            // Where failing back is immediate, nobody stays with who stands in for a moment.
+            let last = before.filter(|last| !groups[last].can_serve(failover) && *last != best);
+            if let Some(last) = last.filter(|_| failover.failback != Failback::default()) {
+                let until = waits_until.unwrap_or(now + groups[&last].seen_within);
+                if now < until {
+                    self.waits_until = Some(until);
+                    return None;
+                }
+            }
         }
         let Some(before) = before.filter(|before| best < *before && groups[before].can_serve(failover)) else {
             return Some(best);
@@ -98,8 +122,11 @@ impl Serving {
         Some(before)
     }
 
-    /// When it will fail back if nothing changes.
+    /// When another group will serve if nothing changes.
     pub fn due(&self, failover: &Failover) -> Option<Instant> {
+        if !self.serves {
+            return self.waits_until;
+        }
         let Failback::After(stable) = failover.failback else { return None };
         self.recovered.map(|(_, since)| since + stable)
     }

@@ -1,13 +1,16 @@
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, mem,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
@@ -16,7 +19,14 @@ use super::{
     endpoint::{ActiveConnection, Endpoint, Tried},
     priority::{Groups, Serving, Switch},
 };
-use crate::model::{self, EndpointKey, Priority};
+use crate::model::{self, ActiveCheck, EndpointKey, Priority};
+
+/// For how long clients that have waited go on to, once one endpoint is usable, for its others: all of them would go to
+/// the one that was probed first.
+const OTHERS: Duration = Duration::from_millis(250);
+
+/// For how long at most clients of one group are kept from another one that could serve, where none does.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +37,11 @@ pub enum Backends {
 }
 
 impl Backends {
+    /// Those of these names; `None`: all.
+    pub fn named(names: &Option<Arc<[Arc<str>]>>) -> Self {
+        names.as_ref().map_or(Self::All, |names| Self::Of(names.clone()))
+    }
+
     pub(super) fn have(&self, endpoint: &EndpointKey) -> bool {
         self.contain(&endpoint.backend)
     }
@@ -47,13 +62,24 @@ pub struct Subset {
     current: ArcSwap<Current>,
     /// Counts picks. Not part of `current`, so that a change does not start the round again.
     turn: AtomicU64,
+    /// Apart from `current`, to wake those that wait.
+    awaited: watch::Sender<Awaited>,
+}
+
+/// Of whom first probes are wanting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Nobody,
+    /// Others of the group that serves.
+    Others,
+    /// Nobody serves before.
+    Anybody,
 }
 
 /// What connections see; replaced whole.
 struct Current {
     usable: usize,
-    /// Whether there is nobody to serve only until first probes have said who can.
-    awaited: bool,
+    awaited: Awaited,
     /// The group that connections are balanced over.
     serving: Option<Priority>,
     balancer: Balancer,
@@ -70,7 +96,9 @@ impl Subset {
         serving: &mut Serving,
     ) -> (Self, Option<Switch>) {
         let (current, switch) = Current::of(&backends, settings, candidates, None, serving);
-        (Self { upstream, backends, current: ArcSwap::from_pointee(current), turn: AtomicU64::new(0) }, switch)
+        let awaited = watch::Sender::new(current.awaited);
+        let current = ArcSwap::from_pointee(current);
+        (Self { upstream, backends, current, turn: AtomicU64::new(0), awaited }, switch)
     }
 
     pub fn upstream(&self) -> &Arc<Upstream> {
@@ -83,26 +111,28 @@ impl Subset {
         self.current.load().balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
-    /// Waits while nobody serves only because the first probes are wanting that say who can. Answers whether there was
-    /// something to wait for.
-    pub async fn waited_for_first_probes(&self) -> bool {
-        let mut waited = false;
-        loop {
-            let mut balanced = pin!(self.upstream.balanced.notified());
-            // Before anything is looked at, so that no change in between is missed.
-            balanced.as_mut().enable();
-            if !self.current.load().awaited {
-                return waited;
-            }
-            waited = true;
-            balanced.await;
+    /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
+    /// to wait for.
+    pub async fn waited_for_probes(&self) -> bool {
+        let mut awaited = self.awaited.subscribe();
+        if *awaited.borrow() != Awaited::Anybody {
+            return false;
         }
+        // Fails only without a sender, which is here.
+        let _ = awaited.wait_for(|awaited| *awaited != Awaited::Anybody).await;
+        let _ = timeout(OTHERS, awaited.wait_for(|awaited| *awaited == Awaited::Nobody)).await;
+        true
+    }
+
+    /// Nobody is to be waited for any more: its upstream is gone.
+    pub(super) fn retire(&self) {
+        self.awaited.send_replace(Awaited::Nobody);
     }
 
     /// Whether somebody serves, or that is about to turn out.
     pub fn may_serve(&self) -> bool {
         let current = self.current.load();
-        current.usable > 0 || current.awaited
+        current.usable > 0 || *self.awaited.borrow() == Awaited::Anybody
     }
 
     /// How many endpoints are usable.
@@ -127,10 +157,14 @@ impl Subset {
         &self.backends
     }
 
+    /// The group that its connections go to; with nothing usable the first. `None`: it has none.
+    pub(super) fn serving(&self) -> Option<Priority> {
+        self.current.load().serving
+    }
+
     /// Whether its connections may go to this endpoint now. `None`: it is none of its own.
     pub(super) fn is_served_by(&self, endpoint: &Endpoint) -> Option<bool> {
-        let serving = self.current.load().serving;
-        self.backends.have(endpoint.key()).then(|| serving == Some(endpoint.backend().priority))
+        self.backends.have(endpoint.key()).then(|| self.serving() == Some(endpoint.backend().priority))
     }
 
     /// Whether its connections go to others because these have a lower priority. `None`: it is none of its own.
@@ -163,7 +197,9 @@ impl Subset {
                 _ => {}
             }
         }
+        let awaited = current.awaited;
         self.current.store(Arc::new(current));
+        self.awaited.send_if_modified(|before| mem::replace(before, awaited) != awaited);
         switch
     }
 }
@@ -188,14 +224,21 @@ impl Current {
         };
         let groups = groups(backends, settings, &own);
         let (serving, switch) = serving.settle(&groups, &settings.balancing.failover, Instant::now());
+        let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.awaited();
+        let too_early_to_tell = serving.is_none() && own.iter().any(may_serve);
         // With nothing usable, sticky balancing keeps its table at least.
         let serving = serving.or_else(|| groups.keys().next().copied());
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
-        let awaited = own.iter().any(|candidate| candidate.endpoint.awaited());
         let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
         let mut group = own;
         group.retain(|candidate| serving == Some(priority(settings, candidate)));
-        let awaited = awaited && !group.iter().any(|candidate| candidate.endpoint.usable());
+        let awaited = if too_early_to_tell {
+            Awaited::Anybody
+        } else if group.iter().any(|candidate| candidate.endpoint.awaited()) {
+            Awaited::Others
+        } else {
+            Awaited::Nobody
+        };
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
         (Self { usable, awaited, serving, balancer, addresses }, switch)
     }
@@ -206,6 +249,8 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
     for (name, backend) in settings.backends.iter().filter(|(name, _)| backends.contain(name)) {
         let group = groups.entry(backend.priority).or_default();
         group.backends.push(name.clone());
+        let seen_within = backend.active_check.as_deref().map_or(Duration::ZERO, ActiveCheck::sees_recovery_within);
+        group.seen_within = group.seen_within.max(seen_within.min(LONGEST_WAIT));
         group.endpoints += backend.unready;
     }
     for candidate in own {

@@ -374,7 +374,7 @@ fn largest() -> Value {
     let backend = |n: usize| {
         json!({
             "name": name(n, 63), "addresses": addresses(64), "resolveInterval": duration, "weight": 1000,
-            "proxyProtocol": "V2",
+            "priority": n % 16, "proxyProtocol": "V2",
             "tls": {
                 "serverName": subdomain(n), "caRefs": authorities, "certificateRef": {"name": name(n, 63)},
                 "startTls": "Postgres",
@@ -398,7 +398,17 @@ fn largest() -> Value {
             },
             "listeners": (0..16).map(listener).collect::<Vec<_>>(),
             "backends": (0..64).map(backend).collect::<Vec<_>>(),
-            "loadBalancing": {"algorithm": "RoundRobin"},
+            "loadBalancing": {
+                "algorithm": "LeastConnections", "slowStart": "1000s1000s1000ms10000ms",
+                "locality": {"prefer": "SameZone", "overloadedAt": 10_000_000},
+                "failover": {
+                    "minUsablePercent": 100,
+                    "failback": {"policy": "Automatic", "after": duration},
+                },
+            },
+            "rebalance": {
+                "maxImbalancePercent": 1000, "maxClosesPerMinute": 1_000_000, "minAge": duration, "idleOnly": false,
+            },
             "healthCheck": {
                 "active": {"interval": "1000s1000s1000ms1000ms", "timeout": "1000s1000s1000ms1000ms"},
                 "passive": {"ejectFor": duration, "maxEjectFor": duration},

@@ -23,6 +23,7 @@ use tcplb::{
 use crate::{
     authority::{Authority, Issued},
     mtls::translated,
+    postgres::{ASK, CANCEL, postgres},
     relay::{receive_pattern, send_pattern, transfer},
     rig::*,
     tls::handshake,
@@ -111,6 +112,29 @@ fn what_clients_send_in_the_clear_goes_on_encrypted() {
         assert_eq!(rig.bytes(), (3 * LENGTH as u64, 3 * LENGTH as u64));
         assert_eq!(rig.backend_handshakes(), (1, 2), "sessions are resumed");
     }
+}
+
+#[test]
+fn a_request_to_cancel_goes_over_tls_where_connections_do() {
+    let authority = Authority::new();
+    let config = server(&authority.issue("db.example"), None, &BOTH);
+    let certificate = authority.certificate_for(&["shop.example"]);
+    let backend = Backend::new();
+    let rig = Rig::with(&[backend.address], |listener, upstream| {
+        listener.tls = postgres(TlsMode::Terminate, &certificate);
+        let tls = json!({"serverName": "db.example", "caRefs": [{"files": {"ca": "ca"}}], "startTls": "Postgres"});
+        encrypted(upstream, &tls, &[("ca", authority.pem())]);
+    });
+    let mut client = rig.connect();
+    client.write_all(CANCEL).unwrap();
+    let mut stream = backend.accept();
+    assert_eq!(read_exactly(&stream, ASK.len()), ASK);
+    stream.write_all(b"S").unwrap();
+    let mut stream = served(&config, stream);
+    assert_eq!(read_exactly(&mut stream, CANCEL.len()), CANCEL);
+    close(stream);
+    assert_eq!(read_to_end(&client), b"");
+    rig.wait_closed(CloseReason::Complete, 1);
 }
 
 #[test]

@@ -73,6 +73,21 @@ fn they_wait_no_longer_than_until_the_deadline_of_connecting() {
 }
 
 #[test]
+fn those_that_have_left_meanwhile_are_not_connected() {
+    let backend = Backend::echo();
+    let checked = Checked::new(&[backend], |_, _| {});
+    let (stays, mut leaves, resets) = (checked.rig.connect(), checked.rig.connect(), checked.rig.connect());
+    wait_until("all are there", || checked.rig.active() == 3);
+    leaves.write_all(b"a request").unwrap();
+    drop(leaves);
+    reset(resets);
+    checked.rig.wait_closed(CloseReason::ClientReset, 2);
+    checked.say("primary");
+    is_echoed(stays);
+    assert_eq!(checked.rig.endpoint(backend).connections(), 1);
+}
+
+#[test]
 fn their_tls_is_ended_meanwhile() {
     let authority = Authority::new();
     let certificate = authority.certificate_for(&["db.example"]);

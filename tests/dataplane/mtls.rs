@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo};
@@ -142,6 +143,51 @@ fn whoever_is_revoked_cannot_resume_a_session_from_before() {
     rig.change_listener(|listener| listener.timeouts.handshake += std::time::Duration::from_secs(1));
     for [alice, ..] in &everybody {
         assert_eq!(echoed(alice, &rig).unwrap(), HandshakeKind::Resumed);
+    }
+}
+
+fn issue_until(end: SystemTime, name: &str, authority: &Authority) -> Issued {
+    let since_1970 = end.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    authority.issue_with(name, |params| params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970)
+}
+
+#[test]
+fn whose_certificate_has_expired_cannot_resume_a_session_from_before() {
+    let authority = Authority::new();
+    let presented = authority.issue("db.example");
+    let end = SystemTime::now() + Duration::from_secs(3);
+    let alice = issue_until(end, "alice", &authority);
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Required", &presented, &[(&authority, None)]);
+    });
+    let clients = VERSIONS.map(|version| authority.client_showing(&alice, &[version]));
+    for client in &clients {
+        let kinds = [echoed(client, &rig).unwrap(), echoed(client, &rig).unwrap()];
+        assert_eq!(kinds, [HandshakeKind::Full, HandshakeKind::Resumed]);
+    }
+    wait_until("it has expired", || SystemTime::now() > end + Duration::from_secs(1));
+    clients.iter().for_each(|client| _ = echoed(client, &rig).unwrap_err());
+    rig.wait_closed(CloseReason::TlsClientCertificate, 2);
+}
+
+#[test]
+fn the_log_says_what_is_wrong_with_a_certificate() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let presented = authority.issue("db.example");
+    let (revoked, expired) = (authority.issue("bob"), issue_until(SystemTime::UNIX_EPOCH, "carol", &authority));
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Required", &presented, &[(&authority, Some(authority.revoked(&[&revoked])))]);
+    });
+    let showing = |issued| authority.client_showing(issued, &VERSIONS);
+    for (client, fault) in [
+        (authority.client(&VERSIONS), "missing"),
+        (showing(&revoked), "revoked"),
+        (showing(&expired), "expired"),
+        (showing(&other.issue("dave")), "unknown_issuer"),
+    ] {
+        echoed(&client, &rig).unwrap_err();
+        let told = format!(" tls_client_fault={fault} ");
+        wait_until("it is logged", || rig.logged().iter().any(|line| line.contains(&told)));
     }
 }
 

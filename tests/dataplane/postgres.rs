@@ -19,10 +19,10 @@ use crate::{
     tls::{end, handshake},
 };
 
-const ASK: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
-const CANCEL: &[u8] = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07secr";
+pub const ASK: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+pub const CANCEL: &[u8] = b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07secr";
 
-fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
+pub fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
     Some(Tls {
         certificates: vec![certificate.clone()],
         min_version: TlsVersion::V1_2,

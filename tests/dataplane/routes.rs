@@ -10,8 +10,9 @@ use std::{
 
 use rustls::{
     ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned,
-    crypto::aws_lc_rs,
-    pki_types::ServerName,
+    client::{EchConfig, EchMode},
+    crypto::aws_lc_rs::{self, hpke},
+    pki_types::{EchConfigListBytes, ServerName},
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
@@ -26,6 +27,43 @@ use crate::{
     rig::*,
     tls::{Client, end, handshake_for},
 };
+
+/// Offers X25519 with HKDF-SHA256 and AES-128-GCM, for a key that nobody has (RFC 9849, section 4).
+fn encrypted_hello_config(public_name: &str) -> EchConfigListBytes<'static> {
+    let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let (config_id, kem, suites) = ([7], [0, 0x20], [0, 1, 0, 1]);
+    let public_key = [&[9][..], &[0; 31]].concat();
+    let key_config = [&config_id[..], &kem, &with_length(&public_key), &with_length(&suites)].concat();
+    let name = [&[64, public_name.len() as u8][..], public_name.as_bytes()].concat();
+    let contents = [key_config, name, with_length(&[])].concat();
+    let config = [&[0xfe, 0x0d][..], &with_length(&contents)].concat();
+    EchConfigListBytes::from(with_length(&config))
+}
+
+#[test]
+fn of_an_encrypted_hello_the_outer_name_leads_the_way() {
+    let authority = Authority::new();
+    let (outer, inner) = (Backend::new(), Backend::new());
+    let to = |name: &str, backend| route(&[name], TlsMode::Passthrough, Some(&[backend]));
+    let routes = vec![to("front.example", "outer"), to("secret.example", "inner")];
+    let rig = rig(&[("outer", outer.address), ("inner", inner.address)], routed(&[], routes));
+
+    let config = EchConfig::new(encrypted_hello_config("front.example"), hpke::ALL_SUPPORTED_SUITES).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_ech(EchMode::from(config))
+        .unwrap()
+        .with_root_certificates(authority.roots())
+        .with_no_client_auth();
+    let name = ServerName::try_from("secret.example").unwrap();
+    let mut hello = Vec::new();
+    ClientConnection::new(config.into(), name).unwrap().write_tls(&mut hello).unwrap();
+    assert!(!hello.windows(14).any(|part| part == b"secret.example"), "it is encrypted");
+
+    let mut client = rig.connect();
+    client.write_all(&hello).unwrap();
+    assert_eq!(read_exactly(outer.accept(), hello.len()), hello);
+    assert!(inner.accept_now().is_none());
+}
 
 /// Who is reached: says its name, then sends back what it gets.
 fn says(name: &'static str) -> SocketAddr {

@@ -16,6 +16,9 @@ use crate::{
 /// The port that they listen at, and that their Service has.
 pub const PORT: u16 = 5000;
 
+/// What makes a container ready.
+pub const READY: &str = "{tcpSocket: {port: 5000}, periodSeconds: 1}";
+
 impl Scenario {
     /// A Deployment and its Service of this name; returns when all are ready. A pod that is to go serves for ten more
     /// seconds, as applications do that know what a graceful termination is.
@@ -24,9 +27,18 @@ impl Scenario {
     }
 
     pub async fn backends_in(&self, namespace: &str, name: &str, count: i32) {
-        let image = cluster::image().unwrap();
+        self.deploy_in(namespace, name, count, &echo_pod(10)).await;
+    }
+
+    /// The same of other pods.
+    pub async fn deploy(&self, name: &str, count: i32, pod: &str) {
+        self.deploy_in(&self.namespace, name, count, pod).await;
+    }
+
+    async fn deploy_in(&self, namespace: &str, name: &str, count: i32, pod: &str) {
+        let pod: String = pod.lines().map(|line| format!("      {line}\n")).collect();
         self.apply(&format!(
-            r#"
+            "
 apiVersion: v1
 kind: Service
 metadata: {{name: {name}, namespace: {namespace}}}
@@ -43,19 +55,7 @@ spec:
   template:
     metadata: {{labels: {{app: {name}}}}}
     spec:
-      terminationGracePeriodSeconds: 20
-      # The node that is lost in tests gives its pods back soon.
-      tolerations:
-      - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}
-      containers:
-      - name: backend
-        image: {image}
-        imagePullPolicy: Never
-        args: [backend, --listen, ":{PORT}", --name, $(POD)]
-        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
-        readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
-        lifecycle: {{preStop: {{sleep: {{seconds: 10}}}}}}
-"#
+{pod}"
         ))
         .await;
         self.backends_are_ready(namespace, name, count).await;
@@ -87,6 +87,53 @@ spec:
         let pods = self.api::<Pod>().list(&selected).await.unwrap().items;
         pods.into_iter().filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()).collect()
     }
+}
+
+/// A pod that says its name and sends back what it gets. When it is to go it serves for so many more seconds.
+pub fn echo_pod(stays: u32) -> String {
+    let (container, patience) = (echo_container(PORT), stays + 10);
+    format!(
+        "terminationGracePeriodSeconds: {patience}
+# The node that is lost in tests gives its pods back soon.
+tolerations:
+- {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}}
+containers:
+{container}  readinessProbe: {READY}
+  lifecycle: {{preStop: {{sleep: {{seconds: {stays}}}}}}}
+"
+    )
+}
+
+/// The same behind a process of its own that ends TLS, with these arguments and these volumes, each at the path of its
+/// name.
+pub fn sealed_pod(arguments: &str, volumes: &[(&str, &str)]) -> String {
+    let (image, container) = (cluster::image().unwrap(), echo_container(PORT + 1));
+    let mounts: Vec<String> = volumes.iter().map(|(name, _)| format!("{{name: {name}, mountPath: /{name}}}")).collect();
+    let volumes: String = volumes.iter().map(|(name, what)| format!("- {{name: {name}, {what}}}\n")).collect();
+    format!(
+        "containers:
+- name: tls
+  image: {image}
+  imagePullPolicy: Never
+  args: [standalone, --admin, 'off', {arguments}]
+  volumeMounts: [{}]
+  readinessProbe: {READY}
+{container}volumes:
+{volumes}",
+        mounts.join(", ")
+    )
+}
+
+fn echo_container(port: u16) -> String {
+    let image = cluster::image().unwrap();
+    format!(
+        "- name: backend
+  image: {image}
+  imagePullPolicy: Never
+  args: [backend, --listen, ':{port}', --name, $(POD)]
+  env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+"
+    )
 }
 
 /// A load balancer of one port before a Service of backends.

@@ -25,12 +25,17 @@ impl Authority {
 
     /// A certificate for somebody of this name.
     pub fn issue(&self, name: &str) -> Issued {
+        self.issue_with(name, |_| {})
+    }
+
+    pub fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().unwrap();
         let serial = next_serial();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(serial.into());
+        change(&mut params);
         Issued { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem(), serial }
     }
 

@@ -25,7 +25,7 @@ fn manifests() -> Vec<PathBuf> {
 fn in_front_of_others() -> Vec<PathBuf> {
     let mut files = in_folder(&format!("{FOLDER}/checks"));
     files.retain(|file| !file.ends_with("exchange.yaml"));
-    assert_eq!(files.len(), 6, "{files:?}");
+    assert_eq!(files.len(), 8, "{files:?}");
     files
 }
 
@@ -91,7 +91,9 @@ fn every_example_runs() {
         let text = backends.instead(&fs::read_to_string(&file).unwrap(), (4000, address.port()));
         let name = file.file_name().unwrap().to_str().unwrap();
         let file = folder.write(name, &text);
-        let tcplb = Tcplb::standalone_with(&[&file], |command| command.env("NODE_ZONE", "zone-a")).ready();
+        let tcplb =
+            Tcplb::standalone_with(&[&file], |command| command.env("NODE_NAME", "node-1").env("NODE_ZONE", "zone-a"))
+                .ready();
         let answer = Client::connect(address).line();
         let served = matches!(&answer, Ok(line) if NAMES.iter().any(|name| *line == format!("hello from {name}")));
         assert!(served, "{name}: {answer:?}, {}", tcplb.snapshot());
@@ -152,6 +154,45 @@ fn the_locality_example_prefers_its_zone() {
 }
 
 #[test]
+fn the_example_of_a_spare_site_stays_where_it_has_gone() {
+    let (mut backends, folder, address) = (Backends::start(), Folder::new(), free_address());
+    let text = fs::read_to_string(Path::new(FOLDER).join("spare-site.yaml")).unwrap();
+    let text = backends.instead(&text, (4000, address.port()));
+    let mut tcplb = Tcplb::standalone(&[&folder.write("spare-site.yaml", &text)]).ready();
+    assert!(["blue", "green"].contains(&&*who_answers(address)));
+
+    backends.stop(0);
+    tcplb.logged("failed over: new connections go to endpoints of another priority");
+    assert_eq!(who_answers(address), "red", "one of two is less than is asked for");
+    backends.start_again(0);
+    tcplb.logged("endpoint healthy");
+    assert_eq!(who_answers(address), "red");
+    assert_eq!(tcplb.metric("tcplb_upstream_priority_switches_total", &[]), 1.0);
+}
+
+#[test]
+fn the_examples_of_nodes_and_hints_prefer_what_is_near() {
+    let (mut backends, folder) = (Backends::start(), Folder::new());
+    let start = |backends: &Backends, name: &str, place: &[&str]| {
+        let text = fs::read_to_string(Path::new(FOLDER).join(name)).unwrap();
+        let address = free_address();
+        let file = folder.write(name, &backends.instead(&text, (4000, address.port())));
+        (Tcplb::standalone(&[&[file.as_str()], place].concat()).ready(), address)
+    };
+    let answers = |address| (0..4).map(|_| who_answers(address)).collect::<std::collections::BTreeSet<_>>();
+    for (zone, expected) in [("zone-a", &["blue", "green"][..]), ("zone-c", &["red"])] {
+        let (_tcplb, address) = start(&backends, "hints.yaml", &["--zone", zone]);
+        assert_eq!(answers(address), expected.iter().map(ToString::to_string).collect());
+    }
+
+    let (mut tcplb, address) = start(&backends, "same-node.yaml", &["--node", "node-1", "--zone", "zone-a"]);
+    assert_eq!(answers(address), ["blue".into()].into());
+    backends.stop(0);
+    tcplb.logged("endpoint unhealthy");
+    assert_eq!(answers(address), ["green".into()].into(), "the same zone");
+}
+
+#[test]
 fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let (backends, copy, address) = (Backends::start(), Folder::new(), free_address());
     let source = Path::new(FOLDER).join("tls");
@@ -165,10 +206,21 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
         arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
         assert_eq!(run(&arguments).0, 0, "{command}");
     }
+    for file in in_folder(source.to_str().unwrap()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let copied = copy.join(name);
+        if !copied.exists() {
+            fs::copy(&file, &copied).unwrap();
+        }
+        assert!(manual.contains(&format!("`{name}`")), "{name}");
+    }
     let (code, verdict, _) = run(&["check", copy.path()]);
     assert_eq!(code, 0, "{verdict}");
+    let remarks: Vec<_> = verdict.lines().filter(|line| !line.ends_with(": accepted")).collect();
+    let expected = ["web.yaml): accepted, with warnings", "insecureSkipVerify: any certificate is taken"];
+    assert!(remarks.iter().zip(expected).all(|(said, part)| said.contains(part)) && remarks.len() == 2, "{verdict}");
 
-    let tcplb = Tcplb::standalone(&[copy.path()]).ready();
+    let tcplb = Tcplb::standalone(&[copy.join("tls.yaml").to_str().unwrap()]).ready();
     let certificate = |name: &str| copy.join(name).to_str().unwrap().to_owned();
     let names = [("localhost", "localhost.crt", "blue"), ("eu.example.test", "_.example.test.crt", "green")];
     for (name, file, _) in names {
@@ -196,6 +248,13 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     tls_client::connect(far, "localhost", &[&certificate("localhost.crt")])
         .map_or(Ok(()), |mut client| client.line().map(|line| panic!("served without a certificate: {line}")))
         .unwrap_err();
+    drop(tcplb);
+
+    let text = fs::read_to_string(source.join("clients.yaml")).unwrap();
+    let text = backends.instead(&text, (4437, address.port()));
+    let _tcplb = Tcplb::standalone(&[&copy.write("clients.yaml", &text)]).ready();
+    let mut client = tls_client::connect(address, "localhost", &[&certificate("localhost.crt")]).unwrap();
+    assert!(client.line().unwrap().starts_with("hello from blue"), "nobody has to show a certificate");
 }
 
 #[test]

@@ -1,20 +1,28 @@
 use std::io;
 
 use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc::unbounded_channel, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    sync::mpsc::unbounded_channel,
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
     controller::follow,
+    metrics::Metrics,
     model::Snapshot,
     proxy::{
         Options, Proxy,
         access_log::{AccessLog, Events, Format},
         socket::Sharing,
     },
-    source::{Declared, Identity, World},
+    source::{Declared, Identity, Place, World},
+    tools::cert,
     translate::translate,
 };
 
@@ -185,6 +193,97 @@ async fn the_latest_failure_of_a_backend_is_told() {
     endpoints[0].connect_failed(&io::Error::other("the last"));
     let failure = rig.now().await.load_balancers.remove("uid").unwrap().backends["db"].last_failure.clone().unwrap();
     assert_eq!((&*failure.endpoint, &*failure.reason), ("127.0.0.1:1", "the last"));
+}
+
+#[tokio::test]
+async fn a_route_that_fails_over_is_told_though_another_one_does_not() {
+    let mut rig = Rig::start();
+    let listener = json!({
+        "port": free_port(), "address": "127.0.0.1", "tls": {"mode": "Passthrough"}, "routes": [
+            {"serverNames": ["eu.example.com"], "backends": ["eu", "spare"]},
+            {"serverNames": ["us.example.com"], "backends": ["us"]},
+        ],
+    });
+    let spec = json!({
+        "listeners": [listener],
+        "backends": [
+            {"name": "eu", "addresses": ["127.0.0.1:1"]},
+            {"name": "spare", "addresses": ["127.0.0.1:2"], "priority": 1},
+            {"name": "us", "addresses": ["127.0.0.1:3"]},
+        ],
+        "healthCheck": {"active": {"type": "None"}, "passive": {"consecutiveFailures": 1}},
+    });
+    rig.declare("a", Some(("uid", 1)), spec);
+    rig.apply().await;
+    assert!(rig.now().await.load_balancers["uid"].failed_over.is_empty());
+    let tag = rig.tag().await;
+    rig.proxy.monitor().view().upstreams[0].1.endpoints()[0].connect_failed(&io::Error::other("away"));
+    let told = timeout(Duration::from_secs(5), rig.reports.next(Some(&tag))).await.unwrap().unwrap();
+    let mut told: ReplicaReport = serde_json::from_str(&told.text).unwrap();
+    let served = told.load_balancers.remove("uid").unwrap();
+    assert_eq!(served.failed_over, [FailedOver { backends: vec!["eu".into(), "spare".into()], priority: 1 }].into());
+}
+
+#[tokio::test]
+async fn the_end_of_a_certificate_that_backends_are_shown_is_told() {
+    let mut rig = Rig::start();
+    let pair = cert::generate(&["proxy.example.com".to_owned()], Timestamp::now()).unwrap();
+    let data = [("tls.crt", pair.certificate), ("tls.key", pair.key)];
+    let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
+    let secret = Secret { data: Some(data.into()), ..Secret::default() };
+    rig.world.secrets.insert(ObjectKey::new("shop", "proxy"), Arc::new(secret));
+    let mut spec = spec(free_port());
+    spec["backends"][0]["tls"] = json!({"insecureSkipVerify": true, "certificateRef": {"name": "proxy"}});
+    rig.declare("a", Some(("uid", 1)), spec);
+    rig.apply().await;
+    let served = rig.now().await.load_balancers.remove("uid").unwrap();
+    let until = served.certificates_for_backends["Secret shop/proxy"];
+    assert!(until > Timestamp::now() && served.certificates.is_empty());
+    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text();
+    let series = "tcplb_backend_certificate_not_after_timestamp_seconds{load_balancer=\"shop/a\",backend=\"db\",certificate=\"Secret shop/proxy\"}";
+    assert!(metrics.contains(&format!("{series} {}", until.as_second())), "{metrics}");
+}
+
+#[tokio::test]
+async fn connections_that_are_to_be_closed_are_counted_though_their_endpoint_is_gone() {
+    let mut rig = Rig::start();
+    let (port, backend) = (free_port(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let declared = |addresses: &str| {
+        let mut spec = spec(port);
+        spec["backends"] =
+            json!([{"name": "db", "addresses": [addresses]}, {"name": "other", "addresses": ["127.0.0.1:1"]}]);
+        spec["drain"] = json!({"endpointRemoved": {"policy": "Close", "after": "1h"}});
+        spec
+    };
+    rig.declare("a", Some(("uid", 1)), declared(&backend.local_addr().unwrap().to_string()));
+    rig.apply().await;
+    let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let _served = timeout(Duration::from_secs(5), backend.accept()).await.unwrap().unwrap();
+    rig.declare("a", Some(("uid", 2)), declared("127.0.0.1:2"));
+    rig.apply().await;
+    let draining = async || {
+        let mut told = rig.now().await.load_balancers.remove("uid").unwrap();
+        ["db", "other"].map(|name| told.backends.remove(name).unwrap().draining)
+    };
+    let told = async {
+        while draining().await != [1, 0] {
+            sleep(Duration::from_millis(10)).await
+        }
+    };
+    timeout(Duration::from_secs(5), told).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_know_its_place_tells_so_itself() {
+    let mut rig = Rig::start();
+    let mut spec = spec(free_port());
+    spec["backends"] = json!([{"service": {"name": "db", "port": 1}}]);
+    spec["loadBalancing"] = json!({"locality": {"prefer": "SameZone"}});
+    rig.world.place = Some(Place::default());
+    rig.declare("a", Some(("uid", 1)), spec);
+    rig.apply().await;
+    let here = rig.now().await.load_balancers.remove("uid").unwrap().here;
+    assert!(here.len() == 1 && here.first().unwrap().contains("does not know its zone"), "{here:?}");
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
         "has(self.tls) || !has(self.healthCheck) || !has(self.healthCheck.active) || \
          !has(self.healthCheck.active.transport) || self.healthCheck.active.transport != 'TLS'",
     )
-        .message("its check has `transport: TLS`, and it has no `tls`: write it, or leave transport out")
+        .message("the backend has no `tls`: write it, or leave transport out")
+        .field_path(".healthCheck.active.transport")
 )]
 pub struct Backend {
     /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or

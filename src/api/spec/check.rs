@@ -88,7 +88,9 @@ pub struct HttpCheck {
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
         validation = Rule::new("self.all(h, h.name.lowerAscii() != 'host')")
-            .message("the Host header has a field of its own: write `host`")
+            .message("the Host header has a field of its own: write `host`"),
+        validation = Rule::new("self.all(h, !(h.name.lowerAscii() in ['content-length', 'transfer-encoding']))")
+            .message("a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out")
     )]
     pub headers: Vec<HttpHeader>,
 }

@@ -61,6 +61,10 @@ pub struct BackendHealthCheck {
     validation = rules::block_of_type("postgres", "Postgres"),
     validation = rules::block_of_type("mysql", "MySQL"),
     validation = rules::block_of_type("redis", "Redis"),
+    validation = Rule::new("!has(self.transport) || (self.type != 'TCP' && self.type != 'TLS' && self.type != 'None')")
+        .message("checks of type TCP, TLS and None have no transport to choose: write another type, or leave `transport` \
+                  out")
+        .field_path(".transport"),
     validation = Rule::new("self.type != 'Exchange' || has(self.exchange)")
         .message("type Exchange needs an answer to expect: write for example \
                   `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`")
@@ -106,8 +110,8 @@ pub struct ActiveCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Type TLS has always its
-    /// own. Default: TLS where the backend has `tls` and no `port` is given.
+    /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Not with types TCP, which
+    /// says nothing, and TLS, which is always TLS. Default: TLS where the backend has `tls` and no `port` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<CheckTransport>,
     /// What is sent and expected (type Exchange).

@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Duration;
+use crate::api::{Duration, rules};
 
 /// Closes connections of endpoints that have more than their share, for example after others have joined, so that their
 /// clients open new ones. Each replica does so for its own connections.
@@ -18,8 +18,9 @@ pub struct Rebalance {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_closes_per_minute: Option<u32>,
-    /// Connections younger than this stay; those that were closed and are back are such. Default: 5m.
+    /// Connections younger than this stay; those that were closed and are back are such. At most 24h. Default: 5m.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::at_most("24h"))]
     pub min_age: Option<Duration>,
     /// Closes only connections without a byte in either direction for 5s, those first that were silent for the longest
     /// time. `false`: also others, the oldest first. Default: true.

@@ -9,7 +9,12 @@ use crate::translate::{Problem, Severity};
 pub fn accepted(situation: &Situation) -> Finding {
     let mut refused = situation.problems(Topic::Declaration, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        return otherwise("Accepted", "what is declared can be served", situation, Topic::Declaration);
+        let in_replicas = situation.told_by_pods(|served| &served.here);
+        let in_replicas = in_replicas.map(|(sentence, pods)| match pods.trim_start() {
+            "" => sentence.clone(),
+            pods => format!("{pods}: {sentence}"),
+        });
+        return otherwise("Accepted", "what is declared can be served", situation, Topic::Declaration, in_replicas);
     };
     let reason = name_of(first.reason);
     Finding::no(reason, lines(refused.map(Problem::to_string).chain(whole(situation))))
@@ -18,14 +23,20 @@ pub fn accepted(situation: &Situation) -> Finding {
 pub fn resolved_refs(situation: &Situation) -> Finding {
     let mut refused = situation.problems(Topic::References, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        return otherwise("ResolvedRefs", "everything that is referred to exists", situation, Topic::References);
+        return otherwise("ResolvedRefs", "everything that is referred to exists", situation, Topic::References, []);
     };
     Finding::no(name_of(first.reason), lines(refused))
 }
 
 /// All is well, but for what somebody should look at.
-fn otherwise(reason: &'static str, all_well: &str, situation: &Situation, topic: Topic) -> Finding {
-    let warnings = lines(situation.problems(topic, Severity::Warning));
+fn otherwise(
+    reason: &'static str,
+    all_well: &str,
+    situation: &Situation,
+    topic: Topic,
+    more: impl IntoIterator<Item = String>,
+) -> Finding {
+    let warnings = lines(situation.problems(topic, Severity::Warning).map(Problem::to_string).chain(more));
     Finding::yes(reason, if warnings.is_empty() { all_well.to_owned() } else { warnings })
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{BackendStatus, LastFailure},
-    model::{BackendHealth, Failure},
+    model::{BackendHealth, FailedOver, Failure, Served},
     translate::{Severity, backend_name},
 };
 
@@ -26,8 +26,7 @@ pub fn backends(situation: &Situation) -> Vec<BackendStatus> {
 /// An endpoint counts as healthy when every replica can use it; replicas tell numbers, so it is the smallest one.
 fn backend(name: &str, situation: &Situation) -> BackendStatus {
     let none = BackendHealth::default();
-    let of_replica =
-        |(_, served): (_, &crate::model::Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
+    let of_replica = |(_, served): (_, &Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
     let health: Vec<BackendHealth> = situation.served().map(of_replica).collect();
     let last_failure =
         health.iter().filter_map(|health| health.last_failure.as_ref()).max_by_key(|failure| failure.time);
@@ -36,6 +35,7 @@ fn backend(name: &str, situation: &Situation) -> BackendStatus {
         endpoints: health.iter().map(|health| health.endpoints).max().unwrap_or(0),
         healthy: health.iter().map(|health| health.usable).min().unwrap_or(0),
         standby: health.iter().map(|health| health.standby).max().filter(|standby| *standby > 0),
+        draining: Some(health.iter().map(|health| health.draining).sum()).filter(|draining| *draining > 0),
         last_failure: last_failure.map(told),
     }
 }
@@ -53,6 +53,7 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
     let warnings = [Severity::Refused, Severity::Warning].map(|severity| situation.problems(Topic::Backends, severity));
     let warnings = warnings.into_iter().flatten().map(ToString::to_string);
     let counts = format!("{healthy} of {endpoints} endpoints are healthy");
+    let failed_over = failed_over(situation);
     match (endpoints, healthy) {
         (0, _) => Finding::no(
             "NoEndpoints",
@@ -62,27 +63,34 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
             let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
             let latest = failures.max_by_key(|failure| &failure.time);
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
-            let counts = [format!("{counts}: connections are refused")];
-            Finding::no("Unhealthy", lines(counts.into_iter().chain(latest).chain(warnings)))
+            let counts = match refusing(situation) {
+                Some(pods) => format!("{counts}: connections are refused{pods}"),
+                None => format!("none of {endpoints} endpoints is healthy on all pods: each uses others"),
+            };
+            Finding::no("Unhealthy", lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings)))
         }
         _ => {
             let without = backends.iter().filter(|backend| backend.endpoints > 0 && backend.healthy == 0);
             let without = without.map(|backend| format!("backend `{}` has no healthy endpoint", backend.name));
-            let (reason, failed_over) = match failed_over(situation, backends) {
-                Some(sentence) => ("FailedOver", Some(sentence)),
-                None => ("Healthy", None),
-            };
+            let reason = if failed_over.is_empty() { "Healthy" } else { "FailedOver" };
             Finding::yes(reason, lines([counts].into_iter().chain(failed_over).chain(without).chain(warnings)))
         }
     }
 }
 
-/// That others serve than those of the lowest priority number, if it is so.
-fn failed_over(situation: &Situation, backends: &[BackendStatus]) -> Option<String> {
-    let declared = &situation.spec?.backends;
-    let priority = |name: &str| declared.iter().find(|declared| backend_name(declared) == name).map(|it| it.priority);
-    let serves = |backend: &&BackendStatus| backend.healthy > backend.standby.unwrap_or(0);
-    let serving = backends.iter().filter(serves).filter_map(|backend| priority(&backend.name)).min()?;
-    let first = declared.iter().map(|backend| backend.priority).min()?;
-    (serving > first).then(|| format!("failed over: connections go to backends of priority {serving}"))
+/// What goes to others than those of the lowest priority number, a sentence for each route.
+fn failed_over(situation: &Situation) -> Vec<String> {
+    let sentence = |(FailedOver { backends, priority }, pods): (&FailedOver, String)| {
+        let backends: Vec<String> = backends.iter().map(|name| format!("`{name}`")).collect();
+        let route = if backends.is_empty() { String::new() } else { format!(" to {}", backends.join(", ")) };
+        format!("failed over{pods}: connections{route} go to backends of priority {priority}")
+    };
+    situation.told_by_pods(|served| &served.failed_over).map(sentence).collect()
+}
+
+/// Where no endpoint can be used. `None`: nowhere.
+fn refusing(situation: &Situation) -> Option<String> {
+    let refuses = |served: &Served| served.backends.values().all(|health| health.usable == 0);
+    let refusing: Vec<&str> = situation.served().filter(|(_, served)| refuses(served)).map(|(pod, _)| &**pod).collect();
+    (!refusing.is_empty()).then(|| situation.on_pods(&refusing))
 }

@@ -1,4 +1,7 @@
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -47,6 +50,8 @@ pub enum Topic {
     Ports,
     Backends,
     Certificates,
+    /// The process that has found it: each replica tells its own.
+    Replica,
 }
 
 impl<'a> Situation<'a> {
@@ -105,6 +110,28 @@ impl<'a> Situation<'a> {
         })
     }
 
+    /// What replicas tell alike, each with the pods that do as an addition to a sentence: nothing if all do.
+    pub fn told_by_pods<T: Ord + 'a>(
+        &self,
+        told: impl Fn(&'a Served) -> &'a BTreeSet<T>,
+    ) -> impl Iterator<Item = (&'a T, String)> {
+        let mut pods: BTreeMap<&T, Vec<&str>> = BTreeMap::new();
+        for (pod, served) in self.served() {
+            for one in told(served) {
+                pods.entry(one).or_default().push(pod);
+            }
+        }
+        pods.into_iter().map(|(one, pods)| (one, self.on_pods(&pods)))
+    }
+
+    /// Nothing if these are all that serve it.
+    pub fn on_pods(&self, pods: &[&str]) -> String {
+        if pods.len() == self.served().count() {
+            return String::new();
+        }
+        format!(" on pod{} {}", if pods.len() == 1 { "" } else { "s" }, pods.join(", "))
+    }
+
     pub fn problems(&self, topic: Topic, severity: Severity) -> impl Iterator<Item = &'a Problem> {
         let problems = self.verdict.problems.iter();
         problems.filter(move |problem| problem.severity == severity && topic_of(problem) == topic)
@@ -120,6 +147,7 @@ fn topic_of(problem: &Problem) -> Topic {
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
         (Reason::NoEndpoints, _) => Topic::Backends,
         (Reason::Pending, _) => Topic::Ports,
+        (Reason::UnknownPlace, _) => Topic::Replica,
     }
 }
 
@@ -135,5 +163,6 @@ pub fn name_of(reason: Reason) -> &'static str {
         Reason::NoEndpoints => "NoEndpoints",
         Reason::NotPermitted => "NotPermitted",
         Reason::Pending => super::PENDING,
+        Reason::UnknownPlace => "UnknownPlace",
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{super::Replica, *};
 use crate::{
     controller,
-    model::{BackendHealth, Failure, ListenerOutcome, ReplicaReport, Served},
+    model::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served},
     source::{Declared, Identity, World, kept},
     translate::{Problem, Reason, Severity, Verdict},
 };
@@ -50,7 +50,10 @@ fn served() -> Served {
         whole: Some(GENERATION),
         listeners: BTreeMap::from([(5432, ListenerOutcome::Bound(TARGET))]),
         backends: BTreeMap::from([("postgres".into(), health(3, 3))]),
+        here: BTreeSet::new(),
+        failed_over: BTreeSet::new(),
         certificates: BTreeMap::new(),
+        certificates_for_backends: BTreeMap::new(),
     }
 }
 
@@ -365,28 +368,80 @@ fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
 }
 
 #[test]
-fn it_is_told_when_backends_of_another_priority_serve() {
-    let spec = json!({
-        "listeners": [{"name": "sql", "port": 5432}],
-        "backends": [
-            {"name": "main", "service": {"name": "main", "port": 1}},
-            {"name": "spare", "service": {"name": "spare", "port": 1}, "priority": 3},
-        ],
-    });
-    let with = |main: u32, spare: u32, standby| {
-        let spare = BackendHealth { standby, ..health(2, spare) };
-        Some(Served {
-            backends: BTreeMap::from([("main".into(), health(1, main)), ("spare".into(), spare)]),
-            ..served()
-        })
-    };
-    for (reported, expected, part, standby) in [
-        (with(1, 2, 2), "True/Healthy", "3 of 3 endpoints are healthy", Some(2)),
-        (with(0, 2, 0), "True/FailedOver", "failed over: connections go to backends of priority 3", None),
+fn what_is_wrong_in_one_replica_only_is_told_with_its_pod() {
+    let lost = || Some(Served { here: ["it does nothing".to_owned()].into(), ..served() });
+    for (on_a, on_b, sentence) in [
+        (Some(served()), Some(served()), "what is declared can be served"),
+        (Some(served()), lost(), "on pod b: it does nothing"),
+        (lost(), lost(), "it does nothing"),
     ] {
-        let case = Case { spec: Some(spec.clone()), served: vec![("a", reported)], ..Case::default() };
-        case.expect(BACKENDS_HEALTHY, expected, part);
-        assert_eq!(case.status().backends[1].standby, standby);
+        // What the leader alone finds of itself is said by its own report.
+        let problems = vec![problem(Severity::Warning, Reason::UnknownPlace, "spec.x", "it does nothing here")];
+        let case = Case { served: vec![("a", on_a), ("b", on_b)], problems, ..Case::default() };
+        assert_eq!(case.condition(ACCEPTED), ("True/Accepted".into(), sentence.into()));
+    }
+}
+
+#[test]
+fn it_is_told_what_goes_to_backends_of_another_priority_and_on_which_pods() {
+    let failed_over = |backends: &[&str], priority| {
+        let backends = backends.iter().map(ToString::to_string).collect();
+        Some(Served { failed_over: [FailedOver { backends, priority }].into(), ..served() })
+    };
+    let (all, route) = (failed_over(&[], 3), failed_over(&["eu", "spare"], 1));
+    let well = Some(served());
+    for (on_a, on_b, expected, part) in [
+        (&well, &well, "True/Healthy", "3 of 3 endpoints are healthy"),
+        (&all, &all, "True/FailedOver", "failed over: connections go to backends of priority 3"),
+        (&well, &all, "True/FailedOver", "failed over on pod b: connections go to backends of priority 3"),
+        (&route, &route, "True/FailedOver", "failed over: connections to `eu`, `spare` go to backends of priority 1"),
+        (&all, &route, "True/FailedOver", "failed over on pod a: connections go to backends of priority 3"),
+        (&all, &route, "True/FailedOver", "failed over on pod b: connections to `eu`, `spare` go to"),
+    ] {
+        let served = vec![("a", on_a.clone()), ("b", on_b.clone()), ("silent", None)];
+        Case { served, ..Case::default() }.expect(BACKENDS_HEALTHY, expected, part);
+    }
+}
+
+#[test]
+fn connections_are_refused_only_where_no_endpoint_is_usable() {
+    let with = |main, spare| {
+        let backends = BTreeMap::from([("main".into(), health(1, main)), ("spare".into(), health(1, spare))]);
+        Some(Served { backends, ..served() })
+    };
+    let spec = json!({"listeners": [{"name": "sql", "port": 5432}], "backends": [{"name": "main"}, {"name": "spare"}]});
+    for (on_a, on_b, sentence) in [
+        (with(0, 0), with(0, 0), "0 of 2 endpoints are healthy: connections are refused"),
+        (with(0, 0), with(0, 1), "0 of 2 endpoints are healthy: connections are refused on pod a"),
+        (with(1, 0), with(0, 1), "none of 2 endpoints is healthy on all pods: each uses others"),
+    ] {
+        let case = Case { spec: Some(spec.clone()), served: vec![("a", on_a), ("b", on_b)], ..Case::default() };
+        let (said, message) = case.condition(BACKENDS_HEALTHY);
+        assert_eq!((&*said, &*message), ("False/Unhealthy", sentence));
+    }
+}
+
+#[test]
+fn those_that_stand_by_are_counted() {
+    let with = |standby| {
+        let health = BackendHealth { standby, ..health(3, 3) };
+        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+    };
+    for (standby, expected) in [([0, 0], None), ([0, 2], Some(2))] {
+        let served = vec![("a", with(standby[0])), ("b", with(standby[1]))];
+        assert_eq!(Case { served, ..Case::default() }.status().backends[0].standby, expected);
+    }
+}
+
+#[test]
+fn connections_that_are_to_be_closed_are_added_up() {
+    let with = |draining| {
+        let health = BackendHealth { draining, ..health(3, 3) };
+        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+    };
+    for (draining, expected) in [([0, 0], None), ([3, 2], Some(5))] {
+        let served = vec![("a", with(draining[0])), ("b", with(draining[1]))];
+        assert_eq!(Case { served, ..Case::default() }.status().backends[0].draining, expected);
     }
 }
 
@@ -426,8 +481,40 @@ fn certificates_are_told_of_by_the_first_that_expires() {
     tls.problems =
         vec![problem(Severity::Refused, Reason::InvalidCertificateRef, "spec.listeners[0].tls", "there is none")];
     tls.expect(CERTIFICATES_VALID, "False/InvalidCertificateRef", "there is none");
-    let plain = Case::default().status();
-    assert!(plain.conditions.iter().all(|condition| condition.type_ != CERTIFICATES_VALID));
+    let mut passthrough = Case::default();
+    passthrough.spec.as_mut().unwrap()["listeners"][0]["tls"] = json!({"mode": "Passthrough"});
+    for without in [Case::default(), passthrough] {
+        assert!(without.status().conditions.iter().all(|condition| condition.type_ != CERTIFICATES_VALID));
+    }
+}
+
+#[test]
+fn certificates_that_backends_are_shown_are_told_of_too() {
+    let mut case = Case::default();
+    case.spec.as_mut().unwrap()["backends"][0]["tls"] = json!({"certificateRef": {"name": "proxy"}});
+    case.expect(CERTIFICATES_VALID, "Unknown/Pending", "");
+    let shown = |days: i64| {
+        let until = NOW + jiff::SignedDuration::from_hours(days * 24);
+        let certificates_for_backends = BTreeMap::from([("Secret shop/proxy".to_owned(), until)]);
+        Some(Served { certificates_for_backends, ..served() })
+    };
+    for (days, expected, part) in [
+        (13, "True/ExpiresSoon", "the certificate of Secret shop/proxy, shown to backends, is valid until"),
+        (-1, "False/CertificateExpired", "the certificate of Secret shop/proxy, shown to backends, expired on"),
+    ] {
+        case.served = vec![("a", shown(days)), ("b", shown(200))];
+        case.expect(CERTIFICATES_VALID, expected, part);
+    }
+    case.problems = vec![problem(
+        Severity::Warning,
+        Reason::CertificateExpired,
+        "spec.backends[0].tls.certificateRef",
+        "it expired",
+    )];
+    case.expect(CERTIFICATES_VALID, "False/CertificateExpired", "spec.backends[0].tls.certificateRef: it expired");
+    // Of authorities there is nothing else to be told.
+    case.served = vec![("a", Some(served()))];
+    case.expect(CERTIFICATES_VALID, "False/CertificateExpired", "it expired");
 }
 
 #[test]

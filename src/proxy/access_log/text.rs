@@ -22,6 +22,9 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
             // Quoted: whoever issues certificates may write anything there.
             let _ = write!(text, " tls_client={:?}", identity.subject);
         }
+        if let Some(fault) = tls.refused {
+            pair(text, "tls_client_fault", fault.label());
+        }
     }
     if let Some(endpoint) = &event.endpoint {
         pair(text, "endpoint", endpoint);

@@ -123,8 +123,8 @@ impl State {
     }
 }
 
-/// Which connections may be closed, and which first. `None`: the machine has not run for that long, so that none can be
-/// that old.
+/// Which connections may be closed, and which first. `None`: the clock does not reach back so far, and has seen none
+/// that is old enough.
 fn choice(settings: &model::Rebalance, now: Instant) -> Option<Choice> {
     let silent_since = now.checked_sub(IDLE)?;
     Some(Choice {

@@ -1,4 +1,7 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    io,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
 use x509_parser::{
@@ -15,6 +18,8 @@ pub struct ClientTls {
     pub server_name: Option<Box<str>>,
     /// `None`: TLS does not end here, or has not been agreed on.
     pub agreed: Option<Agreed>,
+    /// Why its certificate, or that it has none, is the end of the connection.
+    pub refused: Option<CertificateFault>,
 }
 
 /// What a handshake came to.
@@ -27,6 +32,56 @@ pub struct Agreed {
     pub resumed: bool,
     /// Whose identity it proved; `None`: it showed no certificate, or was not asked for one.
     pub identity: Option<Identity>,
+}
+
+/// What is wrong with a client's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateFault {
+    Missing,
+    Expired,
+    NotYetValid,
+    Revoked,
+    UnknownIssuer,
+    WrongPurpose,
+    BadSignature,
+    /// It cannot be read, or says something that is not understood.
+    Invalid,
+}
+
+impl CertificateFault {
+    /// `None`: the handshake failed for something else.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        use rustls::{CertificateError as Fault, Error};
+        let error = error.get_ref().and_then(|error| error.downcast_ref())?;
+        let fault = match error {
+            Error::NoCertificatesPresented => return Some(Self::Missing),
+            Error::InvalidCertificate(fault) => fault,
+            Error::InvalidCertRevocationList(_) => return Some(Self::Invalid),
+            _ => return None,
+        };
+        Some(match fault {
+            Fault::Expired | Fault::ExpiredContext { .. } => Self::Expired,
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => Self::NotYetValid,
+            Fault::Revoked => Self::Revoked,
+            Fault::UnknownIssuer => Self::UnknownIssuer,
+            Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => Self::WrongPurpose,
+            Fault::BadSignature => Self::BadSignature,
+            _ => Self::Invalid,
+        })
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::WrongPurpose => "wrong_purpose",
+            Self::BadSignature => "bad_signature",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// Who a client's certificate says it is.
@@ -55,6 +110,7 @@ impl ClientTls {
                 resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
                 identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
             }),
+            refused: None,
         }
     }
 }

@@ -103,6 +103,32 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         ),
         ("timeouts: {idle: 5 minutes}", "spec.timeouts.idle", "`5 minutes` is not a duration: write for example"),
         ("timeouts: {idle: [5s]}", "spec.timeouts.idle", "must be text, not a list"),
+        (
+            "loadBalancing: {locality: {overloadedAt: 5}}",
+            "spec.loadBalancing.locality.prefer",
+            "is missing: write `prefer` (SameZone or SameNode or Hints)",
+        ),
+        (
+            "loadBalancing: {locality: PreferSameZone}",
+            "spec.loadBalancing.locality",
+            "must hold fields (`name: value` lines), not the text `PreferSameZone`: write for example `locality: {prefer: \
+             SameZone}`",
+        ),
+        (
+            "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: '0'}}}}",
+            "spec.healthCheck.active.exchange.expect.hex",
+            "`0` is not bytes: write two hexadecimal digits for each",
+        ),
+        (
+            "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: ''}}}}",
+            "spec.healthCheck.active.exchange.expect.hex",
+            "must not be empty: write two hexadecimal digits for each",
+        ),
+        (
+            "healthCheck: {active: {type: MySQL, mysql: {}}}",
+            "spec.healthCheck.active.mysql.user",
+            "is missing: write `user` (Who logs in)",
+        ),
         ("connect: 3s", "spec.connect", "must hold fields (`name: value` lines), not the text `3s`"),
         (
             "listeners: [{port: 1, access: {allow: [10.0.0/8]}}]",

@@ -19,7 +19,12 @@ struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
     fn new() -> Self {
+        Self::until(4096)
+    }
+
+    fn until(year: i32) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -30,9 +35,14 @@ impl Ca {
 
     /// The list of what it has revoked: nothing.
     fn list(&self) -> String {
+        self.list_of(2026)
+    }
+
+    /// One that is good for a year.
+    fn list_of(&self, year: i32) -> String {
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2027, 1, 1),
+            this_update: date_time_ymd(year, 1, 1),
+            next_update: date_time_ymd(year + 1, 1, 1),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: Vec::new(),
@@ -104,6 +114,16 @@ fn authorities_come_from_config_maps_secrets_and_files() {
     assert!(Arc::ptr_eq(validation, self::validation(&again)), "what has not changed is not made anew");
 }
 
+/// Made with `openssl ca -gencrl`, without `crlnumber` in its configuration.
+const VERSION_1: &str = "\
+-----BEGIN X509 CRL-----
+MIGhMEgwCgYIKoZIzj0EAwIwGjEYMBYGA1UEAwwPb2xkLmV4YW1wbGUuY29tFw0y
+NjExMjIyMzU3MTJaGA8yMTI2MTAyOTIzNTcxMlowCgYIKoZIzj0EAwIDSQAwRgIh
+AKGwZM2IVbZkJQnmGf/3M2jPNOjGdL9rBuOZiMereqQsAiEArCSG++h5OdMalsGn
+KvPxcbUqAhjgYHo34svaGKKLY3o=
+-----END X509 CRL-----
+";
+
 #[test]
 fn authorities_that_cannot_be_read_are_left_out_and_told() {
     let ca = Ca::new();
@@ -118,6 +138,11 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
         (&[("ca.crt", &pem), ("ca.crl", "")], "ca.crl of ConfigMap shop/wrong has no list of revoked certificates"),
         (&[("ca.crt", &pem), ("ca.crl", &pem)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
         (&[("ca.crt", &pem), ("ca.crl", no_list)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+        (
+            &[("ca.crt", &pem), ("ca.crl", VERSION_1)],
+            "ca.crl of ConfigMap shop/wrong has a list of revoked certificates of version 1, which is not supported: have \
+             one of version 2 issued (for `openssl ca`, write `crlnumber`",
+        ),
         (&[("ca.crt", &pem), ("ca.crl", &list[..100])], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
     ] {
         let mut world = validating("{name: wrong}, {name: right}");
@@ -131,6 +156,40 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
         assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
         assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/right"]);
     }
+}
+
+#[test]
+fn what_is_too_old_is_remarked_upon_and_still_counts() {
+    let (old, fresh) = (Ca::until(2025), Ca::new());
+    let both = fresh.list_of(2024) + &fresh.list_of(2025);
+    let told = |texts: &[(&str, &str)]| {
+        let mut world = validating("{name: a}");
+        store(&mut world, "a", texts);
+        let (before, _) = first(&world);
+        // Said each time, and not only when it is read.
+        let (snapshot, verdicts) = then(&world, &before);
+        assert!(!verdicts[&object("pg")].refuses());
+        assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/a"]);
+        let problems = verdicts[&object("pg")].problems.iter();
+        problems.map(|problem| (problem.reason, problem.to_string())).collect::<Vec<_>>()
+    };
+    let field = "spec.listeners[0].tls.clientValidation.caRefs[0]";
+    let expired = format!(
+        "{field}: the authority CN=rcgen self signed cert in ca.crt of ConfigMap shop/a expired on 2025-01-01T00:00:00Z: \
+         replace it; the certificates that it has issued still count"
+    );
+    let stale = format!(
+        "{field}: the list of what CN=rcgen self signed cert has revoked, in ca.crl of ConfigMap shop/a, was to be renewed \
+         by 2025-01-01T00:00:00Z: write a new one there; the old one still counts"
+    );
+    let warned = |sentence: &str| vec![(Reason::CertificateExpired, sentence.to_owned())];
+    assert_eq!(told(&[("ca.crt", &old.pem())]), warned(&expired));
+    assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &fresh.list_of(2024))]), warned(&stale));
+    assert_eq!(
+        told(&[("ca.crt", &old.pem()), ("ca.crl", &old.list_of(2024))]),
+        warned(&format!("{expired}; so it is with 1 more"))
+    );
+    assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &both)]), [], "the newest list counts");
 }
 
 #[test]

@@ -155,7 +155,8 @@ fn a_certificate_of_an_old_version_is_told_what_it_lacks() {
     assert_eq!(
         sentences(&first(&world).1, "pg")[0],
         "spec.listeners[0].tls.certificateRefs[0]: tls.crt of Secret shop/old has an X.509 certificate of version 1, which \
-         has no room for its DNS names: have one of version 3 issued, with subjectAltName; it is left out"
+         does not say what it is for: have one of version 3 issued; that of a server with its names as subjectAltName; it \
+         is left out"
     );
 }
 

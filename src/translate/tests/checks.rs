@@ -96,6 +96,17 @@ fn a_mistake_in_a_check_has_its_sentence() {
             "{type: HTTP, http: {headers: [{name: Host, value: a}]}}",
             ".http.headers[0]: the Host header has a field of its own: write `host`",
         ),
+        (
+            "{type: HTTP, http: {headers: [{name: transfer-Encoding, value: chunked}]}}",
+            ".http.headers[0]: a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out",
+        ),
+        (
+            "{type: HTTP, http: {headers: [{name: Content-Length, value: '5'}]}}",
+            ".http.headers[0]: a request without a",
+        ),
+        ("{transport: TLS}", ".transport: checks of type TCP, TLS and None have no transport to choose: write another"),
+        ("{type: TLS, transport: Plain}", ".transport: checks of type TCP, TLS and None have no transport to choose"),
+        ("{type: None, transport: TLS}", ".transport: checks of type TCP, TLS and None have no transport to choose"),
         ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be asked for: write one name"),
         ("{type: MySQL}", ".mysql: type MySQL needs an account, since the server counts connections that do not log"),
         ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: PostgreSQL tells its role only after a login"),
@@ -125,7 +136,7 @@ fn a_mistake_in_a_check_has_its_sentence() {
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, file: a}}}",
-            ".redis.passwordRef: it has both name and file",
+            ".redis.passwordRef: it has both name and file: write one of them",
         ),
         ("{type: Redis, redis: {passwordRef: {file: a}}}", ".redis.passwordRef: file /etc/tcplb/a has not been read"),
         ("{port: 0}", ".port: 0 is out of range: write 1 to 65535"),
@@ -158,15 +169,33 @@ fn a_check_that_is_wrong_stays_as_it_was() {
 
 #[test]
 fn a_check_over_tls_needs_a_backend_with_tls() {
-    let spec = |backend: &str| {
+    let spec = |check: &str, backend: &str| {
         format!(
-            "{{listeners: [{{port: 1}}], healthCheck: {{active: {{type: HTTP, transport: TLS}}}}, \
+            "{{listeners: [{{port: 1}}], healthCheck: {{active: {check}}}, \
              backends: [{{addresses: ['10.0.0.1:1'], {backend}}}]}}"
         )
     };
-    let (_, verdicts) = first(&load_balancer("pg", &spec("")));
-    let expected = "spec.backends[0]: its check has `transport: TLS`, and it has no `tls`: write it";
-    assert!(sentences(&verdicts, "pg")[0].starts_with(expected), "{verdicts:?}");
-    let (snapshot, _) = first(&load_balancer("pg", &spec("tls: {insecureSkipVerify: true}")));
+    let check = "{type: HTTP, transport: TLS}";
+    for (spec, expected) in [
+        (
+            spec(check, ""),
+            "spec.healthCheck.active.transport: backend `default` has no `tls`, and no check of its own: write `tls` there",
+        ),
+        (
+            spec("{}", &format!("healthCheck: {{active: {check}}}")),
+            "spec.backends[0].healthCheck.active.transport: the backend has no `tls`: write it, or leave transport out",
+        ),
+    ] {
+        let (_, verdicts) = first(&load_balancer("pg", &spec));
+        assert!(sentences(&verdicts, "pg")[0].starts_with(expected), "{verdicts:?}");
+    }
+    let (snapshot, _) = first(&load_balancer("pg", &spec(check, "tls: {insecureSkipVerify: true}")));
     assert_eq!(check_of(&snapshot, "default").unwrap().transport, Transport::Tls);
+}
+
+#[test]
+fn a_handshake_is_verified_as_connections_are_on_another_port_too() {
+    let (snapshot, verdicts) = first(&checked("{type: TLS, port: 8443}"));
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    assert_eq!(check_of(&snapshot, "default").unwrap().transport, Transport::AsConnections);
 }

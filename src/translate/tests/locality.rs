@@ -74,6 +74,21 @@ fn a_process_that_does_not_know_its_place_says_so() {
 }
 
 #[test]
+fn a_zone_that_no_endpoint_is_in_is_told_of() {
+    const ELSEWHERE: &str = "spec.loadBalancing.locality: all endpoints are far: this process is in zone `here`, and no endpoint that it \
+         knows of is; see whether its --zone is right";
+    for (endpoints, expected) in [
+        (&["zone: there", "zone: here"][..], None),
+        (&["zone: there", "zone: yonder"], Some(ELSEWHERE)),
+        (&["conditions: {}"], None),
+        (&[], None),
+    ] {
+        let said = sentences(&first(&seen("prefer: SameZone", endpoints)).1, "pg");
+        assert_eq!(said.iter().find(|sentence| sentence.contains("far")).map(String::as_str), expected, "{said:?}");
+    }
+}
+
+#[test]
 fn the_zone_is_that_of_a_pod_on_the_same_node_which_only_kubernetes_is_believed() {
     let mut told = seen("prefer: SameZone", &["zone: here, nodeName: that", "zone: there, nodeName: other"]);
     told.place = Some(Place { node: Some("this".into()), zone: None });

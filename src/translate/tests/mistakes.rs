@@ -89,11 +89,12 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         ("tcpKeepalive: {probes: 0}", "tcpKeepalive.probes: 0 is out of range: write 1 to 100"),
         ("drain: {shutdown: {spread: 61s}}", "drain.shutdown.spread: 1m1s is longer than `after`: write at most 1m"),
         (
-            "drain: {failback: {after: 2s, spread: 3s}}",
-            "drain.failback.spread: 3s is longer than `after`: write at most 2s",
+            "drain: {endpointRemoved: {after: 2s, spread: 3s}}",
+            "drain.endpointRemoved.spread: 3s is longer than `after`: write at most 2s",
         ),
         ("rebalance: {maxImbalancePercent: 0}", "rebalance.maxImbalancePercent: 0 is out of range: write 1 to 1000"),
         ("rebalance: {maxClosesPerMinute: 0}", "rebalance.maxClosesPerMinute: 0 is out of range: write 1 to 1000000"),
+        ("rebalance: {minAge: 24h1s}", "rebalance.minAge: 24h1s is out of range: write at most 24h"),
         (
             "rebalance: {}, loadBalancing: {algorithm: Maglev}",
             "rebalance: with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write \
@@ -198,6 +199,26 @@ fn a_mistake_in_failover_costs_all_at_first_sight() {
 }
 
 #[test]
+fn a_drain_of_failbacks_that_never_come_is_remarked_upon() {
+    let declared = |priority: u8| {
+        load_balancer(
+            "pg",
+            &format!(
+                "{{listeners: [{{port: 1}}], drain: {{failback: {{after: 1m}}}}, backends: [\
+                 {{name: a, addresses: ['10.0.0.1:1']}}, {{name: b, addresses: ['10.0.0.2:1'], priority: {priority}}}]}}"
+            ),
+        )
+    };
+    let (_, verdicts) = first(&declared(0));
+    told(
+        &verdicts,
+        "spec.drain.failback: it does nothing: all backends have the same priority. Write a higher `priority`",
+    );
+    assert!(!verdicts[&object("pg")].refuses());
+    assert_eq!(sentences(&first(&declared(1)).1, "pg"), Vec::<String>::new());
+}
+
+#[test]
 fn a_mistake_in_a_backend_costs_that_backend() {
     for (mistake, expected) in [
         ("name: b", "it has neither service nor addresses: write where its connections go"),
@@ -238,6 +259,10 @@ fn what_would_serve_nobody_or_trust_everybody_is_served_with_a_warning() {
             "spec.listeners[0].proxyProtocol.trustedNetworks: 0.0.0.0/0 trusts everyone, so every client can forge",
         ),
         ("proxyProtocol: {mode: Optional, trustedNetworks: ['::/1', '8000::/1']}", "::/0 trusts everyone"),
+        (
+            "tls: {mode: Passthrough, minVersion: TLS1.3}",
+            "spec.listeners[0].tls.minVersion: it is not used, for all connections are passed through: leave it out",
+        ),
         ("access: {deny: [0.0.0.0/0, '::/0']}", "spec.listeners[0].access.deny: it covers everyone who is allowed"),
         ("access: {allow: [10.1.0.0/16], deny: [10.0.0.0/9, 10.128.0.0/9]}", "it covers everyone who is allowed"),
     ] {

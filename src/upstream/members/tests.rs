@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::*;
-use crate::model::{Balancing, Connect, Probe, RedisSession, Role, Transport, Weight};
+use crate::{
+    model::{Balancing, Connect, Probe, RedisSession, Role, Transport, Weight},
+    upstream::ActiveConnection,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,6 +28,12 @@ fn check() -> ActiveCheck {
 
 fn backend(active_check: Option<ActiveCheck>) -> Arc<model::Backend> {
     Arc::new(model::Backend { active_check: active_check.map(Arc::new), ..model::Backend::default() })
+}
+
+/// Its endpoints are only used once they are known to be primaries.
+fn roles() -> Arc<model::Backend> {
+    let session = RedisSession { user: None, password: None, role: Role::Primary };
+    backend(Some(ActiveCheck { probe: Probe::Redis(session), ..check() }))
 }
 
 fn passive() -> PassiveCheck {
@@ -235,6 +244,35 @@ fn who_is_unhealthy_keeps_its_connections_while_a_route_has_nothing_else() {
 }
 
 #[test]
+fn who_comes_back_keeps_its_connections_until_its_first_probe_has_failed() {
+    let wanted =
+        |ports: &[u16]| model::Upstream { backends: [("b".into(), roles())].into(), ..upstream(ports.iter().copied()) };
+    let mut scene = Scene::new([]);
+    scene.change(&wanted(&[1, 2]));
+    (0..2).for_each(|index| _ = scene.probe(index, "+"));
+    let connection = ActiveConnection::begin(&scene.endpoint(0));
+    let departing = |scene: &Scene| scene.members.departing(&BTreeMap::new()).into_iter().map(|(_, why)| why).next();
+    scene.change(&wanted(&[2]));
+    assert_eq!(departing(&scene), Some(Departure::Removed));
+    scene.change(&wanted(&[1, 2]));
+    assert_eq!(departing(&scene), None);
+    assert!(Arc::ptr_eq(connection.endpoint(), &scene.endpoint(0)));
+    scene.probe(0, "-");
+    assert_eq!(departing(&scene), Some(Departure::Unhealthy));
+}
+
+#[test]
+fn a_connection_that_was_on_its_way_to_an_endpoint_while_it_was_removed_is_seen_there() {
+    let mut scene = Scene::new([1, 2]);
+    let removed = scene.endpoint(0);
+    scene.change(&upstream([2]));
+    let _late = ActiveConnection::begin(&removed);
+    scene.change(&upstream([2]));
+    let departing = scene.members.departing(&BTreeMap::new());
+    assert!(matches!(&departing[..], [(endpoint, Departure::Removed)] if Arc::ptr_eq(endpoint, &removed)));
+}
+
+#[test]
 fn a_last_resort_departs_when_others_serve_instead() {
     let mut wanted = grouped(&[0, 1], passive());
     let terminates = model::Backend { last_resort: true, ..model::Backend::clone(&backend(Some(check()))) };
@@ -334,10 +372,6 @@ fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
 
 #[test]
 fn those_that_wait_for_their_first_probes_together_start_together() {
-    let roles = || {
-        let session = RedisSession { user: None, password: None, role: Role::Primary };
-        backend(Some(ActiveCheck { probe: Probe::Redis(session), ..check() }))
-    };
     let wanted = |ports| model::Upstream { backends: [("b".into(), roles())].into(), ..slowly(ports) };
     let mut scene = Scene::new([]);
     scene.change(&wanted(1..=4));

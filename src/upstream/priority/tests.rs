@@ -13,7 +13,7 @@ type Counts = [(usize, usize)];
 fn groups(counts: &Counts) -> Groups {
     let group = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
-        (Priority(number as u8), Group { backends, endpoints, usable, awaited: 0, last_resort: 0 })
+        (Priority(number as u8), Group { backends, endpoints, usable, ..Group::default() })
     };
     counts.iter().enumerate().map(group).collect()
 }
@@ -72,7 +72,7 @@ fn a_group_fails_back_once_it_has_been_able_to_serve_without_a_break() {
         (&[(0, up), (1, down), (1, up), (9, up), (1, up)][..], "01110"),
         (&[(0, up), (1, down), (1, up), (9, down), (1, up), (9, up), (1, up)], "0111110"),
         (&[(0, up), (1, down), (1, up), (9, &[(1, 1), (0, 1)])], "0110"),
-        (&[(0, down), (1, up), (1, &[(0, 1), (0, 1)]), (1, up)], "11-0"),
+        (&[(0, down), (1, up), (1, &[(0, 1), (0, 1)]), (1, up)], "11-1"),
     ] {
         assert_eq!(served(after, steps), expected);
     }
@@ -132,7 +132,45 @@ fn it_is_said_when_another_group_serves() {
     assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1));
     assert_eq!(switch(&[(1, 1), (1, 1)]), expected(Some(1), 0));
     assert_eq!(switch(&[(0, 1), (0, 1)]), None);
-    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(None, 1));
+    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1), "also after an outage of all");
+}
+
+#[test]
+fn after_an_outage_of_all_the_group_that_was_the_last_to_serve_is_waited_for() {
+    let (all, none): (&Counts, &Counts) = (&[(1, 1), (1, 1)], &[(0, 1), (0, 1)]);
+    let (main, spare): (&Counts, &Counts) = (&[(1, 1), (0, 1)], &[(0, 1), (1, 1)]);
+    let served = |failback, steps: &[(u64, &Counts)]| {
+        let (mut serving, mut now, failover) = (Serving::default(), Instant::now(), failover(0, failback));
+        let step = |(seconds, counts): &(u64, &Counts)| {
+            now += *seconds as u32 * SECOND;
+            let mut groups = groups(counts);
+            groups.values_mut().for_each(|group| group.seen_within = 5 * SECOND);
+            let (group, _) = serving.settle(&groups, &failover, now);
+            let waits = group.is_none() && *counts != none;
+            assert_eq!(
+                serving.due(&failover).is_some_and(|due| due > now),
+                waits
+                    || group.is_some_and(|group| {
+                        failover.failback == Failback::After(60 * SECOND) && group == Priority(1) && counts[0].0 == 1
+                    })
+            );
+            group.map_or("-".to_owned(), |group| group.to_string())
+        };
+        steps.iter().map(step).collect::<String>()
+    };
+    let after = Failback::After(60 * SECOND);
+    for (failback, steps, expected) in [
+        (Failback::Never, &[(0, all), (1, none), (1, spare), (4, spare), (0, all)][..], "0---0"),
+        (Failback::Never, &[(0, all), (1, none), (1, spare), (4, spare), (1, spare), (0, all)], "0---11"),
+        (Failback::Never, &[(0, all), (1, none), (1, spare), (4, none), (1, spare), (4, spare), (1, spare)], "0-----1"),
+        (Failback::Never, &[(0, spare), (1, none), (1, main), (4, main), (0, all)], "1---1"),
+        (Failback::Never, &[(0, spare), (1, none), (1, main), (5, main), (0, all)], "1--00"),
+        (after, &[(0, all), (1, none), (1, spare), (4, all)], "0--0"),
+        (after, &[(0, all), (1, none), (1, spare), (5, spare), (1, all)], "0--11"),
+        (Failback::default(), &[(0, all), (1, none), (1, spare), (0, all)], "0-10"),
+    ] {
+        assert_eq!(served(failback, steps), expected, "{failback:?} {steps:?}");
+    }
 }
 
 #[test]
@@ -140,10 +178,12 @@ fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
     let never = failover(50, Failback::Never);
     // Of the first group of four: usable ones, and awaited ones; whether the second can serve.
     for (steps, expected) in [
-        (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "-000"),
-        (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "-001"),
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "---0"),
+        (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "---1"),
         (&[(0, 2, true), (0, 1, true)], "-1"),
-        (&[(0, 4, true), (0, 0, true), (0, 4, true)], "-11"),
+        // Once one serves, those that are awaited count for nothing.
+        (&[(0, 4, true), (0, 0, true), (0, 4, true), (1, 3, true)], "-111"),
+        (&[(2, 0, true), (1, 3, true)], "01"),
         (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),
     ] {
         let mut serving = Serving::default();
@@ -192,7 +232,7 @@ proptest! {
                 prop_assert_eq!(serving.due(&failover).is_some(), waits && failover.failback != Failback::Never);
                 prop_assert!(serving.due(&failover).is_none_or(|due| due > now));
             }
-            before = chosen;
+            before = chosen.or(before);
         }
     }
 }

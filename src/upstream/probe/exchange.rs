@@ -25,7 +25,10 @@ pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadli
     };
     let Ok(sent) = timeout_at(deadline, send).await else { return wrong(&answer, IN_TIME) };
     sent?;
-    while !contains(&answer, &exchange.expect) {
+    let mut searched = 0;
+    while !contains(&answer[searched..], &exchange.expect) {
+        // What is expected may have begun with the last bytes.
+        searched = answer.len().saturating_sub(exchange.expect.len());
         match timeout_at(deadline, connection.read_buf(&mut answer)).await {
             Ok(Ok(0)) => return wrong(&answer, ", then closed the connection"),
             Ok(Ok(_)) => {}

@@ -15,6 +15,7 @@ mod words;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -28,7 +29,7 @@ use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
 };
-use crate::model::{ActiveCheck, Probe, ProxyVersion, Role, Transport};
+use crate::model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Role, Transport};
 
 /// What a probe found, or why it failed.
 pub(super) type Outcome = Result<(), String>;
@@ -111,15 +112,25 @@ impl Target {
         let backend = endpoint.backend();
         let check = backend.active_check.clone()?;
         let address = endpoint.address();
-        let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
-        let tls = match (&check.probe, of_connections) {
-            (Probe::Tls(name), Some(tls)) => Some(TlsClient::of(tls, name.as_ref(), address)),
-            (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
-            (Probe::Grpc(_), Some(tls)) => Some(TlsClient::of(tls, None, address).speaking(grpc::PROTOCOL)),
-            (_, Some(tls)) => Some(TlsClient::of(tls, None, address)),
-            (_, None) => None,
-        };
+        let tls = Self::tls(&backend, &check, address);
         Some(Self { address, check, proxy_protocol: backend.proxy_protocol, tls })
+    }
+
+    fn tls(backend: &Backend, check: &ActiveCheck, address: SocketAddr) -> Option<TlsClient> {
+        let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
+        let is_own_port = check.port.is_none_or(|port| port.get() == address.port());
+        let of = |tls: &BackendTls, name: Option<&ServerName<'static>>| {
+            let client = TlsClient::of(tls, name, address);
+            // Behind another port is another server, which need not be PostgreSQL.
+            if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.from_the_start() }
+        };
+        match (&check.probe, of_connections) {
+            (Probe::Tls(name), Some(tls)) => Some(of(tls, name.as_ref()).that_never_resumes()),
+            (Probe::Tls(name), None) => Some(TlsClient::that_takes_anyone(name.as_ref())),
+            (Probe::Grpc(_), Some(tls)) => Some(of(tls, None).speaking(grpc::PROTOCOL)),
+            (_, Some(tls)) => Some(of(tls, None)),
+            (_, None) => None,
+        }
     }
 
     /// A connection on which everything was as it should be.

@@ -41,15 +41,10 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
     match line(&mut answers).await?.as_str() {
         "master" => expect_role(false, session.role),
         "slave" => expect_role(true, session.role),
-        other => Err(Failure::unexpected(format!("is a `{other}`, expected {}", expected(session.role)))),
-    }
-}
-
-fn expected(role: Role) -> &'static str {
-    match role {
-        Role::Any => "any server",
-        Role::Primary => "a primary",
-        Role::Replica => "a replica",
+        other => {
+            let expected = if session.role == Role::Replica { "a replica" } else { "a primary" };
+            Err(Failure::unexpected(format!("is a `{other}`, expected {expected}")))
+        }
     }
 }
 

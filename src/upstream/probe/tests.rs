@@ -9,7 +9,10 @@ use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession};
+use crate::model::{
+    BackendTlsTerms, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession,
+    StartTls,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -415,5 +418,37 @@ proptest! {
         });
         let reason = outcome.expect("it ends").err().unwrap_or_default();
         prop_assert!(reason.len() < 700 && !reason.contains(|c: char| c.is_control()), "{reason:?}");
+    }
+}
+
+#[test]
+fn only_postgresql_is_asked_for_tls_behind_another_port() {
+    let address = SocketAddr::from(([192, 0, 2, 7], 5432));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let terms = BackendTlsTerms {
+        server_name: Some("db.example.com".try_into().unwrap()),
+        authorities: None,
+        certificate: None,
+        start_tls: Some(StartTls::Postgres),
+    };
+    let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClient(Arc::new(client)) });
+    let asked = TlsClient::of(&tls, None, address);
+    let unasked = asked.clone().from_the_start();
+    assert!(asked != unasked);
+    let backend = Backend { tls: Some(tls), ..Backend::default() };
+    for (probe, port, expected) in [
+        (Probe::Tls(None), None, asked.clone().that_never_resumes()),
+        (Probe::Tls(None), Some(5432), asked.clone().that_never_resumes()),
+        (Probe::Tls(None), Some(8008), unasked.clone().that_never_resumes()),
+        (Probe::Postgres(None), Some(6432), asked),
+        (Probe::Redis(RedisSession { user: None, password: None, role: Role::Any }), Some(8008), unasked),
+    ] {
+        let check = ActiveCheck { port: port.and_then(NonZeroU16::new), ..check(probe) };
+        assert!(Target::tls(&backend, &check, address) == Some(expected), "{check:?}");
     }
 }

@@ -20,12 +20,14 @@ pub(in crate::upstream) struct TlsClient {
     start_tls: Option<StartTls>,
     /// What is spoken within (ALPN); `None`: nobody asks.
     protocol: Option<&'static [u8]>,
+    /// Whether sessions are resumed, in which servers show no certificate.
+    resumes: bool,
 }
 
 impl PartialEq for TlsClient {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config)
-            && (&self.name, self.start_tls, self.protocol) == (&other.name, other.start_tls, other.protocol)
+        let terms = |client: &Self| (client.start_tls, client.protocol, client.resumes);
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name && terms(self) == terms(other)
     }
 }
 
@@ -33,7 +35,7 @@ impl TlsClient {
     /// As connections to the backend do. Another `name` may be asked for.
     pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
         let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
-        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None }
+        Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
     }
 
     /// For probes that want no more than a handshake, from a server that clients verify for themselves.
@@ -44,7 +46,18 @@ impl TlsClient {
             name: name.cloned().unwrap_or_else(|| nobody(Ipv4Addr::UNSPECIFIED.into())),
             start_tls: None,
             protocol: None,
+            resumes: false,
         }
+    }
+
+    /// For probes that want to see the certificate that the server has now.
+    pub fn that_never_resumes(self) -> Self {
+        Self { resumes: false, ..self }
+    }
+
+    /// For a server that is not asked for TLS first.
+    pub fn from_the_start(self) -> Self {
+        Self { start_tls: None, ..self }
     }
 
     pub fn speaking(self, protocol: &'static [u8]) -> Self {
@@ -64,6 +77,9 @@ impl TlsClient {
         if let Some(protocol) = self.protocol {
             Arc::make_mut(&mut config).alpn_protocols = vec![protocol.to_vec()];
         }
+        if !self.resumes {
+            Arc::make_mut(&mut config).resumption = Resumption::disabled();
+        }
         let connected = TlsConnector::from(config).connect(self.name.clone(), connection).await;
         let stream = connected.map_err(|error| match is_local(&error) {
             true => Failure::Io(error),
@@ -81,13 +97,10 @@ fn nobody(to: IpAddr) -> ServerName<'static> {
 fn that_takes_anyone() -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate::new(&provider));
-    let mut config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has what these versions need")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    // What is to be seen is a whole handshake.
-    config.resumption = Resumption::disabled();
-    config
+        .with_no_client_auth()
 }

@@ -111,7 +111,7 @@ fn what_was_closed_counts_until_as_many_have_come() {
     assert_eq!(leveller.note(&closed, &closed, now), 38);
     assert_eq!(due(&mut leveller, &[60, 2], 100, 1), 0, "they are expected back");
     assert_eq!(due(&mut leveller, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
-    // All are back, and 20 have left: 60 is a fifth more than the share of 80 no more, but of 100.
+    // All are back, and 20 have left: of 80 the first may have 48.
     assert_eq!(due(&mut leveller, &[60, 20], 138, 2), 12);
 }
 

@@ -1,6 +1,9 @@
+use std::task::Poll;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::model::{Exchange, Hidden};
 
 #[tokio::test]
 async fn a_killed_backend_becomes_unhealthy_and_recovers() {
@@ -35,6 +38,62 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
     upstreams.update(&wanted(wanted_now));
     assert_eq!(upstream.usable(), 1);
     timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
+}
+
+/// Two endpoints of which it is not known whether they are the right ones, since they say nothing.
+async fn start_unknown() -> (Upstreams, Arc<Upstream>, [TcpListener; 2]) {
+    let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut settings = settings(silent.each_ref().map(|server| server.local_addr().unwrap()));
+    let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
+    let for_ever = Duration::from_secs(3600);
+    probe_with(&mut settings, ActiveCheck { probe: Probe::Exchange(exchange), timeout: for_ever, ..fast_check() });
+    let (upstreams, upstream) = start(settings, 0);
+    (upstreams, upstream, silent)
+}
+
+#[tokio::test]
+async fn who_waited_for_first_probes_also_waits_for_the_others_of_the_group() {
+    let (_upstreams, upstream, _silent) = start_unknown().await;
+    let subset = upstream.subset(&Backends::All);
+    let [one, other] = [0, 1].map(|place: usize| upstream.endpoints()[place].id());
+    let mut waiting = Box::pin(subset.waited_for_probes());
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    upstream.keeper().probed(&upstream, one, Some(Ok(())));
+    assert!(subset.pick(CLIENT, &Tried::default()).is_some(), "who comes now is served");
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    upstream.keeper().probed(&upstream, other, Some(Err("a replica".into())));
+    assert_eq!(futures::poll!(&mut waiting), Poll::Ready(true));
+    assert!(!subset.waited_for_probes().await, "nobody is awaited any more");
+}
+
+#[tokio::test]
+async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
+    let (_upstreams, upstream, _silent) = start_unknown().await;
+    let subset = upstream.subset(&Backends::All);
+    let first = upstream.endpoints()[0].id();
+    let mut waiting = Box::pin(subset.waited_for_probes());
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    upstream.keeper().probed(&upstream, first, Some(Ok(())));
+    assert_eq!(timeout(Duration::from_secs(20), waiting).await, Ok(true));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_probes_that_cannot_be_made_or_of_what_is_gone() {
+    let (_upstreams, upstream, _silent) = start_unknown().await;
+    let subset = upstream.subset(&Backends::All);
+    let mut waiting = Box::pin(subset.waited_for_probes());
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    let ids: Vec<_> = upstream.endpoints().iter().map(|endpoint| endpoint.id()).collect();
+    ids.into_iter().for_each(|id| _ = upstream.keeper().probed(&upstream, id, None));
+    assert_eq!(futures::poll!(waiting), Poll::Ready(true));
+    assert!(subset.pick(CLIENT, &Tried::default()).is_none());
+
+    let (upstreams, upstream, _silent) = start_unknown().await;
+    let subset = upstream.subset(&Backends::All);
+    let mut waiting = Box::pin(subset.waited_for_probes());
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    drop(upstreams);
+    assert_eq!(futures::poll!(waiting), Poll::Ready(true));
 }
 
 #[tokio::test]

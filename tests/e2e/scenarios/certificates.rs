@@ -9,10 +9,10 @@ use tcplb::tools::cert;
 use tokio::time::Instant;
 
 use crate::{
-    backends::{PORT, load_balancer_with},
+    backends::{PORT, load_balancer_with, sealed_pod},
     clients::{Connection, Failure},
-    cluster::{self, PATIENCE, eventually},
-    scenario::{Company, is, scenario, sentence},
+    cluster::{PATIENCE, eventually},
+    scenario::{Company, Scenario, is, scenario, sentence},
 };
 
 /// A self-signed certificate.
@@ -101,64 +101,37 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
     .await;
 }
 
-/// A Deployment of one pod that ends TLS by itself, for clients only that show a certificate, and its Service.
-fn strict_backend(name: &str) -> String {
-    let image = cluster::image().unwrap();
-    format!(
-        "
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: {name}}}
-data:
-  load-balancer.yaml: |
-    apiVersion: tcplb.io/v1alpha1
-    kind: TcpLoadBalancer
-    metadata: {{name: strict}}
-    spec:
-      listeners:
-      - port: {PORT}
-        tls:
-          certificateRefs: [{{files: {{certificate: /tls/tls.crt, key: /tls/tls.key}}}}]
-          clientValidation: {{caRefs: [{{files: {{ca: /clients/ca.crt}}}}]}}
-      backends: [{{addresses: ['127.0.0.1:5001']}}]
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
+impl Scenario {
+    /// A pod that ends TLS by itself, for clients only that show a certificate, and its Service.
+    async fn strict_backend(&self, name: &str) {
+        let manifest = format!(
+            "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: strict}}
 spec:
-  selector: {{app: {name}}}
-  ports: [{{name: echo, port: {PORT}}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: 1
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      containers:
-      - name: tls
-        image: {image}
-        imagePullPolicy: Never
-        args: [standalone, /manifest, --admin, 'off']
-        volumeMounts:
-        - {{name: manifest, mountPath: /manifest}}
-        - {{name: tls, mountPath: /tls}}
-        - {{name: clients, mountPath: /clients}}
-        readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
-      - name: backend
-        image: {image}
-        imagePullPolicy: Never
-        args: [backend, --listen, ':5001', --name, $(POD)]
-        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
-      volumes:
-      - {{name: manifest, configMap: {{name: {name}}}}}
-      - {{name: tls, secret: {{secretName: {name}-tls}}}}
-      - {{name: clients, configMap: {{name: proxies-ca}}}}
-"
-    )
+  listeners:
+  - port: {PORT}
+    tls:
+      certificateRefs: [{{files: {{certificate: /tls/tls.crt, key: /tls/tls.key}}}}]
+      clientValidation: {{caRefs: [{{files: {{ca: /clients/ca.crt}}}}]}}
+  backends: [{{addresses: ['127.0.0.1:{}']}}]
+",
+            PORT + 1
+        );
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+            "data": {"load-balancer.yaml": manifest},
+        });
+        self.apply(&map.to_string()).await;
+        let volumes = [
+            ("manifest", format!("configMap: {{name: {name}}}")),
+            ("tls", format!("secret: {{secretName: {name}-tls}}")),
+            ("clients", "configMap: {name: proxies-ca}".to_owned()),
+        ];
+        let volumes = volumes.each_ref().map(|(name, what)| (*name, what.as_str()));
+        self.deploy(name, 1, &sealed_pod("/manifest", &volumes)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,8 +146,7 @@ async fn clients_and_backends_show_certificates_and_a_changed_authority_is_belie
         for (certificate, map) in [(&back, "backends-ca"), (&proxy, "proxies-ca"), (&alice, "clients-ca")] {
             scenario.apply(&certificate.authority(map)).await;
         }
-        scenario.apply(&strict_backend("strict")).await;
-        scenario.backends_are_ready(&scenario.namespace, "strict", 1).await;
+        scenario.strict_backend("strict").await;
         scenario
             .apply(&format!(
                 "

@@ -1,5 +1,7 @@
 mod certificates;
+mod checks;
 mod churn;
+mod failover;
 mod faults;
 mod gateway;
 mod host;

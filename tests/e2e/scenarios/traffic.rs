@@ -6,9 +6,9 @@ use tcplb::api::TcpLoadBalancerStatus;
 use tokio::time::timeout;
 
 use crate::{
-    backends::{PORT, load_balancer, load_balancer_with},
+    backends::{PORT, load_balancer, load_balancer_with, sealed_pod},
     clients::{Connection, Failure, SOON, brief_visit, visit},
-    cluster::{self, PATIENCE, eventually, nodes},
+    cluster::{PATIENCE, eventually, nodes},
     scenario::{Company, Scenario, is, scenario},
     scenarios::certificates::Certificate,
 };
@@ -88,8 +88,11 @@ async fn server_names_lead_to_pods_that_have_their_own_certificate_and_to_others
         scenario.apply(&ours.secret("ours")).await;
         scenario.apply(&theirs.secret("theirs")).await;
         scenario.backends("plain", 1).await;
-        scenario.apply(&sealed_backend("sealed", "theirs")).await;
-        scenario.backends_are_ready(&scenario.namespace, "sealed", 1).await;
+        let arguments = format!(
+            "--listen, ':{PORT}', --backend, '127.0.0.1:{}', --tls-certificate, /tls/tls.crt, --tls-key, /tls/tls.key",
+            PORT + 1
+        );
+        scenario.deploy("sealed", 1, &sealed_pod(&arguments, &[("tls", "secret: {secretName: theirs}")])).await;
         let manifest = |name_of_sealed: &str| {
             format!(
                 "
@@ -137,45 +140,6 @@ spec:
 
 fn backends_of(status: &TcpLoadBalancerStatus) -> Vec<String> {
     status.backends.iter().map(|backend| backend.name.clone()).collect()
-}
-
-/// A Deployment of one pod that ends TLS by itself, with the certificate of a Secret, and its Service.
-fn sealed_backend(name: &str, secret: &str) -> String {
-    let image = cluster::image().unwrap();
-    format!(
-        "
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  selector: {{app: {name}}}
-  ports: [{{name: echo, port: {PORT}}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}}}
-spec:
-  replicas: 1
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      containers:
-      - name: tls
-        image: {image}
-        imagePullPolicy: Never
-        args: [standalone, --listen, ':{PORT}', --backend, '127.0.0.1:5001', --admin, 'off',
-               --tls-certificate, /tls/tls.crt, --tls-key, /tls/tls.key]
-        volumeMounts: [{{name: tls, mountPath: /tls}}]
-        readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}
-      - name: backend
-        image: {image}
-        imagePullPolicy: Never
-        args: [backend, --listen, ':5001', --name, $(POD)]
-        env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
-      volumes: [{{name: tls, secret: {{secretName: {secret}}}}}]
-"
-    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ fn gone(id: u64, connections: u64) -> Arc<LiveListener> {
         counters: ListenerCounters::new(1),
         admission: Arc::new(Admission::new(id, sources)),
         share: Arc::new(Capacity::new(1)),
+        cancels: crate::proxy::postgres::cancels(),
     };
     (0..connections).for_each(|_| listener.counters.shard(0).accept());
     Arc::new(listener)

@@ -82,6 +82,15 @@ fn names_are_compared_in_lower_case_and_without_a_final_dot() {
 }
 
 #[test]
+fn what_is_longer_than_any_name_is_refused() {
+    for (labels, is_name) in [(126, true), (127, false), (30_000, false)] {
+        let name = format!("a{}", ".a".repeat(labels));
+        let hello = in_records(&message(&server_name(name.as_bytes())), 1000);
+        assert_eq!(read_of(&hello).0.is_ok(), is_name, "{} bytes", name.len());
+    }
+}
+
+#[test]
 fn a_client_hello_without_extensions_asks_for_no_name() {
     let without = [&[3, 3][..], &[7; 32], &with_length(1, &[]), &with_length(2, &[0, 47]), &[1, 0]].concat();
     let message = [&[1][..], &with_length(3, &without)].concat();
