@@ -61,6 +61,8 @@ pub enum Transport {
     Plain,
     /// What connections to the backend go through.
     AsConnections,
+    /// The same at the endpoint's own port. Another port is another server, which probes speak to in the clear.
+    ByPort,
     /// The same, and the backend has it.
     Tls,
 }

@@ -1,6 +1,6 @@
 //! Who is believed to issue certificates, from ConfigMaps, Secrets and files.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::{
@@ -18,6 +18,7 @@ use super::{
     findings::Place,
     load_balancer::Declaration,
     referred::{Meanwhile, Text},
+    revocation,
 };
 use crate::{
     api,
@@ -64,6 +65,9 @@ impl<'a> Certificates<'a> {
         let mut authorities = Vec::new();
         for (index, reference) in declared.iter().enumerate() {
             authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
+        }
+        if let Some(problem) = revocation::ambiguity(&authorities) {
+            place.refuse_for(Reason::InvalidCertificateRef, problem);
         }
         let all_judged = || declared.iter().all(|one| declaration.is_judged_by_others(one.reference()).is_none());
         if declared.is_empty() {
@@ -148,12 +152,14 @@ impl Texts<'_> {
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Authority, String> {
-        let (roots, revoked) = (self.roots()?, self.lists()?);
+        let roots = self.roots()?;
+        let revoked = self.revoked.as_ref().map(|text| revocation::read(text, &self.certificates)).transpose()?;
+        let revoked = revoked.unwrap_or_default();
         let authority = Authority { source, fingerprint, roots, expiries: self.expiries(&revoked), revoked };
         // Only whoever uses the lists reads them.
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
         match (verifier, &self.revoked) {
-            (Err(_), Some(revoked)) => Err(not_lists(&revoked.title)),
+            (Err(_), Some(revoked)) => Err(revocation::not_lists(&revoked.title)),
             (Err(problem), None) => Err(problem),
             (Ok(_), _) => Ok(authority),
         }
@@ -174,29 +180,6 @@ impl Texts<'_> {
         Ok(roots)
     }
 
-    fn lists(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-        let Some(Text { title, bytes }) = &self.revoked else { return Ok(Vec::new()) };
-        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes).collect();
-        // A text without any would revoke nothing, which nobody means who has it.
-        let lists = lists.ok().filter(|lists| !lists.is_empty()).ok_or_else(|| not_lists(title))?;
-        for list in &lists {
-            let (_, list) = CertificateRevocationList::from_der(list).map_err(|_| not_lists(title))?;
-            if list.version().is_none() {
-                return Err(format!(
-                    "{title} has a list of revoked certificates of version 1, which is not supported: have one of \
-                     version 2 issued (for `openssl ca`, write `crlnumber` in its configuration)"
-                ));
-            }
-            if list.next_update().is_none() {
-                return Err(format!(
-                    "{title} has a list of revoked certificates that does not say when the next one comes: have one \
-                     issued that does"
-                ));
-            }
-        }
-        Ok(lists)
-    }
-
     fn expiries(&self, revoked: &[CertificateRevocationListDer<'static>]) -> Vec<(Timestamp, Arc<str>)> {
         let of_certificates = CertificateDer::pem_slice_iter(self.certificates.bytes).flatten().filter_map(|der| {
             let (_, certificate) = X509Certificate::from_der(&der).ok()?;
@@ -208,7 +191,7 @@ impl Texts<'_> {
             );
             Some((until, sentence.into()))
         });
-        let of_lists = newest(revoked).filter_map(|list| {
+        let of_lists = revocation::newest(revoked).filter_map(|list| {
             let (_, list) = CertificateRevocationList::from_der(list).ok()?;
             let until = timestamp(list.next_update()?);
             let sentence = format!(
@@ -223,13 +206,6 @@ impl Texts<'_> {
     }
 }
 
-fn not_lists(title: &str) -> String {
-    format!(
-        "{title} has no list of revoked certificates that can be read: write a PEM text that begins with -----BEGIN X509 \
-         CRL-----, or leave it out"
-    )
-}
-
 /// Believes these authorities, but for what they have revoked; one without a list has revoked nothing.
 fn client_verifier(
     authorities: &[Arc<Authority>],
@@ -237,7 +213,7 @@ fn client_verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
-        .with_crls(revoked(authorities))
+        .with_crls(revocation::of_all(authorities))
         .allow_unknown_revocation_status();
     let builder = match mode {
         ClientValidationMode::Required => builder,
@@ -248,25 +224,4 @@ fn client_verifier(
 
 pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {
     authorities.iter().flat_map(|authority| authority.roots.roots.iter().cloned()).collect()
-}
-
-pub(super) fn revoked(authorities: &[Arc<Authority>]) -> Vec<CertificateRevocationListDer<'static>> {
-    newest(authorities.iter().flat_map(|authority| &authority.revoked)).cloned().collect()
-}
-
-/// The newest list of each issuer: whoever verifies looks at one only.
-fn newest<'a>(
-    lists: impl IntoIterator<Item = &'a CertificateRevocationListDer<'static>>,
-) -> impl Iterator<Item = &'a CertificateRevocationListDer<'static>> {
-    let mut newest: BTreeMap<Vec<u8>, (i64, &CertificateRevocationListDer<'static>)> = BTreeMap::new();
-    for list in lists {
-        // One that cannot be read was refused before.
-        let Ok((_, read)) = CertificateRevocationList::from_der(list) else { continue };
-        let (issuer, updated) = (read.issuer().as_raw().to_vec(), read.last_update().timestamp());
-        let known = newest.entry(issuer).or_insert((updated, list));
-        if updated > known.0 {
-            *known = (updated, list);
-        }
-    }
-    newest.into_values().map(|(_, list)| list)
 }

@@ -11,12 +11,8 @@ use rustls::{
 };
 
 use super::{
-    Reason,
-    authorities::{revoked, roots},
-    certificates::Certificates,
-    findings::Place,
-    listener::start_tls,
-    load_balancer::Declaration,
+    Reason, authorities::roots, certificates::Certificates, findings::Place, listener::start_tls,
+    load_balancer::Declaration, revocation,
 };
 use crate::{
     api,
@@ -128,7 +124,7 @@ fn server_verifier(
 ) -> Result<Arc<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
-        .with_crls(revoked(authorities))
+        .with_crls(revocation::of_all(authorities))
         .allow_unknown_revocation_status()
         .build()
 }

@@ -72,9 +72,9 @@ pub(super) fn active_check(
         transport: match declared.transport {
             Some(api::CheckTransport::Plain) => Transport::Plain,
             Some(api::CheckTransport::Tls) => Transport::Tls,
-            // Another port is another server, but a handshake that is asked for is verified where connections are.
-            None if port.is_some() && declared.type_ != api::CheckType::Tls => Transport::Plain,
-            None => Transport::AsConnections,
+            // A handshake that is asked for is verified where connections are, whichever the port.
+            None if port.is_none() || declared.type_ == api::CheckType::Tls => Transport::AsConnections,
+            None => Transport::ByPort,
         },
         interval: place.at("interval").duration(interval, intervals),
         unhealthy_interval,

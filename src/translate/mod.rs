@@ -23,6 +23,7 @@ mod ports;
 mod quotas;
 mod reach;
 mod referred;
+mod revocation;
 mod routes;
 mod service;
 mod settings;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo};
+use rcgen::{CrlDistributionPoint, CrlIssuingDistributionPoint};
 use rustls::{
     ClientConfig, HandshakeKind, SupportedProtocolVersion,
     version::{TLS12, TLS13},
@@ -143,6 +144,28 @@ fn whoever_is_revoked_cannot_resume_a_session_from_before() {
     rig.change_listener(|listener| listener.timeouts.handshake += std::time::Duration::from_secs(1));
     for [alice, ..] in &everybody {
         assert_eq!(echoed(alice, &rig).unwrap(), HandshakeKind::Resumed);
+    }
+}
+
+#[test]
+fn of_an_issuer_whose_list_comes_in_parts_each_part_counts() {
+    let authority = Authority::new();
+    let presented = authority.issue("db.example");
+    let part = |number: u8| CrlDistributionPoint { uris: vec![format!("http://crl.example/{number}")] };
+    let issue = |name, number| authority.issue_with(name, |params| params.crl_distribution_points = vec![part(number)]);
+    let list = |revoked: &Issued, number| {
+        authority.revoked_with(&[revoked], |list| {
+            let distribution_point = part(number);
+            list.issuing_distribution_point = Some(CrlIssuingDistributionPoint { distribution_point, scope: None });
+        })
+    };
+    let (alice, bob, carol, dave) = (issue("alice", 1), issue("bob", 1), issue("carol", 2), issue("dave", 2));
+    let lists = list(&bob, 1) + &list(&dave, 2);
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Required", &presented, &[(&authority, Some(lists))]);
+    });
+    for (issued, is_revoked) in [(&alice, false), (&bob, true), (&carol, false), (&dave, true)] {
+        assert_eq!(echoed(&authority.client_showing(issued, &VERSIONS), &rig).is_err(), is_revoked);
     }
 }
 

@@ -41,13 +41,17 @@ impl Authority {
 
     /// The list of what it has revoked, as PEM.
     pub fn revoked(&self, all: &[&Issued]) -> String {
+        self.revoked_with(all, |_| {})
+    }
+
+    pub fn revoked_with(&self, all: &[&Issued], change: impl FnOnce(&mut CertificateRevocationListParams)) -> String {
         let revoked = |issued: &&Issued| RevokedCertParams {
             serial_number: issued.serial.into(),
             revocation_time: date_time_ymd(2026, 1, 1),
             reason_code: None,
             invalidity_date: None,
         };
-        let list = CertificateRevocationListParams {
+        let mut list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
             next_update: date_time_ymd(2126, 1, 1),
             crl_number: next_serial().into(),
@@ -55,6 +59,7 @@ impl Authority {
             revoked_certs: all.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        change(&mut list);
         list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 }

@@ -111,7 +111,8 @@ pub struct ActiveCheck {
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
     /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Not with types TCP, which
-    /// says nothing, and TLS, which is always TLS. Default: TLS where the backend has `tls` and no `port` is given.
+    /// says nothing, and TLS, which is always TLS. Default: TLS where the backend has `tls`, unless `port` is another than
+    /// the endpoint's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<CheckTransport>,
     /// What is sent and expected (type Exchange).

@@ -143,6 +143,11 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
             "ca.crl of ConfigMap shop/wrong has a list of revoked certificates of version 1, which is not supported: have \
              one of version 2 issued (for `openssl ca`, write `crlnumber`",
         ),
+        (
+            &[("ca.crt", &pem), ("ca.crl", &Ca::new().list())],
+            "ca.crl of ConfigMap shop/wrong has a list of what CN=rcgen self signed cert has revoked, whose signature is \
+             not that of the authority of this name in ca.crt of ConfigMap shop/wrong: write the list as",
+        ),
         (&[("ca.crt", &pem), ("ca.crl", &list[..100])], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
     ] {
         let mut world = validating("{name: wrong}, {name: right}");
@@ -156,6 +161,30 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
         assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
         assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/right"]);
     }
+}
+
+#[test]
+fn lists_of_authorities_of_one_name_that_have_different_keys_are_refused() {
+    let (old, new) = (Ca::new(), Ca::new());
+    let said = |of_old: &[(&str, &str)], of_new: &[(&str, &str)]| {
+        let mut world = validating("{name: old}, {name: new}");
+        store(&mut world, "old", of_old);
+        store(&mut world, "new", of_new);
+        let (snapshot, verdicts) = first(&world);
+        assert_eq!(snapshot.listeners.is_empty(), verdicts[&object("pg")].refuses());
+        sentences(&verdicts, "pg")
+    };
+    let (old, of_old, new) = (old.pem(), old.list(), new.pem());
+    assert_eq!(said(&[("ca.crt", &old)], &[("ca.crt", &new)]), [""; 0]);
+    assert_eq!(said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &old)]), [""; 0]);
+    let refused = said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &new)]);
+    assert!(
+        refused[0].starts_with(
+            "spec.listeners[0].tls.clientValidation.caRefs: several authorities have the name CN=rcgen self signed cert \
+             and different keys"
+        ),
+        "{refused:?}"
+    );
 }
 
 #[test]

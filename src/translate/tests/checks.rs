@@ -66,7 +66,7 @@ fn paces_and_ports_have_their_defaults() {
     assert_eq!((default.jitter_percent, default.port, default.transport), (10, None, Transport::AsConnections));
     let other = check("{interval: 7s, unhealthyInterval: 100ms, jitterPercent: 0, port: 8008}");
     assert_eq!((other.unhealthy_interval.as_millis(), other.jitter_percent), (100, 0));
-    assert_eq!((other.port.unwrap().get(), other.transport), (8008, Transport::Plain));
+    assert_eq!((other.port.unwrap().get(), other.transport), (8008, Transport::ByPort));
 }
 
 #[test]

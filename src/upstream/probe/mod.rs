@@ -117,12 +117,17 @@ impl Target {
     }
 
     fn tls(backend: &Backend, check: &ActiveCheck, address: SocketAddr) -> Option<TlsClient> {
-        let of_connections = backend.tls.as_ref().filter(|_| check.transport != Transport::Plain);
         let is_own_port = check.port.is_none_or(|port| port.get() == address.port());
+        let is_encrypted = match check.transport {
+            Transport::Plain => false,
+            Transport::AsConnections | Transport::Tls => true,
+            Transport::ByPort => is_own_port,
+        };
+        let of_connections = backend.tls.as_ref().filter(|_| is_encrypted);
         let of = |tls: &BackendTls, name: Option<&ServerName<'static>>| {
             let client = TlsClient::of(tls, name, address);
             // Behind another port is another server, which need not be PostgreSQL.
-            if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.from_the_start() }
+            if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.without_asking() }
         };
         match (&check.probe, of_connections) {
             (Probe::Tls(name), Some(tls)) => Some(of(tls, name.as_ref()).that_never_resumes()),

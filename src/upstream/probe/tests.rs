@@ -438,7 +438,7 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
     };
     let tls = Arc::new(BackendTls { terms, client: crate::model::TlsClient(Arc::new(client)) });
     let asked = TlsClient::of(&tls, None, address);
-    let unasked = asked.clone().from_the_start();
+    let unasked = asked.clone().without_asking();
     assert!(asked != unasked);
     let backend = Backend { tls: Some(tls), ..Backend::default() };
     for (probe, port, expected) in [
@@ -450,5 +450,11 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
     ] {
         let check = ActiveCheck { port: port.and_then(NonZeroU16::new), ..check(probe) };
         assert!(Target::tls(&backend, &check, address) == Some(expected), "{check:?}");
+    }
+    for (port, is_encrypted) in [(None, true), (Some(5432), true), (Some(8008), false)] {
+        let probe = Probe::Redis(RedisSession { user: None, password: None, role: Role::Any });
+        let port = port.and_then(NonZeroU16::new);
+        let check = ActiveCheck { port, transport: Transport::ByPort, ..check(probe) };
+        assert_eq!(Target::tls(&backend, &check, address).is_some(), is_encrypted, "{port:?}");
     }
 }

@@ -56,7 +56,7 @@ impl TlsClient {
     }
 
     /// For a server that is not asked for TLS first.
-    pub fn from_the_start(self) -> Self {
+    pub fn without_asking(self) -> Self {
         Self { start_tls: None, ..self }
     }
 
