@@ -36,7 +36,7 @@ bench: build ## measure beside HAProxy, nginx and Envoy (bench/README.md; ARGUME
 	$(if $(ARGUMENTS),,$(CARGO) run --release --locked --package tcplb-bench -- count)
 	$(CARGO) run --release --locked --package tcplb-bench -- report
 
-bench-smoke: build ## count instructions and system calls, and fail if there are more than before (UPDATE=1 writes them down); see policies kept
+bench-smoke: build ## count instructions and system calls, and fail if there are more than before (UPDATE=1 writes them down) or a policy is not kept
 	$(CARGO) test --locked --package tcplb-bench
 	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
 	$(CARGO) run --release --locked --package tcplb-bench -- show --check
