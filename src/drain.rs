@@ -1,10 +1,11 @@
 //! How many connections of something that goes may still be open at each moment.
 
 mod pace;
+mod parts;
 
 use std::time::Duration;
 
-pub use pace::Pace;
+pub use self::{pace::Pace, parts::parts_of};
 
 use crate::model::Close;
 

@@ -10,7 +10,7 @@ use std::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("drain", &["model"]),
-    ("upstream", &["model"]),
+    ("upstream", &["drain", "model"]),
     ("proxy", &["drain", "model", "upstream"]),
     ("descriptors", &[]),
     ("takeover", &[]),

@@ -1,13 +1,16 @@
-//! How many connections endpoints have beyond their share: a function over counts.
+//! How many connections endpoints have beyond their share, a function over counts, and how many of them are closed when.
 //!
 //! Each replica decides over its own connections by itself. What it closes comes back to any replica, and there goes where
 //! the algorithm sends new connections. So closing as many as are too many is right where these go to whoever has the
 //! fewest, and by and by too few where they go anywhere: then it goes on until it is enough.
 
+mod leveller;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::leveller::{Counted, Counts, Leveller};
 use super::Endpoint;
 use crate::model::{self, Algorithm};
 
@@ -26,6 +29,13 @@ pub type Group = Vec<Sharer>;
 pub struct Sharer {
     pub endpoint: Arc<Endpoint>,
     pub weight: u64,
+}
+
+impl Sharer {
+    pub fn counted(&self) -> Counted {
+        let load = Load { open: self.endpoint.active(), weight: self.weight };
+        Counted { id: self.endpoint.id(), load, connections: self.endpoint.connections() }
+    }
 }
 
 /// An endpoint that connections are spread over.
@@ -70,7 +80,7 @@ impl Tolerance {
 /// How many connections of each endpoint are too many. `coming_back` were closed here and are expected to be opened
 /// again: they belong to the shares as well. Otherwise, while clients wait before they come back, everybody would have
 /// too many of the few that are left.
-pub fn excesses(loads: &[Load], coming_back: u64, tolerance: Tolerance) -> Vec<u32> {
+fn excesses(loads: &[Load], coming_back: u64, tolerance: Tolerance) -> Vec<u32> {
     let all: u64 = loads.iter().map(|load| u64::from(load.open)).sum::<u64>() + coming_back;
     let weights = loads.iter().map(|load| load.weight).sum();
     let excess = |load: &Load| load.open.saturating_sub(tolerance.most(all, load.weight, weights));
@@ -82,7 +92,7 @@ const LASTING: Duration = Duration::from_secs(3);
 
 /// Which endpoints have had too many for some time, by their ids.
 #[derive(Clone, Debug, Default)]
-pub struct Lasting(BTreeMap<u64, Excess>);
+struct Lasting(BTreeMap<u64, Excess>);
 
 #[derive(Clone, Copy, Debug)]
 struct Excess {
@@ -92,7 +102,7 @@ struct Excess {
 
 impl Lasting {
     /// How many of the excesses of these endpoints have lasted. It has to be asked at every look.
-    pub fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
+    fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
         let of_endpoint = |(id, count): &(u64, u32)| {
             if *count == 0 {
                 // What was closed may come back to where it was: then it is still the same excess.
@@ -109,14 +119,14 @@ impl Lasting {
     }
 
     /// Connections of this one have been closed.
-    pub fn closed(&mut self, id: u64, now: Instant) {
+    fn closed(&mut self, id: u64, now: Instant) {
         if let Some(excess) = self.0.get_mut(&id) {
             excess.closed = Some(now);
         }
     }
 
     /// Forgets all but these.
-    pub fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
+    fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
         self.0.retain(|id, _| is_known(*id));
     }
 }

@@ -8,9 +8,8 @@ use std::{
 use tokio::time::Instant;
 use tracing::info;
 
-use super::parts_of;
 use crate::{
-    drain::{Pace, Schedule},
+    drain::{Pace, Schedule, parts_of},
     model::{Close, ObjectKey},
     proxy::{
         accounting::CloseReason,

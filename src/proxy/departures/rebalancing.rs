@@ -1,28 +1,23 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
 
-use super::parts_of;
 use crate::{
-    drain::Pace,
-    model::UpstreamKey,
+    model::{self, UpstreamKey},
     proxy::{
         accounting::CloseReason,
         sessions::{Choice, First, Owner, Wish, Wishes},
         topology::View,
     },
-    upstream::rebalance::{Group, Lasting, Load, Rebalancing, Sharer, excesses},
+    upstream::{
+        Upstream,
+        rebalance::{Counted, Counts, Leveller, Rebalancing, Sharer},
+    },
 };
 
 /// A connection without a byte for this long is idle.
 const IDLE: Duration = Duration::from_secs(5);
-const MINUTE: Duration = Duration::from_secs(60);
-/// After a look at the connections that found none to close it is looked again after this long.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Nothing was to be closed for this long: it is over.
 const OVER: Duration = Duration::from_secs(10);
 
@@ -34,21 +29,8 @@ pub struct Rebalance {
 
 #[derive(Debug)]
 struct State {
-    pace: Pace,
-    /// By the ids of their endpoints: what is known of a group ends when another endpoint joins or one leaves it.
-    groups: BTreeMap<Vec<u64>, Returning>,
-    lasting: Lasting,
-    /// Nothing is closed before.
-    pauses_until: Instant,
+    leveller: Leveller,
     under_way: Option<UnderWay>,
-}
-
-/// Connections of a group that were closed and are expected to be opened again.
-#[derive(Clone, Copy, Debug)]
-struct Returning {
-    count: u64,
-    /// How many connections the group had got when that was last looked at.
-    connections: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +54,7 @@ impl Rebalance {
             match upstream.rebalancing() {
                 Some(rebalancing) => {
                     let state = self.upstreams.entry(key.clone()).or_insert_with(|| State::new(&rebalancing, now));
-                    wishes.extend(state.due(key, &rebalancing, &upstream.groups(), now));
+                    wishes.extend(state.due(key, &rebalancing, &counted(upstream), now));
                 }
                 None => drop(self.upstreams.remove(key)),
             }
@@ -80,26 +62,15 @@ impl Rebalance {
         wishes
     }
 
-    /// What of it is to be closed if these are the connections that reached each endpoint: those that wait for one that
-    /// does not answer are no reason to close what it has.
-    pub fn confirmed(&self, view: &View, mut wishes: Wishes, established: &BTreeMap<u64, u32>) -> Wishes {
-        let of = |id: u64| established.get(&id).copied().unwrap_or(0);
+    /// What of it is to be closed if these are the connections that reached each endpoint.
+    pub fn confirmed(&self, view: &View, wishes: &Wishes, established: &BTreeMap<u64, u32>) -> Wishes {
         let mut confirmed = Wishes::new();
+        let due = counts(wishes.iter().map(|(owner, wish)| (owner, wish.count)));
         for (key, upstream) in &view.upstreams {
             let (Some(rebalancing), Some(state)) = (upstream.rebalancing(), self.upstreams.get(key)) else { continue };
-            for group in upstream.groups() {
-                let ids: Vec<u64> = group.iter().map(|sharer| sharer.endpoint.id()).collect();
-                let Some(returning) = state.groups.get(&ids) else { continue };
-                let load = |sharer: &Sharer| Load { open: of(sharer.endpoint.id()), weight: sharer.weight };
-                let loads: Vec<Load> = group.iter().map(load).collect();
-                let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
-                for (owner, excess) in ids.into_iter().map(Owner::Endpoint).zip(excesses) {
-                    let Some(wish) = wishes.remove(&owner) else { continue };
-                    let count = wish.count.min(excess as usize);
-                    if count > 0 {
-                        confirmed.insert(owner, Wish { count, ..wish });
-                    }
-                }
+            let of_upstream = state.leveller.confirmed(&rebalancing, &counted(upstream), &due, established);
+            for (owner, count) in of_upstream.into_iter().map(|(id, count)| (Owner::Endpoint(id), count)) {
+                confirmed.insert(owner, Wish { count, ..wishes[&owner] });
             }
         }
         confirmed
@@ -107,76 +78,31 @@ impl Rebalance {
 
     /// Takes note of what has been wished and closed.
     pub fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
+        let due = counts(wishes.iter().map(|(owner, wish)| (owner, wish.count)));
+        let closed = counts(closed.iter().map(|(owner, count)| (owner, *count)));
         for state in self.upstreams.values_mut() {
-            state.note(wishes, closed, now);
+            state.note(&due, &closed, now);
         }
     }
 }
 
 impl State {
     fn new(rebalancing: &Rebalancing, now: Instant) -> Self {
-        let pace = Pace::new(rebalancing.rebalance.max_closes_per_minute.get() as usize, MINUTE, now);
-        Self { pace, groups: BTreeMap::new(), lasting: Lasting::default(), pauses_until: now, under_way: None }
+        Self { leveller: Leveller::new(&rebalancing.rebalance, now), under_way: None }
     }
 
-    fn due(&mut self, key: &UpstreamKey, rebalancing: &Rebalancing, groups: &[Group], now: Instant) -> Wishes {
-        let settings = rebalancing.rebalance;
-        let most = settings.max_closes_per_minute.get() as usize;
-        let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
-        let mut known = std::mem::take(&mut self.groups);
-        // A clock that does not reach so far back has seen no connection that is older.
-        let (Some(accepted_before), Some(silent_since)) = (now.checked_sub(settings.min_age), now.checked_sub(IDLE))
-        else {
-            return Wishes::new();
-        };
-        let choice = Choice {
-            first: if settings.idle_only { First::Silent } else { First::Oldest },
-            accepted_before: Some(accepted_before),
-            silent_since: settings.idle_only.then_some(silent_since),
-        };
-        let mut wishes = Wishes::new();
-        let mut too_many = 0;
-        for group in groups {
-            let ids: Vec<u64> = group.iter().map(|sharer| sharer.endpoint.id()).collect();
-            let connections = group.iter().map(|sharer| sharer.endpoint.connections()).sum();
-            let mut returning = known.remove(&ids).unwrap_or(Returning { count: 0, connections });
-            returning.note_connections(connections);
-            let loads: Vec<Load> =
-                group.iter().map(|sharer| Load { open: sharer.endpoint.active(), weight: sharer.weight }).collect();
-            let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
-            let excesses: Vec<(u64, u32)> = ids.iter().copied().zip(excesses).collect();
-            let excesses: Vec<usize> =
-                self.lasting.of(&excesses, now).into_iter().map(|count| count as usize).collect();
-            self.groups.insert(ids.clone(), returning);
-            too_many += excesses.iter().sum::<usize>();
-            for (id, count) in ids.into_iter().zip(parts_of(allowed, &excesses)).filter(|(_, count)| *count > 0) {
-                allowed -= count;
-                wishes.insert(Owner::Endpoint(id), Wish { count, reason: CloseReason::Rebalanced, choice });
-            }
-        }
-        let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
-        self.lasting.retain(|id| known.contains(&id));
-        self.tell(key, too_many, now);
-        if now < self.pauses_until { Wishes::new() } else { wishes }
+    fn due(&mut self, key: &UpstreamKey, rebalancing: &Rebalancing, groups: &[Vec<Counted>], now: Instant) -> Wishes {
+        let due = self.leveller.due(rebalancing, groups, now);
+        self.tell(key, self.leveller.too_many(), now);
+        let Some(choice) = choice(&rebalancing.rebalance, now) else { return Wishes::new() };
+        let wish = |count| Wish { count, reason: CloseReason::Rebalanced, choice };
+        due.into_iter().map(|(id, count)| (Owner::Endpoint(id), wish(count))).collect()
     }
 
-    fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
-        let ids = || self.groups.keys().flatten().map(|id| Owner::Endpoint(*id));
-        let is_closed = ids().any(|owner| closed.get(&owner).is_some_and(|count| *count > 0));
-        if !is_closed && ids().any(|owner| wishes.contains_key(&owner)) {
-            self.pauses_until = now + PAUSE;
-        }
-        for (ids, returning) in &mut self.groups {
-            for id in ids.iter().filter(|id| closed.get(&Owner::Endpoint(**id)).is_some_and(|count| *count > 0)) {
-                self.lasting.closed(*id, now);
-            }
-            let own = ids.iter().filter_map(|id| closed.get(&Owner::Endpoint(*id)));
-            let count: usize = own.sum();
-            returning.count += count as u64;
-            self.pace.spend(count, now);
-            if let Some(under_way) = &mut self.under_way {
-                under_way.closed += count;
-            }
+    fn note(&mut self, due: &Counts, closed: &Counts, now: Instant) {
+        let closed = self.leveller.note(due, closed, now);
+        if let Some(under_way) = &mut self.under_way {
+            under_way.closed += closed;
         }
     }
 
@@ -197,10 +123,26 @@ impl State {
     }
 }
 
-impl Returning {
-    /// Whoever comes may be one of those.
-    fn note_connections(&mut self, connections: u64) {
-        self.count = self.count.saturating_sub(connections.saturating_sub(self.connections));
-        self.connections = connections;
-    }
+/// Which connections may be closed, and which first. `None`: the clock does not reach back so far, and has seen none
+/// that is old enough.
+fn choice(settings: &model::Rebalance, now: Instant) -> Option<Choice> {
+    let silent_since = now.checked_sub(IDLE)?;
+    Some(Choice {
+        first: if settings.idle_only { First::Silent } else { First::Oldest },
+        accepted_before: Some(now.checked_sub(settings.min_age)?),
+        silent_since: settings.idle_only.then_some(silent_since),
+    })
+}
+
+fn counted(upstream: &Upstream) -> Vec<Vec<Counted>> {
+    upstream.groups().iter().map(|group| group.iter().map(Sharer::counted).collect()).collect()
+}
+
+/// Those of endpoints.
+fn counts<'a>(of: impl Iterator<Item = (&'a Owner, usize)>) -> Counts {
+    let of_endpoint = |(owner, count): (&Owner, usize)| match owner {
+        Owner::Endpoint(id) => Some((*id, count)),
+        Owner::Listener(_) => None,
+    };
+    of.filter_map(of_endpoint).collect()
 }

@@ -1,8 +1,10 @@
-use std::collections::VecDeque;
+mod scene;
 
-use fastrand::Rng;
+use std::num::NonZeroU32;
+
 use proptest::prelude::*;
 
+use self::scene::{Scene, Setting};
 use super::*;
 
 fn loads(open: &[u32], weights: &[u64]) -> Vec<Load> {
@@ -67,188 +69,106 @@ fn what_comes_back_to_where_it_was_closed_is_the_same_excess() {
     assert_eq!(lasting.of(&[(7, 4)], at(6100)), [0]);
 }
 
-/// Replicas in front of the same endpoints, each of which knows its own connections only, and clients that come back
-/// after a while to any of them.
-struct Scene {
-    random: Rng,
-    algorithm: Algorithm,
-    percent: u16,
-    weights: Vec<u64>,
-    replicas: Vec<Replica>,
-    /// By the step in which they are back.
-    away: VecDeque<usize>,
-    /// Short connections with the replica and the endpoint, by the step in which they end.
-    short: VecDeque<Vec<(usize, usize)>>,
-    now: Instant,
-    closed: usize,
+/// One that sends new connections to the fewest, and may have a fifth more than the share.
+fn rebalancing() -> Rebalancing {
+    let max_closes_per_minute = NonZeroU32::new(60_000).unwrap();
+    let rebalance = model::Rebalance {
+        max_imbalance_percent: 20,
+        max_closes_per_minute,
+        min_age: Duration::ZERO,
+        idle_only: false,
+    };
+    Rebalancing { rebalance, tolerance: Tolerance::of(Algorithm::LeastConnections, 20).unwrap() }
 }
 
-#[derive(Clone, Default)]
-struct Replica {
-    open: Vec<u32>,
-    lasting: Lasting,
-    coming_back: u64,
-    turn: u64,
+/// Endpoints 0, 1 … with so many connections, and so many in all so far.
+fn group(open: &[u32], connections: u64) -> Vec<Counted> {
+    let counted = |(id, open): (u64, &u32)| Counted {
+        id,
+        load: Load { open: *open, weight: 1 },
+        connections: if id == 0 { connections } else { 0 },
+    };
+    (0..).zip(open).map(counted).collect()
 }
 
-/// How many connections a replica may close in a step.
-const MOST: u32 = 5;
-/// Steps after which a short connection has ended at the latest.
-const SHORT: usize = 5;
-/// Steps after which a client is back at the latest.
-const PATIENCE: usize = 10;
+/// One for which the first of two endpoints has had 38 too many for some time, by now.
+fn leveller(begun: Instant) -> (Leveller, Instant) {
+    let mut leveller = Leveller::new(&rebalancing().rebalance, begun);
+    assert_eq!(leveller.due(&rebalancing(), &[group(&[98, 2], 100)], begun), Counts::new(), "it has not lasted");
+    (leveller, begun + LASTING)
+}
 
-impl Scene {
-    /// Connections to the first endpoints only, as many as these are: the others have just joined.
-    fn new(seed: u64, algorithm: Algorithm, percent: u16, weights: Vec<u64>, replicas: usize, clients: u32) -> Self {
-        let mut random = Rng::with_seed(seed);
-        let there = random.usize(1..=weights.len());
-        Self::with(random, there, algorithm, percent, weights, replicas, clients)
-    }
+#[test]
+fn what_was_closed_counts_until_as_many_have_come() {
+    let (mut leveller, now) = leveller(Instant::now());
+    let due = |leveller: &mut Leveller, open: &[u32], connections, seconds| {
+        let now = now + Duration::from_secs(seconds);
+        leveller.due(&rebalancing(), &[group(open, connections)], now);
+        leveller.too_many()
+    };
+    assert_eq!(due(&mut leveller, &[98, 2], 100, 0), 38);
+    let closed = Counts::from([(0, 38)]);
+    assert_eq!(leveller.note(&closed, &closed, now), 38);
+    assert_eq!(due(&mut leveller, &[60, 2], 100, 1), 0, "they are expected back");
+    assert_eq!(due(&mut leveller, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
+    // All are back, and 20 have left: of 80 the first may have 48.
+    assert_eq!(due(&mut leveller, &[60, 20], 138, 2), 12);
+}
 
-    fn with(
-        random: Rng,
-        there: usize,
-        algorithm: Algorithm,
-        percent: u16,
-        weights: Vec<u64>,
-        replicas: usize,
-        clients: u32,
-    ) -> Self {
-        let replica = Replica { open: vec![0; weights.len()], ..Replica::default() };
-        let (replicas, away) = (vec![replica; replicas], VecDeque::from([0; PATIENCE]));
-        let (short, now) = (VecDeque::from(vec![Vec::new(); SHORT]), Instant::now());
-        let mut scene = Self { random, algorithm, percent, weights, replicas, away, short, now, closed: 0 };
-        let all = scene.weights.clone();
-        scene.weights[there..].fill(0);
-        for _ in 0..clients {
-            scene.connect();
-        }
-        scene.weights = all;
-        scene.replicas.iter_mut().for_each(|replica| replica.coming_back = 0);
-        scene
-    }
+#[test]
+fn what_is_known_of_endpoints_ends_when_another_joins() {
+    let (mut leveller, now) = leveller(Instant::now());
+    leveller.due(&rebalancing(), &[group(&[98, 2], 100)], now);
+    let closed = Counts::from([(0, 38)]);
+    leveller.note(&closed, &closed, now);
+    leveller.due(&rebalancing(), &[group(&[60, 2], 100)], now);
+    assert_eq!(leveller.too_many(), 0, "38 are expected back");
+    leveller.due(&rebalancing(), &[group(&[60, 2, 0], 100)], now);
+    assert_eq!(leveller.too_many(), 35, "nobody is");
+}
 
-    fn loads(&self, replica: usize) -> Vec<Load> {
-        loads(&self.replicas[replica].open, &self.weights)
-    }
+#[test]
+fn after_a_look_that_found_none_to_close_nothing_is_due_for_a_second() {
+    let (mut leveller, now) = leveller(Instant::now());
+    let groups = [group(&[98, 2], 100)];
+    let due = leveller.due(&rebalancing(), &groups, now);
+    assert!(!due.is_empty());
+    leveller.note(&Counts::from([(7, 1)]), &Counts::new(), now);
+    assert_eq!(leveller.due(&rebalancing(), &groups, now), due, "that was another's");
+    leveller.note(&due, &Counts::new(), now);
+    assert_eq!(leveller.due(&rebalancing(), &groups, now + Duration::from_millis(999)), Counts::new());
+    assert_ne!(leveller.due(&rebalancing(), &groups, now + Duration::from_secs(1)), Counts::new());
+}
 
-    fn excesses(&self, replica: usize) -> Vec<u32> {
-        let tolerance = Tolerance::of(self.algorithm, self.percent).unwrap();
-        excesses(&self.loads(replica), self.replicas[replica].coming_back, tolerance)
-    }
-
-    /// A client comes to some replica, which sends it on as its algorithm has it.
-    fn connect(&mut self) -> (usize, usize) {
-        let at = self.random.usize(..self.replicas.len());
-        let loads = self.loads(at);
-        let relative = |index: usize| f64::from(loads[index].open) / loads[index].weight as f64;
-        let chosen = match self.algorithm {
-            Algorithm::LeastConnections => {
-                let there = (0..loads.len()).filter(|index| loads[*index].weight > 0);
-                there.min_by(|one, other| relative(*one).total_cmp(&relative(*other))).unwrap()
-            }
-            Algorithm::PowerOfTwo => {
-                let (one, other) = (self.any(), self.any());
-                if relative(one) <= relative(other) { one } else { other }
-            }
-            Algorithm::Random => self.any(),
-            Algorithm::RoundRobin => self.in_turn(at),
-            Algorithm::Maglev => unreachable!("it is not rebalanced"),
-        };
-        let replica = &mut self.replicas[at];
-        replica.open[chosen] += 1;
-        replica.coming_back = replica.coming_back.saturating_sub(1);
-        (at, chosen)
-    }
-
-    /// So many short connections begin, and others end.
-    fn churn(&mut self, count: usize) {
-        for (replica, endpoint) in self.short.pop_front().unwrap() {
-            self.replicas[replica].open[endpoint] -= 1;
-        }
-        self.short.push_back(Vec::new());
-        for _ in 0..count {
-            let (connection, after) = (self.connect(), self.random.usize(..SHORT));
-            self.short[after].push(connection);
-        }
-    }
-
-    fn any(&mut self) -> usize {
-        let point = self.random.u64(..self.weights.iter().sum::<u64>());
-        self.covering(point)
-    }
-
-    fn in_turn(&mut self, replica: usize) -> usize {
-        let turn = self.replicas[replica].turn % self.weights.iter().sum::<u64>();
-        self.replicas[replica].turn += 1;
-        self.covering(turn)
-    }
-
-    fn covering(&self, mut point: u64) -> usize {
-        let covers = |weight: &u64| match point.checked_sub(*weight) {
-            Some(rest) => {
-                point = rest;
-                false
-            }
-            None => true,
-        };
-        self.weights.iter().position(covers).unwrap()
-    }
-
-    /// Some clients come back, then each replica closes what it may. Answers whether anything happened.
-    fn step(&mut self) -> bool {
-        let back = self.away.pop_front().unwrap();
-        self.away.push_back(0);
-        for _ in 0..back {
-            self.connect();
-        }
-        self.now += Duration::from_millis(100);
-        let (mut closed, mut too_many) = (0, 0);
-        for at in 0..self.replicas.len() {
-            let mut may_close = MOST;
-            let excesses: Vec<(u64, u32)> = (0..).zip(self.excesses(at)).collect();
-            too_many += excesses.iter().map(|(_, count)| count).sum::<u32>();
-            for (endpoint, excess) in self.replicas[at].lasting.of(&excesses, self.now).into_iter().enumerate() {
-                let count = excess.min(may_close);
-                may_close -= count;
-                if count > 0 {
-                    self.replicas[at].lasting.closed(endpoint as u64, self.now);
-                }
-                self.replicas[at].open[endpoint] -= count;
-                self.replicas[at].coming_back += u64::from(count);
-                closed += count as usize;
-                for _ in 0..count {
-                    let after = self.random.usize(..PATIENCE);
-                    self.away[after] += 1;
-                }
-            }
-        }
-        self.closed += closed;
-        too_many > 0 || back > 0 || self.away.iter().sum::<usize>() > 0
-    }
-
-    /// How many of all connections each endpoint has beyond what it may have, and the replicas may not know of.
-    fn too_many(&self) -> Vec<f64> {
-        let of_all =
-            |endpoint: usize| self.replicas.iter().map(|replica| f64::from(replica.open[endpoint])).sum::<f64>();
-        let all: f64 = (0..self.weights.len()).map(of_all).sum();
-        let total = self.weights.iter().sum::<u64>() as f64;
-        let most =
-            |endpoint: usize| all * self.weights[endpoint] as f64 / total * (1.0 + f64::from(self.percent) / 100.0);
-        (0..self.weights.len()).map(|endpoint| of_all(endpoint) - most(endpoint)).collect()
-    }
+#[test]
+fn connections_that_have_not_reached_their_endpoint_are_no_reason_to_close_others() {
+    let (mut leveller, now) = leveller(Instant::now());
+    let groups = [group(&[98, 2], 100)];
+    let due = leveller.due(&rebalancing(), &groups, now);
+    let confirmed =
+        |reached| leveller.confirmed(&rebalancing(), &groups, &due, &BTreeMap::from([(0, reached), (1, 2)]));
+    assert_eq!(confirmed(98), due);
+    // Seven have reached them: of these the first may have five, a fifth more than half.
+    assert_eq!(confirmed(5), Counts::new());
+    assert_eq!(confirmed(6), Counts::from([(0, 1)]));
 }
 
 #[test]
 fn short_connections_are_no_reason_to_close_those_that_last() {
     let mut looks_with_an_excess = 0;
     for seed in 0..100 {
-        let mut scene = Scene::with(Rng::with_seed(seed), 4, Algorithm::RoundRobin, 5, vec![1; 4], 2, 40);
+        let setting = Setting {
+            algorithm: Algorithm::RoundRobin,
+            percent: 5,
+            most_per_minute: 3000,
+            min_age: Duration::ZERO,
+            weights: vec![1; 4],
+            replicas: 2,
+        };
+        let mut scene = Scene::new(seed, &setting, 4, 40);
         for _ in 0..300 {
-            let short = scene.random.usize(..100);
-            scene.churn(short);
-            looks_with_an_excess += usize::from(scene.excesses(0).iter().any(|count| *count > 0));
+            scene.come_and_go_at_once(100);
+            looks_with_an_excess += usize::from(scene.somebody_has_too_many());
             scene.step();
         }
         assert_eq!(scene.closed, 0, "with seed {seed}");
@@ -256,45 +176,89 @@ fn short_connections_are_no_reason_to_close_those_that_last() {
     assert!(looks_with_an_excess > 100, "at {looks_with_an_excess} looks somebody had too many");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+/// How many times an excess is closed until it is gone: what goes anywhere may go where there are too many already.
+/// `room` is the part of the weights that others have.
+fn closings(algorithm: Algorithm, room: f64) -> f64 {
+    match algorithm {
+        Algorithm::LeastConnections => 1.0,
+        // Unless both of two are where there are too many.
+        Algorithm::PowerOfTwo => 1.0 / (1.0 - (1.0 - room) * (1.0 - room)),
+        Algorithm::RoundRobin | Algorithm::Random | Algorithm::Maglev => 1.0 / room,
+    }
+}
 
-    #[test]
-    fn independent_replicas_come_to_an_end_with_nobody_far_above_its_share(
-        seed: u64,
+prop_compose! {
+    fn settings()(
         algorithm in prop::sample::select(vec![
             Algorithm::LeastConnections, Algorithm::PowerOfTwo, Algorithm::RoundRobin, Algorithm::Random,
         ]),
         percent in prop::sample::select(vec![5_u16, 10, 20, 50]),
-        weights in prop::collection::vec(1..6_u64, 1..10),
+        most_per_minute in prop::sample::select(vec![600_u32, 3000, 60_000]),
+        min_age in prop::sample::select(vec![Duration::ZERO, Duration::from_secs(2)]),
+        weights in prop::collection::vec(1..6_u64, 2..10),
         replicas in 1..5_usize,
-        clients in 0..800_u32,
+    ) -> Setting {
+        Setting { algorithm, percent, most_per_minute, min_age, weights, replicas }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, max_global_rejects: 2000, ..ProptestConfig::default() })]
+
+    /// The first half of the endpoints, or fewer, have all connections when the others join; then clients come and go for
+    /// 20 s, with this many tenths in a step.
+    #[test]
+    fn independent_replicas_close_what_is_too_many_once_and_come_to_an_end(
+        seed: u64,
+        setting in settings(),
+        there in 0..4_usize,
+        clients in 100..250_usize,
+        churn in 0..4_u32,
     ) {
-        let mut scene = Scene::new(seed, algorithm, percent, weights, replicas, clients);
-        let begun: u32 = (0..scene.replicas.len()).flat_map(|at| scene.excesses(at)).sum();
-        let mut steps = 0;
-        while scene.step() {
-            steps += 1;
-            prop_assert!(steps < 20_000, "it does not end: {} closed, {:?}", scene.closed, scene.too_many());
-        }
-        // Each replica rounds up, leaves room for chance, and does not know of those that have gone to others.
+        let Setting { algorithm, percent, most_per_minute, ref weights, replicas, .. } = setting;
+        let there = 1 + there % (weights.len() / 2);
+        let clients = clients * replicas;
+        let mut scene = Scene::new(seed, &setting, there, clients);
+        let begun = scene.too_many();
+        let all_begun: f64 = begun.iter().sum();
+        let total = weights.iter().sum::<u64>() as f64;
+        // Each replica rounds up, and leaves room for chance. Of those that it closed it waits for some that went to others:
+        // by chance as well.
         let by_chance = Tolerance::of(algorithm, percent).unwrap().by_chance;
-        let largest = f64::from(clients) * scene.weights.iter().map(|weight| *weight as f64).fold(0.0, f64::max)
-            / scene.weights.iter().sum::<u64>() as f64 / scene.replicas.len() as f64;
-        let chance = if by_chance { largest.sqrt() } else { 0.0 };
-        let others = if scene.replicas.len() > 1 { 8.0 } else { 0.0 };
-        let unknown = scene.replicas.len() as f64 * (1.0 + chance + others);
-        for too_many in scene.too_many() {
-            prop_assert!(too_many <= unknown, "{too_many} of {clients} above, {unknown} allowed");
-        }
-        // With few endpoints that have room, most of those that go anywhere go where they were.
-        let in_vain = match algorithm {
-            Algorithm::LeastConnections => 1.5,
-            Algorithm::PowerOfTwo => 12.0,
-            _ => 40.0,
+        let waited_for = if replicas > 1 { 3.0 * all_begun.sqrt() } else { 0.0 };
+        let most = |endpoint: usize| {
+            let share = clients as f64 * weights[endpoint] as f64 / total / replicas as f64;
+            let beyond = share.sqrt() - share * f64::from(percent) / 100.0;
+            replicas as f64 * (1.0 + if by_chance { beyond.max(0.0) } else { 0.0 }) + waited_for
         };
-        let closed = scene.closed as f64;
-        let slack = 4.0 * scene.replicas.len() as f64 * scene.weights.len() as f64;
-        prop_assert!(closed <= f64::from(begun) * in_vain + slack, "{closed} closed, for {begun} that were too many");
+        prop_assume!((0..weights.len()).any(|endpoint| begun[endpoint] > 2.0 * most(endpoint)));
+
+        let mut churned = 0;
+        for _ in 0..200 {
+            churned += scene.churn(churn);
+            scene.step();
+        }
+        let mut steps = 200;
+        while !scene.is_over() {
+            scene.step();
+            steps += 1;
+            prop_assert!(steps < 3000, "it does not end: {} closed, {:?}", scene.closed, scene.too_many());
+        }
+
+        for (endpoint, too_many) in scene.too_many().into_iter().enumerate() {
+            let most = most(endpoint);
+            prop_assert!(too_many <= most, "{too_many} of {clients} are too many, {} were, {most} allowed", begun[endpoint]);
+        }
+        let room = weights[there..].iter().sum::<u64>() as f64 / total;
+        let to_go = all_begun + f64::from(churned);
+        // Five standard deviations of what has to be tried so often.
+        let closings = (to_go + 5.0 * to_go.sqrt()) * closings(algorithm, room);
+        prop_assert!(scene.closed as f64 <= closings, "{} closed for {all_begun}, {closings} allowed", scene.closed);
+        let moves = scene.moves().max().unwrap_or(0);
+        let most_moves = if algorithm == Algorithm::LeastConnections { 2 } else { 4 };
+        prop_assert!(moves <= most_moves, "a client was moved {moves} times");
+        let fastest = scene.most_in_a_second() as f64;
+        let allowed = f64::from(most_per_minute) / 60.0;
+        prop_assert!(fastest <= allowed * 1.25 + 1.0, "{fastest} in a second, {allowed} allowed");
     }
 }

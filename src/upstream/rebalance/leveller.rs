@@ -1,0 +1,143 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Lasting, Load, Rebalancing, excesses};
+use crate::{
+    drain::{Pace, parts_of},
+    model,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// After a look at the connections that found none to close it is looked again after this long.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+
+/// What an endpoint has at a look, and what it had so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub id: u64,
+    pub load: Load,
+    /// How many connections it has got in all.
+    pub connections: u64,
+}
+
+/// How many connections of which endpoints, by their ids.
+pub type Counts = BTreeMap<u64, usize>;
+
+/// Decides, look by look, how many connections are to be closed of which endpoints of an upstream.
+#[derive(Debug)]
+pub struct Leveller {
+    pace: Pace,
+    /// By the ids of their endpoints: what is known of a group ends when another endpoint joins or one leaves it.
+    groups: BTreeMap<Vec<u64>, Returning>,
+    lasting: Lasting,
+    too_many: usize,
+    /// Nothing is closed before.
+    pauses_until: Instant,
+}
+
+/// Connections of a group that were closed and are expected to be opened again.
+#[derive(Clone, Copy, Debug)]
+struct Returning {
+    count: u64,
+    /// How many connections the group had got when that was last looked at.
+    connections: u64,
+}
+
+impl Leveller {
+    pub fn new(settings: &model::Rebalance, now: Instant) -> Self {
+        let pace = Pace::new(settings.max_closes_per_minute.get() as usize, MINUTE, now);
+        Self { pace, groups: BTreeMap::new(), lasting: Lasting::default(), too_many: 0, pauses_until: now }
+    }
+
+    /// How many are too many for some time, as of the last look.
+    pub fn too_many(&self) -> usize {
+        self.too_many
+    }
+
+    /// What is to be closed now, if connections that are still being dialled count. It has to be asked at every look.
+    pub fn due(&mut self, rebalancing: &Rebalancing, groups: &[Vec<Counted>], now: Instant) -> Counts {
+        let most = rebalancing.rebalance.max_closes_per_minute.get() as usize;
+        let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
+        let mut known = std::mem::take(&mut self.groups);
+        let mut due = Counts::new();
+        self.too_many = 0;
+        for group in groups {
+            let connections = group.iter().map(|counted| counted.connections).sum();
+            let mut returning = known.remove(&ids(group)).unwrap_or(Returning { count: 0, connections });
+            returning.note_connections(connections);
+            self.groups.insert(ids(group), returning);
+            let loads: Vec<Load> = group.iter().map(|counted| counted.load).collect();
+            let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
+            let excesses: Vec<(u64, u32)> = ids(group).into_iter().zip(excesses).collect();
+            let lasting: Vec<usize> = self.lasting.of(&excesses, now).into_iter().map(|count| count as usize).collect();
+            self.too_many += lasting.iter().sum::<usize>();
+            for (id, count) in ids(group).into_iter().zip(parts_of(allowed, &lasting)).filter(|(_, count)| *count > 0) {
+                allowed -= count;
+                due.insert(id, count);
+            }
+        }
+        let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
+        self.lasting.retain(|id| known.contains(&id));
+        if now < self.pauses_until { Counts::new() } else { due }
+    }
+
+    /// What of it is to be closed if these are the connections that reached each endpoint: those that wait for one that
+    /// does not answer are no reason to close what it has.
+    pub fn confirmed(
+        &self,
+        rebalancing: &Rebalancing,
+        groups: &[Vec<Counted>],
+        due: &Counts,
+        established: &BTreeMap<u64, u32>,
+    ) -> Counts {
+        let mut confirmed = Counts::new();
+        for group in groups {
+            let Some(returning) = self.groups.get(&ids(group)) else { continue };
+            let reached = |id: &u64| established.get(id).copied().unwrap_or(0);
+            let load = |counted: &Counted| Load { open: reached(&counted.id), ..counted.load };
+            let loads: Vec<Load> = group.iter().map(load).collect();
+            let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
+            for (id, excess) in ids(group).into_iter().zip(excesses) {
+                let count = due.get(&id).copied().unwrap_or(0).min(excess as usize);
+                if count > 0 {
+                    confirmed.insert(id, count);
+                }
+            }
+        }
+        confirmed
+    }
+
+    /// Takes note of what was due and what has been closed of it, in all upstreams, and answers how many that were here.
+    pub fn note(&mut self, due: &Counts, closed: &Counts, now: Instant) -> usize {
+        let of = |id: &u64| closed.get(id).copied().unwrap_or(0);
+        let is_own = |id: &u64| self.groups.keys().any(|ids| ids.contains(id));
+        let (is_due, mut all) = (due.keys().any(is_own), 0);
+        for (ids, returning) in &mut self.groups {
+            ids.iter().filter(|id| of(id) > 0).for_each(|id| self.lasting.closed(*id, now));
+            let count: usize = ids.iter().map(of).sum();
+            returning.count += count as u64;
+            self.pace.spend(count, now);
+            all += count;
+        }
+        if all == 0 && is_due {
+            self.pauses_until = now + PAUSE;
+        }
+        all
+    }
+}
+
+impl Returning {
+    /// Whoever comes may be one of those.
+    fn note_connections(&mut self, connections: u64) {
+        self.count = self.count.saturating_sub(connections.saturating_sub(self.connections));
+        self.connections = connections;
+    }
+}
+
+fn ids(group: &[Counted]) -> Vec<u64> {
+    group.iter().map(|counted| counted.id).collect()
+}

@@ -1,0 +1,280 @@
+//! Replicas in front of the same endpoints, each of which knows its own connections only, and clients that come back
+//! after a while to any of them when they are closed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+};
+
+use fastrand::Rng;
+
+use super::*;
+
+const STEP: Duration = Duration::from_millis(100);
+/// Steps after which a client is back at the latest.
+const PATIENCE: usize = 10;
+/// Steps after which a short connection has ended at the latest.
+const SHORT: usize = 5;
+
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub algorithm: Algorithm,
+    pub percent: u16,
+    pub most_per_minute: u32,
+    pub min_age: Duration,
+    pub weights: Vec<u64>,
+    pub replicas: usize,
+}
+
+pub struct Scene {
+    random: Rng,
+    algorithm: Algorithm,
+    rebalancing: Rebalancing,
+    weights: Vec<u64>,
+    replicas: Vec<Replica>,
+    clients: Vec<Client>,
+    /// Who is back in which step.
+    away: VecDeque<Vec<usize>>,
+    /// Who has short connections, by the step in which they end.
+    short: VecDeque<Vec<usize>>,
+    now: Instant,
+    /// For so many steps nothing has happened.
+    quiet: usize,
+    pub closed: usize,
+}
+
+struct Replica {
+    leveller: Leveller,
+    /// Of each endpoint, in the order in which they were accepted.
+    open: Vec<VecDeque<(Instant, usize)>>,
+    /// How many each endpoint has got in all.
+    connections: Vec<u64>,
+    turn: u64,
+    /// How many were closed in the last second, step by step, and the most in any.
+    recently: VecDeque<usize>,
+    most_in_a_second: usize,
+}
+
+#[derive(Default)]
+struct Client {
+    /// Its replica and its endpoint.
+    place: Option<(usize, usize)>,
+    closed: u32,
+}
+
+impl Scene {
+    /// So many clients of the first endpoints: the others have just joined.
+    pub fn new(seed: u64, setting: &Setting, there: usize, clients: usize) -> Self {
+        let Setting { algorithm, percent, most_per_minute, min_age, ref weights, replicas } = *setting;
+        let max_closes_per_minute = NonZeroU32::new(most_per_minute).unwrap();
+        let rebalance =
+            model::Rebalance { max_imbalance_percent: percent, max_closes_per_minute, min_age, idle_only: false };
+        let rebalancing = Rebalancing { rebalance, tolerance: Tolerance::of(algorithm, percent).unwrap() };
+        let now = Instant::now();
+        let replica = || Replica {
+            leveller: Leveller::new(&rebalance, now),
+            open: vec![VecDeque::new(); weights.len()],
+            connections: vec![0; weights.len()],
+            turn: 0,
+            recently: VecDeque::from([0; 10]),
+            most_in_a_second: 0,
+        };
+        let mut scene = Self {
+            random: Rng::with_seed(seed),
+            algorithm,
+            rebalancing,
+            weights: weights.clone(),
+            replicas: (0..replicas).map(|_| replica()).collect(),
+            clients: Vec::new(),
+            away: VecDeque::from(vec![Vec::new(); PATIENCE]),
+            short: VecDeque::from(vec![Vec::new(); SHORT]),
+            now,
+            quiet: 0,
+            closed: 0,
+        };
+        scene.weights[there..].fill(0);
+        for _ in 0..clients {
+            scene.come();
+        }
+        scene.weights.clone_from(weights);
+        scene
+    }
+
+    /// With this many tenths a client comes to stay, and with as many one leaves for good. Answers how many that were.
+    pub fn churn(&mut self, tenths: u32) -> u32 {
+        let (comes, goes) = (self.random.u32(..10) < tenths, self.random.u32(..10) < tenths);
+        if comes {
+            self.come();
+        }
+        if goes {
+            let client = self.random.usize(..self.clients.len());
+            self.leave(client);
+        }
+        if comes || goes {
+            self.quiet = 0;
+        }
+        u32::from(comes) + u32::from(goes)
+    }
+
+    fn come(&mut self) -> usize {
+        let client = self.clients.len();
+        self.clients.push(Client::default());
+        self.connect(client);
+        client
+    }
+
+    /// Up to so many connections begin that end soon, and others end.
+    pub fn come_and_go_at_once(&mut self, most: usize) {
+        for client in self.short.pop_front().unwrap() {
+            self.leave(client);
+        }
+        self.short.push_back(Vec::new());
+        for _ in 0..self.random.usize(..most) {
+            let (client, after) = (self.come(), self.random.usize(..SHORT));
+            self.short[after].push(client);
+        }
+    }
+
+    /// Some clients come back, then each replica looks and closes what it may.
+    pub fn step(&mut self) {
+        let back = self.away.pop_front().unwrap();
+        self.away.push_back(Vec::new());
+        let mut is_quiet = back.is_empty();
+        back.into_iter().for_each(|client| self.connect(client));
+        self.now += STEP;
+        for at in 0..self.replicas.len() {
+            self.look(at);
+            is_quiet &= self.replicas[at].leveller.too_many() == 0;
+        }
+        self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
+    }
+
+    /// Whether nothing happened for so long that nothing is to come: no excess lasts, and nobody is away.
+    pub fn is_over(&self) -> bool {
+        self.quiet as u32 * STEP > LASTING + PATIENCE as u32 * STEP
+    }
+
+    /// Whether an endpoint of a replica has too many at this moment, if nothing was closed.
+    pub fn somebody_has_too_many(&self) -> bool {
+        let has_too_many = |at: usize| {
+            let loads: Vec<Load> = self.counted(at).iter().map(|counted| counted.load).collect();
+            excesses(&loads, 0, self.rebalancing.tolerance).iter().any(|count| *count > 0)
+        };
+        (0..self.replicas.len()).any(has_too_many)
+    }
+
+    /// How many of all connections each endpoint has beyond what it may have: no replica knows all of them.
+    pub fn too_many(&self) -> Vec<f64> {
+        let of_all =
+            |endpoint: usize| self.replicas.iter().map(|replica| replica.open[endpoint].len() as f64).sum::<f64>();
+        let all: f64 = (0..self.weights.len()).map(of_all).sum();
+        let (total, part) =
+            (self.weights.iter().sum::<u64>() as f64, 1.0 + f64::from(self.rebalancing.tolerance.percent) / 100.0);
+        let most = |endpoint: usize| all * self.weights[endpoint] as f64 / total * part;
+        (0..self.weights.len()).map(|endpoint| (of_all(endpoint) - most(endpoint)).max(0.0)).collect()
+    }
+
+    /// How often each client was closed.
+    pub fn moves(&self) -> impl Iterator<Item = u32> {
+        self.clients.iter().map(|client| client.closed)
+    }
+
+    /// The most that one replica closed in a second.
+    pub fn most_in_a_second(&self) -> usize {
+        self.replicas.iter().map(|replica| replica.most_in_a_second).max().unwrap_or(0)
+    }
+
+    fn look(&mut self, at: usize) {
+        let closed = self.close_what_is_due(at);
+        self.closed += closed;
+        let replica = &mut self.replicas[at];
+        replica.recently.pop_front();
+        replica.recently.push_back(closed);
+        replica.most_in_a_second = replica.most_in_a_second.max(replica.recently.iter().sum());
+    }
+
+    fn close_what_is_due(&mut self, at: usize) -> usize {
+        let (groups, now) = ([self.counted(at)], self.now);
+        let replica = &mut self.replicas[at];
+        let due = replica.leveller.due(&self.rebalancing, &groups, now);
+        if due.is_empty() {
+            return 0;
+        }
+        let established: BTreeMap<u64, u32> = (0..).zip(replica.open.iter().map(|open| open.len() as u32)).collect();
+        let confirmed = replica.leveller.confirmed(&self.rebalancing, &groups, &due, &established);
+        let closed = confirmed.iter().map(|(id, count)| (*id, self.close(at, *id as usize, *count))).collect();
+        self.replicas[at].leveller.note(&due, &closed, now)
+    }
+
+    /// Closes up to so many that are old enough, the oldest first.
+    fn close(&mut self, at: usize, endpoint: usize, count: usize) -> usize {
+        let mut closed = 0;
+        while closed < count {
+            let open = &mut self.replicas[at].open[endpoint];
+            let is_old = |(since, _): &mut (Instant, usize)| *since + self.rebalancing.rebalance.min_age < self.now;
+            let Some((_, client)) = open.pop_front_if(is_old) else { break };
+            self.clients[client].place = None;
+            self.clients[client].closed += 1;
+            let after = self.random.usize(..PATIENCE);
+            self.away[after].push(client);
+            closed += 1;
+        }
+        closed
+    }
+
+    fn counted(&self, at: usize) -> Vec<Counted> {
+        let replica = &self.replicas[at];
+        let counted = |(endpoint, weight): (usize, &u64)| Counted {
+            id: endpoint as u64,
+            load: Load { open: replica.open[endpoint].len() as u32, weight: *weight },
+            connections: replica.connections[endpoint],
+        };
+        self.weights.iter().enumerate().map(counted).collect()
+    }
+
+    fn leave(&mut self, client: usize) {
+        if let Some((at, endpoint)) = self.clients[client].place.take() {
+            self.replicas[at].open[endpoint].retain(|(_, other)| *other != client);
+        }
+    }
+
+    /// A client comes to some replica, which sends it on as its algorithm has it.
+    fn connect(&mut self, client: usize) {
+        let (at, total) = (self.random.usize(..self.replicas.len()), self.weights.iter().sum::<u64>());
+        let [one, other] = [(); 2].map(|()| self.random.u64(..total)).map(|point| self.covering(point));
+        let relative =
+            |endpoint: &usize| self.replicas[at].open[*endpoint].len() as f64 / self.weights[*endpoint] as f64;
+        let compare = |one: &usize, other: &usize| relative(one).total_cmp(&relative(other));
+        let endpoint = match self.algorithm {
+            Algorithm::LeastConnections => {
+                (0..self.weights.len()).filter(|endpoint| self.weights[*endpoint] > 0).min_by(compare).unwrap()
+            }
+            Algorithm::PowerOfTwo if compare(&one, &other).is_gt() => other,
+            Algorithm::PowerOfTwo | Algorithm::Random => one,
+            Algorithm::RoundRobin => self.in_turn(at),
+            Algorithm::Maglev => unreachable!("it is not rebalanced"),
+        };
+        let replica = &mut self.replicas[at];
+        replica.open[endpoint].push_back((self.now, client));
+        replica.connections[endpoint] += 1;
+        self.clients[client].place = Some((at, endpoint));
+    }
+
+    fn in_turn(&mut self, replica: usize) -> usize {
+        let turn = self.replicas[replica].turn % self.weights.iter().sum::<u64>();
+        self.replicas[replica].turn += 1;
+        self.covering(turn)
+    }
+
+    /// The endpoint whose weight has this point, of all weights in a row.
+    fn covering(&self, mut point: u64) -> usize {
+        let covers = |weight: &u64| match point.checked_sub(*weight) {
+            Some(rest) => {
+                point = rest;
+                false
+            }
+            None => true,
+        };
+        self.weights.iter().position(covers).unwrap()
+    }
+}
