@@ -169,9 +169,12 @@ impl Problems {
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
         if let Some(sentence) = wrong_type(schema, value, path) {
+            let sentence = if may_be_secret(path) { "must be text: write it with quotes".into() } else { sentence };
             return self.add(path, sentence);
         }
         if let Some(sentence) = wrong_value(schema, value, path) {
+            let unquoted = || sentence.rsplit_once("` is ").map(|(_, what)| format!("it is {what}"));
+            let sentence = if may_be_secret(path) { unquoted().unwrap_or(sentence) } else { sentence };
             self.add(path, sentence);
         }
         match value {
@@ -239,6 +242,12 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
             }
         }
     }
+}
+
+/// Whether it may hold a password, which sentences do not quote.
+fn may_be_secret(path: &str) -> bool {
+    let is_header = path.contains(".headers[") && path.ends_with(".value");
+    is_header || path.ends_with(".send.text") || path.ends_with(".send.hex")
 }
 
 fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {

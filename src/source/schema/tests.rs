@@ -124,6 +124,22 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
             "spec.healthCheck.active.exchange.expect.hex",
             "must not be empty: write two hexadecimal digits for each",
         ),
+        // What is sent may hold a password.
+        (
+            "healthCheck: {active: {type: Exchange, exchange: {send: {hex: TOPSECRET}, expect: {text: a}}}}",
+            "spec.healthCheck.active.exchange.send.hex",
+            "it is not bytes: write two hexadecimal digits for each",
+        ),
+        (
+            "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: 987654}]}}}",
+            "spec.healthCheck.active.http.headers[0].value",
+            "must be text: write it with quotes",
+        ),
+        (
+            "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: \"a\\nb\"}]}}}",
+            "spec.healthCheck.active.http.headers[0].value",
+            "it is not a line of text",
+        ),
         (
             "healthCheck: {active: {type: MySQL, mysql: {}}}",
             "spec.healthCheck.active.mysql.user",
