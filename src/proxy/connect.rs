@@ -100,14 +100,18 @@ pub async fn first_reachable(
     let settings = subset.upstream().connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
-    let mut deadline = None;
+    let (mut deadline, mut told) = (None, false);
     while *attempts < settings.attempts.get() {
         let Some(active) = subset.pick(introduction.client.ip(), &tried) else {
-            let until = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
-            if tried.is_empty() && wait_for_probes(subset, introduction.stream, until).await? {
-                continue;
+            if told || !tried.is_empty() {
+                return Err(failure);
             }
-            return Err(failure);
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
+            // There has to be time left for dialling.
+            let until = deadline - settings.deadline / 4;
+            // What has become usable since it was picked is picked the next time.
+            told = !wait_for_probes(subset, introduction.stream, until).await?;
+            continue;
         };
         *attempts += 1;
         let endpoint = active.endpoint();

@@ -8,6 +8,8 @@ pub(super) struct Health {
     healthy: bool,
     /// The next probe decides alone.
     undecided: bool,
+    /// No probe has been made.
+    unprobed: bool,
     /// The last probe could not be made.
     could_not_ask: bool,
     /// Probes in a row that said the opposite of `healthy`.
@@ -30,11 +32,11 @@ impl Health {
     /// Of an endpoint that was never probed.
     pub fn of_new(check: Option<&ActiveCheck>) -> Self {
         let undecided = check.is_some_and(ActiveCheck::tells_servers_apart);
-        Self { healthy: !undecided, undecided, ..Self::default() }
+        Self { healthy: !undecided, undecided, unprobed: undecided, ..Self::default() }
     }
 
     fn decided(healthy: bool) -> Self {
-        Self { healthy, undecided: false, could_not_ask: false, against: 0 }
+        Self { healthy, undecided: false, unprobed: false, could_not_ask: false, against: 0 }
     }
 
     /// It stays what it is, but a new question that tells servers apart is answered by the next probe.
@@ -53,9 +55,14 @@ impl Health {
         self.undecided && !self.healthy
     }
 
-    /// Whether that first probe is about to say what it is: worth waiting for.
+    /// Whether it is one that nobody uses only because it was never probed.
+    pub fn is_unprobed(&self) -> bool {
+        self.unprobed
+    }
+
+    /// Whether its first probe is about to say what it is: worth waiting for.
     pub fn awaited(&self) -> bool {
-        self.unknown() && !self.could_not_ask
+        self.unprobed && !self.could_not_ask
     }
 
     /// A probe could not be made, for want of something here.

@@ -81,6 +81,7 @@ impl Keeper {
             note_switch(upstream, backends, switch);
         }
         let subset = Arc::new(subset);
+        self.due = self.due.into_iter().chain(serving.due(&settings.balancing.failover)).min();
         self.subsets.push(Known { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
         self.note_service();
         // Its last endpoint may be ejected.
@@ -217,20 +218,22 @@ impl Keeper {
     fn publish(&mut self, upstream: &Arc<Upstream>) {
         let Some(settings) = self.settings.clone() else { return };
         let before = upstream.current.load_full();
+        let usable = self.members.usable();
         let current = Current {
             connect: settings.connect,
             keepalive: settings.keepalive,
             endpoints: self.members.endpoints().cloned().collect(),
-            usable: self.members.usable(),
+            usable,
+            // As long as first probes are awaited, it is what it was.
+            refuses: usable == 0 && (before.refuses || !self.members.awaits_anybody()),
             rebalance: rebalancing(&settings),
         };
-        match (before.usable, current.usable) {
-            (1.., 0) if !self.members.awaits_anybody() => {
-                warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused")
+        let were_any = !before.endpoints.is_empty();
+        match (before.refuses, current.refuses) {
+            (false, true) if were_any || !current.endpoints.is_empty() => {
+                warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused");
             }
-            (0, usable @ 1..) if !before.endpoints.is_empty() => {
-                info!(upstream = %upstream.key(), usable, "connections are served again");
-            }
+            (true, false) if were_any => info!(upstream = %upstream.key(), usable, "connections are served again"),
             _ => {}
         }
         upstream.current.store(Arc::new(current));

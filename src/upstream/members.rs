@@ -29,7 +29,7 @@ pub(super) struct Members {
     passive: Option<PassiveCheck>,
     /// How long the share of an endpoint grows that becomes usable.
     slow_start: Option<Duration>,
-    /// Endpoints that are no longer wanted and still have connections.
+    /// Endpoints that are no longer wanted and may have connections.
     gone: Vec<Arc<Endpoint>>,
     never_empty: Vec<Backends>,
 }
@@ -100,7 +100,7 @@ impl Members {
 
     /// The state of an endpoint that comes: what there was of it, if it still has connections.
     fn live(&mut self, wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Arc<Endpoint> {
-        match self.gone.iter().position(|gone| *gone.key() == wanted.key) {
+        match self.gone.iter().position(|gone| *gone.key() == wanted.key && gone.active() > 0) {
             Some(place) => self.gone.swap_remove(place),
             None => Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
         }
@@ -109,7 +109,7 @@ impl Members {
     /// Those that get no more connections, with the reason.
     pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
         // One that came back, and is only to be probed, has not been found unhealthy.
-        let unusable = self.members.iter().filter(|member| !member.usable() && !member.health.unknown());
+        let unusable = self.members.iter().filter(|member| !member.usable() && !member.health.is_unprobed());
         let unusable = unusable.map(|member| (member.endpoint(), Departure::Unhealthy));
         let gone = self.gone.iter().map(|endpoint| {
             let departure = match unready.get(endpoint.key()) {

@@ -143,6 +143,8 @@ struct Current {
     keepalive: Option<model::Keepalive>,
     endpoints: Arc<[Arc<Endpoint>]>,
     usable: usize,
+    /// Whether connections were refused when somebody was last known to be usable or not.
+    refuses: bool,
     rebalance: Option<Rebalancing>,
 }
 
@@ -153,6 +155,7 @@ impl Upstream {
             keepalive: wanted.keepalive,
             endpoints: Arc::default(),
             usable: 0,
+            refuses: false,
             rebalance: None,
         };
         Self {

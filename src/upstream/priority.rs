@@ -96,6 +96,10 @@ impl Serving {
         let recovered = self.recovered.take();
         let waits_until = self.waits_until.take();
         let best = best(groups, failover)?;
+        // All of its endpoints are new.
+        if before.is_some_and(|before| groups[&before].usable == 0 && groups[&before].is_about_to_serve(failover)) {
+            return None;
+        }
         if !self.serves {
             if groups.range(..best).any(|(_, group)| group.is_about_to_serve(failover)) {
                 return None;

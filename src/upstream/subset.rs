@@ -25,9 +25,6 @@ use crate::model::{self, ActiveCheck, EndpointKey, Priority};
 /// the one that was probed first.
 const OTHERS: Duration = Duration::from_millis(250);
 
-/// For how long at most clients of one group are kept from another one that could serve, where none does.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backends {
@@ -66,13 +63,13 @@ pub struct Subset {
     awaited: watch::Sender<Awaited>,
 }
 
-/// Of whom first probes are wanting.
+/// Of whom probes are wanting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Nobody,
-    /// Others of the group that serves.
+    /// Others of the group that serves: their first ones.
     Others,
-    /// Nobody serves before.
+    /// Nobody serves before, be it that nobody can or that it is too early to tell who is to.
     Anybody,
 }
 
@@ -80,7 +77,9 @@ enum Awaited {
 struct Current {
     usable: usize,
     awaited: Awaited,
-    /// The group that connections are balanced over.
+    /// Whether connections were refused when somebody was last known to be usable or not.
+    refuses: bool,
+    /// The group that connections are balanced over. `None`: it is too early to tell.
     serving: Option<Priority>,
     balancer: Balancer,
     /// Whose addresses these are, by pod where one is known.
@@ -108,7 +107,12 @@ impl Subset {
     /// Chooses a usable endpoint that was not tried, and counts the connection until the answer is dropped. `None`:
     /// there is none (left).
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
-        self.current.load().balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
+        let current = self.current.load();
+        // Some may be usable and yet not be the ones to serve.
+        if current.awaited == Awaited::Anybody {
+            return None;
+        }
+        current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
     /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
@@ -131,8 +135,8 @@ impl Subset {
 
     /// Whether somebody serves, or that is about to turn out.
     pub fn may_serve(&self) -> bool {
-        let current = self.current.load();
-        current.usable > 0 || *self.awaited.borrow() == Awaited::Anybody
+        // In this order: what is awaited is told last.
+        *self.awaited.borrow() == Awaited::Anybody || self.current.load().usable > 0
     }
 
     /// How many endpoints are usable.
@@ -186,14 +190,12 @@ impl Subset {
         let before = self.current.load_full();
         let (current, switch) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
         if let Backends::Of(backends) = &self.backends {
-            match (before.usable, current.usable) {
-                (1.., 0) => {
-                    let upstream = self.upstream.key();
+            let (upstream, usable) = (self.upstream.key(), current.usable);
+            match (before.refuses, current.refuses) {
+                (false, true) => {
                     warn!(%upstream, ?backends, "no endpoint of a route is usable, its connections are refused");
                 }
-                (0, usable @ 1..) => {
-                    info!(upstream = %self.upstream.key(), ?backends, usable, "a route's connections are served again");
-                }
+                (true, false) => info!(%upstream, ?backends, usable, "a route's connections are served again"),
                 _ => {}
             }
         }
@@ -227,11 +229,12 @@ impl Current {
         let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.awaited();
         let too_early_to_tell = serving.is_none() && own.iter().any(may_serve);
         // With nothing usable, sticky balancing keeps its table at least.
-        let serving = serving.or_else(|| groups.keys().next().copied());
+        let balanced = serving.or_else(|| groups.keys().next().copied());
+        let serving = balanced.filter(|_| !too_early_to_tell);
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
         let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
         let mut group = own;
-        group.retain(|candidate| serving == Some(priority(settings, candidate)));
+        group.retain(|candidate| balanced == Some(priority(settings, candidate)));
         let awaited = if too_early_to_tell {
             Awaited::Anybody
         } else if group.iter().any(|candidate| candidate.endpoint.awaited()) {
@@ -239,8 +242,12 @@ impl Current {
         } else {
             Awaited::Nobody
         };
+        let refuses = match awaited {
+            Awaited::Anybody => before.is_some_and(|before| before.refuses),
+            Awaited::Nobody | Awaited::Others => usable == 0,
+        };
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
-        (Self { usable, awaited, serving, balancer, addresses }, switch)
+        (Self { usable, awaited, refuses, serving, balancer, addresses }, switch)
     }
 }
 
@@ -250,7 +257,8 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
         let group = groups.entry(backend.priority).or_default();
         group.backends.push(name.clone());
         let seen_within = backend.active_check.as_deref().map_or(Duration::ZERO, ActiveCheck::sees_recovery_within);
-        group.seen_within = group.seen_within.max(seen_within.min(LONGEST_WAIT));
+        // For clients that wait there is then time left to be connected.
+        group.seen_within = group.seen_within.max(seen_within).min(settings.connect.deadline / 2);
         group.endpoints += backend.unready;
     }
     for candidate in own {

@@ -44,6 +44,8 @@ pub enum CertificateFault {
     UnknownIssuer,
     WrongPurpose,
     BadSignature,
+    /// The list of what its issuer has revoked is not signed by that issuer, or cannot be read.
+    BadList,
     /// It cannot be read, or says something that is not understood.
     Invalid,
 }
@@ -56,7 +58,7 @@ impl CertificateFault {
         let fault = match error {
             Error::NoCertificatesPresented => return Some(Self::Missing),
             Error::InvalidCertificate(fault) => fault,
-            Error::InvalidCertRevocationList(_) => return Some(Self::Invalid),
+            Error::InvalidCertRevocationList(_) => return Some(Self::BadList),
             _ => return None,
         };
         Some(match fault {
@@ -79,6 +81,7 @@ impl CertificateFault {
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongPurpose => "wrong_purpose",
             Self::BadSignature => "bad_signature",
+            Self::BadList => "bad_list",
             Self::Invalid => "invalid",
         }
     }

@@ -184,6 +184,9 @@ fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
         // Once one serves, those that are awaited count for nothing.
         (&[(0, 4, true), (0, 0, true), (0, 4, true), (1, 3, true)], "-111"),
         (&[(2, 0, true), (1, 3, true)], "01"),
+        // All of those that serve are replaced.
+        (&[(2, 0, true), (0, 4, true), (1, 3, true), (2, 0, true)], "0--0"),
+        (&[(2, 0, true), (0, 4, true), (0, 0, true)], "0-1"),
         (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),
     ] {
         let mut serving = Serving::default();

@@ -3,7 +3,7 @@ use std::task::Poll;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::model::{Exchange, Hidden};
+use crate::model::{Close, Exchange, Failback, Hidden, Priority};
 
 #[tokio::test]
 async fn a_killed_backend_becomes_unhealthy_and_recovers() {
@@ -75,6 +75,47 @@ async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     upstream.keeper().probed(&upstream, first, Some(Ok(())));
     assert_eq!(timeout(Duration::from_secs(20), waiting).await, Ok(true));
+}
+
+#[tokio::test]
+async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_waited_for() {
+    let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut settings = settings(silent.each_ref().map(|server| server.local_addr().unwrap()));
+    settings.backends.insert("spare".into(), model::Backend { priority: Priority(1), ..Default::default() }.into());
+    settings.endpoints[1].key.backend = "spare".into();
+    let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
+    let for_ever = Duration::from_secs(3600);
+    probe_with(&mut settings, ActiveCheck { probe: Probe::Exchange(exchange), timeout: for_ever, ..fast_check() });
+    settings.balancing.failover.failback = Failback::Never;
+    settings.drain.failback = Some(Close { after: Duration::ZERO, spread: Duration::ZERO, max_per_second: None });
+    let (_upstreams, upstream) = start(settings, 0);
+    let subset = upstream.subset(&Backends::All);
+    let [main, spare] = [0, 1].map(|place: usize| upstream.endpoints()[place].clone());
+    let probed = |endpoint: &Endpoint, outcomes: &str| {
+        let outcome = |passed| if passed == '+' { Ok(()) } else { Err("wrong".to_owned()) };
+        outcomes.chars().for_each(|passed| {
+            upstream.keeper().probed(&upstream, endpoint.id(), Some(outcome(passed)));
+        });
+    };
+    let picked = || subset.pick(CLIENT, &Tried::default()).map(|active| active.endpoint().id());
+    probed(&main, "+");
+    probed(&spare, "+");
+    assert_eq!(picked(), Some(main.id()));
+    probed(&main, "---");
+    assert_eq!(picked(), Some(spare.id()));
+
+    let connection = subset.pick(CLIENT, &Tried::default());
+    probed(&spare, "---");
+    probed(&main, "++");
+    assert_eq!(picked(), None, "the main one can, but the spare one served");
+    let mut waiting = Box::pin(subset.waited_for_probes());
+    assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
+    let reasons = || upstream.departing().into_iter().map(|(_, why, _)| why).collect::<Vec<_>>();
+    assert!(!reasons().contains(&model::Departure::Failback));
+    probed(&spare, "++");
+    assert_eq!(picked(), Some(spare.id()));
+    assert_eq!(futures::poll!(waiting), Poll::Ready(true));
+    drop(connection);
 }
 
 #[tokio::test]
