@@ -22,6 +22,8 @@ pub struct Authority {
     /// Not empty.
     pub roots: RootCertStore,
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
+    /// Whose lists these are: their names in DER, in the same order.
+    pub issuers: Vec<Box<[u8]>>,
     /// What is to be said of it from a moment on: something that is part of it is too old then.
     pub expiries: Vec<(Timestamp, Arc<str>)>,
 }

@@ -66,7 +66,7 @@ impl<'a> Certificates<'a> {
         for (index, reference) in declared.iter().enumerate() {
             authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
         }
-        if let Some(problem) = revocation::ambiguity(&authorities) {
+        if let Some(problem) = revocation::forgery(&authorities).or_else(|| revocation::ambiguity(&authorities)) {
             place.refuse_for(Reason::InvalidCertificateRef, problem);
         }
         let all_judged = || declared.iter().all(|one| declaration.is_judged_by_others(one.reference()).is_none());
@@ -155,7 +155,8 @@ impl Texts<'_> {
         let roots = self.roots()?;
         let revoked = self.revoked.as_ref().map(|text| revocation::read(text, &self.certificates)).transpose()?;
         let revoked = revoked.unwrap_or_default();
-        let authority = Authority { source, fingerprint, roots, expiries: self.expiries(&revoked), revoked };
+        let (issuers, expiries) = (revocation::issuers(&revoked), self.expiries(&revoked));
+        let authority = Authority { source, fingerprint, roots, revoked, issuers, expiries };
         // Only whoever uses the lists reads them.
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
         match (verifier, &self.revoked) {

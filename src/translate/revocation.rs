@@ -1,15 +1,22 @@
 //! Lists of revoked certificates (CRL, RFC 5280).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rustls::{
     DistinguishedName,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, pem::PemObject},
 };
 use x509_parser::{
-    certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer,
+    certificate::X509Certificate,
+    extensions::ParsedExtension,
+    prelude::FromDer,
     revocation_list::CertificateRevocationList,
+    x509::{SubjectPublicKeyInfo, X509Name},
 };
 
 use super::referred::Text;
@@ -43,7 +50,7 @@ pub fn read(Text { title, bytes }: &Text<'_>, authorities: &Text<'_>) -> Result<
         });
         let of_the_name: Vec<_> = of_the_name.collect();
         // Those of authorities in between are only seen with a client's certificate.
-        if !of_the_name.is_empty() && !of_the_name.iter().any(|authority| has_signed(authority, &list)) {
+        if !of_the_name.is_empty() && !of_the_name.iter().any(|authority| has_signed(authority.public_key(), &list)) {
             return Err(format!(
                 "{title} has a list of what {} has revoked, whose signature is not that of the authority of this name in \
                  {}: write the list as the authority gives it",
@@ -62,11 +69,46 @@ pub fn not_lists(title: &str) -> String {
     )
 }
 
-fn has_signed(authority: &X509Certificate<'_>, list: &CertificateRevocationList<'_>) -> bool {
-    let key = &authority.public_key().subject_public_key.data;
-    // With an algorithm for other keys it fails.
+/// With an algorithm for other keys it fails.
+fn has_signed(key: &SubjectPublicKeyInfo<'_>, list: &CertificateRevocationList<'_>) -> bool {
+    let (key, signature) = (&key.subject_public_key.data, &list.signature_value.data);
     let mut algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all.iter();
-    algorithms.any(|one| one.verify_signature(key, list.tbs_cert_list.as_ref(), &list.signature_value.data).is_ok())
+    algorithms.any(|one| one.verify_signature(key, list.tbs_cert_list.as_ref(), signature).is_ok())
+}
+
+/// Whose lists these are: their names in DER.
+pub fn issuers(lists: &[Der]) -> Vec<Box<[u8]>> {
+    let read = |list| CertificateRevocationList::from_der(list).map(|(_, list)| list.issuer().as_raw().into());
+    // One that cannot be read was refused before.
+    lists.iter().map(|list| read(list).unwrap_or_default()).collect()
+}
+
+/// A list that is beside other authorities than the one whose name it has, which has not signed it.
+pub fn forgery(authorities: &[Arc<Authority>]) -> Option<String> {
+    let roots = |authority: &Authority, issuer: &[u8]| -> Vec<Vec<u8>> {
+        let is_it = |root: &&TrustAnchor<'_>| DistinguishedName::in_sequence(&root.subject).as_ref() == issuer;
+        let key =
+            |root: &TrustAnchor<'_>| DistinguishedName::in_sequence(&root.subject_public_key_info).as_ref().to_vec();
+        authority.roots.roots.iter().filter(is_it).map(key).collect()
+    };
+    authorities.iter().find_map(|authority| {
+        authority.revoked.iter().zip(&authority.issuers).find_map(|(list, issuer)| {
+            // Those of its own were looked at when they were read.
+            let of_others = authorities.iter().filter(|_| roots(authority, issuer).is_empty());
+            let keys: Vec<_> = of_others.flat_map(|other| roots(other, issuer)).collect();
+            let (_, list) = (!keys.is_empty()).then(|| CertificateRevocationList::from_der(list).ok())??;
+            let signed =
+                |key: &Vec<u8>| SubjectPublicKeyInfo::from_der(key).is_ok_and(|(_, key)| has_signed(&key, &list));
+            (!keys.iter().any(signed)).then(|| {
+                format!(
+                    "{} has a list of what {} has revoked, whose signature is not that of the authority of this name: \
+                     write the list as the authority gives it, or leave it out",
+                    authority.source,
+                    list.issuer()
+                )
+            })
+        })
+    })
 }
 
 /// What cannot be verified, although each authority by itself could: whoever verifies knows lists by the issuer's name.
@@ -80,10 +122,12 @@ pub fn ambiguity(authorities: &[Arc<Authority>]) -> Option<String> {
         })
         .map(|root| DistinguishedName::in_sequence(&root.subject))
         .collect();
-    let lists = authorities.iter().flat_map(|authority| &authority.revoked);
-    let mut issuers =
-        lists.filter_map(|list| Some(CertificateRevocationList::from_der(list).ok()?.1.tbs_cert_list.issuer));
-    let issuer = issuers.find(|issuer| shared.iter().any(|name| name.as_ref() == issuer.as_raw()))?;
+    if shared.is_empty() {
+        return None;
+    }
+    let mut issuers = authorities.iter().flat_map(|authority| &authority.issuers);
+    let issuer = issuers.find(|issuer| shared.iter().any(|name| name.as_ref() == &***issuer))?;
+    let (_, issuer) = X509Name::from_der(issuer).ok()?;
     Some(format!(
         "several authorities have the name {issuer} and different keys, so that a list of what it has revoked would be \
          taken for the list of each: write one of them only, leave the lists (`ca.crl`) out, or give the new one another \
@@ -95,21 +139,24 @@ pub fn of_all(authorities: &[Arc<Authority>]) -> Vec<Der> {
     newest(authorities.iter().flat_map(|authority| &authority.revoked)).cloned().collect()
 }
 
-/// The newest list of each issuer and, where an issuer has several, for each of its distribution points: whoever verifies
-/// looks at one only.
+/// The lists that count, those that were issued last first: whoever verifies looks at the first that is for a certificate.
+/// A list is in place of all that its issuer has given out before for the same certificates.
 pub fn newest<'a>(lists: impl IntoIterator<Item = &'a Der>) -> impl Iterator<Item = &'a Der> {
-    let mut newest: BTreeMap<_, (i64, &Der)> = BTreeMap::new();
-    for list in lists {
+    let read = |der: &'a Der| {
         // One that cannot be read was refused before.
-        let Ok((_, read)) = CertificateRevocationList::from_der(list) else { continue };
+        let (_, list) = CertificateRevocationList::from_der(der).ok()?;
         let is_part = |parsed: &ParsedExtension<'_>| matches!(parsed, ParsedExtension::IssuingDistributionPoint(_));
-        let part = read.extensions().iter().find(|extension| is_part(extension.parsed_extension()));
-        let of = (read.issuer().as_raw().to_vec(), part.map(|part| part.value.to_vec()));
-        let updated = read.last_update().timestamp();
-        let known = newest.entry(of).or_insert((updated, list));
-        if updated > known.0 {
-            *known = (updated, list);
-        }
-    }
-    newest.into_values().map(|(_, list)| list)
+        let part = list.extensions().iter().find(|extension| is_part(extension.parsed_extension()));
+        let part = part.map(|part| part.value.to_vec());
+        Some((list.last_update().timestamp(), list.issuer().as_raw().to_vec(), part, der))
+    };
+    let mut lists: Vec<_> = lists.into_iter().filter_map(read).collect();
+    lists.sort_by_key(|(updated, ..)| Reverse(*updated));
+    let mut replaced = BTreeSet::new();
+    lists.retain(|(_, issuer, part, _)| {
+        // A whole list is also in place of all parts.
+        let is_replaced = replaced.contains(&(issuer.clone(), None));
+        !is_replaced && replaced.insert((issuer.clone(), part.clone()))
+    });
+    lists.into_iter().map(|(.., der)| der)
 }

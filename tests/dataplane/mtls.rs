@@ -169,6 +169,34 @@ fn of_an_issuer_whose_list_comes_in_parts_each_part_counts() {
     }
 }
 
+#[test]
+fn a_whole_list_is_in_place_of_older_parts_and_newer_parts_count_before_it() {
+    let authority = Authority::new();
+    let presented = authority.issue("db.example");
+    let part = || CrlDistributionPoint { uris: vec!["http://crl.example/1".to_owned()] };
+    let issue = |name| authority.issue_with(name, |params| params.crl_distribution_points = vec![part()]);
+    let (old, new) = (issue("alice"), issue("bob"));
+    let whole = |revoked: &Issued, year| {
+        authority.revoked_with(&[revoked], |list| list.this_update = rcgen::date_time_ymd(year, 1, 1))
+    };
+    let in_part = |revoked: &Issued, year| {
+        authority.revoked_with(&[revoked], |list| {
+            list.this_update = rcgen::date_time_ymd(year, 1, 1);
+            let distribution_point = part();
+            list.issuing_distribution_point = Some(CrlIssuingDistributionPoint { distribution_point, scope: None });
+        })
+    };
+    for lists in [[whole(&old, 2024), in_part(&new, 2025)], [in_part(&old, 2024), whole(&new, 2025)]] {
+        for lists in [lists.concat(), [&*lists[1], &*lists[0]].concat()] {
+            let rig = Rig::with(&[Backend::echo()], |listener, _| {
+                listener.tls = asking("Required", &presented, &[(&authority, Some(lists))]);
+            });
+            echoed(&authority.client_showing(&old, &VERSIONS), &rig).unwrap();
+            echoed(&authority.client_showing(&new, &VERSIONS), &rig).unwrap_err();
+        }
+    }
+}
+
 fn issue_until(end: SystemTime, name: &str, authority: &Authority) -> Issued {
     let since_1970 = end.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     authority.issue_with(name, |params| params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970)
@@ -178,7 +206,7 @@ fn issue_until(end: SystemTime, name: &str, authority: &Authority) -> Issued {
 fn whose_certificate_has_expired_cannot_resume_a_session_from_before() {
     let authority = Authority::new();
     let presented = authority.issue("db.example");
-    let end = SystemTime::now() + Duration::from_secs(3);
+    let end = SystemTime::now() + Duration::from_secs(10);
     let alice = issue_until(end, "alice", &authority);
     let rig = Rig::with(&[Backend::echo()], |listener, _| {
         listener.tls = asking("Required", &presented, &[(&authority, None)]);

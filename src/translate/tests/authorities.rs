@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod, KeyPair,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
+    KeyPair, date_time_ymd,
 };
 
 use super::{manifests::FOLDER, *};
@@ -23,8 +23,16 @@ impl Ca {
     }
 
     fn until(year: i32) -> Self {
+        Self::with(|params| params.not_after = date_time_ymd(year, 1, 1))
+    }
+
+    fn named(name: &str) -> Self {
+        Self::with(|params| params.distinguished_name.push(DnType::CommonName, name))
+    }
+
+    fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.not_after = date_time_ymd(year, 1, 1);
+        change(&mut params);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -164,7 +172,7 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
 }
 
 #[test]
-fn lists_of_authorities_of_one_name_that_have_different_keys_are_refused() {
+fn lists_that_are_not_of_the_one_authority_of_their_name_are_refused() {
     let (old, new) = (Ca::new(), Ca::new());
     let said = |of_old: &[(&str, &str)], of_new: &[(&str, &str)]| {
         let mut world = validating("{name: old}, {name: new}");
@@ -177,6 +185,16 @@ fn lists_of_authorities_of_one_name_that_have_different_keys_are_refused() {
     let (old, of_old, new) = (old.pem(), old.list(), new.pem());
     assert_eq!(said(&[("ca.crt", &old)], &[("ca.crt", &new)]), [""; 0]);
     assert_eq!(said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &old)]), [""; 0]);
+    let other = Ca::named("other");
+    assert_eq!(said(&[("ca.crt", &old), ("ca.crl", &other.list())], &[("ca.crt", &other.pem())]), [""; 0]);
+    let forged = said(&[("ca.crt", &old), ("ca.crl", &Ca::named("other").list())], &[("ca.crt", &other.pem())]);
+    assert!(
+        forged[0].starts_with(
+            "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a list of what CN=other has revoked, \
+             whose signature is not that of the authority of this name"
+        ),
+        "{forged:?}"
+    );
     let refused = said(&[("ca.crt", &old), ("ca.crl", &of_old)], &[("ca.crt", &new)]);
     assert!(
         refused[0].starts_with(

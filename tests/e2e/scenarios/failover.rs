@@ -83,7 +83,7 @@ fn backend<'a>(status: &'a TcpLoadBalancerStatus, name: &str) -> &'a BackendStat
 async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_and_nobody_is_refused() {
     scenario("draining", Company::Welcome, async |scenario| {
         // They could keep their connections for longer than the drain takes.
-        scenario.deploy("echo", 2, &echo_pod(40)).await;
+        scenario.deploy("echo", 2, &echo_pod(60)).await;
         let drain = "drain: {endpointTerminating: {policy: Close, after: 10s, spread: 3s}}";
         scenario.apply(&load_balancer_with("draining", "listeners: [{port: 5432}]", "echo", drain)).await;
         let address = scenario.programmed("draining").await;
