@@ -360,7 +360,15 @@ impl Probing {
         let (upstream, probed) = (upstream.clone(), target.clone());
         let task = spawn(control, "probe", move || {
             let upstream = upstream.clone();
-            let report = move |outcome| upstream.keeper().probed(&upstream, id, outcome);
+            let check = probed.check.clone();
+            let report = move |outcome| {
+                let mut keeper = upstream.keeper();
+                // An answer to what was asked before a change that has come meanwhile.
+                if keeper.members.check(id).is_none_or(|asked| asked != check) {
+                    return keeper.members.is_healthy(id);
+                }
+                keeper.probed(&upstream, id, outcome)
+            };
             probe(probed.clone(), spread.mul_f64(fastrand::f64()), report)
         });
         Self { target, _task: task }

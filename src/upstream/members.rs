@@ -197,6 +197,11 @@ impl Members {
         self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
     }
 
+    /// What is asked of the endpoint with this id.
+    pub fn check(&self, id: u64) -> Option<Arc<ActiveCheck>> {
+        self.members.iter().find(|member| member.endpoint().id() == id)?.check()
+    }
+
     /// Whether the endpoint with this id passes its check.
     pub fn is_healthy(&self, id: u64) -> bool {
         let member = self.members.iter().find(|member| member.endpoint().id() == id);
