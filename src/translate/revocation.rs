@@ -92,10 +92,10 @@ pub fn forgery(authorities: &[Arc<Authority>]) -> Option<String> {
         authority.roots.roots.iter().filter(is_it).map(key).collect()
     };
     authorities.iter().find_map(|authority| {
-        authority.revoked.iter().zip(&authority.issuers).find_map(|(list, issuer)| {
-            // Those of its own were looked at when they were read.
-            let of_others = authorities.iter().filter(|_| roots(authority, issuer).is_empty());
-            let keys: Vec<_> = of_others.flat_map(|other| roots(other, issuer)).collect();
+        let lists = authority.revoked.iter().zip(&authority.issuers);
+        // Those of its own were looked at when they were read.
+        lists.filter(|(_, issuer)| roots(authority, issuer).is_empty()).find_map(|(list, issuer)| {
+            let keys: Vec<_> = authorities.iter().flat_map(|other| roots(other, issuer)).collect();
             let (_, list) = (!keys.is_empty()).then(|| CertificateRevocationList::from_der(list).ok())??;
             let signed =
                 |key: &Vec<u8>| SubjectPublicKeyInfo::from_der(key).is_ok_and(|(_, key)| has_signed(&key, &list));

@@ -140,6 +140,7 @@ impl Subset {
     }
 
     /// How many endpoints are usable.
+    #[cfg(test)]
     pub fn usable(&self) -> usize {
         self.current.load().usable
     }

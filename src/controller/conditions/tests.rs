@@ -342,9 +342,7 @@ fn external_addresses_come_first_and_are_waited_for() {
 
 #[test]
 fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
-    let with = |endpoints, usable| {
-        Some(Served { backends: BTreeMap::from([("postgres".into(), health(endpoints, usable))]), ..served() })
-    };
+    let with = |endpoints, usable| with_health(health(endpoints, usable));
     for (one, other, expected, part, ready) in [
         (with(5, 3), with(5, 4), "True/Healthy", "3 of 5 endpoints are healthy", "3/5"),
         (with(5, 0), with(5, 4), "False/Unhealthy", "0 of 5", "0/5"),
@@ -421,12 +419,14 @@ fn connections_are_refused_only_where_no_endpoint_is_usable() {
     }
 }
 
+/// What a replica serves whose only backend is so.
+fn with_health(health: BackendHealth) -> Option<Served> {
+    Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+}
+
 #[test]
 fn those_that_stand_by_are_counted() {
-    let with = |standby| {
-        let health = BackendHealth { standby, ..health(3, 3) };
-        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
-    };
+    let with = |standby| with_health(BackendHealth { standby, ..health(3, 3) });
     for (standby, expected) in [([0, 0], None), ([0, 2], Some(2))] {
         let served = vec![("a", with(standby[0])), ("b", with(standby[1]))];
         assert_eq!(Case { served, ..Case::default() }.status().backends[0].standby, expected);
@@ -435,10 +435,7 @@ fn those_that_stand_by_are_counted() {
 
 #[test]
 fn connections_that_are_to_be_closed_are_added_up() {
-    let with = |draining| {
-        let health = BackendHealth { draining, ..health(3, 3) };
-        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
-    };
+    let with = |draining| with_health(BackendHealth { draining, ..health(3, 3) });
     for (draining, expected) in [([0, 0], None), ([3, 2], Some(5))] {
         let served = vec![("a", with(draining[0])), ("b", with(draining[1]))];
         assert_eq!(Case { served, ..Case::default() }.status().backends[0].draining, expected);
@@ -451,7 +448,7 @@ fn the_latest_failure_of_all_replicas_is_told() {
         let time = Timestamp::from_second(second).unwrap();
         let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
         let health = BackendHealth { last_failure: Some(failure), ..health(1, 0) };
-        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+        with_health(health)
     };
     let case = Case { served: vec![("a", with(20, "refused")), ("b", with(10, "timed out"))], ..Case::default() };
     let failure = case.status().backends[0].last_failure.clone().unwrap();
@@ -616,7 +613,7 @@ fn a_failure_that_goes_on_is_told_anew_seldom() {
         let time = Timestamp::from_second(minute * 60).unwrap();
         let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
         let health = BackendHealth { last_failure: Some(failure), ..health(2, usable) };
-        Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
+        with_health(health)
     };
     let reason = |case: &Case| case.status().backends[0].last_failure.clone().unwrap().reason;
     let mut case = Case { served: vec![("a", with(10, 1))], ..Case::default() };
