@@ -32,12 +32,16 @@ use crate::{
     model::{Report, Snapshot},
     proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
     source::Place,
-    state::State,
+    state::{Configuration, State},
     takeover::{self, Inheritance, Offer, Successor},
+    translate::Verdict,
 };
 
 /// How long the end of the admin pages may take, once another process serves them.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long a process that starts waits for what load balancers refer to: for a moment it may be absent, since somebody
+/// replaces it, and who is not ready gets no clients.
+const UNRESOLVED: Duration = Duration::from_secs(5);
 /// How long the leadership may take to be given up.
 const LAST_WRITES: Duration = Duration::from_secs(3);
 
@@ -122,11 +126,11 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     if empty == Empty::Ends {
         worth_running(&first, &report, &state).inspect_err(|_| proxy.stop())?;
     }
-    let _readying = if empty == Empty::IsNotReady {
-        Some(ready_once_all_is_served(proxy.reports(), state.clone()))
-    } else {
+    let readying = if empty == Empty::Ends {
         state.set_ready(true);
         None
+    } else {
+        Some(ready_once_all_is_served(empty, proxy.reports(), state.clone()))
     };
     // Not before: at an inherited address the previous process answers that it is ready.
     admin.open(&proxy, &state)?;
@@ -141,6 +145,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = signals.first() => Cause::Signal,
         () = taken_over => Cause::TakenOver,
     };
+    drop(readying);
     let orderly = async {
         // Another one answers there now.
         let closed = (cause == Cause::TakenOver).then(|| admin.close());
@@ -266,14 +271,29 @@ pub async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result
     Ok(applied.context("the proxy stopped before it applied a configuration")?.clone())
 }
 
-/// Ready from the moment at which there is something to serve and all of it is.
-fn ready_once_all_is_served(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
+/// Ready once what load balancers refer to is there, or has been waited for, and, where [`Empty::IsNotReady`], there is
+/// something to serve and all of it is.
+fn ready_once_all_is_served(
+    empty: Empty,
+    mut reports: watch::Receiver<Arc<Report>>,
+    state: Arc<State>,
+) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
+        references_resolved(&state).await;
         let served = |report: &Arc<Report>| !report.listeners.is_empty() && report.unbound().next().is_none();
-        if reports.wait_for(served).await.is_ok() {
+        if empty != Empty::IsNotReady || reports.wait_for(served).await.is_ok() {
             state.set_ready(true);
         }
     }))
+}
+
+/// Waits until all references of load balancers are resolved, but not for long: one that is wrong stays so.
+async fn references_resolved(state: &State) {
+    let resolved = |known: &Arc<Configuration>| !known.verdicts.values().any(Verdict::has_unresolved_references);
+    if timeout(UNRESOLVED, state.configurations().wait_for(resolved)).await.is_err() {
+        let within = UNRESOLVED.as_secs();
+        info!("ready, though some references of load balancers were not resolved within {within} s");
+    }
 }
 
 /// A process that could serve nothing of what it was given ends: whoever started it should see that.
@@ -319,4 +339,51 @@ fn offer(
             std::future::pending().await
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::ObjectKey,
+        translate::{Problem, Reason, Severity},
+    };
+
+    fn configuration(reason: Option<Reason>) -> Configuration {
+        let problem =
+            |reason| Problem { severity: Severity::Warning, reason, field: String::new(), message: "".into() };
+        let verdict = Verdict { problems: reason.map(problem).into_iter().collect(), ..Verdict::default() };
+        Configuration {
+            verdicts: Arc::new([(ObjectKey::new("shop", "a"), verdict)].into()),
+            ..Configuration::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_starts_waits_for_references_but_not_for_long() {
+        for (first, second, expected) in [
+            (None, None, 0),
+            (Some(Reason::NoEndpoints), None, 0),
+            (Some(Reason::EndpointsPending), None, 2),
+            (Some(Reason::RefNotFound), Some(Reason::CertificateExpired), 2),
+            (Some(Reason::InvalidCertificateRef), Some(Reason::EndpointsPending), 5),
+        ] {
+            let state = Arc::new(State::default());
+            state.set_configuration(configuration(first));
+            let report = watch::Sender::<Arc<Report>>::default();
+            let start = tokio::time::Instant::now();
+            let _readying = ready_once_all_is_served(Empty::Waits, report.subscribe(), state.clone());
+            for second_passed in 0..10 {
+                if second_passed == 2 {
+                    state.set_configuration(configuration(second));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if state.is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(999)).await;
+            }
+            assert_eq!(start.elapsed().as_secs(), expected, "{first:?}, then {second:?}");
+        }
+    }
 }

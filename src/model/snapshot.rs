@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
     /// The endpoints that nothing confirms any more, and when each of them has to go. Whoever serves need not know.
     pub unconfirmed: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
+    /// The time at which the endpoints that are kept are to be reported. Whoever serves need not know.
+    pub report_due: Option<Timestamp>,
 }
 
 impl Snapshot {
@@ -24,9 +26,9 @@ impl Snapshot {
         self.listeners.range(key(0)..=key(u16::MAX))
     }
 
-    /// When the next endpoint has to go though nothing else changes.
+    /// When the next endpoint has to go, or is to be reported, though nothing else changes.
     pub fn next_to_go(&self) -> Option<Timestamp> {
-        self.unconfirmed.values().flat_map(BTreeMap::values).min().copied()
+        self.unconfirmed.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
     /// Whether both configure the same, whatever their generations, and until when.

@@ -65,6 +65,9 @@ pub struct Backend {
     pub priority: Priority,
     /// How many more there are that are not ready; 0 where nobody asks how large a share can be used.
     pub unready: usize,
+    /// The Service that they are behind; `None`: their addresses are written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Arc<str>>,
     /// None of them is ready, and those there are serve while they terminate.
     #[serde(skip_serializing_if = "Not::not")]
     pub last_resort: bool,

@@ -2,21 +2,24 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+
 use super::{
     Problem, Reason, Surroundings, backend_tls,
     certificates::Certificates,
     checks,
     findings::{Findings, Place},
+    keeping::{LONGEST, UNREPORTED},
     load_balancer::{Declaration, twin},
     reach::{Refusal, Refused, Target},
-    slices,
+    slices::{self, Listed, Retention},
     weights::{Share, endpoint_weights},
 };
 use crate::{
-    api::{self, AddressPort, Host, TcpLoadBalancerSpec},
+    api::{self, AddressPort, BackendService, Host, TcpLoadBalancerSpec},
     model::{
-        ActiveCheck, Backend, Distance, Endpoint, EndpointKey, ObjectKey, Priority, ProxyVersion, StableId, Unready,
-        Upstream, Weight,
+        ActiveCheck, Backend, Distance, Endpoint, EndpointKey, Priority, ProxyVersion, StableId, Unready, Upstream,
+        Weight,
     },
     source::Lookup,
 };
@@ -32,6 +35,8 @@ pub(super) struct Member {
     pub unready: Option<Unready>,
     /// It serves although it terminates, for none is ready.
     pub last_resort: bool,
+    /// When it expires, if nothing lists it any more.
+    pub until: Option<Timestamp>,
 }
 
 /// What a backend comes to, and what is wrong with it.
@@ -41,6 +46,11 @@ struct Part {
     weight: u16,
     endpoints: Vec<Endpoint>,
     unready: BTreeMap<EndpointKey, Unready>,
+    retention: Retention,
+    /// No EndpointSlice matches its Service.
+    is_unlisted: bool,
+    /// The same, and it had no endpoints before.
+    is_pending: bool,
     findings: Findings,
 }
 
@@ -53,10 +63,11 @@ pub(super) struct Found {
     pub unready: BTreeMap<EndpointKey, Unready>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
     pub lost: bool,
+    pub retention: Retention,
 }
 
-/// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong and none had any by its
-/// name, connections go where they went before.
+/// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong, or wait for EndpointSlices,
+/// and none had any by its name, connections go where they went before.
 pub(super) fn translate(
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
@@ -65,17 +76,27 @@ pub(super) fn translate(
 ) -> Found {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
-    let lost = parts.iter().all(|part| part.findings.refuse() && part.endpoints.is_empty());
+    let lost = parts.iter().all(|part| (part.findings.refuse() || part.is_pending) && part.endpoints.is_empty());
     // What is to be encrypted goes nowhere rather than where it went in the clear.
     let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
     let lost = lost && !(is_to_be_encrypted && declaration.before.upstream.as_deref().is_some_and(in_the_clear));
+    let mut retention = Retention::default();
     let kept = if lost { declaration.kept() } else { None };
+    let kept = match parts.iter().any(|part| part.is_pending) {
+        true => kept.and_then(|kept| for_a_time(&kept, &mut retention, declaration)),
+        false => kept,
+    };
+    let lost = lost && (kept.is_some() || !parts.iter().any(|part| part.is_pending));
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    for part in parts {
-        let Part { name, settings, weight, endpoints, findings, .. } = part;
+    for (index, part) in parts.into_iter().enumerate() {
+        let Part { name, settings, weight, endpoints, mut findings, .. } = part;
         unready.extend(part.unready);
+        retention.merge(part.retention);
+        if endpoints.is_empty() && kept.is_none() {
+            warn_of_no_endpoints(index, part.is_unlisted, declaration, &mut findings);
+        }
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
@@ -91,9 +112,9 @@ pub(super) fn translate(
     match kept {
         Some(before) => {
             let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
-            Found { backends, endpoints, unready, lost }
+            Found { backends, endpoints, unready, lost, retention }
         }
-        None => Found { backends, endpoints: weighted(groups), unready, lost },
+        None => Found { backends, endpoints: weighted(groups), unready, lost, retention },
     }
 }
 
@@ -110,15 +131,16 @@ fn part(
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
     let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
-    let Endpoints { mut serving, mut unready, not_ready, last_resort } = endpoints(backend, declaration, place);
+    let service = backend.service.as_ref().map(|service| service.name.0.as_str());
+    let earlier = earlier(index, before, service, declaration);
+    let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
+        endpoints(backend, &earlier, declaration, place);
     let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
     let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
     let settings = Backend { last_resort, ..settings };
     checks::refuse_impossible(backend, &settings, &serving, declaration, place);
-    if serving.is_empty() && place.is_unremarked() {
-        warn_of_no_endpoints(backend, declaration.object, place);
-    }
     if findings.refuse() {
+        retention = Retention::default();
         let is_to_be_encrypted = backend.tls.is_some() && before.is_none_or(|before| before.tls.is_none());
         serving = if is_to_be_encrypted { Vec::new() } else { kept(index, declaration) };
         if let Some(before) = &declaration.before.upstream {
@@ -127,20 +149,59 @@ fn part(
         }
     }
     let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
-    Part { name: name(backend).into(), settings, weight: backend.weight, endpoints: serving, unready, findings }
+    Part {
+        name: name(backend).into(),
+        settings,
+        weight: backend.weight,
+        endpoints: serving,
+        unready,
+        retention,
+        is_unlisted: is_pending,
+        is_pending: is_pending && earlier.is_empty(),
+        findings,
+    }
+}
+
+/// The endpoints that a backend had before from the same Service: of the first one, should several have its name.
+fn earlier<'a>(
+    index: usize,
+    before: Option<&Arc<Backend>>,
+    service: Option<&str>,
+    declaration: &'a Declaration,
+) -> Vec<&'a Endpoint> {
+    let same = before.is_some_and(|before| before.service.is_some() && before.service.as_deref() == service);
+    let Some(upstream) = declaration.before.upstream.as_ref().filter(|_| same) else { return Vec::new() };
+    own(index, declaration, &upstream.endpoints).collect()
+}
+
+/// Those of the backend's name, if it is the first one that has it.
+fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
+    let backends = &declaration.spec.backends;
+    let name: Arc<str> = name(&backends[index]).into();
+    let is_first = !backends[..index].iter().any(|other| *self::name(other) == *name);
+    endpoints.iter().filter(move |endpoint| is_first && endpoint.key.backend == name)
+}
+
+/// What connections go to until the EndpointSlices of other Services are there, each with its expiration.
+fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Declaration) -> Option<Arc<Upstream>> {
+    let Declaration { object, surroundings, .. } = declaration;
+    let mut kept = Upstream::clone(kept);
+    kept.endpoints.retain(|endpoint| {
+        let until = surroundings.expires_at(object, &endpoint.key, LONGEST);
+        let stays = surroundings.now < until;
+        if stays {
+            retention.expirations.insert(endpoint.key.clone(), until);
+        }
+        stays
+    });
+    (!kept.endpoints.is_empty()).then(|| Arc::new(kept))
 }
 
 /// What a backend had before and may keep: the first one, should several have its name.
 fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
-    let Declaration { object, spec, surroundings, before, .. } = declaration;
-    let backends = &spec.backends;
-    let name = name(&backends[index]);
-    if backends[..index].iter().any(|other| self::name(other) == name) {
-        return Vec::new();
-    }
+    let Declaration { object, surroundings, before, .. } = declaration;
     let before = before.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
-    let own = before.iter().filter(|endpoint| *endpoint.key.backend == *name);
-    own.filter(|endpoint| surroundings.may_stay(object, endpoint)).cloned().collect()
+    own(index, declaration, before).filter(|endpoint| surroundings.may_stay(object, endpoint)).cloned().collect()
 }
 
 /// The declared name, else the Service's, else `default`.
@@ -186,6 +247,7 @@ fn settings(
         }),
         priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
         unready,
+        service: backend.service.as_ref().map(|service| service.name.0.as_str().into()),
         last_resort: false,
         proxy_protocol: backend.proxy_protocol.map(|version| match version {
             api::ProxyProtocolVersion::V1 => ProxyVersion::V1,
@@ -203,39 +265,50 @@ struct Endpoints {
     not_ready: usize,
     /// Those that serve terminate.
     last_resort: bool,
+    retention: Retention,
+    /// No EndpointSlice matches its Service.
+    is_pending: bool,
 }
 
-fn endpoints(backend: &api::Backend, declaration: &Declaration, place: &mut Place) -> Endpoints {
+fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declaration, place: &mut Place) -> Endpoints {
     place.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
     let surroundings = declaration.surroundings;
-    let members = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, declaration, &mut place.at("service")),
-        (None, Some(addresses)) => resolved(addresses, surroundings, &mut place.at("addresses")),
+    let Listed { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
+        (Some(service), None) => slices::members(service, before, declaration, &mut place.at("service")),
+        (None, Some(addresses)) => {
+            Listed { members: resolved(addresses, surroundings, &mut place.at("addresses")), ..Listed::default() }
+        }
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
-            Vec::new()
+            Listed::default()
         }
         (None, None) => {
             place.refuse("it has neither service nor addresses: write where its connections go");
-            Vec::new()
+            Listed::default()
         }
     };
+    if let (Some(service), Some(due)) = (&backend.service, report_due.filter(|due| *due <= surroundings.now)) {
+        warn_of_retained(service, due, declaration, &mut place.at("service"));
+    }
+    let mut retention =
+        Retention { report_due: report_due.filter(|due| *due > surroundings.now), ..Retention::default() };
     let name: Arc<str> = name(backend).into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for Member { address, uid, stable_id, distance, unready: why, .. } in members {
+    for Member { address, uid, stable_id, distance, unready: why, until, .. } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
+        retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
             None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
             Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
             Some(_) => {}
         }
     }
-    Endpoints { serving, unready, not_ready, last_resort }
+    Endpoints { serving, unready, not_ready, last_resort, retention, is_pending }
 }
 
 /// The addresses, with all that is known of each DNS name.
@@ -272,7 +345,8 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
         .into_iter()
         .map(|address| {
             let stable_id = StableId::Address(address);
-            Member { address, uid: None, stable_id, distance: Distance::Far, unready: None, last_resort: false }
+            let (uid, unready, until) = Default::default();
+            Member { address, uid, stable_id, distance: Distance::Far, unready, last_resort: false, until }
         })
         .collect()
 }
@@ -291,14 +365,41 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
     place.warn(Reason::NameNotResolved, message);
 }
 
-fn warn_of_no_endpoints(backend: &api::Backend, object: &ObjectKey, place: &mut Place) {
-    let who = match &backend.service {
-        Some(service) => {
-            format!("Service {}/{} has no ready endpoint on port {}", object.namespace, service.name, service.port)
+/// Says so, unless something else is wrong, which is the reason then.
+fn warn_of_no_endpoints(index: usize, is_pending: bool, declaration: &Declaration, findings: &mut Findings) {
+    let field = format!("spec.backends[{index}]");
+    let mut place = Place::new(&field, findings);
+    if !place.is_unremarked() {
+        return;
+    }
+    let namespace = &declaration.object.namespace;
+    let (reason, who) = match &declaration.spec.backends[index].service {
+        Some(service) if is_pending => {
+            let BackendService { name, port, .. } = service;
+            let who = format!("Service {namespace}/{name} has no ready endpoint on port {port}");
+            (Reason::EndpointsPending, format!("{who}, for no EndpointSlice has that port yet"))
         }
-        None => "it has no endpoint".into(),
+        Some(service) => {
+            let BackendService { name, port, .. } = service;
+            (Reason::NoEndpoints, format!("Service {namespace}/{name} has no ready endpoint on port {port}"))
+        }
+        None => (Reason::NoEndpoints, "it has no endpoint".into()),
     };
-    place.warn(Reason::NoEndpoints, format!("{who}; connections are refused while no other backend has one"));
+    place.warn(reason, format!("{who}; connections are refused while no other backend has one"));
+}
+
+/// Reports endpoints that are kept though no EndpointSlice of their Service has them.
+fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Declaration, place: &mut Place) {
+    let namespace = &declaration.object.namespace;
+    let until = due.saturating_add(LONGEST - UNREPORTED).unwrap_or(Timestamp::MAX);
+    let BackendService { name, port, .. } = service;
+    place.warn(
+        Reason::EndpointsPending,
+        format!(
+            "no EndpointSlice of Service {namespace}/{name} has its port {port}: check its selector and the targetPort; \
+             the endpoints that it had before are kept until {until:.0}"
+        ),
+    );
 }
 
 /// Sorted, and with weights that give each group its share.

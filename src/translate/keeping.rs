@@ -19,7 +19,14 @@ use crate::{
 
 /// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
 /// to another one sooner or later, of any namespace.
-const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+
+/// Long enough for EndpointSlices that are written one after the other, while a Service gets new ones or its endpoints
+/// move from one to another.
+pub(super) const SETTLING: SignedDuration = SignedDuration::from_secs(1);
+
+/// How long the EndpointSlices of a Service may be missing, or not match it, before it is reported.
+pub(super) const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
 
 /// What is said of endpoints that are kept no longer than that.
 pub(super) const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
@@ -84,11 +91,16 @@ impl Surroundings<'_> {
         if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }
+        Some(self.expires_at(object, &endpoint.key, LONGEST))
+    }
+
+    /// The recorded expiration of an endpoint that nothing confirms, at most `limit` from now.
+    pub fn expires_at(&self, object: &ObjectKey, endpoint: &EndpointKey, limit: SignedDuration) -> Timestamp {
         let known = self.previous.unconfirmed.get(&UpstreamKey { object: object.clone() });
-        let known = known.and_then(|known| known.get(&endpoint.key)).copied();
-        let latest = self.now.saturating_add(LONGEST).unwrap_or(Timestamp::MAX);
+        let known = known.and_then(|known| known.get(endpoint)).copied();
+        let latest = self.now.saturating_add(limit).unwrap_or(Timestamp::MAX);
         // It may be later than that where the clock has been put back.
-        Some(known.map_or(latest, |known| known.min(latest)))
+        known.map_or(latest, |known| known.min(latest))
     }
 }
 

@@ -11,7 +11,9 @@ use super::{
     listener::{self, Shared},
     meanwhile_listener,
     ports::Wish,
-    quotas, service, settings, upstream,
+    quotas, service, settings,
+    slices::Retention,
+    upstream,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
@@ -26,6 +28,8 @@ pub(super) struct Translated {
     pub listeners: BTreeMap<ListenerKey, Wish>,
     /// `None`: no listener can be served.
     pub upstream: Option<Arc<Upstream>>,
+    /// Of its endpoints.
+    pub retention: Retention,
 }
 
 pub(super) fn translate(
@@ -73,6 +77,7 @@ fn kept(object: &ObjectKey, before: &Before, surroundings: &Surroundings) -> Tra
     Translated {
         listeners: before.listeners.iter().map(kept).collect(),
         upstream: before.upstream.as_ref().map(|before| surroundings.kept(object, before)),
+        retention: Retention::default(),
     }
 }
 
@@ -95,17 +100,17 @@ impl<'a> Declaration<'a> {
         let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
-        let Some(upstream::Translated { upstream, lost }) =
+        let Some(upstream::Translated { upstream, lost, retention }) =
             upstream::translate(self, shared.keepalive, certificates, problems)
         else {
             // Without an upstream they would have nowhere to go.
-            return Translated { listeners: BTreeMap::new(), upstream: None };
+            return Translated { listeners: BTreeMap::new(), upstream: None, retention: Retention::default() };
         };
         let listeners = match lost {
             true => listeners.into_iter().map(|(key, wish)| (key, wish.with_routes_before())).collect(),
             false => listeners,
         };
-        Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())) }
+        Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())), retention }
     }
 
     fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {

@@ -105,11 +105,14 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     let mut certificates = certificates::Certificates::new(world, previous, now);
     let mut wishes = BTreeMap::new();
     let mut upstreams = BTreeMap::new();
+    let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
         let (translated, verdict) = load_balancer::translate(object, declared, &surroundings, &mut certificates);
         wishes.extend(translated.listeners);
-        upstreams.extend(translated.upstream.map(|upstream| (UpstreamKey { object: object.clone() }, upstream)));
+        let key = UpstreamKey { object: object.clone() };
+        retentions.insert(key.clone(), translated.retention);
+        upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
         verdicts.insert(object.clone(), verdict);
     }
 
@@ -130,13 +133,18 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
     upstreams.retain(|key, _| used.contains(key));
 
-    // Where all is well, nothing is kept.
+    retentions.retain(|key, _| used.contains(key));
+    // Where all is well, nothing else is kept.
     let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
     let with_kept = upstreams.iter().filter(|(key, _)| !is_well(&key.object));
     let unconfirmed =
         with_kept.filter_map(|(key, upstream)| Some((key.clone(), surroundings.all_to_go(key, upstream)?)));
-    let unconfirmed = unconfirmed.collect();
-    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, unconfirmed };
+    let mut unconfirmed: BTreeMap<_, BTreeMap<_, _>> = unconfirmed.collect();
+    let report_due = retentions.values().filter_map(|retention| retention.report_due).min();
+    for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
+        unconfirmed.entry(key).or_default().extend(retention.expirations);
+    }
+    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, unconfirmed, report_due };
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);
     }

@@ -2,19 +2,23 @@
 
 mod index;
 mod port;
+mod retained;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint, EndpointSlice},
 };
 use port::TargetPort;
+use retained::{Match, Retained};
 
 pub(super) use index::{Slice, Slices};
+pub(super) use retained::Retention;
 
 use super::{
     Reason,
@@ -27,7 +31,7 @@ use super::{
 };
 use crate::{
     api::{BackendService, Prefer},
-    model::{Distance, ObjectKey, StableId, Unready},
+    model::{self, Distance, ObjectKey, StableId, Unready},
     source::Place,
 };
 
@@ -38,29 +42,40 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The one that looks for the pods that Services select.
 const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
+/// The endpoints behind a Service's port.
+#[derive(Default)]
+pub(super) struct Listed {
+    pub members: Vec<Member>,
+    /// The Service is there, and no EndpointSlice that matches it.
+    pub is_pending: bool,
+    /// When endpoints that are retained without such a slice are to be reported.
+    pub report_due: Option<Timestamp>,
+}
+
 /// All endpoints that are listed behind a Service's port. Those serve that are ready, or, where none is, those that still
-/// serve while they terminate.
+/// serve while they terminate. Those of `before` that are listed no more are among them for as long as they may stay.
 pub(super) fn members(
     declared: &BackendService,
+    before: &[&model::Endpoint],
     declaration: &Declaration,
     place: &mut findings::Place,
-) -> Vec<Member> {
+) -> Listed {
     let Declaration { object, surroundings, .. } = declaration;
     let world = surroundings.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
-        return Vec::new();
+        return Listed::default();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         let message = format!(
             "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
         );
         place.at("name").refuse(message);
-        return Vec::new();
+        return Listed::default();
     }
     let Some(port) = TargetPort::of(&declared.port, &key, service, &mut place.at("port")) else {
-        return Vec::new();
+        return Listed::default();
     };
     let slices = surroundings.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
@@ -73,7 +88,7 @@ pub(super) fn members(
     }
     let family = family(service, slices);
     let near = locality::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
-    let serving = Serving { port, service, reach: &surroundings.reach, near };
+    let serving = Serving { port, service, reach: &surroundings.reach, near, before, declaration };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
@@ -95,12 +110,23 @@ struct Serving<'a> {
     reach: &'a Reach<'a>,
     /// What is preferred, seen from where.
     near: Option<(Prefer, &'a Place)>,
+    /// The endpoints that it had before.
+    before: &'a [&'a model::Endpoint],
+    declaration: &'a Declaration<'a>,
 }
 
 impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Vec<Member> {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Listed {
         let mut found = BTreeMap::new();
+        let mut refusals = Vec::new();
+        let mut matched = Match { has_selector: selects_pods(self.service), ..Match::default() };
         for (key, slice) in slices {
+            let is_replaced = is_replaced(slice, self.service);
+            let is_ours = !is_replaced && (selects_pods(self.service) || !is_managed(slice));
+            match self.port.is_in(slice) && is_ours {
+                true => matched.matching.push(*slice),
+                false => matched.stale.push(*slice),
+            }
             let mut refused = Refused::default();
             for (address, endpoint) in self.port.addresses(key, slice, place) {
                 if refused.admit(address, target(slice, endpoint, self.service), self.reach) {
@@ -111,19 +137,55 @@ impl Serving<'_> {
                         .or_insert(candidate);
                 }
             }
+            refusals.push((key, is_ours, is_replaced, refused));
+        }
+        let retained = self.retained(&found, &matched);
+        // A slice that is not the Service's any more is not reported while endpoints stay.
+        for (key, is_ours, is_replaced, refused) in refusals {
+            let is_superseded = !retained.is_empty() || is_replaced && !found.is_empty();
+            if !is_ours && is_superseded {
+                continue;
+            }
+            if is_replaced {
+                let message = format!(
+                    "EndpointSlice {key} is being deleted, or belongs to an earlier Service of this name: Kubernetes writes \
+                     another one"
+                );
+                place.warn(Reason::EndpointsPending, message);
+            }
             refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, place);
         }
-        let any_ready = found.values().any(|found: &Candidate| found.conditions.ready);
-        let serves = |found: &Candidate| if any_ready { found.conditions.ready } else { found.conditions.last_resort };
-        let serving = found.values().filter(|found| serves(found)).map(|found| found.endpoint);
+        let conditions = found.values().map(|found: &Candidate| found.conditions);
+        let any_ready = conditions.chain(retained.iter().map(|retained| retained.conditions)).any(|other| other.ready);
+        let serves = |conditions: Conditions| if any_ready { conditions.ready } else { conditions.last_resort };
+        let serving = found.values().filter(|found| serves(found.conditions)).map(|found| found.endpoint);
         let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
         let member = |found: &Candidate| Member {
-            unready: (!serves(found)).then(|| found.conditions.unready()),
-            last_resort: !any_ready && serves(found),
+            unready: (!serves(found.conditions)).then(|| found.conditions.unready()),
+            last_resort: !any_ready && serves(found.conditions),
             distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
             ..member(found.endpoint, found.address)
         };
-        found.values().map(member).collect()
+        let stays = |retained: &Retained| {
+            let serves = serves(retained.conditions);
+            retained.member(serves, !any_ready && serves)
+        };
+        Listed {
+            members: found.values().map(member).chain(retained.iter().map(stays)).collect(),
+            is_pending: !matched.is_current(),
+            report_due: retained::report_due(&retained, self.declaration.surroundings.now),
+        }
+    }
+
+    fn retained(&self, found: &BTreeMap<Identity, Candidate>, matched: &Match) -> Vec<Retained<'_>> {
+        let is_missing = |endpoint: &&&model::Endpoint| {
+            !found.contains_key(&identity_of(endpoint.key.uid.as_deref(), endpoint.address()))
+        };
+        let missing: Vec<_> = self.before.iter().filter(is_missing).copied().collect();
+        let backend = missing.first().map(|endpoint| &endpoint.key.backend);
+        let before = self.declaration.before.upstream.as_ref();
+        let backend = before.zip(backend).and_then(|(before, backend)| before.backends.get(backend));
+        matched.retained(&missing, backend.is_some_and(|backend| backend.last_resort), self.declaration)
     }
 }
 
@@ -131,8 +193,7 @@ impl Serving<'_> {
 /// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
 /// a finalizer keeps from going then is told by that.
 pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
-    let labels = slice.metadata.labels.as_ref();
-    let managed = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS);
+    let managed = is_managed(slice);
     let kept = slice.metadata.deletion_timestamp.is_none();
     let pod =
         endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
@@ -147,6 +208,17 @@ fn selects_pods(service: &Service) -> bool {
     selector.is_some_and(|selector| !selector.is_empty())
 }
 
+/// Whether a slice that Kubernetes writes is of an earlier Service of the same name, or about to go.
+fn is_replaced(slice: &EndpointSlice, service: &Service) -> bool {
+    let is_of_another = !belongs_to(slice, service) && slice.metadata.owner_references.is_some();
+    is_managed(slice) && (slice.metadata.deletion_timestamp.is_some() || is_of_another)
+}
+
+fn is_managed(slice: &EndpointSlice) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS)
+}
+
 fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
     let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
     // A manifest of files has no uid.
@@ -154,8 +226,13 @@ fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
 }
 
 /// An endpoint may be in two slices for a moment, as it moves from one to the other.
-fn identity(address: SocketAddr, endpoint: &Endpoint) -> (Option<&str>, Option<IpAddr>, u16) {
-    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
+type Identity<'a> = (Option<&'a str>, Option<IpAddr>, u16);
+
+fn identity(address: SocketAddr, endpoint: &Endpoint) -> Identity<'_> {
+    identity_of(endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()), address)
+}
+
+fn identity_of(uid: Option<&str>, address: SocketAddr) -> Identity<'_> {
     (uid, uid.is_none().then_some(address.ip()), address.port())
 }
 
@@ -223,5 +300,6 @@ fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
         distance: Distance::Far,
         unready: None,
         last_resort: false,
+        until: None,
     }
 }

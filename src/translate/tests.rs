@@ -13,6 +13,7 @@ mod sites;
 mod slices;
 mod speed;
 mod tenancy;
+mod transitions;
 
 use jiff::Timestamp;
 

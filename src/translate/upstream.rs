@@ -8,6 +8,7 @@ use super::{
     findings::accepted,
     load_balancer::{Declaration, NONE_SERVED},
     settings,
+    slices::Retention,
 };
 use crate::model::{Keepalive, Upstream};
 
@@ -15,6 +16,7 @@ use crate::model::{Keepalive, Upstream};
 pub(super) struct Translated {
     pub upstream: Upstream,
     pub lost: bool,
+    pub retention: Retention,
 }
 
 /// A setting that is wrong stays as it was before, while the endpoints are followed. `None`: it never was right.
@@ -36,7 +38,8 @@ pub(super) fn translate(
         accepted("spec.backends", &meanwhile, problems, |place| {
             place.refuse("it is empty: write where connections go")
         });
-        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true });
+        let retention = Retention::default();
+        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true, retention });
     }
 
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
@@ -49,7 +52,8 @@ pub(super) fn translate(
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
-    let Found { backends, endpoints, unready, lost } = backends::translate(declaration, of_all, certificates, problems);
+    let Found { backends, endpoints, unready, lost, retention } =
+        backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
     let connect = accepted("spec.connect", meanwhile, problems, |place| settings::connect(spec, place));
@@ -67,5 +71,5 @@ pub(super) fn translate(
         drain: drain.or(before.map(|before| before.drain))?,
         rebalance: rebalance.or(before.map(|before| before.rebalance))?,
     };
-    Some(Translated { upstream, lost })
+    Some(Translated { upstream, lost, retention })
 }

@@ -37,6 +37,13 @@ impl Verdict {
         self.refused().any(|problem| concerns(&problem.field))
     }
 
+    /// Whether a reference has no target, or a Service no EndpointSlice that matches it. Both are so for a moment while
+    /// these objects are replaced.
+    pub fn has_unresolved_references(&self) -> bool {
+        let unresolved = [Reason::RefNotFound, Reason::InvalidCertificateRef, Reason::EndpointsPending];
+        self.problems.iter().any(|problem| unresolved.contains(&problem.reason))
+    }
+
     /// What is not served as declared.
     pub fn refused(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|problem| problem.severity == Severity::Refused)
@@ -82,6 +89,8 @@ pub enum Reason {
     PortConflict,
     NameNotResolved,
     NoEndpoints,
+    /// No EndpointSlice of a Service matches it yet.
+    EndpointsPending,
     /// The administrator does not allow it.
     NotPermitted,
     /// No port is allocated to it yet.

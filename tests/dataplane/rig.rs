@@ -80,6 +80,7 @@ impl Rig {
             listeners: [(listener_key(), listener.into())].into(),
             upstreams: [(upstream_key(), upstream.into())].into(),
             unconfirmed: BTreeMap::new(),
+            report_due: None,
         };
         Self::start(size, snapshot)
     }

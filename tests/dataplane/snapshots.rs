@@ -124,6 +124,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
         listeners: [(ListenerKey { object: owner.clone(), port: 1 }, served.into())].into(),
         upstreams: keys.iter().map(|key| (upstream_of(key), upstream(&[backend]).into())).collect(),
         unconfirmed: BTreeMap::new(),
+        report_due: None,
     }
 }
 

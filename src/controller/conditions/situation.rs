@@ -145,7 +145,7 @@ fn topic_of(problem: &Problem) -> Topic {
         (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
         // It is presented all the same.
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
-        (Reason::NoEndpoints, _) => Topic::Backends,
+        (Reason::NoEndpoints | Reason::EndpointsPending, _) => Topic::Backends,
         (Reason::Pending, _) => Topic::Ports,
         (Reason::UnknownPlace, _) => Topic::Replica,
     }
@@ -161,6 +161,7 @@ pub fn name_of(reason: Reason) -> &'static str {
         Reason::PortConflict => "PortConflict",
         Reason::NameNotResolved => "NameNotResolved",
         Reason::NoEndpoints => "NoEndpoints",
+        Reason::EndpointsPending => "EndpointsPending",
         Reason::NotPermitted => "NotPermitted",
         Reason::Pending => super::PENDING,
         Reason::UnknownPlace => "UnknownPlace",

@@ -67,6 +67,11 @@ impl TargetPort {
         found
     }
 
+    /// Whether a slice has this port. One without endpoints says that there are none, at whatever port.
+    pub fn is_in(&self, slice: &EndpointSlice) -> bool {
+        slice.endpoints.is_empty() || !self.numbers(slice).is_empty()
+    }
+
     /// The numbers of this port in a slice.
     fn numbers(&self, slice: &EndpointSlice) -> Vec<u16> {
         match self {

@@ -302,7 +302,7 @@ fn in_a_cluster(site: &str, placement: &str) -> World {
 }
 
 fn said_of_certificates(verdicts: &Verdicts) -> Vec<(Severity, Reason, String)> {
-    let problems = verdicts[&object("a")].problems.iter().filter(|problem| problem.reason != Reason::NoEndpoints);
+    let problems = verdicts[&object("a")].problems.iter().filter(|problem| problem.reason != Reason::EndpointsPending);
     problems.map(|problem| (problem.severity, problem.reason, problem.to_string())).collect()
 }
 

@@ -15,4 +15,5 @@ mod sidecar;
 mod slices;
 mod tenancy;
 mod traffic;
+mod transitions;
 mod uninstall;

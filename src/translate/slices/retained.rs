@@ -1,0 +1,141 @@
+//! Endpoints that stay for a time while a Service and its EndpointSlices do not match.
+//!
+//! Both are written one after the other, by different writers. In between, a Service may have slices of its
+//! predecessor's, slices without its port, or none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use super::{Conditions, Member};
+use crate::{
+    model::{self, EndpointKey},
+    translate::{
+        keeping::{LONGEST, SETTLING, UNREPORTED},
+        load_balancer::Declaration,
+        reach::Target,
+    },
+};
+
+/// The expirations of endpoints that nothing confirms, and when they are to be reported.
+#[derive(Default)]
+pub struct Retention {
+    pub expirations: BTreeMap<EndpointKey, Timestamp>,
+    pub report_due: Option<Timestamp>,
+}
+
+impl Retention {
+    pub fn merge(&mut self, other: Self) {
+        self.expirations.extend(other.expirations);
+        self.report_due = self.report_due.into_iter().chain(other.report_due).min();
+    }
+}
+
+/// An endpoint from before that is retained.
+pub struct Retained<'a> {
+    pub endpoint: &'a model::Endpoint,
+    pub conditions: Conditions,
+    pub until: Timestamp,
+}
+
+impl Retained<'_> {
+    pub fn member(&self, serves: bool, last_resort: bool) -> Member {
+        let EndpointKey { address, uid, .. } = &self.endpoint.key;
+        Member {
+            address: *address,
+            uid: uid.clone(),
+            stable_id: self.endpoint.stable_id.clone(),
+            distance: self.endpoint.distance,
+            unready: (!serves).then(|| self.conditions.unready()),
+            last_resort,
+            until: Some(self.until),
+        }
+    }
+}
+
+/// The slices of a Service, by whether they match its present declaration.
+#[derive(Default)]
+pub struct Match<'a> {
+    pub matching: Vec<&'a EndpointSlice>,
+    pub stale: Vec<&'a EndpointSlice>,
+    /// Whether Kubernetes writes the slices, and hence at least one for every Service.
+    pub has_selector: bool,
+}
+
+impl<'a> Match<'a> {
+    /// Whether at least some of the slices are those of the present declaration.
+    pub fn is_current(&self) -> bool {
+        !self.matching.is_empty() || self.stale.is_empty() && !self.has_selector
+    }
+
+    /// The endpoints that served before, are `missing` now and may stay. A pod in a matching slice is judged by that
+    /// slice alone.
+    pub fn retained<'b>(
+        &self,
+        missing: &[&'b model::Endpoint],
+        last_resort: bool,
+        declaration: &Declaration,
+    ) -> Vec<Retained<'b>> {
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let matching: BTreeSet<_> =
+            self.matching.iter().flat_map(|slice| &slice.endpoints).filter_map(identity).collect();
+        let mut stale: BTreeMap<_, Conditions> = BTreeMap::new();
+        for endpoint in self.stale.iter().flat_map(|slice| &slice.endpoints) {
+            let conditions = Conditions::of(endpoint);
+            if let Some(identity) = identity(endpoint) {
+                stale.entry(identity).and_modify(|known| *known = known.or(conditions)).or_insert(conditions);
+            }
+        }
+        let as_before = Conditions { ready: !last_resort, terminating: last_resort, last_resort };
+        let retained = missing.iter().filter_map(|endpoint| {
+            let identity = identity_of(endpoint.key.uid.as_deref(), endpoint.address().ip());
+            if matching.contains(&identity) {
+                return None;
+            }
+            let listed = stale.get(&identity).copied();
+            let limit = if listed.is_some() || !self.is_current() { LONGEST } else { SETTLING };
+            let until = expiration(endpoint, limit, declaration)?;
+            Some(Retained { endpoint, conditions: listed.unwrap_or(as_before), until })
+        });
+        retained.collect()
+    }
+}
+
+/// When an endpoint that nothing lists expires. `None`: it may not stay.
+fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
+    let Declaration { object, surroundings, .. } = declaration;
+    // Pods were in reach as long as they were listed; any other address has to be so by itself.
+    let reach = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
+    let in_reach = surroundings.reach.refusal(endpoint.address(), reach).is_none();
+    let until = surroundings.expires_at(object, &endpoint.key, limit);
+    let until = surroundings.has_to_go(object, endpoint).map_or(until, |then| then.min(until));
+    (in_reach && surroundings.now < until).then_some(until)
+}
+
+/// When retained endpoints are to be reported: not for what is over in a moment.
+pub fn report_due<'a>(retained: &[Retained<'a>], now: Timestamp) -> Option<Timestamp> {
+    let due = |retained: &Retained| {
+        let since = retained.until.checked_sub(LONGEST).unwrap_or(Timestamp::MIN);
+        since.saturating_add(UNREPORTED).unwrap_or(Timestamp::MAX)
+    };
+    // One that is to go shortly was never kept for long, or has been reported.
+    let lasting = retained.iter().filter(|retained| retained.until.duration_since(now) > SETTLING);
+    lasting.map(due).min()
+}
+
+/// The pod's uid, else the address.
+fn identity(endpoint: &Endpoint) -> Option<(Option<&str>, Option<IpAddr>)> {
+    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
+    let ip: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+    Some(identity_of(uid, ip.to_canonical()))
+}
+
+fn identity_of(uid: Option<&str>, ip: IpAddr) -> (Option<&str>, Option<IpAddr>) {
+    (uid, uid.is_none().then_some(ip))
+}

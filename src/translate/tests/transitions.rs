@@ -1,0 +1,334 @@
+//! Services and their EndpointSlices change one after the other: what is served in between.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, ToSpan};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use proptest::prelude::*;
+
+use super::*;
+
+const GATEWAY: &str = "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a}}}";
+const LOAD_BALANCER: &str = "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: a, uid: u-a}, spec: \
+                             {listeners: [{port: 5432}], backends: [{service: {name: db, port: 1}}]}}";
+const LIMIT: SignedDuration = SignedDuration::from_mins(5);
+const SETTLED: SignedDuration = SignedDuration::from_secs(1);
+
+/// A Service as it is declared.
+#[derive(Clone, Copy, Debug)]
+struct Db {
+    uid: &'static str,
+    /// The name of its port.
+    port: &'static str,
+    spec: &'static str,
+}
+
+const DB: Db = Db { uid: "s1", port: "sql", spec: "selector: {a: b}" };
+
+impl Db {
+    fn service(self) -> Arc<Service> {
+        let Self { uid, port, spec } = self;
+        let text = format!(
+            "{{kind: Service, metadata: {{name: db, uid: {uid}}}, spec: {{{spec}, ports: [{{name: {port}, port: 1}}]}}}}"
+        );
+        world(&text).services.into_values().next().unwrap()
+    }
+
+    /// A slice as Kubernetes writes it for this Service, with these pods: number and conditions.
+    fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> Arc<EndpointSlice> {
+        let Self { uid, port, .. } = self;
+        let endpoint = |(pod, conditions): &(u8, &str)| {
+            format!(
+                "{{addresses: [10.0.0.{pod}], conditions: {{{conditions}}}, \
+                 targetRef: {{kind: Pod, namespace: shop, name: p{pod}, uid: p{pod}}}}}"
+            )
+        };
+        let endpoints = pods.iter().map(endpoint).collect::<Vec<_>>().join(", ");
+        // Without pods there are no ports.
+        let ports = if pods.is_empty() { String::new() } else { format!("{{name: {port}, port: {target_port}}}") };
+        let text = format!(
+            "{{kind: EndpointSlice, metadata: {{namespace: shop, name: x, labels: {{kubernetes.io/service-name: db, \
+             endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io}}, ownerReferences: [{{apiVersion: \
+             v1, kind: Service, name: db, uid: {uid}}}]}}, addressType: IPv4, ports: [{ports}], endpoints: [{endpoints}]}}"
+        );
+        world(&text).endpoint_slices.into_values().next().unwrap()
+    }
+}
+
+/// A change of one object; without a value, its deletion.
+#[derive(Clone, Debug)]
+enum Change {
+    Service(Option<Arc<Service>>),
+    Slice(&'static str, Option<Arc<EndpointSlice>>),
+}
+
+impl Change {
+    fn apply(&self, world: &mut World) {
+        match self {
+            Self::Service(Some(service)) => drop(world.services.insert(object("db"), service.clone())),
+            Self::Service(None) => drop(world.services.remove(&object("db"))),
+            Self::Slice(name, Some(slice)) => drop(world.endpoint_slices.insert(object(name), slice.clone())),
+            Self::Slice(name, None) => drop(world.endpoint_slices.remove(&object(name))),
+        }
+    }
+}
+
+const PODS: &[(u8, &str)] = &[(1, ""), (2, "")];
+
+fn before() -> World {
+    let mut world = world(&format!("{GATEWAY}\n---\n{LOAD_BALANCER}"));
+    Change::Service(Some(DB.service())).apply(&mut world);
+    Change::Slice("db-1", Some(DB.slice(7, PODS))).apply(&mut world);
+    world
+}
+
+fn addresses(snapshot: &Snapshot) -> Vec<String> {
+    let endpoints = &snapshot.upstreams[&upstream("a")].endpoints;
+    endpoints.iter().map(|endpoint| endpoint.address().to_string()).collect()
+}
+
+const BOTH: &[&str] = &["10.0.0.1:7", "10.0.0.2:7"];
+
+/// What a Service without matching slices may be, and the change that leads to it.
+fn gaps() -> Vec<(&'static str, Vec<Change>)> {
+    let renamed = Db { port: "web", ..DB };
+    let recreated = Db { uid: "s2", ..DB };
+    let without_selector = Db { spec: "type: ClusterIP", ..DB };
+    let deleting = || {
+        let mut slice = EndpointSlice::clone(&DB.slice(7, PODS));
+        slice.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        Arc::new(slice)
+    };
+    vec![
+        ("the port is renamed", vec![Change::Service(Some(renamed.service()))]),
+        ("it is another Service", vec![Change::Service(Some(recreated.service()))]),
+        (
+            "it is another Service, whose predecessor's slices are gone",
+            vec![Change::Service(Some(recreated.service())), Change::Slice("db-1", None)],
+        ),
+        ("its slices are deleted", vec![Change::Slice("db-1", None)]),
+        ("its slices are about to be deleted", vec![Change::Slice("db-1", Some(deleting()))]),
+        ("its selector is removed", vec![Change::Service(Some(without_selector.service()))]),
+        (
+            "the slices of another Service of its name have arrived first",
+            vec![Change::Slice("db-1", Some(recreated.slice(7, PODS)))],
+        ),
+    ]
+}
+
+#[test]
+fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
+    for (what, changes) in gaps() {
+        let mut world = before();
+        let (served, _) = first(&world);
+        assert_eq!(addresses(&served), BOTH);
+        changes.iter().for_each(|change| change.apply(&mut world));
+        let mut kept = served.clone();
+        for passed in [0.seconds(), 9.seconds()] {
+            let verdicts;
+            (kept, verdicts) = translate(&world, &kept, NOW + passed);
+            assert!(kept.configures_the_same(&served), "{what} after {passed}");
+            assert_eq!(sentences(&verdicts, "a"), Vec::<String>::new(), "{what} after {passed}");
+            assert_eq!(kept.next_to_go(), Some(NOW + 10.seconds()), "{what}: to be reported");
+        }
+        let arrived = {
+            let mut world = world.clone();
+            let renamed = Db { uid: "s3", port: "other", ..DB };
+            Change::Service(Some(renamed.service())).apply(&mut world);
+            Change::Slice("db-1", Some(renamed.slice(8, &[(2, ""), (3, "")]))).apply(&mut world);
+            translate(&world, &kept, NOW + 9.seconds()).0
+        };
+        // A pod that the new slices do not have may yet be in another one.
+        assert_eq!(addresses(&arrived), ["10.0.0.1:7", "10.0.0.2:8", "10.0.0.3:8"], "{what}");
+        assert_eq!(arrived.next_to_go(), Some(NOW + 9.seconds() + SETTLED), "{what}");
+
+        for passed in [10.seconds(), 298.seconds()] {
+            let verdicts;
+            (kept, verdicts) = translate(&world, &kept, NOW + passed);
+            assert!(kept.configures_the_same(&served), "{what} after {passed}");
+            let expected = "spec.backends[0].service: no EndpointSlice of Service shop/db has its port 1: check its selector \
+                            and the targetPort; the endpoints that it had before are kept until 2026-01-01T00:05:00Z";
+            assert_eq!(sentences(&verdicts, "a"), [expected], "{what} after {passed}");
+            assert_eq!(kept.next_to_go(), Some(NOW + LIMIT), "{what}");
+        }
+        let (gone, verdicts) = translate(&world, &kept, NOW + LIMIT);
+        assert_eq!((addresses(&gone), gone.next_to_go()), (vec![], None), "{what}");
+        assert!(!sentences(&verdicts, "a").is_empty(), "{what}");
+        assert!(translate(&world, &gone, NOW + LIMIT).0.configures_the_same(&gone), "{what}");
+    }
+}
+
+#[test]
+fn what_slices_say_counts_at_once_even_while_they_do_not_match() {
+    let renamed = Db { port: "web", ..DB };
+    for (stale, expected) in [
+        ([(1, ""), (2, "ready: false")], &["10.0.0.1:7"][..]),
+        ([(1, ""), (2, "ready: false, serving: true, terminating: true")], &["10.0.0.1:7"]),
+        ([(1, "ready: false"), (2, "ready: false")], &[]),
+        // Where none is ready, those serve that terminate.
+        ([(1, "ready: false"), (2, "ready: false, serving: true, terminating: true")], &["10.0.0.2:7"]),
+    ] {
+        let mut world = before();
+        let (served, _) = first(&world);
+        Change::Service(Some(renamed.service())).apply(&mut world);
+        Change::Slice("db-1", Some(DB.slice(7, &stale))).apply(&mut world);
+        let (now, _) = then(&world, &served);
+        assert_eq!(addresses(&now), expected, "{stale:?}");
+        assert_eq!(addresses(&then(&world, &now).0), expected, "{stale:?} again");
+    }
+}
+
+#[test]
+fn an_address_of_another_pod_is_never_retained() {
+    let reused = "{kind: Service, metadata: {namespace: games, name: lobby}, spec: {selector: {a: b}, ports: [{port: 1}]}}\n---\n\
+                  {kind: EndpointSlice, metadata: {namespace: games, name: lobby-1, labels: {kubernetes.io/service-name: \
+                  lobby, endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io}}, addressType: IPv4, \
+                  ports: [{port: 7}], endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, namespace: games, name: p, \
+                  uid: other}}]}";
+    let reused = super::world(reused);
+    for (what, changes) in gaps() {
+        let mut world = before();
+        let (served, _) = first(&world);
+        changes.iter().for_each(|change| change.apply(&mut world));
+        // Where a slice lists the pod still, Kubernetes says of both that they have the address: it is the pod's.
+        world.endpoint_slices.remove(&object("db-1"));
+        world.services.extend(reused.services.clone());
+        world.endpoint_slices.extend(reused.endpoint_slices.clone());
+        assert_eq!(addresses(&then(&world, &served).0), ["10.0.0.2:7"], "{what}");
+    }
+}
+
+#[test]
+fn a_denied_address_is_not_retained() {
+    for (what, changes) in gaps() {
+        let mut world = before();
+        let (served, _) = first(&world);
+        changes.iter().for_each(|change| change.apply(&mut world));
+        world.site =
+            super::world(&GATEWAY.replacen("{kind", "{tenancy: {deniedNetworks: [10.0.0.1/32]}, kind", 1)).site;
+        assert_eq!(addresses(&then(&world, &served).0), ["10.0.0.2:7"], "{what}");
+    }
+}
+
+#[test]
+fn a_slice_without_endpoints_says_that_there_are_none() {
+    let mut world = before();
+    let (served, _) = first(&world);
+    Change::Slice("db-1", Some(DB.slice(7, &[]))).apply(&mut world);
+    let (now, _) = then(&world, &served);
+    assert_eq!(now.next_to_go(), Some(NOW + SETTLED));
+    let (now, verdicts) = translate(&world, &now, NOW + SETTLED);
+    assert_eq!(addresses(&now), Vec::<String>::new());
+    assert!(sentences(&verdicts, "a")[0].contains("has no ready endpoint"), "{verdicts:?}");
+    assert!(!verdicts[&object("a")].has_unresolved_references());
+}
+
+#[test]
+fn another_service_is_followed_at_once_and_awaited_if_it_has_no_slices() {
+    let served = first(&before()).0;
+    let mut other = before();
+    let edited = LOAD_BALANCER.replace("name: db, port", "name: new, port");
+    other.load_balancers = world(&edited).load_balancers;
+    let (kept, verdicts) = then(&other, &served);
+    assert_eq!(addresses(&kept), BOTH, "there is no such Service yet");
+    assert!(verdicts[&object("a")].refuses());
+
+    other.services.insert(object("new"), DB.service());
+    let (kept, verdicts) = then(&other, &kept);
+    assert_eq!(addresses(&kept), BOTH, "it has no slices yet");
+    assert_eq!(sentences(&verdicts, "a"), Vec::<String>::new());
+    assert_eq!(kept.next_to_go(), Some(NOW + LIMIT));
+    let (gone, _) = translate(&other, &kept, NOW + LIMIT);
+    assert_eq!(addresses(&gone), Vec::<String>::new());
+
+    let mut slice = EndpointSlice::clone(&DB.slice(7, &[(3, "")]));
+    slice.metadata.labels.as_mut().unwrap().insert("kubernetes.io/service-name".into(), "new".into());
+    other.endpoint_slices.insert(object("new-1"), Arc::new(slice));
+    for previous in [&served, &kept] {
+        let (now, _) = then(&other, previous);
+        assert_eq!((addresses(&now), now.next_to_go()), (vec!["10.0.0.3:7".to_owned()], None));
+    }
+}
+
+#[test]
+fn a_process_that_starts_in_between_knows_that_something_is_missing() {
+    for (what, changes) in gaps() {
+        let mut world = before();
+        assert!(!first(&world).1[&object("a")].has_unresolved_references());
+        changes.iter().for_each(|change| change.apply(&mut world));
+        // Kubernetes keeps the slices of a Service whose selector is removed, and they are refused.
+        if what != "its selector is removed" {
+            let (snapshot, verdicts) = first(&world);
+            assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{what}");
+            assert!(verdicts[&object("a")].has_unresolved_references(), "{what}");
+        }
+        Change::Service(None).apply(&mut world);
+        assert!(first(&world).1[&object("a")].has_unresolved_references(), "{what}, and the Service is gone");
+    }
+}
+
+/// Pods in slices, each with this many at most, in any order.
+fn split(pods: u8, most: usize) -> impl Strategy<Value = Vec<Vec<(u8, &'static str)>>> {
+    let pods: Vec<(u8, &str)> = (1..=pods).map(|pod| (pod, "")).collect();
+    Just(pods).prop_shuffle().prop_map(move |pods| pods.chunks(most).map(<[_]>::to_vec).collect())
+}
+
+const OLD: [&str; 3] = ["old-1", "old-2", "old-3"];
+const NEW: [&str; 3] = ["new-1", "new-2", "new-3"];
+
+/// Pods behind a Service, and the changes that lead from it to another declaration of it, in any order that keeps that of
+/// each object's own.
+fn any_transition() -> impl Strategy<Value = (World, Vec<Change>)> {
+    let pods = 1..6u8;
+    let port = prop::sample::select(vec!["sql", "web"]);
+    (pods, port, any::<bool>(), any::<bool>(), prop::sample::select(vec![7u16, 8]))
+        .prop_flat_map(|(pods, port, is_recreated, has_new_slices, target)| {
+            (split(pods, 2), split(pods, 2), Just((port, is_recreated, has_new_slices, target)))
+        })
+        .prop_flat_map(|(old, new, (port, is_recreated, has_new_slices, target))| {
+            let mut world = before();
+            world.endpoint_slices.clear();
+            for (name, pods) in OLD.iter().zip(&old) {
+                Change::Slice(name, Some(DB.slice(7, pods))).apply(&mut world);
+            }
+            let after = Db { uid: if is_recreated { "s2" } else { "s1" }, port, ..DB };
+            let service = Change::Service(Some(after.service()));
+            let mut of_objects = vec![if is_recreated { vec![Change::Service(None), service] } else { vec![service] }];
+            let names = if has_new_slices || is_recreated { NEW } else { OLD };
+            let slice =
+                |(name, pods): (&&'static str, &Vec<_>)| vec![Change::Slice(name, Some(after.slice(target, pods)))];
+            of_objects.extend(names.iter().zip(&new).map(slice));
+            if names == NEW {
+                of_objects.extend(OLD.iter().map(|name| vec![Change::Slice(name, None)]));
+            }
+            let order: Vec<usize> =
+                of_objects.iter().enumerate().flat_map(|(index, changes)| vec![index; changes.len()]).collect();
+            (Just(world), Just(of_objects), Just(order).prop_shuffle())
+        })
+        .prop_map(|(world, mut of_objects, order)| {
+            let changes = order.into_iter().map(|index| of_objects[index].remove(0)).collect();
+            (world, changes)
+        })
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_changes_costs_endpoints_on_the_way((mut world, changes) in any_transition()) {
+        let (mut snapshot, _) = first(&world);
+        let count = addresses(&snapshot).len();
+        for change in &changes {
+            change.apply(&mut world);
+            let verdicts;
+            (snapshot, verdicts) = then(&world, &snapshot);
+            let found = addresses(&snapshot);
+            prop_assert!(found.len() >= count, "{found:?} after {change:?}");
+            let is_there = world.services.contains_key(&object("db"));
+            prop_assert_eq!(sentences(&verdicts, "a").is_empty(), is_there, "{:?} after {:?}", verdicts, change);
+        }
+        // In the end it is as if nothing had been there before.
+        let (settled, _) = translate(&world, &snapshot, NOW + SETTLED);
+        prop_assert_eq!(addresses(&settled), addresses(&first(&world).0));
+        prop_assert_eq!(settled.next_to_go(), None);
+    }
+}
