@@ -3,8 +3,9 @@
 FROM docker.io/library/rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-# Of the bench only what it says it needs: Cargo.lock is for the whole workspace.
+# Of the other members only what they depend on: Cargo.lock is for the whole workspace.
 COPY bench/Cargo.toml bench/
+COPY fuzz/Cargo.toml fuzz/
 COPY src src
 # Caches outlive a build: what has not changed is not fetched or compiled again, dependencies above all.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

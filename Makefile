@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test check generate bench bench-smoke image e2e kind minikube demo clean
+.PHONY: help build test check generate fuzz fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
 
 help: ## list what there is
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ generate: ## rewrite what is generated: the CRD and its copies, tables in the do
 	UPDATE=1 $(CARGO) test --locked --test chart current
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
+
+fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" for some of them
+	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)
+
+fuzz-smoke: ## replay the fuzz corpus, and run each fuzz target for two minutes
+	$(CARGO) test --locked --package tcplb-fuzz
+	scripts/fuzz 120
 
 # Two commands: together, the program would be built with what the bench wants of libraries that both use.
 bench: build ## measure beside HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"), into docs/performance.md

@@ -163,5 +163,7 @@ fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod simulation;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,8 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::error;
 
+#[cfg(feature = "fuzzing")]
+pub use allocations::simulation as fuzzing;
 #[cfg(test)]
 pub use replicas::follow;
 pub use replicas::{Replica, Replicas, gather};

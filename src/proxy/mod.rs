@@ -10,6 +10,8 @@ pub mod admission;
 mod connect;
 mod connection;
 mod departures;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listener;
 mod pipe;
 mod plan;

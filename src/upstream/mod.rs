@@ -38,6 +38,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(feature = "fuzzing")]
+pub use self::probe::fuzzing;
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},

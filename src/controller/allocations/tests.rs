@@ -1,22 +1,13 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    simulation::{Cluster, Event, START, Scene, claim},
+    *,
+};
 use crate::source::kept::Target;
-
-const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
 fn at(minutes: i64) -> Timestamp {
     START + SignedDuration::from_mins(minutes)
-}
-
-fn claim(uid: &str, listeners: &[u16]) -> Claim {
-    Claim {
-        uid: uid.into(),
-        object: format!("shop/{uid}").into(),
-        created: START,
-        listeners: Some(listeners.iter().copied().collect()),
-        barred: BTreeSet::new(),
-    }
 }
 
 fn allocation(uid: &str, port: u16, freed: Option<Timestamp>) -> Allocation {
@@ -26,15 +17,6 @@ fn allocation(uid: &str, port: u16, freed: Option<Timestamp>) -> Allocation {
 
 fn stored<const N: usize>(ports: [(u16, Allocation); N]) -> Allocations {
     Allocations(BTreeMap::from(ports))
-}
-
-/// What is decided by, with nothing to say but the claims at first.
-#[derive(Default)]
-struct Scene {
-    claims: Vec<Claim>,
-    targets: Targets,
-    taken: BTreeSet<u16>,
-    gone: BTreeSet<Arc<str>>,
 }
 
 impl Scene {
@@ -51,15 +33,6 @@ impl Scene {
         let target = Target { uid: uid.into(), object: format!("shop/{uid}").into(), listener };
         self.targets.entry(port).or_default().insert(target);
         self
-    }
-
-    fn allot(&self, current: &Allocations, now: Timestamp) -> Allotment {
-        let Self { claims, targets, taken, gone } = self;
-        allot(&Claims { claims, targets, taken, gone, range: 100..=103 }, current, now)
-    }
-
-    fn allocations(&self, current: &Allocations, now: Timestamp) -> Allocations {
-        self.allot(current, now).allocations
     }
 }
 
@@ -228,21 +201,6 @@ fn a_port_outside_of_the_range_stays_with_its_owner() {
     assert_eq!(Scene::of([claim("a", &[1])]).allocations(&before, START), before);
 }
 
-/// What happens in a cluster, one thing after another.
-#[derive(Clone, Debug)]
-enum Event {
-    Declare(u8, BTreeSet<u16>),
-    Unreadable(u8),
-    /// It is gone, and another one of this name comes with another uid.
-    Delete(u8),
-    /// It is not to be seen for this once.
-    Overlook(u8),
-    /// Services become what is allocated.
-    WriteServices,
-    RemoveServices,
-    Wait(u8),
-}
-
 fn event() -> impl Strategy<Value = Event> {
     let object = 0..4u8;
     let listeners = proptest::collection::btree_set(1..5u16, 0..4);
@@ -257,108 +215,10 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A cluster that goes through events, and holds what must never happen.
-struct Cluster {
-    generation: [u32; 4],
-    declared: [Option<Claim>; 4],
-    scene: Scene,
-    allocations: Allocations,
-    now: Timestamp,
-    /// Who had each port last, and until when.
-    last: BTreeMap<u16, (Arc<str>, u16, Timestamp)>,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            generation: [0; 4],
-            declared: [const { None }; 4],
-            scene: Scene::default(),
-            allocations: Allocations::default(),
-            now: START,
-            last: BTreeMap::new(),
-        }
-    }
-
-    fn uid(&self, object: u8) -> String {
-        format!("{object}-{}", self.generation[usize::from(object)])
-    }
-
-    fn happens(&mut self, event: &Event) {
-        let mut overlooked = None;
-        match event {
-            Event::Declare(object, listeners) => {
-                let listeners: Vec<u16> = listeners.iter().copied().collect();
-                self.declared[usize::from(*object)] = Some(claim(&self.uid(*object), &listeners));
-            }
-            Event::Unreadable(object) => {
-                let unreadable = Claim { listeners: None, ..claim(&self.uid(*object), &[]) };
-                self.declared[usize::from(*object)] = Some(unreadable);
-            }
-            Event::Delete(object) => {
-                self.scene.gone.insert(self.uid(*object).into());
-                self.generation[usize::from(*object)] += 1;
-                self.declared[usize::from(*object)] = None;
-            }
-            Event::Overlook(object) => overlooked = Some(*object),
-            Event::WriteServices => self.write_services(),
-            Event::RemoveServices => self.scene.targets.clear(),
-            Event::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
-        }
-        let shown = self.declared.iter().enumerate().filter(|(object, _)| overlooked.map(usize::from) != Some(*object));
-        self.scene.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
-        self.check();
-    }
-
-    fn write_services(&mut self) {
-        let owned = self.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none());
-        let target = |(port, allocation): (&u16, &Allocation)| {
-            let Allocation { uid, object, port: listener, .. } = allocation.clone();
-            (*port, BTreeSet::from([Target { uid, object, listener }]))
-        };
-        self.scene.targets = owned.map(target).collect();
-    }
-
-    fn check(&mut self) {
-        let Allotment { allocations: after, shortage } = self.scene.allot(&self.allocations, self.now);
-        assert_eq!(self.scene.allocations(&after, self.now), after, "an answer is kept");
-        let mut owners = BTreeSet::new();
-        for (port, allocation) in after.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
-            assert!(owners.insert((allocation.uid.clone(), allocation.port)), "one port for each listener");
-            if let Some((uid, listener, until)) = self.last.get(port) {
-                let same = *uid == allocation.uid && *listener == allocation.port;
-                assert!(same || self.now.duration_since(*until) >= REST, "{port} has not rested");
-            }
-        }
-        for (port, targets) in &self.scene.targets {
-            let now = &after.0[port];
-            let is_right = |target: &Target| now.uid == target.uid && now.port == target.listener;
-            assert!(targets.iter().all(is_right), "a Service sends clients to somebody else");
-        }
-        for claim in &self.scene.claims {
-            for listener in claim.listeners.iter().flatten() {
-                let short = shortage.get(&claim.uid).is_some_and(|short| short.contains(listener));
-                let port = after.port_of(&claim.uid, *listener);
-                assert!(port.is_some() != short, "a port, or it is told that there is none");
-                if let Some(before) = self.allocations.port_of(&claim.uid, *listener) {
-                    assert_eq!(port, Some(before), "nobody loses a port");
-                }
-            }
-        }
-        for (port, allocation) in &after.0 {
-            self.last.insert(*port, (allocation.uid.clone(), allocation.port, self.now));
-            if let Some(freed) = allocation.freed {
-                self.last.insert(*port, (allocation.uid.clone(), allocation.port, freed));
-            }
-        }
-        self.allocations = after;
-    }
-}
-
 proptest! {
     #[test]
     fn no_port_has_two_owners_none_is_lost_and_all_rest(events in proptest::collection::vec(event(), 1..60)) {
-        let mut cluster = Cluster::new();
+        let mut cluster = Cluster::default();
         for event in &events {
             cluster.happens(event);
         }

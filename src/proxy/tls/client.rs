@@ -119,7 +119,7 @@ impl ClientTls {
 }
 
 impl Identity {
-    fn of(certificate: &CertificateDer) -> Option<Self> {
+    pub fn of(certificate: &CertificateDer) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
         let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());

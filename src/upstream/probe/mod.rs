@@ -3,6 +3,8 @@
 
 mod bounded;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grpc;
 mod http;
 mod mysql;
@@ -140,17 +142,25 @@ impl Target {
 
     /// A connection on which everything was as it should be.
     async fn ask(&self, deadline: Instant) -> Result<Connection, Failure> {
-        let in_vain = || Failure::unexpected(format!("no answer within {:?}", self.check.timeout));
-        let mut connection = timeout_at(deadline, self.connect()).await.map_err(|_| in_vain())??;
+        let connection = timeout_at(deadline, self.connect()).await.map_err(|_| self.timed_out())??;
+        self.ask_connected(connection, deadline).await
+    }
+
+    async fn ask_connected(&self, mut connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
         match &self.check.probe {
             // These two may have something to tell even if not all has come until then.
             Probe::Exchange(exchange) => exchange::ask(&mut connection, exchange, deadline).await?,
             Probe::Http(request) => {
-                http::ask(&mut connection, request, self.address, deadline).await.ok_or_else(in_vain)??;
+                let asked = http::ask(&mut connection, request, self.address, deadline).await;
+                asked.ok_or_else(|| self.timed_out())??;
             }
-            _ => return timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| in_vain())?,
+            _ => return timeout_at(deadline, self.ask_on(connection)).await.map_err(|_| self.timed_out())?,
         }
         Ok(connection)
+    }
+
+    fn timed_out(&self) -> Failure {
+        Failure::unexpected(format!("no answer within {:?}", self.check.timeout))
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {

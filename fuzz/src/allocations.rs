@@ -1,0 +1,47 @@
+use std::collections::BTreeMap;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use tcplb::{
+    controller::fuzzing::{Cluster, Event},
+    source::Allocations,
+};
+
+/// Port allocations: whatever happens in a cluster, no port has two owners, none is lost, and each is held back for its
+/// cooldown ([`Cluster`] checks that after each event). What is read from a ConfigMap is written back as it was read.
+pub fn allocations(data: &[u8]) {
+    // An input that ends early ends the events.
+    let _ = check(&mut Unstructured::new(data));
+}
+
+fn check(u: &mut Unstructured) -> Result<()> {
+    let stored = BTreeMap::<String, String>::arbitrary(u)?;
+    let (read, problems) = Allocations::read(&stored);
+    assert!(problems.len() <= stored.len());
+    let written = read.write();
+    let (again, problems) = Allocations::read(&written);
+    assert_eq!((&again, problems), (&read, Vec::new()), "allocations are written differently from how they are read");
+
+    let mut cluster = Cluster::default();
+    while !u.is_empty() {
+        let event = event(u)?;
+        cluster.happens(&event);
+    }
+    Ok(())
+}
+
+fn event(u: &mut Unstructured) -> Result<Event> {
+    let object = |u: &mut Unstructured| u.int_in_range(0..=3u8);
+    Ok(match u.int_in_range(0..=6u8)? {
+        0 => {
+            let count = u.int_in_range(0..=3)?;
+            let listeners = (0..count).map(|_| u.int_in_range(1..=4u16)).collect::<Result<_>>()?;
+            Event::Declare(object(u)?, listeners)
+        }
+        1 => Event::Unreadable(object(u)?),
+        2 => Event::Delete(object(u)?),
+        3 => Event::Overlook(object(u)?),
+        4 => Event::WriteServices,
+        5 => Event::RemoveServices,
+        _ => Event::Wait(u.int_in_range(0..=11u8)?),
+    })
+}

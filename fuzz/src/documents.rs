@@ -1,0 +1,38 @@
+use std::{
+    cell::RefCell,
+    fs,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tcplb::{model::Snapshot, source::Files};
+use tempfile::TempDir;
+
+use crate::checked_translation;
+
+thread_local! {
+    static FOLDER: RefCell<Option<TempDir>> = const { RefCell::new(None) };
+}
+
+/// Any text as a file of manifests: it is read and translated in a time that grows with its length, with the result that
+/// [`checked_translation`] describes. The first byte decides between JSON (odd) and YAML.
+pub fn documents(data: &[u8]) {
+    let Some((&seed, text)) = data.split_first() else { return };
+    FOLDER.with_borrow_mut(|folder| {
+        let folder = folder.get_or_insert_with(|| tempfile::tempdir().expect("a folder for the manifest"));
+        let path = folder.path().join(if seed & 1 == 1 { "manifest.json" } else { "manifest.yaml" });
+        fs::write(&path, text).expect("the manifest can be written");
+        let begin = Instant::now();
+        let mut files = Files::new(vec![path]);
+        let world = files.read();
+        for problem in &world.problems {
+            assert!(problem.len() <= crate::MAX_PROBLEM, "a problem of {} bytes", problem.len());
+            assert!(!problem.contains(char::is_control), "a problem with control characters: {problem:?}");
+        }
+        checked_translation(&world, &Snapshot::default(), Timestamp::UNIX_EPOCH);
+        // Generous: a few times what a loaded machine needs, and far below what a quadratic step costs.
+        let allowed =
+            Duration::from_secs(5) + Duration::from_micros(40) * u32::try_from(text.len()).unwrap_or(u32::MAX);
+        assert!(begin.elapsed() < allowed, "took {:?}", begin.elapsed());
+    });
+}

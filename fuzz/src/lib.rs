@@ -1,0 +1,78 @@
+//! Properties of everything that reads foreign bytes. Each function takes one input and panics if its property is violated.
+//!
+//! `fuzz_targets/` runs them under libFuzzer (`make fuzz`), `tests/corpus.rs` on the committed corpus.
+
+mod allocations;
+mod client_hello;
+mod documents;
+mod manifests;
+mod pem;
+mod postgres_startup;
+mod probe_response;
+mod proxy_header;
+mod stream;
+
+use std::fmt::Write;
+
+pub use allocations::allocations;
+pub use client_hello::client_hello;
+pub use documents::documents;
+pub use manifests::manifests;
+pub use pem::pem;
+pub use postgres_startup::postgres_startup;
+pub use probe_response::probe_response;
+pub use proxy_header::proxy_header;
+use tcplb::{
+    model::Snapshot,
+    source::World,
+    translate::{Verdicts, translate},
+};
+
+/// The name of each target, and its property.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("allocations", allocations),
+    ("client_hello", client_hello),
+    ("documents", documents),
+    ("manifests", manifests),
+    ("pem", pem),
+    ("postgres_startup", postgres_startup),
+    ("probe_response", probe_response),
+    ("proxy_header", proxy_header),
+];
+
+/// The longest text that a status shows for one problem, in bytes.
+const MAX_PROBLEM: usize = 8 * 1024;
+
+/// Translates a world, and checks what holds for every world: the result depends on nothing else, translating the same
+/// world again changes nothing, no two listeners share an address, and problems are short printable sentences.
+fn checked_translation(world: &World, previous: &Snapshot, now: jiff::Timestamp) -> Snapshot {
+    let (snapshot, verdicts) = translate(world, previous, now);
+    let (again, verdicts_again) = translate(world, previous, now);
+    assert!(snapshot.configures_the_same(&again), "two translations of one world differ");
+    assert_eq!(printed(&verdicts), printed(&verdicts_again), "two translations of one world differ in their problems");
+    let (stable, _) = translate(world, &snapshot, now);
+    assert!(stable.configures_the_same(&snapshot), "translating the same world again changes the snapshot");
+    assert_eq!(stable.generation, snapshot.generation, "an unchanged snapshot has a new generation");
+    for (key, listener) in &snapshot.listeners {
+        let others = snapshot.listeners.iter().filter(|(other, _)| *other != key);
+        assert!(
+            others.map(|(_, other)| other.bind).all(|bind| bind != listener.bind),
+            "two listeners on {}",
+            listener.bind
+        );
+        assert!(snapshot.upstreams.contains_key(&listener.upstream), "{key} has no upstream");
+    }
+    for text in verdicts.values().flat_map(|verdict| &verdict.problems).map(ToString::to_string) {
+        assert!(!text.is_empty() && text.len() <= MAX_PROBLEM, "a problem of {} bytes", text.len());
+        assert!(!text.contains(char::is_control), "a problem with control characters: {text:?}");
+    }
+    snapshot
+}
+
+fn printed(verdicts: &Verdicts) -> String {
+    let mut text = String::new();
+    for (key, verdict) in verdicts {
+        writeln!(text, "{key}: {verdict:?}").expect("writing to memory does not fail");
+    }
+    text
+}

@@ -1,0 +1,21 @@
+use std::time::{Duration, Instant};
+
+use tcplb::upstream::fuzzing::{PASSWORD, probe};
+use tokio::runtime::{Builder, Runtime};
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+/// Answers of servers to health checks: every check ends, and its failure is a short printable sentence without the
+/// password. The first byte chooses the check, the second the size of the pieces.
+pub fn probe_response(data: &[u8]) {
+    let [which, size, answer @ ..] = data else { return };
+    let begin = Instant::now();
+    let outcome = RUNTIME.with(|runtime| runtime.block_on(probe(*which, 1 + usize::from(*size) * 8, answer)));
+    assert!(begin.elapsed() < Duration::from_secs(10), "took {:?}", begin.elapsed());
+    let Err(sentence) = outcome else { return };
+    assert!(sentence.len() < 2000, "a sentence of {} bytes", sentence.len());
+    assert!(!sentence.contains(char::is_control), "control characters: {sentence:?}");
+    assert!(!sentence.contains(PASSWORD), "the password is in {sentence:?}");
+}

@@ -1,0 +1,165 @@
+//! A simulated cluster that goes through events, for tests and `fuzz/`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Allotment, Claim, Claims, REST, allot};
+use crate::source::{
+    Allocation, Allocations,
+    kept::{Target, Targets},
+};
+
+pub(super) const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+pub(super) fn claim(uid: &str, listeners: &[u16]) -> Claim {
+    Claim {
+        uid: uid.into(),
+        object: format!("shop/{uid}").into(),
+        created: START,
+        listeners: Some(listeners.iter().copied().collect()),
+        barred: BTreeSet::new(),
+    }
+}
+
+/// What is decided by, with nothing to say but the claims at first.
+#[derive(Default)]
+pub(super) struct Scene {
+    pub claims: Vec<Claim>,
+    pub targets: Targets,
+    pub taken: BTreeSet<u16>,
+    pub gone: BTreeSet<Arc<str>>,
+}
+
+impl Scene {
+    pub fn allot(&self, current: &Allocations, now: Timestamp) -> Allotment {
+        let Self { claims, targets, taken, gone } = self;
+        allot(&Claims { claims, targets, taken, gone, range: 100..=103 }, current, now)
+    }
+
+    pub fn allocations(&self, current: &Allocations, now: Timestamp) -> Allocations {
+        self.allot(current, now).allocations
+    }
+}
+
+/// What happens in a cluster, one thing after another.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Declare(u8, BTreeSet<u16>),
+    Unreadable(u8),
+    /// It is gone, and another one of this name comes with another uid.
+    Delete(u8),
+    /// It is not to be seen for this once.
+    Overlook(u8),
+    /// Services become what is allocated.
+    WriteServices,
+    RemoveServices,
+    Wait(u8),
+}
+
+/// A cluster that goes through events, and holds what must never happen.
+pub struct Cluster {
+    generation: [u32; 4],
+    declared: [Option<Claim>; 4],
+    scene: Scene,
+    allocations: Allocations,
+    now: Timestamp,
+    /// Who had each port last, and until when.
+    last: BTreeMap<u16, (Arc<str>, u16, Timestamp)>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            generation: [0; 4],
+            declared: [const { None }; 4],
+            scene: Scene::default(),
+            allocations: Allocations::default(),
+            now: START,
+            last: BTreeMap::new(),
+        }
+    }
+}
+
+impl Cluster {
+    fn uid(&self, object: u8) -> String {
+        format!("{object}-{}", self.generation[usize::from(object)])
+    }
+
+    /// Changes the cluster, and allocates ports for what it is then.
+    ///
+    /// # Panics
+    /// If an allocation violates one of the invariants.
+    pub fn happens(&mut self, event: &Event) {
+        let mut overlooked = None;
+        match event {
+            Event::Declare(object, listeners) => {
+                let listeners: Vec<u16> = listeners.iter().copied().collect();
+                self.declared[usize::from(*object)] = Some(claim(&self.uid(*object), &listeners));
+            }
+            Event::Unreadable(object) => {
+                let unreadable = Claim { listeners: None, ..claim(&self.uid(*object), &[]) };
+                self.declared[usize::from(*object)] = Some(unreadable);
+            }
+            Event::Delete(object) => {
+                self.scene.gone.insert(self.uid(*object).into());
+                self.generation[usize::from(*object)] += 1;
+                self.declared[usize::from(*object)] = None;
+            }
+            Event::Overlook(object) => overlooked = Some(*object),
+            Event::WriteServices => self.write_services(),
+            Event::RemoveServices => self.scene.targets.clear(),
+            Event::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
+        }
+        let shown = self.declared.iter().enumerate().filter(|(object, _)| overlooked.map(usize::from) != Some(*object));
+        self.scene.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
+        self.check();
+    }
+
+    fn write_services(&mut self) {
+        let owned = self.allocations.0.iter().filter(|(_, allocation)| allocation.freed.is_none());
+        let target = |(port, allocation): (&u16, &Allocation)| {
+            let Allocation { uid, object, port: listener, .. } = allocation.clone();
+            (*port, BTreeSet::from([Target { uid, object, listener }]))
+        };
+        self.scene.targets = owned.map(target).collect();
+    }
+
+    fn check(&mut self) {
+        let Allotment { allocations: after, shortage } = self.scene.allot(&self.allocations, self.now);
+        assert_eq!(self.scene.allocations(&after, self.now), after, "an answer is kept");
+        let mut owners = BTreeSet::new();
+        for (port, allocation) in after.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
+            assert!(owners.insert((allocation.uid.clone(), allocation.port)), "one port for each listener");
+            if let Some((uid, listener, until)) = self.last.get(port) {
+                let same = *uid == allocation.uid && *listener == allocation.port;
+                assert!(same || self.now.duration_since(*until) >= REST, "{port} has not rested");
+            }
+        }
+        for (port, targets) in &self.scene.targets {
+            let now = &after.0[port];
+            let is_right = |target: &Target| now.uid == target.uid && now.port == target.listener;
+            assert!(targets.iter().all(is_right), "a Service sends clients to somebody else");
+        }
+        for claim in &self.scene.claims {
+            for listener in claim.listeners.iter().flatten() {
+                let short = shortage.get(&claim.uid).is_some_and(|short| short.contains(listener));
+                let port = after.port_of(&claim.uid, *listener);
+                assert!(port.is_some() != short, "a port, or it is told that there is none");
+                if let Some(before) = self.allocations.port_of(&claim.uid, *listener) {
+                    assert_eq!(port, Some(before), "nobody loses a port");
+                }
+            }
+        }
+        for (port, allocation) in &after.0 {
+            self.last.insert(*port, (allocation.uid.clone(), allocation.port, self.now));
+            if let Some(freed) = allocation.freed {
+                self.last.insert(*port, (allocation.uid.clone(), allocation.port, freed));
+            }
+        }
+        self.allocations = after;
+    }
+}
