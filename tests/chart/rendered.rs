@@ -135,6 +135,13 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("ports.first=25000,ports.last=24000", "ports.first is above ports.last"),
         ("ports.first=20000,ports.last=25000", "more than 5000 ports"),
         ("secrets.access=Namespaces", "secrets.namespaces is empty"),
+        ("kind=DaemonSet,autoscaling.enabled=true", "autoscaling.enabled is true and kind is DaemonSet"),
+        (
+            "kind=DaemonSet,podDisruptionBudget.enabled=true",
+            "podDisruptionBudget.enabled is true and kind is DaemonSet",
+        ),
+        ("serviceAccount.create=false", "serviceAccount.create is false and serviceAccount.name is empty"),
+        (r"commonLabels.app\.kubernetes\.io/component=x", "commonLabels has app.kubernetes.io/component"),
     ] {
         match helm(&["template", "tcplb", "charts/tcplb", "--set", values]) {
             Some(answer) => {
@@ -144,4 +151,96 @@ fn what_cannot_work_is_refused_with_a_sentence() {
             None => return,
         }
     }
+}
+
+#[test]
+fn labels_of_users_are_added_and_those_that_selectors_use_stay() {
+    let labels = r"team=db,app\.kubernetes\.io/name=other,app\.kubernetes\.io/component=other";
+    let sets = ["podLabels", "host.podLabels"]
+        .map(|value| labels.split(',').map(|label| format!("{value}.{label}")).collect::<Vec<_>>().join(","));
+    let common = r"commonLabels.team=all,commonLabels.app\.kubernetes\.io/name=other,commonLabels.cost=1";
+    let host = "host.enabled=true,host.allowedPorts={5432}";
+    let options = ["--set", &sets[0], "--set", &sets[1], "--set-string", common, "--set", host];
+    let Some(objects) = objects(&options) else { return };
+    for (kind, component) in [("Deployment", "gateway"), ("DaemonSet", "host")] {
+        let workload = of_kind(&objects, kind)[0];
+        let pods = &workload["spec"]["template"]["metadata"]["labels"];
+        assert!(selects(&workload["spec"]["selector"]["matchLabels"], pods), "{kind}: {pods}");
+        assert_eq!((&pods["team"], &pods["cost"]), (&json!("db"), &json!("1")), "{kind}");
+        assert_eq!(pods["app.kubernetes.io/component"], component);
+        assert_eq!(workload["metadata"]["labels"]["app.kubernetes.io/name"], "tcplb", "{kind}");
+        assert_eq!(workload["metadata"]["labels"]["team"], "all", "{kind}");
+    }
+}
+
+#[test]
+fn a_disruption_budget_is_for_deployments_unless_it_is_disabled() {
+    for (values, count) in [("kind=Deployment", 1), ("kind=DaemonSet", 0), ("podDisruptionBudget.enabled=false", 0)] {
+        let Some(objects) = objects(&["--set", values]) else { return };
+        assert_eq!(of_kind(&objects, "PodDisruptionBudget").len(), count, "{values}");
+    }
+}
+
+#[test]
+fn leases_are_part_of_the_release_unless_a_gitops_tool_leaves_them_out() {
+    for (create, count) in [("true", 2), ("false", 0)] {
+        let values = format!("host.enabled=true,host.allowedPorts={{5432}},lease.create={create}");
+        let Some(objects) = objects(&["--set", &values]) else { return };
+        assert_eq!(of_kind(&objects, "Lease").len(), count, "lease.create={create}");
+        // Then the program creates them.
+        for role in of_kind(&objects, "Role") {
+            let rules = role["rules"].as_array().unwrap();
+            let creates = |rule: &&Value| rule["resources"] == json!(["leases"]) && rule["verbs"] == json!(["create"]);
+            assert!(rules.iter().any(|rule| creates(&rule)), "{}", role["metadata"]["name"]);
+        }
+    }
+}
+
+#[test]
+fn each_placement_has_an_admin_service_that_the_charts_test_asks() {
+    let Some(objects) = objects(&["--set", "host.enabled=true,host.allowedPorts={5432}"]) else { return };
+    let containers = of_kind(&objects, "Pod")[0]["spec"]["containers"].as_array().unwrap();
+    for (service, workload, port) in [("tcplb-admin", "Deployment", 9900), ("tcplb-host-admin", "DaemonSet", 9901)] {
+        let services = of_kind(&objects, "Service");
+        let found = services.iter().find(|object| object["metadata"]["name"] == service).expect(service);
+        assert_eq!(found["spec"]["ports"][0]["port"], port);
+        let pods = &of_kind(&objects, workload)[0]["spec"]["template"]["metadata"]["labels"];
+        assert!(selects(&found["spec"]["selector"], pods), "{service} leads to no proxy");
+        let variable = format!("{}_SERVICE_HOST", service.to_uppercase().replace('-', "_"));
+        let url = format!("http://$({variable}):{port}/readyz");
+        let asks = |container: &Value| container["args"].as_array().unwrap().contains(&json!(url));
+        assert!(containers.iter().any(asks), "{url}");
+    }
+}
+
+#[test]
+fn the_chart_can_be_a_dependency_that_is_switched_off() {
+    let parent = tempfile::tempdir().unwrap();
+    let chart = format!("file://{}", crate::root().join("charts/tcplb").display());
+    let text = format!(
+        "apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies:\n\
+         - {{name: tcplb, version: '*', repository: '{chart}', condition: tcplb.enabled}}\n"
+    );
+    std::fs::write(parent.path().join("Chart.yaml"), text).unwrap();
+    let folder = parent.path().to_str().unwrap();
+    let Some(built) = helm(&["dependency", "build", folder]) else { return };
+    built.unwrap();
+    for (enabled, count) in [("true", 1), ("false", 0)] {
+        let values = format!("tcplb.enabled={enabled},tcplb.replicas=3,global.registry=example");
+        let rendered = helm(&["template", "release", folder, "--set", &values]).unwrap().unwrap();
+        let objects = crate::documents(&rendered);
+        assert_eq!(of_kind(&objects, "Deployment").len(), count, "tcplb.enabled={enabled}");
+    }
+}
+
+#[test]
+fn the_notes_name_the_setting_for_addresses_outside_of_the_cluster() {
+    let notes = |values: &str| {
+        let options = ["install", "tcplb", "charts/tcplb", "--dry-run=client", "--hide-secret", "--set", values];
+        helm(&options).map(|notes| notes.unwrap().split_once("NOTES:").expect("notes").1.to_owned())
+    };
+    let Some(text) = notes("replicas=2") else { return };
+    assert!(text.contains("--set 'tenancy.allowedServiceTypes={ClusterIP,LoadBalancer}'"), "{text}");
+    let text = notes("tenancy.allowedServiceTypes={ClusterIP,LoadBalancer}").unwrap();
+    assert!(!text.contains("--set"), "{text}");
 }

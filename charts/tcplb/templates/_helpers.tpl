@@ -15,13 +15,11 @@
 {{- end -}}
 
 {{- define "tcplb.labels" -}}
-{{ include "tcplb.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "tcplb.selector" . | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
+{{- merge $own .Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- define "tcplb.selector" -}}
@@ -29,12 +27,15 @@ app.kubernetes.io/name: {{ include "tcplb.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* No versions: a change that does not concern the pods must not replace them, for connections end with them. */}}
+{{/*
+Labels of the pods of a component: (list context component labels). Labels that selectors use cannot be replaced.
+No versions: a change that does not concern the pods must not replace them, for connections end with them.
+*/}}
 {{- define "tcplb.podLabels" -}}
-{{ include "tcplb.selector" . }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $context := index . 0 -}}
+{{- $own := include "tcplb.selector" $context | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/component" (index . 1) -}}
+{{- merge $own (index . 2) $context.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- define "tcplb.serviceAccount" -}}
