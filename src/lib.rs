@@ -18,6 +18,7 @@
 //! - [`takeover`]: passing listening sockets to the process that replaces this one;
 //! - [`state`]: what the process knows of itself: whether it serves, and what it thinks of its manifests;
 //! - [`metrics`] and [`admin`]: what it tells about itself;
+//! - `printable`: makes text from outside fit for logs, pages and statuses;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
 #![deny(unsafe_code)]
@@ -31,6 +32,7 @@ mod descriptors;
 pub mod drain;
 pub mod metrics;
 pub mod model;
+mod printable;
 pub mod proxy;
 pub mod source;
 pub mod state;

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "tcplb: {error:#}");
+            let _ = writeln!(io::stderr(), "tcplb: {error}");
             ExitCode::FAILURE
         }
     }

@@ -16,11 +16,14 @@ use crate::{
     api,
     cli::{Cert, Probe, TestBackend},
     model::Snapshot,
+    printable::{printable, printable_lines},
     source::{Files, Names, resolve},
     tools::{backend, cert, convert, probe},
     translate::{Severity, Verdict, Verdicts, translate},
 };
 
+/// The longest line that is made of what others have written, in bytes.
+const MAX_TEXT: usize = 8 << 10;
 /// How long `check` waits for DNS.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,7 +46,8 @@ pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
 fn told(verdicts: &Verdicts, problems: &[String]) -> String {
     let mut text = String::new();
     for (object, verdict) in verdicts {
-        text += &format!("{object} ({}): {}\n", verdict.origin, word(verdict));
+        let (object, origin) = (object.to_string(), printable(&verdict.origin, MAX_TEXT));
+        text += &format!("{} ({origin}): {}\n", printable(&object, MAX_TEXT), word(verdict));
         for problem in &verdict.problems {
             let severity = match problem.severity {
                 Severity::Refused => "error",
@@ -53,7 +57,7 @@ fn told(verdicts: &Verdicts, problems: &[String]) -> String {
         }
     }
     for problem in problems {
-        text += &format!("error: {problem}\n");
+        text += &format!("error: {}\n", printable(problem, MAX_TEXT));
     }
     if text.is_empty() {
         text += "no TcpLoadBalancer there\n";
@@ -121,7 +125,7 @@ pub fn probe(arguments: &Probe) -> anyhow::Result<ExitCode> {
     let target: probe::Target = arguments.url.parse().map_err(|error: String| anyhow!(error))?;
     let answer = on_control_runtime(async { Ok(target.answers_within(arguments.within.0).await) })?;
     match answer {
-        Ok(answer) => print(&format!("{answer}\n")),
+        Ok(answer) => print(&format!("{}\n", printable_lines(&answer, MAX_TEXT))),
         Err(error) => Err(anyhow!("{target} {error}")),
     }
 }

@@ -4,34 +4,39 @@ mod cluster;
 mod commands;
 mod configuration;
 mod demo;
+mod log;
 mod serve;
 mod shutdown;
 mod source;
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use tokio::runtime;
 use tracing::error;
-use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{Command, Convert, LogFormat, Simple, Standalone},
+    printable::printable,
     proxy::socket::Sharing,
     source::Files,
 };
+use log::log_to_stderr;
 use serve::{Empty, Serving, serve};
 use source::Source;
 
 /// Runs a command to its end.
 ///
 /// # Errors
-/// A sentence for the one who typed it.
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// A sentence for the one who typed it, fit for a terminal.
+pub fn run(command: Command) -> Result<ExitCode, String> {
+    execute(command).map_err(|error| printable(&format!("{error:#}"), MAX_ERROR).into_owned())
+}
+
+/// The longest error, in bytes.
+const MAX_ERROR: usize = 64 << 10;
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Standalone(arguments) => logged(arguments.run.log_format, || standalone(arguments)),
         Command::Controller(arguments) => {
@@ -64,28 +69,6 @@ fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>)
         }
         ended => ended,
     }
-}
-
-/// What is not logged unless RUST_LOG names it. The Kubernetes client tells of each failed attempt; what becomes of its
-/// watches is told by whoever reads them, once.
-const UNSAID: &str = "kube_client=off,kube_runtime=off";
-
-/// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
-///
-/// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
-/// whoever has something to say.
-fn log_to_stderr(format: LogFormat) -> WorkerGuard {
-    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
-    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
-    let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
-    // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
-    let log = log.log_internal_errors(false);
-    match format {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    guard
 }
 
 /// `tcplb standalone`: serves until a signal or a successor ends it.

@@ -22,6 +22,7 @@ use super::{Observed, Problems, Replicas, Settings, services};
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
     model::ObjectKey,
+    printable::{printable, printable_lines},
 };
 
 pub const ACCEPTED: &str = "Accepted";
@@ -36,6 +37,8 @@ pub const PENDING: &str = "Pending";
 
 /// The longest message that a condition can have, in bytes; the API server counts characters.
 const LONGEST_MESSAGE: usize = 32 * 1024;
+/// The longest line of a message, in bytes: it may quote what another program says.
+const LONGEST_LINE: usize = 8 * 1024;
 
 /// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their ports
 /// and Services from being as they are wanted.
@@ -146,7 +149,7 @@ impl Finding {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: self.reason.to_owned(),
-            message: cut(&self.message, LONGEST_MESSAGE).into_owned(),
+            message: cut(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
             observed_generation: Some(situation.identity.generation),
             last_transition_time: Time(whole_seconds(situation.now)),
         }
@@ -169,5 +172,6 @@ pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
 
 /// Sentences, each on a line of its own.
 fn lines(sentences: impl IntoIterator<Item = impl ToString>) -> String {
-    sentences.into_iter().map(|sentence| sentence.to_string()).collect::<Vec<_>>().join("\n")
+    let line = |sentence: String| printable(&sentence, LONGEST_LINE).into_owned();
+    sentences.into_iter().map(|sentence| line(sentence.to_string())).collect::<Vec<_>>().join("\n")
 }

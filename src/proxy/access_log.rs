@@ -2,9 +2,12 @@
 //!
 //! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
 
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::{
+    borrow::Cow,
     io::Write,
     net::SocketAddr,
     sync::{
@@ -21,6 +24,7 @@ use serde::Serialize;
 
 use self::text::write_text;
 use super::{accounting::CloseReason, tls::ClientTls};
+use crate::printable::visible_json;
 
 /// How many events may wait to be written.
 const QUEUE: usize = 8192;
@@ -205,8 +209,7 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             ends += u64::from(matches!(event.kind, Kind::End(_)));
             match format {
                 Format::Text => write_text(&mut text, &event),
-                // Writing to memory does not fail.
-                Format::Json => drop(serde_json::to_writer(&mut text, &Line::of(&event))),
+                Format::Json => write_json(&mut text, &event),
             }
             text.push(b'\n');
         }
@@ -219,6 +222,20 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
         if open && taken < BATCH {
             thread::sleep(GATHER);
         }
+    }
+}
+
+fn write_json(text: &mut Vec<u8>, event: &Event) {
+    let start = text.len();
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(&mut *text, &Line::of(event));
+    let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
+    if text[start..].iter().all(is_visible) {
+        return;
+    }
+    if let Ok(Cow::Owned(visible)) = str::from_utf8(&text[start..]).map(visible_json) {
+        text.truncate(start);
+        text.extend_from_slice(visible.as_bytes());
     }
 }
 
@@ -285,110 +302,4 @@ fn timestamp(at: SystemTime) -> Timestamp {
 /// To the microsecond.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e6
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{io, sync::Mutex};
-
-    use super::*;
-    use crate::proxy::tls::{Agreed, Identity};
-
-    #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    struct Broken;
-
-    impl Write for Broken {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn event(kind: Kind) -> Event {
-        Event {
-            kind,
-            at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-            listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
-            peer: "10.0.0.1:4000".parse().unwrap(),
-            client: "192.0.2.7:5000".parse().unwrap(),
-            tls: Some(Arc::new(ClientTls {
-                server_name: Some("db.example.com".into()),
-                agreed: Some(Agreed {
-                    version: "TLS1.3",
-                    protocol: None,
-                    resumed: false,
-                    identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
-                }),
-                refused: None,
-            })),
-            endpoint: Some("10.1.0.1:5432".parse().unwrap()),
-            attempts: 1,
-            bytes_to_backend: 7,
-            bytes_to_client: 8,
-            connect: Some(Duration::from_micros(1500)),
-            duration: Duration::from_secs(2),
-        }
-    }
-
-    fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
-        let memory = Memory::default();
-        let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
-        events.into_iter().for_each(|event| log.offer(event));
-        writer.finish(&log);
-        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
-    }
-
-    #[test]
-    fn text_lines_are_pairs() {
-        assert_eq!(
-            written(Format::Text, [event(Kind::End(CloseReason::Complete))]),
-            "2023-11-14T22:13:20.123Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
-             client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com \
-             tls_client=\"O=shop, CN=\\\"al\\nice\\\"\" endpoint=10.1.0.1:5432 attempts=1 \
-             bytes_to_backend=7 bytes_to_client=8 connect_seconds=0.0015 duration_seconds=2 reason=complete\n"
-        );
-    }
-
-    #[test]
-    fn json_lines_are_objects() {
-        let text = written(Format::Json, [event(Kind::Start), event(Kind::End(CloseReason::IdleTimeout))]);
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((lines[0]["event"].as_str(), lines[0].get("reason")), (Some("start"), None));
-        assert_eq!(lines[1]["reason"], "idle_timeout");
-        assert_eq!(lines[1]["connect_seconds"], 0.0015);
-        assert_eq!(lines[1]["tls_client"], "O=shop, CN=\"al\nice\"");
-    }
-
-    #[test]
-    fn at_the_end_all_that_was_offered_is_written_in_order() {
-        let offered = (0..2000).map(|number| Event { bytes_to_backend: number, ..event(Kind::Start) });
-        let text = written(Format::Json, offered);
-        let numbers = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        assert!(numbers.map(|line| line["bytes_to_backend"].as_u64().unwrap()).eq(0..2000));
-    }
-
-    #[test]
-    fn ends_that_cannot_be_written_count_as_dropped() {
-        let (log, writer) = AccessLog::start(Events::Ends, Format::Text, Broken);
-        for _ in 0..1000 {
-            log.offer(event(Kind::End(CloseReason::Complete)));
-        }
-        writer.finish(&log);
-        assert_eq!((log.logged(), log.dropped()), (0, 1000));
-    }
 }

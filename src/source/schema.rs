@@ -4,6 +4,7 @@
 //! the schema has in CEL are those of the types and of the translation, which therefore say the same; but for those
 //! about what only a cluster has.
 
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
+use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value};
 use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
@@ -37,7 +39,10 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     if !problems.0.is_empty() {
         return Err(problems.0.into_iter().map(|problem| problem.to_string()).collect());
     }
-    typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| vec![problem.to_string()])
+    typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| {
+        let sentence = if may_be_secret(&problem.path) { secrets::UNQUOTED.into() } else { problem.sentence };
+        vec![Problem { sentence, ..problem }.to_string()]
+    })
 }
 
 /// An object that can be read, and what is odd about it: fields that do not exist, which count for nothing.
@@ -168,14 +173,13 @@ impl Problems {
 
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
+        let is_secret = may_be_secret(path);
         if let Some(sentence) = wrong_type(schema, value, path) {
-            let sentence = if may_be_secret(path) { "must be text: write it with quotes".into() } else { sentence };
+            let sentence = if is_secret || is_check(path) { unquoted_type(schema, value) } else { sentence };
             return self.add(path, sentence);
         }
         if let Some(sentence) = wrong_value(schema, value, path) {
-            let unquoted = || sentence.rsplit_once("` is ").map(|(_, what)| format!("it is {what}"));
-            let sentence = if may_be_secret(path) { unquoted().unwrap_or(sentence) } else { sentence };
-            self.add(path, sentence);
+            self.add(path, if is_secret { unquoted_value(schema, value, path) } else { sentence });
         }
         match value {
             Value::Array(list) => self.check_list(schema, list, path),
@@ -190,7 +194,9 @@ impl Problems {
             if let Some(identity) = identity(schema, entry, path)
                 && !seen.insert(identity.value)
             {
-                self.add(&format!("{path}[{index}]{}", identity.field), identity.sentence);
+                let listed_twice = || "is listed twice: leave one out".into();
+                let sentence = if may_be_secret(path) { listed_twice() } else { identity.sentence };
+                self.add(&format!("{path}[{index}]{}", identity.field), sentence);
             }
             let path = format!("{path}[{index}]");
             self.check(&schema["items"], entry, &path);
@@ -211,6 +217,7 @@ impl Problems {
                 Some(schema) => self.check(schema, value, &below(name)),
                 // The server knows these itself.
                 None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
+                None if may_be_secret(path) => self.add_unknown(path.to_owned(), unknown_field_unquoted(known)),
                 None => self.add_unknown(below(name), unknown_field(name, known)),
             }
         }
@@ -242,12 +249,6 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
             }
         }
     }
-}
-
-/// Whether it may hold a password, which sentences do not quote.
-fn may_be_secret(path: &str) -> bool {
-    let is_header = path.contains(".headers[") && path.ends_with(".value");
-    is_header || path.ends_with(".send.text") || path.ends_with(".send.hex")
 }
 
 fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {

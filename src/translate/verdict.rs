@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use crate::{model::ObjectKey, source::Identity};
+use crate::{model::ObjectKey, printable::printable, source::Identity};
 
 /// What the translation thinks of each load balancer.
 pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
@@ -62,12 +62,17 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The longest field's path and message that are shown, in bytes.
+const MAX_FIELD: usize = 512;
+const MAX_MESSAGE: usize = 4096;
+
+/// For people: what the object's author wrote is escaped and bounded.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", printable(&self.field, MAX_FIELD))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&printable(&self.message, MAX_MESSAGE))
     }
 }
 

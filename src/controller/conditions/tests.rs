@@ -627,8 +627,19 @@ fn a_failure_that_goes_on_is_told_anew_seldom() {
 #[test]
 fn long_messages_are_cut_between_characters() {
     let long = "ä".repeat(40_000);
-    let problems = vec![problem(Severity::Refused, Reason::Invalid, "", &long)];
+    let named = |number: usize| problem(Severity::Refused, Reason::Invalid, "", &format!("{number}{long}"));
+    let problems = (0..20).map(named).collect();
     let message = Case { problems, ..Case::default() }.condition(ACCEPTED).1;
     assert!(message.len() <= LONGEST_MESSAGE && message.ends_with(" …"), "{}", message.len());
     assert_eq!(cut("short", 5), "short");
+}
+
+#[test]
+fn what_others_wrote_is_escaped_and_bounded_in_conditions() {
+    let forged = "a\nAll is well\x1b[2J\u{202e}";
+    let foreign =
+        problem(Severity::Refused, Reason::Invalid, "spec.a\nb", &format!("{forged}{}; kept", "x".repeat(1 << 20)));
+    let message = Case { problems: vec![foreign], ..Case::default() }.condition(ACCEPTED).1;
+    assert!(message.starts_with("spec.a\\nb: a\\nAll is well\\u{1b}[2J\\u{202e}xxx"), "{message}");
+    assert!(message.ends_with("xxx; kept") && message.len() < 10_000 && !message.contains('\n'), "{}", message.len());
 }

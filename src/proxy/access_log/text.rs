@@ -4,23 +4,26 @@
 use std::{io::Write, net::SocketAddr, time::Duration};
 
 use super::{Event, timestamp};
+use crate::printable::quoted;
 
 /// `TIME connection end listener=… client=… …`: pairs in the order of JSON's fields, absent ones left out.
 pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     // Writing to memory does not fail.
     let _ = write!(text, "{} connection {}", timestamp(event.at), event.kind.label());
-    pair(text, "listener", &*event.listener.label);
-    pair(text, "name", &*event.listener.name);
+    pair(text, "listener", &Foreign(&event.listener.label));
+    pair(text, "name", &Foreign(&event.listener.name));
     pair(text, "peer", &event.peer);
     pair(text, "client", &event.client);
     if let Some(tls) = &event.tls {
         if let Some(agreed) = &tls.agreed {
             pair(text, "tls_version", agreed.version);
         }
-        pair(text, "tls_server_name", tls.server_name.as_deref().unwrap_or("-"));
+        match &tls.server_name {
+            Some(name) => pair(text, "tls_server_name", &Foreign(name)),
+            None => pair(text, "tls_server_name", ABSENT),
+        }
         if let Some(identity) = tls.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref()) {
-            // Quoted: whoever issues certificates may write anything there.
-            let _ = write!(text, " tls_client={:?}", identity.subject);
+            let _ = write!(text, " tls_client={}", quoted(&identity.subject));
         }
         if let Some(fault) = tls.refused {
             pair(text, "tls_client_fault", fault.label());
@@ -40,6 +43,9 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     pair(text, "reason", reason);
 }
 
+/// In place of a server name that the client did not send.
+const ABSENT: &str = "-";
+
 fn pair(text: &mut Vec<u8>, name: &str, value: &(impl Value + ?Sized)) {
     text.push(b' ');
     text.extend_from_slice(name.as_bytes());
@@ -49,6 +55,21 @@ fn pair(text: &mut Vec<u8>, name: &str, value: &(impl Value + ?Sized)) {
 
 trait Value {
     fn write(&self, text: &mut Vec<u8>);
+}
+
+/// Text of clients or administrators: with quotes and JSON's escapes unless it is one plain word, so that it is neither
+/// another pair nor another line.
+struct Foreign<'a>(&'a str);
+
+impl Value for Foreign<'_> {
+    fn write(&self, text: &mut Vec<u8>) {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+        if self.0.bytes().all(is_plain) && !matches!(self.0, "" | ABSENT) {
+            self.0.write(text);
+        } else {
+            text.extend_from_slice(quoted(self.0).as_bytes());
+        }
+    }
 }
 
 impl Value for str {

@@ -176,6 +176,49 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
 }
 
 #[test]
+fn nothing_that_may_be_a_password_is_quoted_wherever_it_is_written() {
+    // A line break makes a text invalid that would be taken otherwise.
+    const SECRETS: [&str; 4] = ["TOPSECRET", "\"TOPSECRET\\n\"", "[TOPSECRET]", "{TOPSECRET: TOPSECRET}"];
+    let quoted = |fields: &str| problems(fields).into_iter().find(|problem| problem.contains("TOPSECRET"));
+    for check in [
+        "type: Exchange, exchange: SECRET",
+        "type: Exchange, exchange: {send: SECRET, expect: {text: a}}",
+        "type: Exchange, exchange: {send: {text: SECRET}, expect: {text: a}}",
+        "type: Exchange, exchange: {send: {hex: SECRET}, expect: {text: a}}",
+        "type: Exchange, exchange: {send: {txet: SECRET}, expect: {text: a}}",
+        "type: HTTP, http: SECRET",
+        "type: HTTP, http: {headers: SECRET}",
+        "type: HTTP, http: {headers: [SECRET]}",
+        "type: HTTP, http: {headers: [SECRET, SECRET]}",
+        "type: HTTP, http: {headers: [{name: SECRET, value: a}, {name: SECRET, value: b}]}",
+        "type: HTTP, http: {headers: [{name: Token, value: SECRET}]}",
+        "type: HTTP, http: {headers: [{name: Token, valeu: SECRET}]}",
+        "type: HTTP, http: {headers: {Token: SECRET}}",
+        "type: HTTP, http: {headers: [{Token: SECRET}]}",
+        "type: Redis, redis: SECRET",
+        "type: Redis, redis: {passwordRef: SECRET}",
+        "type: Redis, redis: {passwordRef: {name: SECRET}}",
+        "type: Redis, redis: {passwordRef: {name: a, key: SECRET}}",
+        "type: Redis, redis: {passwordRef: {file: SECRET}}",
+        "type: Redis, redis: {passwordRef: {password: SECRET}}",
+        "type: Redis, redis: {password: SECRET}",
+        "type: MySQL, mysql: {user: a, passwordRef: {name: SECRET}}",
+        "type: Postgres, postgres: {user: a, passwordRef: {name: SECRET}}",
+    ] {
+        // A field that does not exist is named, but for one below those that hold secrets.
+        let in_place_of_fields = check.ends_with(": SECRET") && check.matches(':').count() == 2;
+        for secret in SECRETS.iter().take(if in_place_of_fields { 3 } else { 4 }) {
+            let check = check.replace("SECRET", secret);
+            let of_all = format!("healthCheck: {{active: {{{check}}}}}");
+            assert_eq!(quoted(&of_all), None, "{of_all}");
+            let of_backend = format!("backends: [{{addresses: ['db:1'], healthCheck: {{active: {{{check}}}}}}}]");
+            assert_eq!(quoted(&of_backend), None, "{of_backend}");
+        }
+    }
+    assert!(quoted("className: [TOPSECRET]").is_none() && quoted("connect: TOPSECRET").is_some());
+}
+
+#[test]
 fn all_mistyped_texts_are_told_at_once() {
     let problems = problems(
         "listeners: [{port: 1, name: A, address: x, access: {allow: [a, b]}, tls: {certificateRefs: [{name: _}]}}]\n\

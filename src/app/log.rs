@@ -1,0 +1,126 @@
+//! The process's log on standard error.
+//!
+//! What is logged holds names, error texts and answers from outside of the program: no field forges a line, reaches a
+//! terminal as anything but text, or is of any length.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Writer, debug_fn},
+    },
+    registry::LookupSpan,
+};
+
+use crate::{
+    cli::LogFormat,
+    printable::{limited, printable, visible_json},
+};
+
+/// The longest field of a line, in bytes.
+const MAX_FIELD: usize = 8 << 10;
+
+/// What is not logged unless RUST_LOG names it. The Kubernetes client tells of each failed attempt; what becomes of its
+/// watches is told by whoever reads them, once.
+const UNSAID: &str = "kube_client=off,kube_runtime=off";
+
+/// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
+///
+/// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
+/// whoever has something to say.
+pub fn log_to_stderr(format: LogFormat) -> WorkerGuard {
+    let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
+    let log = log.log_internal_errors(false);
+    match format {
+        LogFormat::Text => {
+            log.with_ansi(io::stderr().is_terminal()).fmt_fields(debug_fn(write_field).delimited(" ")).init();
+        }
+        LogFormat::Json => log.event_format(JsonLines).init(),
+    }
+    guard
+}
+
+/// `message`, or `name=value`.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let value = printable(&value, MAX_FIELD);
+    if field.name() == MESSAGE { writer.write_str(&value) } else { write!(writer, "{}={value}", field.name()) }
+}
+
+const MESSAGE: &str = "message";
+
+/// A JSON object on each line: the time, the level, and the fields of the event.
+struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields(Map::new());
+        event.record(&mut fields);
+        let (time, level) = (Timestamp::now(), event.metadata().level());
+        let message = fields.0.remove(MESSAGE).unwrap_or_default();
+        let rest = Value::Object(fields.0).to_string();
+        let rest = rest[1..].strip_suffix('}').filter(|rest| !rest.is_empty());
+        let rest = rest.map(|rest| format!(",{rest}")).unwrap_or_default();
+        let line = format!("{{\"timestamp\":\"{time:.6}\",\"level\":\"{level}\",\"message\":{message}{rest}}}");
+        writeln!(writer, "{}", visible_json(&line))
+    }
+}
+
+/// Fields of an event, as JSON.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, &*limited(value, MAX_FIELD));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}

@@ -1,0 +1,206 @@
+use std::{collections::BTreeMap, io, sync::Mutex};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proxy::tls::{Agreed, Identity};
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Broken;
+
+impl Write for Broken {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn event(kind: Kind) -> Event {
+    Event {
+        kind,
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
+        peer: "10.0.0.1:4000".parse().unwrap(),
+        client: "192.0.2.7:5000".parse().unwrap(),
+        tls: Some(Arc::new(ClientTls {
+            server_name: Some("db.example.com".into()),
+            agreed: Some(Agreed {
+                version: "TLS1.3",
+                protocol: None,
+                resumed: false,
+                identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
+            }),
+            refused: None,
+        })),
+        endpoint: Some("10.1.0.1:5432".parse().unwrap()),
+        attempts: 1,
+        bytes_to_backend: 7,
+        bytes_to_client: 8,
+        connect: Some(Duration::from_micros(1500)),
+        duration: Duration::from_secs(2),
+    }
+}
+
+fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
+    let memory = Memory::default();
+    let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
+    events.into_iter().for_each(|event| log.offer(event));
+    writer.finish(&log);
+    String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn text_lines_are_pairs() {
+    assert_eq!(
+        written(Format::Text, [event(Kind::End(CloseReason::Complete))]),
+        "2023-11-14T22:13:20.123Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
+         client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com \
+         tls_client=\"O=shop, CN=\\\"al\\nice\\\"\" endpoint=10.1.0.1:5432 attempts=1 \
+         bytes_to_backend=7 bytes_to_client=8 connect_seconds=0.0015 duration_seconds=2 reason=complete\n"
+    );
+}
+
+#[test]
+fn json_lines_are_objects() {
+    let text = written(Format::Json, [event(Kind::Start), event(Kind::End(CloseReason::IdleTimeout))]);
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines[0]["event"].as_str(), lines[0].get("reason")), (Some("start"), None));
+    assert_eq!(lines[1]["reason"], "idle_timeout");
+    assert_eq!(lines[1]["connect_seconds"], 0.0015);
+    assert_eq!(lines[1]["tls_client"], "O=shop, CN=\"al\nice\"");
+}
+
+#[test]
+fn at_the_end_all_that_was_offered_is_written_in_order() {
+    let offered = (0..2000).map(|number| Event { bytes_to_backend: number, ..event(Kind::Start) });
+    let text = written(Format::Json, offered);
+    let numbers = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert!(numbers.map(|line| line["bytes_to_backend"].as_u64().unwrap()).eq(0..2000));
+}
+
+#[test]
+fn ends_that_cannot_be_written_count_as_dropped() {
+    let (log, writer) = AccessLog::start(Events::Ends, Format::Text, Broken);
+    for _ in 0..1000 {
+        log.offer(event(Kind::End(CloseReason::Complete)));
+    }
+    writer.finish(&log);
+    assert_eq!((log.logged(), log.dropped()), (0, 1000));
+}
+
+/// Everything that a client or an administrator may choose.
+#[derive(Clone, Debug)]
+struct Chosen {
+    listener: String,
+    name: String,
+    server_name: Option<String>,
+    subject: Option<String>,
+}
+
+fn any_text() -> impl Strategy<Value = String> {
+    let special = prop::sample::select(vec![
+        '\n', '\r', '\x1b', '\x7f', '"', '\\', ' ', '=', '-', '\u{202e}', '\u{9b}', '\u{2028}',
+    ]);
+    let text = prop::collection::vec(prop_oneof![any::<char>(), special, prop::char::range('!', '~')], 0..60);
+    let forged = Just(" reason=complete\n2026-01-01T00:00:00Z connection end listener=a".to_owned());
+    prop_oneof![9 => text.prop_map(String::from_iter), 1 => forged, 1 => Just("-".to_owned())]
+}
+
+prop_compose! {
+    fn any_choice()(
+        listener in any_text(),
+        name in any_text(),
+        server_name in prop::option::of(any_text()),
+        subject in prop::option::of(any_text()),
+    ) -> Chosen {
+        Chosen { listener, name, server_name, subject }
+    }
+}
+
+fn event_with(chosen: &Chosen) -> Event {
+    let identity = chosen.subject.as_deref().map(Identity::named);
+    let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
+    let tls =
+        ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), refused: None };
+    let listener = Arc::new(Label { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
+    Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
+}
+
+/// A line's pairs as readers of logfmt see them: a value is one word, or quoted with the escapes of JSON. A key of its own
+/// has no value.
+fn pairs_of(line: &str) -> Option<BTreeMap<String, Option<String>>> {
+    let (mut pairs, mut rest) = (BTreeMap::new(), line);
+    while !rest.is_empty() {
+        let end = rest.find([' ', '=', '"']).unwrap_or(rest.len());
+        let (key, after) = rest.split_at(end);
+        let (value, after) = match after.strip_prefix('=') {
+            Some(after) if after.starts_with('"') => {
+                let mut read = serde_json::Deserializer::from_str(after).into_iter::<String>();
+                let value = read.next()?.ok()?;
+                (Some(value), &after[read.byte_offset()..])
+            }
+            Some(after) => {
+                let (value, after) = after.split_at(after.find(' ').unwrap_or(after.len()));
+                (Some(value).filter(|value| !value.contains(['"', '='])).map(str::to_owned), after)
+            }
+            None => (None, after),
+        };
+        let is_new = pairs.insert(key.to_owned(), value).is_none();
+        rest = if after.is_empty() { after } else { after.strip_prefix(' ')? };
+        if key.is_empty() || !is_new {
+            return None;
+        }
+    }
+    Some(pairs)
+}
+
+proptest! {
+    #[test]
+    fn text_lines_are_read_back_with_equal_values(chosen in any_choice()) {
+        let mut text = Vec::new();
+        write_text(&mut text, &event_with(&chosen));
+        let line = String::from_utf8(text).unwrap();
+        prop_assert!(line.chars().all(crate::printable::is_visible), "{line:?}");
+        let pairs = pairs_of(&line);
+        prop_assert!(pairs.is_some(), "{line}");
+        let pairs = pairs.unwrap();
+        let value = |key: &str| pairs.get(key).cloned().flatten();
+        prop_assert_eq!(value("listener"), Some(chosen.listener));
+        prop_assert_eq!(value("name"), Some(chosen.name));
+        let absent = line.contains(" tls_server_name=- ");
+        prop_assert_eq!(value("tls_server_name").filter(|_| !absent), chosen.server_name);
+        prop_assert_eq!(value("tls_client"), chosen.subject);
+        prop_assert_eq!(value("reason"), Some("client_reset".to_owned()));
+        prop_assert_eq!(value("client"), Some("192.0.2.7:5000".to_owned()));
+    }
+
+    #[test]
+    fn json_lines_are_read_back_with_equal_values(chosen in any_choice()) {
+        let mut text = Vec::new();
+        write_json(&mut text, &event_with(&chosen));
+        let line = String::from_utf8(text).unwrap();
+        prop_assert!(line.chars().all(crate::printable::is_visible), "{line:?}");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let value = |key: &str| object.get(key).map(|value| value.as_str().unwrap().to_owned());
+        prop_assert_eq!(value("listener"), Some(chosen.listener));
+        prop_assert_eq!(value("name"), Some(chosen.name));
+        prop_assert_eq!(value("tls_server_name"), chosen.server_name);
+        prop_assert_eq!(value("tls_client"), chosen.subject);
+        prop_assert_eq!(value("reason"), Some("client_reset".to_owned()));
+    }
+}

@@ -1,0 +1,64 @@
+//! Sentences about fields that may hold a password: nothing that is written there is quoted.
+
+use serde_json::{Map, Value};
+
+use super::{last_name, wrong_value};
+
+/// Fields below which a password may be, be it in the wrong place: nothing that is written there is quoted.
+const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];
+/// Fields with such fields: a text in place of them may be one of those.
+const CHECKS: [&str; 5] = ["exchange", "http", "postgres", "mysql", "redis"];
+pub const UNQUOTED: &str = "is not as it should be: see the manual for what to write";
+
+pub fn may_be_secret(path: &str) -> bool {
+    path.split('.').any(|field| SECRET.contains(&field.split('[').next().unwrap_or_default()))
+}
+
+pub fn is_check(path: &str) -> bool {
+    path.starts_with("spec.") && CHECKS.contains(&last_name(path))
+}
+
+/// What [`wrong_type`] says, without the value.
+pub fn unquoted_type(schema: &Value, value: &Value) -> String {
+    match schema["type"].as_str() {
+        Some("object") => format!("must hold fields (`name: value` lines), not {}", kind_of(value)),
+        Some("array") => format!("must be a list (entries that start with `- `), not {}", kind_of(value)),
+        Some("string") => "must be text: write it with quotes".into(),
+        _ => UNQUOTED.into(),
+    }
+}
+
+/// What [`wrong_value`] says, without the value.
+pub fn unquoted_value(schema: &Value, value: &Value, path: &str) -> String {
+    let named = |value: &Value| wrong_value(schema, value, path);
+    match value {
+        // How it is too short or too long says nothing of it.
+        Value::String(text) if text.is_empty() => named(value),
+        Value::String(text) if schema["maxLength"].as_u64().is_some_and(|most| text.chars().count() as u64 > most) => {
+            named(value)
+        }
+        Value::String(_) => {
+            let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
+            rule.map(|rule| format!("it is {rule}"))
+        }
+        Value::Array(_) | Value::Object(_) => named(value),
+        _ => None,
+    }
+    .unwrap_or_else(|| UNQUOTED.into())
+}
+
+pub fn unknown_field(known: &Map<String, Value>) -> String {
+    let names: Vec<_> = known.keys().map(String::as_str).collect();
+    format!("has a field that does not exist: known here are {}", names.join(", "))
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "fields",
+        Value::String(_) => "text",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+    }
+}
