@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
 pub use simple::{AlgorithmName, Simple};
-use values::admin_address;
 pub use values::{AdminAddress, ListenAddress};
+use values::{admin_address, host_name};
 
 use crate::{api, proxy::access_log};
 
@@ -99,6 +99,10 @@ pub struct Run {
     /// Which connections are logged: at their ends, also at their starts, or not at all.
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
+    /// A host name under which the admin pages may be asked, besides IP addresses, localhost and this host's own name; may be
+    /// given several times, or with commas.
+    #[arg(long = "admin-host", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
+    pub admin_hosts: Vec<String>,
     /// How long to go on accepting after SIGTERM, so that whatever sends connections here learns of it.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub shutdown_delay: api::Duration,
@@ -108,7 +112,8 @@ pub struct Run {
     /// The zone that this process runs in. Default: in a cluster, that of its node as EndpointSlices tell it.
     #[arg(long, value_name = "NAME", env = "NODE_ZONE")]
     pub zone: Option<String>,
-    /// The longest time that open connections may go on after that, whatever drain.shutdown.after says.
+    /// Upper limit of the drain at a shutdown, whatever drain.shutdown.after says, and of that after a takeover: connections
+    /// that are still open this long after the listeners closed are reset.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub max_drain: api::Duration,
 }
@@ -155,7 +160,10 @@ impl From<AccessLogEvents> for access_log::Events {
 
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Where clients connect, on 127.0.0.1.
+    /// The address on which clients connect; 0.0.0.0 and :: are all addresses.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub address: std::net::IpAddr,
+    /// The port on which clients connect.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Where metrics, health and the admin page are served.

@@ -1,4 +1,8 @@
-//! Metrics in Prometheus' text format, read from the live counters whenever somebody asks.
+//! Metrics in Prometheus' text formats, read from the live counters on each request.
+
+mod classic;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -10,7 +14,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::{ObjectKey, UpstreamKey},
+    model::{ListenerKey, ObjectKey, UpstreamKey},
+    printable::printable,
     proxy::{
         LiveListener, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
@@ -31,11 +36,47 @@ impl Metrics {
         Self(registry)
     }
 
-    pub fn text(&self) -> String {
+    pub fn text(&self, format: Format) -> String {
         let mut text = String::new();
         // Writing to memory does not fail.
         let _ = text::encode(&mut text, &self.0);
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Classic => classic::from_open_metrics(&text),
+        }
+    }
+}
+
+/// A text format in which metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>
+    OpenMetrics,
+    /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>, which every client reads.
+    Classic,
+}
+
+impl Format {
+    /// The format for a request with this `Accept` header: OpenMetrics if it is named and not excluded, otherwise the
+    /// classic format.
+    pub fn accepted(accept: &str) -> Self {
+        let open_metrics = accept.split(',').any(|range| {
+            let mut parameters = range.split(';').map(str::trim);
+            let name = parameters.next().unwrap_or_default();
+            let excluded = parameters.any(|parameter| {
+                let quality = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
+                quality.is_some_and(|quality| quality.parse::<f32>() == Ok(0.0))
+            });
+            name.eq_ignore_ascii_case("application/openmetrics-text") && !excluded
+        });
+        if open_metrics { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
     }
 }
 
@@ -49,8 +90,11 @@ struct Family {
     help: &'static str,
 }
 
-const LISTENER: &[&str] = &["load_balancer", "port"];
-const ENDPOINT: &[&str] = &["load_balancer", "backend", "endpoint"];
+// The Prometheus operator sets the labels endpoint, namespace, pod, service, job, instance and container on every series:
+// names of our own are different ones, or they would be renamed to exported_….
+const LOAD_BALANCER: &[&str] = &["load_balancer_namespace", "load_balancer"];
+const LISTENER: &[&str] = &["load_balancer_namespace", "load_balancer", "port"];
+const ENDPOINT: &[&str] = &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address"];
 
 macro_rules! families {
     ($($id:ident: $name:literal $kind:ident $unit:expr, $labels:expr, $help:literal;)*) => {
@@ -61,40 +105,40 @@ macro_rules! families {
 }
 
 families! {
-    BUILD: "tcplb_build" Info None, &["version"], "The program's version";
-    ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Connections accepted; always connections_active plus connections_closed over all reasons";
-    CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer", "port", "reason"], "Connections ended, refusals among them, by reason";
-    ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Connections open now";
-    DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer", "reason"], "Open connections of what gets no more of them and has those closed that it has, by the reason they are to be closed for";
-    RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer", "port", "direction"], "Bytes passed on, counted while they move; direction is to_backend or to_client";
-    CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from choosing the first endpoint to an established connection, failed attempts included";
-    DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "How long connections lasted, refusals among them";
-    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with clients; result is full, resumed, refused (of clients without a right certificate), failed or timeout";
-    BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer", "port", "result"], "TLS handshakes with backends; result is full or resumed, and failed ones count among tcplb_endpoint_connect_failures";
-    CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "port", "certificate"], "When a certificate that clients are shown expires, in Unix time";
-    BACKEND_CERTIFICATE: "tcplb_backend_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer", "backend", "certificate"], "When the certificate that a backend is shown expires, in Unix time";
-    USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if new connections may go to the endpoint, else 0";
-    IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "0 while the endpoint stands by, since endpoints of another priority serve, else 1";
-    HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, else 0";
-    SHARE: "tcplb_endpoint_share_percent" Gauge None, ENDPOINT, "How much of its weight counts: below 100 while the endpoint starts slowly";
-    NEAR: "tcplb_endpoint_near" Gauge None, ENDPOINT, "1 if the endpoint is preferred since it is near this process, else 0";
-    EJECTED: "tcplb_endpoint_ejected" Gauge None, ENDPOINT, "1 while the endpoint is ejected because connections to it failed, else 0";
-    ENDPOINT_ACTIVE: "tcplb_endpoint_connections_active" Gauge None, ENDPOINT, "Connections the endpoint has now";
-    ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections made to the endpoint for clients";
-    CONNECT_FAILURES: "tcplb_endpoint_connect_failures" Counter None, ENDPOINT, "Failed attempts to connect to the endpoint, probes not among them";
-    EJECTIONS: "tcplb_endpoint_ejections" Counter None, ENDPOINT, "Times the endpoint was ejected";
-    PROBES: "tcplb_endpoint_probes" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Probes of the endpoint; result is passed or failed";
-    PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets that wait for a client";
-    PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer", "backend", "endpoint", "result"], "Preconnected sockets asked for or thrown away; result is hit, miss or discarded";
-    UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer", "state"], "Endpoints; state is usable or unusable";
-    SWITCHES: "tcplb_upstream_priority_switches" Counter None, &["load_balancer"], "Times that endpoints of another priority began to serve, failing over or back";
-    GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the configuration that is applied";
-    PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "What is wrong with the manifests now; severity is refused or warning";
+    BUILD: "tcplb_build" Info None, &["version"], "Version of the program";
+    ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Accepted connections; always the sum of active and closed connections";
+    CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer_namespace", "load_balancer", "port", "reason"], "Closed and refused connections, by reason";
+    ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Open connections";
+    DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer_namespace", "load_balancer", "reason"], "Open connections being drained, by close reason";
+    RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer_namespace", "load_balancer", "port", "direction"], "Bytes relayed so far, also of open connections; direction is to_backend or to_client";
+    CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from the choice of the first endpoint to an established connection, including failed attempts";
+    DURATION: "tcplb_connection_duration" Histogram Some(Unit::Seconds), LISTENER, "Duration of closed and refused connections";
+    HANDSHAKES: "tcplb_tls_handshakes" Counter None, &["load_balancer_namespace", "load_balancer", "port", "result"], "TLS handshakes with clients; result is full, resumed, refused (no valid client certificate), failed or timeout";
+    BACKEND_HANDSHAKES: "tcplb_backend_tls_handshakes" Counter None, &["load_balancer_namespace", "load_balancer", "port", "result"], "Completed TLS handshakes with backends; result is full or resumed. Failed ones count in tcplb_endpoint_connect_failures_total";
+    CERTIFICATE: "tcplb_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer_namespace", "load_balancer", "port", "certificate"], "Expiry of a listener's certificate, in Unix time";
+    BACKEND_CERTIFICATE: "tcplb_backend_certificate_not_after_timestamp" Gauge Some(Unit::Seconds), &["load_balancer_namespace", "load_balancer", "backend", "certificate"], "Expiry of the client certificate for a backend, in Unix time";
+    USABLE: "tcplb_endpoint_usable" Gauge None, ENDPOINT, "1 if the endpoint may get new connections, otherwise 0";
+    IN_SERVICE: "tcplb_endpoint_in_service" Gauge None, ENDPOINT, "1 if the endpoint's priority is active, 0 if it is on standby";
+    HEALTHY: "tcplb_endpoint_healthy" Gauge None, ENDPOINT, "1 if the endpoint passes its active check or has none, otherwise 0";
+    SHARE: "tcplb_endpoint_share_percent" Gauge None, ENDPOINT, "Percentage of the endpoint's weight that is in effect: below 100 during slow start";
+    NEAR: "tcplb_endpoint_near" Gauge None, ENDPOINT, "1 if the endpoint is preferred because it is near this process, otherwise 0";
+    EJECTED: "tcplb_endpoint_ejected" Gauge None, ENDPOINT, "1 while the endpoint is ejected because connections to it failed, otherwise 0";
+    ENDPOINT_ACTIVE: "tcplb_endpoint_connections_active" Gauge None, ENDPOINT, "Open connections to the endpoint";
+    ENDPOINT_CONNECTIONS: "tcplb_endpoint_connections" Counter None, ENDPOINT, "Connections to the endpoint made for clients";
+    CONNECT_FAILURES: "tcplb_endpoint_connect_failures" Counter None, ENDPOINT, "Failed connection attempts to the endpoint, without probes";
+    EJECTIONS: "tcplb_endpoint_ejections" Counter None, ENDPOINT, "Ejections of the endpoint";
+    PROBES: "tcplb_endpoint_probes" Counter None, &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address", "result"], "Probes of the endpoint; result is passed or failed";
+    PRECONNECTED: "tcplb_endpoint_preconnected" Gauge None, ENDPOINT, "Preconnected sockets waiting for a client";
+    PRECONNECT: "tcplb_endpoint_preconnect" Counter None, &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address", "result"], "Requests for preconnected sockets; result is hit, miss, or discarded for a socket that was closed unused";
+    UPSTREAM_ENDPOINTS: "tcplb_upstream_endpoints" Gauge None, &["load_balancer_namespace", "load_balancer", "state"], "Endpoints; state is usable or unusable";
+    SWITCHES: "tcplb_upstream_priority_switches" Counter None, LOAD_BALANCER, "Changes of the active priority: failovers and failbacks";
+    GENERATION: "tcplb_configuration_generation" Gauge None, &[], "Generation of the applied configuration";
+    PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
-    LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Ends of connections; result is logged or dropped (the writer was behind, or there were too many refusals)";
-    LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections that the process's file descriptors allow";
-    WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Connections open now, by worker";
-    SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "How long ago the worker was seen alive";
+    LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
+    LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit";
+    WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";
+    SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "Time since the worker's last heartbeat";
 }
 
 /// The table of all metrics, for the documentation.
@@ -102,17 +146,22 @@ pub fn table() -> String {
     let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for family in FAMILIES {
         let unit = family.unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
-        let (suffix, kind) = match family.kind {
-            MetricType::Counter => ("_total", "counter"),
-            MetricType::Histogram => ("", "histogram"),
-            MetricType::Info => ("_info", "info"),
-            _ => ("", "gauge"),
-        };
+        let kind = family.kind.as_str();
+        let suffix = sample_suffix(kind);
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let name = family.name;
         text += &format!("| `{name}{unit}{suffix}` | {kind} | {} | {} |\n", labels.join(", "), family.help);
     }
     text
+}
+
+/// What a metric of this type appends to its family's name in a sample.
+fn sample_suffix(kind: &str) -> &'static str {
+    match kind {
+        "counter" => "_total",
+        "info" => "_info",
+        _ => "",
+    }
 }
 
 #[derive(Debug)]
@@ -142,7 +191,7 @@ impl Collector for Live {
                 // A reason that never came is left out: most listeners ever see a few.
                 CloseReason::ALL
                     .into_iter()
-                    .map(|reason| (l.labels_and("reason", reason.label()), l.totals.closed(reason)))
+                    .map(|reason| (l.labels_and(reason.label()), l.totals.closed(reason)))
                     .filter(|(_, count)| *count > 0)
             }),
         )?;
@@ -152,7 +201,7 @@ impl Collector for Live {
             &RELAYED,
             listeners.iter().flat_map(|l| {
                 [("to_backend", l.totals.bytes_to_backend), ("to_client", l.totals.bytes_to_client)]
-                    .map(|(direction, bytes)| (l.labels_and("direction", direction), bytes))
+                    .map(|(direction, bytes)| (l.labels_and(direction), bytes))
             }),
         )?;
         encoder.histograms(&CONNECT, listeners.iter().map(|l| (l.labels(), &l.totals.connect)))?;
@@ -167,7 +216,7 @@ impl Collector for Live {
                     ("failed", l.totals.closed(CloseReason::TlsFailed)),
                     ("timeout", l.totals.closed(CloseReason::TlsTimeout)),
                 ]
-                .map(|(result, count)| (l.labels_and("result", result), count))
+                .map(|(result, count)| (l.labels_and(result), count))
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
             }),
@@ -176,7 +225,7 @@ impl Collector for Live {
             &BACKEND_HANDSHAKES,
             listeners.iter().flat_map(|l| {
                 [("full", l.totals.backend_tls_full_handshakes), ("resumed", l.totals.backend_tls_resumed_handshakes)]
-                    .map(|(result, count)| (l.labels_and("result", result), count))
+                    .map(|(result, count)| (l.labels_and(result), count))
                     .into_iter()
                     .filter(|(_, count)| *count > 0)
             }),
@@ -185,11 +234,7 @@ impl Collector for Live {
             &CERTIFICATE,
             view.snapshot.listeners.iter().flat_map(|(key, listener)| {
                 listener.tls.iter().flat_map(|tls| &tls.certificates).map(|certificate| {
-                    let labels = vec![
-                        ("load_balancer", key.object.to_string()),
-                        ("port", key.port.to_string()),
-                        ("certificate", certificate.source.to_string()),
-                    ];
+                    let labels = labels_of(&key.object, [key.port.to_string(), certificate.source.to_string()]);
                     (labels, certificate.not_after.as_second())
                 })
             }),
@@ -199,11 +244,7 @@ impl Collector for Live {
             view.snapshot.upstreams.iter().flat_map(|(key, upstream)| {
                 upstream.backends.iter().filter_map(|(name, backend)| {
                     let certificate = backend.shown_certificate()?;
-                    let labels = vec![
-                        ("load_balancer", key.to_string()),
-                        ("backend", name.to_string()),
-                        ("certificate", certificate.source.to_string()),
-                    ];
+                    let labels = labels_of(&key.object, [name.to_string(), certificate.source.to_string()]);
                     Some((labels, certificate.not_after.as_second()))
                 })
             }),
@@ -222,7 +263,7 @@ impl Collector for Live {
             &PROBES,
             endpoints.iter().flat_map(|e| {
                 [("passed", e.endpoint.probes_passed()), ("failed", e.endpoint.probes_failed())]
-                    .map(|(result, count)| (e.labels_and("result", result), count))
+                    .map(|(result, count)| (e.labels_and(result), count))
                     .into_iter()
                     .filter(|(_, count)| *count > 0)
             }),
@@ -232,7 +273,7 @@ impl Collector for Live {
             &PRECONNECT,
             endpoints.iter().flat_map(|e| {
                 [("hit", e.pool.hits), ("miss", e.pool.misses), ("discarded", e.pool.discarded)]
-                    .map(|(result, count)| (e.labels_and("result", result), count))
+                    .map(|(result, count)| (e.labels_and(result), count))
                     .into_iter()
                     .filter(|(_, count)| *count > 0)
             }),
@@ -241,33 +282,29 @@ impl Collector for Live {
             &UPSTREAM_ENDPOINTS,
             view.upstreams.iter().flat_map(|(key, upstream)| {
                 let usable = upstream.usable();
-                [("usable", usable), ("unusable", upstream.endpoints().len().saturating_sub(usable))].map(
-                    |(state, count)| (vec![("load_balancer", key.to_string()), ("state", state.into())], count as i64),
-                )
+                [("usable", usable), ("unusable", upstream.endpoints().len().saturating_sub(usable))]
+                    .map(|(state, count)| (labels_of(&key.object, [state.into()]), count as i64))
             }),
         )?;
         encoder.counters(
             &SWITCHES,
-            view.upstreams
-                .iter()
-                .map(|(key, upstream)| (vec![("load_balancer", key.to_string())], upstream.switches())),
+            view.upstreams.iter().map(|(key, upstream)| (labels_of(&key.object, []), upstream.switches())),
         )?;
         encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
         let configuration = self.state.configuration();
         encoder.gauges(
             &PROBLEMS,
             [("refused", Severity::Refused), ("warning", Severity::Warning)]
-                .map(|(name, severity)| (vec![("severity", name.into())], configuration.problems_of(severity) as i64)),
+                .map(|(name, severity)| (vec![name.into()], configuration.problems_of(severity) as i64)),
         )?;
         encoder.gauges(&UNBOUND, [(Vec::new(), view.report.unbound().count() as i64)])?;
         let log = self.monitor.access_log();
         encoder.counters(
             &LOGGED,
-            [("logged", log.logged()), ("dropped", log.dropped())]
-                .map(|(result, count)| (vec![("result", result.into())], count)),
+            [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (vec![result.into()], count)),
         )?;
         encoder.gauges(&LIMIT, [(Vec::new(), self.monitor.capacity().limit() as i64)])?;
-        let worker = |index: usize| vec![("worker", index.to_string())];
+        let worker = |index: usize| vec![index.to_string()];
         let open = self.monitor.open_by_worker().enumerate();
         encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;
         let silent = self.monitor.workers_silent_for().enumerate();
@@ -281,39 +318,43 @@ fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
     for departing in &*monitor.departing() {
         *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.gone.open() as i64;
     }
-    let labels = |object: &ObjectKey, reason: CloseReason| {
-        vec![("load_balancer", object.to_string()), ("reason", reason.label().into())]
-    };
-    open.iter().map(|((object, reason), open)| (labels(object, *reason), *open)).collect()
+    open.iter().map(|((object, reason), open)| (labels_of(object, [reason.label().into()]), *open)).collect()
 }
 
-type Labels = Vec<(&'static str, String)>;
+/// The longest value of a label, in bytes: a certificate is named by its file.
+const MAX_LABEL: usize = 1024;
+
+/// The values of a series' labels, in the order of its family's label names.
+type Labels = Vec<String>;
+
+fn labels_of<const N: usize>(object: &ObjectKey, more: [String; N]) -> Labels {
+    let labels = [object.namespace.to_string(), object.name.to_string()].into_iter().chain(more);
+    labels.map(|label| printable(&label, MAX_LABEL).into_owned()).collect()
+}
 
 struct Listening {
-    load_balancer: String,
-    port: String,
+    key: ListenerKey,
     totals: Totals,
 }
 
 impl Listening {
     fn of(listener: &LiveListener) -> Self {
-        let key = &listener.key;
-        Self { load_balancer: key.object.to_string(), port: key.port.to_string(), totals: listener.counters.totals() }
+        Self { key: listener.key.clone(), totals: listener.counters.totals() }
     }
 
     fn labels(&self) -> Labels {
-        vec![("load_balancer", self.load_balancer.clone()), ("port", self.port.clone())]
+        labels_of(&self.key.object, [self.key.port.to_string()])
     }
 
-    fn labels_and(&self, name: &'static str, value: &str) -> Labels {
+    fn labels_and(&self, value: &str) -> Labels {
         let mut labels = self.labels();
-        labels.push((name, value.into()));
+        labels.push(value.into());
         labels
     }
 }
 
 struct Member {
-    load_balancer: String,
+    load_balancer: ObjectKey,
     endpoint: Arc<Endpoint>,
     healthy: bool,
     ejected: bool,
@@ -324,7 +365,7 @@ impl Member {
     fn of(upstream: &UpstreamKey, endpoint: &Arc<Endpoint>) -> Self {
         let state = endpoint.state();
         Self {
-            load_balancer: upstream.to_string(),
+            load_balancer: upstream.object.clone(),
             endpoint: endpoint.clone(),
             healthy: state.healthy,
             ejected: state.ejected_until.is_some(),
@@ -334,18 +375,20 @@ impl Member {
 
     fn labels(&self) -> Labels {
         let key = self.endpoint.key();
-        vec![
-            ("load_balancer", self.load_balancer.clone()),
-            ("backend", key.backend.to_string()),
-            ("endpoint", key.address.to_string()),
-        ]
+        labels_of(&self.load_balancer, [key.backend.to_string(), key.address.to_string()])
     }
 
-    fn labels_and(&self, name: &'static str, value: &str) -> Labels {
+    fn labels_and(&self, value: &str) -> Labels {
         let mut labels = self.labels();
-        labels.push((name, value.into()));
+        labels.push(value.into());
         labels
     }
+}
+
+/// The labels of a series with the names that its family has for them.
+fn named<'a>(family: &Family, values: &'a Labels) -> Vec<(&'static str, &'a str)> {
+    debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
+    family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect()
 }
 
 /// Writes whole families.
@@ -359,7 +402,9 @@ impl Encoder<'_, '_> {
     fn counters(&mut self, family: &'static Family, series: impl IntoIterator<Item = (Labels, u64)>) -> fmt::Result {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
-            encoder.encode_family(&labels.as_slice())?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            encoder
+                .encode_family(&named(family, &labels).as_slice())?
+                .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
         Ok(())
     }
@@ -370,7 +415,7 @@ impl Encoder<'_, '_> {
     {
         let mut encoder = self.family(family)?;
         for (labels, value) in series {
-            encoder.encode_family(&labels.as_slice())?.encode_gauge(&value)?;
+            encoder.encode_family(&named(family, &labels).as_slice())?.encode_gauge(&value)?;
         }
         Ok(())
     }
@@ -380,12 +425,13 @@ impl Encoder<'_, '_> {
         family: &'static Family,
         series: impl IntoIterator<Item = (Labels, &'h HistogramTotals)>,
     ) -> fmt::Result {
-        let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+        // The library writes this one as +Inf, which every histogram must have.
+        let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
         let mut encoder = self.family(family)?;
         for (labels, totals) in series {
             let buckets: Vec<(f64, u64)> = bounds.clone().zip(totals.buckets).collect();
             let count = totals.buckets.iter().sum();
-            encoder.encode_family(&labels.as_slice())?.encode_histogram::<NoLabelSet>(
+            encoder.encode_family(&named(family, &labels).as_slice())?.encode_histogram::<NoLabelSet>(
                 totals.seconds,
                 count,
                 &buckets,
@@ -393,23 +439,5 @@ impl Encoder<'_, '_> {
             )?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_documented_table_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let (head, _) = text.split_once("| metric |").expect("docs/metrics.md has the table");
-        let current = format!("{head}{}", table());
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(path, current).unwrap();
-        } else {
-            assert_eq!(text, current, "docs/metrics.md is not current: run `make generate`");
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the process tells about itself over HTTP: metrics, health, and what is applied.
 
+mod guard;
 mod page;
 mod report;
 mod snapshot;
@@ -10,23 +11,31 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router, extract,
     http::{
-        StatusCode, Uri,
-        header::{CONTENT_TYPE, ETAG},
+        HeaderMap, StatusCode, Uri,
+        header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue},
     },
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::get,
     serve::Listener,
 };
+pub use guard::AllowedHosts;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use socket2::SockRef;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Metrics, proxy::Monitor, state::State};
+use crate::{
+    metrics::{Format, Metrics},
+    printable::visible_json,
+    proxy::Monitor,
+    state::State,
+};
 use report::Reports;
 use visitors::Visitors;
 
@@ -37,17 +46,29 @@ const STUCK: Duration = Duration::from_secs(10);
 const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 /// A connection on which nothing is asked for this long is closed.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A client that reads nothing of an answer for this long is closed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest head of a request, in bytes. A browser's, with cookies of other services of the same host, has a few KiB.
+const MAX_HEAD: usize = 32 << 10;
 
 /// Serves the admin pages. When it is told to `stop` it gives the listening socket up, answers what has been accepted,
 /// and ends.
-pub async fn serve(mut listener: TcpListener, monitor: Monitor, state: Arc<State>, stop: CancellationToken) {
+pub async fn serve(
+    mut listener: TcpListener,
+    monitor: Monitor,
+    state: Arc<State>,
+    hosts: AllowedHosts,
+    stop: CancellationToken,
+) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
     let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
-    let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports })));
+    let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports }), hosts));
     let http = http();
     let (visitors, visits) = (Visitors::default(), GracefulShutdown::new());
     // It goes on where there are no descriptors for a moment.
     while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
+        // Without it, a client that reads nothing would only be closed for another one.
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
         let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         visitors.admit(address.ip(), |place| {
             let serving = async move {
@@ -66,7 +87,7 @@ pub async fn serve(mut listener: TcpListener, monitor: Monitor, state: Arc<State
 
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(MAX_HEAD);
     http
 }
 
@@ -77,11 +98,12 @@ struct Pages {
     reports: Reports,
 }
 
-fn router(pages: Arc<Pages>) -> Router {
+fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
     type Pages = extract::State<Arc<self::Pages>>;
 
     Router::new()
         .route("/", get(|pages: Pages| async move { Html(page::render(&pages.monitor, &pages.state)) }))
+        .route("/style.css", get(|| async { ([(CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE) }))
         .route("/livez", get(|pages: Pages| async move { live(&pages.monitor) }))
         .route("/readyz", get(|pages: Pages| async move { answer(pages.state.is_ready(), "not ready\n") }))
         .route(
@@ -92,8 +114,9 @@ fn router(pages: Arc<Pages>) -> Router {
         )
         .route("/snapshot", get(|pages: Pages| async move { json(&snapshot::of(&pages.monitor, &pages.state)) }))
         .route("/report", get(|pages: Pages, uri: Uri| async move { report(&pages.reports, &uri).await }))
-        .route("/metrics", get(|pages: Pages| async move { text(&pages.metrics) }))
+        .route("/metrics", get(|pages: Pages, headers: HeaderMap| async move { text(&pages.metrics, &headers) }))
         .with_state(pages)
+        .layer(from_fn_with_state(hosts, guard::guard))
 }
 
 fn live(monitor: &Monitor) -> Response {
@@ -110,7 +133,7 @@ async fn report(reports: &Reports, uri: &Uri) -> Response {
     match reports.next(unless).await {
         Some(told) => {
             let headers = [(CONTENT_TYPE, "application/json"), (ETAG, &format!("\"{}\"", told.tag))];
-            (headers, told.text.clone()).into_response()
+            (headers, visible_json(&told.text).into_owned()).into_response()
         }
         None => StatusCode::NOT_MODIFIED.into_response(),
     }
@@ -123,11 +146,13 @@ fn answer(good: bool, otherwise: &str) -> Response {
 fn json(value: &impl serde::Serialize) -> Response {
     // Strings, numbers and maps with string keys: nothing in it can fail to be JSON.
     let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    ([(CONTENT_TYPE, "application/json")], text).into_response()
+    ([(CONTENT_TYPE, "application/json")], visible_json(&text).into_owned()).into_response()
 }
 
-fn text(metrics: &Metrics) -> Response {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
+fn text(metrics: &Metrics, headers: &HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|accept| HeaderValue::to_str(accept).ok());
+    let format = Format::accepted(&accepted.collect::<Vec<_>>().join(","));
+    ([(CONTENT_TYPE, format.content_type())], metrics.text(format)).into_response()
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::snapshot::{self, Draining, LoadBalancer, Member, Port};
-use crate::{model::TlsVersion, proxy::Monitor, state::State};
+use crate::{model::TlsVersion, printable::printable, proxy::Monitor, state::State};
 
-const STYLE: &str = "\
+pub const STYLE: &str = "\
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin-top: 2rem }
@@ -21,7 +21,7 @@ pub fn render(monitor: &Monitor, state: &State) -> String {
     let picture = snapshot::of(monitor, state);
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
-         <title>tcplb</title><style>{STYLE}</style><h1>tcplb {}</h1>\
+         <title>tcplb</title><link rel=\"stylesheet\" href=\"/style.css\"><h1>tcplb {}</h1>\
          <nav><a href=\"/metrics\">metrics</a><a href=\"/snapshot\">snapshot</a><a href=\"/livez\">livez</a>\
          <a href=\"/readyz\">readyz</a><a href=\"/lb-ready\">lb-ready</a></nav>\
          <p>{} · configuration generation {}</p>",
@@ -121,6 +121,10 @@ fn mark(good: bool, yes: &str, no: &str) -> String {
     format!("<span class=\"{class}\">{}</span>", escape(text))
 }
 
+/// The longest text in a cell or paragraph.
+const MAX_TEXT: usize = 4096;
+
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    let text = printable(text, MAX_TEXT);
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -18,6 +18,7 @@ use crate::{
         BackendHealth, Certificate, FailedOver, Failure, ListenerOutcome, ListenerState, ObjectKey, ReplicaReport,
         Served, UpstreamKey,
     },
+    printable::printable,
     proxy::{Departing, Gone, Monitor, View},
     state::{Configuration, State},
     translate::{Reason, Verdict},
@@ -31,6 +32,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const GATHERED_FOR: Duration = Duration::from_millis(200);
 /// Failures of endpoints that stay usable wake nobody: they are looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest reason of a failure: part of it is what a backend says.
+const MAX_REASON: usize = 1024;
 
 /// Tells what is served, and whether that has changed.
 #[derive(Debug)]
@@ -219,7 +223,7 @@ fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     health.standby += u32::from(endpoint.usable() && !endpoint.in_service());
     let Some(failure) = endpoint.state().last_failure else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
-        let (endpoint, reason) = (endpoint.address().to_string(), failure.reason.clone());
+        let (endpoint, reason) = (endpoint.address().to_string(), printable(&failure.reason, MAX_REASON).into_owned());
         health.last_failure = Some(Failure { endpoint, reason, time: failure.at });
     }
 }

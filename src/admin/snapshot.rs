@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     model::{self, ListenerKey, ListenerState, ObjectKey, UpstreamKey},
+    printable::limited,
     proxy::{Departing, Monitor, View},
     state::State,
     translate::{Severity, Verdict},
@@ -117,14 +118,14 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
             .iter()
             .map(|(key, verdict)| load_balancer(key, verdict, &view))
             .collect(),
-        problems: configuration.problems.clone(),
+        problems: configuration.problems.iter().map(bounded).collect(),
         draining: monitor.departing().iter().map(draining).filter(|draining| draining.active > 0).collect(),
     }
 }
 
 fn draining(departing: &Departing) -> Draining {
     let Departing { object, reason, gone } = departing;
-    Draining { load_balancer: object.to_string(), what: gone.to_string(), reason: reason.label(), active: gone.open() }
+    Draining { load_balancer: bounded(object), what: bounded(gone), reason: reason.label(), active: gone.open() }
 }
 
 fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View) -> LoadBalancer {
@@ -132,8 +133,8 @@ fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View) -> LoadBala
     let live = view.upstreams.iter().find(|(other, _)| *other == key);
     let listeners = view.snapshot.listeners.iter().filter(|(listener, _)| listener.object == *object);
     LoadBalancer {
-        name: object.to_string(),
-        origin: verdict.origin.to_string(),
+        name: bounded(object),
+        origin: bounded(&verdict.origin),
         problems: verdict.problems.iter().map(problem).collect(),
         listeners: listeners.map(|(key, listener)| port(key, listener, view)).collect(),
         applied: view.snapshot.upstreams.get(&key).cloned(),
@@ -152,7 +153,7 @@ fn problem(problem: &crate::translate::Problem) -> Problem {
 fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View) -> Port {
     let (bound, failure) = match view.report.listeners.get(key) {
         Some(ListenerState::Bound(address)) => (Some(address.to_string()), None),
-        Some(ListenerState::Failed(sentence)) => (None, Some(sentence.to_string())),
+        Some(ListenerState::Failed(sentence)) => (None, Some(bounded(sentence))),
         None => (None, None),
     };
     let live = view.listeners.iter().find(|live| live.key == *key);
@@ -183,7 +184,7 @@ fn member(endpoint: &Endpoint) -> Member {
         healthy: state.healthy,
         check: check(endpoint),
         ejected_until: state.ejected_until.map(|until| format!("{until:.0}")),
-        last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, failure.reason)),
+        last_failure: state.last_failure.map(|failure| format!("{:.0}: {}", failure.at, bounded(&failure.reason))),
         active: endpoint.active(),
         connections: endpoint.connections(),
         preconnected: endpoint.pool_figures().idle,
@@ -195,3 +196,11 @@ fn check(endpoint: &Endpoint) -> Option<Check> {
     let (passed, failed) = (endpoint.probes_passed(), endpoint.probes_failed());
     Some(Check { type_: check.probe.name(), passed, failed })
 }
+
+/// Text from elsewhere, which may be of any length. What is not visible is escaped where the whole is written.
+fn bounded(text: &(impl ToString + ?Sized)) -> String {
+    limited(&text.to_string(), MAX_TEXT).into_owned()
+}
+
+/// The longest text.
+const MAX_TEXT: usize = 4096;

@@ -1,13 +1,15 @@
 //! A load balancer and three backends in one process, for a first look.
 
+mod rates;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::{self, IsTerminal, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -16,17 +18,18 @@ use tokio::{
     net::TcpListener,
     runtime::Handle,
     signal::unix::{SignalKind, signal},
-    time::interval,
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::rates::{Rates, Sample};
 use super::{
     on_control_runtime,
     serve::{bind_admin, first_report},
     shutdown::Signals,
 };
 use crate::{
-    admin,
+    admin::{self, AllowedHosts},
     api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors,
@@ -64,7 +67,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
 
     let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
-    let (snapshot, verdicts) = compile(arguments.port, backends.keys());
+    let address = SocketAddr::new(arguments.address, arguments.port);
+    let (snapshot, verdicts) = compile(address, backends.keys());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
     let (access_log, writer) =
@@ -82,20 +86,22 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let proxy = Proxy::start(options, &Handle::current()).context("the workers cannot be started")?;
     let report = first_report(&proxy, Arc::new(snapshot)).await?;
     if let Some((_, why)) = report.unbound().next() {
-        anyhow::bail!("{why} (--port)");
+        anyhow::bail!("{why} (--address, --port)");
     }
     let state = Arc::new(State::default());
     state.set_configuration(Configuration { verdicts: Arc::new(verdicts), ..Configuration::default() });
     state.set_ready(true);
     let listener = TcpListener::from_std(admin)?;
     let admin_address = listener.local_addr()?;
-    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), stop.clone()));
+    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), AllowedHosts::new(&[]), stop.clone()));
 
-    let introduction = introduction(arguments.port, admin_address);
+    let introduction = introduction(address, admin_address);
     let mut out = io::stdout();
     write!(out, "{introduction}")?;
     let mut display = Display::new(proxy.monitor(), backends);
     let mut refresh = interval(REFRESH);
+    // After a pause (Ctrl-Z) there is one picture to draw, not all that were missed.
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut resized = signal(SignalKind::window_change())?;
     loop {
         tokio::select! {
@@ -127,11 +133,12 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
 }
 
 /// What to type.
-fn introduction(port: u16, admin: SocketAddr) -> String {
-    let (try_it, page) = (format!("nc 127.0.0.1 {port}"), format!("http://{admin}/"));
+fn introduction(address: SocketAddr, admin: SocketAddr) -> String {
+    let here = reachable(address);
+    let (try_it, page) = (format!("nc {} {}", here.ip(), here.port()), format!("http://{}/", reachable(admin)));
     let width = try_it.len().max(page.len());
     format!(
-        "A load balancer on 127.0.0.1:{port} with three backends that say their names and echo.\n\n  \
+        "A load balancer on {address} with three backends that say their names and echo.\n\n  \
          {try_it:<width$}   connect, several times; type something\n  \
          {page:<width$}   the admin page\n  \
          {:<width$}   end\n\n",
@@ -139,10 +146,20 @@ fn introduction(port: u16, admin: SocketAddr) -> String {
     )
 }
 
+/// Where this host reaches what listens at an address: at loopback what listens at all addresses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// The same way from a manifest to a snapshot as any other.
-fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
+fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
     let simple = Simple {
-        listen: Some(ListenAddress { host: Some(Ipv4Addr::LOCALHOST.into()), port }),
+        listen: Some(ListenAddress { host: Some(address.ip()), port: address.port() }),
         backends: backends.map(|address| AddressPort { host: Host::Ip(address.ip()), port: address.port() }).collect(),
         ..Simple::default()
     };
@@ -164,21 +181,15 @@ fn compile<'a>(port: u16, backends: impl Iterator<Item = &'a SocketAddr>) -> (Sn
 struct Display {
     monitor: Monitor,
     names: BTreeMap<SocketAddr, &'static str>,
-    last: Figures,
+    rates: Rates,
     drawn: usize,
     shown: u32,
 }
 
-#[derive(Clone)]
-struct Figures {
-    at: Instant,
-    accepted: u64,
-    bytes: u64,
-}
-
 impl Display {
     fn new(monitor: Monitor, names: BTreeMap<SocketAddr, &'static str>) -> Self {
-        Self { monitor, names, last: Figures { at: Instant::now(), accepted: 0, bytes: 0 }, drawn: 0, shown: 0 }
+        let rates = Rates::since(Sample { at: Instant::now(), accepted: 0, bytes: 0 });
+        Self { monitor, names, rates, drawn: 0, shown: 0 }
     }
 
     fn show(&mut self) -> io::Result<()> {
@@ -213,11 +224,8 @@ impl Display {
     }
 
     fn picture(&mut self) -> String {
-        let now = self.figures();
-        let seconds = now.at.duration_since(self.last.at).as_secs_f64().max(0.001);
-        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let (arrivals, relayed) =
-            (per_second(now.accepted, self.last.accepted), per_second(now.bytes, self.last.bytes));
+        let now = self.sample();
+        let rate = self.rates.observe(now);
         let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "in all", "health");
         let mut open = 0;
         for (_, upstream) in &self.monitor.view().upstreams {
@@ -238,19 +246,19 @@ impl Display {
         }
         let _ = writeln!(
             text,
-            "{:<8} {open:>6} {:>10}   {arrivals:.1} new connections/s, {}/s relayed",
+            "{:<8} {open:>6} {:>10}   {:.1} new connections/s, {}/s relayed",
             "all",
             now.accepted,
-            bytes(relayed)
+            rate.accepted,
+            bytes(rate.bytes)
         );
-        self.last = now;
         text
     }
 
-    fn figures(&self) -> Figures {
+    fn sample(&self) -> Sample {
         let totals =
             self.monitor.view().listeners.iter().map(|listener| listener.counters.totals()).collect::<Vec<_>>();
-        Figures {
+        Sample {
             at: Instant::now(),
             accepted: totals.iter().map(|totals| totals.accepted).sum(),
             bytes: totals.iter().map(|totals| totals.bytes_to_backend + totals.bytes_to_client).sum(),
@@ -258,8 +266,8 @@ impl Display {
     }
 
     fn summary(&self) -> String {
-        let figures = self.figures();
-        format!("{} connections, {} relayed", figures.accepted, bytes(figures.bytes as f64))
+        let sample = self.sample();
+        format!("{} connections, {} relayed", sample.accepted, bytes(sample.bytes as f64))
     }
 }
 

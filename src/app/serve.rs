@@ -25,7 +25,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    admin,
+    admin::{self, AllowedHosts},
     cli::{AdminAddress, Run},
     controller::{self, Observed, Settings},
     descriptors,
@@ -94,7 +94,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(workers, source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
-    let mut admin = AdminPages::bind(admin, inheritance.admin)?;
+    let mut admin = AdminPages::bind(admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
 
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
     let options = Options {
@@ -169,6 +169,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
 /// The admin pages, where they are wanted.
 struct AdminPages {
     listener: Option<StdTcpListener>,
+    hosts: AllowedHosts,
     stop: CancellationToken,
     /// Once they are open.
     serving: Option<JoinHandle<()>>,
@@ -176,8 +177,8 @@ struct AdminPages {
 
 impl AdminPages {
     /// Nothing is answered yet.
-    fn bind(address: AdminAddress, inherited: Option<StdTcpListener>) -> anyhow::Result<Self> {
-        Ok(Self { listener: bind_admin(address, inherited)?, stop: CancellationToken::new(), serving: None })
+    fn bind(address: AdminAddress, inherited: Option<StdTcpListener>, hosts: AllowedHosts) -> anyhow::Result<Self> {
+        Ok(Self { listener: bind_admin(address, inherited)?, hosts, stop: CancellationToken::new(), serving: None })
     }
 
     /// Answers, unless that is done already.
@@ -185,7 +186,7 @@ impl AdminPages {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
         let listener = TcpListener::from_std(listener)?;
-        let serving = admin::serve(listener, proxy.monitor(), state.clone(), self.stop.clone());
+        let serving = admin::serve(listener, proxy.monitor(), state.clone(), self.hosts.clone(), self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
         Ok(())
     }

@@ -62,6 +62,15 @@ pub fn admin_address(text: &str) -> Result<AdminAddress, String> {
         .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
 }
 
+/// A name as it is in a Host header, without the port.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let valid = (1..=253).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not a host name: write for example tcplb.example.com"))
+}
+
 pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let wrong = || format!("`{text}` is not a range of ports: write for example 20000-24999, or 443");
     let (first, last) = text.split_once('-').unwrap_or((text, text));

@@ -245,16 +245,40 @@ pub fn lacks(program: &str) {
 
 /// A plain HTTP request: status and body, or `None` when nobody answers.
 pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    http_request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+        .map(|response| (response.status, response.body))
+}
+
+/// A response to a plain HTTP request.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The response to a request that is written as it is and asks for the end of the connection, or `None` when nobody
+/// answers.
+pub fn http_request(address: SocketAddr, request: &str) -> Option<Response> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let body =
-        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunked(body) } else { body.into() };
-    Some((status, body))
+    let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    let headers: Vec<_> = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let is_chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let body = if is_chunked { unchunked(body) } else { body.into() };
+    Some(Response { status, headers, body })
 }
 
 fn unchunked(body: &str) -> String {

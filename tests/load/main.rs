@@ -119,7 +119,8 @@ fn round_robin_gives_every_backend_its_exact_share() {
     let books = tcplb.books(TOTAL.into());
     let heard = backends.map(|(name, address)| {
         let heard = outcomes.iter().filter(|outcome| outcome.backend.as_deref() == Some(name)).count();
-        let counted = tcplb.process.metric("tcplb_endpoint_connections_total", &[&format!("endpoint=\"{address}\"")]);
+        let counted =
+            tcplb.process.metric("tcplb_endpoint_connections_total", &[&format!("endpoint_address=\"{address}\"")]);
         assert_eq!(counted as usize, heard, "connections of {name}, as the metrics and as the clients count");
         heard
     });

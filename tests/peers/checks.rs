@@ -62,7 +62,7 @@ impl Checked {
     }
 
     fn usable(&self, endpoint: SocketAddr) -> bool {
-        self.tcplb.metric("tcplb_endpoint_usable", &[&format!("endpoint=\"{endpoint}\"")]) == 1.0
+        self.tcplb.metric("tcplb_endpoint_usable", &[&format!("endpoint_address=\"{endpoint}\"")]) == 1.0
     }
 
     /// Waits until connections go to these and no others.

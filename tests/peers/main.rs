@@ -10,6 +10,7 @@ mod mutual_tls;
 mod openssl;
 mod postgres;
 mod program;
+mod prometheus;
 mod redis;
 
 /// Leaves a test whose programs are not all installed.

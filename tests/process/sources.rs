@@ -195,7 +195,7 @@ fn the_admin_address_answers_what_the_manual_lists() {
     assert_eq!(sum("tcplb_relayed_bytes_total", &["direction=\"to_client\""]), 15.0);
     assert_eq!(sum("tcplb_connect_duration_seconds_count", &[]), 1.0);
     assert_eq!(sum("tcplb_connection_duration_seconds_count", &[]), 1.0);
-    assert_eq!(sum("tcplb_endpoint_usable", &[&format!("endpoint=\"{backend}\"")]), 1.0);
+    assert_eq!(sum("tcplb_endpoint_usable", &[&format!("endpoint_address=\"{backend}\"")]), 1.0);
     assert_eq!(sum("tcplb_configuration_generation", &[]), 1.0);
     assert_eq!(sum("tcplb_access_log_events_total", &["result=\"logged\""]), 1.0);
     assert_eq!(sum("tcplb_access_log_events_total", &["result=\"dropped\""]), 0.0);

@@ -13,8 +13,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
+    admin::AllowedHosts,
     controller::follow,
-    metrics::Metrics,
+    metrics::{Format as MetricsFormat, Metrics},
     model::Snapshot,
     proxy::{
         Options, Proxy,
@@ -239,8 +240,8 @@ async fn the_end_of_a_certificate_that_backends_are_shown_is_told() {
     let served = rig.now().await.load_balancers.remove("uid").unwrap();
     let until = served.certificates_for_backends["Secret shop/proxy"];
     assert!(until > Timestamp::now() && served.certificates.is_empty());
-    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text();
-    let series = "tcplb_backend_certificate_not_after_timestamp_seconds{load_balancer=\"shop/a\",backend=\"db\",certificate=\"Secret shop/proxy\"}";
+    let metrics = Metrics::new(rig.proxy.monitor(), rig.state.clone()).text(MetricsFormat::OpenMetrics);
+    let series = "tcplb_backend_certificate_not_after_timestamp_seconds{load_balancer_namespace=\"shop\",load_balancer=\"a\",backend=\"db\",certificate=\"Secret shop/proxy\"}";
     assert!(metrics.contains(&format!("{series} {}", until.as_second())), "{metrics}");
 }
 
@@ -294,7 +295,13 @@ async fn who_sums_up_all_replicas_is_answered() {
     let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = pages.local_addr().unwrap();
     let (monitor, state) = (rig.proxy.monitor(), rig.state.clone());
-    let serving = AbortOnDropHandle::new(tokio::spawn(crate::admin::serve(pages, monitor, state, rig.stop.clone())));
+    let serving = AbortOnDropHandle::new(tokio::spawn(crate::admin::serve(
+        pages,
+        monitor,
+        state,
+        AllowedHosts::default(),
+        rig.stop.clone(),
+    )));
     let (tell, mut told) = unbounded_channel();
     let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, tell)));
     let mut generation = async || {

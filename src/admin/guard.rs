@@ -1,0 +1,108 @@
+//! Protection of the admin pages against web browsers that other sites lead here: which requests are answered, and what
+//! every response forbids.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{
+            ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+            X_FRAME_OPTIONS,
+        },
+        uri::Authority,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::printable::printable;
+
+/// Answered under any host name: a probe says no more than whether all is well, and a load balancer in front may use
+/// any name for it.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/lb-ready"];
+
+/// No script, no frame, no form, and nothing from elsewhere; styles are a page of their own.
+const CONTENT_POLICY: &str =
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The host names under which the admin pages are answered, besides IP addresses and `localhost`.
+///
+/// A web page whose own name is made to resolve to this process's address (DNS rebinding) could read them otherwise: a
+/// browser puts that name into the Host header.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedHosts(Arc<BTreeSet<String>>);
+
+impl AllowedHosts {
+    /// These names, and that of the host or pod.
+    pub fn new(names: &[String]) -> Self {
+        let own = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let names = names.iter().cloned().chain(own);
+        Self(Arc::new(names.map(|name| normal(&name)).filter(|name| !name.is_empty()).collect()))
+    }
+
+    fn contains(&self, host: &str) -> bool {
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let (address, host) = (address.split('%').next().unwrap_or(address), normal(host));
+        address.parse::<IpAddr>().is_ok() || host == "localhost" || self.0.contains(&host)
+    }
+}
+
+/// In lower case and without the final dot.
+fn normal(name: &str) -> String {
+    let name = name.trim();
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// Refuses what no page answers, and adds the headers that every response has.
+pub async fn guard(hosts: State<AllowedHosts>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&hosts, &request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    add_headers(response.headers_mut());
+    response
+}
+
+fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<Response> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        return Some((StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")]).into_response());
+    }
+    if PROBES.contains(&request.uri().path()) {
+        return None;
+    }
+    // A client of HTTP/1.0 names no host, and no browser is one.
+    let named = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let named = named.chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
+    named.into_iter().find_map(|named| match Authority::try_from(named) {
+        Ok(authority) if hosts.contains(authority.host()) => None,
+        Ok(authority) => Some(misdirected(authority.host())),
+        Err(_) => Some((StatusCode::BAD_REQUEST, "the Host header is not a host name\n").into_response()),
+    })
+}
+
+fn misdirected(host: &str) -> Response {
+    let host = printable(host, 253);
+    let sentence = format!(
+        "the admin pages are not answered under the name `{host}`: use an IP address or localhost, or start tcplb with \
+         --admin-host {host}\n"
+    );
+    (StatusCode::MISDIRECTED_REQUEST, sentence).into_response()
+}
+
+fn add_headers(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
