@@ -15,6 +15,7 @@
 //! - [`controller`]: in a cluster, what the leader writes: allocations, Services, statuses;
 //! - [`drain`]: how open connections are ended when the process leaves;
 //! - `descriptors`: how many connections the process has file descriptors for;
+//! - `tcp`: a TCP connection on the event loop of its task;
 //! - [`takeover`]: passing listening sockets to the process that replaces this one;
 //! - [`state`]: what the process knows of itself: whether it serves, and what it thinks of its manifests;
 //! - [`metrics`] and [`admin`]: what it tells about itself;
@@ -37,6 +38,7 @@ pub mod proxy;
 pub mod source;
 pub mod state;
 pub mod takeover;
+mod tcp;
 pub mod tools;
 pub mod translate;
 pub mod upstream;

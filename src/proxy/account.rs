@@ -18,7 +18,10 @@ use super::{
     stream::Stream,
     tls::{CertificateFault, ClientTls},
 };
-use crate::upstream::{Endpoint, socket_options::set_keepalive};
+use crate::upstream::{
+    Endpoint,
+    socket_options::{set_keepalive, set_urgent_inline},
+};
 
 /// How many refusals each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
@@ -242,10 +245,12 @@ impl Meter for Account {
         self.session.last_activity.set(now);
     }
 
-    /// Keepalive is for connections that last: its four system calls would be a part of every short one's cost.
+    /// Keepalive is for connections that last: its four system calls would be a part of every short one's cost. So would
+    /// SO_OOBINLINE, which a connection gets earlier only where urgent data is noticed.
     fn lasting(&self, backend: &Stream) {
         // Fails only for a socket that is gone, which the relay is about to find.
         let _ = set_keepalive(backend.tcp(), self.serving.upstream.keepalive());
+        let _ = set_urgent_inline(backend.tcp());
     }
 }
 

@@ -13,16 +13,14 @@ use std::{
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
 use super::{accounting::CloseReason, postgres, preceded::Preceded, proxy_protocol, stream::Stream, tls::ClientTls};
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
+    tcp::TcpSocket,
     upstream::{ActiveConnection, Endpoint, Subset, Tried, dial, is_local},
 };
 
@@ -116,7 +114,7 @@ pub async fn first_reachable(
         *attempts += 1;
         let endpoint = active.endpoint();
         let opening = introduction.opening(&endpoint.backend())?;
-        let ready = endpoint.take_preconnected().and_then(|socket| TcpStream::from_std(socket).ok());
+        let ready = endpoint.take_preconnected().and_then(|socket| TcpSocket::new(socket).ok());
         let ready = match ready {
             Some(ready) if !opening.asks() => {
                 return Ok((Reached::Plain(Preceded::new(opening.header, Stream::new(ready))), active));
@@ -200,7 +198,7 @@ struct Unreached {
 }
 
 impl Attempt {
-    async fn reach(self, ready: Option<TcpStream>, opening: Opening) -> Result<Reached, Unreached> {
+    async fn reach(self, ready: Option<TcpSocket>, opening: Opening) -> Result<Reached, Unreached> {
         let failed = |of_tls| move |cause| Unreached { cause, of_tls, is_timeout: false };
         let too_late = |of_tls, what: &str| {
             let cause = io::Error::new(io::ErrorKind::TimedOut, what);

@@ -13,7 +13,6 @@ use std::{
 use futures::{FutureExt, future::LocalBoxFuture};
 use tokio::{
     io::AsyncWrite,
-    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -37,6 +36,7 @@ use super::{
 };
 use crate::{
     model::{Listener, ProxyMode, StartTls, TlsMode},
+    tcp::TcpSocket,
     upstream::{Endpoint, Subset},
 };
 
@@ -63,7 +63,7 @@ pub type Permits = (Permit, Permit, ConnectionPermit);
 
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
 pub fn serve(
-    tcp: TcpStream,
+    tcp: TcpSocket,
     accepted: Accepted,
     surroundings: Surroundings,
     session: Rc<Session>,
@@ -338,7 +338,7 @@ impl Side for Stream {
         self
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&TcpSocket> {
         Some(self.tcp())
     }
 }
@@ -348,7 +348,7 @@ impl Side for Prefixed<Stream> {
         self.get_mut()
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&TcpSocket> {
         self.replayed_all().map(Stream::tcp)
     }
 }
@@ -358,7 +358,7 @@ impl Side for Preceded<Stream> {
         self.get_mut()
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&TcpSocket> {
         self.sent().map(Stream::tcp)
     }
 }
@@ -368,7 +368,7 @@ impl Side for TlsBackend {
         self.get_mut().0.get_mut()
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&TcpSocket> {
         None
     }
 }
@@ -378,7 +378,7 @@ impl Side for TlsClient {
         self.get_mut().0.get_mut().get_mut()
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain(&self) -> Option<&TcpSocket> {
         None
     }
 }

@@ -5,17 +5,24 @@
 
 use std::{
     cell::RefCell,
-    io, mem,
-    os::fd::OwnedFd,
+    io::{self, Write},
+    mem,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use tokio::{
-    io::Interest,
-    net::TcpStream,
-    time::{Duration, Instant},
+use rustix::{
+    io::{Errno, read},
+    pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use crate::tcp::TcpSocket;
 
 /// What a pipe holds at most: as much as the kernel lets anybody have (`pipe-max-size`). Through one of 64 KiB, its default,
 /// bytes go at more cost than by copying.
@@ -24,6 +31,11 @@ const SIZE: usize = 1024 * 1024;
 const LEAST: usize = 256 * 1024;
 /// How long no pipe is opened after the kernel refused one: a user's pipes have a common limit (`pipe-user-pages-soft`).
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
+
+/// Whether splice(2) has been tried.
+static TRIED: AtomicBool = AtomicBool::new(false);
+/// Whether this process does without pipes, because a system call that they need is refused.
+static REFUSED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), spare: 0, may_open: 0, refused: None }) };
@@ -67,8 +79,11 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// `None`: all are lent, or there is no memory for another one.
+    /// `None`: all are lent, or there is no memory for another one, or this process may not use any.
     pub fn borrow() -> Option<Self> {
+        if REFUSED.load(Relaxed) {
+            return None;
+        }
         let ends = POOL.with_borrow_mut(|pool| {
             if let Some(ends) = pool.idle.pop() {
                 pool.spare = pool.spare.min(pool.idle.len());
@@ -91,37 +106,60 @@ impl Pipe {
         self.filled == 0
     }
 
-    /// Takes in what the socket has, into an empty pipe. No bytes: it has ended.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {
+    /// Takes in what the socket has, into an empty pipe. 0: nothing can be moved in this way, and a read says why. The
+    /// socket has ended, or is at an urgent mark, or splice(2) is refused.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpSocket) -> Poll<io::Result<usize>> {
         let Some(Ends { writer, .. }) = &self.ends else { return Poll::Ready(Ok(0)) };
-        loop {
-            ready!(from.poll_read_ready(cx))?;
-            match from.try_io(Interest::READABLE, || move_bytes(from, writer, SIZE)) {
-                Ok(count) => {
-                    self.filled = count;
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+        match ready!(from.poll_read_io(cx, |socket| move_bytes(socket, writer, SIZE))) {
+            Ok(count) => {
+                self.filled = count;
+                Poll::Ready(Ok(count))
             }
+            Err(error) if is_refusal(&error) => {
+                copy_from_now_on("splice", &error);
+                Poll::Ready(Ok(0))
+            }
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
     /// Passes on what is in it, or a part.
-    pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<usize>> {
-        let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(0)) };
-        loop {
-            ready!(to.poll_write_ready(cx))?;
-            match to.try_io(Interest::WRITABLE, || move_bytes(reader, to, self.filled)) {
-                Ok(count) => {
-                    self.filled -= count;
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpSocket) -> Poll<io::Result<Drained>> {
+        let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(Drained::Bytes(0))) };
+        match ready!(to.poll_write_io(cx, |socket| move_bytes(reader, socket, self.filled))) {
+            Ok(count) => {
+                self.filled -= count;
+                Poll::Ready(Ok(Drained::Bytes(count)))
             }
+            Err(error) if is_refusal(&error) => {
+                copy_from_now_on("splice", &error);
+                self.read_back().map(|bytes| Poll::Ready(Ok(Drained::ReadBack(bytes))))?
+            }
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
+
+    /// Everything that is in it.
+    fn read_back(&mut self) -> io::Result<Vec<u8>> {
+        let Some(Ends { reader, .. }) = &self.ends else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; self.filled];
+        while self.filled > 0 {
+            let done = bytes.len() - self.filled;
+            match read(reader, &mut bytes[done..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.filled -= count,
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// How bytes left a pipe.
+pub enum Drained {
+    /// This many are with the receiver's socket.
+    Bytes(usize),
+    /// They are here, to be written, because splice(2) is refused.
+    ReadBack(Vec<u8>),
 }
 
 impl Drop for Pipe {
@@ -140,12 +178,53 @@ impl Drop for Pipe {
 }
 
 fn open() -> Option<Ends> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    let (reader, writer) = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+        Ok(ends) => ends,
+        Err(errno) => {
+            let error = io::Error::from(errno);
+            if is_refusal(&error) || errno == Errno::ACCESS {
+                copy_from_now_on("pipe2", &error);
+            }
+            return None;
+        }
+    };
     let sized = [SIZE, LEAST].into_iter().any(|size| fcntl_setpipe_size(&writer, size).is_ok());
-    sized.then_some(Ends { reader, writer })
+    let ends = sized.then_some(Ends { reader, writer })?;
+    if !TRIED.load(Relaxed) {
+        // Without descriptors for it, it is tried with the next pipe.
+        let (mut near, far) = UnixStream::pair().ok()?;
+        near.write_all(b"?").ok()?;
+        TRIED.store(true, Relaxed);
+        if let Err(error) = try_splice(&ends, &far) {
+            copy_from_now_on("splice", &error);
+            return None;
+        }
+    }
+    Some(ends)
 }
 
-fn move_bytes(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
+/// Moves a byte that waits in a socket, and back. A sandbox may refuse that with any error, also with one that would mean a
+/// broken connection of a client's.
+fn try_splice(ends: &Ends, socket: &UnixStream) -> io::Result<()> {
+    move_bytes(socket, &ends.writer, 1)?;
+    move_bytes(&ends.reader, socket, 1)?;
+    Ok(())
+}
+
+/// Whether the system call itself is refused. No connection breaks with any of these errors.
+fn is_refusal(error: &io::Error) -> bool {
+    const REFUSALS: [Errno; 3] = [Errno::NOSYS, Errno::PERM, Errno::INVAL];
+    error.raw_os_error().is_some_and(|code| REFUSALS.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// No connection of this process uses a pipe again. Logged once.
+fn copy_from_now_on(call: &str, error: &io::Error) {
+    if !REFUSED.swap(true, Relaxed) {
+        warn!(call, %error, "the kernel refuses a system call (seccomp?): large transfers are copied, which takes more CPU");
+    }
+}
+
+fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
 }
 
@@ -155,15 +234,27 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (TcpStream, TcpSocket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (far, listener.accept().await.unwrap().0)
+        let near = listener.accept().await.unwrap().0.into_std().unwrap();
+        (far, TcpSocket::new(near).unwrap())
+    }
+
+    #[tokio::test]
+    async fn bytes_read_back_from_a_pipe_are_those_that_went_in() {
+        allow(1);
+        let (mut client, from) = pair().await;
+        client.write_all(b"to be copied").await.unwrap();
+        let mut pipe = Pipe::borrow().unwrap();
+        assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 12);
+        assert_eq!(pipe.read_back().unwrap(), b"to be copied");
+        assert!(pipe.is_empty());
     }
 
     #[tokio::test]
@@ -179,7 +270,8 @@ mod tests {
         client.write_all(b"new").await.unwrap();
         let mut pipe = Pipe::borrow().unwrap();
         assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 3);
-        assert_eq!(poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap(), 3);
+        let drained = poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap();
+        assert!(matches!(drained, Drained::Bytes(3)));
         let mut said = [0; 3];
         server.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"new");

@@ -22,12 +22,12 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use self::direction::{BUFFER, Direction, Fault, State};
 use super::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
+use crate::tcp::TcpSocket;
 
 /// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
 /// sending to a backend that has ended and gone: closing while bytes come in resets the connection.
@@ -50,7 +50,7 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn stream(&mut self) -> &mut Stream;
 
     /// The same, if bytes may be moved to and from it as they are.
-    fn plain(&self) -> Option<&TcpStream>;
+    fn plain(&self) -> Option<&TcpSocket>;
 }
 
 /// When a relayed connection is ended by the clock; `None`: never.

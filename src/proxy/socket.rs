@@ -44,14 +44,15 @@ pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
     Ok(listen_on(first.local_addr()?, Sharing::Shared)?.into())
 }
 
-/// Sets what accepted connections inherit: TCP_NODELAY, keepalive and TCP_USER_TIMEOUT cost no system call each. May be
-/// called again with other settings.
+/// Sets what accepted connections inherit at no system call each: TCP_NODELAY, SO_OOBINLINE, keepalive and
+/// TCP_USER_TIMEOUT. May be called again with other settings.
 pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>) -> io::Result<()> {
     if keepalive.is_none() {
         SockRef::from(socket).set_tcp_user_timeout(Some(Duration::ZERO))?;
         SockRef::from(socket).set_keepalive(false)?;
     }
     socket_options::set_nodelay(socket)?;
+    socket_options::set_urgent_inline(socket)?;
     socket_options::set_keepalive(socket, keepalive)
 }
 

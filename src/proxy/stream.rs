@@ -6,12 +6,10 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::undelivered::undelivered;
+use crate::tcp::TcpSocket;
 
 /// A TCP connection that is reset when it is dropped, unless it was ended cleanly before.
 ///
@@ -19,16 +17,16 @@ use super::undelivered::undelivered;
 /// complete to the other side.
 #[derive(Debug)]
 pub struct Stream {
-    tcp: TcpStream,
+    tcp: TcpSocket,
     clean: bool,
 }
 
 impl Stream {
-    pub fn new(tcp: TcpStream) -> Self {
+    pub fn new(tcp: TcpSocket) -> Self {
         Self { tcp, clean: false }
     }
 
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &TcpSocket {
         &self.tcp
     }
 

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     rc::Rc,
     sync::{
@@ -18,7 +18,7 @@ use std::{
 use futures::FutureExt;
 use rustix::{io::Errno, net::SocketFlags};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{Interest, unix::AsyncFd},
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot},
     task::{JoinHandle, spawn_local},
@@ -38,6 +38,7 @@ use super::{
     shutdown::{Drains, Excess},
     turns::Turns,
 };
+use crate::tcp::{self, TcpSocket};
 
 /// How often a worker shows that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -92,11 +93,11 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
-    Listen { id: SocketId, address: Arc<Address>, socket: std::net::TcpListener, done: oneshot::Sender<io::Result<()>> },
+    Listen { id: SocketId, address: Arc<Address>, socket: TcpListener, done: oneshot::Sender<io::Result<()>> },
     /// Stop accepting on a socket and let go of it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
-    Adopt(std::net::TcpStream, Box<Accepted>),
+    Adopt(TcpStream, Box<Accepted>),
     /// Tell how many connections have reached each endpoint, by its id.
     Count { done: oneshot::Sender<BTreeMap<u64, u32>> },
     /// Tell how long those connections have been silent, or open, that would be closed first.
@@ -151,7 +152,7 @@ pub struct Worker {
 #[derive(Debug)]
 struct Socket {
     address: Arc<Address>,
-    listening: Rc<TcpListener>,
+    listening: Rc<AsyncFd<TcpListener>>,
     accepting: JoinHandle<()>,
 }
 
@@ -210,7 +211,7 @@ impl Worker {
                 let _ = done.send(self.listen(id, address, socket));
             }
             Order::Close { id, closing, done } => self.close(id, closing, done),
-            Order::Adopt(tcp, accepted) => match TcpStream::from_std(tcp) {
+            Order::Adopt(tcp, accepted) => match TcpSocket::new(tcp) {
                 Ok(tcp) => self.serve(tcp, *accepted),
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
@@ -225,8 +226,8 @@ impl Worker {
         }
     }
 
-    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: std::net::TcpListener) -> io::Result<()> {
-        let listening = Rc::new(TcpListener::from_std(socket)?);
+    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: TcpListener) -> io::Result<()> {
+        let listening = Rc::new(tcp::listening(socket)?);
         let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
         self.sockets.borrow_mut().insert(id, Socket { address, listening, accepting });
         Ok(())
@@ -238,7 +239,7 @@ impl Worker {
         accepting.abort();
         if closing == Closing::Last {
             for _ in 0..LAST_ACCEPTS {
-                match accept_now(&listening) {
+                match accept(listening.get_ref()).and_then(registered) {
                     Ok((tcp, peer)) => self.accepted(tcp, peer, &address),
                     // That one was reset while it waited; others may wait behind it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -255,11 +256,11 @@ impl Worker {
     }
 
     /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
-    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Rc<TcpListener>) {
+    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Rc<AsyncFd<TcpListener>>) {
         let _abort = super::AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
-            match socket.accept().await {
+            match socket.async_io(Interest::READABLE, accept).await.and_then(registered) {
                 Ok((tcp, peer)) => {
                     backoff.succeeded();
                     self.accepted(tcp, peer, &address);
@@ -272,7 +273,7 @@ impl Worker {
     }
 
     /// Counts a new connection, refuses it or has it served by the least busy worker.
-    fn accepted(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, address: &Address) {
+    fn accepted(self: &Rc<Self>, tcp: TcpSocket, peer: SocketAddr, address: &Address) {
         let serving = address.load_full();
         serving.live.counters.shard(self.index).accept();
         let at = Instant::now();
@@ -288,8 +289,8 @@ impl Worker {
         }
     }
 
-    fn hand_over(&self, tcp: TcpStream, accepted: Accepted, other: &WorkerHandle) {
-        let Ok(tcp) = tcp.into_std() else { return self.lost(&accepted, CloseReason::LocalFailure) };
+    fn hand_over(&self, tcp: TcpSocket, accepted: Accepted, other: &WorkerHandle) {
+        let tcp = tcp.into_std();
         other.open.fetch_add(1, Relaxed);
         self.own().open.fetch_sub(1, Relaxed);
         if let Err(returned) = other.orders.send(Order::Adopt(tcp, Box::new(accepted)))
@@ -324,7 +325,7 @@ impl Worker {
         Ok((share, process, listener))
     }
 
-    fn refuse(&self, tcp: &TcpStream, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {
+    fn refuse(&self, tcp: &TcpSocket, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {
         reset(tcp);
         self.surroundings.ledger.never_served(serving, peer, at, reason);
     }
@@ -338,7 +339,7 @@ impl Worker {
         (own > open + open / 8).then_some(least)
     }
 
-    fn serve(self: &Rc<Self>, tcp: TcpStream, accepted: Accepted) {
+    fn serve(self: &Rc<Self>, tcp: TcpSocket, accepted: Accepted) {
         let session = Rc::new(Session::new(&accepted.serving, accepted.at));
         self.sessions.add(session.clone(), |place| {
             let registered = Registered { worker: self.clone(), place };
@@ -410,11 +411,15 @@ fn reset(tcp: &impl AsFd) {
     let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-/// Accepts what waits now, whether or not the event loop has heard of it.
-fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// Accepts a connection that waits now, whether or not the event loop has heard of it.
+fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((TcpStream::from_std(tcp.into())?, peer))
+    Ok((tcp.into(), peer))
+}
+
+fn registered((tcp, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpSocket, SocketAddr)> {
+    Ok((TcpSocket::new(tcp)?, peer))
 }
 
 /// Whether this host has no descriptor or memory left: the connection still waits.

@@ -2,26 +2,21 @@ use std::{io, net::SocketAddr};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{io::Interest, net::TcpStream};
 
 use super::socket_options;
+use crate::tcp::TcpSocket;
 
 /// Opens a TCP connection. The caller bounds the time, and sees to keepalive if it lasts.
-pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket_options::set_nodelay(&socket)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         _ => {}
     }
-    let stream = TcpStream::from_std(socket.into())?;
-    // Only a connection that failed has to be asked why: for others that would be one more system call.
-    if stream.ready(Interest::WRITABLE).await?.is_write_closed()
-        && let Some(error) = stream.take_error()?
-    {
-        return Err(error);
-    }
-    Ok(stream)
+    let socket = TcpSocket::new(socket.into())?;
+    socket.connected().await?;
+    Ok(socket)
 }
 
 /// Whether a dial failed for want of something here (descriptors, memory, ports, permission), which says nothing about
@@ -40,7 +35,7 @@ mod tests {
     async fn a_connection_that_is_refused_says_so() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(dial(address).await.unwrap().peer_addr().unwrap(), address);
+        assert_eq!(dial(address).await.unwrap().into_std().peer_addr().unwrap(), address);
         drop(listener);
         assert_eq!(dial(address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }

@@ -28,7 +28,7 @@ use tracing::warn;
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
-    socket_options::set_keepalive,
+    socket_options::{set_keepalive, set_urgent_inline},
 };
 use crate::model::{Connect, Keepalive, Preconnect};
 
@@ -248,10 +248,11 @@ impl Refill {
     async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
         let limit = self.connect.timeout;
         let stream = match timeout(limit, dial(endpoint.address())).await {
-            Ok(dialled) => dialled?.into_std()?,
+            Ok(dialled) => dialled?.into_std(),
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))),
         };
         set_keepalive(&stream, self.keepalive)?;
+        set_urgent_inline(&stream)?;
         Ok(Idle { stream, born: Instant::now(), _reservation: reservation })
     }
 }

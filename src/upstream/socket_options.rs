@@ -9,6 +9,11 @@ pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)
 }
 
+/// Has urgent bytes arrive in line with the others, instead of being lost (RFC 6093, section 6).
+pub fn set_urgent_inline(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_out_of_band_inline(true)
+}
+
 /// Turns keepalive probes on where they are wanted.
 ///
 /// TCP_USER_TIMEOUT is set to the time the probes take to give up, so that a peer that is gone is found as soon when

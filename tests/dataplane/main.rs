@@ -21,3 +21,4 @@ mod snapshots;
 mod sockets;
 mod timeouts;
 mod tls;
+mod urgent;

@@ -15,6 +15,7 @@ mod mistakes;
 mod names;
 mod quick_start;
 mod reload;
+mod sandbox;
 mod sharing;
 mod shutdown;
 mod sources;

@@ -9,7 +9,7 @@ use tokio::{io::ReadBuf, task::yield_now};
 
 use super::{
     super::{
-        pipe::Pipe,
+        pipe::{Drained, Pipe},
         proxy_protocol::{Inspection, SignatureGuard},
     },
     Side,
@@ -140,11 +140,11 @@ impl Direction {
                 // While it waits it holds no memory.
                 self.pending = Vec::new();
                 let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
+                // Nothing may mean an end, or something else: the next one is a read, which knows.
                 self.moves_much = count >= SMALL;
                 budget = budget.saturating_sub(count);
-                match count {
-                    0 => self.end()?,
-                    _ => self.pipe = Some(pipe),
+                if count > 0 {
+                    self.pipe = Some(pipe);
                 }
                 continue;
             }
@@ -183,8 +183,9 @@ impl Direction {
 
     /// A pipe for what comes next, if that is to go through one.
     fn pipe_between(&self, source: &impl Side, destination: &impl Side) -> Option<Pipe> {
-        let may = self.moves_much && self.guard.is_none() && source.plain().is_some() && destination.plain().is_some();
-        if may { Pipe::borrow() } else { None }
+        let from =
+            source.plain().filter(|_| self.moves_much && self.guard.is_none() && destination.plain().is_some())?;
+        if from.may_have_urgent_mark() { None } else { Pipe::borrow() }
     }
 
     fn poll_drain_pipe(
@@ -196,8 +197,9 @@ impl Direction {
         let (Some(pipe), Some(to)) = (&mut self.pipe, destination.plain()) else { return Poll::Ready(Ok(())) };
         while !pipe.is_empty() {
             match ready!(pipe.poll_drain(cx, to)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Fault::Write)),
-                Ok(count) => wrote(count),
+                Ok(Drained::Bytes(0)) | Err(_) => return Poll::Ready(Err(Fault::Write)),
+                Ok(Drained::Bytes(count)) => wrote(count),
+                Ok(Drained::ReadBack(bytes)) => self.pending = bytes,
             }
         }
         self.pipe = None;

@@ -66,9 +66,9 @@ async fn pair() -> (TcpStream, Stream, OwnedFd) {
     far.set_nodelay(true).unwrap();
     // Otherwise the kernel makes it larger the more is read.
     SockRef::from(&far).set_recv_buffer_size(128 << 10).unwrap();
-    let (near, _) = listener.accept().await.unwrap();
+    let near = listener.accept().await.unwrap().0.into_std().unwrap();
     let descriptor = near.as_fd().try_clone_to_owned().unwrap();
-    (far, Stream::new(near), descriptor)
+    (far, Stream::new(TcpSocket::new(near).unwrap()), descriptor)
 }
 
 impl Ends {

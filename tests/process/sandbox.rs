@@ -1,0 +1,88 @@
+//! Sandboxes in which system calls that the program can do without are refused.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    thread,
+};
+
+use crate::harness::{PATIENCE, Tcplb, free_address, lacks};
+
+/// Enough that bytes are moved through pipes where that is possible.
+const LENGTH: usize = 4 << 20;
+
+/// The program under strace, which answers a system call with an error. `None`: that cannot be done here.
+fn refusing(injection: &str, listen: SocketAddr, backend: SocketAddr) -> Option<Tcplb> {
+    let strace = |arguments: &[&str]| {
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", "trace=splice,pipe2"])
+            .args(arguments);
+        command
+    };
+    if !strace(&["true"]).status().is_ok_and(|status| status.success()) {
+        lacks("strace");
+        return None;
+    }
+    let admin = free_address();
+    let mut command = strace(&[]);
+    command.args(["-e", &format!("inject={injection}")]);
+    command.arg(env!("CARGO_BIN_EXE_tcplb")).args(["standalone", "--workers", "1", "--admin", &admin.to_string()]);
+    command.args(["--listen", &listen.to_string(), "--backend", &backend.to_string()]);
+    Some(Tcplb::spawn(command, admin).ready())
+}
+
+fn bytes() -> Vec<u8> {
+    (0..LENGTH).map(|at| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]).collect()
+}
+
+/// Sends to every client, and gets from it, at the same time.
+fn exchanging() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        listener.incoming().map_while(Result::ok).for_each(|stream| drop(thread::spawn(|| exchange(stream))))
+    });
+    address
+}
+
+/// Sends all bytes and an end, and gets the same from the other side.
+fn exchange(stream: TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (&stream).write_all(&bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut received = Vec::new();
+        (&stream).read_to_end(&mut received).unwrap();
+        assert!(received == bytes(), "{} of {LENGTH} bytes", received.len());
+    });
+}
+
+#[test]
+fn large_transfers_are_copied_where_splice_is_refused() {
+    for injection in [
+        "splice:error=ENOSYS",
+        "splice:error=EPERM",
+        "splice:error=EACCES",
+        "splice:error=EINVAL",
+        // Only after it was tried: when a pipe is filled, and when one is drained.
+        "splice:error=ENOSYS:when=3+",
+        "splice:error=EINVAL:when=4+",
+        "pipe2:error=EPERM",
+    ] {
+        let (listen, backend) = (free_address(), exchanging());
+        let Some(mut tcplb) = refusing(injection, listen, backend) else { return };
+        for _ in 0..3 {
+            exchange(TcpStream::connect(listen).unwrap());
+        }
+        let is_logged = |line: &&String| line.contains("large transfers are copied");
+        tcplb.logged("large transfers are copied");
+        tcplb.signal("TERM");
+        let (_, output) = tcplb.ended();
+        assert_eq!(tcplb.seen.iter().filter(is_logged).count(), 1, "{injection}: {:#?}", tcplb.seen);
+        assert_eq!(output.matches("reason=complete").count(), 3, "{injection}: {output}");
+    }
+}
