@@ -99,7 +99,7 @@ close_reasons! {
     ConnectTimeout = "connect_timeout",
     /// This host had no local port left for a connection to the backend's address.
     NoLocalPort = "no_local_port",
-    /// This host had no descriptor, memory or permission left for a connection to a backend.
+    /// This host had no descriptor or memory left for a connection to a backend.
     LocalFailure = "local_failure",
     /// A fault of this program.
     Internal = "internal",

@@ -100,7 +100,7 @@ pub async fn first_reachable(
     let mut failure = CloseReason::NoEndpoint;
     let (mut deadline, mut told) = (None, false);
     while *attempts < settings.attempts.get() {
-        let Some(active) = subset.pick(introduction.client.ip(), &tried) else {
+        let Some(active) = subset.pick_again(introduction.client.ip(), &tried) else {
             if told || !tried.is_empty() {
                 return Err(failure);
             }
@@ -250,7 +250,7 @@ fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
         let what_to_do = if no_port {
             "no local port is left for this endpoint: widen net.ipv4.ip_local_port_range, or add endpoints"
         } else {
-            "this host lacks descriptors, memory or permission"
+            "this host lacks descriptors or memory"
         };
         warn!(%endpoint, %error, "cannot connect: {what_to_do}");
     }

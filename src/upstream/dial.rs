@@ -1,4 +1,7 @@
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -7,7 +10,14 @@ use super::socket_options;
 use crate::tcp::TcpSocket;
 
 /// Opens a TCP connection. The caller bounds the time, and sees to keepalive if it lasts.
+///
+/// # Errors
+/// [`is_local`] tells those that say nothing about the address.
 pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
+    try_dial(address).await.map_err(|error| explained(error, address))
+}
+
+async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket_options::set_nodelay(&socket)?;
     match socket.connect(&address.into()) {
@@ -19,12 +29,34 @@ pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Whether a dial failed for want of something here (descriptors, memory, ports, permission), which says nothing about
-/// the endpoint.
+/// Whether a dial failed for want of descriptors, memory or local ports, which says nothing about the address. A host that
+/// has no route to it, or whose firewall forbids it, is no such case: other addresses may be reached all the same.
 pub fn is_local(error: &io::Error) -> bool {
-    const LOCAL: [Errno; 7] =
-        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::PERM, Errno::ACCESS];
+    const LOCAL: [Errno; 6] =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC, Errno::ADDRNOTAVAIL];
+    // What was explained has no code any more.
     error.raw_os_error().is_some_and(|code| LOCAL.iter().any(|local| local.raw_os_error() == code))
+}
+
+/// Errors that sound like this host's, and are about the way to this one address.
+#[cold]
+fn explained(error: io::Error, address: SocketAddr) -> io::Error {
+    let explanation = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ADDRNOTAVAIL) if !has_source_for(address.ip()) => "this host has no address to reach it from",
+        Some(Errno::AFNOSUPPORT) => "this host does without addresses of its family",
+        Some(Errno::PERM | Errno::ACCESS) => "a firewall, route or policy of this host forbids it",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{explanation}: {error}"))
+}
+
+/// Whether this host has a local address for connections to this one. If so, EADDRNOTAVAIL means that all ports are used.
+fn has_source_for(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Without descriptors or ports even for this, nothing is known of the address.
+    let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
+    // Nothing is sent.
+    socket.connect((ip, 9)).is_ok()
 }
 
 #[cfg(test)]
@@ -48,8 +80,11 @@ mod tests {
             (Errno::NOMEM, true),
             (Errno::NOBUFS, true),
             (Errno::ADDRNOTAVAIL, true),
-            (Errno::PERM, true),
-            (Errno::ACCESS, true),
+            (Errno::NOSPC, true),
+            (Errno::PERM, false),
+            (Errno::ACCESS, false),
+            (Errno::AFNOSUPPORT, false),
+            (Errno::INVAL, false),
             (Errno::CONNREFUSED, false),
             (Errno::CONNRESET, false),
             (Errno::TIMEDOUT, false),
@@ -59,5 +94,23 @@ mod tests {
             assert_eq!(is_local(&io::Error::from(errno)), local, "{errno:?}");
         }
         assert!(!is_local(&io::ErrorKind::TimedOut.into()));
+    }
+
+    #[test]
+    fn a_missing_local_address_is_told_from_missing_ports() {
+        let explained = |address: &str| explained(Errno::ADDRNOTAVAIL.into(), address.parse().unwrap());
+        assert!(is_local(&explained("127.0.0.1:1")), "there is an address, so that ports are missing");
+        // Without its interface there is no way to it, on any host.
+        let error = explained("[fe80::1]:1");
+        assert!(!is_local(&error) && error.to_string().contains("no address to reach it from"), "{error}");
+    }
+
+    #[test]
+    fn what_a_firewall_forbids_is_about_one_address() {
+        for errno in [Errno::PERM, Errno::ACCESS] {
+            let error = explained(errno.into(), "192.0.2.1:1".parse().unwrap());
+            assert!(!is_local(&error) && error.to_string().contains("forbids it"), "{error}");
+        }
+        assert_eq!(explained(Errno::CONNREFUSED.into(), "192.0.2.1:1".parse().unwrap()).raw_os_error(), Some(111));
     }
 }

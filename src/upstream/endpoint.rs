@@ -333,6 +333,8 @@ pub struct Tried {
     /// Ids; 0: free.
     first: [u64; 10],
     more: Vec<u64>,
+    /// Whether endpoints whose last attempt failed, whoever made it, count as tried too.
+    with_failing: bool,
 }
 
 impl Tried {
@@ -347,7 +349,13 @@ impl Tried {
     }
 
     pub fn contains(&self, endpoint: &Endpoint) -> bool {
-        self.first.iter().take_while(|id| **id != 0).chain(&self.more).any(|id| *id == endpoint.id)
+        let mut ids = self.first.iter().take_while(|id| **id != 0).chain(&self.more);
+        ids.any(|id| *id == endpoint.id) || (self.with_failing && endpoint.consecutive_failures() > 0)
+    }
+
+    /// These, and all endpoints that failed the last time that anybody tried them.
+    pub fn with_failing(&self) -> Self {
+        Self { with_failing: true, ..self.clone() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -396,6 +404,17 @@ mod tests {
         endpoint.connected();
         assert_eq!((endpoint.connect_failures(), endpoint.consecutive_failures()), (1, 0));
         assert_eq!(endpoint.connections(), 1);
+    }
+
+    #[test]
+    fn failing_endpoints_count_as_tried_on_request_until_one_attempt_succeeds() {
+        let endpoint = endpoint();
+        let tried = Tried::default();
+        assert!(!tried.with_failing().contains(&endpoint));
+        endpoint.connect_failed(&Errno::CONNREFUSED.into());
+        assert!(tried.with_failing().contains(&endpoint) && !tried.contains(&endpoint));
+        endpoint.connected();
+        assert!(!tried.with_failing().contains(&endpoint));
     }
 
     #[test]

@@ -115,6 +115,14 @@ impl Subset {
         current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
+    /// The same for an attempt that may follow others: then endpoints that failed the last time that anybody tried them are
+    /// only chosen if there are no others. Where many have just gone, as when a Service is scaled down, each attempt would
+    /// meet another of those otherwise.
+    pub fn pick_again(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
+        let proven = if tried.is_empty() { None } else { self.pick(client, &tried.with_failing()) };
+        proven.or_else(|| self.pick(client, tried))
+    }
+
     /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
     /// to wait for.
     pub async fn waited_for_probes(&self) -> bool {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tcplb::{
-    model::{Preconnect, Upstream},
+    model::{Algorithm, Preconnect, Upstream},
     proxy::accounting::CloseReason,
 };
 
@@ -34,6 +34,42 @@ fn a_client_does_not_notice_that_an_endpoint_is_dead() {
     assert!(rig.endpoint(dead).connect_failures() >= 5, "half of them went to the dead one first");
     wait_until("all are logged", || rig.logged().len() == 10);
     assert!(rig.logged().iter().any(|line| line.contains("attempts=2")));
+}
+
+#[test]
+fn a_second_attempt_prefers_endpoints_whose_last_attempt_succeeded() {
+    use Algorithm::{LeastConnections, Maglev, PowerOfTwo, Random, RoundRobin};
+    for algorithm in [RoundRobin, LeastConnections, PowerOfTwo, Random, Maglev] {
+        let dead: Vec<_> = (0..4).map(|_| dead_address()).collect();
+        let mut addresses: Vec<SocketAddr> = dead.iter().map(|(_, address)| *address).collect();
+        addresses.push(Backend::echo());
+        let rig = Rig::with(&addresses, |_, upstream| {
+            upstream.balancing.algorithm = algorithm;
+            upstream.connect.attempts = number(2);
+        });
+        // Others have met them.
+        for (_, address) in &dead {
+            rig.endpoint(*address).connect_failed(&std::io::ErrorKind::ConnectionRefused.into());
+        }
+        for _ in 0..20 {
+            is_echoed(rig.connect());
+        }
+        rig.wait_closed(CloseReason::Complete, 20);
+    }
+}
+
+#[test]
+fn endpoints_that_fail_are_tried_again_where_there_are_no_others() {
+    let backend = Backend::new();
+    let (_held, dead) = dead_address();
+    let rig = Rig::new(&[dead, backend.address]);
+    for address in [dead, backend.address] {
+        rig.endpoint(address).connect_failed(&std::io::ErrorKind::ConnectionRefused.into());
+    }
+    for _ in 0..4 {
+        let (client, served) = rig.connect_to(&backend);
+        is_connected(&client, &served);
+    }
 }
 
 #[test]

@@ -21,3 +21,4 @@ mod shutdown;
 mod sources;
 mod takeover;
 mod tls_client;
+mod unreachable;
