@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
 pub use simple::{AlgorithmName, Simple};
-pub use values::{AdminAddress, ListenAddress};
+pub use values::{AdminAddress, ListenAddress, Workload};
 use values::{admin_address, host_name};
 
 use crate::{api, proxy::access_log};

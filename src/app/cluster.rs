@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{self, Placement},
-    cli::{AdminAddress, Controller, Sidecar},
-    controller::Settings,
+    cli::{self, AdminAddress, Controller, Sidecar},
+    controller::{Settings, Workload},
     model::ObjectKey,
     proxy::socket::Sharing,
     source::{Allocations, Cluster, Home, Scope, Site, Tenancy, connect, installed_schema},
@@ -61,6 +61,10 @@ pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
         lease: arguments.lease,
         allocations: arguments.allocations,
         anchor: arguments.anchor,
+        workload: arguments.workload.map(|workload| match workload {
+            cli::Workload::Deployment(name) => Workload::Deployment(name),
+            cli::Workload::DaemonSet(name) => Workload::DaemonSet(name),
+        }),
         selector: arguments.service_selector.into_iter().collect(),
         ports: arguments.ports,
         cluster_domain: arguments.cluster_domain,

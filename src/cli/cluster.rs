@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Run,
-    values::{AdminAddress, ListenAddress, admin_address, label, object_key, port_range},
+    values::{AdminAddress, ListenAddress, Workload, admin_address, label, object_key, port_range, workload},
 };
 use crate::{
     api::{self, Placement, ServiceType},
@@ -42,9 +42,13 @@ pub struct Controller {
     /// The ConfigMap with the ports that are allocated.
     #[arg(long, value_name = "NAME", default_value = "tcplb-ports")]
     pub allocations: String,
-    /// A ConfigMap that owns the Services that are kept: they go when it goes.
+    /// A ConfigMap that owns the Services that are kept, together with the Service of the replicas and the workload: they
+    /// go when all of these have gone. One that is deleted alone is created again.
     #[arg(long, value_name = "NAME")]
     pub anchor: Option<String>,
+    /// What runs the replicas.
+    #[arg(long, value_name = "KIND/NAME", value_parser = workload)]
+    pub workload: Option<Workload>,
     /// The labels of the replicas' pods, which the Services that are kept select.
     #[arg(long, value_name = "KEY=VALUE", default_value = "app.kubernetes.io/name=tcplb", value_delimiter = ',', value_parser = label)]
     pub service_selector: Vec<(String, String)>,

@@ -85,6 +85,21 @@ pub fn label(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("`{text}` is not a label: write for example app.kubernetes.io/name=tcplb"))
 }
 
+/// What runs the replicas of a controller, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workload {
+    Deployment(String),
+    DaemonSet(String),
+}
+
+pub fn workload(text: &str) -> Result<Workload, String> {
+    match text.split_once('/') {
+        Some(("Deployment", name)) if !name.is_empty() => Ok(Workload::Deployment(name.to_owned())),
+        Some(("DaemonSet", name)) if !name.is_empty() => Ok(Workload::DaemonSet(name.to_owned())),
+        _ => Err(format!("`{text}` is no workload: write Deployment/NAME or DaemonSet/NAME")),
+    }
+}
+
 pub fn object_key(text: &str) -> Result<ObjectKey, String> {
     let pair = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     pair.map(|(namespace, name)| ObjectKey::new(namespace, name))

@@ -50,10 +50,21 @@ pub fn statuses(
     now: Timestamp,
 ) -> BTreeMap<ObjectKey, TcpLoadBalancerStatus> {
     let kept = services::kept(&observed.world, settings);
+    let replicas_are_unknown = !observed.world.services.contains_key(&settings.replicas);
     let status = |(object, declared)| {
         let verdict = observed.verdicts.get(object)?;
         let problem = problems.get(object);
-        let situation = Situation::new(object, declared, verdict, kept.get(object), problem, replicas, settings, now)?;
+        let situation = Situation::new(
+            object,
+            declared,
+            verdict,
+            kept.get(object),
+            problem,
+            replicas,
+            replicas_are_unknown,
+            settings,
+            now,
+        )?;
         Some((object.clone(), steady(status(&situation), declared.status.as_deref())))
     };
     observed.world.load_balancers.iter().filter_map(status).collect()

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::source::with_causes;
+use crate::source::{refused_token, with_causes};
 
 /// For people, without the details that only programs read.
 pub fn sentence(error: &kube::Error) -> String {
+    const UNAUTHORIZED: u16 = 401;
     match error {
+        kube::Error::Api(status) if status.code == UNAUTHORIZED => refused_token(&status.message),
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         kube::Error::Api(status) => format!("the API server answers {}", status.code),
         other => with_causes(other),

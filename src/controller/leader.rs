@@ -8,10 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, Service},
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -30,6 +27,7 @@ use super::{
     conditions,
     failure::sentence,
     ledger, lookup,
+    owners::Owners,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
     services,
     status::Writer,
@@ -38,7 +36,7 @@ use crate::{
     api::Placement,
     model::ObjectKey,
     source::{
-        Allocations, Settle, Site,
+        Allocations, Settle, Site, World,
         kept::{self, Kept},
     },
 };
@@ -49,8 +47,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After something that had to be known was not to be found out.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// How long the uid of the ConfigMap that owns Services is believed.
-const OWNER_BELIEVED: Duration = Duration::from_secs(10);
+/// How long the leader's own pod may be missing among the replicas: it is listed a little later than it is ready.
+const UNLISTED: Duration = Duration::from_secs(30);
 
 /// Keeps what a leader keeps.
 pub struct Leader {
@@ -62,30 +60,17 @@ pub struct Leader {
     lookups: Calls<(ObjectKey, Arc<str>), Option<Successor>>,
     gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
     waiting: Waiting,
-    owner: Owner,
+    owners: Owners,
+    /// Since when this replica is not among those that are listed.
+    unlisted: Option<Instant>,
+    /// What is wrong with the objects of the release.
+    said: Option<String>,
     /// When the allocations were last read from the API server itself, and not from a watch.
     read: Option<Instant>,
     problems: Problems,
     /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
     heard: bool,
     writer: Writer,
-}
-
-/// The ConfigMap that owns the Services, and the one with the allocations.
-enum Owner {
-    /// The Services are to have none.
-    None,
-    Unknown(String),
-    Known(OwnerReference, Instant),
-}
-
-impl Owner {
-    fn known(&self) -> Option<&OwnerReference> {
-        match self {
-            Self::Known(owner, _) => Some(owner),
-            Self::Unknown(_) | Self::None => None,
-        }
-    }
 }
 
 /// What is thought over at one time.
@@ -99,6 +84,7 @@ struct Scene<'a> {
     /// Whether these are not stored any more.
     lost: bool,
     replicas: &'a Replicas,
+    world: &'a World,
 }
 
 impl Leader {
@@ -108,10 +94,6 @@ impl Leader {
         observed: watch::Receiver<Observed>,
         replicas: watch::Receiver<Arc<Replicas>>,
     ) -> Self {
-        let owner = match settings.anchor {
-            Some(_) => Owner::Unknown(String::new()),
-            None => Owner::None,
-        };
         let (writer, heard) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
         Self {
             client,
@@ -122,7 +104,9 @@ impl Leader {
             lookups: Calls::new(),
             gone: BTreeMap::new(),
             waiting: Waiting::new(),
-            owner,
+            owners: Owners::default(),
+            unlisted: None,
+            said: None,
             read: None,
             problems: Problems::new(),
             heard,
@@ -180,9 +164,11 @@ impl Leader {
             let kept = services::kept(&observed.world, &settings);
             let taken = services::taken(&observed.world, &kept, &settings);
             let lost = observed.world.ports_are_lost;
-            let scene = Scene { objects, claims, kept, taken, allocations, lost, replicas: &replicas };
+            let world = &*observed.world;
+            let scene = Scene { objects, claims, kept, taken, allocations, lost, replicas: &replicas, world };
             wake = wake.min(self.keep_services(&scene, &mut problems).await);
         }
+        self.check_replicas_service(&observed.world, &replicas);
         self.tell(&observed, &replicas, problems);
         wake
     }
@@ -190,6 +176,7 @@ impl Leader {
     async fn keep_services(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Instant {
         let mut wake = Instant::now() + LOOK_AGAIN;
         self.look_up(scene);
+        self.owners.refresh(&self.client, &self.settings, scene.world).await;
         let allocations = match self.allot(scene, problems).await {
             Ok(allocations) => allocations,
             Err(problem) => {
@@ -200,12 +187,12 @@ impl Leader {
             }
         };
         let mut plan = self.plan(scene, &allocations);
-        if !plan.apply.is_empty() && self.owner_changed().await {
+        if !plan.apply.is_empty() && self.owners.refresh(&self.client, &self.settings, scene.world).await {
             plan = self.plan(scene, &allocations);
         }
         self.carry_out(&plan, scene);
-        if let Owner::Unknown(problem) = &self.owner {
-            let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.clone()));
+        if let Some(problem) = self.owners.missing() {
+            let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.to_owned()));
             problems.extend(plan.apply.keys().map(unwritten));
             wake = Instant::now() + AFTER_FAILURE;
         }
@@ -242,8 +229,7 @@ impl Leader {
                 last = allot(&claims, stored, Timestamp::now());
                 last.allocations.clone()
             };
-            let owner = self.owner().await;
-            let seen = ledger::Seen { last: scene.allocations, owner: owner.as_ref() };
+            let seen = ledger::Seen { last: scene.allocations, owners: self.owners.references() };
             let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, seen, revise));
             stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
             self.read = Some(Instant::now());
@@ -275,44 +261,11 @@ impl Leader {
             replicas: scene.replicas,
             allocations,
             gone: &self.gone,
-            owner: self.owner.known(),
+            owners: self.owners.references(),
             settings: &self.settings,
             now: Instant::now(),
         };
         plan::plan(&situation, &mut self.waiting)
-    }
-
-    /// Looks the owner of the Services up, unless it is known. Without it they are not written: once the chart is
-    /// uninstalled nobody would remove them.
-    async fn owner_changed(&mut self) -> bool {
-        let Some(name) = self.settings.anchor.clone() else { return false };
-        if matches!(&self.owner, Owner::Known(_, at) if at.elapsed() < OWNER_BELIEVED) {
-            return false;
-        }
-        let known = self.owner.known().cloned();
-        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.settings.namespace);
-        let found = timeout(PATIENCE, maps.get_opt(&name)).await;
-        let what = format!("ConfigMap {}/{name}, which owns the Services that are kept,", self.settings.namespace);
-        self.owner = match found {
-            Ok(Ok(Some(map))) if map.metadata.deletion_timestamp.is_none() => {
-                let uid = map.metadata.uid.unwrap_or_default();
-                let owner =
-                    OwnerReference { api_version: "v1".into(), kind: "ConfigMap".into(), name, uid, ..<_>::default() };
-                Owner::Known(owner, Instant::now())
-            }
-            Ok(Ok(_)) => Owner::Unknown(format!("{what} does not exist: install the chart again")),
-            Ok(Err(error)) => Owner::Unknown(format!("{what} cannot be read: {}", sentence(&error))),
-            Err(_) => Owner::Unknown(format!("{what} cannot be read: no answer in time")),
-        };
-        self.owner.known() != known.as_ref()
-    }
-
-    /// The owner of everything that is kept, if it can be found.
-    async fn owner(&mut self) -> Option<OwnerReference> {
-        if matches!(self.owner, Owner::Unknown(_)) {
-            self.owner_changed().await;
-        }
-        self.owner.known().cloned()
     }
 
     fn carry_out(&mut self, plan: &Plan, scene: &Scene) {
@@ -327,7 +280,8 @@ impl Leader {
                 });
             }
         }
-        if matches!(self.owner, Owner::Unknown(_)) {
+        // Once the release is uninstalled nobody would remove them.
+        if self.owners.missing().is_some() {
             return;
         }
         for (object, service) in &plan.apply {
@@ -335,6 +289,30 @@ impl Leader {
             let what = xxh3_64(&serde_json::to_vec(&service).unwrap_or_default());
             self.writes.make(object, what, || apply(client, settings, service));
         }
+    }
+
+    /// Says when the Service by which replicas are found is gone, or does not list even this one.
+    fn check_replicas_service(&mut self, world: &World, replicas: &Replicas) {
+        let Settings { replicas: service, pod, .. } = &*self.settings;
+        let is_listed = !self.heard || replicas.contains_key(&**pod);
+        self.unlisted = if is_listed { None } else { self.unlisted.or(Some(Instant::now())) };
+        let is_unlisted = self.unlisted.is_some_and(|since| since.elapsed() >= UNLISTED);
+        let problem = if !world.services.contains_key(service) {
+            Some(self.settings.replicas_unknown())
+        } else if is_unlisted {
+            Some(format!(
+                "Service {service} does not list pod {pod}, which leads: statuses may lack what replicas report. Check the \
+                 selector of the Service and its port `admin`, and that the pod is ready"
+            ))
+        } else {
+            None
+        };
+        match (&problem, &self.said) {
+            (Some(problem), said) if said.as_ref() != Some(problem) => error!("{problem}"),
+            (None, Some(said)) => info!("no longer: {said}"),
+            _ => {}
+        }
+        self.said = problem;
     }
 
     /// Says what is wrong, and what has become right.

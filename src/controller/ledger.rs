@@ -9,7 +9,7 @@ use kube::{
 };
 use tracing::warn;
 
-use super::{Settings, failure::sentence};
+use super::{Settings, failure::sentence, owners};
 use crate::source::Allocations;
 
 /// How often somebody else may be faster before it is left to the next time.
@@ -20,7 +20,7 @@ pub struct Seen<'a> {
     /// The allocations that were seen last.
     pub last: &'a Allocations,
     /// With whom the ConfigMap is to go.
-    pub owner: Option<&'a OwnerReference>,
+    pub owners: &'a [OwnerReference],
 }
 
 /// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. If there is
@@ -43,18 +43,20 @@ pub async fn revise(
             warn!(config_map = name, "{problem}");
         }
         let revised = revise(&stored);
-        if there.is_some() && revised == stored && problems.is_empty() {
+        let metadata = there.as_ref().map(|map| map.metadata.clone());
+        let metadata = metadata.unwrap_or_else(|| ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() });
+        let metadata = owners::of_ports(metadata, settings, seen.owners);
+        let is_complete = there.as_ref().is_some_and(|map| map.metadata == metadata);
+        if is_complete && revised == stored && problems.is_empty() {
             return Ok(stored);
         }
         let written = match there {
             Some(map) => {
                 // With the version that was read: whoever wrote since is not overwritten.
-                let map = ConfigMap { data: Some(revised.write()), ..map };
+                let map = ConfigMap { metadata, data: Some(revised.write()), ..map };
                 maps.replace(name, &PostParams::default(), &map).await
             }
             None => {
-                let owner_references = seen.owner.map(|owner| vec![owner.clone()]);
-                let metadata = ObjectMeta { name: Some(name.clone()), owner_references, ..ObjectMeta::default() };
                 let map = ConfigMap { metadata, data: Some(revised.write()), ..ConfigMap::default() };
                 maps.create(&PostParams::default(), &map).await
             }

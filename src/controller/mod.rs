@@ -18,6 +18,7 @@ mod leader;
 mod leadership;
 mod ledger;
 mod lookup;
+mod owners;
 mod plan;
 mod replicas;
 mod services;
@@ -38,10 +39,11 @@ use tracing::error;
 
 #[cfg(feature = "fuzzing")]
 pub use allocations::simulation as fuzzing;
+pub use owners::ANCHOR_DESCRIPTION;
 #[cfg(test)]
 pub use replicas::follow;
 pub use replicas::{Replica, Replicas, gather};
-pub use settings::Settings;
+pub use settings::{Settings, Workload};
 
 use crate::{model::ObjectKey, source::World, translate::Verdicts};
 use leader::Leader;

@@ -80,7 +80,8 @@ pub struct Situation<'a> {
     /// The load balancers that were looked up and are no longer those with these uids: whether another one of ours has
     /// their name now.
     pub gone: &'a BTreeMap<(ObjectKey, Arc<str>), Successor>,
-    pub owner: Option<&'a OwnerReference>,
+    /// With whom Services are to go.
+    pub owners: &'a [OwnerReference],
     pub settings: &'a Settings,
     pub now: Instant,
 }
@@ -153,7 +154,7 @@ fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance
     if ports.is_empty() || kept.is_some_and(Kept::is_leaving) {
         return Step::Nothing;
     }
-    let wanted = services::wanted(object.key, uid, spec, &ports, situation.owner, situation.settings);
+    let wanted = services::wanted(object.key, uid, spec, &ports, situation.owners, situation.settings);
     match kept {
         Some(kept) if services::is_as(kept.service, &wanted) => Step::Nothing,
         Some(kept)

@@ -77,7 +77,7 @@ impl Gatherer {
                 changed = observed.changed() => match changed {
                     Ok(()) => {
                         let world = observed.borrow_and_update().world.clone();
-                        self.follow(&ready(&world, &self.service));
+                        self.follow_ready(&world);
                     }
                     Err(_) => return,
                 },
@@ -85,6 +85,14 @@ impl Gatherer {
                 () = self.replicas.closed() => return,
             }
             self.publish();
+        }
+    }
+
+    /// Follows those that are ready and no others. A Service without EndpointSlices says nothing of them: it was deleted,
+    /// or is being replaced, and they serve all the same.
+    fn follow_ready(&mut self, world: &World) {
+        if slices(world, &self.service).next().is_some() {
+            self.follow(&ready(world, &self.service));
         }
     }
 
@@ -125,17 +133,19 @@ impl Gatherer {
 
 /// The admin pages of the pods behind a Service that are ready. Of a pod's several addresses the first.
 fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
-    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = world
-        .endpoint_slices
-        .iter()
-        .filter(|(key, slice)| key.namespace == service.namespace && service_of(slice) == Some(&*service.name))
-        .flat_map(|(_, slice)| admin_pages(slice))
-        .collect();
+    let addresses: BTreeSet<(SocketAddr, Arc<str>)> = slices(world, service).flat_map(admin_pages).collect();
     let mut ready = BTreeMap::new();
     for (address, pod) in addresses {
         ready.entry(pod).or_insert(address);
     }
     ready
+}
+
+fn slices<'a>(world: &'a World, service: &ObjectKey) -> impl Iterator<Item = &'a EndpointSlice> {
+    let of_service = |(key, slice): &(&ObjectKey, &Arc<EndpointSlice>)| {
+        key.namespace == service.namespace && service_of(slice) == Some(&*service.name)
+    };
+    world.endpoint_slices.iter().filter(of_service).map(|(_, slice)| &**slice)
 }
 
 fn admin_pages(slice: &EndpointSlice) -> impl Iterator<Item = (SocketAddr, Arc<str>)> {

@@ -102,7 +102,7 @@ pub fn wanted(
     uid: &str,
     spec: &TcpLoadBalancerSpec,
     ports: &BTreeMap<u16, u16>,
-    owner: Option<&OwnerReference>,
+    owners: &[OwnerReference],
     settings: &Settings,
 ) -> Service {
     let template = spec.service.clone().unwrap_or_default();
@@ -125,7 +125,7 @@ pub fn wanted(
             namespace: Some(settings.namespace.clone()),
             labels: Some(labels),
             annotations: Some(annotations),
-            owner_references: owner.map(|owner| vec![owner.clone()]),
+            owner_references: (!owners.is_empty()).then(|| owners.to_vec()),
             ..ObjectMeta::default()
         },
         spec: Some(service_spec(spec, &template, ports, settings)),

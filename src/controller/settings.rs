@@ -18,8 +18,10 @@ pub struct Settings {
     pub lease: String,
     /// The name of the ConfigMap with the allocated ports.
     pub allocations: String,
-    /// The name of the ConfigMap that owns the Services that are kept, so that they go with it.
+    /// The name of a ConfigMap of the release that owns what is kept, so that it goes with the release.
     pub anchor: Option<String>,
+    /// What runs the replicas, and owns what is kept too.
+    pub workload: Option<Workload>,
     /// The labels of the proxies' pods, which the Services that are kept select.
     pub selector: BTreeMap<String, String>,
     /// Where ports are allocated.
@@ -28,10 +30,26 @@ pub struct Settings {
     pub cluster_domain: String,
 }
 
+/// What runs the replicas, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workload {
+    Deployment(String),
+    DaemonSet(String),
+}
+
 impl Settings {
     /// Whether it keeps what a load balancer of this class and placement needs.
     pub fn leads(&self, class: &str, placement: Placement) -> bool {
         class == self.class && placement == self.placement
+    }
+
+    /// What is said while the Service of the replicas is missing.
+    pub fn replicas_unknown(&self) -> String {
+        format!(
+            "Service {} does not exist, and replicas are found through it: install the chart again. Those that were known \
+             before are asked until then",
+            self.replicas
+        )
     }
 
     /// Whether it writes the status of one.
@@ -53,6 +71,7 @@ impl Settings {
             lease: "tcplb".into(),
             allocations: "tcplb-ports".into(),
             anchor: None,
+            workload: None,
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),

@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tracing::warn;
-pub use trouble::with_causes;
+pub use trouble::{refused_token, with_causes};
 
 use super::{Allocations, Declared, Quotas, Referred, Site, World, kept};
 use crate::{

@@ -29,7 +29,7 @@ mod watch;
 mod world;
 
 pub use allocations::{Allocation, Allocations, namespace_of};
-pub use cluster::{Cluster, Home, Scope, connect, installed_schema, service_of, with_causes};
+pub use cluster::{Cluster, Home, Scope, connect, installed_schema, refused_token, service_of, with_causes};
 pub use files::Files;
 pub use names::{Names, resolve};
 pub use quotas::{Quotas, Share, oldest_first};

@@ -37,13 +37,13 @@ use crate::harness;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace with everything in it: load balancers, and what is kept for them.
-struct Cell {
+pub struct Cell {
     client: Client,
     name: String,
 }
 
 impl Cell {
-    async fn new() -> Option<Self> {
+    pub async fn new() -> Option<Self> {
         if !harness::has_test_cluster() {
             harness::skip(harness::NO_CLUSTER);
             return None;
@@ -63,14 +63,14 @@ impl Cell {
         Some(Self { client, name: created.name_any() })
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), &self.name)
     }
 
-    async fn apply(&self, name: &str, spec: Value) -> TcpLoadBalancer {
+    pub async fn apply(&self, name: &str, spec: Value) -> TcpLoadBalancer {
         let object = json!({
             "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": name}, "spec": spec,
         });
@@ -82,13 +82,13 @@ impl Cell {
         self.api::<TcpLoadBalancer>().delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    async fn service(&self, name: &str) -> Option<Service> {
+    pub async fn service(&self, name: &str) -> Option<Service> {
         let all = self.api::<Service>().list(&Default::default()).await.unwrap();
         all.into_iter().find(|service| service.annotations()["tcplb.io/owner"] == format!("{}/{name}", self.name))
     }
 
     /// Waits until the Service of a load balancer is as it should be.
-    async fn service_that(&self, what: &str, name: &str, is: impl Fn(&Service) -> bool) -> Service {
+    pub async fn service_that(&self, what: &str, name: &str, is: impl Fn(&Service) -> bool) -> Service {
         until(what, async || self.service(name).await.filter(|service| is(service))).await
     }
 
@@ -111,7 +111,7 @@ impl Cell {
         Some(serde_json::to_string(&status).unwrap())
     }
 
-    fn settings(&self, pod: &str, lease: &str) -> Settings {
+    pub fn settings(&self, pod: &str, lease: &str) -> Settings {
         Settings {
             class: "tcplb".into(),
             placement: Placement::Gateway,
@@ -121,18 +121,19 @@ impl Cell {
             lease: lease.into(),
             allocations: "tcplb-ports".into(),
             anchor: None,
+            workload: None,
             selector: BTreeMap::from([("app".into(), "tcplb".into())]),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
         }
     }
 
-    async fn remove(self) {
+    pub async fn remove(self) {
         Api::<Namespace>::all(self.client).delete(&self.name, &DeleteParams::background()).await.unwrap();
     }
 }
 
-async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = check().await {
@@ -144,7 +145,7 @@ async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// A controller without a proxy: it sees the cluster and thinks as one does.
-struct Controller {
+pub struct Controller {
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
     _seeing: AbortOnDropHandle<()>,
@@ -155,7 +156,7 @@ impl Controller {
         Self::with(home, home.settings(pod, lease))
     }
 
-    fn with(home: &Cell, settings: Settings) -> Self {
+    pub fn with(home: &Cell, settings: Settings) -> Self {
         let (observed, observing) = watch::channel(Observed::default());
         let (replicas, gathered) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
@@ -165,7 +166,7 @@ impl Controller {
         Self { stop, running: AbortOnDropHandle::new(tokio::spawn(running)), _seeing: AbortOnDropHandle::new(seeing) }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.running).await.unwrap().unwrap();
     }
@@ -213,7 +214,7 @@ async fn see(
     }
 }
 
-fn spec(listeners: Value, service: Value) -> Value {
+pub fn spec(listeners: Value, service: Value) -> Value {
     json!({"listeners": listeners, "service": service, "backends": [{"service": {"name": "db", "port": 1}}]})
 }
 

@@ -7,5 +7,6 @@ mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod leader;
+mod owners;
 mod source;
 mod status;

@@ -153,6 +153,7 @@ fn settings(namespace: &str) -> Settings {
         lease: "status".into(),
         allocations: "ports".into(),
         anchor: None,
+        workload: None,
         selector: BTreeMap::from([("app".to_owned(), "none".to_owned())]),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),

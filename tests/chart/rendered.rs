@@ -27,6 +27,31 @@ fn number_free(value: &Value) -> Value {
     }
 }
 
+/// The controller makes the same again, and Helm then finds nothing to change.
+#[test]
+fn the_anchor_says_what_it_is_for_as_the_controller_does() {
+    let Some(objects) = objects(&[]) else { return };
+    let maps = of_kind(&objects, "ConfigMap");
+    let anchor = maps.iter().find(|map| map["metadata"]["name"] == "tcplb-anchor").unwrap();
+    let description = &anchor["metadata"]["annotations"]["kubernetes.io/description"];
+    assert_eq!(*description, tcplb::controller::ANCHOR_DESCRIPTION);
+}
+
+#[test]
+fn the_workload_is_named_and_may_be_read() {
+    for kind in ["Deployment", "DaemonSet"] {
+        let Some(objects) = objects(&["--set", &format!("kind={kind}")]) else { return };
+        let workload = of_kind(&objects, kind)[0];
+        let arguments = workload["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        assert!(arguments.contains(&json!(format!("--workload={kind}/tcplb"))), "{arguments:?}");
+        let rules = of_kind(&objects, "Role").into_iter().flat_map(|role| role["rules"].as_array().unwrap());
+        let resource = format!("{}s", kind.to_lowercase());
+        let expected =
+            json!({"apiGroups": ["apps"], "resources": [resource], "resourceNames": ["tcplb"], "verbs": ["get"]});
+        assert!(rules.into_iter().any(|rule| *rule == expected), "{kind}");
+    }
+}
+
 #[test]
 fn pods_get_the_time_that_delay_and_drain_take_and_some_more() {
     let gateway = "shutdownDelaySeconds=7,maxDrainSeconds=100";

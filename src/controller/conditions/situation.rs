@@ -28,6 +28,8 @@ pub struct Situation<'a> {
     /// What each replica tells of it, by the names of the pods.
     pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
     pub all_replicas: &'a Replicas,
+    /// The Service by which replicas are found is missing.
+    pub replicas_are_unknown: bool,
     pub settings: &'a Settings,
     pub now: Timestamp,
 }
@@ -64,6 +66,7 @@ impl<'a> Situation<'a> {
         service: Option<&'a Kept<'a>>,
         problem: Option<&'a controller::Problem>,
         all_replicas: &'a Replicas,
+        replicas_are_unknown: bool,
         settings: &'a Settings,
         now: Timestamp,
     ) -> Option<Self> {
@@ -76,7 +79,19 @@ impl<'a> Situation<'a> {
             Some(report) => report.load_balancers.get(&*identity.uid).map_or(Telling::Unaware, Telling::Serves),
         };
         let replicas = all_replicas.iter().map(|(pod, replica)| (pod, telling(&replica.report))).collect();
-        Some(Self { object, spec, identity, verdict, service, problem, replicas, all_replicas, settings, now })
+        Some(Self {
+            object,
+            spec,
+            identity,
+            verdict,
+            service,
+            problem,
+            replicas,
+            all_replicas,
+            replicas_are_unknown,
+            settings,
+            now,
+        })
     }
 
     pub fn placement(&self) -> Placement {

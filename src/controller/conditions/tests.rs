@@ -24,6 +24,8 @@ struct Case {
     served: Vec<(&'static str, Option<Served>)>,
     service: Option<Value>,
     problem: Option<controller::Problem>,
+    /// The Service of the replicas is there.
+    replicas_are_listed: bool,
     before: Option<TcpLoadBalancerStatus>,
 }
 
@@ -39,6 +41,7 @@ impl Default for Case {
             served: vec![("a", Some(served())), ("b", Some(served()))],
             service: Some(service(json!({"type": "ClusterIP", "clusterIPs": ["10.96.0.7"]}))),
             problem: None,
+            replicas_are_listed: true,
             before: None,
         }
     }
@@ -92,6 +95,7 @@ impl Case {
             lease: "tcplb".into(),
             allocations: "ports".into(),
             anchor: None,
+            workload: None,
             selector: BTreeMap::new(),
             ports: 20000..=24999,
             cluster_domain: "cluster.local".into(),
@@ -109,6 +113,9 @@ impl Case {
             status: self.before.clone().map(Arc::new),
         };
         let mut world = World::default();
+        if self.replicas_are_listed {
+            world.services.insert(self.settings().replicas, Arc::default());
+        }
         world.load_balancers.insert(object.clone(), declared);
         if let Some(service) = &self.service {
             let key = ObjectKey::new("tcplb", &kept::name(object));
@@ -241,6 +248,14 @@ fn programmed_waits_for_every_ready_replica() {
         case.expect(PROGRAMMED, expected, part);
     }
     Case { served: Vec::new(), ..Case::default() }.expect(PROGRAMMED, "False/Pending", "no replica is ready");
+}
+
+#[test]
+fn replicas_that_cannot_be_found_are_unknown_and_the_missing_service_is_named() {
+    let case = Case { served: Vec::new(), replicas_are_listed: false, ..Case::default() };
+    case.expect(PROGRAMMED, "Unknown/ReplicasUnknown", "Service tcplb/replicas does not exist");
+    // Those that were known before are asked all the same.
+    Case { replicas_are_listed: false, ..Case::default() }.expect(PROGRAMMED, "True/Programmed", "");
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn settings() -> Settings {
         lease: "tcplb".into(),
         allocations: "ports".into(),
         anchor: None,
+        workload: None,
         selector: BTreeMap::new(),
         ports: 20000..=24999,
         cluster_domain: "cluster.local".into(),
@@ -121,7 +122,7 @@ async fn until(replicas: &mut watch::Receiver<Arc<Replicas>>, expected: &[(&str,
 async fn the_reports_of_all_replicas_are_followed() {
     let (first, reports) = watch::channel(report(&["x"]));
     let a = replica(reports).await;
-    let (_second, reports) = watch::channel(report(&[]));
+    let (second, reports) = watch::channel(report(&[]));
     let b = replica(reports).await;
     let (observing, observed_by) = watch::channel(observed([
         slice(a.port(), &[("a", "127.0.0.1", Some(true))]),
@@ -135,7 +136,12 @@ async fn the_reports_of_all_replicas_are_followed() {
     until(&mut replicas, &[("a", Some(2)), ("b", Some(0))]).await;
     observing.send_replace(observed([slice(b.port(), &[("b", "127.0.0.1", Some(true))])]));
     until(&mut replicas, &[("b", Some(0))]).await;
+    // Without slices it is not known which there are.
     observing.send_replace(observed([]));
+    first.send_replace(report(&[]));
+    second.send_replace(report(&["x"]));
+    until(&mut replicas, &[("b", Some(1))]).await;
+    observing.send_replace(observed([slice(b.port(), &[])]));
     until(&mut replicas, &[]).await;
 }
 

@@ -9,14 +9,7 @@ fn made_of(service: Value, ports: &[(u16, u16)]) -> Service {
         "backends": [{"service": {"name": "db", "port": 5432}}],
     });
     let spec = serde_json::from_value(spec).unwrap();
-    wanted(
-        &ObjectKey::new("shop", "db"),
-        "u1",
-        &spec,
-        &ports.iter().copied().collect(),
-        None,
-        &Settings::of_a_gateway(),
-    )
+    wanted(&ObjectKey::new("shop", "db"), "u1", &spec, &ports.iter().copied().collect(), &[], &Settings::of_a_gateway())
 }
 
 fn spec_of(service: Value) -> Value {

@@ -54,16 +54,26 @@ impl Trouble {
     }
 
     fn answered(status: &Status) -> Option<Self> {
+        const UNAUTHORIZED: u16 = 401;
         const GONE: u16 = 410;
         const TOO_MANY_REQUESTS: u16 = 429;
 
         let message = if status.message.is_empty() { &status.reason } else { &status.message };
         match status.code {
             GONE => None,
+            UNAUTHORIZED => Some(Self::Denied(refused_token(message))),
             400..500 if status.code != TOO_MANY_REQUESTS => Some(Self::Denied(message.clone())),
             code => Some(Self::Unreachable(format!("{code} {message}"))),
         }
     }
+}
+
+/// What is said when the API server knows this process no more.
+pub fn refused_token(message: &str) -> String {
+    format!(
+        "{message}: the token of this process is not accepted; if its ServiceAccount was deleted, create it again and \
+         restart the process"
+    )
 }
 
 /// An error with its causes, each once.
@@ -129,5 +139,21 @@ impl Pauses {
 
     pub fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_token_is_named_with_its_remedy_and_is_no_outage() {
+        let status = Status { code: 401, message: "Unauthorized".into(), ..Status::default() };
+        let trouble = Trouble::answered(&status).unwrap();
+        assert!(matches!(&trouble, Trouble::Denied(_)), "{trouble}");
+        let said = trouble.to_string();
+        assert!(said.starts_with("Unauthorized: ") && said.contains("ServiceAccount"), "{said}");
+        let forbidden = Status { code: 403, message: "no".into(), ..Status::default() };
+        assert_eq!(Trouble::answered(&forbidden), Some(Trouble::Denied("no".into())));
     }
 }

@@ -9,6 +9,7 @@ mod locality;
 mod measurements;
 mod mistakes;
 mod names;
+mod objects;
 mod replicas;
 mod rollouts;
 mod sidecar;

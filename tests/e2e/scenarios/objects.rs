@@ -1,0 +1,112 @@
+//! Objects of the release are deleted by hand, one by one.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Service},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
+
+use crate::{
+    backends::load_balancer,
+    cluster::{self, PATIENCE, eventually},
+    installation::Installation,
+    load::Load,
+    scenario::{Company, Scenario, is, scenario},
+    scenarios::traffic::served,
+};
+
+/// The Service that is kept for the only load balancer.
+async fn kept(services: &Api<Service>) -> Service {
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=tcplb");
+    let mut found = services.list(&ours).await.unwrap().items;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+async fn logs(own: &Installation) -> String {
+    let proxies = format!("app.kubernetes.io/instance={}", own.release);
+    cluster::kubectl(&["-n", &own.namespace, "logs", "--tail=-1", "-l", &proxies]).await
+}
+
+async fn stays_programmed(scenario: &Scenario, name: &str) {
+    let status = scenario.load_balancer(name).await.status.unwrap();
+    assert!(is(&status, "Programmed", "True"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_connection() {
+    scenario("objects", Company::Welcome, async |scenario| {
+        let quick = json!({"maxDrainSeconds": 1, "shutdownDelaySeconds": 0});
+        let own = scenario.install_own(quick.clone()).await;
+        scenario.backends("echo", 2).await;
+        scenario.apply(&load_balancer("objects", 5432, "echo")).await;
+        let address = scenario.programmed("objects").await;
+        served(address).await;
+        let load = Load::with_clients(address, 4);
+        let name = own.full_name();
+        let services = Api::<Service>::namespaced(scenario.client.clone(), &own.namespace);
+        let maps = Api::<ConfigMap>::namespaced(scenario.client.clone(), &own.namespace);
+        let leases = Api::<Lease>::namespaced(scenario.client.clone(), &own.namespace);
+        let before = kept(&services).await;
+        assert_eq!(before.owner_references().len(), 3);
+
+        for map in ["anchor", "ports"].map(|map| format!("{name}-{map}")) {
+            let old = maps.get(&map).await.unwrap();
+            maps.delete(&map, &DeleteParams::default()).await.unwrap();
+            eventually("it is created again", PATIENCE, async || {
+                let new = maps.get_opt(&map).await.unwrap();
+                new.is_some_and(|new| {
+                    new.uid() != old.uid() && new.annotations().contains_key("kubernetes.io/description")
+                })
+            })
+            .await;
+            load.goes_on_for(50).await;
+        }
+        let anchor = maps.get(&format!("{name}-anchor")).await.unwrap();
+        eventually("the Service belongs to the new anchor", PATIENCE, async || {
+            let owners: BTreeSet<_> =
+                kept(&services).await.owner_references().iter().map(|one| one.uid.clone()).collect();
+            owners.len() == 3 && owners.contains(&anchor.uid().unwrap())
+        })
+        .await;
+        leases.delete(&name, &DeleteParams::default()).await.unwrap();
+        eventually("there is a leader", PATIENCE, async || own.leader(&scenario.client).await.is_some()).await;
+
+        services.delete(&format!("{name}-replicas"), &DeleteParams::default()).await.unwrap();
+        let missing = format!("Service {}/{name}-replicas does not exist", own.namespace);
+        eventually("it is reported", PATIENCE, async || logs(&own).await.contains(&missing)).await;
+        load.goes_on_for(50).await;
+        stays_programmed(scenario, "objects").await;
+        // What is declared now is served too.
+        scenario.apply(&load_balancer("later", 5433, "echo")).await;
+        served(scenario.programmed("later").await).await;
+
+        own.helm_install(json!({"class": own.class, "crd": {"install": false}, "maxDrainSeconds": 1,
+            "shutdownDelaySeconds": 0}))
+            .await;
+        let again = format!("no longer: {missing}");
+        eventually("the chart brings it back", PATIENCE, async || logs(&own).await.contains(&again)).await;
+        stays_programmed(scenario, "objects").await;
+        let after = services.get(&before.name_any()).await.unwrap();
+        assert_eq!(after.uid(), before.uid(), "the Service was there all the time");
+        load.end().await.assert_no_failure();
+
+        own.uninstall().await;
+        eventually("no Service is left", PATIENCE, async || {
+            services.list(&ListParams::default()).await.unwrap().items.is_empty()
+        })
+        .await;
+        eventually("no ConfigMap is left", PATIENCE, async || {
+            let left = maps.list(&ListParams::default()).await.unwrap().items;
+            left.iter().all(|map| map.name_any() == "kube-root-ca.crt")
+        })
+        .await;
+    })
+    .await;
+}
