@@ -83,7 +83,7 @@ pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let converted = convert::golb(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
     for warning in &converted.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", printable(warning, MAX_TEXT));
     }
     print(&converted.manifest)
 }

@@ -314,8 +314,9 @@ fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Res
     let world = declaration.surroundings.world;
     match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
-            let key = reference.key();
-            format!("{secret} has no short text under the key `{key}`: write which of its keys has the password")
+            // The key that is written may be the password itself, by mistake.
+            let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };
+            format!("{secret} has no short text under {key}: write which of its keys has the password")
         }),
         (None, Some(file)) => {
             let Text { title, bytes } = Text::of_file(file, declaration.folder, world)?;

@@ -51,6 +51,20 @@ fn the_demo_shows_its_backends_in_the_order_of_their_names() {
 }
 
 #[test]
+fn the_demo_listens_on_the_address_that_it_is_given() {
+    let (address, admin) = (free_address(), free_address());
+    let other = std::net::SocketAddr::from(([127, 7, 7, 7], address.port()));
+    let (flag, port) = (other.ip().to_string(), other.port().to_string());
+    let mut command = program();
+    command.args(["demo", "--address", &flag, "--port", &port, "--admin", &admin.to_string()]);
+    let demo = Tcplb::spawn(command, admin).ready();
+    assert!(["blue", "green", "red"].contains(&who_answers(other).as_str()));
+    assert!(visit(address).is_err(), "127.0.0.1 is not listened on");
+    demo.printed(&format!("A load balancer on {other} with"));
+    demo.printed(&format!("nc {flag} {port}"));
+}
+
+#[test]
 fn the_demo_says_which_of_its_ports_is_in_use_and_how_to_choose_another() {
     let held = TcpListener::bind(free_address()).unwrap();
     let taken = held.local_addr().unwrap();

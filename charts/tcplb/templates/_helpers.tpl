@@ -64,12 +64,13 @@ No versions: a change that does not concern the pods must not replace them, for 
 {{ $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}
 
-{{/* The names of the admin Service, and those that are added. */}}
+{{/* The names of the admin Service of proxies that are called so, and those that are added: (list . $name) */}}
 {{- define "tcplb.adminHosts" -}}
-{{- $name := printf "%s-admin" (include "tcplb.fullname" .) -}}
-{{- $qualified := printf "%s.%s" $name .Release.Namespace -}}
-{{- $inCluster := printf "%s.svc.%s" $qualified .Values.clusterDomain -}}
-{{- join "," (concat (list $name $qualified (printf "%s.svc" $qualified) $inCluster) .Values.admin.hosts) -}}
+{{- $ := index . 0 -}}
+{{- $name := printf "%s-admin" (index . 1) -}}
+{{- $qualified := printf "%s.%s" $name $.Release.Namespace -}}
+{{- $inCluster := printf "%s.svc.%s" $qualified $.Values.clusterDomain -}}
+{{- join "," (concat (list $name $qualified (printf "%s.svc" $qualified) $inCluster) $.Values.admin.hosts) -}}
 {{- end -}}
 
 {{/* The arguments that every controller gets. */}}

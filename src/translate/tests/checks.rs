@@ -124,7 +124,7 @@ fn a_mistake_in_a_check_has_its_sentence() {
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, key: pass}}}",
-            ".redis.passwordRef: Secret shop/monitor has no short text under the key `pass`: write which of its keys",
+            ".redis.passwordRef: Secret shop/monitor has no short text under that `key`: write which of its keys",
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, key: bad}}}",
