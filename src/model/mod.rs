@@ -9,6 +9,7 @@ mod check;
 mod drain;
 mod key;
 mod listener;
+mod loops;
 mod network;
 mod replica;
 mod report;
@@ -28,6 +29,7 @@ pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
     TlsVersion, covers, overlap,
 };
+pub use loops::{Loops, loops};
 pub use network::Networks;
 pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};

@@ -13,6 +13,7 @@ mod departures;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod listener;
+mod local_addresses;
 mod pipe;
 mod plan;
 pub mod postgres;

@@ -1,6 +1,7 @@
 //! The one task that owns listeners and upstreams: makes reality equal to the latest snapshot, and reports.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io,
     net::{SocketAddr, TcpListener},
@@ -21,6 +22,7 @@ use super::{
     accounting::ListenerCounters,
     admission::{Admission, Capacity, Sources},
     listener::{Address, LiveListener, Serving, Way},
+    local_addresses::LocalAddresses,
     plan::{Opening, plan},
     postgres,
     routes::{Route, Routes},
@@ -30,7 +32,8 @@ use super::{
 };
 use crate::{
     model::{
-        self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap,
+        self, Listener, ListenerDrain, ListenerKey, ListenerState, Loops, ObjectKey, Report, Snapshot, UpstreamKey,
+        loops, overlap,
     },
     upstream::{Backends, Upstream, Upstreams},
 };
@@ -98,6 +101,9 @@ pub struct State {
     /// Listeners that are no longer served and still had connections when that was last looked at.
     retired: Vec<GoneListener>,
     next_id: u64,
+    local_addresses: LocalAddresses,
+    /// Endpoints that are left out because connections would come back through them.
+    loops: Loops,
     stopped: bool,
 }
 
@@ -164,7 +170,8 @@ impl Topology {
         if self.state.stopped {
             return;
         }
-        self.upstreams.update(&snapshot.upstreams);
+        let upstreams = self.without_loops(&snapshot);
+        self.upstreams.update(&upstreams);
         self.state.applied = snapshot.clone();
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();
@@ -182,6 +189,29 @@ impl Topology {
         // What the previous process had and this one does not want is closed with its queue.
         self.inherited.clear();
         self.report();
+    }
+
+    /// The upstreams without endpoints through which connections would come back to their listener, until there is no
+    /// descriptor left. The translation refuses those that it can tell; the addresses of this host are known here.
+    fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<model::Upstream>>> {
+        let local = &mut self.state.local_addresses;
+        let loops = loops(&snapshot.listeners, &snapshot.upstreams, |ip| local.contain(ip));
+        let mut upstreams = Cow::Borrowed(&snapshot.upstreams);
+        for (key, endpoints) in &loops {
+            let Some(upstream) = upstreams.to_mut().get_mut(key) else { continue };
+            Arc::make_mut(upstream).endpoints.retain(|endpoint| !endpoints.contains_key(&endpoint.key));
+        }
+        if loops != self.state.loops {
+            for (upstream, endpoint, listener) in loops
+                .iter()
+                .flat_map(|(key, found)| found.iter().map(move |(endpoint, listener)| (key, endpoint, listener)))
+            {
+                warn!(%upstream, %endpoint, %listener, "an endpoint is left out: it is a listener of this process, so its \
+                    connections would come back");
+            }
+            self.state.loops = loops;
+        }
+        upstreams
     }
 
     async fn open(&mut self, opening: Opening) {

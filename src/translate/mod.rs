@@ -19,6 +19,7 @@ mod keeping;
 mod listener;
 mod load_balancer;
 mod locality;
+mod loops;
 mod ports;
 mod quotas;
 mod reach;
@@ -120,6 +121,9 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     for (listener, problem) in conflicts {
         verdicts.entry(listener.object).or_default().problems.push(problem);
     }
+    let mut snapshot = Snapshot { listeners, upstreams, ..Snapshot::default() };
+    loops::leave_out(&mut snapshot, world, &mut verdicts);
+    let Snapshot { listeners, mut upstreams, .. } = snapshot;
     for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
         for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
             problem.field = flags::with_flag(&problem.field);

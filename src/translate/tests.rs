@@ -7,6 +7,7 @@ mod golden;
 mod invariants;
 mod keeping;
 mod locality;
+mod loops;
 mod manifests;
 mod mistakes;
 mod sites;

@@ -1,5 +1,7 @@
 //! Real sockets under a clock that stands still unless a test moves it.
 
+mod simulation;
+
 use std::{
     cell::Cell,
     io,

@@ -1,0 +1,40 @@
+//! Endpoints that are listeners of the same process, as far as that can be told from the world.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{Problem, Reason, Severity, Verdicts, backend_name};
+use crate::{
+    model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
+    source::World,
+};
+
+/// Leaves endpoints out through which connections would come back to their listener, and tells their load balancers.
+pub(super) fn leave_out(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
+    // Other addresses of this host are known to those who serve, not here.
+    for (key, endpoints) in loops(&snapshot.listeners, &snapshot.upstreams, |ip: IpAddr| ip.is_loopback()) {
+        let object = &key.object;
+        let problems = &mut verdicts.entry(object.clone()).or_default().problems;
+        problems.extend(endpoints.iter().map(|(endpoint, target)| problem(object, world, endpoint, target)));
+        if let Some(upstream) = snapshot.upstreams.get_mut(&key) {
+            Arc::make_mut(upstream).endpoints.retain(|endpoint| !endpoints.contains_key(&endpoint.key));
+        }
+    }
+}
+
+fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &ListenerKey) -> Problem {
+    let spec = world.load_balancers.get(object).and_then(|declared| declared.spec.as_ref());
+    let backends = spec.map_or(&[][..], |spec| &spec.backends);
+    let index = backends.iter().position(|backend| backend_name(backend) == &*endpoint.backend);
+    let ListenerKey { object: other, port } = target;
+    let what = if other == object {
+        format!("this load balancer's own listener {port}")
+    } else {
+        format!("the listener {port} of {other}, whose connections come back to this load balancer")
+    };
+    Problem {
+        severity: Severity::Refused,
+        reason: Reason::Invalid,
+        field: index.map_or_else(String::new, |index| format!("spec.backends[{index}]")),
+        message: format!("{} is {what}: write the address of a server; it is left out", endpoint.address),
+    }
+}
