@@ -137,16 +137,18 @@ impl Serving<'_> {
                         .or_insert(candidate);
                 }
             }
-            refusals.push((key, is_ours, is_replaced, refused));
+            refusals.push((key, slice, is_ours, is_replaced, refused));
         }
         let retained = self.retained(&found, &matched);
         // A slice that is not the Service's any more is not reported while endpoints stay.
-        for (key, is_ours, is_replaced, refused) in refusals {
-            let is_superseded = !retained.is_empty() || is_replaced && !found.is_empty();
+        for (key, slice, is_ours, is_replaced, refused) in refusals {
+            // A finalizer may keep one that is being deleted for ever.
+            let goes_by_itself = is_replaced && slice.metadata.deletion_timestamp.is_none();
+            let is_superseded = !retained.is_empty() || goes_by_itself && !found.is_empty();
             if !is_ours && is_superseded {
                 continue;
             }
-            if is_replaced {
+            if is_replaced && found.is_empty() {
                 let message = format!(
                     "EndpointSlice {key} is being deleted, or belongs to an earlier Service of this name: Kubernetes writes \
                      another one"

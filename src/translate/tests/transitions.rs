@@ -224,6 +224,23 @@ fn a_slice_without_endpoints_says_that_there_are_none() {
     assert!(!verdicts[&object("a")].has_unresolved_references());
 }
 
+/// Somebody may keep one that Kubernetes deletes, by a finalizer.
+#[test]
+fn a_slice_that_is_being_deleted_is_reported_beside_matching_ones() {
+    let mut world = before();
+    let served = first(&world).0;
+    let mut deleting = EndpointSlice::clone(&DB.slice(7, &[(9, "")]));
+    deleting.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    Change::Slice("db-2", Some(Arc::new(deleting))).apply(&mut world);
+    for previous in [&Snapshot::default(), &served] {
+        let (now, verdicts) = then(&world, previous);
+        assert_eq!(addresses(&now), BOTH);
+        let said = sentences(&verdicts, "a");
+        assert!(said.len() == 1 && said[0].contains("EndpointSlice shop/db-2 has 10.0.0.9:7"), "{said:?}");
+    }
+}
+
 #[test]
 fn another_service_is_followed_at_once_and_awaited_if_it_has_no_slices() {
     let served = first(&before()).0;
