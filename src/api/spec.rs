@@ -53,7 +53,14 @@ pub const DEFAULT_CLASS: &str = "tcplb";
         "description": "Healthy endpoints of all endpoints"}"#,
     printcolumn = r#"{"name": "Status", "type": "string", "jsonPath": ".status.summary.status",
         "description": "Programmed, or the first thing that is wrong"}"#,
-    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Placement", "type": "string", "jsonPath": ".spec.placement", "priority": 1,
+        "description": "Where its ports are opened"}"#,
+    printcolumn = r#"{"name": "Class", "type": "string", "jsonPath": ".spec.className", "priority": 1,
+        "description": "The controller that serves it"}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "priority": 1,
+        "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message",
+        "description": "The message of the condition Ready"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

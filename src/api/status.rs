@@ -28,7 +28,8 @@ pub struct TcpLoadBalancerStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub backends: Vec<BackendStatus>,
-    /// `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services, Secrets and ConfigMaps that it
+    /// `Ready`: connections are served as declared. `Reconciling`, `Stalled`: present while the controller is at work, and
+    /// while only a changed object helps. `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services, Secrets and ConfigMaps that it
     /// names are there. `Programmed`: every ready proxy serves it. `BackendsHealthy`: endpoints can be reached.
     /// `CertificatesValid`: none has expired or is about to. `ClientAddressPreserved`: proxies see the clients' own
     /// addresses. Each has a reason and a message that says what to do.
@@ -104,8 +105,11 @@ pub struct BackendStatus {
     pub name: String,
     /// How many endpoints it has.
     pub endpoints: u32,
-    /// How many of them every replica finds usable.
+    /// How many of them every replica finds usable, without those that connections keep failing to reach.
     pub healthy: u32,
+    /// How many usable endpoints connections keep failing to reach, on the replica with the most of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<u32>,
     /// How many of those stand by, since backends of another priority serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<u32>,

@@ -6,6 +6,8 @@ mod backends;
 mod certificates;
 mod client_address;
 mod programmed;
+mod ready;
+mod reason;
 mod situation;
 mod steady;
 #[cfg(test)]
@@ -16,8 +18,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use self::situation::Situation;
-pub use self::steady::steady;
+pub use self::{ready::is_summary, steady::steady};
+use self::{reason::ConditionReason, situation::Situation};
 use super::{Observed, Problems, Replicas, Settings, services};
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
@@ -31,9 +33,6 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const BACKENDS_HEALTHY: &str = "BackendsHealthy";
 pub const CERTIFICATES_VALID: &str = "CertificatesValid";
 pub const CLIENT_ADDRESS_PRESERVED: &str = "ClientAddressPreserved";
-
-/// The reason of what is expected to come about without anybody's doing.
-pub const PENDING: &str = "Pending";
 
 /// The longest message that a condition can have, in bytes; the API server counts characters.
 const LONGEST_MESSAGE: usize = 32 * 1024;
@@ -86,9 +85,11 @@ fn status(situation: &Situation) -> TcpLoadBalancerStatus {
         conditions.push((CLIENT_ADDRESS_PRESERVED, client_address::preserved(situation)));
         listeners = programmed::statuses(situation, found);
     }
+    let summary = summary(situation, &conditions, &addresses, &listeners, &backends);
+    conditions.splice(..0, ready::summarised(&conditions));
     TcpLoadBalancerStatus {
         observed_generation: Some(situation.identity.generation),
-        summary: Some(summary(situation, &conditions, &addresses, &listeners, &backends)),
+        summary: Some(summary),
         addresses,
         listeners,
         backends,
@@ -99,7 +100,7 @@ fn status(situation: &Situation) -> TcpLoadBalancerStatus {
 /// What `kubectl get` prints.
 fn summary(
     situation: &Situation,
-    conditions: &[(&str, Finding)],
+    conditions: &[(&'static str, Finding)],
     addresses: &[Address],
     listeners: &[ListenerStatus],
     backends: &[BackendStatus],
@@ -111,14 +112,13 @@ fn summary(
     let ports = situation.ports().into_iter().map(with_node_port).collect::<Vec<_>>().join(",");
     let sum = |count: fn(&BackendStatus) -> u32| backends.iter().map(count).sum::<u32>();
     let ready = format!("{}/{}", sum(|backend| backend.healthy), sum(|backend| backend.endpoints));
-    // What a client's address is, is as it is, and nothing wrong.
-    let wrong = conditions.iter().filter(|(type_, _)| *type_ != CLIENT_ADDRESS_PRESERVED);
-    let wrong = wrong.map(|(_, finding)| finding).find(|finding| finding.holds != Holds::True);
+    let in_sidecars = situation.placement() == Placement::Sidecar;
+    let good = if in_sidecars { ConditionReason::ServedInPods } else { ConditionReason::Programmed };
     Summary {
         ports: (!ports.is_empty()).then_some(ports),
         address: addresses.first().map(|address| address.value.clone()),
-        ready: (situation.placement() != Placement::Sidecar).then_some(ready),
-        status: Some(wrong.map_or(PROGRAMMED, |finding| finding.reason).to_owned()),
+        ready: (!in_sidecars).then_some(ready),
+        status: Some(ready::first_fault(conditions).map_or(good, |(_, fault)| fault.reason).as_str().to_owned()),
     }
 }
 
@@ -126,7 +126,7 @@ fn summary(
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     holds: Holds,
-    reason: &'static str,
+    reason: ConditionReason,
     message: String,
 }
 
@@ -138,15 +138,15 @@ enum Holds {
 }
 
 impl Finding {
-    fn yes(reason: &'static str, message: impl Into<String>) -> Self {
+    fn yes(reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { holds: Holds::True, reason, message: message.into() }
     }
 
-    fn no(reason: &'static str, message: impl Into<String>) -> Self {
+    fn no(reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { holds: Holds::False, reason, message: message.into() }
     }
 
-    fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+    fn unknown(reason: ConditionReason, message: impl Into<String>) -> Self {
         Self { holds: Holds::Unknown, reason, message: message.into() }
     }
 
@@ -156,10 +156,12 @@ impl Finding {
             Holds::False => "False",
             Holds::Unknown => "Unknown",
         };
+        #[cfg(test)]
+        assert!(is_summary(type_) || self.reason.types().contains(&type_), "{type_} has {:?}", self.reason);
         Condition {
             type_: type_.to_owned(),
             status: status.to_owned(),
-            reason: self.reason.to_owned(),
+            reason: self.reason.as_str().to_owned(),
             message: cut(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
             observed_generation: Some(situation.identity.generation),
             last_transition_time: Time(whole_seconds(situation.now)),
@@ -170,6 +172,11 @@ impl Finding {
 /// As it is stored.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// Whether a condition with this reason waits for something that comes about by itself.
+pub fn is_waiting(condition: &Condition) -> bool {
+    ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
 }
 
 /// The beginning of a text, if all of it has no room.

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::{
     Settings,
-    conditions::{PENDING, PROGRAMMED, cut},
+    conditions::{CLIENT_ADDRESS_PRESERVED, PROGRAMMED, cut, is_summary, is_waiting},
     failure::sentence,
 };
 use crate::{
@@ -86,22 +86,27 @@ fn reference(object: &ObjectKey, uid: &str) -> ObjectReference {
 
 /// What is worth an Event: that a condition became true or untrue, or untrue for another reason. Of a new object, only
 /// that it is programmed, and what is wrong.
-fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
+pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     let news = |condition: &&Condition| match before.iter().find(|before| before.type_ == condition.type_) {
         Some(before) if before.status == condition.status => {
             condition.status == "False" && before.reason != condition.reason
         }
         Some(_) => true,
-        None => condition.status == "False" || (condition.type_ == PROGRAMMED && condition.status == "True"),
+        None => is_fault(condition) || (condition.type_ == PROGRAMMED && condition.status == "True"),
     };
     // What is waited for comes about, or becomes something that is worth an Event.
-    let told = now.iter().filter(|condition| condition.reason != PENDING);
+    let told = now.iter().filter(|condition| !is_waiting(condition) && !is_summary(&condition.type_));
     told.filter(news).map(event).collect()
+}
+
+/// What proxies see of clients is a choice, and no fault.
+fn is_fault(condition: &Condition) -> bool {
+    condition.status == "False" && condition.type_ != CLIENT_ADDRESS_PRESERVED
 }
 
 fn event(condition: &Condition) -> Event {
     Event {
-        type_: if condition.status == "False" { EventType::Warning } else { EventType::Normal },
+        type_: if is_fault(condition) { EventType::Warning } else { EventType::Normal },
         reason: condition.reason.clone(),
         note: Some(cut(&condition.message, LONGEST_NOTE).into_owned()),
         action: condition.type_.clone(),

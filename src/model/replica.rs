@@ -67,6 +67,12 @@ pub struct BackendHealth {
     /// Those of them that stand by, since endpoints of another priority serve.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub standby: u32,
+    /// Those of them that connections keep failing to reach.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failing: u32,
+    /// Those that are not usable before their first check, which is under way.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unchecked: u32,
     /// Open connections that are to be closed, since their endpoints get no more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub draining: u32,

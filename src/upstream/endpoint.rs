@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -16,6 +16,11 @@ use super::{
     pool::{Pool, PoolCounters, PoolFigures},
 };
 use crate::model::{Backend, Distance, EndpointKey};
+
+/// Connections to an endpoint count as failing after this many failures in a row.
+const FAILING_AFTER: u32 = 5;
+/// Without another attempt, it is forgotten after this time that connections failed.
+const FAILING_LASTS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
 pub struct Endpoint {
@@ -36,7 +41,10 @@ pub struct Endpoint {
     ejections: AtomicU64,
     probes_passed: AtomicU64,
     probes_failed: AtomicU64,
-    consecutive_failures: AtomicU32,
+    /// Attempts to connect that failed since one succeeded.
+    failures_in_row: AtomicU32,
+    /// How many of these no longer count towards an ejection.
+    forgiven_failures: AtomicU32,
     /// How many failures in a row the keeper wants to know of; 0: it does not.
     worrying_failures: AtomicU32,
     last_failure: ArcSwapOption<Failure>,
@@ -97,7 +105,8 @@ impl Endpoint {
             ejections: AtomicU64::new(0),
             probes_passed: AtomicU64::new(0),
             probes_failed: AtomicU64::new(0),
-            consecutive_failures: AtomicU32::new(0),
+            failures_in_row: AtomicU32::new(0),
+            forgiven_failures: AtomicU32::new(0),
             worrying_failures: AtomicU32::new(0),
             last_failure: ArcSwapOption::empty(),
             keeper,
@@ -130,7 +139,7 @@ impl Endpoint {
     }
 
     /// Whether it may become usable in a moment, when its first probe ends.
-    pub(super) fn awaited(&self) -> bool {
+    pub fn awaited(&self) -> bool {
         self.standing.load().awaited
     }
 
@@ -207,7 +216,8 @@ impl Endpoint {
         }
         self.connect_failures.fetch_add(1, Relaxed);
         self.note_failure(error.to_string());
-        let failures = self.consecutive_failures.fetch_add(1, Relaxed).wrapping_add(1);
+        let in_row = self.failures_in_row.fetch_add(1, Relaxed).wrapping_add(1);
+        let failures = in_row.saturating_sub(self.forgiven_failures.load(Relaxed));
         let worrying = self.worrying_failures.load(Relaxed);
         // At every multiple, in case it could not be ejected the first time.
         if worrying > 0 && failures.is_multiple_of(worrying) {
@@ -226,8 +236,16 @@ impl Endpoint {
         self.pool_counters.figures(idle)
     }
 
+    /// Whether connections to it keep failing: several in a row, the last one a short while ago. It may be usable all
+    /// the same, since the last endpoints of a group are not ejected; it is for people, and balancing ignores it.
+    pub fn is_failing(&self) -> bool {
+        let recent = |failure: &Failure| Timestamp::now().duration_since(failure.at) < FAILING_LASTS;
+        self.failures_in_row.load(Relaxed) >= FAILING_AFTER && self.last_failure.load().as_deref().is_some_and(recent)
+    }
+
+    /// Those since it became usable.
     pub(super) fn consecutive_failures(&self) -> u32 {
-        self.consecutive_failures.load(Relaxed)
+        self.failures_in_row.load(Relaxed).saturating_sub(self.forgiven_failures.load(Relaxed))
     }
 
     pub(super) fn pool_counters(&self) -> &PoolCounters {
@@ -237,8 +255,9 @@ impl Endpoint {
     /// An attempt to connect succeeded.
     pub(super) fn reached(&self) {
         // A load first: this line is written by every worker, and there is nearly never a failure to forget.
-        if self.consecutive_failures() != 0 {
-            self.consecutive_failures.store(0, Relaxed);
+        if self.failures_in_row.load(Relaxed) != 0 {
+            self.failures_in_row.store(0, Relaxed);
+            self.forgiven_failures.store(0, Relaxed);
         }
     }
 
@@ -269,7 +288,7 @@ impl Endpoint {
         self.standing.store(Arc::new(standing));
         let was_usable = self.usable.swap(standing.usable(), Relaxed);
         if standing.usable() && !was_usable {
-            self.consecutive_failures.store(0, Relaxed);
+            self.forgiven_failures.store(self.failures_in_row.load(Relaxed), Relaxed);
         }
     }
 
@@ -415,6 +434,28 @@ mod tests {
         assert!(tried.with_failing().contains(&endpoint) && !tried.contains(&endpoint));
         endpoint.connected();
         assert!(!tried.with_failing().contains(&endpoint));
+    }
+
+    #[test]
+    fn failing_lasts_through_ejections_until_an_attempt_succeeds() {
+        let endpoint = endpoint();
+        let usable = |usable| Standing { healthy: usable, awaited: false, ejected_until: None };
+        for failures in 1..=FAILING_AFTER {
+            assert!(!endpoint.is_failing(), "{failures}");
+            endpoint.connect_failed(&Errno::CONNREFUSED.into());
+        }
+        assert!(endpoint.is_failing());
+        endpoint.stand(usable(false));
+        endpoint.stand(usable(true));
+        assert_eq!(
+            (endpoint.is_failing(), endpoint.consecutive_failures()),
+            (true, 0),
+            "no reason to eject it at once"
+        );
+        endpoint.connect_failed(&Errno::CONNREFUSED.into());
+        assert_eq!((endpoint.is_failing(), endpoint.consecutive_failures()), (true, 1));
+        endpoint.connected();
+        assert_eq!((endpoint.is_failing(), endpoint.consecutive_failures()), (false, 0));
     }
 
     #[test]

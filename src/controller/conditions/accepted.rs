@@ -1,7 +1,7 @@
 //! Whether the declaration can be served as it is written.
 
 use super::{
-    Finding, lines,
+    ConditionReason, Finding, lines,
     situation::{Situation, Topic, name_of},
 };
 use crate::translate::{Problem, Severity};
@@ -14,7 +14,13 @@ pub fn accepted(situation: &Situation) -> Finding {
             "" => sentence.clone(),
             pods => format!("{pods}: {sentence}"),
         });
-        return otherwise("Accepted", "what is declared can be served", situation, Topic::Declaration, in_replicas);
+        return otherwise(
+            ConditionReason::Accepted,
+            "what is declared can be served",
+            situation,
+            Topic::Declaration,
+            in_replicas,
+        );
     };
     let reason = name_of(first.reason);
     Finding::no(reason, lines(refused.map(Problem::to_string).chain(whole(situation))))
@@ -23,14 +29,20 @@ pub fn accepted(situation: &Situation) -> Finding {
 pub fn resolved_refs(situation: &Situation) -> Finding {
     let mut refused = situation.problems(Topic::References, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        return otherwise("ResolvedRefs", "everything that is referred to exists", situation, Topic::References, []);
+        return otherwise(
+            ConditionReason::ResolvedRefs,
+            "everything that is referred to exists",
+            situation,
+            Topic::References,
+            [],
+        );
     };
     Finding::no(name_of(first.reason), lines(refused))
 }
 
 /// All is well, but for what somebody should look at.
 fn otherwise(
-    reason: &'static str,
+    reason: ConditionReason,
     all_well: &str,
     situation: &Situation,
     topic: Topic,

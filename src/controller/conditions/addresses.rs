@@ -12,7 +12,9 @@ use crate::{
 
 /// Those from outside the cluster first.
 pub fn addresses(situation: &Situation) -> Vec<Address> {
-    match (situation.placement(), situation.service) {
+    // One that is being deleted is about to lose its addresses.
+    let service = situation.service.filter(|kept| !kept.is_leaving());
+    match (situation.placement(), service) {
         (Placement::Gateway, Some(kept)) => {
             let settings = situation.settings;
             let (name, namespace) = (kept::name(situation.object), &settings.namespace);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Finding, PENDING, lines,
+    ConditionReason, Finding, lines,
     situation::{Situation, Topic},
 };
 use crate::{
@@ -23,7 +23,7 @@ pub fn backends(situation: &Situation) -> Vec<BackendStatus> {
     names.into_iter().filter(|name| seen.insert(*name)).map(|name| backend(name, situation)).collect()
 }
 
-/// An endpoint counts as healthy when every replica can use it; replicas tell numbers, so it is the smallest one.
+/// An endpoint counts as healthy when every replica can use it and connections reach it; replicas tell numbers, so it is the smallest one.
 fn backend(name: &str, situation: &Situation) -> BackendStatus {
     let none = BackendHealth::default();
     let of_replica = |(_, served): (_, &Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
@@ -33,7 +33,8 @@ fn backend(name: &str, situation: &Situation) -> BackendStatus {
     BackendStatus {
         name: name.to_owned(),
         endpoints: health.iter().map(|health| health.endpoints).max().unwrap_or(0),
-        healthy: health.iter().map(|health| health.usable).min().unwrap_or(0),
+        healthy: health.iter().map(|health| health.usable.saturating_sub(health.failing)).min().unwrap_or(0),
+        failing: health.iter().map(|health| health.failing).max().filter(|failing| *failing > 0),
         standby: health.iter().map(|health| health.standby).max().filter(|standby| *standby > 0),
         draining: Some(health.iter().map(|health| health.draining).sum()).filter(|draining| *draining > 0),
         last_failure: last_failure.map(told),
@@ -46,7 +47,7 @@ fn told(Failure { endpoint, reason, time }: &Failure) -> LastFailure {
 
 pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
     if situation.served().next().is_none() {
-        return Finding::unknown(PENDING, "no replica has reported on it yet");
+        return Finding::unknown(ConditionReason::Pending, "no replica has reported on it yet");
     }
     let endpoints: u32 = backends.iter().map(|backend| backend.endpoints).sum();
     let healthy: u32 = backends.iter().map(|backend| backend.healthy).sum();
@@ -54,26 +55,41 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
     let warnings = warnings.into_iter().flatten().map(ToString::to_string);
     let counts = format!("{healthy} of {endpoints} endpoints are healthy");
     let failed_over = failed_over(situation);
+    let failing: u32 = backends.iter().filter_map(|backend| backend.failing).sum();
+    let failing = (failing > 0).then(|| format!("connections to {failing} of them fail"));
     match (endpoints, healthy) {
         (0, _) => Finding::no(
-            "NoEndpoints",
+            ConditionReason::NoEndpoints,
             lines(["there are no endpoints: connections are refused".to_owned()].into_iter().chain(warnings)),
         ),
+        (_, 0) if failing.is_none() && is_being_checked(situation) => {
+            Finding::unknown(ConditionReason::Pending, format!("{endpoints} endpoints are checked for the first time"))
+        }
         (_, 0) => {
             let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
             let latest = failures.max_by_key(|failure| &failure.time);
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
-            let counts = match refusing(situation) {
-                Some(pods) => format!("{counts}: connections are refused{pods}"),
-                None => format!("none of {endpoints} endpoints is healthy on all pods: each uses others"),
+            let (reason, counts) = match (refusing(situation), failing) {
+                (Some(pods), _) => (ConditionReason::Unhealthy, format!("{counts}: connections are refused{pods}")),
+                (None, Some(failing)) => {
+                    let advice = "see whether the backend listens on this port, and whether targetPort names it";
+                    (ConditionReason::ConnectionsFail, format!("{counts}: {failing}; {advice}"))
+                }
+                (None, None) => {
+                    let counts = format!("none of {endpoints} endpoints is healthy on all pods: each uses others");
+                    (ConditionReason::Unhealthy, counts)
+                }
             };
-            Finding::no("Unhealthy", lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings)))
+            Finding::no(reason, lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings)))
         }
         _ => {
             let without = backends.iter().filter(|backend| backend.endpoints > 0 && backend.healthy == 0);
             let without = without.map(|backend| format!("backend `{}` has no healthy endpoint", backend.name));
-            let reason = if failed_over.is_empty() { "Healthy" } else { "FailedOver" };
-            Finding::yes(reason, lines([counts].into_iter().chain(failed_over).chain(without).chain(warnings)))
+            let reason = if failed_over.is_empty() { ConditionReason::Healthy } else { ConditionReason::FailedOver };
+            Finding::yes(
+                reason,
+                lines([counts].into_iter().chain(failing).chain(failed_over).chain(without).chain(warnings)),
+            )
         }
     }
 }
@@ -86,6 +102,14 @@ fn failed_over(situation: &Situation) -> Vec<String> {
         format!("failed over{pods}: connections{route} go to backends of priority {priority}")
     };
     situation.told_by_pods(|served| &served.failed_over).map(sentence).collect()
+}
+
+/// Whether replicas without a usable endpoint are only waiting for the first checks.
+fn is_being_checked(situation: &Situation) -> bool {
+    let has =
+        |served: &Served, count: fn(&BackendHealth) -> u32| served.backends.values().any(|health| count(health) > 0);
+    let mut unusable = situation.served().filter(|(_, served)| !has(served, |health| health.usable)).peekable();
+    unusable.peek().is_some() && unusable.all(|(_, served)| has(served, |health| health.unchecked))
 }
 
 /// Where no endpoint can be used. `None`: nowhere.

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, fmt};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Finding, PENDING, lines,
+    ConditionReason, Finding, lines,
     situation::{Situation, Topic},
 };
-use crate::translate::{Problem, Reason, Severity};
+use crate::{
+    api::{Listener, TlsMode},
+    translate::{Problem, Reason, Severity},
+};
 
 /// Who owns a certificate is told this long before it expires.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
@@ -20,7 +23,8 @@ pub fn valid(situation: &Situation) -> Option<Finding> {
     let warnings = lines(warned_of());
     let Some(((audience, source), until)) = expiries.iter().min_by_key(|(_, until)| **until) else {
         return match warnings.is_empty() {
-            true => declares(situation).then(|| none(situation)),
+            true if declares(situation) => none(situation),
+            true => None,
             false => Some(Finding::no(reason_of(warned_of()), warnings)),
         };
     };
@@ -29,27 +33,39 @@ pub fn valid(situation: &Situation) -> Option<Finding> {
         Finding::no(reason_of(warned_of()), warnings)
     } else if *until < situation.now {
         let what = format!("the certificate of {source}{audience} expired on {until:.0}");
-        Finding::no("CertificateExpired", format!("{what}: replace it; it is still presented"))
+        Finding::no(ConditionReason::CertificateExpired, format!("{what}: replace it; it is still presented"))
     } else if until.duration_since(situation.now) < SOON {
-        Finding::yes("ExpiresSoon", format!("{until_when}: replace it before"))
+        Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before"))
     } else {
-        Finding::yes("Valid", if expiries.len() > 1 { format!("{until_when}, the others longer") } else { until_when })
+        Finding::yes(
+            ConditionReason::Valid,
+            if expiries.len() > 1 { format!("{until_when}, the others longer") } else { until_when },
+        )
     })
 }
 
 /// That something has expired comes before what else is wrong.
-fn reason_of<'a>(mut warnings: impl Iterator<Item = &'a Problem>) -> &'static str {
+fn reason_of<'a>(mut warnings: impl Iterator<Item = &'a Problem>) -> ConditionReason {
     let expired = warnings.any(|problem| problem.reason == Reason::CertificateExpired);
-    if expired { "CertificateExpired" } else { "Invalid" }
+    if expired { ConditionReason::CertificateExpired } else { ConditionReason::Invalid }
 }
 
 /// Whether it has certificates by its declaration.
 fn declares(situation: &Situation) -> bool {
-    let listeners = situation.listeners();
-    let mut for_clients = listeners.iter().filter_map(|(_, listener)| listener.tls.as_ref());
     let backends = situation.spec.map_or(&[][..], |spec| &spec.backends);
-    let mut for_backends = backends.iter().filter_map(|backend| backend.tls.as_ref());
-    for_clients.any(|tls| !tls.certificate_refs.is_empty()) || for_backends.any(|tls| tls.certificate_ref.is_some())
+    let for_clients = situation.listeners().into_iter().any(|(_, listener)| terminates_tls(listener));
+    for_clients || backends.iter().any(|backend| backend.tls.as_ref().is_some_and(|tls| tls.certificate_ref.is_some()))
+}
+
+/// Whether a listener presents a certificate to any of its clients.
+fn terminates_tls(listener: &Listener) -> bool {
+    let Some(tls) = &listener.tls else { return false };
+    let mut routes = listener.routes.iter().map(|route| route.tls.as_ref().map_or(tls.mode, |tls| tls.mode));
+    let terminates = match listener.routes.is_empty() {
+        true => tls.mode == TlsMode::Terminate,
+        false => routes.any(|mode| mode == TlsMode::Terminate),
+    };
+    terminates && !tls.certificate_refs.is_empty()
 }
 
 /// Whom a certificate is shown to.
@@ -83,11 +99,13 @@ fn presented<'a>(situation: &Situation<'a>) -> BTreeMap<(Audience, &'a str), Tim
     expiries
 }
 
-fn none(situation: &Situation) -> Finding {
+/// `None`: every replica knows this generation and presents no certificate, for a reason that another condition has.
+fn none(situation: &Situation) -> Option<Finding> {
     let refused = situation.problems(Topic::References, Severity::Refused);
     let refused = lines(refused.filter(|problem| problem.reason == Reason::InvalidCertificateRef));
-    match refused.is_empty() {
-        true => Finding::unknown(PENDING, "no replica has presented a certificate yet"),
-        false => Finding::no("InvalidCertificateRef", refused),
+    if !refused.is_empty() {
+        return Some(Finding::no(ConditionReason::InvalidCertificateRef, refused));
     }
+    (!situation.is_known_everywhere())
+        .then(|| Finding::unknown(ConditionReason::Pending, "no replica has presented a certificate yet"))
 }

@@ -1,31 +1,31 @@
 //! Whether the proxies see their clients' addresses.
 
-use super::{Finding, situation::Situation};
+use super::{ConditionReason, Finding, situation::Situation};
 use crate::api::{ExternalTrafficPolicy, Placement, ServiceTemplate, ServiceType};
 
 pub fn preserved(situation: &Situation) -> Finding {
     let listeners = situation.listeners();
     if !listeners.is_empty() && listeners.iter().all(|(_, listener)| listener.proxy_protocol.is_some()) {
-        return Finding::yes("ProxyProtocol", "clients' addresses come in PROXY protocol headers");
+        return Finding::yes(ConditionReason::ProxyProtocol, "clients' addresses come in PROXY protocol headers");
     }
     if situation.placement() == Placement::Host {
         return Finding::yes(
-            "DirectConnections",
+            ConditionReason::DirectConnections,
             "clients connect to the nodes' ports: the proxies see their addresses",
         );
     }
     match exposure(situation) {
         Exposure::ClusterIp => Finding::yes(
-            "DirectConnections",
+            ConditionReason::DirectConnections,
             "clients are within the cluster: the proxies see their addresses, as far as the cluster's network keeps them",
         ),
         Exposure::Local => Finding::yes(
-            "LocalTrafficPolicy",
+            ConditionReason::LocalTrafficPolicy,
             "externalTrafficPolicy is Local: nodes pass clients' addresses on; a cloud's load balancer in front may \
              replace them unless it sends PROXY protocol headers",
         ),
         Exposure::Cluster => Finding::no(
-            "ClusterTrafficPolicy",
+            ConditionReason::ClusterTrafficPolicy,
             "externalTrafficPolicy is Cluster: the proxies see nodes' addresses in place of those of clients outside \
              the cluster; write service.externalTrafficPolicy: Local, or proxyProtocol, to have the clients'",
         ),

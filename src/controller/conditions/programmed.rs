@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Service;
+
 use super::{
-    Finding, Holds, PENDING, PROGRAMMED, addresses, lines,
+    ConditionReason, Finding, Holds, PROGRAMMED, addresses, lines,
     situation::{Situation, Telling, Topic},
 };
 use crate::{
@@ -15,6 +18,9 @@ use crate::{
 
 /// How many pods a message names.
 const MOST_NAMED: usize = 3;
+
+/// How long a cloud may take to give a new Service its address before that is reported as a fault.
+const ADDRESS_TAKES: SignedDuration = SignedDuration::from_mins(2);
 
 const SERVED: &str = "all ready replicas serve it";
 
@@ -28,7 +34,7 @@ pub struct Found<'a> {
 /// Only who looks into the application's pods knows.
 pub fn in_pods() -> Finding {
     Finding::unknown(
-        "ServedInPods",
+        ConditionReason::ServedInPods,
         "it is served by sidecars in the application's pods: their logs and admin pages say more",
     )
 }
@@ -51,7 +57,7 @@ pub fn listeners<'a>(situation: &Situation<'a>) -> Vec<Found<'a>> {
 
 pub fn programmed(situation: &Situation, listeners: &[Found], addresses: &[Address]) -> Finding {
     if let Some(Problem::ServiceNotWritten(sentence)) = situation.problem {
-        return Finding::no("ServiceNotWritten", sentence);
+        return Finding::no(ConditionReason::ServiceNotWritten, sentence);
     }
     if let Some(finding) = of_listeners(listeners) {
         return finding;
@@ -59,10 +65,7 @@ pub fn programmed(situation: &Situation, listeners: &[Found], addresses: &[Addre
     if listeners.is_empty() {
         return behind(situation).unwrap_or_else(not_served);
     }
-    match address_missing(situation, addresses) {
-        Some(sentence) => Finding::no("AddressNotAssigned", sentence),
-        None => Finding::yes(PROGRAMMED, SERVED),
-    }
+    address_missing(situation, addresses).unwrap_or_else(|| Finding::yes(ConditionReason::Programmed, SERVED))
 }
 
 pub fn statuses(situation: &Situation, found: Vec<Found>) -> Vec<ListenerStatus> {
@@ -86,8 +89,8 @@ fn node_ports(situation: &Situation) -> BTreeMap<u16, u16> {
 /// Why a listener has no port of the proxies'.
 fn without_port(listener: u16, situation: &Situation) -> Option<Finding> {
     let (listeners, reason, sentence) = match situation.problem? {
-        Problem::NoFreePort { listeners, sentence } => (listeners, "NoFreePort", sentence),
-        Problem::AllocationFailed { listeners, sentence } => (listeners, "AllocationFailed", sentence),
+        Problem::NoFreePort { listeners, sentence } => (listeners, ConditionReason::NoFreePort, sentence),
+        Problem::AllocationFailed { listeners, sentence } => (listeners, ConditionReason::AllocationFailed, sentence),
         Problem::ServiceNotWritten(_) => return None,
     };
     listeners.contains(&listener).then(|| Finding::no(reason, sentence))
@@ -99,7 +102,7 @@ fn behind(situation: &Situation) -> Option<Finding> {
         return Some(Finding::unknown("ReplicasUnknown", situation.settings.replicas_unknown()));
     }
     if situation.replicas.is_empty() {
-        return Some(Finding::no(PENDING, "no replica is ready to serve it"));
+        return Some(Finding::no(ConditionReason::Pending, "no replica is ready to serve it"));
     }
     let generation = situation.identity.generation;
     let late = situation.replicas.iter().filter_map(|(pod, telling)| match telling {
@@ -111,7 +114,7 @@ fn behind(situation: &Situation) -> Option<Finding> {
         Telling::Serves(_) => None,
     });
     let late: Vec<String> = late.collect();
-    (!late.is_empty()).then(|| Finding::no(PENDING, named(late)))
+    (!late.is_empty()).then(|| Finding::no(ConditionReason::Pending, named(late)))
 }
 
 type Outcomes<'a> = Vec<(&'a Arc<str>, Option<&'a ListenerOutcome>)>;
@@ -123,16 +126,22 @@ fn outcomes<'a>(port: u16, situation: &Situation<'a>) -> Outcomes<'a> {
 
 fn of_listener(index: usize, port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding {
     let bound = |outcome: &Option<&ListenerOutcome>| matches!(outcome, Some(ListenerOutcome::Bound(_)));
+    let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Some(ListenerOutcome::Failed(_))));
+    // All replicas decide alike: one that has not opened a port that nothing speaks against is about to.
+    let opening = !failed && !situation.verdict.refuses();
     let without = outcomes.iter().filter(|(_, outcome)| !bound(outcome)).map(|(pod, outcome)| match outcome {
         Some(ListenerOutcome::Failed(sentence)) => format!("pod {pod}: {sentence}"),
+        Some(ListenerOutcome::Bound(_)) | None if opening => format!("pod {pod} has not opened its port yet"),
         Some(ListenerOutcome::Bound(_)) | None => format!("pod {pod} does not serve it"),
     });
     let without: Vec<String> = without.collect();
-    let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Some(ListenerOutcome::Failed(_))));
     match (without.len(), outcomes.len()) {
         (0, _) => in_service(port, outcomes, situation),
-        (some, all) if some < all => Finding::no("PartiallyBound", named(without)),
-        _ if failed => Finding::no("PortUnavailable", named(without)),
+        (some, all) if some < all && !opening => Finding::no(ConditionReason::PartiallyBound, named(without)),
+        _ if failed => Finding::no(ConditionReason::PortUnavailable, named(without)),
+        _ if opening => {
+            waiting(index, situation).unwrap_or_else(|| Finding::no(ConditionReason::Pending, named(without)))
+        }
         _ => waiting(index, situation).unwrap_or_else(not_served),
     }
 }
@@ -142,39 +151,55 @@ fn waiting(index: usize, situation: &Situation) -> Option<Finding> {
     let field = format!("spec.listeners[{index}].");
     let mut waits =
         situation.problems(Topic::Ports, Severity::Warning).filter(|problem| problem.field.starts_with(&field));
-    waits.next().map(|problem| Finding::no(PENDING, &*problem.message))
+    waits.next().map(|problem| Finding::no(ConditionReason::Pending, &*problem.message))
 }
 
 fn not_served() -> Finding {
-    Finding::no("Invalid", "it is not served: the conditions Accepted and ResolvedRefs say why")
+    Finding::no(ConditionReason::Invalid, "it is not served: the conditions Accepted and ResolvedRefs say why")
 }
 
 /// Whether the Service sends connections to where the listener is bound.
 fn in_service(port: u16, outcomes: &Outcomes, situation: &Situation) -> Finding {
     if situation.placement() != Placement::Gateway {
-        return Finding::yes(PROGRAMMED, SERVED);
+        return Finding::yes(ConditionReason::Programmed, SERVED);
     }
     let Some(kept) = situation.service else {
         return match situation.verdict.refuses_service() {
-            true => Finding::no("Invalid", "it has no Service: the condition Accepted says why"),
-            false => Finding::no(PENDING, "its Service does not exist yet"),
+            true => Finding::no(ConditionReason::Invalid, "it has no Service: the condition Accepted says why"),
+            false => Finding::no(ConditionReason::Pending, "its Service does not exist yet"),
         };
     };
+    if kept.is_leaving() {
+        return Finding::no(ConditionReason::ServiceTerminating, terminating(kept.service));
+    }
     let Some(target) = kept.ports().get(&port).copied() else {
-        return Finding::no(PENDING, "its Service does not have the port yet");
+        return Finding::no(ConditionReason::Pending, "its Service does not have the port yet");
     };
     let elsewhere = outcomes.iter().filter(|(_, outcome)| *outcome != Some(&ListenerOutcome::Bound(target)));
     let elsewhere: Vec<String> = elsewhere.map(|(pod, _)| format!("pod {pod} does not serve port {target}")).collect();
     match elsewhere.is_empty() {
-        true => Finding::yes(PROGRAMMED, SERVED),
-        false => Finding::no(PENDING, format!("its Service sends connections to port {target}: {}", named(elsewhere))),
+        true => Finding::yes(ConditionReason::Programmed, SERVED),
+        false => Finding::no(
+            ConditionReason::Pending,
+            format!("its Service sends connections to port {target}: {}", named(elsewhere)),
+        ),
     }
+}
+
+fn terminating(service: &Service) -> String {
+    let metadata = &service.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let finalizers = metadata.finalizers.as_deref().unwrap_or_default().join(", ");
+    let cause =
+        if finalizers.is_empty() { String::new() } else { format!(", which its finalizers hold up: {finalizers}") };
+    format!("its Service {name} is being deleted{cause}; a new one is created once it is gone")
 }
 
 /// What is wrong with some of the listeners. What has to be looked at comes before what has to be waited for.
 fn of_listeners(listeners: &[Found]) -> Option<Finding> {
     let wrong = || listeners.iter().filter(|found| found.finding.holds != Holds::True);
-    let worst = wrong().find(|found| found.finding.reason != PENDING).or_else(|| wrong().next())?;
+    let lasts = |found: &&Found| !found.finding.reason.is_waiting();
+    let worst = wrong().find(lasts).or_else(|| wrong().next())?;
     let first = &wrong().next()?.finding;
     let message = match wrong().count() == listeners.len() && wrong().all(|found| found.finding == *first) {
         true => first.message.clone(),
@@ -183,14 +208,21 @@ fn of_listeners(listeners: &[Found]) -> Option<Finding> {
     Some(Finding { message, ..worst.finding.clone() })
 }
 
-fn address_missing(situation: &Situation, known: &[Address]) -> Option<String> {
+fn address_missing(situation: &Situation, known: &[Address]) -> Option<Finding> {
     let service = situation.service.map(|kept| kept.service);
     let type_ = service.and_then(|service| service.spec.as_ref()?.type_.as_deref());
     match service {
-        Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => Some(
-            "its Service has no external address yet: the cluster's load balancers give one, if there are any".into(),
-        ),
-        _ if known.is_empty() => Some("it has no address yet".into()),
+        Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => {
+            let created = service.metadata.creation_timestamp.as_ref();
+            let is_new = created.is_some_and(|created| situation.now.duration_since(created.0) < ADDRESS_TAKES);
+            let message =
+                "its Service has no external address yet: the cluster's load balancers give one, if there are any";
+            Some(Finding::no(
+                if is_new { ConditionReason::Pending } else { ConditionReason::AddressNotAssigned },
+                message,
+            ))
+        }
+        _ if known.is_empty() => Some(Finding::no(ConditionReason::AddressNotAssigned, "it has no address yet")),
         _ => None,
     }
 }

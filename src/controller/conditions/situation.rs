@@ -5,7 +5,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::super::{Replicas, Settings};
+use super::{
+    super::{Replicas, Settings},
+    ConditionReason,
+};
 use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec},
     controller,
@@ -125,6 +128,15 @@ impl<'a> Situation<'a> {
         })
     }
 
+    /// Whether every ready replica has acted on this generation.
+    pub fn is_known_everywhere(&self) -> bool {
+        let knows = |telling: &Telling| match telling {
+            Telling::Serves(served) => served.generation >= self.identity.generation,
+            Telling::Silent | Telling::Unaware => false,
+        };
+        !self.replicas.is_empty() && self.replicas.iter().all(|(_, telling)| knows(telling))
+    }
+
     /// What replicas tell alike, each with the pods that do as an addition to a sentence: nothing if all do.
     pub fn told_by_pods<T: Ord + 'a>(
         &self,
@@ -167,18 +179,17 @@ fn topic_of(problem: &Problem) -> Topic {
 }
 
 /// As conditions have it.
-pub fn name_of(reason: Reason) -> &'static str {
+pub fn name_of(reason: Reason) -> ConditionReason {
     match reason {
-        Reason::Invalid => "Invalid",
-        Reason::RefNotFound => "RefNotFound",
-        Reason::InvalidCertificateRef => "InvalidCertificateRef",
-        Reason::CertificateExpired => "CertificateExpired",
-        Reason::PortConflict => "PortConflict",
-        Reason::NameNotResolved => "NameNotResolved",
-        Reason::NoEndpoints => "NoEndpoints",
-        Reason::EndpointsPending => "EndpointsPending",
-        Reason::NotPermitted => "NotPermitted",
-        Reason::Pending => super::PENDING,
-        Reason::UnknownPlace => "UnknownPlace",
+        // Another replica's place refuses nothing.
+        Reason::Invalid | Reason::UnknownPlace => ConditionReason::Invalid,
+        // A name that is not resolved is a warning.
+        Reason::RefNotFound | Reason::NameNotResolved => ConditionReason::RefNotFound,
+        Reason::InvalidCertificateRef => ConditionReason::InvalidCertificateRef,
+        Reason::CertificateExpired => ConditionReason::CertificateExpired,
+        Reason::PortConflict => ConditionReason::PortConflict,
+        Reason::NoEndpoints | Reason::EndpointsPending => ConditionReason::NoEndpoints,
+        Reason::NotPermitted => ConditionReason::NotPermitted,
+        Reason::Pending => ConditionReason::Pending,
     }
 }

@@ -1,3 +1,7 @@
+mod ready;
+mod reasons;
+mod transients;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
@@ -151,6 +155,10 @@ impl Case {
         said(&self.status().conditions, type_)
     }
 
+    fn has(&self, type_: &str) -> bool {
+        self.status().conditions.iter().any(|condition| condition.type_ == type_)
+    }
+
     #[track_caller]
     fn expect(&self, type_: &str, expected: &str, part: &str) {
         let (said, message) = self.condition(type_);
@@ -175,6 +183,7 @@ fn all_is_well() {
     assert_eq!(
         conditions,
         [
+            "Ready True/Ready",
             "Accepted True/Accepted",
             "ResolvedRefs True/ResolvedRefs",
             "Programmed True/Programmed",
@@ -273,15 +282,18 @@ fn a_listener_that_is_not_bound_everywhere_says_where_and_why() {
 
     let unserved = || Some(Served { listeners: BTreeMap::new(), ..served() });
     let mut case = Case { served: vec![("a", unserved()), ("b", unserved())], ..Case::default() };
-    case.expect(PROGRAMMED, "False/Invalid", "Accepted and ResolvedRefs say why");
+    case.expect(PROGRAMMED, "False/Pending", "pod a has not opened its port yet");
     case.problems = vec![problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "it waits for a port")];
     case.expect(PROGRAMMED, "False/Pending", "it waits for a port");
+    case.problems = vec![problem(Severity::Refused, Reason::Invalid, "spec.listeners[0]", "it is wrong")];
+    case.expect(PROGRAMMED, "False/Invalid", "Accepted and ResolvedRefs say why");
 }
 
 #[test]
 fn one_wrong_listener_of_two_is_named() {
     let mut case = Case::default();
     case.spec.as_mut().unwrap()["listeners"] = json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 9}]);
+    case.problems = vec![problem(Severity::Refused, Reason::Invalid, "spec.listeners[1]", "it is wrong")];
     case.expect(PROGRAMMED, "False/Invalid", "listener 9: it is not served");
     let status = case.status();
     assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
@@ -488,15 +500,19 @@ fn certificates_are_told_of_by_the_first_that_expires() {
         tls.served = vec![("a", presenting(days)), ("b", presenting(200))];
         tls.expect(CERTIFICATES_VALID, expected, part);
     }
-    tls.served = vec![("a", Some(served()))];
+    tls.served = vec![("a", Some(served())), ("b", Some(Served::default()))];
     tls.expect(CERTIFICATES_VALID, "Unknown/Pending", "");
+    tls.served = vec![("a", Some(served()))];
+    assert!(!tls.has(CERTIFICATES_VALID), "every replica knows of it, and none presents one");
     tls.problems =
         vec![problem(Severity::Refused, Reason::InvalidCertificateRef, "spec.listeners[0].tls", "there is none")];
     tls.expect(CERTIFICATES_VALID, "False/InvalidCertificateRef", "there is none");
     let mut passthrough = Case::default();
-    passthrough.spec.as_mut().unwrap()["listeners"][0]["tls"] = json!({"mode": "Passthrough"});
-    for without in [Case::default(), passthrough] {
-        assert!(without.status().conditions.iter().all(|condition| condition.type_ != CERTIFICATES_VALID));
+    passthrough.spec.as_mut().unwrap()["listeners"][0]["tls"] =
+        json!({"mode": "Passthrough", "certificateRefs": [{"name": "pg-tls"}]});
+    for mut without in [Case::default(), passthrough] {
+        without.served.push(("b", Some(Served::default())));
+        assert!(!without.has(CERTIFICATES_VALID));
     }
 }
 
@@ -504,6 +520,7 @@ fn certificates_are_told_of_by_the_first_that_expires() {
 fn certificates_that_backends_are_shown_are_told_of_too() {
     let mut case = Case::default();
     case.spec.as_mut().unwrap()["backends"][0]["tls"] = json!({"certificateRef": {"name": "proxy"}});
+    case.served.push(("c", Some(Served::default())));
     case.expect(CERTIFICATES_VALID, "Unknown/Pending", "");
     let shown = |days: i64| {
         let until = NOW + jiff::SignedDuration::from_hours(days * 24);
@@ -572,7 +589,8 @@ fn of_those_in_sidecars_only_what_is_known_here_is_said() {
     case.spec.as_mut().unwrap()["placement"] = "Sidecar".into();
     let status = case.status();
     let types: Vec<&str> = status.conditions.iter().map(|condition| &*condition.type_).collect();
-    assert_eq!(types, [ACCEPTED, RESOLVED_REFS, PROGRAMMED]);
+    assert_eq!(types, ["Ready", ACCEPTED, RESOLVED_REFS, PROGRAMMED]);
+    case.expect("Ready", "True/ServedInPods", "");
     case.expect(PROGRAMMED, "Unknown/ServedInPods", "");
     assert!(status.listeners.is_empty() && status.backends.is_empty());
     let summary = status.summary.unwrap();
@@ -617,7 +635,8 @@ fn conditions_keep_their_time_while_their_status_is_the_same() {
     let status = case.status();
     for condition in status.conditions.iter().chain(&status.listeners[0].conditions) {
         let kept = condition.last_transition_time == earlier;
-        assert_eq!(kept, condition.type_ != PROGRAMMED, "{condition:?}");
+        let changed = [PROGRAMMED, "Ready", "Reconciling"].contains(&&*condition.type_);
+        assert_eq!(kept, !changed, "{condition:?}");
         assert_eq!(condition.observed_generation, Some(GENERATION));
     }
 }

@@ -39,6 +39,13 @@ fn transitions_are_told_and_nothing_else() {
     assert_eq!(told(&[PARTIAL], &[PARTIAL]), nothing);
     assert_eq!(told(&[INVALID, GOOD], &[ACCEPTED, GOOD]), ["Normal Accepted Accepted"]);
     assert_eq!(told(&[], &[("Programmed", "Unknown", "ServedInPods")]), nothing);
+    assert_eq!(told(&[GOOD], &[("Programmed", "False", "ServiceTerminating")]), nothing);
+    let seen = |status, reason| [("ClientAddressPreserved", status, reason)];
+    assert_eq!(told(&[], &seen("False", "ClusterTrafficPolicy")), nothing, "a choice, and no fault");
+    let changed = told(&seen("True", "LocalTrafficPolicy"), &seen("False", "ClusterTrafficPolicy"));
+    assert_eq!(changed, ["Normal ClientAddressPreserved ClusterTrafficPolicy"]);
+    let summaries = [("Ready", "False", "Invalid"), ("Stalled", "True", "Invalid"), ("Reconciling", "True", "Pending")];
+    assert_eq!(told(&[], &summaries), nothing, "they repeat what other conditions say");
 }
 
 #[test]

@@ -2,19 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::Instant;
 
 use super::{
-    super::conditions::{BACKENDS_HEALTHY, PENDING, steady},
+    super::conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
     Wish,
 };
 use crate::api::TcpLoadBalancerStatus;
 
 /// Numbers that change alone are written this seldom.
 const COUNTS_REST: Duration = Duration::from_secs(5);
-/// What is expected to come about without anybody's doing is given this long before it is told.
-const PENDING_RESTS: Duration = Duration::from_secs(1);
+/// A condition that stops being true is reported after this time: replicas and watches differ for moments while a change
+/// reaches them, and what the controller itself is about to reach is no fault.
+const FAULT_DELAY: Duration = Duration::from_secs(1);
 
 /// What was done about the status of one object.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub struct Record {
     /// How often somebody else has changed what was written, and since when that is counted.
     overwritten: (u32, Option<Instant>),
     attempted: Option<Instant>,
-    /// Since when something is wanted that is only expected to come about.
-    pending: Option<Instant>,
+    /// Since when the wanted status has a fault that is not reported yet.
+    faulty: Option<Instant>,
     problem: Option<String>,
 }
 
@@ -50,7 +50,8 @@ const CONTEST: Duration = Duration::from_secs(600);
 enum Change {
     None,
     Counts,
-    Pending,
+    /// Among others, a condition is not true that was, or that is new.
+    Worse,
     More,
 }
 
@@ -64,7 +65,7 @@ impl Record {
             under_way: false,
             overwritten: (0, None),
             attempted: None,
-            pending: None,
+            faulty: None,
             problem: None,
         }
     }
@@ -91,14 +92,14 @@ impl Record {
         }
         let wanted = steady((*wish.status).clone(), self.current(wish));
         let change = change(self.current(wish), &wanted);
-        if change != Change::Pending {
-            self.pending = None;
+        if change != Change::Worse {
+            self.faulty = None;
         }
         let due = match change {
             Change::None => return Due::Never,
             Change::More => now,
             Change::Counts => self.attempted.map_or(now, |attempted| attempted + COUNTS_REST),
-            Change::Pending => *self.pending.get_or_insert(now) + PENDING_RESTS,
+            Change::Worse => *self.faulty.get_or_insert(now) + FAULT_DELAY,
         };
         if due > now { Due::At(due) } else { Due::Now(wanted) }
     }
@@ -149,7 +150,7 @@ fn change(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus)
     match there {
         Some(there) if there == wanted => Change::None,
         Some(there) if without_counts(there) == without_counts(wanted) => Change::Counts,
-        _ if becomes_pending(there, wanted) => Change::Pending,
+        _ if becomes_worse(there, wanted) => Change::Worse,
         _ => Change::More,
     }
 }
@@ -159,17 +160,22 @@ fn without_counts(status: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {
     if let Some(summary) = &mut status.summary {
         summary.ready = None;
     }
-    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == BACKENDS_HEALTHY) {
+    let has_counts = |type_: &str| type_ == BACKENDS_HEALTHY || is_summary(type_);
+    for condition in status.conditions.iter_mut().filter(|condition| has_counts(&condition.type_)) {
         condition.message.clear();
     }
     status
 }
 
-/// Whether the news is, among others, that something is waited for.
-fn becomes_pending(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> bool {
-    let conditions = there.map_or(&[][..], |there| &there.conditions);
-    let news = |condition: &&Condition| {
-        conditions.iter().all(|before| before.type_ != condition.type_ || before.reason != PENDING)
-    };
-    wanted.conditions.iter().filter(|condition| condition.reason == PENDING).any(|condition| news(&condition))
+/// Whether a fault is new that may pass by itself. A declaration that is refused does not, and is reported at once.
+fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> bool {
+    let before = there.map_or(&[][..], |there| &there.conditions);
+    // A summary is as bad as what it sums up.
+    let faults =
+        wanted.conditions.iter().filter(|condition| condition.status != "True" && !is_summary(&condition.type_));
+    let mut new = faults.filter(|fault| {
+        let before = before.iter().find(|before| before.type_ == fault.type_);
+        before.is_none_or(|before| before.status == "True" || is_waiting(fault) && !is_waiting(before))
+    });
+    new.clone().next().is_some() && new.all(|fault| fault.type_ != ACCEPTED)
 }

@@ -35,6 +35,10 @@ fn programmed(status: &str, reason: &str) -> TcpLoadBalancerStatus {
     TcpLoadBalancerStatus { conditions: vec![condition("Programmed", status, reason, "")], ..self::status(5) }
 }
 
+fn refused(reason: &str) -> TcpLoadBalancerStatus {
+    TcpLoadBalancerStatus { conditions: vec![condition("Accepted", "False", reason, "")], ..status(5) }
+}
+
 fn wish(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>) -> Wish {
     Wish { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
 }
@@ -61,12 +65,12 @@ fn what_is_there_already_is_not_written() {
 
 #[test]
 fn what_was_written_is_not_written_again_before_it_is_seen() {
-    let (old, new, now) = (status(5), programmed("False", "PartiallyBound"), Instant::now());
+    let (old, new, now) = (status(5), refused("Invalid"), Instant::now());
     let mut record = Record::new("uid".into());
     assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()));
     assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Never, "not seen yet");
     assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never, "seen");
-    let by_hand = programmed("False", "ByHand");
+    let by_hand = refused("ByHand");
     assert_eq!(write(&mut record, &wish(&new, Some(&by_hand)), now), Due::Now(new.clone()), "somebody else changed it");
     assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never);
     assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
@@ -86,7 +90,8 @@ fn numbers_alone_are_written_every_five_seconds() {
     let mut record = Record::new("uid".into());
     assert_eq!(write(&mut record, &wish(&status(4), Some(&status(5))), now), Due::Now(status(4)));
     assert_eq!(write(&mut record, &wish(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
-    let wrong = TcpLoadBalancerStatus { conditions: programmed("False", "PartiallyBound").conditions, ..status(3) };
+    let refused = condition("Accepted", "False", "Invalid", "");
+    let wrong = TcpLoadBalancerStatus { conditions: vec![refused], ..status(3) };
     assert_eq!(
         write(&mut record, &wish(&wrong, Some(&status(4))), after(2)),
         Due::Now(wrong.clone()),
@@ -96,7 +101,7 @@ fn numbers_alone_are_written_every_five_seconds() {
 }
 
 #[test]
-fn what_comes_about_by_itself_is_told_after_a_second_only() {
+fn a_fault_that_may_pass_by_itself_is_reported_after_a_second() {
     let now = Instant::now();
     let after = |milliseconds| now + Duration::from_millis(milliseconds);
     let (good, pending) = (programmed("True", "Programmed"), programmed("False", "Pending"));
@@ -105,8 +110,14 @@ fn what_comes_about_by_itself_is_told_after_a_second_only() {
     assert_eq!(write(&mut record, &wish(&good, Some(&good)), after(300)), Due::Never, "it came about");
     assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(600)), Due::At(after(1600)));
     assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(1600)), Due::Now(pending.clone()));
-    assert_eq!(write(&mut record, &wish(&good, Some(&pending)), after(1700)), Due::Now(good));
+    assert_eq!(write(&mut record, &wish(&good, Some(&pending)), after(1700)), Due::Now(good.clone()));
     assert_eq!(Record::new("uid".into()).due(&wish(&pending, None), now), Due::At(after(1000)), "a new object");
+    let partial = programmed("False", "PartiallyBound");
+    let (mut record, mut other) = (Record::new("uid".into()), Record::new("uid".into()));
+    assert_eq!(write(&mut record, &wish(&partial, Some(&good)), now), Due::At(after(1000)));
+    assert_eq!(write(&mut record, &wish(&partial, Some(&good)), after(1000)), Due::Now(partial.clone()));
+    assert_eq!(write(&mut other, &wish(&partial, Some(&pending)), now), Due::Now(partial), "it was a fault before");
+    assert_eq!(Record::new("uid".into()).due(&wish(&refused("Invalid"), None), now), Due::Now(refused("Invalid")));
 }
 
 #[test]
