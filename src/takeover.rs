@@ -12,12 +12,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{FileTypeExt, PermissionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::io::{Errno, retry_on_intr};
@@ -25,16 +25,21 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
+use rustix::process::Uid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How long the new process may take until it serves.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a successor may take for the whole exchange, until it serves.
+const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the old process may take to send all its sockets.
+const SENDING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait after a takeover that was given up.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How many sockets go with one message; the kernel's limit is 253.
 const SOCKETS_PER_MESSAGE: usize = 128;
 const LONGEST_MESSAGE: usize = 512;
+/// More messages than all ports of an address need.
+const MAX_MESSAGES: usize = 1 << 17;
 
 /// Everything a process listens on.
 #[derive(Debug, Default)]
@@ -79,7 +84,14 @@ pub struct Successor {
 }
 
 /// Asks the process that offers at `path` for its sockets. `None`: there is no such process.
+///
+/// Only a process of this user or of root counts: one that passes sockets on can keep them too, and take a part of all new
+/// connections.
 pub fn ask(path: &Path) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
+    ask_whom(path, is_trusted)
+}
+
+fn ask_whom(path: &Path, is_trusted: fn(Uid) -> bool) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
     let failed = |source: io::Error| TakeoverError::Ask { path: path.to_owned(), source };
     let connection = unix_socket().map_err(failed)?;
     match rustix::net::connect(&connection, &SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?) {
@@ -87,28 +99,55 @@ pub fn ask(path: &Path) -> Result<Option<(Successor, Inheritance)>, TakeoverErro
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
         Err(error) => return Err(failed(error.into())),
     }
-    let inheritance = receive_all(&connection).map_err(failed)?;
+    let offering = sockopt::socket_peercred(&connection).map_err(|error| failed(error.into()))?.uid;
+    if !is_trusted(offering) {
+        tracing::error!(
+            path = %path.display(), user = offering.as_raw(),
+            "a process of another user offers there, and nothing is taken over from it: give --takeover a path in a \
+             directory that no other user may write to"
+        );
+        return Ok(None);
+    }
+    let inheritance = receive_all(&connection, Instant::now() + SENDING_TIMEOUT).map_err(failed)?;
     Ok(Some((Successor { connection }, inheritance)))
 }
 
 impl Successor {
     /// Tells the old process that it may stop accepting.
     pub fn serving(self) -> io::Result<()> {
-        send(self.connection.as_fd(), &Message::Serving, &[])
+        send(self.connection.as_fd(), &Message::Serving, &[], Instant::now() + SENDING_TIMEOUT)
     }
 }
 
-fn receive_all(connection: &OwnedFd) -> io::Result<Inheritance> {
-    sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(PATIENCE))?;
+fn is_trusted(user: Uid) -> bool {
+    user == rustix::process::geteuid() || user.is_root()
+}
+
+fn receive_all(connection: &OwnedFd, deadline: Instant) -> io::Result<Inheritance> {
     let mut inheritance = Inheritance::default();
-    loop {
-        let (message, sockets) = receive(connection.as_fd())?;
+    for _ in 0..MAX_MESSAGES {
+        let (message, sockets) = receive(connection.as_fd(), deadline)?;
         match message {
             Message::Listener(address) => inheritance.listeners.entry(address).or_default().extend(sockets),
             Message::Admin => inheritance.admin = sockets.into_iter().next(),
             Message::Complete => return Ok(inheritance),
             Message::Serving => return Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+    Err(io::Error::other(format!("the other process sent more than {MAX_MESSAGES} messages")))
+}
+
+/// Warns of a folder in which other users could offer, in place of a process of this user.
+fn warn_of_shared_folder(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(metadata) = fs::metadata(folder) else { return };
+    let others_may_write = metadata.mode() & 0o022 != 0;
+    if others_may_write || !is_trusted(Uid::from_raw(metadata.uid())) {
+        tracing::warn!(
+            directory = %folder.display(), owner = metadata.uid(), mode = format!("{:o}", metadata.mode() & 0o7777),
+            "other users may write to the directory of --takeover, so that a successor may not find this process: use one of \
+             this user's with mode 700"
+        );
     }
 }
 
@@ -120,8 +159,9 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers at `path`, in place of whoever did before. Only processes of this user are answered.
+    /// Offers at `path`, in place of whoever did before. Only processes of this user, and of root, are answered.
     pub fn at(path: &Path) -> Result<Self, TakeoverError> {
+        warn_of_shared_folder(path);
         Self::bind(path).map_err(|source| TakeoverError::Offer { path: path.to_owned(), source })
     }
 
@@ -169,22 +209,21 @@ impl Offer {
         admin: Option<&TcpListener>,
     ) -> io::Result<()> {
         let connection = retry_on_intr(|| rustix::net::accept_with(&self.listening, SocketFlags::CLOEXEC))?;
-        if sockopt::socket_peercred(&connection)?.uid != rustix::process::geteuid() {
+        if !is_trusted(sockopt::socket_peercred(&connection)?.uid) {
             return Err(io::Error::other("it was asked for by another user"));
         }
-        sockopt::set_socket_timeout(&connection, sockopt::Timeout::Recv, Some(PATIENCE))?;
-        sockopt::set_socket_timeout(&connection, sockopt::Timeout::Send, Some(PATIENCE))?;
+        let deadline = Instant::now() + SERVING_TIMEOUT;
         for (address, sockets) in sockets() {
             for some in sockets.chunks(SOCKETS_PER_MESSAGE) {
                 let some: Vec<BorrowedFd<'_>> = some.iter().map(|socket| socket.as_fd()).collect();
-                send(connection.as_fd(), &Message::Listener(address), &some)?;
+                send(connection.as_fd(), &Message::Listener(address), &some, deadline)?;
             }
         }
         if let Some(admin) = admin {
-            send(connection.as_fd(), &Message::Admin, &[admin.as_fd()])?;
+            send(connection.as_fd(), &Message::Admin, &[admin.as_fd()], deadline)?;
         }
-        send(connection.as_fd(), &Message::Complete, &[])?;
-        match receive(connection.as_fd())? {
+        send(connection.as_fd(), &Message::Complete, &[], deadline)?;
+        match receive(connection.as_fd(), deadline)? {
             (Message::Serving, _) => Ok(()),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -196,79 +235,77 @@ fn unix_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-fn send(connection: BorrowedFd<'_>, message: &Message, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// What is left until a deadline of a whole exchange.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A socket takes a timeout of zero for none.
+    if left < Duration::from_millis(1) { Err(too_slow()) } else { Ok(left) }
+}
+
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the other process does not answer in time")
+}
+
+fn send(
+    connection: BorrowedFd<'_>,
+    message: &Message,
+    sockets: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let text = serde_json::to_vec(message)?;
-    rustix::net::sendmsg(connection, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    sockopt::set_socket_timeout(connection, sockopt::Timeout::Send, Some(time_left(deadline)?))?;
+    retry_on_intr(|| rustix::net::sendmsg(connection, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL))
+        .map_err(|errno| if errno == Errno::AGAIN { too_slow() } else { errno.into() })?;
     Ok(())
 }
 
-fn receive(connection: BorrowedFd<'_>) -> io::Result<(Message, Vec<TcpListener>)> {
+fn receive(connection: BorrowedFd<'_>, deadline: Instant) -> io::Result<(Message, Vec<TcpListener>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_PER_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; LONGEST_MESSAGE];
+    sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(time_left(deadline)?))?;
     // Signals are for other threads, and may come by this one.
     let received = retry_on_intr(|| {
         rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })
-    .map_err(|errno| match errno {
-        Errno::AGAIN => io::Error::new(io::ErrorKind::TimedOut, "the other process does not answer"),
-        errno => errno.into(),
-    })?;
+    .map_err(|errno| if errno == Errno::AGAIN { too_slow() } else { errno.into() })?;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            for descriptor in descriptors {
+                sockets.push(listening(descriptor)?);
+            }
+        }
+    }
     if received.bytes == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process went away"));
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::other(format!("the other process sent a message of more than {LONGEST_MESSAGE} bytes")));
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::other("this process may not open as many descriptors as it was sent: raise its limit"));
     }
-    let mut sockets = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            sockets.extend(descriptors.map(TcpListener::from));
-        }
-    }
     Ok((serde_json::from_slice(&text[..received.bytes])?, sockets))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_arrive_under_their_addresses_and_the_offer_ends_when_they_are_served() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("takeover");
-        assert!(ask(&path).unwrap().is_none(), "nobody offers yet");
-
-        let listening = || Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
-        let declared: SocketAddr = "[::]:4000".parse().unwrap();
-        let many: Vec<_> = (0..SOCKETS_PER_MESSAGE + 1).map(|_| listening()).collect();
-        let admin = TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin_address = admin.local_addr().unwrap();
-        let addresses: Vec<_> = many.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        let offer = Offer::at(&path).unwrap();
-        let waiting = thread::spawn(move || offer.wait(|| vec![(declared, many.clone())], Some(&admin)));
-
-        let given_up = ask(&path).unwrap().unwrap();
-        drop(given_up);
-        let (successor, inherited) = ask(&path).unwrap().unwrap();
-        let got: Vec<_> = inherited.listeners[&declared].iter().map(|socket| socket.local_addr().unwrap()).collect();
-        assert_eq!(got, addresses);
-        assert_eq!(inherited.admin.unwrap().local_addr().unwrap(), admin_address);
-        successor.serving().unwrap();
-        waiting.join().unwrap();
-    }
-
-    #[test]
-    fn a_path_that_a_dead_process_left_is_taken() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("takeover");
-        drop(Offer::at(&path).unwrap());
-        assert!(ask(&path).unwrap().is_none());
-        Offer::at(&path).unwrap();
+/// A TCP socket that listens, and no other descriptor.
+fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
+    let is_tcp = sockopt::socket_domain(&descriptor)
+        .is_ok_and(|domain| [AddressFamily::INET, AddressFamily::INET6].contains(&domain))
+        && sockopt::socket_type(&descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
+        && sockopt::socket_acceptconn(&descriptor).unwrap_or(false);
+    if is_tcp {
+        Ok(descriptor.into())
+    } else {
+        Err(io::Error::other("the other process sent something that is no listening TCP socket"))
     }
 }
+
+#[cfg(test)]
+mod tests;
