@@ -1,11 +1,37 @@
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
+use super::Authority;
+
 /// A SHA-256 digest of the PEM text of a certificate chain and its key.
 pub type Fingerprint = [u8; 32];
+
+/// The results of reading certificates and lists of revoked ones, right or wrong, by source and text. They cost the time of
+/// all tenants, so that what has not changed is not read or verified again.
+#[derive(Clone, Default)]
+pub struct CertificateCache {
+    pub certificates: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
+    pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
+    /// Whether a key has signed a list, by a digest of both.
+    pub signatures: BTreeMap<Fingerprint, bool>,
+}
+
+impl CertificateCache {
+    pub fn extend(&mut self, other: Self) {
+        self.certificates.extend(other.certificates);
+        self.authorities.extend(other.authorities);
+        self.signatures.extend(other.signatures);
+    }
+}
+
+impl fmt::Debug for CertificateCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateCache").finish_non_exhaustive()
+    }
+}
 
 /// A certificate chain with its key, ready to be presented.
 #[derive(Clone)]

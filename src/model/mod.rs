@@ -13,12 +13,14 @@ mod loops;
 mod network;
 mod replica;
 mod report;
+mod self_signed;
+pub mod server_name;
 mod snapshot;
 mod trust;
 mod upstream;
 
 pub use any_certificate::AnyCertificate;
-pub use certificate::{Certificate, Fingerprint};
+pub use certificate::{Certificate, CertificateCache, Fingerprint};
 pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
@@ -33,6 +35,7 @@ pub use loops::{Loops, loops};
 pub use network::Networks;
 pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};
+pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{

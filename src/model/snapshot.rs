@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
+use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey};
 
 /// The whole configuration at one moment.
 ///
@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub unconfirmed: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
     /// The time at which the endpoints that are kept are to be reported. Whoever serves need not know.
     pub report_due: Option<Timestamp>,
+    /// For the next translation.
+    pub certificate_cache: Arc<CertificateCache>,
 }
 
 impl Snapshot {

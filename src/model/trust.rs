@@ -21,6 +21,8 @@ pub struct Authority {
     pub fingerprint: Fingerprint,
     /// Not empty.
     pub roots: RootCertStore,
+    /// Those that may be shown themselves, as their own authority; see [`WithSelfSigned`](super::WithSelfSigned).
+    pub self_signed: Vec<Box<[u8]>>,
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
     /// Whose lists these are: their names in DER, in the same order.
     pub issuers: Vec<Box<[u8]>>,

@@ -181,9 +181,34 @@ fn read_text(file: &Path) -> Result<String, String> {
 
     let wrong = |what: &str| format!("{}: {what}", file.display());
     let bytes = read_at_most(file, MOST).map_err(|error| wrong(&said(&error)))?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong("is not text in UTF-8"))?;
+    let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
     // Writing a file in place begins with emptying it.
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
+}
+
+/// UTF-8, of which a byte order mark at the beginning is no part.
+fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+
+    let line_at = |bytes: &[u8], at: usize| 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("is text in UTF-16: save it as UTF-8".into());
+    }
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        return Err(format!("has a NUL byte at line {}, as text in UTF-16 has: save it as UTF-8", line_at(&bytes, at)));
+    }
+    if bytes.starts_with(MARK) {
+        bytes.drain(..MARK.len());
+    }
+    // Where files with such marks were put one behind another, it would hide the `---` behind it.
+    if let Some(at) = bytes.windows(MARK.len() + 1).position(|part| part[0] == b'\n' && &part[1..] == MARK) {
+        let line = line_at(&bytes, at) + 1;
+        return Err(format!("has a byte order mark at line {line}, in the midst of the text: take it out"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());
+        format!("is not text in UTF-8, from line {line} on: save it as UTF-8")
+    })
 }
 
 fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {

@@ -6,23 +6,23 @@ use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
     Reason,
-    certificates::{Certificates, WRITE_CERTIFICATE, either, fingerprint, timestamp},
+    certificates::{Certificates, WRITE_CERTIFICATE, cached, either, fingerprint, timestamp, whole_certificate},
     findings::Place,
     load_balancer::Declaration,
+    pem::{Block, Label},
     referred::{Meanwhile, Text},
     revocation,
 };
 use crate::{
     api,
-    model::{Authority, ClientValidation, ClientValidationMode, Fingerprint},
+    model::{Authority, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned, is_self_signed_authority},
 };
 
 impl<'a> Certificates<'a> {
@@ -66,7 +66,9 @@ impl<'a> Certificates<'a> {
         for (index, reference) in declared.iter().enumerate() {
             authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
         }
-        if let Some(problem) = revocation::forgery(&authorities).or_else(|| revocation::ambiguity(&authorities)) {
+        // What is ambiguous is not verified: a list of one name costs one signature.
+        let problem = revocation::ambiguity(&authorities).or_else(|| self.forgery(&authorities));
+        if let Some(problem) = problem {
             place.refuse_for(Reason::InvalidCertificateRef, problem);
         }
         let all_judged = || declared.iter().all(|one| declaration.is_judged_by_others(one.reference()).is_none());
@@ -94,11 +96,23 @@ impl<'a> Certificates<'a> {
         let authority = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
-            let parse = || texts.parse(source.clone(), fingerprint).map(Arc::new);
-            self.authorities.entry((source.clone(), fingerprint)).or_insert_with(parse).clone()
+            // The texts of files may move between names, which are said of what is wrong.
+            let key = match &reference.files {
+                Some(files) => (format!("{source} {}", files.crl.as_deref().unwrap_or_default()).into(), fingerprint),
+                None => (source.clone(), fingerprint),
+            };
+            cached(&mut self.cache.authorities, &self.cache_before.authorities, key, || {
+                texts.parse(source, fingerprint).map(Arc::new)
+            })
         })?;
         warn_of_expiries(&authority, self.now, place);
         Some(authority)
+    }
+
+    /// A list that is beside other authorities than the one whose name it has, which has not signed it.
+    fn forgery(&mut self, authorities: &[Arc<Authority>]) -> Option<String> {
+        let (now, before) = (&mut self.cache.signatures, &self.cache_before.signatures);
+        revocation::forgery(authorities, |of_both, verify| cached(now, before, of_both, verify))
     }
 
     fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {
@@ -152,11 +166,12 @@ impl Texts<'_> {
     }
 
     fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Authority, String> {
-        let roots = self.roots()?;
-        let revoked = self.revoked.as_ref().map(|text| revocation::read(text, &self.certificates)).transpose()?;
-        let revoked = revoked.unwrap_or_default();
-        let (issuers, expiries) = (revocation::issuers(&revoked), self.expiries(&revoked));
-        let authority = Authority { source, fingerprint, roots, revoked, issuers, expiries };
+        let certificates = self.certificates()?;
+        let roots = self.roots(&certificates)?;
+        let revoked = self.lists(&certificates)?;
+        let (issuers, expiries) = (revocation::issuers(&revoked), self.expiries(&certificates, &revoked));
+        let self_signed = self_signed(&certificates, &revoked);
+        let authority = Authority { source, fingerprint, roots, self_signed, revoked, issuers, expiries };
         // Only whoever uses the lists reads them.
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
         match (verifier, &self.revoked) {
@@ -166,12 +181,63 @@ impl Texts<'_> {
         }
     }
 
-    fn roots(&self) -> Result<RootCertStore, String> {
-        let Text { title, bytes } = &self.certificates;
+    /// Whether certificates and lists are in one text, which is named for both.
+    fn is_one_text(&self) -> bool {
+        self.revoked.as_ref().is_some_and(|revoked| revoked.bytes == self.certificates.bytes)
+    }
+
+    /// The certificates. Keys may be in the same text.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, String> {
+        let title = &self.certificates.title;
+        let mut certificates = Vec::new();
+        for Block { label, line, der } in self.certificates.blocks()? {
+            match label {
+                Label::Certificate => certificates.push(whole_certificate(der, line, title)?),
+                Label::Crl if !self.is_one_text() => {
+                    return Err(format!(
+                        "{title} has a list of revoked certificates at line {line}, which would count for nothing there: write \
+                         it in ca.crl, or in the file that `crl` names"
+                    ));
+                }
+                Label::Crl
+                | Label::Pkcs8Key
+                | Label::Pkcs1Key
+                | Label::Sec1Key
+                | Label::EncryptedKey
+                | Label::Parameters => {}
+            }
+        }
+        Ok(certificates)
+    }
+
+    /// The lists of revoked certificates.
+    fn lists(
+        &self,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+        let Some(text) = &self.revoked else { return Ok(Vec::new()) };
+        let mut lists = Vec::new();
+        for Block { label, line, der } in text.blocks()? {
+            match label {
+                Label::Crl => lists.push((line, der.into())),
+                _ if self.is_one_text() => {}
+                _ => {
+                    return Err(format!(
+                        "{} has something else than a list of revoked certificates, at line {line}: take it out; certificates of \
+                         authorities belong into ca.crt, or into the file that `ca` names",
+                        text.title
+                    ));
+                }
+            }
+        }
+        revocation::read(&text.title, lists, certificates, &self.certificates.title)
+    }
+
+    fn roots(&self, certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+        let title = &self.certificates.title;
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(bytes) {
-            let certificate = certificate.map_err(|_| format!("{title} is not PEM: {WRITE_CERTIFICATE}"))?;
-            roots.add(certificate).map_err(|_| {
+        for certificate in certificates {
+            roots.add(certificate.clone()).map_err(|_| {
                 format!("{title} has a certificate that cannot be read: write the PEM text as the authority gives it")
             })?;
         }
@@ -181,9 +247,13 @@ impl Texts<'_> {
         Ok(roots)
     }
 
-    fn expiries(&self, revoked: &[CertificateRevocationListDer<'static>]) -> Vec<(Timestamp, Arc<str>)> {
-        let of_certificates = CertificateDer::pem_slice_iter(self.certificates.bytes).flatten().filter_map(|der| {
-            let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    fn expiries(
+        &self,
+        certificates: &[CertificateDer<'static>],
+        revoked: &[CertificateRevocationListDer<'static>],
+    ) -> Vec<(Timestamp, Arc<str>)> {
+        let of_certificates = certificates.iter().filter_map(|der| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
             let until = timestamp(certificate.validity().not_after);
             let sentence = format!(
                 "the authority {} in {} expired on {until}: replace it; the certificates that it has issued still count",
@@ -192,7 +262,7 @@ impl Texts<'_> {
             );
             Some((until, sentence.into()))
         });
-        let of_lists = revocation::newest(revoked).filter_map(|list| {
+        let of_lists = revoked.iter().filter_map(|list| {
             let (_, list) = CertificateRevocationList::from_der(list).ok()?;
             let until = timestamp(list.next_update()?);
             let sentence = format!(
@@ -205,6 +275,22 @@ impl Texts<'_> {
         });
         of_certificates.chain(of_lists).collect()
     }
+}
+
+/// The certificates that may be shown as their own authority, without those that are revoked.
+fn self_signed(
+    certificates: &[CertificateDer<'static>],
+    revoked: &[CertificateRevocationListDer<'static>],
+) -> Vec<Box<[u8]>> {
+    let serials = revocation::serials(revoked);
+    let is_own = |der: &&CertificateDer<'_>| {
+        X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+            let of_issuer = serials.get(certificate.issuer().as_raw());
+            let is_revoked = of_issuer.is_some_and(|serials| serials.contains(certificate.raw_serial()));
+            is_self_signed_authority(&certificate) && !is_revoked
+        })
+    };
+    certificates.iter().filter(is_own).map(|der| der.as_ref().into()).collect()
 }
 
 /// Believes these authorities, but for what they have revoked; one without a list has revoked nothing.
@@ -220,7 +306,8 @@ fn client_verifier(
         ClientValidationMode::Required => builder,
         ClientValidationMode::Optional => builder.allow_unauthenticated(),
     };
-    builder.build().map_err(|error| format!("the authorities cannot be used: {error}"))
+    let verifier = builder.build().map_err(|error| format!("the authorities cannot be used: {error}"))?;
+    Ok(Arc::new(WithSelfSigned::new(authorities, verifier)))
 }
 
 pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api,
-    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient},
+    model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient, WithSelfSigned},
 };
 
 /// TLS as declared, to be used only if nothing was refused. What equals that of `before` is the same, with its sessions.
@@ -102,7 +102,10 @@ fn server_name(declared: &api::BackendTls, place: &mut Place) -> Option<ServerNa
 fn client(terms: &BackendTlsTerms) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match &terms.authorities {
-        Some(authorities) => server_verifier(authorities).map_err(|error| error.to_string())?,
+        Some(authorities) => {
+            let verifier = server_verifier(authorities).map_err(|error| error.to_string())?;
+            Arc::new(WithSelfSigned::new(authorities, verifier))
+        }
         None => Arc::new(AnyCertificate::new(&provider)),
     };
     let builder = ClientConfig::builder_with_provider(provider)

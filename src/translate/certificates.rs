@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustls::{
     InconsistentKeys,
     crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer},
     sign::CertifiedKey,
 };
 use x509_parser::{
@@ -18,42 +18,35 @@ use super::{
     Reason,
     findings::Place,
     load_balancer::Declaration,
+    pem::{Block, Label},
     referred::{Meanwhile, Text},
 };
 use crate::{
     api::{self, Reference},
-    model::{Authority, Certificate, ClientValidation, Fingerprint, Snapshot},
+    model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
     source::{Referred, Site, World},
 };
 
-/// Reads certificates, each distinct one once, right or wrong: an unchanged one is taken from the snapshot before.
+/// Reads certificates, each distinct one once, right or wrong: what was read before with the same result is taken from
+/// the snapshot before.
 pub(super) struct Certificates<'a> {
     pub world: &'a World,
     pub now: Timestamp,
-    known: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
-    pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
+    pub cache: CertificateCache,
+    pub cache_before: &'a CertificateCache,
     /// Each a different one: lists of revoked certificates may be large.
     pub validations: Vec<Arc<ClientValidation>>,
 }
 
 impl<'a> Certificates<'a> {
-    pub fn new(world: &'a World, previous: &Snapshot, now: Timestamp) -> Self {
-        let clients = || previous.listeners.values().filter_map(|listener| listener.tls.as_ref());
-        let backends = || {
-            let backends = previous.upstreams.values().flat_map(|upstream| upstream.backends.values());
-            backends.filter_map(|backend| Some(&backend.tls.as_ref()?.terms))
-        };
-        let presented = clients().flat_map(|tls| &tls.certificates);
-        let presented = presented.chain(backends().filter_map(|terms| terms.certificate.as_ref()));
-        let of_clients = clients().filter_map(|tls| tls.client_validation.as_ref());
-        let authorities = of_clients.flat_map(|validation| &validation.authorities);
-        let authorities = authorities.chain(backends().flat_map(|terms| terms.authorities.iter().flatten()));
+    pub fn new(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
+        let listeners = previous.listeners.values().filter_map(|listener| listener.tls.as_ref());
         Self {
             world,
             now,
-            known: presented.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
-            authorities: authorities.map(|one| ((one.source.clone(), one.fingerprint), Ok(one.clone()))).collect(),
-            validations: clients().filter_map(|tls| tls.client_validation.clone()).collect(),
+            cache: CertificateCache::default(),
+            cache_before: &previous.certificate_cache,
+            validations: listeners.filter_map(|tls| tls.client_validation.clone()).collect(),
         }
     }
 
@@ -108,8 +101,14 @@ impl<'a> Certificates<'a> {
         let certificate = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
-            let parse = || pair.parse(Arc::clone(&source), fingerprint).map(Arc::new);
-            self.known.entry((source.clone(), fingerprint)).or_insert_with(parse).clone()
+            // The texts of files may move between names, which are said of what is wrong.
+            let key = match &reference.files {
+                Some(files) => (format!("{source} {}", files.key).into(), fingerprint),
+                None => (Arc::clone(&source), fingerprint),
+            };
+            cached(&mut self.cache.certificates, &self.cache_before.certificates, key, || {
+                pair.parse(source, fingerprint).map(Arc::new)
+            })
         })?;
         warn_of_validity(&certificate, self.now, place);
         Some(certificate)
@@ -214,22 +213,64 @@ impl Pair<'_> {
         Ok(Certificate { source, fingerprint, names, not_before, not_after, key })
     }
 
+    /// The certificates. Keys may be in the same text.
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
-        CertificateDer::pem_slice_iter(self.certificate.bytes)
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("{} is not PEM: {WRITE_CERTIFICATE}", self.certificate.title))
+        let title = &self.certificate.title;
+        let mut chain = Vec::new();
+        for Block { label, line, der } in self.certificate.blocks()? {
+            match label {
+                Label::Certificate => chain.push(whole_certificate(der, line, title)?),
+                Label::Crl => {
+                    return Err(format!(
+                        "{title} has a list of revoked certificates at line {line}, which is of no use there: take it out"
+                    ));
+                }
+                Label::Pkcs8Key | Label::Pkcs1Key | Label::Sec1Key | Label::EncryptedKey | Label::Parameters => {}
+            }
+        }
+        Ok(chain)
+    }
+
+    /// The only key. Its certificate may be in the same text.
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, String> {
+        let title = &self.key.title;
+        let mut keys = Vec::new();
+        for Block { label, line, der } in self.key.blocks()? {
+            let key: PrivateKeyDer<'static> = match label {
+                Label::Pkcs8Key => PrivatePkcs8KeyDer::from(der).into(),
+                Label::Pkcs1Key => PrivatePkcs1KeyDer::from(der).into(),
+                Label::Sec1Key => PrivateSec1KeyDer::from(der).into(),
+                Label::EncryptedKey => {
+                    return Err(format!(
+                        "{title} has a private key at line {line} that is encrypted, so that it cannot be used: write it in \
+                         the clear, as `openssl pkey` does"
+                    ));
+                }
+                Label::Crl => {
+                    return Err(format!(
+                        "{title} has a list of revoked certificates at line {line}, which is of no use there: take it out"
+                    ));
+                }
+                Label::Certificate | Label::Parameters => continue,
+            };
+            keys.push((line, key));
+        }
+        match &keys[..] {
+            [] => Err(format!(
+                "{title} has no private key that can be read: write a PEM text that begins with -----BEGIN PRIVATE KEY-----, \
+                 not encrypted"
+            )),
+            [(_, key)] => Ok(key.clone_key()),
+            [(first, _), (second, _), ..] => Err(format!(
+                "{title} has more than one private key, at lines {first} and {second}: leave the one that the certificate was \
+                 issued for"
+            )),
+        }
     }
 
     fn certified_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
         // The library's errors are not shown: they may quote the text.
-        let key = PrivateKeyDer::from_pem_slice(self.key.bytes).map_err(|_| {
-            format!(
-                "{} has no private key that can be read: write a PEM text that begins with -----BEGIN PRIVATE \
-                 KEY-----, not encrypted",
-                self.key.title
-            )
-        })?;
-        let key = any_supported_type(&key).map_err(|_| {
+        let key = any_supported_type(&self.private_key()?).map_err(|_| {
             format!(
                 "{} has a key of a kind that is not supported: use ECDSA, Ed25519, or RSA of 2048 bits or more",
                 self.key.title
@@ -268,6 +309,32 @@ impl Pair<'_> {
     }
 }
 
+/// A certificate, and nothing behind it.
+pub(super) fn whole_certificate(der: Vec<u8>, line: usize, title: &str) -> Result<CertificateDer<'static>, String> {
+    let is_whole = X509Certificate::from_der(&der).is_ok_and(|(rest, _)| rest.is_empty());
+    is_whole.then(|| der.into()).ok_or_else(|| {
+        format!(
+            "{title} has a certificate that cannot be read, at line {line}: write the PEM text as the issuer gave it, or have \
+             it issued anew"
+        )
+    })
+}
+
+/// The result for a key: that of this translation, that of the one before, or a new one.
+pub(super) fn cached<K: Ord, T: Clone>(
+    now: &mut BTreeMap<K, T>,
+    before: &BTreeMap<K, T>,
+    key: K,
+    read: impl FnOnce() -> T,
+) -> T {
+    if let Some(known) = now.get(&key) {
+        return known.clone();
+    }
+    let value = before.get(&key).cloned().unwrap_or_else(read);
+    now.insert(key, value.clone());
+    value
+}
+
 /// What tells texts apart from others in their place.
 pub(super) fn fingerprint(texts: [&[u8]; 2]) -> Fingerprint {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -283,22 +350,36 @@ pub(super) fn fingerprint(texts: [&[u8]; 2]) -> Fingerprint {
 
 pub(super) const WRITE_CERTIFICATE: &str = "write a PEM text that begins with -----BEGIN CERTIFICATE-----";
 
-/// The DNS names a certificate is for. Its subject's common name counts only if it has no alternative names at all
-/// (RFC 6125).
+/// The DNS names and wildcards that a certificate is for. The common names of its subject count only if it says in no other
+/// way which service it is of (RFC 6125, section 6.4.4).
 fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
-    let lower = |name: &str| Arc::from(name.to_ascii_lowercase());
-    match certificate.subject_alternative_name() {
-        Ok(Some(alternatives)) => alternatives
-            .value
-            .general_names
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some(lower(name)),
-                _ => None,
-            })
-            .collect(),
-        _ => certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(lower).collect(),
+    /// `SRVName` (RFC 4985).
+    const SRV_NAME: &str = "1.3.6.1.5.5.7.8.7";
+
+    let alternatives = match certificate.subject_alternative_name() {
+        Ok(alternatives) => alternatives.map_or(&[][..], |names| &names.value.general_names),
+        Err(_) => return Vec::new(),
+    };
+    let of_service = |name: &&GeneralName| match name {
+        GeneralName::DNSName(_) | GeneralName::URI(_) => true,
+        GeneralName::OtherName(kind, _) => kind.to_id_string() == SRV_NAME,
+        _ => false,
+    };
+    if alternatives.iter().any(|name| of_service(&name)) {
+        let dns_names = alternatives.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) => dns_name(name),
+            _ => None,
+        });
+        return dns_names.collect();
     }
+    certificate.subject().iter_common_name().filter_map(|name| dns_name(name.as_str().ok()?)).collect()
+}
+
+/// In the form in which names are compared. `None`: no client can ask for it.
+fn dns_name(name: &str) -> Option<Arc<str>> {
+    let name = server_name::normalized(name)?;
+    let below = name.strip_prefix("*.").unwrap_or(&name);
+    DnsName::try_from(below).ok().map(|_| name.as_ref().into())
 }
 
 /// RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.

@@ -330,10 +330,23 @@ fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Res
 fn readable(Text { title, bytes }: Text) -> Result<Password, String> {
     const LONGEST: usize = 1024;
 
-    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains(|c: char| c.is_ascii_control()));
+    let wrong = |what: &str| Err(format!("{title} {what}"));
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || bytes.contains(&0) {
+        return wrong("is in UTF-16, or is no text: save it as UTF-8");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return wrong("is not text in UTF-8: save it as UTF-8");
+    };
+    if text.contains('\u{feff}') {
+        return wrong(
+            "has a byte order mark, which would be a part of the password: save it without one (UTF-8, no BOM)",
+        );
+    }
     match text {
-        Some("") => Err(format!("{title} is empty: write a password there")),
-        Some(text) if text.len() <= LONGEST => Ok(Hidden::new(text.into())),
-        _ => Err(format!("{title} is not a password: write one line of at most {LONGEST} bytes")),
+        "" => wrong("is empty: write a password there"),
+        _ if text.len() > LONGEST || text.contains(|c: char| c.is_ascii_control()) => {
+            Err(format!("{title} is not a password: write one line of at most {LONGEST} bytes"))
+        }
+        text => Ok(Hidden::new(text.into())),
     }
 }

@@ -20,6 +20,7 @@ mod listener;
 mod load_balancer;
 mod locality;
 mod loops;
+mod pem;
 mod ports;
 mod quotas;
 mod reach;
@@ -40,6 +41,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -79,8 +81,11 @@ fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
 /// long endpoints are kept that nothing confirms: see [`Snapshot::next_to_go`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now) };
-    let (snapshot, mut verdicts) = translate_all(&here, previous, now);
-    verdicts.extend(translate_all(&in_pods, &Snapshot::default(), now).1);
+    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now);
+    let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
+    let (only_judged, others) = translate_all(&in_pods, &nothing, now);
+    verdicts.extend(others);
+    Arc::make_mut(&mut snapshot.certificate_cache).extend(Arc::unwrap_or_clone(only_judged.certificate_cache));
     (snapshot, verdicts)
 }
 
@@ -148,7 +153,9 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
         unconfirmed.entry(key).or_default().extend(retention.expirations);
     }
-    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, unconfirmed, report_due };
+    let certificate_cache = Arc::new(certificates.cache);
+    let generation = previous.generation;
+    let mut snapshot = Snapshot { generation, listeners, upstreams, unconfirmed, report_due, certificate_cache };
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);
     }

@@ -2,7 +2,14 @@
 
 use std::path::Path;
 
-use super::{Reason, findings::Place, load_balancer::Declaration, missing, quotas};
+use super::{
+    Reason,
+    findings::Place,
+    load_balancer::Declaration,
+    missing,
+    pem::{self, Block, PemError},
+    quotas,
+};
 use crate::{
     api::{RefKind, Reference},
     source::{Referred, Site, World},
@@ -29,7 +36,13 @@ impl<'a> Text<'a> {
                 let map = world.config_maps.get(name).ok_or_else(missing)?;
                 let text = map.data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes());
                 // What kubectl finds to be no text: it is not PEM, which has to be said.
-                text.or_else(|| Some(map.binary_data.as_ref()?.get(key)?.0.as_slice()))
+                let binary = map.binary_data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+                if text.is_some() && binary.is_some() {
+                    return Err(format!(
+                        "{referred} has {key} twice, in data and in binaryData: leave one of them out"
+                    ));
+                }
+                text.or(binary)
             }
         };
         Ok(bytes.map(|bytes| Self { title: format!("{key} of {referred}"), bytes }))
@@ -43,6 +56,13 @@ impl<'a> Text<'a> {
             Some(Err(problem)) => Err(format!("{title}: {problem}")),
             None => Err(format!("{title} has not been read")),
         }
+    }
+
+    /// The blocks of a PEM text.
+    pub fn blocks(&self) -> Result<Vec<Block>, String> {
+        let title = &self.title;
+        pem::blocks(self.bytes)
+            .map_err(|PemError { line, problem }| format!("{title} is not PEM at line {line}: {problem}"))
     }
 }
 

@@ -10,6 +10,7 @@ mod locality;
 mod loops;
 mod manifests;
 mod mistakes;
+mod revocation;
 mod sites;
 mod slices;
 mod speed;

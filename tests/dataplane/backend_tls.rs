@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -223,6 +224,58 @@ fn a_revoked_certificate_of_a_backend_is_not_taken() {
     });
     let reason = failure(&rig, backend);
     assert!(reason.contains("Revoked"), "{reason}");
+}
+
+/// An authority whose own certificate is that of a server.
+fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Authority {
+    Authority::with(|params| {
+        params.subject_alt_names = vec![SanType::DnsName("db.example".try_into().unwrap())];
+        change(params);
+    })
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_configured_as_its_own_authority_is_accepted() {
+    for version in BOTH {
+        let own = self_signed(|_| {});
+        let backend = echo(&server(&own.itself(), None, &[version]));
+        let rig = Rig::with(&[backend], |_, upstream| verified(upstream, &own));
+        let mut client = rig.connect();
+        is_echoed(&mut client);
+        drop(client);
+        // Those that it has issued are accepted as well.
+        let issued = echo(&server(&own.issue("db.example"), None, &[version]));
+        let rig = Rig::with(&[issued], |_, upstream| verified(upstream, &own));
+        is_echoed(&mut rig.connect());
+    }
+}
+
+#[test]
+fn a_self_signed_certificate_is_refused_for_all_that_others_are_refused_for() {
+    let purposes = |purpose| move |params: &mut CertificateParams| params.extended_key_usages = vec![purpose];
+    let long_ago = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2000, 1, 1);
+    let not_yet = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    let other_name = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![SanType::DnsName("other.example".try_into().unwrap())];
+    };
+    let only_signs = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    for (own, problem) in [
+        (self_signed(other_name), "not valid for name"),
+        (self_signed(long_ago), "Expired"),
+        (self_signed(not_yet), "NotValidYet"),
+        (self_signed(purposes(ExtendedKeyUsagePurpose::ClientAuth)), "InvalidPurpose"),
+        (self_signed(only_signs), "InvalidPurpose"),
+    ] {
+        let backend = echo(&server(&own.itself(), None, &BOTH));
+        let rig = Rig::with(&[backend], |_, upstream| verified(upstream, &own));
+        let reason = failure(&rig, backend);
+        assert!(reason.contains(problem), "{problem}: {reason}");
+    }
+    // Another certificate with the same names and another key.
+    let (own, other) = (self_signed(|_| {}), self_signed(|_| {}));
+    let backend = echo(&server(&other.itself(), None, &BOTH));
+    let rig = Rig::with(&[backend], |_, upstream| verified(upstream, &own));
+    failure(&rig, backend);
 }
 
 #[test]

@@ -105,6 +105,22 @@ fn only_clients_with_a_certificate_of_the_authority_get_through() {
 }
 
 #[test]
+fn a_client_may_show_a_certificate_that_is_configured_as_its_own_authority() {
+    let (authority, own) = (Authority::new(), Authority::new());
+    let presented = authority.issue("db.example");
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = asking("Required", &presented, &[(&own, None)]);
+    });
+    for version in VERSIONS {
+        echoed(&authority.client_showing(&own.itself(), &[version]), &rig).unwrap();
+        echoed(&authority.client_showing(&own.issue("alice"), &[version]), &rig).unwrap();
+        echoed(&authority.client_showing(&Authority::new().itself(), &[version]), &rig).unwrap_err();
+    }
+    rig.wait_closed(CloseReason::Complete, 4);
+    rig.wait_closed(CloseReason::TlsClientCertificate, 2);
+}
+
+#[test]
 fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
     let (authority, other) = (Authority::new(), Authority::new());
     let presented = authority.issue("db.example");
@@ -237,7 +253,7 @@ fn the_log_says_what_is_wrong_with_a_certificate() {
         (showing(&other.issue("dave")), "unknown_issuer"),
     ] {
         echoed(&client, &rig).unwrap_err();
-        let told = format!(" tls_client_fault={fault} ");
+        let told = format!(" reason=tls_client_certificate tls_client_fault={fault}");
         wait_until("it is logged", || rig.logged().iter().any(|line| line.contains(&told)));
     }
 }

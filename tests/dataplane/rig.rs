@@ -81,6 +81,7 @@ impl Rig {
             upstreams: [(upstream_key(), upstream.into())].into(),
             unconfirmed: BTreeMap::new(),
             report_due: None,
+            certificate_cache: Arc::default(),
         };
         Self::start(size, snapshot)
     }
@@ -264,7 +265,7 @@ impl Rig {
         wait_until("what is logged is written", || self.logged().len() as u64 == log.logged());
         for (label, count) in self.reasons() {
             let of_this = format!("reason={label}");
-            let lines = self.logged().iter().filter(|line| line.ends_with(&of_this)).count() as u64;
+            let lines = self.logged().iter().filter(|line| line.split(' ').any(|pair| pair == of_this)).count() as u64;
             assert!(lines <= count && lines + log.dropped() >= count, "{lines} of {count} lines say {label}");
         }
     }

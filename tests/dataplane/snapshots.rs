@@ -125,6 +125,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
         upstreams: keys.iter().map(|key| (upstream_of(key), upstream(&[backend]).into())).collect(),
         unconfirmed: BTreeMap::new(),
         report_due: None,
+        certificate_cache: std::sync::Arc::default(),
     }
 }
 

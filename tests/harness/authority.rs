@@ -12,15 +12,25 @@ pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, format!("authority {}", next_serial()));
+        change(&mut params);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
     /// Its own certificate, as PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// Its own certificate with its key, to be shown as if it were somebody's.
+    pub fn itself(&self) -> Issued {
+        Issued { certificate: self.pem(), key: self.0.key().serialize_pem(), serial: 0 }
     }
 
     /// A certificate for somebody of this name.

@@ -150,7 +150,7 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
     let text = lb("a", 1) + &lb("b", 2) + &secret("s", "stringData: {x: text}");
     for (broken, words) in [
         (b"kind: [".to_vec(), "is not YAML: unclosed bracket"),
-        (b"\xff\xfe\xfd".to_vec(), "is not text in UTF-8"),
+        (b"\xfd\xfe".to_vec(), "is not text in UTF-8"),
         (b"\n".to_vec(), "is empty: write a manifest, or delete the file"),
     ] {
         let mut folder = Folder::new();
@@ -435,4 +435,38 @@ fn a_pipe_is_read_once() {
     let mut files = Files::new(vec![pipe]);
     assert_eq!(served(&files.read(), "a"), good(1));
     assert_eq!(served(&files.read(), "a"), good(1));
+}
+
+#[test]
+fn a_byte_order_mark_at_the_beginning_means_nothing() {
+    let mut folder = Folder::new();
+    let json = r#"{"apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": "j"},
+        "spec": {"listeners": [{"port": 2}], "backends": [{"addresses": ["192.0.2.7:1"]}]}}"#;
+    folder.write("a.yaml", format!("\u{feff}{}", lb("a", 1))).write("j.json", format!("\u{feff}{json}"));
+    let world = folder.read();
+    assert_eq!(world.problems, Vec::<String>::new());
+    assert_eq!((served(&world, "a"), served(&world, "j")), (good(1), good(2)));
+}
+
+#[test]
+fn a_text_in_another_encoding_is_told_and_keeps_what_it_declared() {
+    let mut folder = Folder::new();
+    let text = lb("a", 1);
+    let utf_16 = |mark: &[u8]| mark.iter().copied().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+    let latin_1 = [text.as_bytes(), b"# Gesch\xe4ft\n"].concat();
+    let wrong: [(Vec<u8>, &str); 4] = [
+        (utf_16(b"\xff\xfe"), "a.yaml: is text in UTF-16: save it as UTF-8; what it declared before stays"),
+        (utf_16(b""), "a.yaml: has a NUL byte at line 1, as text in UTF-16 has: save it as UTF-8"),
+        (latin_1, "a.yaml: is not text in UTF-8, from line 6 on: save it as UTF-8"),
+        (
+            format!("{text}\u{feff}{}", lb("b", 2)).into(),
+            "a.yaml: has a byte order mark at line 6, in the midst of the text",
+        ),
+    ];
+    folder.write("a.yaml", &text).read();
+    for (bytes, expected) in wrong {
+        let world = folder.write("a.yaml", bytes).read();
+        assert_kept(&world, "a", 1, "cannot be read now, or not all of it");
+        assert_says(&world, expected);
+    }
 }

@@ -15,7 +15,7 @@ use crate::{
     source::Referred,
 };
 
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
     fn new() -> Self {
@@ -26,7 +26,7 @@ impl Ca {
         Self::with(|params| params.not_after = date_time_ymd(year, 1, 1))
     }
 
-    fn named(name: &str) -> Self {
+    pub fn named(name: &str) -> Self {
         Self::with(|params| params.distinguished_name.push(DnType::CommonName, name))
     }
 
@@ -37,17 +37,17 @@ impl Ca {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// The list of what it has revoked: nothing.
-    fn list(&self) -> String {
+    pub fn list(&self) -> String {
         self.list_of(2026)
     }
 
     /// One that is good for a year.
-    fn list_of(&self, year: i32) -> String {
+    pub fn list_of(&self, year: i32) -> String {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(year, 1, 1),
             next_update: date_time_ymd(year + 1, 1, 1),
@@ -76,7 +76,7 @@ fn declaring(tls: &str, backend: &str) -> World {
     world
 }
 
-fn validating(references: &str) -> World {
+pub fn validating(references: &str) -> World {
     declaring(&format!("clientValidation: {{caRefs: [{references}]}}"), "")
 }
 
@@ -84,13 +84,13 @@ fn encrypting(tls: &str) -> World {
     declaring("", &format!("tls: {tls}"))
 }
 
-fn store(world: &mut World, name: &str, texts: &[(&str, &str)]) {
+pub fn store(world: &mut World, name: &str, texts: &[(&str, &str)]) {
     let data: BTreeMap<_, _> = texts.iter().map(|(key, text)| (key.to_string(), text.to_string())).collect();
     let map = k8s_openapi::api::core::v1::ConfigMap { data: Some(data), ..Default::default() };
     world.config_maps.insert(object(name), Arc::new(map));
 }
 
-fn validation(snapshot: &Snapshot) -> &Arc<ClientValidation> {
+pub fn validation(snapshot: &Snapshot) -> &Arc<ClientValidation> {
     snapshot.listeners[&listener("pg", 1)].tls.as_ref().unwrap().client_validation.as_ref().unwrap()
 }
 
@@ -120,6 +120,29 @@ fn authorities_come_from_config_maps_secrets_and_files() {
     assert_eq!(lists, [1, 0, 1]);
     let (again, _) = then(&world, &snapshot);
     assert!(Arc::ptr_eq(validation, self::validation(&again)), "what has not changed is not made anew");
+}
+
+#[test]
+fn a_key_that_a_config_map_has_twice_is_refused() {
+    let ca = Ca::new();
+    let mut world = validating("{name: a}");
+    store(&mut world, "a", &[("ca.crt", &ca.pem())]);
+    let map = Arc::make_mut(world.config_maps.get_mut(&object("a")).unwrap());
+    map.binary_data = Some([("ca.crt".to_owned(), ByteString(ca.pem().into_bytes()))].into());
+    let said = sentences(&first(&world).1, "pg");
+    assert!(said[0].contains("ConfigMap shop/a has ca.crt twice, in data and in binaryData"), "{said:?}");
+}
+
+#[test]
+fn one_file_may_have_authorities_and_their_lists_if_it_is_named_for_both() {
+    let ca = Ca::new();
+    let mut world = validating("{files: {ca: all.pem, crl: all.pem}}");
+    let text = ca.pem() + &ca.list();
+    world.files.insert(format!("{FOLDER}/all.pem").into(), Ok(text.as_bytes().into()));
+    let (snapshot, verdicts) = first(&world);
+    assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
+    let authority = &validation(&snapshot).authorities[0];
+    assert_eq!((authority.roots.len(), authority.revoked.len()), (1, 1));
 }
 
 /// Made with `openssl ca -gencrl`, without `crlnumber` in its configuration.
@@ -156,7 +179,22 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
             "ca.crl of ConfigMap shop/wrong has a list of what CN=rcgen self signed cert has revoked, whose signature is \
              not that of the authority of this name in ca.crt of ConfigMap shop/wrong: write the list as",
         ),
-        (&[("ca.crt", &pem), ("ca.crl", &list[..100])], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+        (
+            &[("ca.crt", &pem), ("ca.crl", &list[..100])],
+            "ca.crl of ConfigMap shop/wrong is not PEM at line 1: the block",
+        ),
+        (
+            &[("ca.crt", &(pem.clone() + &list))],
+            "ca.crt of ConfigMap shop/wrong has a list of revoked certificates at line",
+        ),
+        (
+            &[("ca.crt", &pem), ("ca.crl", &(list.clone() + &pem))],
+            "ca.crl of ConfigMap shop/wrong has something else than a list of revoked certificates, at line",
+        ),
+        (
+            &[("ca.crt", &pem), ("ca.crl", &format!("{}{list}", list.trim_end()))],
+            "ca.crl of ConfigMap shop/wrong is not PEM at line",
+        ),
     ] {
         let mut world = validating("{name: wrong}, {name: right}");
         store(&mut world, "right", &[("ca.crt", &pem)]);
@@ -385,6 +423,6 @@ fn a_list_that_is_no_text_is_not_passed_over() {
     let map = Arc::make_mut(world.config_maps.get_mut(&object("a")).unwrap());
     map.binary_data = Some([("ca.crl".to_owned(), list)].into());
     let (snapshot, verdicts) = first(&world);
-    assert!(sentences(&verdicts, "pg")[0].contains("ca.crl of ConfigMap shop/a has no list of revoked certificates"));
+    assert!(sentences(&verdicts, "pg")[0].contains("ca.crl of ConfigMap shop/a is not PEM at line 1: "));
     assert!(snapshot.listeners.is_empty());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
 
 use super::{manifests::FOLDER, *};
 use crate::{api::RefKind, model::Certificate, source::Referred};
@@ -78,6 +78,80 @@ fn the_common_name_counts_only_without_alternative_names() {
 }
 
 #[test]
+fn the_common_name_counts_unless_another_name_says_which_service_it_is() {
+    let common = |name: &'static str, alternative: Option<SanType>| {
+        issue_with(&[], move |params| {
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.subject_alt_names.extend(alternative);
+        })
+    };
+    let text = |text: &str| text.try_into().unwrap();
+    let none: &[&str] = &[];
+    for (pair, expected) in [
+        (common("a.example.com", Some(SanType::IpAddress([192, 0, 2, 1].into()))), &["a.example.com"][..]),
+        (common("a.example.com", Some(SanType::Rfc822Name(text("a@example.com")))), &["a.example.com"]),
+        (common("a.example.com", Some(SanType::URI(text("spiffe://example.com/a")))), none),
+        (common("A.Example.com.", None), &["a.example.com"]),
+        (common("*.example.com", None), &["*.example.com"]),
+        (common("The Shop", None), none),
+        (common("192.0.2.1", None), none),
+        (common("a.*.example.com", None), none),
+        (common("b\u{fc}cher.example", None), none),
+        (issue(&["a*.example.com", "b.example.com"]), &["b.example.com"]),
+    ] {
+        let mut world = presenting("{name: a}");
+        store(&mut world, "a", &pair.certificate, &pair.key);
+        let names: Vec<_> = presented(&first(&world).0)[0].names.iter().map(ToString::to_string).collect();
+        assert_eq!(names, expected, "{}", pair.certificate);
+    }
+}
+
+#[test]
+fn whatever_is_in_a_text_beside_certificate_and_key_is_harmless_or_refused() {
+    let (pair, other) = (issue(&["pg.example.com"]), issue(&["other.example.com"]));
+    let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let broken = "-----BEGIN CERTIFICATE-----\nMAAAAA==\n-----END CERTIFICATE-----\n";
+    let read = |certificate: &str, key: &str| {
+        let mut world = presenting("{name: a}");
+        store(&mut world, "a", certificate, key);
+        let (snapshot, verdicts) = first(&world);
+        match sentences(&verdicts, "pg").first() {
+            None => Ok(presented(&snapshot)[0].key.cert.len()),
+            Some(sentence) => Err(sentence.clone()),
+        }
+    };
+    let both = format!("{parameters}{}{}", pair.key, pair.certificate);
+    assert_eq!(read(&both, &both), Ok(1), "one text for both");
+    assert_eq!(read(&format!("{}Issuer: a\n{}", pair.certificate, other.certificate), &both), Ok(2));
+    let glued = format!("{}{}", pair.certificate.trim_end(), other.certificate);
+    let ends_at = pair.certificate.lines().count();
+    for (certificate, key, expected) in [
+        (&glued, &pair.key, &*format!("tls.crt of Secret shop/a is not PEM at line {ends_at}: ")),
+        (
+            &format!("{}{list}", pair.certificate),
+            &pair.key,
+            "tls.crt of Secret shop/a has a list of revoked certificates at",
+        ),
+        (
+            &format!("{}{broken}", pair.certificate),
+            &pair.key,
+            "tls.crt of Secret shop/a has a certificate that cannot be read",
+        ),
+        (&pair.certificate, &format!(" {}", pair.key), "tls.key of Secret shop/a is not PEM at line 1: "),
+        (
+            &pair.certificate,
+            &format!("{}{}", pair.key, other.key),
+            "tls.key of Secret shop/a has more than one private key, at",
+        ),
+        (&pair.certificate, &list.to_owned(), "tls.key of Secret shop/a has a list of revoked certificates at line 1"),
+    ] {
+        let said = read(certificate, key).unwrap_err();
+        assert!(said.contains(expected) && said.ends_with("; it is left out"), "{expected}: {said}");
+    }
+}
+
+#[test]
 fn files_are_read_too() {
     let pair = issue(&["pg.example.com"]);
     let mut world = presenting("{name: a}, {files: {certificate: tls/pg.crt, key: /run/pg.key}}");
@@ -119,7 +193,7 @@ fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
         (torn, &good.key, "tls.crt of Secret shop/broken is not PEM"),
         (nonsense, &good.key, "tls.crt of Secret shop/broken has a certificate that cannot be read"),
         (&good.certificate, "", "tls.key of Secret shop/broken has no private key that can be read: write a PEM text"),
-        (&good.certificate, encrypted, "tls.key of Secret shop/broken has no private key that can be read"),
+        (&good.certificate, encrypted, "tls.key of Secret shop/broken has a private key at line 1 that is encrypted"),
         (&good.certificate, broken_key, "tls.key of Secret shop/broken has a key of a kind that is not supported"),
     ] {
         let mut world = presenting("{name: broken}, {name: good}");

@@ -199,3 +199,28 @@ fn a_handshake_is_verified_as_connections_are_on_another_port_too() {
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
     assert_eq!(check_of(&snapshot, "default").unwrap().transport, Transport::AsConnections);
 }
+
+#[test]
+fn passwords_that_editors_have_marked_are_refused() {
+    for (text, expected) in [
+        (&b"\xef\xbb\xbfsesame\n"[..], "has a byte order mark, which would be a part of the password: save it without"),
+        (b"\xff\xfes\0e\0s\0", "is in UTF-16, or is no text: save it as UTF-8"),
+        (b"s\0e\0s\0", "is in UTF-16, or is no text: save it as UTF-8"),
+        (b"s\xe9same", "is not text in UTF-8: save it as UTF-8"),
+        (b"", "is empty: write a password there"),
+        (b"sesame\nsesame\n", "is not a password: write one line of at most 1024 bytes"),
+    ] {
+        let mut world = checked("{type: Redis, redis: {passwordRef: {file: a}}}");
+        world.files.insert("/etc/tcplb/a".into(), Ok(text.into()));
+        let told = sentences(&first(&world).1, "pg");
+        assert!(told[0].contains(&format!("passwordRef: file /etc/tcplb/a {expected}")), "{told:?}");
+        assert!(!told[0].contains("same"), "{told:?}");
+    }
+    for text in [&b"sesame"[..], b"sesame\n", b"sesame\r\n"] {
+        let mut world = checked("{type: Redis, redis: {passwordRef: {file: a}}}");
+        world.files.insert("/etc/tcplb/a".into(), Ok(text.into()));
+        let (snapshot, _) = first(&world);
+        let Probe::Redis(redis) = &check_of(&snapshot, "default").unwrap().probe else { panic!() };
+        assert_eq!(redis.password, Some(Hidden::new("sesame".into())));
+    }
+}

@@ -1,0 +1,242 @@
+//! PEM texts (RFC 7468). Each line is understood or refused: a block that was passed over in silence would take a
+//! certificate out of a chain, or a revoked client back in. Messages quote nothing of a text but the labels of blocks.
+
+#[cfg(test)]
+mod tests;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// What is between a BEGIN line and an END line.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Block {
+    pub label: Label,
+    /// The line that it begins at, counted from 1.
+    pub line: usize,
+    pub der: Vec<u8>,
+}
+
+/// The labels that may be in a text of certificates, keys or lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    Certificate,
+    /// A list of revoked certificates.
+    Crl,
+    Pkcs8Key,
+    Pkcs1Key,
+    Sec1Key,
+    /// Of either form; `der` is of no use.
+    EncryptedKey,
+    /// Of elliptic curves, Diffie-Hellman or DSA: tools write them beside keys, which hold the same.
+    Parameters,
+}
+
+/// What a text has that is not PEM.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PemError {
+    /// Counted from 1.
+    pub line: usize,
+    pub problem: String,
+}
+
+impl PemError {
+    fn new(line: usize, problem: impl Into<String>) -> Self {
+        Self { line, problem: problem.into() }
+    }
+}
+
+const MARK: &str =
+    "write `-----BEGIN …-----` and `-----END …-----` each on a line of its own, from its first column on";
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// All blocks of a text. Between them there may be explanations; a byte order mark at its beginning means nothing.
+///
+/// # Errors
+/// If any line is neither an explanation nor part of a whole block with a known label.
+pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let mut blocks = Vec::new();
+    let mut open: Option<Open> = None;
+    for (number, line) in (1..).zip(lines(text)) {
+        let line = as_text(line, number, text)?;
+        match &mut open {
+            None => open = outside(line, number)?,
+            Some(block) if mark(line) == Some(Mark::End(block.name)) => {
+                blocks.extend(open.take().map(Open::close).transpose()?);
+            }
+            Some(block) => block.add(line, number)?,
+        }
+    }
+    match open {
+        Some(block) => Err(block.unfinished()),
+        None => Ok(blocks),
+    }
+}
+
+/// Ended by LF, CR LF or CR.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+        .flat_map(|line| line.strip_suffix(b"\r").unwrap_or(line).split(|byte| *byte == b'\r'))
+}
+
+/// A line without white space at its end; bytes that are no ASCII may be in any encoding.
+fn as_text<'a>(line: &'a [u8], number: usize, text: &[u8]) -> Result<&'a [u8], PemError> {
+    let is_utf_16 =
+        text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") || text.iter().take(4).any(|b| *b == 0);
+    if number == 1 && is_utf_16 {
+        return Err(PemError::new(1, "the text is in UTF-16: save it as UTF-8"));
+    }
+    if line.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\x0c')) {
+        let problem = "there are bytes that are no text: write PEM; `openssl x509 -inform DER`, `openssl crl -inform DER` and \
+                       `openssl pkey -inform DER` make it of DER";
+        return Err(PemError::new(number, problem));
+    }
+    if line.windows(BYTE_ORDER_MARK.len()).any(|bytes| bytes == BYTE_ORDER_MARK) {
+        return Err(PemError::new(number, "there is a byte order mark in the midst of the text: take it out"));
+    }
+    Ok(line.trim_ascii_end())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Mark<'a> {
+    Begin(&'a str),
+    End(&'a str),
+}
+
+/// A line that is a mark and nothing else.
+fn mark(line: &[u8]) -> Option<Mark<'_>> {
+    let line = str::from_utf8(line).ok()?.strip_prefix("-----")?.strip_suffix("-----")?;
+    let (mark, label): (fn(_) -> _, _) = match line.strip_prefix("BEGIN ") {
+        Some(label) => (Mark::Begin, label),
+        None => (Mark::End, line.strip_prefix("END ")?),
+    };
+    let is_label = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, ' ' | '.' | '#');
+    (label.len() <= 40 && label.chars().all(is_label)).then(|| mark(label))
+}
+
+/// A block of which only the beginning was read.
+struct Open<'a> {
+    name: &'a str,
+    label: Label,
+    line: usize,
+    base64: Vec<u8>,
+    /// Whether it has headers (RFC 1421), and they go on.
+    in_headers: bool,
+}
+
+impl Open<'_> {
+    fn add(&mut self, line: &[u8], number: usize) -> Result<(), PemError> {
+        if line.iter().any(|byte| *byte == b'-' || !byte.is_ascii()) && looks_like_a_mark(line) {
+            let problem =
+                format!("the block that begins at line {} has no END line before this one: {MARK}", self.line);
+            return Err(PemError::new(number, problem));
+        }
+        if line.starts_with(b"Proc-Type:") && self.base64.is_empty() && line.ends_with(b"ENCRYPTED") {
+            (self.label, self.in_headers) = (Label::EncryptedKey, true);
+        }
+        if self.in_headers {
+            self.in_headers = !line.is_empty();
+            return Ok(());
+        }
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        let start = self.base64.len();
+        self.base64.extend(line.iter().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\x0c')));
+        match self.base64[start..].iter().all(is_base64) {
+            true => Ok(()),
+            false => Err(PemError::new(number, "this is not base64: write the block as its issuer gave it")),
+        }
+    }
+
+    fn close(self) -> Result<Block, PemError> {
+        let Self { label, line, base64, .. } = self;
+        let problem =
+            "the block that begins here is not base64, or a part of it is missing: write it as its issuer gave it";
+        let der = STANDARD.decode(&base64).map_err(|_| PemError::new(line, problem))?;
+        Ok(Block { label, line, der })
+    }
+
+    fn unfinished(&self) -> PemError {
+        PemError::new(
+            self.line,
+            "the block that begins here has no END line: the rest of the text is missing, write it whole",
+        )
+    }
+}
+
+/// A line that is in no block.
+fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
+    match mark(line) {
+        Some(Mark::Begin(name)) => {
+            let label = label(name).map_err(|problem| PemError::new(number, problem))?;
+            Ok(Some(Open { name, label, line: number, base64: Vec::new(), in_headers: false }))
+        }
+        Some(Mark::End(_)) => Err(PemError::new(number, format!("this block has no BEGIN line: {MARK}"))),
+        None if looks_like_a_mark(line) => Err(PemError::new(
+            number,
+            format!("this looks like the beginning or the end of a block, and is none: {MARK}"),
+        )),
+        None if looks_like_twice_encoded(line) => {
+            Err(PemError::new(number, "this is a PEM text in base64: encode it once less"))
+        }
+        None if looks_like_base64(line) => {
+            Err(PemError::new(number, format!("this looks like a part of a block, and is in none: {MARK}")))
+        }
+        None => Ok(None),
+    }
+}
+
+/// What a block of this name is, or what to write instead.
+fn label(name: &str) -> Result<Label, String> {
+    let instead = match name {
+        "CERTIFICATE" | "X509 CERTIFICATE" => return Ok(Label::Certificate),
+        "X509 CRL" => return Ok(Label::Crl),
+        "PRIVATE KEY" => return Ok(Label::Pkcs8Key),
+        "RSA PRIVATE KEY" => return Ok(Label::Pkcs1Key),
+        "EC PRIVATE KEY" => return Ok(Label::Sec1Key),
+        "ENCRYPTED PRIVATE KEY" => return Ok(Label::EncryptedKey),
+        "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" | "DSA PARAMETERS" => return Ok(Label::Parameters),
+        "TRUSTED CERTIFICATE" => "write it as CERTIFICATE: `openssl x509` does",
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "write the certificate that was issued for it",
+        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => "write the certificates in it: `openssl pkcs7 -print_certs` does",
+        "OPENSSH PRIVATE KEY" | "DSA PRIVATE KEY" | "ANY PRIVATE KEY" => {
+            "write an ECDSA, Ed25519 or RSA key as `openssl genpkey` writes it"
+        }
+        _ => "take it out",
+    };
+    Err(format!("a block `{name}` is of no use here: {instead}"))
+}
+
+/// Whether a line was meant as a mark: one that is glued to something, is indented, is commented out, or has lost dashes.
+fn looks_like_a_mark(line: &[u8]) -> bool {
+    const KINDS: [&str; 6] = ["CERTIFICATE", "KEY", "CRL", "PARAMETERS", "PKCS", "CMS"];
+
+    if [&b"-----BEGIN"[..], b"-----END"].iter().any(|mark| line.windows(mark.len()).any(|part| part == *mark)) {
+        return true;
+    }
+    let line = String::from_utf8_lossy(line).to_ascii_uppercase();
+    // What word processors make of them.
+    let line = line.replace(['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'], "--");
+    let words = line.trim_matches(|c: char| c == '-' || c.is_whitespace());
+    let Some(named) = words.strip_prefix("BEGIN ").or(words.strip_prefix("END ")) else {
+        let after_dashes = |word: &str| {
+            line.split("--").skip(1).any(|rest| rest.trim_start_matches('-').trim_start().starts_with(word))
+        };
+        return KINDS.iter().any(|kind| line.contains(kind)) && (after_dashes("BEGIN ") || after_dashes("END "));
+    };
+    label(named.trim()).is_ok() || (line.starts_with("--") && KINDS.iter().any(|kind| named.contains(kind)))
+}
+
+/// Long enough to be told from a word or a checksum.
+fn looks_like_base64(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    let has = |is: fn(&u8) -> bool| line.iter().any(is);
+    line.len() >= 40
+        && line.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+}
+
+fn looks_like_twice_encoded(line: &[u8]) -> bool {
+    // `-----BEGIN ` in base64.
+    line.trim_ascii_start().starts_with(b"LS0tLS1CRUdJTi")
+}
