@@ -255,8 +255,6 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls_client_fault: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
     attempts: u16,
     bytes_to_backend: u64,
@@ -267,6 +265,8 @@ struct Line<'a> {
     /// Absent at the start of a connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_fault: Option<&'static str>,
 }
 
 impl<'a> Line<'a> {
@@ -282,7 +282,6 @@ impl<'a> Line<'a> {
             tls_version: agreed.map(|agreed| agreed.version),
             tls_server_name: event.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             tls_client: agreed.and_then(|agreed| Some(&*agreed.identity.as_ref()?.subject)),
-            tls_client_fault: event.tls.as_ref().and_then(|tls| Some(tls.refused?.label())),
             endpoint: event.endpoint,
             attempts: event.attempts,
             bytes_to_backend: event.bytes_to_backend,
@@ -290,6 +289,7 @@ impl<'a> Line<'a> {
             connect_seconds: event.connect.map(seconds),
             duration_seconds: seconds(event.duration),
             reason: event.kind.reason(),
+            tls_client_fault: event.tls.as_ref().and_then(|tls| Some(tls.fault?.label())),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     listener::Serving,
     relay::Meter,
     stream::Stream,
-    tls::{CertificateFault, ClientTls},
+    tls::{ClientTls, HandshakeFault},
 };
 use crate::upstream::{
     Endpoint,
@@ -174,10 +174,11 @@ impl Account {
         self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() }));
     }
 
-    /// Its certificate is not taken.
-    pub fn refused(&mut self, fault: CertificateFault) {
+    /// Notes why the handshake failed, and answers for which reason the connection ends.
+    pub fn handshake_failed(&mut self, fault: HandshakeFault) -> CloseReason {
         let known = self.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
-        self.tls = Some(Arc::new(ClientTls { refused: Some(fault), ..known }));
+        self.tls = Some(Arc::new(ClientTls { fault: Some(fault), ..known }));
+        if fault.is_of_certificate() { CloseReason::TlsClientCertificate } else { CloseReason::TlsFailed }
     }
 
     /// TLS was agreed on with a backend.

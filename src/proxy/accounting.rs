@@ -80,7 +80,7 @@ close_reasons! {
     ProxyUntrusted = "proxy_untrusted",
     /// Refused: no valid PROXY header came in time.
     ProxyInvalid = "proxy_invalid",
-    /// The TLS handshake failed.
+    /// The TLS handshake failed; `tls_client_fault` in the access log says why.
     TlsFailed = "tls_failed",
     /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes; `tls_client_fault` in the
     /// access log says why.

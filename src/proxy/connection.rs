@@ -31,7 +31,7 @@ use super::{
     relay::{self, Deadlines, Side},
     routes::{Route, Routes},
     stream::Stream,
-    tls::{self, CertificateFault, Identity, LastFlight, ServerTls, read_client_hello},
+    tls::{self, HandshakeFault, Identity, LastFlight, ServerTls, read_client_hello},
     turns::Turns,
 };
 use crate::{
@@ -158,11 +158,12 @@ async fn route(
                 if matches!(error, OpeningError::Unencrypted) {
                     client.get_mut().ended_cleanly();
                 }
-                return Err(CloseReason::TlsFailed);
+                return Err(account.handshake_failed(error.into()));
             }
         }
     }
-    let server_name = timeout_at(deadline, server_name(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)??;
+    let server_name = timeout_at(deadline, server_name(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)?;
+    let server_name = server_name.map_err(|fault| account.handshake_failed(fault))?;
     account.asked_for(server_name.as_deref());
     let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
         // One attempt: a socket that takes no seven bytes now is not waited for.
@@ -180,9 +181,10 @@ async fn route(
 }
 
 /// The server name in a client's first bytes, which are left for whoever reads next.
-async fn server_name(client: &mut Prefixed<Stream>) -> Result<Option<Box<str>>, CloseReason> {
+async fn server_name(client: &mut Prefixed<Stream>) -> Result<Option<Box<str>>, HandshakeFault> {
     let mut read = Vec::new();
-    let hello = read_client_hello(client, &mut read).await.map_err(|_| CloseReason::TlsFailed)?;
+    let hello = read_client_hello(client, &mut read).await;
+    let hello = hello.map_err(|error| HandshakeFault::of_hello(&error, &read))?;
     client.unread(read);
     Ok(hello.server_name)
 }
@@ -245,17 +247,14 @@ async fn handshake(
             account.handshake_done(client.get_ref().1);
             let identity = account.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
             if identity.is_some_and(Identity::has_expired) {
-                account.refused(CertificateFault::Expired);
-                return Err(CloseReason::TlsClientCertificate);
+                return Err(account.handshake_failed(HandshakeFault::Expired));
             }
             Ok(client)
         }
         Ok(Err((error, mut client))) => {
             // The alert that says why, if the handshake had come that far.
             let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
-            let Some(fault) = CertificateFault::of(&error) else { return Err(CloseReason::TlsFailed) };
-            account.refused(fault);
-            Err(CloseReason::TlsClientCertificate)
+            Err(account.handshake_failed(HandshakeFault::of(&error)))
         }
         Err(_) => Err(CloseReason::TlsTimeout),
     }

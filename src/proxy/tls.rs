@@ -3,6 +3,7 @@
 mod certificates;
 mod client;
 mod client_hello;
+mod fault;
 mod last_flight;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,9 @@ use rustls::{
 
 use self::certificates::Certificates;
 pub use self::{
-    client::{Agreed, CertificateFault, ClientTls, Identity},
+    client::{Agreed, ClientTls, Identity},
     client_hello::read_client_hello,
+    fault::HandshakeFault,
     last_flight::LastFlight,
 };
 use crate::model::{self, ClientValidation};

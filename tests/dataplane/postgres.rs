@@ -115,7 +115,14 @@ fn whoever_does_not_ask_properly_is_refused() {
     let mut injecting = rig.connect();
     injecting.write_all(&[ASK, b"Q\0\0\0\x04"].concat()).unwrap();
     is_reset(&injecting);
-    rig.wait_closed(CloseReason::TlsFailed, 2);
+    let mut other = rig.connect();
+    other.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    is_reset(&other);
+    rig.wait_closed(CloseReason::TlsFailed, 3);
+    for fault in ["unencrypted", "bytes_behind_request", "not_postgres"] {
+        let told = format!(" reason=tls_failed tls_client_fault={fault}");
+        wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&told)));
+    }
     assert!(backend.accept_now().is_none());
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
-    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, SignatureScheme, StreamOwned,
     client::WantsClientCert,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -316,6 +316,51 @@ fn what_is_no_handshake_is_refused() {
     assert_eq!(alert.first(), Some(&21), "an alert says why: {alert:?}");
     rig.wait_closed(CloseReason::TlsFailed, 1);
     assert!(backend.accept_now().is_none());
+}
+
+#[test]
+fn the_log_says_why_a_handshake_failed() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let certificate = authority.certificate("db.example");
+    let http = |rig: &Rig| drop(rig.connect().write_all(b"GET / HTTP/1.0\r\n\r\n"));
+    let damaged = |rig: &Rig| drop(rig.connect().write_all(&[22, 3, 1, 0, 5, 1, 0, 0, 1, 0]));
+    let ends = |rig: &Rig| drop(rig.connect().write_all(&[22, 3, 1, 2, 0, 1]));
+    let old = |rig: &Rig| drop(handshake(&authority.client(&[&TLS12]), rig.connect()).unwrap_err());
+    let distrusting = |rig: &Rig| drop(handshake(&other.client(&[&TLS13]), rig.connect()).unwrap_err());
+    let of_rsa = |rig: &Rig| {
+        let mut provider = aws_lc_rs::default_provider();
+        let mut schemes = provider.signature_verification_algorithms.mapping.to_vec();
+        schemes.retain(|(scheme, _)| *scheme == SignatureScheme::RSA_PSS_SHA256);
+        provider.signature_verification_algorithms.mapping = schemes.leak();
+        let config = ClientConfig::builder_with_provider(provider.into()).with_protocol_versions(&[&TLS13]).unwrap();
+        let config = config.with_root_certificates(authority.roots()).with_no_client_auth();
+        drop(handshake(&Arc::new(config), rig.connect()).unwrap_err());
+    };
+    let cases: [(&str, &dyn Fn(&Rig)); 6] = [
+        ("not_tls", &http),
+        ("malformed", &damaged),
+        ("ended", &ends),
+        ("unsupported_version", &old),
+        ("alert_unknown_ca", &distrusting),
+        ("no_common_signature_scheme", &of_rsa),
+    ];
+    for passes_through in [false, true] {
+        let rig = Rig::with(&[Backend::echo()], |listener, _| {
+            let tls = listener.tls.insert(tls(&certificate).unwrap());
+            tls.min_version = TlsVersion::V1_3;
+            if passes_through {
+                // A second route, so that each ClientHello is looked at.
+                let names = vec!["passed.example".into()];
+                tls.routes.push(Route { server_names: names, mode: TlsMode::Passthrough, backends: None });
+            }
+        });
+        for (done, (fault, connect)) in (1..).zip(cases) {
+            connect(&rig);
+            rig.wait_closed(CloseReason::TlsFailed, done);
+            let told = format!(" reason=tls_failed tls_client_fault={fault}");
+            wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&told)));
+        }
+    }
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn event(kind: Kind) -> Event {
                 resumed: false,
                 identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
             }),
-            refused: None,
+            fault: None,
         })),
         endpoint: Some("10.1.0.1:5432".parse().unwrap()),
         attempts: 1,
@@ -147,7 +147,7 @@ fn event_with(chosen: &Chosen) -> Event {
     let identity = chosen.subject.as_deref().map(Identity::named);
     let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
     let tls =
-        ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), refused: None };
+        ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), fault: None };
     let listener = Arc::new(Label { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
     Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
 }

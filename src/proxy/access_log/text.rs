@@ -25,9 +25,6 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
         if let Some(identity) = tls.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref()) {
             let _ = write!(text, " tls_client={}", quoted(&identity.subject));
         }
-        if let Some(fault) = tls.refused {
-            pair(text, "tls_client_fault", fault.label());
-        }
     }
     if let Some(endpoint) = &event.endpoint {
         pair(text, "endpoint", endpoint);
@@ -41,6 +38,9 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     }
     pair(text, "duration_seconds", &event.duration);
     pair(text, "reason", reason);
+    if let Some(fault) = event.tls.as_ref().and_then(|tls| tls.fault) {
+        pair(text, "tls_client_fault", fault.label());
+    }
 }
 
 /// In place of a server name that the client did not send.

@@ -7,15 +7,21 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::model::Certificate;
+use crate::model::{Certificate, server_name};
 
-/// Chooses the certificate of a handshake by the server name that the client asks for: one valid for exactly this name,
-/// else for a wildcard over its first label, else the first of all. Of several, one with a key the client can verify.
+/// Chooses the certificate of a handshake by the server name that the client asks for: one for exactly this name, else for
+/// a wildcard in place of its first label (RFC 6125 section 6.4), with a key that the client can verify. If there is none
+/// for the name, or no name, the first of all such.
 pub(super) struct Certificates(ArcSwap<ByName>);
 
 impl Certificates {
     pub fn new(certificates: &[Arc<Certificate>]) -> Self {
         Self(ArcSwap::from_pointee(ByName::new(certificates)))
+    }
+
+    /// For the server name of a ClientHello, and the signature schemes in it.
+    pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.load().choose(name, schemes)
     }
 
     pub fn replace(&self, certificates: &[Arc<Certificate>]) {
@@ -25,7 +31,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load().choose(hello.server_name(), hello.signature_schemes())
+        self.choose(hello.server_name(), hello.signature_schemes())
     }
 }
 
@@ -56,14 +62,21 @@ impl ByName {
     }
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let candidates = name.and_then(|name| self.named(&name.to_ascii_lowercase())).unwrap_or(&self.all);
-        let verifiable = candidates.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        let verifiable =
+            |keys: &'_ [Arc<CertifiedKey>]| keys.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned();
+        let name = name.and_then(server_name::normalized);
+        let exact = name.as_deref().map_or(&[][..], |name| self.named(name));
+        if let Some(key) = verifiable(exact) {
+            return Some(key);
+        }
+        let above = name.as_deref().and_then(|name| name.split_once('.'));
+        let wildcard = above.map_or(&[][..], |(_, above)| self.named(&format!("*.{above}")));
         // With none that the client can verify, rustls says so to both sides.
-        verifiable.or(candidates.first()).cloned()
+        let of_the_name = || verifiable(wildcard).or_else(|| exact.first().or(wildcard.first()).cloned());
+        of_the_name().or_else(|| verifiable(&self.all)).or_else(|| self.all.first().cloned())
     }
 
-    fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
-        let wildcard = || self.names.get(format!("*.{}", name.split_once('.')?.1).as_str());
-        self.names.get(name).or_else(wildcard)
+    fn named(&self, name: &str) -> &[Arc<CertifiedKey>] {
+        self.names.get(name).map_or(&[], Vec::as_slice)
     }
 }

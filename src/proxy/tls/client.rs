@@ -1,7 +1,4 @@
-use std::{
-    io,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
 use x509_parser::{
@@ -11,6 +8,9 @@ use x509_parser::{
     x509::X509Name,
 };
 
+use super::HandshakeFault;
+use crate::model::server_name;
+
 /// What is known of a client's TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
@@ -18,8 +18,8 @@ pub struct ClientTls {
     pub server_name: Option<Box<str>>,
     /// `None`: TLS does not end here, or has not been agreed on.
     pub agreed: Option<Agreed>,
-    /// Why its certificate, or that it has none, is the end of the connection.
-    pub refused: Option<CertificateFault>,
+    /// Why its handshake failed.
+    pub fault: Option<HandshakeFault>,
 }
 
 /// What a handshake came to.
@@ -32,59 +32,6 @@ pub struct Agreed {
     pub resumed: bool,
     /// Whose identity it proved; `None`: it showed no certificate, or was not asked for one.
     pub identity: Option<Identity>,
-}
-
-/// What is wrong with a client's certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateFault {
-    Missing,
-    Expired,
-    NotYetValid,
-    Revoked,
-    UnknownIssuer,
-    WrongPurpose,
-    BadSignature,
-    /// The list of what its issuer has revoked is not signed by that issuer, or cannot be read.
-    BadList,
-    /// It cannot be read, or says something that is not understood.
-    Invalid,
-}
-
-impl CertificateFault {
-    /// `None`: the handshake failed for something else.
-    pub fn of(error: &io::Error) -> Option<Self> {
-        use rustls::{CertificateError as Fault, Error};
-        let error = error.get_ref().and_then(|error| error.downcast_ref())?;
-        let fault = match error {
-            Error::NoCertificatesPresented => return Some(Self::Missing),
-            Error::InvalidCertificate(fault) => fault,
-            Error::InvalidCertRevocationList(_) => return Some(Self::BadList),
-            _ => return None,
-        };
-        Some(match fault {
-            Fault::Expired | Fault::ExpiredContext { .. } => Self::Expired,
-            Fault::NotValidYet | Fault::NotValidYetContext { .. } => Self::NotYetValid,
-            Fault::Revoked => Self::Revoked,
-            Fault::UnknownIssuer => Self::UnknownIssuer,
-            Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => Self::WrongPurpose,
-            Fault::BadSignature => Self::BadSignature,
-            _ => Self::Invalid,
-        })
-    }
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Revoked => "revoked",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::WrongPurpose => "wrong_purpose",
-            Self::BadSignature => "bad_signature",
-            Self::BadList => "bad_list",
-            Self::Invalid => "invalid",
-        }
-    }
 }
 
 /// Who a client's certificate says it is.
@@ -103,7 +50,7 @@ const LONGEST_NAME: usize = 256;
 impl ClientTls {
     pub fn of(connection: &ServerConnection) -> Self {
         Self {
-            server_name: connection.server_name().map(Into::into),
+            server_name: connection.server_name().and_then(server_name::normalized).map(Into::into),
             agreed: Some(Agreed {
                 version: match connection.protocol_version() {
                     Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
@@ -113,7 +60,7 @@ impl ClientTls {
                 resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
                 identity: connection.peer_certificates().and_then(|chain| Identity::of(chain.first()?)),
             }),
-            refused: None,
+            fault: None,
         }
     }
 }

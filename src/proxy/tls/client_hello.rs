@@ -5,6 +5,8 @@ use std::io;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::model::server_name::{is_address, normalized};
+
 /// The largest ClientHello that is read, in bytes. One with a post-quantum key share has about 1,700.
 const MAX_HELLO: usize = 64 * 1024;
 /// The most that is read for it, in bytes: what comes in several records has a header of five bytes in each.
@@ -13,7 +15,7 @@ const MAX_READ: usize = MAX_HELLO + 8 * 1024;
 /// What connections are routed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// In lower case, without a final dot. With Encrypted ClientHello, the outer one's.
+    /// [Normalized](crate::model::server_name). With Encrypted ClientHello, the outer one's.
     pub server_name: Option<Box<str>>,
 }
 
@@ -133,33 +135,35 @@ fn parse(body: &[u8]) -> Option<ClientHello> {
     if !body.0.is_empty() {
         return None;
     }
-    let mut server_name = None;
+    let mut server_name: Option<Option<Box<str>>> = None;
     while !extensions.0.is_empty() {
         let (kind, extension) = (extensions.u16()?, extensions.vector()?);
-        // Each extension comes once; of two names nobody could say which one is meant.
+        // Each extension comes once.
         if kind == SERVER_NAME && server_name.replace(host_name(extension)?).is_some() {
             return None;
         }
     }
-    Some(ClientHello { server_name })
+    Some(ClientHello { server_name: server_name.flatten() })
 }
 
-/// The name in a server_name extension (RFC 6066, section 3).
-fn host_name(extension: &[u8]) -> Option<Box<str>> {
-    const HOST_NAME: &[u8] = &[0];
+/// The name in a server_name extension (RFC 6066, section 3). An address counts as no name, and names of kinds that are
+/// not defined are passed over.
+fn host_name(extension: &[u8]) -> Option<Option<Box<str>>> {
+    const HOST_NAME: u8 = 0;
     let mut extension = Reader(extension);
     let mut names = Reader(extension.vector()?);
-    if names.bytes(1)? != HOST_NAME {
+    if names.bytes(1)? != [HOST_NAME] {
         return None;
     }
     let name = str::from_utf8(names.vector()?).ok()?;
-    if !names.0.is_empty() || !extension.0.is_empty() {
+    // Of two names nobody could say which one is meant.
+    if names.0.first() == Some(&HOST_NAME) || !extension.0.is_empty() {
         return None;
     }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    // No name is longer (RFC 1035), and each part of one is looked up.
-    let is_name = (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
-    is_name.then(|| name.to_ascii_lowercase().into())
+    match normalized(name) {
+        Some(name) => Some(Some(name.into())),
+        None => is_address(name).then_some(None),
+    }
 }
 
 /// What is left to read.

@@ -10,7 +10,7 @@ use rcgen::{
     CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SignatureAlgorithm,
 };
 use rustls::{
-    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
     client::{Resumption, Tls12Resumption},
     crypto::{
         CryptoProvider,
@@ -178,6 +178,39 @@ async fn of_two_certificates_for_a_name_the_client_gets_one_it_can_verify() {
         let connection = connect(&authority.client(), &server, "db.example.com").await.unwrap();
         assert!(is(certificates[0], &connection), "the first of those it can verify");
     }
+}
+
+#[test]
+fn certificates_are_chosen_by_normalized_names_and_by_what_the_client_can_verify() {
+    const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
+    const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
+    let authority = Authority::new();
+    let default = authority.certificate(&["first.example.org"]);
+    let exact_rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
+    let wildcard = authority.certificate(&["*.example.com"]);
+    let other_rsa = authority.certificate_of(&["other.example.org"], &PKCS_RSA_SHA256);
+    let all = [&default, &exact_rsa, &wildcard, &other_rsa].map(Arc::clone);
+    let certificates = Certificates::new(&all);
+    for (name, scheme, expected) in [
+        ("db.example.com", RSA, &exact_rsa),
+        ("DB.Example.Com.", RSA, &exact_rsa),
+        ("db.example.com", ECDSA, &wildcard),
+        ("any.example.com.", ECDSA, &wildcard),
+        ("xn--bcher-kva.example.com", ECDSA, &wildcard),
+        // With none for the name that the client can verify, it hears so.
+        ("any.example.com", RSA, &wildcard),
+        ("a.any.example.com", ECDSA, &default),
+        ("example.com", ECDSA, &default),
+        ("192.0.2.1", ECDSA, &default),
+        // With none for the name, the first that it can verify.
+        ("nowhere.test", RSA, &exact_rsa),
+        (".", RSA, &exact_rsa),
+    ] {
+        let chosen = certificates.choose(Some(name), &[scheme]).unwrap();
+        assert!(Arc::ptr_eq(&chosen, &expected.key), "{name} {scheme:?}");
+    }
+    assert!(Arc::ptr_eq(&certificates.choose(None, &[ECDSA]).unwrap(), &default.key));
 }
 
 #[tokio::test]

@@ -82,6 +82,15 @@ fn names_are_compared_in_lower_case_and_without_a_final_dot() {
 }
 
 #[test]
+fn an_address_counts_as_no_name_and_undefined_kinds_of_names_are_passed_over() {
+    for address in [&b"192.0.2.1"[..], b"192.0.2.1.", b"2001:db8::1", b"[::1]"] {
+        assert_eq!(name_in(&in_records(&message(&server_name(address)), 1000)), None, "{address:?}");
+    }
+    let with_another = extension(0, &with_length(2, b"\0\0\x01a\x07what this is, is not known"));
+    assert_eq!(name_in(&in_records(&message(&with_another), 1000)).as_deref(), Some("a"));
+}
+
+#[test]
 fn what_is_longer_than_any_name_is_refused() {
     for (labels, is_name) in [(126, true), (127, false), (30_000, false)] {
         let name = format!("a{}", ".a".repeat(labels));

@@ -1,0 +1,301 @@
+//! Why the handshake of a client failed, as the access log has it.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
+
+use super::client_hello::HelloError;
+use crate::proxy::postgres::OpeningError;
+
+/// Makes the enum, with what is documented of each fault at hand for the documentation.
+macro_rules! handshake_faults {
+    ($($(#[doc = $meaning:literal])+ $fault:ident = $label:literal,)+) => {
+        /// Why the handshake of a client failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum HandshakeFault {
+            $($(#[doc = $meaning])+ $fault,)+
+        }
+
+        impl HandshakeFault {
+            #[cfg(test)]
+            pub const ALL: [Self; [$(Self::$fault),+].len()] = [$(Self::$fault),+];
+
+            /// Its name in the access log.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$fault => $label,)+
+                }
+            }
+
+            #[cfg(test)]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$fault => concat!($($meaning),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+handshake_faults! {
+    /// The client's first bytes are no TLS, but for example HTTP in the clear.
+    NotTls = "not_tls",
+    /// The client closed the connection before its handshake was complete, without an alert.
+    Ended = "ended",
+    /// The connection was reset, or failed in another way, before the handshake was complete.
+    Reset = "reset",
+    /// The client has no version of TLS that `minVersion` allows.
+    Version = "unsupported_version",
+    /// The client has no cipher suite that is supported here.
+    CipherSuite = "no_common_cipher_suite",
+    /// The client has no group for the key exchange (elliptic curve) that is supported here.
+    Group = "no_common_group",
+    /// The client cannot verify signatures of any of the listener's keys.
+    SignatureScheme = "no_common_signature_scheme",
+    /// The client has no application protocol of `alpn`.
+    ApplicationProtocol = "no_common_application_protocol",
+    /// The client's server name is not a DNS name.
+    ServerName = "bad_server_name",
+    /// The ClientHello is longer than 64 KiB.
+    HelloTooLarge = "hello_too_large",
+    /// The client lacks something else that TLS needs here.
+    Incompatible = "incompatible",
+    /// The client's messages are damaged, or not what TLS has at that place.
+    Malformed = "malformed",
+    /// The client does not begin a PostgreSQL session (`startTls: Postgres`).
+    NotPostgres = "not_postgres",
+    /// The client begins a PostgreSQL session without TLS (`startTls: Postgres`).
+    Unencrypted = "unencrypted",
+    /// Bytes in the clear came behind the request for TLS (`startTls: Postgres`).
+    BehindRequest = "bytes_behind_request",
+    /// The client does not trust the issuer of the certificate that it was shown (alert `unknown_ca`).
+    AlertUnknownCa = "alert_unknown_ca",
+    /// The client refused the certificate that it was shown (alert `bad_certificate`).
+    AlertBadCertificate = "alert_bad_certificate",
+    /// The client refused the certificate for its kind (alert `unsupported_certificate`).
+    AlertUnsupportedCertificate = "alert_unsupported_certificate",
+    /// The client holds the certificate for revoked (alert `certificate_revoked`).
+    AlertCertificateRevoked = "alert_certificate_revoked",
+    /// The client holds the certificate for expired (alert `certificate_expired`).
+    AlertCertificateExpired = "alert_certificate_expired",
+    /// The client refused the certificate for another reason, often its name (alert `certificate_unknown`).
+    AlertCertificateUnknown = "alert_certificate_unknown",
+    /// The client gave up since nothing suits both (alert `handshake_failure`).
+    AlertHandshakeFailure = "alert_handshake_failure",
+    /// The client gave up for the version (alert `protocol_version`).
+    AlertProtocolVersion = "alert_protocol_version",
+    /// The client wants stronger algorithms (alert `insufficient_security`).
+    AlertInsufficientSecurity = "alert_insufficient_security",
+    /// The client could not decrypt, or verify a signature (alert `decrypt_error` or `bad_record_mac`).
+    AlertDecryptError = "alert_decrypt_error",
+    /// The client gave up for a fault of its own (alert `internal_error`).
+    AlertInternalError = "alert_internal_error",
+    /// The client was told to give up, for example by its user (alert `user_canceled` or `close_notify`).
+    AlertCanceled = "alert_canceled",
+    /// The client sent another alert.
+    AlertOther = "alert_other",
+    /// With `tls_client_certificate`: the client showed no certificate.
+    Missing = "missing",
+    /// With `tls_client_certificate`: its validity has ended.
+    Expired = "expired",
+    /// With `tls_client_certificate`: its validity has not begun.
+    NotYetValid = "not_yet_valid",
+    /// With `tls_client_certificate`: its issuer has revoked it.
+    Revoked = "revoked",
+    /// With `tls_client_certificate`: none of the authorities has issued it.
+    UnknownIssuer = "unknown_issuer",
+    /// With `tls_client_certificate`: it is not for clients, or is one of an authority.
+    WrongPurpose = "wrong_purpose",
+    /// With `tls_client_certificate`: it is not signed by the authority that it names.
+    BadSignature = "bad_signature",
+    /// With `tls_client_certificate`: the list of what its issuer has revoked is not that issuer's, or cannot be read.
+    BadList = "bad_list",
+    /// With `tls_client_certificate`: it cannot be read, or says something that is not understood.
+    Invalid = "invalid",
+    /// A fault of this program or host.
+    Internal = "internal",
+}
+
+impl HandshakeFault {
+    /// Whether the client's certificate, or that it has none, is the end of the connection.
+    pub const fn is_of_certificate(self) -> bool {
+        match self {
+            Self::Missing
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::Revoked
+            | Self::UnknownIssuer
+            | Self::WrongPurpose
+            | Self::BadSignature
+            | Self::BadList
+            | Self::Invalid => true,
+            Self::NotTls
+            | Self::Ended
+            | Self::Reset
+            | Self::Version
+            | Self::CipherSuite
+            | Self::Group
+            | Self::SignatureScheme
+            | Self::ApplicationProtocol
+            | Self::ServerName
+            | Self::HelloTooLarge
+            | Self::Incompatible
+            | Self::Malformed
+            | Self::NotPostgres
+            | Self::Unencrypted
+            | Self::BehindRequest
+            | Self::AlertUnknownCa
+            | Self::AlertBadCertificate
+            | Self::AlertUnsupportedCertificate
+            | Self::AlertCertificateRevoked
+            | Self::AlertCertificateExpired
+            | Self::AlertCertificateUnknown
+            | Self::AlertHandshakeFailure
+            | Self::AlertProtocolVersion
+            | Self::AlertInsufficientSecurity
+            | Self::AlertDecryptError
+            | Self::AlertInternalError
+            | Self::AlertCanceled
+            | Self::AlertOther
+            | Self::Internal => false,
+        }
+    }
+
+    /// That of a handshake that rustls did.
+    pub fn of(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|error| error.downcast_ref()) {
+            Some(error) => Self::of_rustls(error),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Ended,
+            None => Self::Reset,
+        }
+    }
+
+    fn of_rustls(error: &Error) -> Self {
+        match error {
+            Error::NoCertificatesPresented => Self::Missing,
+            Error::InvalidCertificate(fault) => Self::of_certificate(fault),
+            Error::InvalidCertRevocationList(_) => Self::BadList,
+            Error::AlertReceived(alert) => Self::of_alert(*alert),
+            Error::PeerIncompatible(what) => Self::of_incompatible(what),
+            Error::NoApplicationProtocol => Self::ApplicationProtocol,
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => Self::NotTls,
+            Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => Self::NotTls,
+            Error::InvalidMessage(InvalidMessage::InvalidServerName)
+            | Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => Self::ServerName,
+            Error::InvalidMessage(_)
+            | Error::PeerMisbehaved(_)
+            | Error::PeerSentOversizedRecord
+            | Error::DecryptError
+            | Error::InvalidEncryptedClientHello(_)
+            | Error::InappropriateMessage { .. }
+            | Error::InappropriateHandshakeMessage { .. } => Self::Malformed,
+            // The others are not the client's; rustls may get more of them.
+            _ => Self::Internal,
+        }
+    }
+
+    fn of_certificate(fault: &CertificateError) -> Self {
+        match fault {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Self::WrongPurpose,
+            CertificateError::BadSignature => Self::BadSignature,
+            _ => Self::Invalid,
+        }
+    }
+
+    fn of_incompatible(what: &PeerIncompatible) -> Self {
+        match what {
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled => Self::Version,
+            PeerIncompatible::NoCipherSuitesInCommon => Self::CipherSuite,
+            PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => Self::Group,
+            PeerIncompatible::NoSignatureSchemesInCommon | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+                Self::SignatureScheme
+            }
+            _ => Self::Incompatible,
+        }
+    }
+
+    fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::UnknownCA => Self::AlertUnknownCa,
+            AlertDescription::BadCertificate => Self::AlertBadCertificate,
+            AlertDescription::UnsupportedCertificate => Self::AlertUnsupportedCertificate,
+            AlertDescription::CertificateRevoked => Self::AlertCertificateRevoked,
+            AlertDescription::CertificateExpired => Self::AlertCertificateExpired,
+            AlertDescription::CertificateUnknown => Self::AlertCertificateUnknown,
+            AlertDescription::HandshakeFailure => Self::AlertHandshakeFailure,
+            AlertDescription::ProtocolVersion => Self::AlertProtocolVersion,
+            AlertDescription::InsufficientSecurity => Self::AlertInsufficientSecurity,
+            AlertDescription::DecryptError | AlertDescription::BadRecordMac => Self::AlertDecryptError,
+            AlertDescription::InternalError => Self::AlertInternalError,
+            AlertDescription::UserCanceled | AlertDescription::CloseNotify => Self::AlertCanceled,
+            _ => Self::AlertOther,
+        }
+    }
+
+    /// That of a ClientHello which was only looked at; `read` has the first bytes.
+    pub fn of_hello(error: &HelloError, read: &[u8]) -> Self {
+        const HANDSHAKE: u8 = 22;
+        const ALERT: u8 = 21;
+
+        match error {
+            HelloError::Invalid if !matches!(read, [HANDSHAKE | ALERT, 3, ..]) => Self::NotTls,
+            HelloError::Invalid => Self::Malformed,
+            HelloError::TooLarge => Self::HelloTooLarge,
+            HelloError::Ended => Self::Ended,
+            HelloError::Io(_) => Self::Reset,
+        }
+    }
+}
+
+impl From<OpeningError> for HandshakeFault {
+    fn from(error: OpeningError) -> Self {
+        match error {
+            OpeningError::Invalid => Self::NotPostgres,
+            OpeningError::Unencrypted => Self::Unencrypted,
+            OpeningError::BehindRequest => Self::BehindRequest,
+            OpeningError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Ended,
+            OpeningError::Io(_) => Self::Reset,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_documented_table_of_handshake_faults_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let table = "| `tls_client_fault` | meaning |\n|---|---|\n";
+        let (before, rows) = text.split_once(table).expect("docs/operations.md has the table");
+        let after: String = rows.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect();
+        let row = |fault: HandshakeFault| format!("| `{}` | {} |\n", fault.label(), fault.meaning());
+        let current = format!("{before}{table}{}{after}", HandshakeFault::ALL.map(row).concat());
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, current).unwrap();
+        } else {
+            assert_eq!(text, current, "docs/operations.md is not current: run `make generate`");
+        }
+        let labels: BTreeSet<_> = HandshakeFault::ALL.map(HandshakeFault::label).into();
+        assert_eq!(labels.len(), HandshakeFault::ALL.len());
+    }
+
+    #[test]
+    fn first_bytes_that_are_no_tls_are_told_from_damaged_ones() {
+        let of = |read: &[u8]| HandshakeFault::of_hello(&HelloError::Invalid, read);
+        assert_eq!(of(b"GET / HTTP/1.0\r\n"), HandshakeFault::NotTls);
+        assert_eq!(of(b"\x16\x03\x01\0\0"), HandshakeFault::Malformed);
+        assert_eq!(of(b"\x16"), HandshakeFault::NotTls);
+    }
+}
