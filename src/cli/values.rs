@@ -28,7 +28,7 @@ impl FromStr for ListenAddress {
             };
         }
         let port = text.strip_prefix(':').unwrap_or(text);
-        port.parse().ok().filter(|port| *port > 0).map(|port| Self { host: None, port }).ok_or_else(wrong)
+        self::port(port).map(|port| Self { host: None, port }).ok_or_else(wrong)
     }
 }
 
@@ -71,10 +71,15 @@ pub fn host_name(text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("`{text}` is not a host name: write for example tcplb.example.com"))
 }
 
+/// A port in its one spelling: no sign, no leading zeros.
+fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
+}
+
 pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let wrong = || format!("`{text}` is not a range of ports: write for example 20000-24999, or 443");
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong);
+    let port = |text: &str| self::port(text).ok_or_else(wrong);
     let (first, last) = (port(first)?, port(last)?);
     if first <= last { Ok(first..=last) } else { Err(wrong()) }
 }
@@ -104,4 +109,21 @@ pub fn object_key(text: &str) -> Result<ObjectKey, String> {
     let pair = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     pair.map(|(namespace, name)| ObjectKey::new(namespace, name))
         .ok_or_else(|| format!("`{text}` does not name an object: write NAMESPACE/NAME, for example shop/postgres"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_have_one_spelling() {
+        assert_eq!(port_range("20000-24999"), Ok(20000..=24999));
+        assert_eq!(":4000".parse::<ListenAddress>().map(|address| address.port), Ok(4000));
+        for text in ["0", "+80", "080", "80-", "-80", "65536", "90-80", " 80"] {
+            assert!(port_range(text).unwrap_err().contains("write for example 20000-24999"), "{text}");
+        }
+        for text in [":0", ":+80", ":080", "080", ":65536", "127.0.0.01:80", ""] {
+            assert!(text.parse::<ListenAddress>().unwrap_err().contains("write :4000"), "{text}");
+        }
+    }
 }

@@ -167,6 +167,13 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ),
         ("serviceAccount.create=false", "serviceAccount.create is false and serviceAccount.name is empty"),
         (r"commonLabels.app\.kubernetes\.io/component=x", "commonLabels has app.kubernetes.io/component"),
+        ("tenancy.allowedBackendNetworks={10.0.0.1/8}", "10.0.0.1/8 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={1.2.3.4/0}", "1.2.3.4/0 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={::1/0}", "::1/0 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={010.0.0.0/8}", "'010.0.0.0/8' does not match"),
+        ("tenancy.deniedBackendNetworks={10.0.0.0/08}", "'10.0.0.0/08' does not match"),
+        ("tenancy.deniedBackendNetworks={10.0.0.0/33}", "'10.0.0.0/33' does not match"),
+        ("tenancy.deniedBackendNetworks={::ffff:10.0.0.0/8}", "'::ffff:10.0.0.0/8' does not match"),
     ] {
         match helm(&["template", "tcplb", "charts/tcplb", "--set", values]) {
             Some(answer) => {

@@ -205,7 +205,10 @@ impl JsonSchema for StatusRange {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "format": "StatusRange", "x-kubernetes-int-or-string": true, "minimum": 100, "maximum": 599, "maxLength": 7,
-            "pattern": "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$",
+            "x-kubernetes-validations": [{
+                "rule": "type(self) == int || string(self).matches('^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$')",
+                "message": NOT_A_STATUS,
+            }],
         })
     }
 }
