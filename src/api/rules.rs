@@ -77,7 +77,7 @@ pub(super) fn block_of_type(block: &str, type_: &str) -> Rule {
 
 pub(super) fn password_of_a_user() -> Rule {
     Rule::new("!has(self.passwordRef) || has(self.user)")
-        .message("a password is somebody's: write `user`, or leave passwordRef out")
+        .message("passwordRef requires user: set `user` or remove `passwordRef`")
         .field_path(".passwordRef")
 }
 
@@ -123,9 +123,9 @@ pub(super) fn unless_addresses_are_nodes(what_goes: &str, nothing_declared: &str
          {nothing_declared}"
     ))
     .message(&*format!(
-        "{what_goes} by clients' addresses, which a Service of type NodePort hides: write `externalTrafficPolicy: \
-         Local` to keep them (then only nodes with a proxy take connections), or `Cluster` if the nodes' addresses will \
-         do, or proxyProtocol"
+        "{what_goes} on client addresses, which a Service of type NodePort hides: write `externalTrafficPolicy: \
+         Local` to keep them (then only nodes with a proxy accept connections), `Cluster` to use the addresses of \
+         nodes, or proxyProtocol"
     ))
     .field_path(".service")
 }
@@ -133,19 +133,18 @@ pub(super) fn unless_addresses_are_nodes(what_goes: &str, nothing_declared: &str
 /// Keys that Kubernetes takes for labels or annotations.
 pub(super) fn qualified_keys(what: &str) -> Rule {
     Rule::new("self.all(key, !format.qualifiedName().validate(key).hasValue())").message(&*format!(
-        "{what} cannot have such a key: write for example example.com/team, with at most 63 letters, digits, dashes, \
+        "not a valid key for {what}: write for example example.com/team, with at most 63 letters, digits, dashes, \
          dots and underscores after the slash"
     ))
 }
 
 /// Labels or annotations that are not the controller's.
-pub(super) fn foreign_keys(what: &str) -> Rule {
-    Rule::new("self.all(key, !key.startsWith('tcplb.io/') && key != 'app.kubernetes.io/managed-by')").message(
-        &*format!("{what} of tcplb.io, and app.kubernetes.io/managed-by, are the controller's own: leave them out"),
-    )
+pub(super) fn foreign_keys() -> Rule {
+    Rule::new("self.all(key, !key.startsWith('tcplb.io/') && key != 'app.kubernetes.io/managed-by')")
+        .message("keys of tcplb.io/ and app.kubernetes.io/managed-by are set by the controller: remove them")
 }
 
 pub(super) fn label_values() -> Rule {
     Rule::new("self.all(key, !format.labelValue().validate(self[key]).hasValue())")
-        .message("a value is none that labels may have: write at most 63 letters, digits, dashes, dots and underscores")
+        .message("not a valid label value: write at most 63 letters, digits, dashes, dots and underscores")
 }

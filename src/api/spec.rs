@@ -65,48 +65,50 @@ pub const DEFAULT_CLASS: &str = "tcplb";
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.service) || self.placement == 'Gateway'")
-        .message("only placement Gateway keeps a Service: leave `service` out, or write `placement: Gateway`")
+        .message("service requires placement Gateway: remove `service`, or write `placement: Gateway`")
         .field_path(".service"),
     validation = Rule::new(
         "self.listeners.all(l, !has(l.nodePort)) || (has(self.service) && self.service.type != 'ClusterIP')",
     )
-        .message("a nodePort needs a Service that has one: write `service: {type: NodePort}` or `LoadBalancer`, or \
-                  leave `nodePort` out")
+        .message("nodePort requires a Service of type NodePort or LoadBalancer: write `service: {type: NodePort}`, \
+                  or remove `nodePort`")
         .field_path(".listeners"),
     validation = Rule::new(
         "[self.backends.map(b, has(b.name) ? b.name : has(b.service) ? b.service.name : 'default')].all(names, \
          self.listeners.all(l, !has(l.routes) || l.routes.all(r, !has(r.backends) || r.backends.all(b, b in names))))",
     )
-        .message("a route leads to a backend that there is not: write the name of one of spec.backends")
+        .message("routes[].backends names an unknown backend: write the name of one of spec.backends")
         .field_path(".listeners"),
     validation = Rule::new(
         "!has(self.healthCheck) || !has(self.healthCheck.active) || !has(self.healthCheck.active.transport) || \
          self.healthCheck.active.transport != 'TLS' || \
          self.backends.all(b, has(b.tls) || (has(b.healthCheck) && has(b.healthCheck.active)))",
     )
-        .message("a backend without a check of its own has no `tls`: write it there, or leave transport out")
+        .message("transport TLS requires `tls` in every backend without a check of its own: set `tls` there, or \
+                  remove `transport`")
         .field_path(".healthCheck.active.transport"),
     validation = Rule::new(
         "!has(self.loadBalancing) || !has(self.loadBalancing.failover) || \
          self.backends.exists(b, b.priority != self.backends[0].priority)",
     )
-        .message("all backends have the same priority: write a higher `priority` for those that serve when the others \
-                  cannot, or leave `failover` out")
+        .message("failover has no effect, since all backends have the same priority: write a higher `priority` for \
+                  the standby backends, or remove `failover`")
         .field_path(".loadBalancing"),
     validation = rules::unless_addresses_are_nodes(
-        "access and limits per source go",
+        "access and limits per source depend",
         "self.listeners.all(l, has(l.proxyProtocol) || \
          !((has(l.access) && has(l.access.allow) && size(l.access.allow) > 0) || \
          (has(l.access) && has(l.access.deny) && size(l.access.deny) > 0) || \
          (has(l.limits) && has(l.limits.maxConnectionsPerSource)) || \
          (has(l.limits) && has(l.limits.newConnectionsPerSource))))",
     ),
-    validation = Rule::new("!has(self.rebalance) || !has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev'")
-        .message("with algorithm Maglev clients come back to the endpoint they were closed at: leave `rebalance` out, or \
-                  write another algorithm")
+    validation = Rule::new("!has(self.rebalance) || !has(self.loadBalancing) || self.loadBalancing.algorithm != \
+                            'Maglev'")
+        .message("rebalance has no effect with algorithm Maglev, where clients return to the same endpoint: remove \
+                  `rebalance`, or write another algorithm")
         .field_path(".rebalance"),
     validation = rules::unless_addresses_are_nodes(
-        "Maglev goes",
+        "Maglev depends",
         "!has(self.loadBalancing) || self.loadBalancing.algorithm != 'Maglev' || \
          self.listeners.all(l, has(l.proxyProtocol))",
     )
@@ -174,6 +176,14 @@ pub struct TcpLoadBalancerSpec {
 impl TcpLoadBalancerSpec {
     pub fn class(&self) -> &str {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
+    }
+
+    /// The objects with certificates and passwords that it refers to.
+    pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
+        let of_listeners = self.listeners.iter().flat_map(Listener::references);
+        let of_backends = self.backends.iter().flat_map(Backend::references);
+        let of_checks = self.health_check.iter().flat_map(HealthCheck::references);
+        of_listeners.chain(of_backends).chain(of_checks)
     }
 
     /// The files that it names.

@@ -17,7 +17,7 @@ use super::{
     load_balancer::Declaration,
     quotas,
     reach::Target,
-    referred::{self, Text},
+    referred::Text,
     settings::{MILLISECOND, at_most, given, nonzero_u16},
 };
 use crate::{
@@ -94,13 +94,13 @@ pub(super) fn refuse_impossible(
     place: &mut Place,
 ) {
     let Some(check) = &backend.active_check else { return };
-    if check.transport == Transport::Tls && backend.tls.is_none() {
+    if check.transport == Transport::Tls && declared.tls.is_none() {
         match declared.health_check.as_ref().and_then(|own| own.active.as_ref()) {
             Some(_) => place
                 .at("healthCheck")
                 .at("active")
                 .at("transport")
-                .refuse("the backend has no `tls`: write it, or leave transport out"),
+                .refuse("transport TLS requires the backend's `tls`: set `tls`, or remove `transport`"),
             None => {
                 let message = format!(
                     "backend `{}` has no `tls`, and no check of its own: write `tls` there, or leave transport out",
@@ -145,9 +145,9 @@ fn refuse_other_blocks(declared: &api::ActiveCheck, place: &mut Place) {
 fn refuse_transport(declared: &api::ActiveCheck, place: &mut Place) {
     let has_none = matches!(declared.type_, api::CheckType::Tcp | api::CheckType::Tls | api::CheckType::None);
     if has_none && declared.transport.is_some() {
-        place.at("transport").refuse(
-            "checks of type TCP, TLS and None have no transport to choose: write another type, or leave `transport` out",
-        );
+        place
+            .at("transport")
+            .refuse("transport has no effect with types TCP, TLS and None: write another type, or remove `transport`");
     }
 }
 
@@ -174,7 +174,7 @@ fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Pla
             let mut place = place.at("mysql");
             let Some(session) = &declared.mysql else {
                 place.refuse(
-                    "type MySQL needs an account, since the server counts connections that do not log in as errors: \
+                    "type MySQL requires an account, since the server counts connections that do not log in as errors: \
                      write for example `mysql: {user: tcplb}`",
                 );
                 return None;
@@ -192,7 +192,7 @@ fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Pla
 fn exchange(declared: Option<&api::ExchangeCheck>, place: &mut Place) -> Option<Probe> {
     let Some(declared) = declared else {
         place.refuse(
-            "type Exchange needs an answer to expect: write for example \
+            "type Exchange requires `exchange`: write for example \
              `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`",
         );
         return None;
@@ -224,11 +224,9 @@ fn http(declared: &api::HttpCheck, place: &mut Place) -> Option<Probe> {
     for (index, declared) in declared.headers.iter().enumerate() {
         let place = &mut place.item(index);
         match HeaderName::try_from(&declared.name.0) {
-            Ok(HOST) => place.refuse("the Host header has a field of its own: write `host`"),
+            Ok(HOST) => place.refuse("the Host header is set by `host`: write it there"),
             Ok(CONTENT_LENGTH | TRANSFER_ENCODING) => {
-                place.refuse(
-                    "a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out",
-                );
+                place.refuse("probes have no body: remove Content-Length and Transfer-Encoding");
             }
             Ok(name) => headers.extend(header(&name, &declared.value, &mut place.at("value"))),
             Err(_) => place.at("name").refuse("it is not the name of a header: write for example X-Token"),
@@ -253,7 +251,7 @@ fn header(name: &HeaderName, value: &api::Text, place: &mut Place) -> Option<(He
 fn server_name(declared: &api::ServerName, place: &mut Place) -> Option<ServerName<'static>> {
     let name = ServerName::try_from(declared.0.clone()).ok();
     if name.is_none() {
-        place.refuse("a wildcard cannot be asked for: write one name, for example db.example.com");
+        place.refuse("a wildcard cannot be requested: write one name, for example db.example.com");
     }
     name
 }
@@ -263,10 +261,12 @@ fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, place: &mu
     let role = role(declared.role);
     let Some(user) = &declared.user else {
         if role != Role::Any {
-            place.at("role").refuse("PostgreSQL tells its role only after a login: write the `user` of an account");
+            place
+                .at("role")
+                .refuse("role requires user, since PostgreSQL reports its role only after a login: set `user`");
         }
         if declared.password_ref.is_some() {
-            place.at("passwordRef").refuse("a password is somebody's: write `user`, or leave passwordRef out");
+            place.at("passwordRef").refuse("passwordRef requires user: set `user` or remove `passwordRef`");
         }
         return None;
     };
@@ -277,7 +277,7 @@ fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, place: &mu
 
 fn redis(declared: &api::RedisCheck, declaration: &Declaration, place: &mut Place) -> RedisSession {
     if declared.user.is_some() && declared.password_ref.is_none() {
-        place.at("user").refuse("a user logs in with a password: write `passwordRef`, or leave `user` out");
+        place.at("user").refuse("user requires passwordRef: set `passwordRef` or remove `user`");
     }
     let password = password(declared.password_ref.as_ref(), declaration, place);
     RedisSession { user: declared.user.as_ref().map(line), password, role: role(declared.role) }
@@ -299,8 +299,8 @@ fn line(declared: &api::Text) -> Arc<str> {
 fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, place: &mut Place) -> Option<Password> {
     let reference = reference?;
     let mut place = place.at("passwordRef");
-    if let Some(referred) = declaration.is_judged_by_others(reference.reference()) {
-        place.warn(Reason::NotPermitted, referred::judged_by_others(&referred));
+    if let Some(unchecked) = declaration.unchecked(reference.reference()) {
+        unchecked.warn(&mut place);
         return None;
     }
     let found = match declaration.beyond_quota(reference.reference()) {

@@ -83,7 +83,7 @@ const MISTAKES: &[Mistake] = &[
         object: "default/bad",
         said: &[
             "spec.healthCheck.active.postgres.role",
-            "PostgreSQL tells its role only after a login: write the `user` of an account",
+            "role requires user, since PostgreSQL reports its role only after a login: set `user`",
         ],
         consequence: Refused,
     },

@@ -19,7 +19,7 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
         "has(self.tls) || !has(self.healthCheck) || !has(self.healthCheck.active) || \
          !has(self.healthCheck.active.transport) || self.healthCheck.active.transport != 'TLS'",
     )
-        .message("the backend has no `tls`: write it, or leave transport out")
+        .message("transport TLS requires the backend's `tls`: set `tls`, or remove `transport`")
         .field_path(".healthCheck.active.transport")
 )]
 pub struct Backend {

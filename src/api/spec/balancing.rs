@@ -11,15 +11,13 @@ use crate::api::{Duration, rules};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.hash) || self.algorithm == 'Maglev'")
-        .message("it does nothing with another algorithm: write `algorithm: Maglev`, or leave `hash` out")
+        .message("hash has no effect with this algorithm: write `algorithm: Maglev`, or remove `hash`")
         .field_path(".hash"),
     validation = Rule::new("!has(self.slowStart) || self.algorithm != 'Maglev'")
-        .message("with Maglev each client has its own endpoint from the start: write another algorithm, or leave \
-                  `slowStart` out")
+        .message("slowStart has no effect with algorithm Maglev: write another algorithm, or remove `slowStart`")
         .field_path(".slowStart"),
     validation = Rule::new("!has(self.locality) || self.algorithm != 'Maglev'")
-        .message("with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or \
-                  leave `locality` out")
+        .message("locality has no effect with algorithm Maglev: write another algorithm, or remove `locality`")
         .field_path(".locality")
 )]
 pub struct LoadBalancing {
@@ -95,7 +93,7 @@ pub struct Failover {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.after) || self.policy != 'Never'")
-        .message("it does nothing with policy Never: write `policy: Automatic`, or leave `after` out")
+        .message("after has no effect with policy Never: write `policy: Automatic`, or remove `after`")
         .field_path(".after")
 )]
 pub struct Failback {

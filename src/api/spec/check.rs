@@ -88,9 +88,9 @@ pub struct HttpCheck {
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
         validation = Rule::new("self.all(h, h.name.lowerAscii() != 'host')")
-            .message("the Host header has a field of its own: write `host`"),
+            .message("the Host header is set by `host`: write it there"),
         validation = Rule::new("self.all(h, !(h.name.lowerAscii() in ['content-length', 'transfer-encoding']))")
-            .message("a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out")
+            .message("probes have no body: remove Content-Length and Transfer-Encoding")
     )]
     pub headers: Vec<HttpHeader>,
 }
@@ -112,7 +112,7 @@ pub struct TlsCheck {
     /// The name to ask for (SNI). Default: none, or that of the backend's `tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!self.startsWith('*')")
-        .message("a wildcard cannot be asked for: write one name, for example db.example.com"))]
+        .message("a wildcard cannot be requested: write one name, for example db.example.com"))]
     pub server_name: Option<ServerName>,
 }
 
@@ -130,7 +130,7 @@ pub struct GrpcCheck {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.role == 'Any' || has(self.user)")
-        .message("PostgreSQL tells its role only after a login: write the `user` of an account")
+        .message("role requires user, since PostgreSQL reports its role only after a login: set `user`")
         .field_path(".role"),
     validation = rules::password_of_a_user(),
 )]
@@ -167,7 +167,7 @@ pub struct MySqlCheck {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.user) || has(self.passwordRef)")
-    .message("a user logs in with a password: write `passwordRef`, or leave `user` out")
+    .message("user requires passwordRef: set `passwordRef` or remove `user`")
     .field_path(".user"))]
 pub struct RedisCheck {
     /// What the server has to be. `Any`: either. Default: Any, which a server that wants a password passes without one.
@@ -195,7 +195,7 @@ pub enum CheckRole {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.file)")
-        .message("a password has no name: write that of a Secret"),
+        .message("passwordRef has no name: write the name of a Secret"),
     validation = Rule::new("!has(self.file)")
         .message("files are for standalone: write the `name` of a Secret")
         .field_path(".file")

@@ -41,7 +41,8 @@ pub struct Drain {
 #[x_kube(
     validation = Order { short: "spread", long: "after", long_default: Some("60s") }.not_longer(),
     validation = Rule::new("self.policy == 'Close' || !(has(self.after) || has(self.spread) || has(self.maxPerSecond))")
-        .message("after, spread and maxPerSecond do nothing with policy Keep: write `policy: Close`, or leave them out")
+        .message("after, spread and maxPerSecond have no effect with policy Keep: write `policy: Close`, or remove \
+                  them")
         .field_path(".policy")
 )]
 pub struct DrainPolicy {

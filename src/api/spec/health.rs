@@ -62,16 +62,15 @@ pub struct BackendHealthCheck {
     validation = rules::block_of_type("mysql", "MySQL"),
     validation = rules::block_of_type("redis", "Redis"),
     validation = Rule::new("!has(self.transport) || (self.type != 'TCP' && self.type != 'TLS' && self.type != 'None')")
-        .message("checks of type TCP, TLS and None have no transport to choose: write another type, or leave `transport` \
-                  out")
+        .message("transport has no effect with types TCP, TLS and None: write another type, or remove `transport`")
         .field_path(".transport"),
     validation = Rule::new("self.type != 'Exchange' || has(self.exchange)")
-        .message("type Exchange needs an answer to expect: write for example \
+        .message("type Exchange requires `exchange`: write for example \
                   `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`")
         .field_path(".exchange"),
     validation = Rule::new("self.type != 'MySQL' || has(self.mysql)")
-        .message("type MySQL needs an account, since the server counts connections that do not log in as errors: write \
-                  for example `mysql: {user: tcplb}`")
+        .message("type MySQL requires an account, since the server counts connections that do not log in as errors: \
+                  write for example `mysql: {user: tcplb}`")
         .field_path(".mysql")
 )]
 pub struct ActiveCheck {

@@ -17,11 +17,11 @@ use crate::api::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.address)")
-        .message("an address is for standalone, and a cluster has its own: leave it out")
+        .message("address is for standalone only: remove it")
         .field_path(".address"),
     validation = Rule::new("!has(self.routes) || has(self.tls)")
-        .message("routes go by TLS server names: write `tls` for this listener, for example `tls: {mode: Passthrough}`, \
-                  or leave routes out")
+        .message("routes require tls, since they match TLS server names: write for example \
+                  `tls: {mode: Passthrough}`, or remove `routes`")
         .field_path(".routes"),
     // A route that says nothing of TLS does as the listener does.
     validation = Rule::new(
@@ -30,8 +30,8 @@ use crate::api::{
          self.routes.exists(r, (has(r.tls) ? r.tls.mode : self.tls.mode) == 'Terminate') : \
          self.tls.mode == 'Terminate')",
     )
-        .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for example \
-                  `certificateRefs: [{name: my-tls}]`")
+        .message("mode Terminate needs a certificate: write the name of a Secret of type kubernetes.io/tls, for \
+                  example `certificateRefs: [{name: my-tls}]`")
         .field_path(".tls.certificateRefs")
 )]
 pub struct Listener {

@@ -13,10 +13,11 @@ use crate::api::{rules, scalar::QualifiedName};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'")
-        .message("type ClusterIP has no traffic from outside: leave it out, or write `type: NodePort` or `LoadBalancer`")
+        .message("externalTrafficPolicy has no effect with type ClusterIP: remove it, or write `type: NodePort` or \
+                  `LoadBalancer`")
         .field_path(".externalTrafficPolicy"),
     validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'")
-        .message("only type LoadBalancer has a class: leave it out, or write `type: LoadBalancer`")
+        .message("loadBalancerClass requires type LoadBalancer: remove it, or write `type: LoadBalancer`")
         .field_path(".loadBalancerClass"),
     // As Kubernetes has it for Services, which it would otherwise be that refuses the change.
     validation = Rule::new(
@@ -39,7 +40,7 @@ pub struct ServiceTemplate {
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     #[x_kube(
         validation = rules::qualified_keys("annotations"),
-        validation = rules::foreign_keys("annotations")
+        validation = rules::foreign_keys()
     )]
     pub annotations: BTreeMap<String, String>,
     /// Further labels of the Service. At most 32.
@@ -47,7 +48,7 @@ pub struct ServiceTemplate {
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     #[x_kube(
         validation = rules::qualified_keys("labels"),
-        validation = rules::foreign_keys("labels"),
+        validation = rules::foreign_keys(),
         validation = rules::label_values()
     )]
     pub labels: BTreeMap<String, String>,

@@ -21,7 +21,7 @@ pub struct ListenerTls {
     #[schemars(length(max = 32))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
-        validation = rules::unique("name", "a Secret is named twice: leave one out")
+        validation = rules::unique("name", "a Secret is listed twice: remove one")
     )]
     pub certificate_refs: Vec<CertificateRef>,
     /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
@@ -77,7 +77,7 @@ pub enum TlsVersion {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.files)")
-        .message("a certificate has no name: write that of a Secret of type kubernetes.io/tls"),
+        .message("the reference has no name: write the name of a Secret of type kubernetes.io/tls"),
     validation = Rule::new("!has(self.files)")
         .message("files are for standalone: write the `name` of a Secret of type kubernetes.io/tls")
         .field_path(".files")
@@ -158,7 +158,7 @@ pub enum ClientValidationMode {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.files)")
-        .message("it has no name: write that of a ConfigMap or Secret with the key ca.crt"),
+        .message("the reference has no name: write the name of a ConfigMap or Secret with the key ca.crt"),
     validation = Rule::new("!has(self.files)")
         .message("files are for standalone: write the `name` of a ConfigMap or Secret with the key ca.crt")
         .field_path(".files")
@@ -233,14 +233,15 @@ pub struct Reference<'a> {
         .message("serverName is missing: write the name that the backend's certificate is for")
         .field_path(".serverName"),
     validation = Rule::new("!has(self.serverName) || !self.serverName.startsWith('*.')")
-        .message("a wildcard is no server's name: write one name that the backend's certificate is for")
+        .message("a wildcard is not the name of one server: write one name that the backend's certificate is for")
         .field_path(".serverName"),
     validation = Rule::new(
         "(has(self.insecureSkipVerify) && self.insecureSkipVerify) ? !has(self.caRefs) || size(self.caRefs) == 0 : \
          has(self.caRefs) && size(self.caRefs) > 0",
     )
         .message("write either who issues the backend's certificate, for example `caRefs: [{name: db-ca}]`, or \
-                  `insecureSkipVerify: true`, with which anybody in between can read and change everything")
+                  `insecureSkipVerify: true`, which verifies nothing, so that anyone on the path can \
+                  read and change the traffic")
         .field_path(".caRefs")
 )]
 pub struct BackendTls {

@@ -78,7 +78,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "backends: [{service: {name: pg}}]",
             "spec.backends[0].service.port",
-            "is missing: write `port` (The Service's port",
+            "is missing: write a number from 1 to 65535, or the name of one",
         ),
         ("backends: [{service: {name: pg, port: 0}}]", "spec.backends[0].service.port", "0 is out of range"),
         (
@@ -160,7 +160,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "service: {type: LoadBalancer, loadBalancerClass: a/b/c}",
             "spec.service.loadBalancerClass",
-            "`a/b/c` is not a name of this kind: write for example example.com/internal",
+            "`a/b/c` is not a qualified name: write for example example.com/internal",
         ),
         (
             "loadBalancing: {algorithm: RoundRobbin}",

@@ -88,35 +88,38 @@ fn a_mistake_in_a_check_has_its_sentence() {
     for (mistake, expected) in [
         ("{http: {}}", ".http: it is for checks of type HTTP: write `type: HTTP`, or leave it out"),
         ("{type: HTTP, redis: {}}", ".redis: it is for checks of type Redis: write `type: Redis`, or leave it out"),
-        ("{type: Exchange}", ".exchange: type Exchange needs an answer to expect: write for example `exchange: {"),
+        ("{type: Exchange}", ".exchange: type Exchange requires `exchange`: write for example `exchange: {"),
         ("{type: Exchange, exchange: {expect: {}}}", ".exchange.expect: write one of text and hex"),
         ("{type: Exchange, exchange: {expect: {text: a, hex: '61'}}}", ".exchange.expect: write one of text and hex"),
         ("{type: Exchange, exchange: {send: {}, expect: {text: a}}}", ".exchange.send: write one of text and hex"),
         (
             "{type: HTTP, http: {headers: [{name: Host, value: a}]}}",
-            ".http.headers[0]: the Host header has a field of its own: write `host`",
+            ".http.headers[0]: the Host header is set by `host`: write it there",
         ),
         (
             "{type: HTTP, http: {headers: [{name: transfer-Encoding, value: chunked}]}}",
-            ".http.headers[0]: a request without a body has none to tell of: leave Content-Length and Transfer-Encoding out",
+            ".http.headers[0]: probes have no body: remove Content-Length and Transfer-Encoding",
         ),
         (
             "{type: HTTP, http: {headers: [{name: Content-Length, value: '5'}]}}",
-            ".http.headers[0]: a request without a",
+            ".http.headers[0]: probes have no body",
         ),
-        ("{transport: TLS}", ".transport: checks of type TCP, TLS and None have no transport to choose: write another"),
-        ("{type: TLS, transport: Plain}", ".transport: checks of type TCP, TLS and None have no transport to choose"),
-        ("{type: None, transport: TLS}", ".transport: checks of type TCP, TLS and None have no transport to choose"),
-        ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be asked for: write one name"),
-        ("{type: MySQL}", ".mysql: type MySQL needs an account, since the server counts connections that do not log"),
-        ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: PostgreSQL tells its role only after a login"),
+        ("{transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
+        ("{type: TLS, transport: Plain}", ".transport: transport has no effect with types TCP, TLS and None"),
+        ("{type: None, transport: TLS}", ".transport: transport has no effect with types TCP, TLS and None"),
+        ("{type: TLS, tls: {serverName: '*.a'}}", ".tls.serverName: a wildcard cannot be requested: write one name"),
+        (
+            "{type: MySQL}",
+            ".mysql: type MySQL requires an account, since the server counts connections that do not log",
+        ),
+        ("{type: Postgres, postgres: {role: Replica}}", ".postgres.role: role requires user, since PostgreSQL reports"),
         (
             "{type: Postgres, postgres: {passwordRef: {name: monitor}}}",
-            ".postgres.passwordRef: a password is somebody's: write `user`, or leave passwordRef out",
+            ".postgres.passwordRef: passwordRef requires user: set `user` or remove `passwordRef`",
         ),
         (
             "{type: Redis, redis: {user: u}}",
-            ".redis.user: a user logs in with a password: write `passwordRef`, or leave `user` out",
+            ".redis.user: user requires passwordRef: set `passwordRef` or remove `user`",
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: nowhere}}}",
@@ -183,7 +186,7 @@ fn a_check_over_tls_needs_a_backend_with_tls() {
         ),
         (
             spec("{}", &format!("healthCheck: {{active: {check}}}")),
-            "spec.backends[0].healthCheck.active.transport: the backend has no `tls`: write it, or leave transport out",
+            "spec.backends[0].healthCheck.active.transport: transport TLS requires the backend's `tls`: set `tls`, or remove `transport`",
         ),
     ] {
         let (_, verdicts) = first(&load_balancer("pg", &spec));
