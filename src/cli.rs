@@ -1,15 +1,17 @@
 //! The commands and their arguments.
 
+mod check;
 mod cluster;
 mod simple;
 mod values;
 
 use std::path::PathBuf;
 
+pub use check::{Check, CheckMode, CheckOutput};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
 pub use simple::{AlgorithmName, Simple};
-pub use values::{AdminAddress, ListenAddress, Workload};
+pub use values::{AdminAddress, ListenAddress, Workload, port_range};
 use values::{admin_address, host_name};
 
 use crate::{api, proxy::access_log};
@@ -39,12 +41,12 @@ pub enum Command {
     Sidecar(Sidecar),
     /// Show a load balancer at work, with three test backends in this process.
     Demo(Demo),
-    /// Compile manifests without running them: a verdict for each load balancer, exit code 1 if anything is refused.
-    Check {
-        /// Files, or folders of .yaml, .yml and .json files.
-        #[arg(required = true)]
-        paths: Vec<PathBuf>,
-    },
+    /// Compile manifests without running them: a verdict for each load balancer.
+    ///
+    /// Exit code 0: nothing is refused. 1: something is refused or cannot be read; with --strict also if there is a warning
+    /// or an unknown reference. 2: nothing could be checked, because of wrong arguments, a wrong values file or a cluster
+    /// that does not answer.
+    Check(Check),
     /// Print the CustomResourceDefinition.
     Crd,
     /// Turn another load balancer's configuration into a manifest.

@@ -1,12 +1,272 @@
 //! `tcplb check` as a process.
 
 use std::{
-    fmt::Write,
+    fmt::Write as _,
     fs,
-    io::Read,
+    io::{Read, Write as _},
     path::Path,
     process::{Command, Stdio},
 };
+
+use serde_json::{Value, json};
+
+/// Runs `tcplb check` with these arguments and standard input: its exit code, standard output and standard error.
+fn check(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_tcplb"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .arg("check")
+        .args(arguments)
+        .env_remove("KUBECONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that is called wrongly reads nothing.
+    let _ = check.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = check.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// What the README tells to apply first.
+fn first_manifest() -> String {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("kubectl apply -f - <<END\n").expect("the README applies a manifest");
+    rest.split_once("\nEND\n").unwrap().0.to_owned()
+}
+
+fn load_balancer(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{{spec}}}\n"
+    )
+}
+
+const TO_A_SERVICE: &str = "listeners: [{port: 5432}], backends: [{service: {name: pg, port: 5432}}]";
+const TO_AN_ADDRESS: &str = "listeners: [{port: 5432}], backends: [{addresses: ['192.0.2.7:5432']}]";
+
+#[test]
+fn the_first_manifest_of_the_readme_is_accepted() {
+    let first = first_manifest();
+    let (code, told, errors) = check(&["-"], &first);
+    assert_eq!((code, errors.as_str()), (0, ""), "{told}");
+    assert_eq!(
+        told,
+        "default/first (standard input): accepted, with unknown references\n  unknown: spec.backends[0].service.name: \
+         Service default/echo is not among these files: add the manifest, or use --cluster to look in the cluster\n"
+    );
+    let (code, told, _) = check(&["--strict", "-"], &first);
+    assert!(code == 1 && told.ends_with("with --strict, warnings and unknown references count as errors\n"), "{told}");
+
+    // The Service is known then, but not its pods.
+    let (code, told, _) = check(&["-", "manifests/echo.yaml"], &first);
+    assert!(code == 0 && told.contains("the endpoints of Service default/echo are not among these files"), "{told}");
+    let (code, told, _) = check(&["-", "manifests/echo.yaml"], &first.replace("port: 5001", "port: 5002"));
+    assert!(code == 1 && told.contains("Service default/echo has no port 5002: write one of 5001"), "{told}");
+
+    let (code, told, _) = check(&["--mode", "standalone", "-"], &first);
+    assert!(code == 1 && told.contains("Service default/echo does not exist"), "{told}");
+}
+
+#[test]
+fn the_manifests_of_the_repository_are_accepted() {
+    let (code, told, errors) = check(&["manifests"], "");
+    assert_eq!((code, errors.as_str()), (0, ""), "{told}");
+    assert!(told.contains("accepted") && told.contains(" objects of other kinds were passed over\n"), "{told}");
+}
+
+#[test]
+fn secrets_and_config_maps_that_are_elsewhere_are_unknown() {
+    let spec = "listeners: [{port: 5432, tls: {certificateRefs: [{name: pg-tls}], clientValidation: {caRefs: [{name: \
+                clients}]}}}], backends: [{service: {name: pg, port: 5432}, tls: {serverName: pg.example.com, caRefs: \
+                [{name: db-ca}], certificateRef: {name: us}}}], healthCheck: {active: {type: Postgres, postgres: {user: \
+                probe, passwordRef: {name: probe-password}}}}";
+    let (code, told, _) = check(&["-"], &load_balancer("shop", "pg", spec));
+    assert_eq!(code, 0, "{told}");
+    for object in ["Secret shop/pg-tls", "ConfigMap shop/clients", "Service shop/pg", "ConfigMap shop/db-ca"] {
+        assert!(told.contains(&format!("{object} is not among these files")), "{object}: {told}");
+    }
+    for object in ["Secret shop/us", "Secret shop/probe-password"] {
+        assert!(told.contains(&format!("{object} is not among these files")), "{object}: {told}");
+    }
+    assert!(!told.contains("error") && !told.contains("warning"), "{told}");
+    // What is there is looked at.
+    let empty = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: pg-tls, namespace: shop}\n";
+    let (code, told, _) = check(&["-"], &(load_balancer("shop", "pg", spec) + empty));
+    assert!(code == 1 && told.contains("Secret shop/pg-tls has no tls.crt"), "{told}");
+}
+
+#[test]
+fn only_what_shares_an_address_conflicts() {
+    for (spec, arguments, code) in [
+        (TO_A_SERVICE, &[][..], 0),
+        (TO_AN_ADDRESS, &[], 0),
+        (TO_AN_ADDRESS, &["--mode", "cluster"], 0),
+        (TO_AN_ADDRESS, &["--mode", "standalone"], 1),
+        // Ports of nodes are everybody's.
+        (&format!("placement: Host, {TO_A_SERVICE}"), &[], 1),
+        ("listeners: [{port: 5432, address: 127.0.0.1}], backends: [{addresses: ['192.0.2.7:1']}]", &[], 1),
+    ] {
+        let both = load_balancer("shop", "pg", spec) + &load_balancer("games", "pg", spec);
+        let (got, told, _) = check(&[arguments, &["-"]].concat(), &both);
+        assert_eq!(got, code, "{spec} {arguments:?}: {told}");
+    }
+    let both = load_balancer("default", "a", TO_AN_ADDRESS) + &load_balancer("default", "b", TO_AN_ADDRESS);
+    let (code, told, _) = check(&["-"], &both);
+    assert!(code == 1 && told.contains("5432 is taken by default/a"), "{told}");
+}
+
+#[test]
+fn what_only_standalone_has_is_refused_for_a_cluster() {
+    for (spec, field) in [
+        (
+            "listeners: [{port: 1, address: 127.0.0.1}], backends: [{addresses: ['192.0.2.7:1']}]",
+            "listeners[0].address",
+        ),
+        (
+            "listeners: [{port: 1, tls: {certificateRefs: [{files: {certificate: a.crt, key: a.key}}]}}], backends: \
+             [{addresses: ['192.0.2.7:1']}]",
+            "listeners[0].tls.certificateRefs[0]",
+        ),
+        (
+            "placement: Host, service: {type: ClusterIP}, listeners: [{port: 1}], backends: [{addresses: ['192.0.2.7:1']}]",
+            "service",
+        ),
+    ] {
+        let (code, told, _) = check(&["--mode", "cluster", "-"], &load_balancer("shop", "a", spec));
+        assert!(code == 1 && told.contains(&format!("error: spec.{field}")), "{spec}: {told}");
+    }
+}
+
+#[test]
+fn what_the_administrator_does_not_allow_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let values =
+        write("values.yaml", "replicas: 2\ntenancy: {allowedServiceTypes: [ClusterIP], maxListenersPerNamespace: 1}\n");
+    let more = write("more.yaml", "tenancy: {allowedBackendNetworks: [192.0.2.0/24]}\n");
+    let asks = format!("service: {{type: LoadBalancer}}, {TO_A_SERVICE}");
+    let (code, told, _) = check(&["-"], &load_balancer("shop", "a", &asks));
+    assert_eq!(code, 0, "{told}");
+    for (spec, sentence) in [
+        (&*asks, "spec.service.type: LoadBalancer is not allowed: the administrator allows ClusterIP"),
+        (TO_AN_ADDRESS, "spec.backends[0].addresses[0]: 192.0.2.7:5432 is neither a pod"),
+        (
+            &format!("placement: Host, {TO_A_SERVICE}"),
+            "5432 may not be opened on the nodes: the administrator allows none",
+        ),
+    ] {
+        let (code, told, _) = check(&["--tenancy", &values, "-"], &load_balancer("shop", "a", spec));
+        assert!(code == 1 && told.contains(sentence), "{spec}: {told}");
+    }
+    let (code, told, _) =
+        check(&["--tenancy", &values, "--tenancy", &more, "-"], &load_balancer("shop", "a", TO_AN_ADDRESS));
+    assert_eq!(code, 0, "{told}");
+    let two = load_balancer("shop", "a", TO_A_SERVICE) + &load_balancer("shop", "b", TO_A_SERVICE);
+    let (code, told, _) = check(&["--tenancy", &values, "-"], &two);
+    assert!(code == 1 && told.contains("the administrator allows 1 listeners in namespace shop"), "{told}");
+
+    for (arguments, sentence) in [
+        (&["--tenancy", "/nowhere.yaml", "-"][..], "/nowhere.yaml: "),
+        (&["--tenancy", &values, "--mode", "standalone", "-"], "leave --cluster and --tenancy out"),
+        (&["--cluster", "-"], "there is no way to a cluster"),
+        (&["--output", "xml", "-"], "invalid value 'xml'"),
+        (&[], "required arguments"),
+    ] {
+        let (code, told, errors) = check(arguments, &two);
+        assert!(code == 2 && told.is_empty() && errors.contains(sentence), "{arguments:?}: {code} {errors}");
+    }
+}
+
+#[test]
+fn lists_are_read_with_what_the_api_server_leaves_out_in_them() {
+    let item = |port: u16| {
+        json!({
+            "metadata": {"name": format!("lb-{port}"), "creationTimestamp": null},
+            "spec": {"listeners": [{"port": port}], "backends": [{"service": {"name": "pg", "port": 5432}}]},
+        })
+    };
+    let service = json!({"metadata": {"name": "pg"}, "spec": {"clusterIP": "None", "ports": [{"port": 5432}]}});
+    let ours = json!({"apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancerList", "items": [item(1), item(2)]});
+    let services = json!({"apiVersion": "v1", "kind": "ServiceList", "items": [service]});
+    let slices = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "items": [{
+        "metadata": {"name": "pg-1", "labels": {"kubernetes.io/service-name": "pg"}},
+        "addressType": "IPv4", "ports": [{"port": 5432}], "endpoints": [{"addresses": ["192.0.2.7"]}],
+    }]});
+    let all = json!({"apiVersion": "v1", "kind": "List", "items": [ours, services, slices]});
+    for text in [format!("{all:#}"), format!("{ours}{services}{slices}"), format!("---\n{all}\n---\n# nothing\n")] {
+        let (code, told, _) = check(&["-"], &text);
+        assert_eq!(
+            (code, &*told),
+            (0, "default/lb-1 (standard input): accepted\ndefault/lb-2 (standard input): accepted\n")
+        );
+    }
+    let (code, told, _) = check(&["-"], "apiVersion: v1\nkind: List\nitems: {a: 1}\n");
+    assert!(code == 1 && told.contains("standard input:1: items: must be a list"), "{told}");
+}
+
+#[test]
+fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
+    let others = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Namespace\n\
+                  metadata: {name: b}\n";
+    let (code, told, _) = check(&["-"], &(first_manifest() + "\n" + others));
+    assert!(code == 0 && told.ends_with("\n2 objects of other kinds were passed over\n"), "{told}");
+    for (from, to, hint) in [
+        ("tcplb.io/v1alpha1", "tcplb.io/v1", "apiVersion: must be tcplb.io/v1alpha1"),
+        ("tcplb.io/v1alpha1", "tclpb.io/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
+        ("TcpLoadBalancer", "TCPLoadBalancer", "kind: must be TcpLoadBalancer"),
+        ("TcpLoadBalancer", "TcpLoadbalancers", "kind: must be TcpLoadBalancer"),
+        ("{name: first}", "{name: first, lables: {a: b}}", "metadata.lables: there is no such field: write `labels`"),
+        ("{name: first}", "{name: first, labels: {a: 1}}", "metadata.labels.a: must be text: write \"1\""),
+        (
+            "{name: first}",
+            "{name: first, labels: {a: b c}}",
+            "metadata.labels.a: the text `b c` is not a label's value",
+        ),
+        (
+            "{name: first}",
+            "{name: first, annotations: {a b: c}}",
+            "metadata.annotations: `a b` is not a qualified name",
+        ),
+    ] {
+        let (code, told, _) = check(&["-"], &first_manifest().replace(from, to));
+        assert!(code == 1 && told.contains(hint), "{to}: {told}");
+    }
+}
+
+#[test]
+fn verdicts_are_written_as_json_and_as_annotations() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a,b.yaml");
+    let wrong = load_balancer("shop", "wrong", &TO_A_SERVICE.replace("5432}]", "70000}]"));
+    fs::write(&file, load_balancer("shop", "pg", TO_A_SERVICE) + &wrong + "---\nkind: Other\napiVersion: a/v1\n")
+        .unwrap();
+    let path = file.to_str().unwrap();
+    let (code, told, _) = check(&["-o", "json", path, "/nowhere.yaml"], "");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(code, 1);
+    let counts = ["passed", "errors", "warnings", "unknown", "passedOver"].map(|field| told[field].clone());
+    assert_eq!(counts, [json!(false), json!(2), json!(0), json!(1), json!(1)], "{told:#}");
+    let first = &told["loadBalancers"][0];
+    assert_eq!(
+        (&first["namespace"], &first["name"], &first["file"], &first["line"], &first["mode"], &first["accepted"]),
+        (&json!("shop"), &json!("pg"), &json!(path), &json!(2), &json!("cluster"), &json!(true))
+    );
+    assert_eq!(first["problems"][0]["level"], "unknown");
+    assert_eq!(first["problems"][0]["field"], "spec.backends[0].service.name");
+    assert!(told["problems"][0].as_str().unwrap().starts_with("/nowhere.yaml: there is no such file"));
+
+    let (code, told, _) = check(&["--output", "github", path, "/nowhere.yaml"], "");
+    let place = format!("file={},line=7,title=shop/wrong::", path.replace(',', "%2C"));
+    assert_eq!(code, 1);
+    assert!(told.contains(&format!("::error {place}spec.listeners[0].port: 70000 is out of range")), "{told}");
+    assert!(told.contains("::notice file=") && told.contains("::error ::/nowhere.yaml: "), "{told}");
+}
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use serde_json::Value;
+
 #[path = "harness/mod.rs"]
 mod harness;
 
@@ -48,6 +50,42 @@ fn the_list_of_features_names_examples_and_tests_that_there_are() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_manual_has_every_field_with_its_values_and_limits() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_to_string(root.join("docs/manifest.md")).unwrap().replace(",000", "000");
+    let schema = tcplb::api::schema()["properties"]["spec"].take();
+    let mut wrong = Vec::new();
+    check_fields(&schema, "", &manual, &mut wrong);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Whether each field below is named in the manual, with its range and its values in a row that names it.
+fn check_fields(schema: &Value, path: &str, manual: &str, wrong: &mut Vec<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let names = |text: &str| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == name);
+        if !quoted(manual).any(names) && !manual.lines().any(|line| line.starts_with('#') && names(line)) {
+            wrong.push(format!("{path}: is not there"));
+        }
+        let rows: Vec<_> = manual.lines().filter(|line| line.split('|').nth(1).is_some_and(names)).collect();
+        let says = |text: &str| rows.iter().any(|row| row.contains(text));
+        if let Some(most) = field["maximum"].as_f64() {
+            let range = format!("{} to {most}", field["minimum"].as_f64().unwrap_or_default());
+            if !says(&range) {
+                wrong.push(format!("{path}: no row has {range}"));
+            }
+        }
+        for value in field["enum"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if !says(value) {
+                wrong.push(format!("{path}: no row has {value}"));
+            }
+        }
+        check_fields(field, &path, manual, wrong);
+        check_fields(&field["items"], &format!("{path}[]"), manual, wrong);
+    }
 }
 
 /// Where the links of a text lead.

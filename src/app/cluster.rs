@@ -102,7 +102,7 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
     .await
 }
 
-async fn client() -> anyhow::Result<Client> {
+pub(super) async fn client() -> anyhow::Result<Client> {
     // It fails where there is one already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     connect().await.map_err(|error| {

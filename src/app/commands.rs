@@ -2,9 +2,8 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -15,63 +14,12 @@ use super::{on_control_runtime, shutdown::Signals};
 use crate::{
     api,
     cli::{Cert, Probe, TestBackend},
-    model::Snapshot,
-    printable::{printable, printable_lines},
-    source::{Files, Names, resolve},
+    printable::printable_lines,
     tools::{backend, cert, convert, probe},
-    translate::{Severity, Verdict, Verdicts, translate},
 };
 
 /// The longest line that is made of what others have written, in bytes.
 const MAX_TEXT: usize = 8 << 10;
-/// How long `check` waits for DNS.
-const DNS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// `tcplb check`: one line for each load balancer, and one for each thing wrong.
-pub fn check(paths: Vec<PathBuf>) -> anyhow::Result<ExitCode> {
-    let mut world = Files::new(paths).read();
-    on_control_runtime(async {
-        let mut names = Names::start(resolve);
-        names.want(world.names_wanted());
-        names.first_answers(DNS_PATIENCE).await;
-        world.names = names.known();
-        Ok(())
-    })?;
-    let (_, verdicts) = translate(&world, &Snapshot::default(), Timestamp::now());
-    print(&told(&verdicts, &world.problems))?;
-    let refused = verdicts.values().any(Verdict::refuses) || !world.problems.is_empty();
-    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn told(verdicts: &Verdicts, problems: &[String]) -> String {
-    let mut text = String::new();
-    for (object, verdict) in verdicts {
-        let (object, origin) = (object.to_string(), printable(&verdict.origin, MAX_TEXT));
-        text += &format!("{} ({origin}): {}\n", printable(&object, MAX_TEXT), word(verdict));
-        for problem in &verdict.problems {
-            let severity = match problem.severity {
-                Severity::Refused => "error",
-                Severity::Warning => "warning",
-            };
-            text += &format!("  {severity}: {problem}\n");
-        }
-    }
-    for problem in problems {
-        text += &format!("error: {}\n", printable(problem, MAX_TEXT));
-    }
-    if text.is_empty() {
-        text += "no TcpLoadBalancer there\n";
-    }
-    text
-}
-
-fn word(verdict: &Verdict) -> &'static str {
-    match (verdict.refuses(), verdict.problems.is_empty()) {
-        (true, _) => "refused",
-        (false, false) => "accepted, with warnings",
-        (false, true) => "accepted",
-    }
-}
 
 /// `tcplb crd`
 pub fn crd() -> anyhow::Result<ExitCode> {
@@ -131,7 +79,7 @@ pub fn probe(arguments: &Probe) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints all of it; a reader that has seen enough is no error.
-fn print(text: &str) -> anyhow::Result<ExitCode> {
+pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),

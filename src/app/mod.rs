@@ -1,5 +1,6 @@
 //! Wires the parts into a running process, and owns the order in which they start and stop.
 
+mod check;
 mod cluster;
 mod commands;
 mod configuration;
@@ -46,7 +47,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             logged(arguments.run.log_format, || on_control_runtime(cluster::sidecar(arguments)))
         }
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Check { paths } => commands::check(paths),
+        Command::Check(arguments) => Ok(check::run(arguments)),
         Command::Crd => commands::crd(),
         Command::Convert(Convert::Golb { file }) => commands::convert_golb(&file),
         Command::Cert(arguments) => commands::certificate(&arguments),

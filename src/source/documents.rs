@@ -29,6 +29,8 @@ pub struct Documents {
     pub problems: Vec<String>,
     /// About objects that can be read all the same, each a sentence that names the place.
     pub remarks: Vec<String>,
+    /// The number of objects of other kinds.
+    pub passed_over: usize,
 }
 
 /// An object that a file declares.
@@ -36,6 +38,8 @@ pub struct Documents {
 pub struct Document {
     /// The file and line it starts at, for people.
     pub place: Arc<str>,
+    /// The line alone; zero: it comes from no file.
+    pub line: u64,
     pub key: ObjectKey,
     pub object: Object,
 }
@@ -82,28 +86,42 @@ impl Documents {
     /// Reads YAML, or JSON where the file's name ends so. Objects of other kinds are passed over, and so is what is
     /// neither YAML nor JSON, with a problem for each such part.
     pub fn read(file: &Path, text: &str) -> Self {
-        let parts = if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-            json(text)
-        } else {
-            yaml(text)
-        };
+        let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        Self::of(&file.display().to_string(), if is_json { json(text) } else { yaml(text) })
+    }
+
+    /// Reads what has no file name: JSON where it begins with a brace, if it is JSON, otherwise YAML.
+    pub fn read_unnamed(title: &str, text: &str) -> Self {
+        let parts = if text.trim_start().starts_with('{') { json(text) } else { Vec::new() };
+        let is_json = !parts.is_empty() && parts.iter().all(Result::is_ok);
+        Self::of(title, if is_json { parts } else { yaml(text) })
+    }
+
+    fn of(title: &str, parts: Vec<Part>) -> Self {
         let mut documents = Self::default();
         for part in parts {
             match part {
-                Ok((line, value)) => documents.add(&format!("{}:{line}", file.display()), value),
-                Err(problem) => documents.problems.push(format!("{}: {problem}", file.display())),
+                Ok((line, value)) => documents.add(&format!("{title}:{line}"), line, value),
+                Err(problem) => documents.problems.push(format!("{title}: {problem}")),
             }
         }
         documents
     }
 
-    fn add(&mut self, place: &str, mut value: Value) {
+    fn add(&mut self, place: &str, line: u64, mut value: Value) {
         let text = |field: &str| value[field].as_str().unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
-        if api_version == "v1" && kind == "List" {
-            let items = value["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
-            for (index, item) in items.into_iter().enumerate() {
-                self.add(&format!("{place} items[{index}]"), item);
+        if let Some(of) = List::of(api_version, kind) {
+            let (api_version, items) = (value["apiVersion"].take(), value["items"].take());
+            match items {
+                Value::Array(items) => {
+                    for (index, mut item) in items.into_iter().enumerate() {
+                        of.fill_in(&api_version, &mut item);
+                        self.add(&format!("{place} items[{index}]"), line, item);
+                    }
+                }
+                Value::Null => {}
+                _ => self.problems.push(format!("{place}: items: must be a list (entries that start with `- `)")),
             }
             return;
         }
@@ -113,12 +131,41 @@ impl Documents {
                     let Read { object, remarks } = read(value, problems);
                     let kind = object.kind();
                     self.remarks.extend(remarks.into_iter().map(|remark| format!("{place}: {kind} {key}: {remark}")));
-                    self.objects.push(Document { place: place.into(), key, object });
+                    self.objects.push(Document { place: place.into(), line, key, object });
                 }
                 Err(problem) => self.problems.push(format!("{place}: {kind} {problem}")),
             },
             Kind::Mistyped(problem) => self.problems.push(format!("{place}: {problem}")),
-            Kind::Other => tracing::debug!(place, kind, "an object of another kind is passed over"),
+            Kind::Other => {
+                tracing::debug!(place, kind, "an object of another kind is passed over");
+                self.passed_over += 1;
+            }
+        }
+    }
+}
+
+/// A list of objects.
+enum List {
+    /// Of any kind, each with its own.
+    Any,
+    /// Of this kind, which the API server does not repeat in each.
+    Of(&'static str),
+}
+
+impl List {
+    fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let listed = kind.strip_suffix("List")?;
+        let ours = (&*format!("{GROUP}/{VERSION}") == api_version && listed == KIND).then_some(KIND);
+        let known = KUBERNETES.iter().find(|known| **known == (api_version, listed)).map(|(_, kind)| *kind);
+        let any = (api_version == "v1" && listed.is_empty()).then_some(Self::Any);
+        any.or_else(|| ours.or(known).map(Self::Of))
+    }
+
+    fn fill_in(&self, api_version: &Value, item: &mut Value) {
+        let Self::Of(kind) = self else { return };
+        if let Value::Object(fields) = item {
+            fields.entry("apiVersion").or_insert_with(|| api_version.clone());
+            fields.entry("kind").or_insert_with(|| (*kind).into());
         }
     }
 }
@@ -322,7 +369,7 @@ impl Read {
 /// The longest name, so that what is made of it fits into 63 characters.
 const MAX_NAME: usize = 52;
 
-fn load_balancer(value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
+fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     let mut problems = Vec::new();
     let wanted = [("apiVersion", format!("{GROUP}/{VERSION}")), ("kind", KIND.to_owned())];
     for (field, wanted) in wanted {
@@ -333,6 +380,12 @@ fn load_balancer(value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     let length = value["metadata"]["name"].as_str().map_or(0, str::len);
     if length > MAX_NAME {
         problems.push(format!("metadata.name: has {length} characters: write at most {MAX_NAME}"));
+    }
+    let metadata = schema::metadata(&value["metadata"]);
+    if !metadata.is_empty() {
+        // Once is enough.
+        value["metadata"] = Value::Object(Map::new());
+        problems.extend(metadata);
     }
     // Fields of another version are not ours to judge.
     if problems.iter().any(|problem| problem.starts_with("apiVersion")) {

@@ -37,6 +37,8 @@ use crate::{
 pub struct Files {
     paths: Vec<PathBuf>,
     flags: Option<Document>,
+    /// From standard input.
+    input: Documents,
     remembered: BTreeMap<PathBuf, Remembered>,
     last: World,
     unfinished: Unfinished,
@@ -46,6 +48,7 @@ pub struct Files {
 #[derive(Default)]
 struct Remembered {
     documents: Vec<Document>,
+    passed_over: usize,
     /// A hash of the text that says all this and nothing wrong: the same text is not read again.
     text: Option<u128>,
     found: Found,
@@ -63,8 +66,28 @@ impl Files {
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "cli"}, "spec": spec,
         });
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
-        self.flags = Some(Document { place: COMMAND_LINE.into(), key: ObjectKey::new("default", "cli"), object });
+        self.flags =
+            Some(Document { place: COMMAND_LINE.into(), line: 0, key: ObjectKey::new("default", "cli"), object });
         self
+    }
+
+    /// Adds what was read from standard input.
+    pub fn with_input(mut self, text: &str) -> Self {
+        self.input = Documents::read_unnamed(STANDARD_INPUT, text);
+        self
+    }
+
+    /// The number of objects of other kinds, as of the last reading.
+    pub fn passed_over(&self) -> usize {
+        self.input.passed_over + self.remembered.values().map(|remembered| remembered.passed_over).sum::<usize>()
+    }
+
+    /// The lines that load balancers begin at, as of the last reading.
+    pub fn lines(&self) -> BTreeMap<ObjectKey, u64> {
+        let documents = self.remembered.values().flat_map(|remembered| &remembered.documents);
+        let ours = |document: &&Document| matches!(document.object, Object::LoadBalancer(_));
+        let documents = documents.chain(&self.input.objects).filter(ours);
+        documents.map(|document| (document.key.clone(), document.line)).collect()
     }
 
     /// Reads everything anew. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
@@ -74,6 +97,10 @@ impl Files {
         let mut gathering = Gathering { world: World::default(), places: BTreeMap::new(), last: &self.last };
         if let Some(document) = &self.flags {
             gathering.declare(document, COMMAND_LINE, Path::new(""), None);
+        }
+        gathering.world.problems.extend(self.input.problems.iter().chain(&self.input.remarks).cloned());
+        for document in &self.input.objects {
+            gathering.declare(document, STANDARD_INPUT, Path::new(""), None);
         }
         let mut remembered = BTreeMap::new();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
@@ -90,8 +117,9 @@ impl Files {
                     Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems)
                 }
             };
+            let passed_over = reading.passed_over;
             let (documents, text) = gathering.take(&file, reading);
-            remembered.insert(file, Remembered { documents, text, found });
+            remembered.insert(file, Remembered { documents, passed_over, text, found });
         }
         let mut world = gathering.world;
         read_named_files(&mut world, &self.last, &self.unfinished);
@@ -110,6 +138,9 @@ impl Files {
     }
 }
 
+/// The origin of what is read from standard input.
+const STANDARD_INPUT: &str = "standard input";
+
 /// What is said after why something cannot be read now.
 const STAYS: &str = "; what it declared before stays";
 
@@ -125,13 +156,14 @@ struct Reading {
     fresh: Vec<Document>,
     /// Remembered from the last time, since what cannot be read now hides whether it is still declared.
     kept: Vec<Document>,
+    passed_over: usize,
     /// See [`Remembered::text`].
     text: Option<u128>,
 }
 
 impl Reading {
     fn of(file: &Path, before: Option<Remembered>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
-        let Remembered { documents: mut kept, text: text_before, .. } = before.unwrap_or_default();
+        let Remembered { documents: mut kept, text: text_before, passed_over, .. } = before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
         let text = read_text(file);
         // Asked afterwards, since the writing may have begun just before the reading.
@@ -147,7 +179,7 @@ impl Reading {
         };
         let hash = Some(xxh3_128(text.as_bytes()));
         if hash == text_before {
-            return Self { fresh: kept, kept: Vec::new(), text: hash };
+            return Self { fresh: kept, kept: Vec::new(), passed_over, text: hash };
         }
         let documents = Documents::read(file, &text);
         kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
@@ -159,7 +191,8 @@ impl Reading {
         let stays = if kept.is_empty() { "" } else { STAYS };
         problems.extend(documents.problems.into_iter().map(|problem| format!("{problem}{stays}")));
         problems.extend(documents.remarks);
-        Self { fresh: documents.objects, kept, text: hash.filter(|_| all_well) }
+        let passed_over = documents.passed_over;
+        Self { fresh: documents.objects, kept, passed_over, text: hash.filter(|_| all_well) }
     }
 }
 
@@ -252,7 +285,7 @@ impl Gathering<'_> {
     }
 
     fn declare(&mut self, document: &Document, origin: &str, folder: &Path, problem: Option<String>) {
-        let Document { place, key, object } = document;
+        let Document { place, key, object, .. } = document;
         let kind = object.kind();
         if let Some(first) = self.places.get(&(kind, key.clone())) {
             self.world.problems.push(format!(
@@ -301,7 +334,7 @@ impl Gathering<'_> {
     /// Tells what is wrong with an object, if anything is, of which the last good text is `there` or is not.
     fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
         let Some(problems) = wrong else { return };
-        let Document { place, key, object } = document;
+        let Document { place, key, object, .. } = document;
         let stays = if there { "; what it was before stays" } else { "" };
         if !there {
             self.world.unreadable.insert((object.kind(), key.clone()), problems.join("; ").into());

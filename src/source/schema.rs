@@ -10,9 +10,12 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt, sync::LazyLock};
 
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{ConfigMap, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
@@ -22,6 +25,7 @@ use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unqu
 use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
+static METADATA: LazyLock<Value> = LazyLock::new(kubernetes::<ObjectMeta>);
 static CONFIG_MAP: LazyLock<Value> = LazyLock::new(kubernetes::<ConfigMap>);
 static SECRET: LazyLock<Value> = LazyLock::new(kubernetes::<Secret>);
 static SERVICE: LazyLock<Value> = LazyLock::new(kubernetes::<Service>);
@@ -43,6 +47,38 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
         let sentence = if may_be_secret(&problem.path) { secrets::UNQUOTED.into() } else { problem.sentence };
         vec![Problem { sentence, ..problem }.to_string()]
     })
+}
+
+/// What is wrong with the metadata of a `TcpLoadBalancer`, but for its name and namespace.
+pub(super) fn metadata(metadata: &Value) -> Vec<String> {
+    let mut metadata = metadata.clone();
+    let mut problems = Problems::default();
+    problems.check(&METADATA, &mut metadata, "metadata");
+    for (field, is_label) in [("labels", true), ("annotations", false)] {
+        for (key, value) in metadata[field].as_object().into_iter().flatten() {
+            // The server looks at annotations' keys in lower case.
+            let known = if is_label { key.clone() } else { key.to_lowercase() };
+            if let Some(Err(sentence)) = api::format("QualifiedName").map(|check| check(&known)) {
+                problems.add(&format!("metadata.{field}"), sentence);
+            }
+            if let Some(value) = value.as_str().filter(|value| is_label && !is_label_value(value)) {
+                let value = said(&Value::from(value));
+                let sentence =
+                    format!("{value} is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`");
+                problems.add(&format!("metadata.{field}.{key}"), sentence);
+            }
+        }
+    }
+    problems.0.into_iter().map(|problem| problem.to_string()).collect()
+}
+
+fn is_label_value(text: &str) -> bool {
+    let outer = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && outer(bytes.first())
+        && outer(bytes.last())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 /// An object that can be read, and what is odd about it: fields that do not exist, which count for nothing.
@@ -174,6 +210,7 @@ impl Problems {
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
         let is_secret = may_be_secret(path);
+        make_whole(schema, value);
         if let Some(sentence) = wrong_type(schema, value, path) {
             let sentence = if is_secret || is_check(path) { unquoted_type(schema, value) } else { sentence };
             return self.add(path, sentence);
@@ -208,7 +245,7 @@ impl Problems {
             return self.check_map(&schema["additionalProperties"], fields, path);
         };
         let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        fields.retain(|_, value| !value.is_null());
+        fields.retain(|name, value| !value.is_null() || !known.contains_key(name));
         for name in strings(&schema["required"]).filter(|name| !fields.contains_key(*name)) {
             self.add(&below(name), format!("is missing: {}", what_to_write(name, &known[name])));
         }
@@ -225,6 +262,7 @@ impl Problems {
 
     /// Checks what is below names that the schema leaves to whoever writes them.
     fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
+        fields.retain(|_, value| !value.is_null());
         for (name, value) in fields {
             self.check(schema, value, &format!("{path}.{name}"));
         }
@@ -251,6 +289,18 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     }
 }
 
+/// A whole number with a fraction of zero (`3.0`) is an integer to the server.
+fn make_whole(schema: &Value, value: &mut Value) {
+    let whole = |float: &f64| float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64;
+    if schema["type"] == "integer"
+        && !value.is_i64()
+        && !value.is_u64()
+        && let Some(float) = value.as_f64().filter(whole)
+    {
+        *value = (float as i64).into();
+    }
+}
+
 fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
     let integer = value.is_i64() || value.is_u64();
     let (right, wanted) = match schema["type"].as_str() {
@@ -272,6 +322,11 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
     Some(match (schema["type"].as_str(), value) {
         (Some("integer"), Value::String(text)) if text.parse::<u64>().is_ok() => {
             format!("must be a number: write {text} without quotes")
+        }
+        // What YAML makes of `off` and `1.2`.
+        (Some("string"), Value::Number(_) | Value::Bool(_)) if strings(&schema["enum"]).next().is_some() => {
+            let values: Vec<_> = strings(&schema["enum"]).collect();
+            format!("`{value}` is not possible: write {}", values.join(" or "))
         }
         (Some("string"), Value::Number(_)) if rule.is_some_and(|rule| rule.contains("duration")) => {
             format!("`{value}` is {}", rule.unwrap_or_default())
@@ -327,7 +382,7 @@ fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
             } else if let Some(most) = bound("maxLength").filter(|most| length > *most) {
                 Some(format!("has {length} characters: write at most {most}"))
             } else {
-                digits_for_a_number(schema, text).or_else(|| api::format(schema["format"].as_str()?)?(text).err())
+                api::format(schema["format"].as_str()?)?(text).err()
             }
         }
         Value::Array(list) => {
@@ -368,14 +423,6 @@ fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &s
     };
     let instead = if name == "weight" && value == 0.0 { ", or leave the backend out to send it nothing" } else { "" };
     Some(format!("{number} is out of range: write a number {range}{instead}"))
-}
-
-/// A quoted port would be taken for a port's name.
-fn digits_for_a_number(schema: &Value, text: &str) -> Option<String> {
-    let number = schema["x-kubernetes-int-or-string"] == true
-        && !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_digit());
-    number.then(|| format!("is a name because of its quotes: write {text} without quotes"))
 }
 
 /// What may be in a list once only.

@@ -36,6 +36,9 @@ pub struct World {
     pub beyond_quota: BTreeSet<Referred>,
     /// By kind, what is declared but can be read neither now nor could be before, and why, as it is said of it.
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
+    /// By kind, objects that exist or not as far as is known here, and why, as it is said of each. The EndpointSlices of a
+    /// Service have its name. Empty where the whole of a cluster, or all that there is, has been read.
+    pub unread: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
     /// What the process is for.
@@ -104,6 +107,11 @@ impl Site {
 }
 
 impl World {
+    /// Why nothing is known of an object. `None`: it is in this world, or does not exist.
+    pub fn unread(&self, kind: &'static str, key: &ObjectKey) -> Option<Arc<str>> {
+        if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
+    }
+
     /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at. None, where no
     /// answer could be used.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {
@@ -141,6 +149,7 @@ impl fmt::Debug for World {
             .field("names", &self.names)
             .field("beyond_quota", &self.beyond_quota)
             .field("unreadable", &self.unreadable)
+            .field("unread", &self.unread)
             .field("problems", &self.problems)
             .field("site", &self.site)
             .field("place", &self.place)

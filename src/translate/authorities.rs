@@ -71,10 +71,10 @@ impl<'a> Certificates<'a> {
         if let Some(problem) = problem {
             place.refuse_for(Reason::InvalidCertificateRef, problem);
         }
-        let all_judged = || declared.iter().all(|one| declaration.is_judged_by_others(one.reference()).is_none());
+        let all_checked = || declared.iter().all(|one| declaration.unchecked(one.reference()).is_none());
         if declared.is_empty() {
             place.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
-        } else if authorities.is_empty() && all_judged() {
+        } else if authorities.is_empty() && all_checked() {
             place.refuse_for(Reason::InvalidCertificateRef, "none of these can be read, so nobody could be believed");
         }
         authorities

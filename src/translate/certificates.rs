@@ -75,13 +75,13 @@ impl<'a> Certificates<'a> {
             }
             certificates.extend(self.one(reference, declaration, before, &mut place));
         }
-        let all_judged = || {
+        let all_checked = || {
             let mut references = declared.certificate_refs.iter();
-            references.all(|one| declaration.is_judged_by_others(one.reference()).is_none())
+            references.all(|one| declaration.unchecked(one.reference()).is_none())
         };
         if declared.certificate_refs.is_empty() {
             place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
-        } else if certificates.is_empty() && all_judged() {
+        } else if certificates.is_empty() && all_checked() {
             place.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
         }
         certificates

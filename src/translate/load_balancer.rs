@@ -16,7 +16,7 @@ use super::{
     upstream,
 };
 use crate::{
-    api::{self, TcpLoadBalancerSpec},
+    api::{self, Placement, TcpLoadBalancerSpec},
     model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream},
     source::{Declared, Site},
 };
@@ -94,8 +94,14 @@ pub(super) struct Declaration<'a> {
 
 impl<'a> Declaration<'a> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
-        if let Site::Gateway(_, tenancy) = &self.surroundings.world.site {
-            service::check(self.spec, tenancy, problems);
+        match &self.surroundings.world.site {
+            Site::Gateway(_, tenancy) => service::check(self.spec, tenancy, problems),
+            Site::Host(_) | Site::Sidecar(_) => {
+                if self.spec.placement.is_some_and(|placement| placement != Placement::Gateway) {
+                    service::refuse(self.spec, problems);
+                }
+            }
+            Site::Standalone => {}
         }
         let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);

@@ -1,6 +1,6 @@
 //! What load balancers refer to: the texts in it, and what becomes of one that cannot be read.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{
     Reason,
@@ -72,12 +72,27 @@ pub(super) struct Meanwhile {
     pub left_out: &'static str,
 }
 
-/// What is said of what [`Declaration::is_judged_by_others`].
-pub(super) fn judged_by_others(referred: &Referred) -> String {
-    format!(
-        "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the pods read it \
-         themselves"
-    )
+/// A reference whose object is not looked at here: nothing that depends on it is refused.
+pub(super) enum Unchecked {
+    /// Sidecars have no quotas, and read it themselves.
+    BySidecar(Referred),
+    /// See [`World::unread`].
+    Unread(Arc<str>),
+}
+
+impl Unchecked {
+    pub fn warn(&self, place: &mut Place) {
+        match self {
+            Self::BySidecar(referred) => place.warn(
+                Reason::NotPermitted,
+                format!(
+                    "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the \
+                     pods read it themselves"
+                ),
+            ),
+            Self::Unread(why) => place.warn(Reason::Unknown, &**why),
+        }
+    }
 }
 
 impl Declaration<'_> {
@@ -90,8 +105,8 @@ impl Declaration<'_> {
         place: &mut Place,
         read: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
-        if let Some(referred) = self.is_judged_by_others(reference) {
-            place.warn(Reason::NotPermitted, judged_by_others(&referred));
+        if let Some(unchecked) = self.unchecked(reference) {
+            unchecked.warn(place);
             return None;
         }
         let read = match self.beyond_quota(reference) {
@@ -112,8 +127,14 @@ impl Declaration<'_> {
         self.surroundings.world.beyond_quota.contains(&referred).then_some(referred)
     }
 
-    /// The same, if it is only judged here: a sidecar has no quotas.
-    pub fn is_judged_by_others(&self, reference: Option<Reference>) -> Option<Referred> {
-        self.beyond_quota(reference).filter(|_| matches!(self.surroundings.world.site, Site::Sidecar(_)))
+    /// Why what is referred to is not looked at here. `None`: it is.
+    pub fn unchecked(&self, reference: Option<Reference>) -> Option<Unchecked> {
+        let world = self.surroundings.world;
+        let unread = || {
+            let Referred { kind, key } = Referred::by(self.object, reference?);
+            world.unread(kind.name(), &key).map(Unchecked::Unread)
+        };
+        let by_sidecar = || self.beyond_quota(reference).filter(|_| matches!(world.site, Site::Sidecar(_)));
+        unread().or_else(|| by_sidecar().map(Unchecked::BySidecar))
     }
 }

@@ -26,6 +26,22 @@ pub(super) fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mu
     }
 }
 
+/// Refuses what is asked of a Service where none is kept.
+pub(super) fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
+    const MEANWHILE: &str = "it has no Service";
+
+    if spec.service.is_some() {
+        accepted("spec.service", MEANWHILE, problems, |place| {
+            place.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
+        });
+    }
+    for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
+        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |place| {
+            place.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
+        });
+    }
+}
+
 fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, place: &mut Place) {
     let ServiceTemplate { type_, annotations, labels, external_traffic_policy, load_balancer_class, .. } = template;
     if !tenancy.service_types.contains(type_) {

@@ -63,6 +63,10 @@ pub(super) fn members(
     let Declaration { object, surroundings, .. } = declaration;
     let world = surroundings.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
+    if let Some(why) = world.unread("Service", &key) {
+        place.at("name").warn(Reason::Unknown, &*why);
+        return Listed::default();
+    }
     let Some(service) = world.services.get(&key) else {
         place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
         return Listed::default();
@@ -77,6 +81,10 @@ pub(super) fn members(
     let Some(port) = TargetPort::of(&declared.port, &key, service, &mut place.at("port")) else {
         return Listed::default();
     };
+    if let Some(why) = world.unread("EndpointSlice", &key) {
+        place.at("name").warn(Reason::Unknown, &*why);
+        return Listed::default();
+    }
     let slices = surroundings.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
         let message = format!(

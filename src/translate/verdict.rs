@@ -102,4 +102,6 @@ pub enum Reason {
     Pending,
     /// This process is in no place that could be near anything, as far as it knows: others may know better.
     UnknownPlace,
+    /// It depends on an object of which nothing is known: see [`World::unread`](crate::source::World::unread).
+    Unknown,
 }

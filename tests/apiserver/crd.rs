@@ -212,9 +212,14 @@ impl Case {
 }
 
 /// What the server makes of an object: fields and sentences, if it refuses it.
-type Answer = Result<(), Vec<(String, String)>>;
+pub type Answer = Result<(), Vec<(String, String)>>;
 
-struct Server {
+/// What the server said, for a line of text.
+pub fn told_by(told: &[(String, String)]) -> String {
+    told.iter().map(|(field, sentence)| format!("{field}: {sentence}")).collect::<Vec<_>>().join("; ")
+}
+
+pub struct Server {
     client: Client,
 }
 
@@ -226,7 +231,11 @@ impl Server {
             return None;
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = Client::try_default().await.expect("the cluster of KUBECONFIG");
+        Some(Self::with(Client::try_default().await.expect("the cluster of KUBECONFIG")).await)
+    }
+
+    /// Installs the definition.
+    pub async fn with(client: Client) -> Self {
         let (code, printed, _) = harness::run(&["crd"]);
         assert_eq!(code, 0);
         let printed: CustomResourceDefinition = serde_saphyr::from_str(&printed).unwrap();
@@ -237,11 +246,18 @@ impl Server {
         let established = kube::runtime::conditions::is_crd_established();
         let established = kube::runtime::wait::await_condition(api, &name, established);
         tokio::time::timeout(PATIENCE, established).await.expect("the CRD is established").unwrap();
-        Some(Self { client })
+        let server = Self { client };
+        let is_served = async {
+            while server.create(&smallest()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_served).await.expect("the kind is served");
+        server
     }
 
     /// As `kubectl create` would, but nothing is stored.
-    async fn create(&self, object: &Value) -> Answer {
+    pub async fn create(&self, object: &Value) -> Answer {
         let path = "/apis/tcplb.io/v1alpha1/namespaces/default/tcploadbalancers?dryRun=All&fieldValidation=Strict";
         let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         self.answer(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await

@@ -3,6 +3,8 @@
 //! `make e2e` runs this with the cluster that it brings up; without one, and without etcd and kube-apiserver on this
 //! machine, it is skipped.
 
+mod agreement;
+mod check;
 mod crd;
 #[path = "../harness/mod.rs"]
 mod harness;

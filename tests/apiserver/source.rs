@@ -1,6 +1,6 @@
 //! What is read of a real API server, whatever becomes of it.
 
-mod alone;
+pub mod alone;
 
 use std::{sync::Arc, time::Duration};
 

@@ -168,7 +168,7 @@ impl<'a> Situation<'a> {
 fn topic_of(problem: &Problem) -> Topic {
     match (problem.reason, problem.severity) {
         (Reason::Invalid | Reason::NotPermitted | Reason::PortConflict, _) => Topic::Declaration,
-        (Reason::RefNotFound | Reason::NameNotResolved, _) => Topic::References,
+        (Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown, _) => Topic::References,
         (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
         // It is presented all the same.
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
@@ -184,7 +184,7 @@ pub fn name_of(reason: Reason) -> ConditionReason {
         // Another replica's place refuses nothing.
         Reason::Invalid | Reason::UnknownPlace => ConditionReason::Invalid,
         // A name that is not resolved is a warning.
-        Reason::RefNotFound | Reason::NameNotResolved => ConditionReason::RefNotFound,
+        Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown => ConditionReason::RefNotFound,
         Reason::InvalidCertificateRef => ConditionReason::InvalidCertificateRef,
         Reason::CertificateExpired => ConditionReason::CertificateExpired,
         Reason::PortConflict => ConditionReason::PortConflict,

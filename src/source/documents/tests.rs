@@ -208,7 +208,7 @@ fn a_mistyped_load_balancer_is_still_that_load_balancer() {
         ("tcplb.io/v1alpha1", "tclb.io/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
         ("apiVersion: tcplb.io/v1alpha1", "", "apiVersion: must be tcplb.io/v1alpha1"),
         ("port: 5432", "port: 0", "spec.listeners[0].port: 0 is out of range"),
-        ("name: pg", "name: pg, labels: {a: 1}", "metadata.labels.a: invalid type"),
+        ("name: pg", "name: pg, labels: {a: 1}", "metadata.labels.a: must be text: write"),
     ] {
         let documents = read(&LOAD_BALANCER.replace(from, to));
         let told = told(&documents);

@@ -141,6 +141,21 @@ impl Api {
         Client::try_from(config).unwrap()
     }
 
+    /// A file that leads a program here as this user.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "here",
+            "clusters": [{"name": "here", "cluster": {
+                "server": format!("https://{}", self.address), "insecure-skip-tls-verify": true,
+            }}],
+            "users": [{"name": user, "user": {"token": user}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": user}}],
+        });
+        let file = self.folder.join(format!("{user}-{}.conf", self.address.port()));
+        fs::write(&file, config.to_string()).unwrap();
+        file
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join(format!("api-{}.log", self.address.port()))
     }

@@ -1,0 +1,135 @@
+//! `tcplb check`: compiles manifests for the place where they are to be served, and reports what is wrong.
+
+mod lookup;
+mod mode;
+mod report;
+mod tenancy;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use self::{
+    mode::{Absent, Mode, Part},
+    report::{Entry, Report},
+};
+use super::{cluster, commands::print, on_control_runtime};
+use crate::{
+    cli::{Check, CheckMode},
+    model::Snapshot,
+    source::{Files, Names, World, resolve},
+    translate::{Reason, Verdicts, translate},
+};
+
+/// How long DNS is waited for.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the lookups in a cluster may take together.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The exit code where nothing could be checked.
+const NOT_CHECKED: u8 = 2;
+
+/// Runs the command. What it cannot do is on standard error.
+pub fn run(arguments: Check) -> ExitCode {
+    let (output, strict) = (arguments.output, arguments.strict);
+    let checked = check(arguments).and_then(|report| {
+        print(&report.written(output, strict))?;
+        Ok(report.fails(strict))
+    });
+    match checked {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "tcplb: {error:#}");
+            NOT_CHECKED.into()
+        }
+    }
+}
+
+fn check(arguments: Check) -> anyhow::Result<Report> {
+    let Check { paths, mode, cluster, tenancy, .. } = arguments;
+    let for_a_cluster = cluster || !tenancy.is_empty();
+    let mode = match mode {
+        CheckMode::Auto if for_a_cluster => CheckMode::Cluster,
+        CheckMode::Standalone if for_a_cluster => {
+            bail!("--mode standalone has neither a cluster nor tenancy: leave --cluster and --tenancy out")
+        }
+        mode => mode,
+    };
+    let tenancy = if tenancy.is_empty() { tenancy::everything() } else { tenancy::of_values(&tenancy)? };
+    let (inputs, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path == Path::new("-"));
+    let mut files = Files::new(paths);
+    if !inputs.is_empty() {
+        files = files.with_input(&standard_input()?);
+    }
+    let mut world = files.read();
+    if cluster {
+        on_control_runtime(look_up(&mut world))?;
+    }
+    let mut report = Report { problems: world.problems.clone(), passed_over: files.passed_over(), ..Report::default() };
+    let lines = files.lines();
+    let absent = if cluster { Absent::Missing } else { Absent::Unknown };
+    let mut parts = mode::parts(&world, mode, absent, &tenancy.into());
+    look_up_names(&mut parts)?;
+    for Part { mode, world } in parts {
+        report.entries.extend(compiled(&world, mode).into_iter().map(|(object, verdict)| {
+            let line = lines.get(&object).copied().filter(|line| *line > 0);
+            Entry { line, mode, verdict, object }
+        }));
+    }
+    report.entries.sort_by(|a, b| a.object.cmp(&b.object));
+    Ok(report)
+}
+
+fn standard_input() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
+    String::from_utf8(bytes).ok().context("standard input is not text in UTF-8")
+}
+
+async fn look_up(world: &mut World) -> anyhow::Result<()> {
+    let client = cluster::client().await?;
+    let looking = lookup::complete(world, &client);
+    timeout(CLUSTER_TIMEOUT, looking).await.with_context(|| {
+        format!("the cluster does not answer within {} s: see whether KUBECONFIG is right", CLUSTER_TIMEOUT.as_secs())
+    })?
+}
+
+/// Looks up the DNS names of what is served here.
+fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
+    let here = || parts.iter().filter(|part| part.mode == Mode::Standalone);
+    let wanted: BTreeMap<_, _> = here().flat_map(|part| part.world.names_wanted()).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let known = on_control_runtime(async {
+        let mut names = Names::start(resolve);
+        names.want(wanted);
+        names.first_answers(DNS_TIMEOUT).await;
+        Ok(names.known())
+    })?;
+    for part in parts {
+        part.world.names.clone_from(&known);
+    }
+    Ok(())
+}
+
+fn compiled(world: &World, mode: Mode) -> Verdicts {
+    let (_, mut verdicts) = translate(world, &Snapshot::default(), Timestamp::now());
+    if mode == Mode::Cluster {
+        // Ports, zones and DNS names are the cluster's.
+        let elsewhere = [Reason::Pending, Reason::UnknownPlace, Reason::NameNotResolved];
+        for verdict in verdicts.values_mut() {
+            verdict.problems.retain(|problem| !elsewhere.contains(&problem.reason));
+        }
+    }
+    verdicts
+}

@@ -1,0 +1,142 @@
+//! What files refer to and do not contain, as the API server of a cluster has it.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use anyhow::anyhow;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{ConfigMap, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
+};
+use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
+use serde::de::DeserializeOwned;
+
+use super::mode::{Missing, missing};
+use crate::{
+    api::RefKind,
+    model::ObjectKey,
+    source::{World, with_causes},
+};
+
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Adds what is missing in a world, as far as it exists and may be read.
+///
+/// # Errors
+/// If the API server does not answer, or not as it should.
+pub async fn complete(world: &mut World, client: &Client) -> anyhow::Result<()> {
+    // Services first: whether slices are missing depends on them.
+    for _ in 0..2 {
+        let mut done = BTreeSet::new();
+        for missing in all_missing(world) {
+            let (kind, key) = match &missing {
+                Missing::Service(key) => ("Service", key.clone()),
+                Missing::EndpointSlices(key) => ("EndpointSlice", key.clone()),
+                Missing::Referred(referred) => (referred.kind.name(), referred.key.clone()),
+            };
+            if world.unread.contains_key(&(kind, key.clone())) || !done.insert((kind, key.clone())) {
+                continue;
+            }
+            if let Some(why) = add(world, client, &missing).await? {
+                world.unread.insert((kind, key), why.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_missing(world: &World) -> Vec<Missing> {
+    let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
+    specs.flat_map(|(object, spec)| missing(object, spec, world)).collect()
+}
+
+/// Adds one object. Why it may not be read, if that is so.
+async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::Result<Option<String>> {
+    let denied = match missing {
+        Missing::Service(key) => match get::<Service>(client, key).await? {
+            Found::One(service) => {
+                world.services.insert(key.clone(), service);
+                None
+            }
+            Found::Nothing => None,
+            Found::Denied => Some(denied(format!("Service {key}"), "get", "services", key)),
+        },
+        Missing::EndpointSlices(key) => {
+            let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+            let of_service = ListParams::default().labels(&format!("{SERVICE_NAME}={}", key.name));
+            match api.list(&of_service).await {
+                Ok(slices) => {
+                    for slice in slices {
+                        let name = ObjectKey::new(&key.namespace, &slice.name_any());
+                        world.endpoint_slices.insert(name, Arc::new(slice));
+                    }
+                    None
+                }
+                Err(error) if is_denied(&error) => {
+                    let what = format!("the endpoints of Service {key}");
+                    Some(denied(what, "list", "endpointslices.discovery.k8s.io", key))
+                }
+                Err(error) => return Err(failure(&format!("the endpoints of Service {key}"), &error)),
+            }
+        }
+        Missing::Referred(referred) => {
+            let key = &referred.key;
+            match referred.kind {
+                RefKind::Secret => match get::<Secret>(client, key).await? {
+                    Found::One(secret) => {
+                        world.secrets.insert(key.clone(), secret);
+                        None
+                    }
+                    Found::Nothing => None,
+                    Found::Denied => Some(denied(referred, "get", "secrets", key)),
+                },
+                RefKind::ConfigMap => match get::<ConfigMap>(client, key).await? {
+                    Found::One(config_map) => {
+                        world.config_maps.insert(key.clone(), config_map);
+                        None
+                    }
+                    Found::Nothing => None,
+                    Found::Denied => Some(denied(referred, "get", "configmaps", key)),
+                },
+            }
+        }
+    };
+    Ok(denied)
+}
+
+enum Found<T> {
+    One(Arc<T>),
+    Nothing,
+    Denied,
+}
+
+async fn get<T>(client: &Client, key: &ObjectKey) -> anyhow::Result<Found<T>>
+where
+    T: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
+{
+    match Api::<T>::namespaced(client.clone(), &key.namespace).get_opt(&key.name).await {
+        Ok(Some(object)) => Ok(Found::One(Arc::new(object))),
+        Ok(None) => Ok(Found::Nothing),
+        Err(error) if is_denied(&error) => Ok(Found::Denied),
+        Err(error) => Err(failure(&format!("{} {key}", T::kind(&())), &error)),
+    }
+}
+
+fn is_denied(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
+fn denied(what: impl fmt::Display, verb: &str, resource: &str, key: &ObjectKey) -> String {
+    let namespace = &key.namespace;
+    format!(
+        "{what} may not be read by this user: ask for the right to {verb} {resource} in namespace {namespace} (see \
+         `kubectl auth can-i {verb} {resource} -n {namespace}`)"
+    )
+}
+
+fn failure(what: &str, error: &kube::Error) -> anyhow::Error {
+    anyhow!("{what} cannot be looked up in the cluster: {}", with_causes(error))
+}

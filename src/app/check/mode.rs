@@ -1,0 +1,176 @@
+//! Where each load balancer is to be served, and what is known of that place.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    api::{Placement, RefKind, TcpLoadBalancerSpec},
+    cli::CheckMode,
+    model::ObjectKey,
+    source::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
+};
+
+/// Where a load balancer is to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Standalone,
+    Cluster,
+}
+
+/// Load balancers that are compiled together, since they may want the same ports.
+pub struct Part {
+    pub mode: Mode,
+    pub world: World,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place<'a> {
+    /// In one process. `Some`: that of this namespace, as far as is known.
+    Standalone(Option<&'a str>),
+    Gateway,
+    Host,
+}
+
+/// What is known of an object that is referred to in a cluster and not in the world.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// It has been looked for, and does not exist unless [`World::unread`] has it.
+    Missing,
+    Unknown,
+}
+
+/// The load balancers of a world, by where they are to be served.
+pub fn parts(world: &World, mode: CheckMode, absent: Absent, tenancy: &Arc<Tenancy>) -> Vec<Part> {
+    let modes = world.load_balancers.iter().map(|(object, declared)| {
+        let mode = match mode {
+            CheckMode::Standalone => Mode::Standalone,
+            CheckMode::Cluster => Mode::Cluster,
+            CheckMode::Auto => probable_mode(object, declared, world),
+        };
+        (object, declared, mode)
+    });
+    let one_process = mode == CheckMode::Standalone
+        || world.load_balancers.values().filter_map(|declared| declared.spec.as_deref()).any(is_standalone);
+    let mut members: BTreeMap<Place, BTreeSet<ObjectKey>> = BTreeMap::new();
+    for (object, declared, mode) in modes {
+        let place = match mode {
+            Mode::Standalone => Place::Standalone((!one_process).then_some(&*object.namespace)),
+            Mode::Cluster => place_in_cluster(declared),
+        };
+        members.entry(place).or_default().insert(object.clone());
+    }
+    members.iter().map(|(place, members)| part(*place, members, world, absent, tenancy)).collect()
+}
+
+fn place_in_cluster(declared: &Declared) -> Place<'static> {
+    match declared.spec.as_ref().and_then(|spec| spec.placement).unwrap_or_default() {
+        Placement::Host => Place::Host,
+        // The gateway says of the sidecars' load balancers, too, whether they are right.
+        Placement::Gateway | Placement::Sidecar => Place::Gateway,
+    }
+}
+
+fn part(place: Place, members: &BTreeSet<ObjectKey>, world: &World, absent: Absent, tenancy: &Arc<Tenancy>) -> Part {
+    let mut world = world.clone();
+    world.load_balancers.retain(|object, _| members.contains(object));
+    let mode = match place {
+        Place::Standalone(_) => Mode::Standalone,
+        Place::Gateway | Place::Host => Mode::Cluster,
+    };
+    world.site = match place {
+        Place::Standalone(_) => Site::Standalone,
+        Place::Gateway => Site::Gateway(Arc::new(Allocations::default()), tenancy.clone()),
+        Place::Host => Site::Host(tenancy.clone()),
+    };
+    if mode == Mode::Cluster {
+        if absent == Absent::Unknown {
+            note_unread(&mut world);
+        }
+        note_beyond_quota(&mut world, tenancy);
+    }
+    Part { mode, world }
+}
+
+/// Whether only `tcplb standalone` can serve it.
+fn is_standalone(spec: &TcpLoadBalancerSpec) -> bool {
+    spec.files().next().is_some() || spec.listeners.iter().any(|listener| listener.address.is_some())
+}
+
+fn probable_mode(object: &ObjectKey, declared: &Declared, world: &World) -> Mode {
+    let Some(spec) = &declared.spec else { return Mode::Standalone };
+    let has_fields_of_a_cluster = spec.class_name.is_some()
+        || spec.placement.is_some()
+        || spec.service.is_some()
+        || spec.listeners.iter().any(|listener| listener.node_port.is_some());
+    let is_complete = || missing(object, spec, world).next().is_none();
+    if is_standalone(spec) || !has_fields_of_a_cluster && is_complete() { Mode::Standalone } else { Mode::Cluster }
+}
+
+/// An object that is referred to and not there.
+pub enum Missing {
+    Service(ObjectKey),
+    /// All EndpointSlices of this Service, which is there.
+    EndpointSlices(ObjectKey),
+    Referred(Referred),
+}
+
+/// What a load balancer refers to and the world does not have.
+pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) -> impl Iterator<Item = Missing> {
+    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref()).filter_map(|service| {
+        let key = ObjectKey { namespace: object.namespace.clone(), name: service.name.0.as_str().into() };
+        if is_unreadable("Service", &key, world) {
+            return None;
+        }
+        let Some(service) = world.services.get(&key) else { return Some(Missing::Service(key)) };
+        let is_name = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+        (!is_name && !has_slices(&key, world)).then_some(Missing::EndpointSlices(key))
+    });
+    let references = spec.references().map(|reference| Referred::by(object, reference)).filter(|referred| {
+        let is_there = match referred.kind {
+            RefKind::ConfigMap => world.config_maps.contains_key(&referred.key),
+            RefKind::Secret => world.secrets.contains_key(&referred.key),
+        };
+        !is_there && !is_unreadable(referred.kind.name(), &referred.key, world)
+    });
+    services.chain(references.map(Missing::Referred))
+}
+
+fn is_unreadable(kind: &'static str, key: &ObjectKey, world: &World) -> bool {
+    world.unreadable.contains_key(&(kind, key.clone()))
+}
+
+fn has_slices(service: &ObjectKey, world: &World) -> bool {
+    let mut slices = world.endpoint_slices.iter().filter(|(key, _)| key.namespace == service.namespace);
+    slices.any(|(_, slice)| service_of(slice) == Some(&service.name))
+}
+
+/// Of what is not in the files nothing is known.
+fn note_unread(world: &mut World) {
+    let mut unread = std::mem::take(&mut world.unread);
+    for (object, declared) in &world.load_balancers {
+        let Some(spec) = &declared.spec else { continue };
+        for missing in missing(object, spec, world) {
+            let (kind, key, what) = match missing {
+                Missing::Service(key) => ("Service", key.clone(), format!("Service {key} is")),
+                Missing::EndpointSlices(key) => {
+                    ("EndpointSlice", key.clone(), format!("the endpoints of Service {key} are"))
+                }
+                Missing::Referred(referred) => (referred.kind.name(), referred.key.clone(), format!("{referred} is")),
+            };
+            let why =
+                format!("{what} not among these files: add the manifest, or use --cluster to look in the cluster");
+            unread.insert((kind, key), why.into());
+        }
+    }
+    world.unread = unread;
+}
+
+fn note_beyond_quota(world: &mut World, tenancy: &Tenancy) {
+    let quotas = Quotas::of(&world.load_balancers, Some(tenancy));
+    let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
+    let referred = specs.flat_map(|(object, spec)| spec.references().map(|one| Referred::by(object, one)));
+    let beyond = referred.filter(|referred| !quotas.allow(referred)).collect();
+    world.beyond_quota = beyond;
+}

@@ -1,0 +1,195 @@
+//! What a check found, in words, as JSON and as annotations.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::mode::Mode;
+use crate::{
+    cli::CheckOutput,
+    model::ObjectKey,
+    printable::printable,
+    translate::{Problem, Reason, Severity, Verdict},
+};
+
+/// The longest line that is made of foreign text, in bytes.
+const MAX_TEXT: usize = 8 << 10;
+
+/// What a check found.
+#[derive(Default)]
+pub struct Report {
+    /// Sorted by object.
+    pub entries: Vec<Entry>,
+    /// About no load balancer in particular.
+    pub problems: Vec<String>,
+    /// The number of objects of other kinds.
+    pub passed_over: usize,
+}
+
+/// What was found of one load balancer.
+pub struct Entry {
+    pub object: ObjectKey,
+    /// Where it begins in its file, if it comes from one.
+    pub line: Option<u64>,
+    pub mode: Mode,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Error,
+    Warning,
+    Unknown,
+}
+
+impl Level {
+    fn of(problem: &Problem) -> Self {
+        match (problem.severity, problem.reason) {
+            (Severity::Refused, _) => Self::Error,
+            (Severity::Warning, Reason::Unknown) => Self::Unknown,
+            (Severity::Warning, _) => Self::Warning,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The command of GitHub Actions that shows it.
+    fn annotation(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Unknown => "notice",
+        }
+    }
+}
+
+impl Entry {
+    fn count(&self, level: Level) -> usize {
+        self.verdict.problems.iter().filter(|problem| Level::of(problem) == level).count()
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.verdict.refuses(), self.count(Level::Warning) > 0, self.count(Level::Unknown) > 0) {
+            (true, _, _) => "refused",
+            (false, true, true) => "accepted, with warnings and unknown references",
+            (false, true, false) => "accepted, with warnings",
+            (false, false, true) => "accepted, with unknown references",
+            (false, false, false) => "accepted",
+        }
+    }
+}
+
+impl Report {
+    /// Whether something is refused, or, if it is `strict`, not known to be right.
+    pub fn fails(&self, strict: bool) -> bool {
+        let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
+        is_refused || strict && self.entries.iter().any(|entry| !entry.verdict.problems.is_empty())
+    }
+
+    pub fn written(&self, output: CheckOutput, strict: bool) -> String {
+        match output {
+            CheckOutput::Text => self.text(strict),
+            CheckOutput::Json => format!("{:#}\n", self.json(strict)),
+            CheckOutput::Github => self.annotations() + &self.text(strict),
+        }
+    }
+
+    fn text(&self, strict: bool) -> String {
+        let mut text = String::new();
+        for entry in &self.entries {
+            let (object, origin) = (entry.object.to_string(), &entry.verdict.origin);
+            let (object, origin) = (printable(&object, MAX_TEXT), printable(origin, MAX_TEXT));
+            let _ = writeln!(text, "{object} ({origin}): {}", entry.word());
+            for problem in &entry.verdict.problems {
+                let _ = writeln!(text, "  {}: {problem}", Level::of(problem).word());
+            }
+        }
+        for problem in &self.problems {
+            let _ = writeln!(text, "error: {}", printable(problem, MAX_TEXT));
+        }
+        if text.is_empty() {
+            text += "no TcpLoadBalancer there\n";
+        }
+        match self.passed_over {
+            0 => {}
+            1 => text += "1 object of another kind was passed over\n",
+            more => {
+                let _ = writeln!(text, "{more} objects of other kinds were passed over");
+            }
+        }
+        if strict && !self.fails(false) && self.fails(true) {
+            text += "error: with --strict, warnings and unknown references count as errors\n";
+        }
+        text
+    }
+
+    fn json(&self, strict: bool) -> Value {
+        let count = |level| self.entries.iter().map(|entry| entry.count(level)).sum::<usize>();
+        json!({
+            "passed": !self.fails(strict),
+            "errors": count(Level::Error) + self.problems.len(),
+            "warnings": count(Level::Warning),
+            "unknown": count(Level::Unknown),
+            "passedOver": self.passed_over,
+            "loadBalancers": self.entries.iter().map(entry_json).collect::<Vec<_>>(),
+            "problems": self.problems,
+        })
+    }
+
+    fn annotations(&self) -> String {
+        let mut text = String::new();
+        for entry in &self.entries {
+            for problem in &entry.verdict.problems {
+                let mut place = format!("file={}", property(&entry.verdict.origin));
+                if let Some(line) = entry.line {
+                    let _ = write!(place, ",line={line}");
+                }
+                let (command, title) = (Level::of(problem).annotation(), property(&entry.object.to_string()));
+                let _ = writeln!(text, "::{command} {place},title={title}::{}", data(&problem.to_string()));
+            }
+        }
+        for problem in &self.problems {
+            let _ = writeln!(text, "::error ::{}", data(&printable(problem, MAX_TEXT)));
+        }
+        text
+    }
+}
+
+fn entry_json(entry: &Entry) -> Value {
+    let problem = |problem: &Problem| {
+        json!({
+            "level": Level::of(problem).word(),
+            "reason": format!("{:?}", problem.reason),
+            "field": problem.field,
+            "message": problem.message,
+        })
+    };
+    json!({
+        "namespace": &*entry.object.namespace,
+        "name": &*entry.object.name,
+        "file": &*entry.verdict.origin,
+        "line": entry.line,
+        "mode": match entry.mode {
+            Mode::Standalone => "standalone",
+            Mode::Cluster => "cluster",
+        },
+        "accepted": !entry.verdict.refuses(),
+        "problems": entry.verdict.problems.iter().map(problem).collect::<Vec<_>>(),
+    })
+}
+
+/// The text of an annotation, as GitHub Actions reads it.
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// The value of a property of an annotation.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
