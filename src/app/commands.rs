@@ -14,7 +14,7 @@ use super::{on_control_runtime, shutdown::Signals};
 use crate::{
     api,
     cli::{Cert, Probe, TestBackend},
-    printable::printable_lines,
+    printable::{printable, printable_lines},
     tools::{backend, cert, convert, probe},
 };
 
