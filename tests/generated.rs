@@ -88,6 +88,37 @@ fn check_fields(schema: &Value, path: &str, manual: &str, wrong: &mut Vec<String
     }
 }
 
+/// The README's comparison is made of the overview and of what is not provided.
+#[test]
+fn the_readme_compares_the_features_that_are_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = fs::read_to_string(root.join("docs/features.md")).unwrap();
+    let rows = |section: &str| -> Vec<Vec<String>> {
+        let (_, rest) = list.split_once(&format!("## {section}\n")).expect(section);
+        let lines = rest.lines().take_while(|line| !line.starts_with("## "));
+        let lines = lines.filter(|line| line.starts_with("| ") && !line.starts_with("| feature |"));
+        lines.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+    };
+    let provided = rows("Overview").into_iter().map(|row| (row[0].clone(), "yes", row[4..].join(" | ")));
+    let missing = rows("Not provided").into_iter().map(|row| (row[0].clone(), "no", row[1..].join(" | ")));
+    let mut table =
+        String::from("| | tcplb | HAProxy | NGINX (open source) | Envoy | Traefik |\n|---|---|---|---|---|---|\n");
+    for (feature, ours, peers) in provided.chain(missing) {
+        let ours = if feature == "configuration change" { "the same process; open connections stay" } else { ours };
+        table += &format!("| {feature} | {ours} | {peers} |\n");
+    }
+    let (begin, end) = ("<!-- generated from docs/features.md -->\n", "<!-- end -->");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (head, rest) = readme.split_once(begin).expect("README.md has the comparison");
+    let (_, tail) = rest.split_once(end).expect("README.md has the end of the comparison");
+    let current = format!("{head}{begin}\n{table}\n{end}{tail}");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(root.join("README.md"), current).unwrap();
+    } else {
+        assert!(readme == current, "README.md is not current: run `make generate`");
+    }
+}
+
 /// Where the links of a text lead.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
