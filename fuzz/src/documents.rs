@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tcplb::{model::Snapshot, source::Files};
 use tempfile::TempDir;
 
-use crate::checked_translation;
+use crate::{check_message, checked_translation};
 
 thread_local! {
     static FOLDER: RefCell<Option<TempDir>> = const { RefCell::new(None) };
@@ -26,8 +26,7 @@ pub fn documents(data: &[u8]) {
         let mut files = Files::new(vec![path]);
         let world = files.read();
         for problem in &world.problems {
-            assert!(problem.len() <= crate::MAX_PROBLEM, "a problem of {} bytes", problem.len());
-            assert!(!problem.contains(char::is_control), "a problem with control characters: {problem:?}");
+            check_message(problem);
         }
         checked_translation(&world, &Snapshot::default(), Timestamp::UNIX_EPOCH);
         // Generous: a few times what a loaded machine needs, and far below what a quadratic step costs.

@@ -24,6 +24,7 @@ pub use probe_response::probe_response;
 pub use proxy_header::proxy_header;
 use tcplb::{
     model::Snapshot,
+    proxy::fuzzing::{is_visible, printable},
     source::World,
     translate::{Verdicts, translate},
 };
@@ -40,8 +41,8 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("proxy_header", proxy_header),
 ];
 
-/// The longest text that a status shows for one problem, in bytes.
-const MAX_PROBLEM: usize = 8 * 1024;
+/// The longest message about one problem, in bytes.
+const MAX_MESSAGE: usize = 8 * 1024;
 
 /// Translates a world, and checks what holds for every world: the result depends on nothing else, translating the same
 /// world again changes nothing, no two listeners share an address, and problems are short printable sentences.
@@ -63,10 +64,16 @@ fn checked_translation(world: &World, previous: &Snapshot, now: jiff::Timestamp)
         assert!(snapshot.upstreams.contains_key(&listener.upstream), "{key} has no upstream");
     }
     for text in verdicts.values().flat_map(|verdict| &verdict.problems).map(ToString::to_string) {
-        assert!(!text.is_empty() && text.len() <= MAX_PROBLEM, "a problem of {} bytes", text.len());
-        assert!(!text.contains(char::is_control), "a problem with control characters: {text:?}");
+        check_message(&text);
     }
     snapshot
+}
+
+/// A message is short; its output is printable.
+fn check_message(text: &str) {
+    assert!(!text.is_empty() && text.len() <= MAX_MESSAGE, "a message of {} bytes", text.len());
+    let shown = printable(text, MAX_MESSAGE);
+    assert!(shown.chars().all(is_visible), "shown as {shown:?}");
 }
 
 fn printed(verdicts: &Verdicts) -> String {

@@ -4,6 +4,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::tls::Identity;
 pub use super::{prefixed::Prefixed, tls::read_client_hello};
+pub use crate::printable::{is_visible, printable};
 
 /// The identity that logs and metrics show for a client's certificate.
 pub fn identify(der: &[u8]) -> Option<Identity> {
