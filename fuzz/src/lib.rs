@@ -29,8 +29,11 @@ use tcplb::{
     translate::{Verdicts, translate},
 };
 
+/// Panics if an input violates it.
+pub type Property = fn(&[u8]);
+
 /// The name of each target, and its property.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Property)] = &[
     ("allocations", allocations),
     ("client_hello", client_hello),
     ("documents", documents),

@@ -99,7 +99,7 @@ fn without_port(listener: u16, situation: &Situation) -> Option<Finding> {
 /// Why it is not known yet what becomes of this generation.
 fn behind(situation: &Situation) -> Option<Finding> {
     if situation.replicas.is_empty() && situation.replicas_are_unknown {
-        return Some(Finding::unknown("ReplicasUnknown", situation.settings.replicas_unknown()));
+        return Some(Finding::unknown(ConditionReason::ReplicasUnknown, situation.settings.replicas_unknown()));
     }
     if situation.replicas.is_empty() {
         return Some(Finding::no(ConditionReason::Pending, "no replica is ready to serve it"));

@@ -1,3 +1,4 @@
+#[cfg(test)]
 use super::{
     ACCEPTED, BACKENDS_HEALTHY, CERTIFICATES_VALID, CLIENT_ADDRESS_PRESERVED, PROGRAMMED, RESOLVED_REFS, ready::READY,
 };
@@ -43,6 +44,7 @@ condition_reasons! {
     InvalidCertificateRef: RESOLVED_REFS | CERTIFICATES_VALID;
     Programmed: PROGRAMMED;
     Pending: PROGRAMMED | BACKENDS_HEALTHY | CERTIFICATES_VALID;
+    ReplicasUnknown: PROGRAMMED;
     PartiallyBound: PROGRAMMED;
     PortUnavailable: PROGRAMMED;
     NoFreePort: PROGRAMMED;

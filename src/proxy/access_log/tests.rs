@@ -106,7 +106,7 @@ fn ends_that_cannot_be_written_count_as_dropped() {
 #[test]
 fn a_server_name_forges_neither_a_pair_nor_a_line() {
     let name = "a\"reason=complete reason=complete\n2026-01-01T00:00:00Z connection end reason=complete";
-    let tls = ClientTls { server_name: Some(name.into()), agreed: None, refused: None };
+    let tls = ClientTls { server_name: Some(name.into()), agreed: None, fault: None };
     let mut text = Vec::new();
     write_text(&mut text, &Event { tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::NoRoute)) });
     let line = String::from_utf8(text).unwrap();

@@ -122,7 +122,7 @@ proptest! {
         ends in proptest::collection::vec("\n|\r\n|\r|| ", 2),
     ) {
         let (one, two) = (block("CERTIFICATE"), block("X509 CRL"));
-        let text = [&*between[0], &one.trim_end().replace('\n', "\r\n"), &ends[0], &between[1], &two.trim_end(), &ends[1], &between[2]].concat();
+        let text = [&*between[0], &one.trim_end().replace('\n', "\r\n"), &ends[0], &between[1], two.trim_end(), &ends[1], &between[2]].concat();
         if let Ok(blocks) = blocks(text.as_bytes()) {
             prop_assert_eq!(blocks.len(), 2, "{}", text);
             prop_assert!(blocks.iter().all(|block| block.der == der()));
