@@ -6,6 +6,7 @@ COPY Cargo.toml Cargo.lock ./
 # Of the other members only what they depend on: Cargo.lock is for the whole workspace.
 COPY bench/Cargo.toml bench/
 COPY fuzz/Cargo.toml fuzz/
+COPY models/Cargo.toml models/
 COPY src src
 # Caches outlive a build: what has not changed is not fetched or compiled again, dependencies above all.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test check generate fuzz fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
+.PHONY: help build test models check generate fuzz fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
 
 help: ## list what there is
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: ## all tests, the same as in CI; what cannot be run on this machine is nam
 	if [ -s "$$skipped" ]; then \
 		echo "$$(wc -l < "$$skipped") skipped:"; sort "$$skipped" | sed 's/^/  /'; \
 	fi
+
+models: ## what workers share without a lock, in every order of their steps (loom)
+	$(CARGO) test --locked --package tcplb-models --test loom
 
 check: ## formatting and lints
 	$(CARGO) fmt --all --check

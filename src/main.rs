@@ -1,9 +1,6 @@
 #![forbid(unsafe_code)]
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser;
 use tcplb::{app, cli::Cli};
@@ -12,8 +9,7 @@ fn main() -> ExitCode {
     match app::run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "tcplb: {error}");
+            app::print_error(&format!("tcplb: {error}"));
             ExitCode::FAILURE
         }
     }

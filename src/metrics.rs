@@ -109,6 +109,8 @@ families! {
     ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Accepted connections; always the sum of active and closed connections";
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer_namespace", "load_balancer", "port", "reason"], "Closed and refused connections, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Open connections";
+    GUARANTEED: "tcplb_connections_guaranteed" Gauge None, LOAD_BALANCER, "Connections that the load balancer can have whatever others take";
+    SOURCES: "tcplb_source_entries" Gauge None, LISTENER, "Client addresses with an entry of their own for limits per source";
     DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer_namespace", "load_balancer", "reason"], "Open connections being drained, by close reason";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer_namespace", "load_balancer", "port", "direction"], "Bytes relayed so far, also of open connections; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from the choice of the first endpoint to an established connection, including failed attempts";
@@ -136,7 +138,8 @@ families! {
     PROBLEMS: "tcplb_configuration_problems" Gauge None, &["severity"], "Problems in the current manifests; severity is refused or warning";
     UNBOUND: "tcplb_listeners_unbound" Gauge None, &[], "Listeners whose address could not be bound";
     LOGGED: "tcplb_access_log_events" Counter None, &["result"], "Closed connections offered to the access log; result is logged or dropped (writer too slow, or too many refusals)";
-    LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit";
+    LIMIT: "tcplb_process_connections_limit" Gauge None, &[], "Connections allowed by the process's file descriptor limit, less what listening sockets and the process itself need";
+    HANDSHAKE_MEMORY: "tcplb_handshake_memory" Gauge Some(Unit::Bytes), &[], "Memory of unfinished TLS handshakes beyond 8 KiB each; at most 16 MiB";
     WORKER: "tcplb_worker_connections_active" Gauge None, &["worker"], "Open connections, by worker";
     SILENT: "tcplb_worker_heartbeat_age" Gauge Some(Unit::Seconds), &["worker"], "Time since the worker's last heartbeat";
 }
@@ -196,6 +199,10 @@ impl Collector for Live {
             }),
         )?;
         encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
+        let guaranteed: BTreeMap<_, _> = view.listeners.iter().map(|l| (&l.key.object, l.share.guaranteed())).collect();
+        encoder.gauges(&GUARANTEED, guaranteed.iter().map(|(object, count)| (labels_of(object, []), *count as i64)))?;
+        let with_sources = view.listeners.iter().zip(&listeners).filter(|(live, _)| live.admission.sources() > 0);
+        encoder.gauges(&SOURCES, with_sources.map(|(live, l)| (l.labels(), live.admission.sources() as i64)))?;
         encoder.gauges(&DRAINING, draining(&self.monitor))?;
         encoder.counters(
             &RELAYED,
@@ -303,7 +310,8 @@ impl Collector for Live {
             &LOGGED,
             [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (vec![result.into()], count)),
         )?;
-        encoder.gauges(&LIMIT, [(Vec::new(), self.monitor.capacity().limit() as i64)])?;
+        encoder.gauges(&LIMIT, [(Vec::new(), self.monitor.capacity().total() as i64)])?;
+        encoder.gauges(&HANDSHAKE_MEMORY, [(Vec::new(), self.monitor.handshake_memory() as i64)])?;
         let worker = |index: usize| vec![index.to_string()];
         let open = self.monitor.open_by_worker().enumerate();
         encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;

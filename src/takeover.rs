@@ -190,7 +190,7 @@ impl Offer {
     /// Waits (blocking) for a successor that has been given the sockets and serves them.
     ///
     /// One that goes away before it serves changes nothing: the next one is waited for.
-    pub fn wait(&self, sockets: impl Fn() -> Vec<(SocketAddr, Vec<Arc<TcpListener>>)>, admin: Option<&TcpListener>) {
+    pub fn wait<S: AsFd>(&self, sockets: impl Fn() -> Vec<(SocketAddr, Vec<Arc<S>>)>, admin: Option<&TcpListener>) {
         loop {
             match self.serve_one(&sockets, admin) {
                 Ok(()) => return,
@@ -203,9 +203,9 @@ impl Offer {
         }
     }
 
-    fn serve_one(
+    fn serve_one<S: AsFd>(
         &self,
-        sockets: &impl Fn() -> Vec<(SocketAddr, Vec<Arc<TcpListener>>)>,
+        sockets: &impl Fn() -> Vec<(SocketAddr, Vec<Arc<S>>)>,
         admin: Option<&TcpListener>,
     ) -> io::Result<()> {
         let connection = retry_on_intr(|| rustix::net::accept_with(&self.listening, SocketFlags::CLOEXEC))?;

@@ -51,10 +51,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes. A browser's, with cookies of other services of the same host, has a few KiB.
 const MAX_HEAD: usize = 32 << 10;
 
-/// Serves the admin pages. When it is told to `stop` it gives the listening socket up, answers what has been accepted,
-/// and ends.
+/// Serves the admin pages to so many `connections` at a time. When it is told to `stop` it gives the listening socket
+/// up, answers what has been accepted, and ends.
 pub async fn serve(
     mut listener: TcpListener,
+    connections: usize,
     monitor: Monitor,
     state: Arc<State>,
     hosts: AllowedHosts,
@@ -64,7 +65,7 @@ pub async fn serve(
     let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
     let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports }), hosts));
     let http = http();
-    let (visitors, visits) = (Visitors::default(), GracefulShutdown::new());
+    let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
     // It goes on where there are no descriptors for a moment.
     while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
         // Without it, a client that reads nothing would only be closed for another one.

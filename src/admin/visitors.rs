@@ -6,18 +6,16 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// How many connections the admin pages have at a time: they are not to take the descriptors of those that are balanced.
-pub const MOST: usize = 256;
-
 /// Those who are connected to the admin pages.
 ///
 /// Everybody gets in at once, since a probe that has to wait ends the process. Where there are too many, whoever has the
 /// most connections loses its oldest one: so nobody can keep others out by holding many.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Visitors(Arc<Mutex<Present>>);
 
-#[derive(Default)]
 struct Present {
+    /// How many there are at most.
+    most: usize,
     /// By the order in which they came.
     visits: BTreeMap<u64, Visit>,
     next: u64,
@@ -36,6 +34,11 @@ pub struct Place {
 }
 
 impl Visitors {
+    /// With no more than this many connections at a time: they are not to take the descriptors of those that are balanced.
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Present { most, visits: BTreeMap::new(), next: 0 })))
+    }
+
     /// Lets somebody in, for whom somebody else may have to go. The task that serves the visitor is given its place.
     pub fn admit(&self, source: IpAddr, serve: impl FnOnce(Place) -> AbortHandle) {
         let number = self.present().enter(source.to_canonical());
@@ -52,7 +55,7 @@ impl Visitors {
 
 impl Present {
     fn enter(&mut self, source: IpAddr) -> u64 {
-        if self.visits.len() >= MOST {
+        if self.visits.len() >= self.most {
             self.dismiss_one();
         }
         self.next += 1;
@@ -89,6 +92,8 @@ mod tests {
 
     use super::*;
 
+    const MOST: usize = 20;
+
     fn from(last: u8) -> IpAddr {
         [192, 0, 2, last].into()
     }
@@ -110,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_too_many_costs_those_who_have_the_most_their_oldest_connection() {
-        let visitors = Visitors::default();
+        let visitors = Visitors::new(MOST);
         // The first two have one each.
         let mut here: Vec<_> =
             [1, 2].into_iter().chain([3; MOST - 2]).map(|source| stay(&visitors, from(source))).collect();
@@ -122,7 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_gives_its_place_back() {
-        let visitors = Visitors::default();
+        let visitors = Visitors::new(MOST);
         let staying = stay(&visitors, from(1));
         assert_eq!(visitors.present().visits.len(), 1);
         staying.abort();

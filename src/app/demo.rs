@@ -76,9 +76,12 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let options = Options {
         workers,
         // Its backends' ends are in this process too.
-        capacity: budget.connections / 2,
+        descriptors: budget.serving / 2,
+        spare_from: budget.spare_from,
         preconnected: budget.preconnected,
         pipes: budget.pipes,
+        probes: budget.probes,
+        cancels: budget.cancels,
         sharing: Sharing::Exclusive,
         inherited: BTreeMap::new(),
         access_log,
@@ -93,7 +96,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     state.set_ready(true);
     let listener = TcpListener::from_std(admin)?;
     let admin_address = listener.local_addr()?;
-    tokio::spawn(admin::serve(listener, proxy.monitor(), state.clone(), AllowedHosts::new(&[]), stop.clone()));
+    let hosts = AllowedHosts::new(&[]);
+    tokio::spawn(admin::serve(listener, budget.admin, proxy.monitor(), state.clone(), hosts, stop.clone()));
 
     let introduction = introduction(address, admin_address);
     let mut out = io::stdout();
@@ -128,7 +132,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
     stop.cancel();
     proxy.stop();
-    writer.finish(proxy.monitor().access_log());
+    writer.finish(proxy.monitor().access_log(), PATIENCE);
     Ok(ExitCode::SUCCESS)
 }
 

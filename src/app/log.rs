@@ -17,7 +17,6 @@ use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
 };
-use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
@@ -28,6 +27,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use super::last_words::{Log, catch_panics};
 use crate::{
     cli::LogFormat,
     printable::{limited, printable, visible_json},
@@ -44,7 +44,7 @@ const UNSAID: &str = "kube_client=off,kube_runtime=off";
 ///
 /// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
 /// whoever has something to say.
-pub fn log_to_stderr(format: LogFormat) -> WorkerGuard {
+pub fn log_to_stderr(format: LogFormat) -> Log {
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
     let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
@@ -57,7 +57,8 @@ pub fn log_to_stderr(format: LogFormat) -> WorkerGuard {
         }
         LogFormat::Json => log.event_format(JsonLines).init(),
     }
-    guard
+    catch_panics(format);
+    Log(Some(guard))
 }
 
 /// `message`, or `name=value`.

@@ -5,6 +5,7 @@ mod cluster;
 mod commands;
 mod configuration;
 mod demo;
+mod last_words;
 mod log;
 mod serve;
 mod shutdown;
@@ -22,6 +23,7 @@ use crate::{
     proxy::socket::Sharing,
     source::Files,
 };
+pub use last_words::print_error;
 use log::log_to_stderr;
 use serve::{Empty, Serving, serve};
 use source::Source;

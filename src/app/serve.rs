@@ -42,6 +42,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long a process that starts waits for what load balancers refer to: for a moment it may be absent, since somebody
 /// replaces it, and who is not ready gets no clients.
 const UNRESOLVED: Duration = Duration::from_secs(5);
+/// How long the end of the process may wait for whoever reads the access log.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// How long the leadership may take to be given up.
 const LAST_WRITES: Duration = Duration::from_secs(3);
 
@@ -94,20 +96,23 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let budget = descriptors::raise_limit(workers, source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
-    let mut admin = AdminPages::bind(admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
+    let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
 
     let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
     let options = Options {
         workers,
-        capacity: budget.connections,
+        descriptors: budget.serving,
+        spare_from: budget.spare_from,
         preconnected: budget.preconnected,
         pipes: budget.pipes,
+        probes: budget.probes,
+        cancels: budget.cancels,
         sharing,
         inherited: inheritance.listeners,
         access_log,
     };
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
-    info!(workers, connections = budget.connections, "started");
+    info!(workers, connections = budget.connections(), "started");
     if empty != Empty::Ends {
         // Whoever asks for a sign of life does not wait until a whole cluster has been read.
         admin.open(&proxy, &state)?;
@@ -162,7 +167,13 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     };
     let code = shutdown::unless_hurried(orderly, &signals).await;
     proxy.stop();
-    writer.finish(proxy.monitor().access_log());
+    let (monitor, hurried) = (proxy.monitor(), signals.are_two());
+    let limit = if hurried { shutdown::HURRIED_WRITE } else { LAST_LINES };
+    let written = spawn_blocking(move || writer.finish(monitor.access_log(), limit));
+    tokio::select! {
+        _ = written => {}
+        () = signals.second(), if !hurried => {}
+    }
     Ok(code)
 }
 
@@ -170,6 +181,8 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
 struct AdminPages {
     listener: Option<StdTcpListener>,
     hosts: AllowedHosts,
+    /// How many there may be at a time.
+    connections: usize,
     stop: CancellationToken,
     /// Once they are open.
     serving: Option<JoinHandle<()>>,
@@ -177,8 +190,19 @@ struct AdminPages {
 
 impl AdminPages {
     /// Nothing is answered yet.
-    fn bind(address: AdminAddress, inherited: Option<StdTcpListener>, hosts: AllowedHosts) -> anyhow::Result<Self> {
-        Ok(Self { listener: bind_admin(address, inherited)?, hosts, stop: CancellationToken::new(), serving: None })
+    fn bind(
+        address: AdminAddress,
+        connections: usize,
+        inherited: Option<StdTcpListener>,
+        hosts: AllowedHosts,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            listener: bind_admin(address, inherited)?,
+            hosts,
+            connections,
+            stop: CancellationToken::new(),
+            serving: None,
+        })
     }
 
     /// Answers, unless that is done already.
@@ -186,7 +210,8 @@ impl AdminPages {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
         let listener = TcpListener::from_std(listener)?;
-        let serving = admin::serve(listener, proxy.monitor(), state.clone(), self.hosts.clone(), self.stop.clone());
+        let (monitor, hosts) = (proxy.monitor(), self.hosts.clone());
+        let serving = admin::serve(listener, self.connections, monitor, state.clone(), hosts, self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
         Ok(())
     }

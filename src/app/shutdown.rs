@@ -1,6 +1,6 @@
 //! The order in which the process leaves.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, thread, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,6 +16,11 @@ use crate::{
     proxy::{Closing, Proxy},
     state::State,
 };
+
+/// How long the process may take to end after a second signal.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long it then waits for the access log.
+pub const HURRIED_WRITE: Duration = Duration::from_millis(200);
 
 /// Why the process leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,9 @@ impl Signals {
                 };
                 count.send_modify(|count| *count += 1);
                 info!("{signal}");
+                if *count.borrow() == 2 {
+                    end_soon();
+                }
             }
         });
         Ok(Self(counted))
@@ -56,12 +64,24 @@ impl Signals {
         self.wait_for(2).await;
     }
 
+    pub fn are_two(&self) -> bool {
+        *self.0.borrow() >= 2
+    }
+
     async fn wait_for(&self, wanted: u32) {
         let gone = self.0.clone().wait_for(|count| *count >= wanted).await.is_err();
         if gone {
             std::future::pending().await
         }
     }
+}
+
+/// Ends the process in any case, whatever it waits for: a log that nobody reads, or a terminal that is stopped.
+fn end_soon() {
+    thread::spawn(|| {
+        thread::sleep(HURRY);
+        std::process::exit(1);
+    });
 }
 
 /// Runs an orderly end, which a second signal cuts short.

@@ -28,8 +28,6 @@ use crate::printable::visible_json;
 
 /// How many events may wait to be written.
 const QUEUE: usize = 8192;
-/// How long the end of the process may wait for a sink.
-const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// What is known of a connection, at its end.
 #[derive(Clone, Debug)]
@@ -176,9 +174,9 @@ pub struct Writer {
 
 impl Writer {
     /// Ends the writing after what has been offered so far. A sink that takes nothing (a pipe that nobody reads) is not
-    /// waited for longer than [`LAST_WRITE`].
-    pub fn finish(self, log: &AccessLog) {
-        let deadline = Instant::now() + LAST_WRITE;
+    /// waited for longer than `limit`.
+    pub fn finish(self, log: &AccessLog, limit: Duration) {
+        let deadline = Instant::now() + limit;
         while let Err(TrySendError::Full(_)) = log.queue.try_send(None) {
             if Instant::now() >= deadline {
                 return;

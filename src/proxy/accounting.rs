@@ -64,7 +64,8 @@ close_reasons! {
     Drained = "drained",
     /// Still open at the end of the drain.
     DrainDeadline = "drain_deadline",
-    /// Refused: the process has as many connections as its descriptors allow, or this load balancer 90 % of them.
+    /// Refused: the process has as many connections as its descriptors allow, except those guaranteed to other load
+    /// balancers.
     ProcessFull = "process_full",
     /// Refused: `limits.maxConnections`.
     ListenerFull = "listener_full",
@@ -87,6 +88,10 @@ close_reasons! {
     TlsClientCertificate = "tls_client_certificate",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",
+    /// Closed because unfinished handshakes had all the memory that they may have, and its own was larger than 8 KiB.
+    HandshakeMemory = "handshake_memory",
+    /// Refused: newer requests to cancel queries took its place before it had reached all servers.
+    CancelSuperseded = "cancel_superseded",
     /// Refused: no route is for the server name that the client asked for.
     NoRoute = "no_route",
     /// Refused: no endpoint is usable.
@@ -120,6 +125,8 @@ impl CloseReason {
             | Self::TlsFailed
             | Self::TlsClientCertificate
             | Self::TlsTimeout
+            | Self::HandshakeMemory
+            | Self::CancelSuperseded
             | Self::NoRoute
             | Self::NoEndpoint => true,
             Self::Complete

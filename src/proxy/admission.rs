@@ -1,7 +1,7 @@
 //! Who may connect, how many, and how fast: exact over all workers.
 //!
 //! A connection passes three gates, each refusing it as early as it can:
-//! 1. [`Capacity`]: what this process has room for;
+//! 1. the [`Share`] that its load balancer has of the connections that this process has room for;
 //! 2. [`Admission::admit_connection`], before a byte is read: the listener's count is taken, its rate only looked at;
 //! 3. [`Admission::admit_source`], when the client's address is known: access lists, the source's count and rate, the
 //!    listener's rate. They are all asked before any of them is charged.
@@ -9,65 +9,33 @@
 //! So a refused connection costs no other its place: tokens are charged only for connections that pass every gate, and
 //! counts are given back by dropping the permits.
 
+mod count;
 mod gcra;
+mod places;
+mod rate;
 mod sources;
+mod sync;
 #[cfg(test)]
 mod tests;
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
 use thiserror::Error;
 
-use self::gcra::Gcra;
-pub use self::sources::{SourcePermit, Sources};
-use crate::model::{Access, Limits, Listener};
+use self::{count::OpenCount, rate::RateState, sources::SourceTable};
+pub use self::{
+    places::{Permit, Places, Share, Terms},
+    sources::{SWEEP, SourcePermit, Sources},
+};
+use crate::model::{Access, Limits, Listener, ListenerKey};
 
-/// How many connections this process has room for.
-#[derive(Debug)]
-pub struct Capacity {
-    limit: usize,
-    in_use: AtomicUsize,
-}
-
-impl Capacity {
-    pub fn new(limit: usize) -> Self {
-        Self { limit, in_use: AtomicUsize::new(0) }
-    }
-
-    /// Room for one connection, given back when the permit is dropped; `None`: there is none.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        self.in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < self.limit).then_some(in_use + 1))
-            .is_ok()
-            .then(|| Permit(Arc::clone(self)))
-    }
-
-    pub fn in_use(&self) -> usize {
-        self.in_use.load(Ordering::Relaxed)
-    }
-
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-}
-
-/// Room for one connection in a [`Capacity`].
-#[derive(Debug)]
-#[must_use = "the room is given back when this is dropped"]
-pub struct Permit(Arc<Capacity>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// How the process's connections are divided among load balancers: a quarter is guaranteed. One that is declared later
+/// finds its guaranteed places free, even if all others are taken.
+pub const CONNECTIONS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
 
 /// Why a connection is not let in.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -87,17 +55,18 @@ pub enum Refusal {
 /// The live side of one listener's limits. Outlives changes of its configuration: counts stay, limits come with each call.
 #[derive(Debug)]
 pub struct Admission {
-    /// Tells the sources of this listener from those of others.
-    id: u64,
+    key: ListenerKey,
     sources: Arc<Sources>,
-    open: AtomicU32,
+    /// Made when the listener first has limits per source.
+    table: OnceLock<Arc<SourceTable>>,
+    open: OpenCount,
     rate: RateState,
 }
 
 impl Admission {
-    /// `id` is this listener's own in this process, never used again for another.
-    pub fn new(id: u64, sources: Arc<Sources>) -> Self {
-        Self { id, sources, open: AtomicU32::new(0), rate: RateState::default() }
+    /// The table of the listener's sources has a part of what `sources` has room for.
+    pub fn new(key: ListenerKey, sources: Arc<Sources>) -> Self {
+        Self { key, sources, table: OnceLock::new(), open: OpenCount::default(), rate: RateState::default() }
     }
 
     /// The first gate of a listener, before a byte of the connection is read: takes a place in its count.
@@ -111,10 +80,7 @@ impl Admission {
             return Err(Refusal::ListenerRate);
         }
         let limit = limits.max_connections.map_or(u32::MAX, u32::from);
-        self.open
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then(|| open + 1))
-            .map(|_| ConnectionPermit(Arc::clone(self)))
-            .map_err(|_| Refusal::ListenerFull)
+        if self.open.enter(limit) { Ok(ConnectionPermit(Arc::clone(self))) } else { Err(Refusal::ListenerFull) }
     }
 
     /// The second gate, on the effective client address. Charges the rates of source and listener, or neither.
@@ -139,14 +105,23 @@ impl Admission {
             _ => Ok(()),
         };
         match source {
-            Some(source) if limits_sources(limits) => self.sources.admit(self.id, source, limits, now, charge_listener),
+            Some(source) if limits_sources(limits) => self.table().admit(source, limits, now, charge_listener),
             _ => charge_listener().map(|()| None),
         }
     }
 
+    fn table(&self) -> &Arc<SourceTable> {
+        self.table.get_or_init(|| self.sources.table(self.key.clone()))
+    }
+
+    /// How many sources of the listener have an entry of their own.
+    pub fn sources(&self) -> usize {
+        self.table.get().map_or(0, |table| table.entries())
+    }
+
     /// Connections that passed the first gate and are still open.
     pub fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
+        self.open.get()
     }
 }
 
@@ -157,7 +132,7 @@ pub struct ConnectionPermit(Arc<Admission>);
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.leave();
     }
 }
 
@@ -167,39 +142,4 @@ fn permits(access: &Access, client: IpAddr) -> bool {
 
 fn limits_sources(limits: &Limits) -> bool {
     limits.max_connections_per_source.is_some() || limits.new_connections_per_source.is_some()
-}
-
-/// A rate limit that all workers charge, without a lock.
-#[derive(Debug, Default)]
-struct RateState {
-    theoretical_arrival: AtomicU64,
-    /// The latest time anyone came with.
-    latest: AtomicU64,
-}
-
-impl RateState {
-    fn conforms(&self, rate: Gcra, now: u64) -> bool {
-        self.decide(rate, now, self.theoretical_arrival.load(Ordering::Acquire)).is_ok()
-    }
-
-    fn take(&self, rate: Gcra, now: u64) -> bool {
-        let mut state = self.theoretical_arrival.load(Ordering::Acquire);
-        loop {
-            let decision = self.decide(rate, now, state);
-            let (Ok(next) | Err(next)) = decision;
-            if next == state {
-                return decision.is_ok();
-            }
-            match self.theoretical_arrival.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return decision.is_ok(),
-                Err(changed) => state = changed,
-            }
-        }
-    }
-
-    /// Workers come with times that they took in another order. Taking the latest one that is known *after* the state
-    /// was read means that no state is ahead of its time, which [`Gcra::decide`] would take for that of another rate.
-    fn decide(&self, rate: Gcra, now: u64, state: u64) -> Result<u64, u64> {
-        rate.decide(state, self.latest.fetch_max(now, Ordering::AcqRel).max(now))
-    }
 }

@@ -1,15 +1,6 @@
 //! Reaching an endpoint for an admitted client.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use rustls::pki_types::ServerName;
@@ -21,7 +12,7 @@ use super::{accounting::CloseReason, postgres, preceded::Preceded, proxy_protoco
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
     tcp::TcpSocket,
-    upstream::{ActiveConnection, Endpoint, Subset, Tried, dial, is_local},
+    upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, Tried, dial, is_local},
 };
 
 /// A connection to an endpoint, for what the client sends.
@@ -246,7 +237,8 @@ fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
         return CloseReason::ConnectFailed;
     }
     let no_port = error.kind() == io::ErrorKind::AddrNotAvailable;
-    if TELLS.may_tell() {
+    static LOG: LogLimiter = LogLimiter::new();
+    if LOG.allow() {
         let what_to_do = if no_port {
             "no local port is left for this endpoint: widen net.ipv4.ip_local_port_range, or add endpoints"
         } else {
@@ -255,20 +247,4 @@ fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
         warn!(%endpoint, %error, "cannot connect: {what_to_do}");
     }
     if no_port { CloseReason::NoLocalPort } else { CloseReason::LocalFailure }
-}
-
-static TELLS: Tells = Tells { next: AtomicU64::new(0) };
-
-/// Lets something be told every ten seconds.
-struct Tells {
-    /// Seconds since 1970 from which on the next may be told.
-    next: AtomicU64,
-}
-
-impl Tells {
-    fn may_tell(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let next = self.next.load(Relaxed);
-        now >= next && self.next.compare_exchange(next, now + 10, Relaxed, Relaxed).is_ok()
-    }
 }

@@ -23,15 +23,16 @@ use super::{
     accounting::CloseReason,
     admission::{ConnectionPermit, Permit, Refusal},
     connect::{self, Encryption, Introduction, Reached, TlsBackend},
+    handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
     listener::{Serving, Way},
-    postgres::{self, CancelRequest, Opening, OpeningError},
+    postgres::{self, CancelRequest, Opening, OpeningError, Requester},
     preceded::Preceded,
     prefixed::Prefixed,
     proxy_protocol::{self, SignatureGuard},
     relay::{self, Deadlines, Side},
     routes::{Route, Routes},
     stream::Stream,
-    tls::{self, HandshakeFault, Identity, LastFlight, ServerTls, read_client_hello},
+    tls::{self, HandshakeFault, HelloError, Identity, LastFlight, ServerTls, read_client_hello_with},
     turns::Turns,
 };
 use crate::{
@@ -57,9 +58,8 @@ pub struct Surroundings {
     pub handshakes: Rc<Turns>,
 }
 
-/// What an open connection holds: a place in its load balancer's share of the process, in the process, and in its
-/// listener.
-pub type Permits = (Permit, Permit, ConnectionPermit);
+/// What an open connection holds: a place of its load balancer in the process, and one in its listener.
+pub type Permits = (Permit, ConnectionPermit);
 
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
 pub fn serve(
@@ -162,8 +162,8 @@ async fn route(
             }
         }
     }
-    let server_name = timeout_at(deadline, server_name(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)?;
-    let server_name = server_name.map_err(|fault| account.handshake_failed(fault))?;
+    let server_name = timeout_at(deadline, server_name(&mut client, account)).await;
+    let server_name = server_name.map_err(|_| CloseReason::TlsTimeout)??;
     account.asked_for(server_name.as_deref());
     let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
         // One attempt: a socket that takes no seven bytes now is not waited for.
@@ -181,11 +181,16 @@ async fn route(
 }
 
 /// The server name in a client's first bytes, which are left for whoever reads next.
-async fn server_name(client: &mut Prefixed<Stream>) -> Result<Option<Box<str>>, HandshakeFault> {
-    let mut read = Vec::new();
-    let hello = read_client_hello(client, &mut read).await;
-    let hello = hello.map_err(|error| HandshakeFault::of_hello(&error, &read))?;
+async fn server_name(client: &mut Prefixed<Stream>, account: &mut Account) -> Result<Option<Box<str>>, CloseReason> {
+    let (mut read, mut charge) = (Vec::new(), None);
+    let grow = |room| HANDSHAKE_MEMORY.cover(&mut charge, room);
+    let hello = match read_client_hello_with(client, &mut read, grow).await {
+        Ok(hello) => hello,
+        Err(HelloError::MemoryFull(_)) => return Err(CloseReason::HandshakeMemory),
+        Err(error) => return Err(account.handshake_failed(HandshakeFault::of_hello(&error, &read))),
+    };
     client.unread(read);
+    client.charge(charge);
     Ok(hello.server_name)
 }
 
@@ -201,13 +206,22 @@ async fn cancel(
     let servers: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.address(), endpoint)).collect();
     let introduction = introduce(client.get_mut(), Encryption::OfBackend, account);
     let open = async |endpoint: Arc<Endpoint>| {
+        // A reset could overtake the request.
         Ok(match connect::open(&endpoint, &introduction).await? {
-            Reached::Plain(server) => Either::Left(server),
-            Reached::Tls(server) => Either::Right(server),
+            Reached::Plain(mut server) => {
+                server.get_mut().ended_cleanly();
+                Either::Left(server)
+            }
+            Reached::Tls(mut server) => {
+                server.stream().ended_cleanly();
+                Either::Right(server)
+            }
         })
     };
-    if !request.hand_over(&account.serving.live.cancels, servers.into_values().map(open)).await {
-        return Err(CloseReason::ProcessFull);
+    let live = &account.serving.live;
+    let from = Requester::new(live.id, account.client.ip());
+    if !request.hand_over(&live.cancels, from, servers.into_values().map(open)).await {
+        return Err(CloseReason::CancelSuperseded);
     }
     client.get_mut().ended_cleanly();
     Ok(CloseReason::Complete)
@@ -254,6 +268,9 @@ async fn handshake(
         Ok(Err((error, mut client))) => {
             // The alert that says why, if the handshake had come that far.
             let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
+            if error.get_ref().is_some_and(|error| error.is::<MemoryFull>()) {
+                return Err(CloseReason::HandshakeMemory);
+            }
             Err(account.handshake_failed(HandshakeFault::of(&error)))
         }
         Err(_) => Err(CloseReason::TlsTimeout),

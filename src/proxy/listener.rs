@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
 use super::{
     access_log::Label,
     accounting::ListenerCounters,
-    admission::{Admission, Capacity},
+    admission::{Admission, Share},
+    postgres::Cancels,
     routes::Routes,
     tls::ServerTls,
 };
@@ -25,10 +25,10 @@ pub struct LiveListener {
     pub id: u64,
     pub counters: ListenerCounters,
     pub admission: Arc<Admission>,
-    /// What its load balancer may take of the process's capacity.
-    pub share: Arc<Capacity>,
-    /// The requests to cancel queries that may be under way.
-    pub cancels: Semaphore,
+    /// What its load balancer has of the connections that the process has room for.
+    pub share: Arc<Share>,
+    /// The requests to cancel queries that are under way, those of other listeners among them.
+    pub cancels: Arc<Cancels>,
 }
 
 /// Everything that a connection is served with, frozen when it is accepted.

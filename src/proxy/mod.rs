@@ -12,6 +12,7 @@ mod connection;
 mod departures;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod handshake_memory;
 mod listener;
 mod local_addresses;
 mod pipe;
@@ -36,7 +37,8 @@ use std::{
     collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::RawFd,
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -58,8 +60,10 @@ use crate::{
     upstream::{PreconnectBudget, Upstreams},
 };
 use access_log::AccessLog;
-use admission::{Capacity, Sources};
+use admission::{CONNECTIONS, Places, SWEEP, Sources};
 use departures::Departures;
+use handshake_memory::HANDSHAKE_MEMORY;
+use postgres::Cancels;
 use shutdown::Drains;
 use socket::Sharing;
 use topology::Topology;
@@ -70,12 +74,18 @@ use worker::{Shared, WorkerHandle};
 pub struct Options {
     /// Not zero.
     pub workers: usize,
-    /// How many connections of clients may be open at a time.
-    pub capacity: usize,
+    /// How many descriptors listening sockets (one each) and connections of clients (two each) may have.
+    pub descriptors: usize,
+    /// No client gets a descriptor from this one on.
+    pub spare_from: RawFd,
     /// How many preconnected sockets there may be at a time.
     pub preconnected: usize,
     /// How many pipes the connections of each worker may have at a time.
     pub pipes: usize,
+    /// How many probes may be under way at a time.
+    pub probes: usize,
+    /// How many connections may hand over PostgreSQL's requests to cancel queries at a time.
+    pub cancels: usize,
     pub sharing: Sharing,
     /// Listening sockets of the process that this one takes over from, by the address they were opened for.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
@@ -103,7 +113,8 @@ impl Proxy {
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..options.workers).map(|_| WorkerHandle::new()).unzip();
         let shared = Arc::new(Shared {
             workers,
-            capacity: Arc::new(Capacity::new(options.capacity)),
+            capacity: Arc::new(Places::new(options.descriptors / 2, CONNECTIONS)),
+            spare_from: options.spare_from,
             pipes: options.pipes,
             access_log: Arc::new(options.access_log),
             started: Instant::now(),
@@ -117,7 +128,8 @@ impl Proxy {
         let (reporting, reports) = watch::channel(Arc::default());
         let (orders, inbox) = mpsc::unbounded_channel();
         let view = Arc::new(ArcSwap::default());
-        let upstreams = Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected));
+        let upstreams = Upstreams::new(control.clone(), PreconnectBudget::new(options.preconnected), options.probes);
+        let sources = Arc::new(Sources::new(shared.started));
         let topology = Topology {
             shared: shared.clone(),
             snapshots: published,
@@ -125,12 +137,15 @@ impl Proxy {
             view: view.clone(),
             usable_changes: upstreams.usable_changes(),
             upstreams,
-            sources: Arc::new(Sources::new(shared.started)),
+            sources: sources.clone(),
+            descriptors: options.descriptors,
+            cancels: Arc::new(Cancels::new(options.cancels)),
             sharing: options.sharing,
             inherited: options.inherited,
             state: topology::State::default(),
         };
         control.spawn(topology.run(inbox));
+        control.spawn(sweep(Arc::downgrade(&sources)));
         let departing = Arc::new(ArcSwap::default());
         let departures = Departures { shared: shared.clone(), view: view.clone(), departing: departing.clone() };
         control.spawn(departures.run(reports.clone()));
@@ -211,6 +226,15 @@ impl Drop for Proxy {
     }
 }
 
+/// Has entries of client addresses that say nothing any more removed, for as long as the proxy is there.
+async fn sweep(sources: Weak<Sources>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(sources) = sources.upgrade() else { return };
+        sources.sweep(Instant::now());
+    }
+}
+
 /// Takes the process with it when what holds it panics: better no load balancer, and another in its place, than one
 /// that holds sockets and no longer serves them.
 struct AbortOnPanic;
@@ -237,6 +261,11 @@ impl Monitor {
         self.view.load_full()
     }
 
+    /// Bytes that unfinished handshakes have, beyond what each may have in any case.
+    pub fn handshake_memory(&self) -> usize {
+        HANDSHAKE_MEMORY.in_use()
+    }
+
     /// What the proxy made of the snapshots, whenever that changes; the view has it already then.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
@@ -251,7 +280,7 @@ impl Monitor {
         &self.shared.access_log
     }
 
-    pub fn capacity(&self) -> &Capacity {
+    pub fn capacity(&self) -> &Places {
         &self.shared.capacity
     }
 

@@ -1,16 +1,22 @@
 //! How a PostgreSQL session asks for TLS, in the clear, before anything else
 //! ([Message Flow](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL)).
 
-use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, task::Poll, time::Duration};
+mod cancels;
 
-use futures::future::join_all;
-use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::Semaphore,
-    time::timeout,
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    ops::RangeInclusive,
+    pin::Pin,
+    task::{Poll, ready},
 };
 
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+pub use self::cancels::{Cancels, Requester};
 use super::prefixed::Prefixed;
 
 const CANCEL_REQUEST: u32 = 80_877_102;
@@ -24,14 +30,6 @@ const MAX_STARTUP: usize = 10_000;
 const ASK: [u8; 8] = *b"\0\0\0\x08\x04\xd2\x16\x2f";
 /// What begins a TLS handshake without being asked for.
 const HANDSHAKE_RECORD: u8 = 22;
-/// A CancelRequest does not say which server its session is on. It is sent to at most so many.
-const MOST_CANCELLED: usize = 32;
-/// So many requests are handed over at a time in this process: each may need a descriptor for every server.
-const MOST_AT_A_TIME: usize = 16;
-/// So many of one listener, so that no other is kept from it.
-const MOST_OF_A_LISTENER: usize = 4;
-/// How long a server may take for one. The client waits for the slowest.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a client begins with.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Prefixed<S>) -
             }
             (length @ 9..=MAX_STARTUP, 0x0003_0000..=0x0003_ffff) => {
                 // Closing with something unread would reset the connection, and the client might never see why.
-                client.read_exact(&mut vec![0; length - head.len()]).await?;
+                skip(client, length - head.len()).await?;
                 client.write_all(&encryption_required()).await?;
                 return Err(OpeningError::Unencrypted);
             }
@@ -135,33 +133,23 @@ pub async fn ask_for_tls(server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> 
     Ok(server.read_u8().await? == b'S')
 }
 
-/// For the requests of one listener.
-pub fn cancels() -> Semaphore {
-    Semaphore::new(MOST_OF_A_LISTENER)
-}
-
-impl CancelRequest {
-    /// Hands it to all these servers once they are open, for it does not say whose session is meant: one that has no
-    /// session with its process id and key takes no notice. Ends when all have taken it, or its time is up. `false`: too
-    /// many others are under way, of these `of_listener` or of all.
-    pub async fn hand_over<S, O>(self, of_listener: &Semaphore, servers: impl IntoIterator<Item = O>) -> bool
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-        O: Future<Output = io::Result<S>>,
-    {
-        static UNDER_WAY: Semaphore = Semaphore::const_new(MOST_AT_A_TIME);
-        let (Ok(_one), Ok(_of_all)) = (of_listener.try_acquire(), UNDER_WAY.try_acquire()) else { return false };
-        let hand_over = async |server: O| {
-            let mut server = server.await?;
-            server.write_all(&self.0).await?;
-            server.flush().await?;
-            // It answers nothing, and ends when it is done.
-            server.read(&mut [0]).await
-        };
-        let all = servers.into_iter().take(MOST_CANCELLED).map(|server| timeout(PATIENCE, hand_over(server)));
-        join_all(all).await;
-        true
+/// Reads so many bytes and forgets them.
+async fn skip(stream: &mut (impl AsyncRead + Unpin), mut count: usize) -> io::Result<()> {
+    while count > 0 {
+        let read = poll_fn(|cx| {
+            // Not a part of the future, so that a client that sends nothing more has none.
+            let mut bytes = [MaybeUninit::uninit(); 512];
+            let length = bytes.len().min(count);
+            let mut bytes = ReadBuf::uninit(&mut bytes[..length]);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut bytes))?;
+            Poll::Ready(io::Result::Ok(bytes.filled().len()))
+        });
+        match read.await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => count -= read,
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

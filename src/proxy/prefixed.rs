@@ -6,6 +6,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::handshake_memory::Charge;
+
 /// A stream of which some bytes were read too early: they are read again before what the stream has next.
 ///
 /// Writes are the stream's own. Once the bytes are replayed nothing is held for them.
@@ -13,12 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Prefixed<S> {
     prefix: Vec<u8>,
     replayed: usize,
+    /// For the memory of the prefix.
+    charge: Option<Charge>,
     stream: S,
 }
 
 impl<S> Prefixed<S> {
     pub fn new(prefix: Vec<u8>, stream: S) -> Self {
-        Self { prefix, replayed: 0, stream }
+        Self { prefix, replayed: 0, charge: None, stream }
     }
 
     /// What is still to be replayed.
@@ -35,6 +39,11 @@ impl<S> Prefixed<S> {
     pub fn unread(&mut self, mut bytes: Vec<u8>) {
         bytes.extend_from_slice(self.prefix());
         (self.prefix, self.replayed) = (bytes, 0);
+    }
+
+    /// Keeps the charge until everything is replayed.
+    pub fn charge(&mut self, charge: Option<Charge>) {
+        self.charge = charge;
     }
 
     pub fn get_mut(&mut self) -> &mut S {
@@ -55,7 +64,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         buffer.put_slice(&self.prefix()[..length]);
         self.replayed += length;
         if self.replayed == self.prefix.len() {
-            self.prefix = Vec::new();
+            (self.prefix, self.charge) = (Vec::new(), None);
             self.replayed = 0;
         }
         Poll::Ready(Ok(()))

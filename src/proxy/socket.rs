@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::AsFd,
     time::Duration,
 };
 
@@ -46,7 +47,7 @@ pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
 
 /// Sets what accepted connections inherit at no system call each: TCP_NODELAY, SO_OOBINLINE, keepalive and
 /// TCP_USER_TIMEOUT. May be called again with other settings.
-pub fn set_inherited_options(socket: &TcpListener, keepalive: Option<Keepalive>) -> io::Result<()> {
+pub fn set_inherited_options(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     if keepalive.is_none() {
         SockRef::from(socket).set_tcp_user_timeout(Some(Duration::ZERO))?;
         SockRef::from(socket).set_keepalive(false)?;

@@ -21,7 +21,7 @@ use rustls::{
 use self::certificates::Certificates;
 pub use self::{
     client::{Agreed, ClientTls, Identity},
-    client_hello::read_client_hello,
+    client_hello::{HelloError, read_client_hello, read_client_hello_with},
     fault::HandshakeFault,
     last_flight::LastFlight,
 };

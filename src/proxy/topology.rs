@@ -10,8 +10,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use tokio::{
+    io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
@@ -20,11 +21,11 @@ use tracing::{error, info, warn};
 use super::{
     access_log::Label,
     accounting::ListenerCounters,
-    admission::{Admission, Capacity, Sources},
+    admission::{Admission, Share, Sources},
     listener::{Address, LiveListener, Serving, Way},
     local_addresses::LocalAddresses,
     plan::{Opening, plan},
-    postgres,
+    postgres::Cancels,
     routes::{Route, Routes},
     socket::{self, Sharing},
     tls::ServerTls,
@@ -41,8 +42,6 @@ use crate::{
 /// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// What a single load balancer may take of the process's capacity, in percent.
-const SHARE_PERCENT: usize = 90;
 
 /// Everything that is live at one moment: what metrics and the admin pages show.
 #[derive(Debug, Default)]
@@ -65,7 +64,7 @@ pub struct GoneListener {
 }
 
 /// The listening sockets of one address.
-pub type Sockets = (SocketAddr, Vec<Arc<TcpListener>>);
+pub type Sockets = (SocketAddr, Vec<Arc<AsyncFd<TcpListener>>>);
 
 #[derive(Debug)]
 pub enum Order {
@@ -82,6 +81,9 @@ pub struct Topology {
     pub view: Arc<ArcSwap<View>>,
     pub upstreams: Upstreams,
     pub sources: Arc<Sources>,
+    /// What listening sockets and connections may have together.
+    pub descriptors: usize,
+    pub cancels: Arc<Cancels>,
     pub sharing: Sharing,
     /// Sockets from the process that this one takes over from.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
@@ -97,7 +99,7 @@ pub struct State {
     open: BTreeMap<SocketAddr, OpenAddress>,
     failed: BTreeMap<SocketAddr, Failure>,
     listeners: BTreeMap<ListenerKey, Live>,
-    shares: BTreeMap<ObjectKey, Arc<Capacity>>,
+    shares: BTreeMap<ObjectKey, Arc<Share>>,
     /// Listeners that are no longer served and still had connections when that was last looked at.
     retired: Vec<GoneListener>,
     next_id: u64,
@@ -116,7 +118,7 @@ struct OpenAddress {
 struct OpenSocket {
     id: SocketId,
     worker: usize,
-    listening: Arc<TcpListener>,
+    listening: Arc<AsyncFd<TcpListener>>,
 }
 
 struct Failure {
@@ -185,6 +187,7 @@ impl Topology {
         }
         self.close_all(plan.close).await;
         self.forget_listeners();
+        self.divide();
         self.upstreams.retain(&snapshot.upstreams);
         // What the previous process had and this one does not want is closed with its queue.
         self.inherited.clear();
@@ -227,18 +230,23 @@ impl Topology {
         let serving = Arc::new(Address::from(serving));
         let mut open = OpenAddress { listener: key.clone(), serving: serving.clone(), sockets: Vec::new() };
         let mut answers = Vec::new();
-        for (number, (listening, socket)) in sockets.into_iter().enumerate() {
+        for (number, socket) in sockets.into_iter().enumerate() {
             self.state.next_id += 1;
             let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
             let (done, answer) = oneshot::channel();
             let order = WorkerOrder::Listen { id, address: serving.clone(), socket, done };
             let _ = self.shared.workers[worker].orders.send(order);
-            answers.push(answer);
-            open.sockets.push(OpenSocket { id, worker, listening: Arc::new(listening) });
+            answers.push((id, worker, answer));
+        }
+        let mut failure = None;
+        for (id, worker, answer) in answers {
+            match answer.await.map_err(io::Error::other).flatten() {
+                Ok(listening) => open.sockets.push(OpenSocket { id, worker, listening }),
+                Err(error) => failure = Some(error),
+            }
         }
         self.state.open.insert(address, open);
-        let listening = try_join_all(answers).await.map_err(io::Error::other);
-        if let Err(error) = listening.and_then(|answers| answers.into_iter().collect::<io::Result<()>>()) {
+        if let Some(error) = failure {
             // A socket that no worker accepts from would keep its share of the connections waiting.
             if let Some(closed) = self.close(address, Closing::Last) {
                 closed.await;
@@ -247,14 +255,8 @@ impl Topology {
         }
     }
 
-    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number. The
-    /// second of each pair is the worker's.
-    fn listen(
-        &mut self,
-        address: SocketAddr,
-        sharing: Sharing,
-        listener: &Listener,
-    ) -> io::Result<Vec<(TcpListener, TcpListener)>> {
+    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number.
+    fn listen(&mut self, address: SocketAddr, sharing: Sharing, listener: &Listener) -> io::Result<Vec<TcpListener>> {
         let count = self.shared.workers.len();
         let sockets = match self.inherited.remove(&address) {
             Some(mut inherited) if !inherited.is_empty() => {
@@ -263,12 +265,40 @@ impl Topology {
                 }
                 inherited
             }
+            _ if self.listening() + count > self.descriptors / 2 => {
+                let most = self.descriptors / 2;
+                return Err(io::Error::other(format!(
+                    "listening sockets have the {most} file descriptors that they may have, of which each listener \
+                     needs {count}: raise the limit of open files, or run fewer workers"
+                )));
+            }
             _ => socket::open(address, count, sharing)?,
         };
         for socket in &sockets {
             socket::set_inherited_options(socket, listener.keepalive)?;
         }
-        sockets.into_iter().map(|socket| Ok((socket.try_clone()?, socket))).collect()
+        Ok(sockets)
+    }
+
+    /// Listening sockets that are open.
+    fn listening(&self) -> usize {
+        self.state.open.values().map(|open| open.sockets.len()).sum()
+    }
+
+    /// Divides the connections that descriptors are left for among the load balancers.
+    fn divide(&self) {
+        let State { listeners, shares, .. } = &self.state;
+        let (listening, capacity) = (self.listening(), &self.shared.capacity);
+        let (before, total) = (capacity.total(), self.descriptors.saturating_sub(listening) / 2);
+        let served = |object: &ObjectKey| listeners.range(object.listeners()).next().is_some();
+        let (holders, former): (Vec<_>, Vec<_>) = shares.iter().partition(|(object, _)| served(object));
+        let share = |(_, share): &(&ObjectKey, &'_ Arc<Share>)| -> Arc<Share> { Arc::clone(share) };
+        let (holders, former): (Vec<_>, Vec<_>) =
+            (holders.iter().map(share).collect(), former.iter().map(share).collect());
+        capacity.divide(total, holders.iter().map(|share| &**share), former.iter().map(|share| &**share));
+        if total != before {
+            info!(connections = total, listening_sockets = listening, "connections that file descriptors allow");
+        }
     }
 
     fn failed(&mut self, address: SocketAddr, listener: ListenerKey, error: &io::Error) {
@@ -289,6 +319,7 @@ impl Topology {
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         self.close_all(plan(&open, &BTreeSet::new(), &self.state.applied.listeners).close).await;
+        self.divide();
         self.report();
     }
 
@@ -315,7 +346,9 @@ impl Topology {
         let before = open.serving.load_full();
         if before.listener.keepalive != serving.listener.keepalive {
             for socket in &open.sockets {
-                if let Err(error) = socket::set_inherited_options(&socket.listening, serving.listener.keepalive) {
+                if let Err(error) =
+                    socket::set_inherited_options(socket.listening.get_ref(), serving.listener.keepalive)
+                {
                     warn!(listener = %key, %error, "cannot change tcpKeepalive");
                 }
             }
@@ -379,15 +412,14 @@ impl Topology {
                 return Live { listener, tls: None, drain };
             }
             *next_id += 1;
-            let whole = self.shared.capacity.limit();
-            let share = || Arc::new(Capacity::new((whole * SHARE_PERCENT / 100).max(1)));
+            let share = || Arc::new(Share::new(self.shared.capacity.clone()));
             let listener = LiveListener {
                 key: key.clone(),
                 id: *next_id,
                 counters: ListenerCounters::new(self.shared.workers.len()),
-                admission: Arc::new(Admission::new(*next_id, self.sources.clone())),
+                admission: Arc::new(Admission::new(key.clone(), self.sources.clone())),
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
-                cancels: postgres::cancels(),
+                cancels: self.cancels.clone(),
             };
             Live { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
         })
@@ -429,7 +461,7 @@ impl Topology {
         // Not those that are kept open within the listener's own address.
         let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.serving.load().listener.bind == **address;
         let bound = self.state.open.iter().filter(own).map(|(_, open)| {
-            let address = open.sockets.first().and_then(|socket| socket.listening.local_addr().ok());
+            let address = open.sockets.first().and_then(|socket| socket.listening.get_ref().local_addr().ok());
             let address = address.unwrap_or(open.serving.load().listener.bind);
             (open.listener.clone(), ListenerState::Bound(address))
         });

@@ -51,7 +51,13 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{
+        cell::{Cell, RefCell},
+        collections::VecDeque,
+        pin::Pin,
+        sync::Mutex,
+        task::{Context, Poll, Wake, Waker},
+    };
 
     use tokio::task::{LocalSet, spawn_local};
 
@@ -106,6 +112,79 @@ mod tests {
         };
         let patience = std::time::Duration::from_secs(10);
         tokio::time::timeout(patience, local.run_until(last)).await.expect("the last one has its turn");
+    }
+
+    /// Tasks that are to be polled, in the order in which they were woken, as the runtime does.
+    type Queue = Arc<Mutex<VecDeque<usize>>>;
+
+    struct Task {
+        number: usize,
+        queue: Queue,
+    }
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            let mut queue = self.queue.lock().unwrap();
+            if !queue.contains(&self.number) {
+                queue.push_back(self.number);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_peers_do_steps_are_bounded_between_renewals_and_all_work_is_done() {
+        const AT_ONCE: usize = 3;
+        const RENEWAL: usize = 0;
+        for (seed, some_go) in (0..2000).zip([false, true].into_iter().cycle()) {
+            let random = Rc::new(RefCell::new(fastrand::Rng::with_seed(seed)));
+            let (costly, steps) = (Turns::new(AT_ONCE), Rc::new(Cell::new(0)));
+            // Those whose peers have not answered yet.
+            let peers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+            let work = |mut left: u32| -> Pin<Box<dyn Future<Output = ()>>> {
+                let (costly, steps, peers, random) = (costly.clone(), steps.clone(), peers.clone(), random.clone());
+                Box::pin(async move {
+                    let work = poll_fn(|cx| {
+                        steps.set(steps.get() + 1);
+                        left -= 1;
+                        match random.borrow_mut().bool() {
+                            true => cx.waker().wake_by_ref(),
+                            false => peers.borrow_mut().push(cx.waker().clone()),
+                        }
+                        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                    });
+                    costly.run(work).await;
+                })
+            };
+            let count = random.borrow_mut().usize(1..9);
+            let mut tasks: Vec<_> = (0..count).map(|_| Some(work(random.borrow_mut().u32(1..6)))).collect();
+            tasks.insert(RENEWAL, Some(Box::pin(costly.clone().renew())));
+            let queue: Queue = Arc::new(Mutex::new((0..tasks.len()).collect()));
+            while tasks.iter().skip(1).any(Option::is_some) {
+                let answering = random.borrow_mut().usize(..10);
+                if answering < peers.borrow().len() {
+                    peers.borrow_mut().swap_remove(answering).wake();
+                }
+                let next = queue.lock().unwrap().pop_front();
+                let Some(number) = next else {
+                    let peer = peers.borrow_mut().pop();
+                    peer.unwrap_or_else(|| panic!("seed {seed}: work is left, and nothing wakes it")).wake();
+                    continue;
+                };
+                // Some clients go. Then the permit that one had may be used by another, past the bound.
+                if some_go && number != RENEWAL && random.borrow_mut().u8(..20) == 0 {
+                    tasks[number] = None;
+                }
+                let Some(task) = &mut tasks[number] else { continue };
+                let waker = Waker::from(Arc::new(Task { number, queue: queue.clone() }));
+                if number == RENEWAL {
+                    steps.set(0);
+                }
+                if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                    tasks[number] = None;
+                }
+                assert!(some_go || steps.get() <= AT_ONCE, "seed {seed}: {} steps", steps.get());
+            }
+        }
     }
 
     #[tokio::test]

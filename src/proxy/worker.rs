@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd, RawFd},
     rc::Rc,
     sync::{
         Arc,
@@ -30,7 +30,7 @@ use super::{
     access_log::AccessLog,
     account::{Ledger, Session},
     accounting::CloseReason,
-    admission::Capacity,
+    admission::{Places, Share},
     connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
     pipe,
@@ -38,7 +38,10 @@ use super::{
     shutdown::{Drains, Excess},
     turns::Turns,
 };
-use crate::tcp::{self, TcpSocket};
+use crate::{
+    tcp::{self, TcpSocket},
+    upstream::LogLimiter,
+};
 
 /// How often a worker shows that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -56,7 +59,9 @@ const LAST_ACCEPTS: usize = 2 * super::socket::BACKLOG as usize;
 #[derive(Debug)]
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
-    pub capacity: Arc<Capacity>,
+    pub capacity: Arc<Places>,
+    /// No client gets a descriptor from this one on.
+    pub spare_from: RawFd,
     /// How many pipes the connections of each worker may have at a time.
     pub pipes: usize,
     pub access_log: Arc<AccessLog>,
@@ -93,7 +98,13 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
-    Listen { id: SocketId, address: Arc<Address>, socket: TcpListener, done: oneshot::Sender<io::Result<()>> },
+    Listen {
+        id: SocketId,
+        address: Arc<Address>,
+        socket: TcpListener,
+        /// The same socket: a second descriptor for it would be one less for a connection.
+        done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
+    },
     /// Stop accepting on a socket and let go of it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
@@ -152,7 +163,7 @@ pub struct Worker {
 #[derive(Debug)]
 struct Socket {
     address: Arc<Address>,
-    listening: Rc<AsyncFd<TcpListener>>,
+    listening: Arc<AsyncFd<TcpListener>>,
     accepting: JoinHandle<()>,
 }
 
@@ -226,11 +237,16 @@ impl Worker {
         }
     }
 
-    fn listen(self: &Rc<Self>, id: SocketId, address: Arc<Address>, socket: TcpListener) -> io::Result<()> {
-        let listening = Rc::new(tcp::listening(socket)?);
+    fn listen(
+        self: &Rc<Self>,
+        id: SocketId,
+        address: Arc<Address>,
+        socket: TcpListener,
+    ) -> io::Result<Arc<AsyncFd<TcpListener>>> {
+        let listening = Arc::new(tcp::listening(socket)?);
         let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
-        self.sockets.borrow_mut().insert(id, Socket { address, listening, accepting });
-        Ok(())
+        self.sockets.borrow_mut().insert(id, Socket { address, listening: listening.clone(), accepting });
+        Ok(listening)
     }
 
     fn close(self: &Rc<Self>, id: SocketId, closing: Closing, done: oneshot::Sender<()>) {
@@ -256,7 +272,7 @@ impl Worker {
     }
 
     /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
-    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Rc<AsyncFd<TcpListener>>) {
+    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<AsyncFd<TcpListener>>) {
         let _abort = super::AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
@@ -277,7 +293,7 @@ impl Worker {
         let serving = address.load_full();
         serving.live.counters.shard(self.index).accept();
         let at = Instant::now();
-        let permits = match self.admit(&serving, at) {
+        let permits = match self.admit(&tcp, &serving, at) {
             Ok(permits) => permits,
             Err(reason) => return self.refuse(&tcp, peer, &serving, at, reason),
         };
@@ -318,11 +334,27 @@ impl Worker {
         &self.shared.workers[self.index]
     }
 
-    fn admit(&self, serving: &Serving, now: Instant) -> Result<Permits, CloseReason> {
-        let share = serving.live.share.try_acquire().ok_or(CloseReason::ProcessFull)?;
-        let process = self.shared.capacity.try_acquire().ok_or(CloseReason::ProcessFull)?;
+    fn admit(&self, tcp: &TcpSocket, serving: &Serving, now: Instant) -> Result<Permits, CloseReason> {
+        let permit =
+            if tcp.as_fd().as_raw_fd() < self.shared.spare_from { Share::permit(&serving.live.share) } else { None };
+        let permit = permit.ok_or_else(|| self.process_full(serving))?;
         let listener = serving.live.admission.admit_connection(&serving.listener.limits, now.into_std())?;
-        Ok((share, process, listener))
+        Ok((permit, listener))
+    }
+
+    #[cold]
+    fn process_full(&self, serving: &Serving) -> CloseReason {
+        static LOG: LogLimiter = LogLimiter::new();
+        if LOG.allow() {
+            let share = &serving.live.share;
+            warn!(
+                load_balancer = %serving.live.key.object, connections = share.in_use(), guaranteed = share.guaranteed(),
+                process_limit = self.shared.capacity.total(),
+                "connections are refused: no file descriptor is left that is not kept for something else: raise the \
+                 limit of open files"
+            );
+        }
+        CloseReason::ProcessFull
     }
 
     fn refuse(&self, tcp: &TcpSocket, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    active::ActiveCount,
     dial::is_local,
     pool::{Pool, PoolCounters, PoolFigures},
 };
@@ -35,7 +36,7 @@ pub struct Endpoint {
     /// In percent of its weight.
     share: AtomicU32,
     near: AtomicBool,
-    active: AtomicU32,
+    active: ActiveCount,
     dialled: AtomicU64,
     connect_failures: AtomicU64,
     ejections: AtomicU64,
@@ -99,7 +100,7 @@ impl Endpoint {
             standby_since: ArcSwapOption::empty(),
             share: AtomicU32::new(100),
             near: AtomicBool::new(false),
-            active: AtomicU32::new(0),
+            active: ActiveCount::default(),
             dialled: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
@@ -176,7 +177,7 @@ impl Endpoint {
 
     /// Connections that were given this endpoint and have not ended, those still being dialled included.
     pub fn active(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.active.get()
     }
 
     /// Client connections that reached it, dialled for them or taken from the pool.
@@ -331,7 +332,7 @@ pub struct ActiveConnection {
 
 impl ActiveConnection {
     pub(super) fn begin(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.active.fetch_add(1, Relaxed);
+        endpoint.active.begin();
         Self { endpoint: endpoint.clone() }
     }
 
@@ -342,7 +343,7 @@ impl ActiveConnection {
 
 impl Drop for ActiveConnection {
     fn drop(&mut self) {
-        self.endpoint.active.fetch_sub(1, Relaxed);
+        self.endpoint.active.end();
     }
 }
 

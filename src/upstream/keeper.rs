@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::{
     runtime::Handle,
     select,
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -56,6 +56,8 @@ struct Known {
 pub(super) struct Surroundings {
     pub control: Handle,
     pub budget: PreconnectBudget,
+    /// Probes that may be made at a time: each needs a descriptor.
+    pub probes: Arc<Semaphore>,
     /// Counts changes of what is usable.
     pub usable_changes: watch::Sender<u64>,
 }
@@ -284,7 +286,7 @@ impl Keeper {
         self.probes.retain(|id, probing| targets.get(id) == Some(&probing.target));
         let fresh = targets.len() - self.probes.len();
         for (id, target) in targets {
-            let start = || Probing::start(&self.surroundings.control, upstream, id, target, fresh);
+            let start = || Probing::start(&self.surroundings, upstream, id, target, fresh);
             self.probes.entry(id).or_insert_with(start);
         }
     }
@@ -355,10 +357,10 @@ struct Probing {
 
 impl Probing {
     /// At once, but for as many milliseconds as there are others that start at the same time.
-    fn start(control: &Handle, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
+    fn start(surroundings: &Surroundings, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
         let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
-        let (upstream, probed) = (upstream.clone(), target.clone());
-        let task = spawn(control, "probe", move || {
+        let (upstream, probed, budget) = (upstream.clone(), target.clone(), surroundings.probes.clone());
+        let task = spawn(&surroundings.control, "probe", move || {
             let upstream = upstream.clone();
             let check = probed.check.clone();
             let report = move |outcome| {
@@ -369,7 +371,7 @@ impl Probing {
                 }
                 keeper.probed(&upstream, id, outcome)
             };
-            probe(probed.clone(), spread.mul_f64(fastrand::f64()), report)
+            probe(probed.clone(), budget.clone(), spread.mul_f64(fastrand::f64()), report)
         });
         Self { target, _task: task }
     }

@@ -5,11 +5,13 @@
 //! control runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps
 //! in balancers made for those.
 
+mod active;
 mod balance;
 mod dial;
 mod endpoint;
 mod health;
 mod keeper;
+mod log_limit;
 mod members;
 mod outlier;
 mod pool;
@@ -19,6 +21,7 @@ pub mod rebalance;
 mod slow_start;
 pub mod socket_options;
 mod subset;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +37,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -43,6 +46,7 @@ pub use self::probe::fuzzing;
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
+    log_limit::LogLimiter,
     pool::{PoolFigures, PreconnectBudget},
     subset::{Backends, Subset},
 };
@@ -59,10 +63,11 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Probes, pools and keepers run on `control`; all pools together hold as many sockets as `budget` allows.
-    pub fn new(control: Handle, budget: PreconnectBudget) -> Self {
-        let usable_changes = watch::Sender::new(0);
-        Self { surroundings: Surroundings { control, budget, usable_changes }, kept: BTreeMap::new() }
+    /// Probes, pools and keepers run on `control`. All pools together hold as many sockets as `budget` allows, and no
+    /// more than `probes` are made at a time.
+    pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
+        let (usable_changes, probes) = (watch::Sender::new(0), Arc::new(Semaphore::new(probes)));
+        Self { surroundings: Surroundings { control, budget, probes, usable_changes }, kept: BTreeMap::new() }
     }
 
     /// Adds and changes upstreams. What is known of their endpoints is kept for those that stay, by key.

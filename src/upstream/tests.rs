@@ -104,7 +104,7 @@ fn preconnect(per_endpoint: u16) -> Option<Preconnect> {
 
 /// Upstreams on the runtime of the test, and the one that `wanted` makes.
 fn start(settings: model::Upstream, budget: usize) -> (Upstreams, Arc<Upstream>) {
-    let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(budget));
+    let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(budget), 1000);
     upstreams.update(&wanted(settings));
     let upstream = upstreams.find(&key()).unwrap();
     (upstreams, upstream)
@@ -428,7 +428,7 @@ async fn a_route_to_an_ejected_endpoint_takes_it_back() {
 fn concurrent_picks_see_each_others_connections() {
     const THREADS: u32 = 4;
     let runtime = Runtime::new().unwrap();
-    let mut upstreams = Upstreams::new(runtime.handle().clone(), PreconnectBudget::new(0));
+    let mut upstreams = Upstreams::new(runtime.handle().clone(), PreconnectBudget::new(0), 1000);
     let mut settings = settings((1..=5).map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
     settings.balancing.algorithm = Algorithm::LeastConnections;
     upstreams.update(&wanted(settings));
@@ -463,7 +463,7 @@ fn churn(algorithm: Algorithm) {
         wanted(settings)
     };
     let runtime = Runtime::new().unwrap();
-    let mut upstreams = Upstreams::new(runtime.handle().clone(), PreconnectBudget::new(0));
+    let mut upstreams = Upstreams::new(runtime.handle().clone(), PreconnectBudget::new(0), 1000);
     upstreams.update(&window(1));
     let upstream = upstreams.find(&key()).unwrap();
     let (first, picks) = (AtomicU16::new(1), AtomicUsize::new(0));

@@ -9,13 +9,13 @@ use std::{
 
 use ipnet::IpNet;
 use tcplb::{
-    model::{Networks, Rate},
+    model::{Listener, ListenerKey, Networks, ObjectKey, Rate, Snapshot, UpstreamKey},
     proxy::accounting::CloseReason,
 };
 
 use crate::rig::*;
 
-const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0, pipes: 0 };
+const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0, pipes: 0, spare_from: i32::MAX };
 const THREADS: usize = 8;
 const EACH: usize = 10;
 
@@ -127,11 +127,74 @@ fn a_rate_refills() {
 
 #[test]
 fn the_process_and_each_load_balancer_have_a_capacity() {
-    let size = Size { workers: 4, capacity: 20, preconnected: 0, pipes: 0 };
+    let size = Size { workers: 4, capacity: 20, preconnected: 0, pipes: 0, ..Size::default() };
     let rig = Rig::sized(size, &[greeter()], |_, _| {});
     let open = served_of_many(rig.address(), |_, address| connect(address));
-    assert_eq!(open.len(), 18, "a single load balancer may take nine tenths");
+    assert_eq!(open.len(), 18, "some are kept free for a load balancer that is still to come");
     rig.wait_closed(CloseReason::ProcessFull, ALL - 18);
+}
+
+#[test]
+fn load_balancers_that_take_all_connections_leave_others_their_guaranteed_ones() {
+    let (size, names) =
+        (Size { workers: 2, capacity: 160, preconnected: 0, pipes: 0, ..Size::default() }, ["one", "two", "third"]);
+    let keys = names.map(|name| ListenerKey { object: ObjectKey::new("shop", name), port: 1 });
+    let declare = |snapshot: &mut Snapshot, key: &ListenerKey, last: u8| {
+        let (bind, of) = (SocketAddr::from(([127, 0, 0, last], 0)), UpstreamKey { object: key.object.clone() });
+        snapshot.listeners.insert(key.clone(), Listener { bind, upstream: of.clone(), ..listener() }.into());
+        snapshot.upstreams.insert(of, upstream(&[greeter()]).into());
+    };
+    let mut snapshot = Snapshot::default();
+    keys.iter().zip(1..).for_each(|(key, last)| declare(&mut snapshot, key, last));
+    let mut rig = Rig::start(size, snapshot);
+    let clients = |rig: &Rig, key: &ListenerKey, count: usize| -> Vec<TcpStream> {
+        let address = rig.address_of(key);
+        (0..count).map(|_| connect(address)).filter(greeted_or_reset).collect()
+    };
+    let greedy = [clients(&rig, &keys[0], 200), clients(&rig, &keys[1], 100)];
+    assert_eq!(greedy.each_ref().map(Vec::len), [130, 10]);
+    assert_eq!(clients(&rig, &keys[2], 20).len(), 10);
+    rig.wait_closed(CloseReason::ProcessFull, 70 + 90 + 10);
+
+    // One that is declared when all is taken has some, too.
+    let late = ListenerKey { object: ObjectKey::new("shop", "late"), port: 1 };
+    rig.publish(|snapshot| declare(snapshot, &late, 9));
+    assert_eq!(rig.monitor.capacity().total(), 159, "its listening sockets have two descriptors");
+    assert!(clients(&rig, &late, 3).len() == 3);
+}
+
+#[test]
+fn listening_sockets_have_no_more_than_half_of_the_descriptors() {
+    // 40 descriptors: 12 for the listening sockets of the first three listeners, 28 for connections.
+    let size = Size { workers: 4, capacity: 14, preconnected: 0, pipes: 0, ..Size::default() };
+    let mut snapshot = Snapshot::default();
+    let key = |port| ListenerKey { object: ObjectKey::new("shop", "db"), port };
+    snapshot.upstreams.insert(upstream_key(), upstream(&[greeter()]).into());
+    let bind = |port: u16| SocketAddr::from(([127, 0, 0, port as u8], 0));
+    for port in 1..=3 {
+        snapshot.listeners.insert(key(port), Listener { bind: bind(port), ..listener() }.into());
+    }
+    let mut rig = Rig::start(size, snapshot);
+    assert_eq!(rig.monitor.capacity().total(), 14);
+    rig.publish(|snapshot| {
+        for port in 4..=6 {
+            snapshot.listeners.insert(key(port), Listener { bind: bind(port), ..listener() }.into());
+        }
+    });
+    let report = rig.monitor.view().report.clone();
+    let failed: Vec<_> = report.unbound().collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].1.contains("raise the limit of open files"), "{failed:?}");
+    assert_eq!(rig.monitor.capacity().total(), (40 - 20) / 2);
+    assert!(greeted_or_reset(&connect(rig.address_of(&key(1)))));
+}
+
+#[test]
+fn clients_get_no_descriptor_that_is_kept_spare() {
+    let size = Size { spare_from: 0, ..Size::default() };
+    let rig = Rig::sized(size, &[greeter()], |_, _| {});
+    assert!(!greeted_or_reset(&rig.connect()));
+    rig.wait_closed(CloseReason::ProcessFull, 1);
 }
 
 #[test]

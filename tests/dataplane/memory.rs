@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use crate::rig::*;
+use rustls::version::TLS13;
+use tcplb::{
+    model::{Route, Tls, TlsMode, TlsVersion},
+    proxy::accounting::CloseReason,
+};
+
+use crate::{authority::Authority, rig::*, tls::handshake_for};
 
 const CONNECTIONS: usize = 2000;
 /// More than the relay's buffer.
 const EACH: usize = 256 << 10;
 const ALONE: &str = "DATAPLANE_MEMORY_ALONE";
 
-/// Memory is of a whole process, so this test has one for itself.
-#[test]
-fn an_idle_connection_holds_no_buffer_however_much_it_moved_before() {
+/// Memory is of a whole process, so each of these tests has one for itself.
+fn alone(name: &str, measure: impl FnOnce()) {
     if env::var_os(ALONE).is_some() {
         return measure();
     }
-    let name = "memory::an_idle_connection_holds_no_buffer_however_much_it_moved_before";
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(ALONE, "1")
@@ -31,6 +35,80 @@ fn an_idle_connection_holds_no_buffer_however_much_it_moved_before() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     println!("{said}");
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer_however_much_it_moved_before() {
+    alone("memory::an_idle_connection_holds_no_buffer_however_much_it_moved_before", measure);
+}
+
+#[test]
+fn unfinished_handshakes_of_all_clients_have_a_bounded_memory() {
+    alone("memory::unfinished_handshakes_of_all_clients_have_a_bounded_memory", || {
+        // Read for a route, with room for twice as much each time; and by the TLS library.
+        measure_handshakes(&[TlsMode::Passthrough, TlsMode::Terminate]);
+        measure_handshakes(&[TlsMode::Terminate]);
+    });
+}
+
+/// Bytes of a ClientHello that is not complete, in records.
+const HELLO: usize = 60_000;
+
+/// Many clients begin with large handshakes and end none.
+fn measure_handshakes(modes: &[TlsMode]) {
+    const LIMIT: usize = 16 << 20;
+    const FREE: usize = 8 << 10;
+    let authority = Authority::new();
+    let routes = modes.iter().zip(["a.example", "b.example"]).map(|(mode, name)| Route {
+        server_names: if modes.len() > 1 { vec![name.into()] } else { Vec::new() },
+        mode: *mode,
+        backends: None,
+    });
+    let tls = Tls {
+        certificates: vec![authority.certificate_for(&["b.example"])],
+        min_version: TlsVersion::V1_2,
+        alpn: Vec::new(),
+        start_tls: None,
+        client_validation: None,
+        routes: routes.collect(),
+    };
+    let rig = Rig::with(&[Backend::echo()], |listener, _| {
+        listener.tls = Some(tls);
+        listener.timeouts.handshake = Duration::from_secs(3600);
+    });
+    let message = [&[1, 0, 0xff, 0xdc][..], &[b'x'; HELLO]].concat();
+    let records =
+        message.chunks(1000).flat_map(|part| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat());
+    let hello: Vec<u8> = records.take(HELLO).collect();
+    let before = resident();
+    let mut grown = Vec::new();
+    let mut clients = Vec::new();
+    for count in [500, 1000, 2000] {
+        while clients.len() < count {
+            let mut client = rig.connect();
+            // It may have been closed already.
+            let _ = client.write_all(&hello);
+            clients.push(client);
+        }
+        wait_until_or(
+            || (rig.active(), rig.monitor.handshake_memory(), rig.reasons()),
+            || {
+                let (active, refused) = (rig.active() as usize, rig.closed(CloseReason::HandshakeMemory) as usize);
+                active + refused == count && rig.monitor.handshake_memory() >= active * (HELLO - FREE)
+            },
+        );
+        assert!(rig.monitor.handshake_memory() <= LIMIT);
+        assert!(rig.active() >= 250, "{} stay: as many as there is memory for", rig.active());
+        grown.push(resident().saturating_sub(before));
+    }
+    println!("{grown:?} bytes more for 500, 1,000 and 2,000 clients");
+    assert!(grown[2] < 3 * LIMIT && grown[2] < grown[1] + LIMIT / 2, "{grown:?}");
+
+    // Others are served meanwhile.
+    let mut honest = handshake_for("b.example", &authority.client(&[&TLS13]), rig.connect()).unwrap();
+    is_echoed(&mut honest);
+    drop((honest, clients));
+    wait_until("the memory is given back", || rig.active() == 0 && rig.monitor.handshake_memory() == 0);
 }
 
 fn measure() {

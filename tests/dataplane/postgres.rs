@@ -3,7 +3,11 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
 };
 
 use rustls::{ServerConnection, StreamOwned, version::TLS13};
@@ -124,6 +128,36 @@ fn whoever_does_not_ask_properly_is_refused() {
         wait_until("it is logged", || rig.logged().iter().any(|line| line.ends_with(&told)));
     }
     assert!(backend.accept_now().is_none());
+}
+
+#[test]
+fn a_flood_of_requests_to_cancel_keeps_out_nobody_elses() {
+    let certificate = Authority::new().certificate_for(&["db.example"]);
+    // They take requests, and do not end the connection as PostgreSQL does.
+    let silent = || Backend::serving(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let rig = Rig::with(&[silent(), silent(), silent()], |listener, _| {
+        listener.tls = postgres(TlsMode::Passthrough, &certificate);
+    });
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..40 {
+            let (rig, stop) = (&rig, &stop);
+            scope.spawn(move || {
+                while !stop.load(Relaxed) {
+                    let mut client = connect_from([127, 0, 2, 1 + thread % 2], rig.address());
+                    client.write_all(CANCEL).unwrap();
+                    let _ = client.read(&mut [0]);
+                }
+            });
+        }
+        wait_until("the flood has begun", || rig.accepted() > 100);
+        for _ in 0..20 {
+            let mut client = rig.connect();
+            client.write_all(CANCEL).unwrap();
+            assert_eq!(read_to_end(&client), b"", "it is handed over");
+        }
+        stop.store(true, Relaxed);
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     num::{NonZeroU16, NonZeroU32},
+    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -54,11 +55,13 @@ pub struct Size {
     pub preconnected: usize,
     /// Of each worker.
     pub pipes: usize,
+    /// The first descriptor that no client gets.
+    pub spare_from: i32,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { workers: 2, capacity: 4000, preconnected: 64, pipes: 16 }
+        Self { workers: 2, capacity: 4000, preconnected: 64, pipes: 16, spare_from: i32::MAX }
     }
 }
 
@@ -93,8 +96,7 @@ impl Rig {
     /// Another one with the listening sockets of this one, which goes on with open connections only.
     pub fn taken_over(&self, size: Size, snapshot: Snapshot) -> Self {
         let sockets = self.control.block_on(self.proxy().sockets()).into_iter();
-        let copies =
-            |sockets: Vec<Arc<TcpListener>>| sockets.iter().map(|socket| socket.try_clone().unwrap()).collect();
+        let copies = |sockets: Vec<Arc<_>>| sockets.iter().map(|socket| copy(&**socket)).collect();
         let inherited = sockets.map(|(address, sockets)| (address, copies(sockets))).collect();
         let other = Self::start_with(size, inherited, snapshot);
         self.control.block_on(self.proxy().stop_accepting(Closing::HandedOver));
@@ -110,7 +112,11 @@ impl Rig {
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());
         let options = Options {
             workers: size.workers,
-            capacity: size.capacity,
+            // With the listening sockets of the first snapshot.
+            descriptors: 2 * size.capacity + size.workers * snapshot.listeners.len(),
+            spare_from: size.spare_from,
+            probes: 1000,
+            cancels: 512,
             preconnected: size.preconnected,
             pipes: size.pipes,
             sharing: Sharing::Exclusive,
@@ -254,9 +260,10 @@ impl Rig {
                 books_are_closed && self.endpoints.iter().all(|endpoint| endpoint.active() == 0)
             },
         );
-        assert_eq!(self.monitor.capacity().in_use(), 0, "no permit is left behind");
+        assert_eq!(self.monitor.capacity().lent(), 0, "no borrowed place is left behind");
         for listener in self.listeners.values() {
             assert_eq!(listener.admission.open(), 0, "no place of {} is left behind", listener.key);
+            assert_eq!(listener.share.in_use(), 0, "no permit of {} is left behind", listener.key.object);
         }
         let closed: u64 = self.reasons().values().sum();
         assert_eq!(self.accepted(), closed, "each accepted connection has ended for one reason: {:?}", self.reasons());
@@ -278,6 +285,10 @@ impl Drop for Rig {
         }
         self.proxy = None;
     }
+}
+
+fn copy(socket: &impl AsFd) -> TcpListener {
+    socket.as_fd().try_clone_to_owned().unwrap().into()
 }
 
 /// What the access log writes to.

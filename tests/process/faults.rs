@@ -97,6 +97,68 @@ fn in_shell(prepare: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// A pipe that is full, with the end that nobody reads.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    writer.write_all(&vec![b'.'; size]).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_second_signal_ends_the_process_though_nobody_reads_its_outputs() {
+    for (blocked_output, blocked_log) in [(true, false), (false, true), (true, true)] {
+        let (server, folder) = (EchoServer::start(None), Folder::new());
+        let [address, admin] = std::array::from_fn(|_| free_address());
+        let drain = "drain: {shutdown: {after: 1h}}";
+        let file = folder.write("shop.yaml", &manifest("shop", address.port(), &[server.address], drain));
+        let mut command = program();
+        command.args(["standalone", "--admin", &admin.to_string(), "--shutdown-delay", "1h", &file]);
+        let (output, log) = (full_pipe(), full_pipe());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if blocked_output {
+            command.stdout(output.1);
+        }
+        if blocked_log {
+            command.stderr(log.1);
+        }
+        let mut child = command.spawn().unwrap();
+        let answers = |path: &str, status: u16| http_get(admin, path).is_some_and(|(answered, _)| answered == status);
+        wait_until("it serves", || answers("/readyz", 200));
+        (0..20).for_each(|_| visit(address).unwrap());
+        let _open = Client::connect(address);
+        let kill = || assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        kill();
+        wait_until("/lb-ready fails", || answers("/lb-ready", 503));
+        let begun = std::time::Instant::now();
+        kill();
+        let mut status = None;
+        wait_until("it ends", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(1));
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(4), "{took:?} (output {blocked_output}, log {blocked_log})");
+    }
+}
+
+#[test]
+fn a_process_that_cannot_start_ends_though_nobody_reads_its_log() {
+    for format in ["text", "json"] {
+        let (_reader, writer) = full_pipe();
+        let mut command = program();
+        command.args(["standalone", "--admin", "off", "--log-format", format, "/nonexistent/manifest.yaml"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+        let mut status = None;
+        wait_until("it ends", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(1), "{format}");
+    }
+}
+
 #[test]
 fn nobody_reading_the_log_stops_nothing() {
     for errors in ["/dev/full", "closed"] {

@@ -41,7 +41,18 @@ impl Rig {
     fn start() -> Self {
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, io::sink());
         let (sharing, inherited) = (Sharing::Exclusive, BTreeMap::new());
-        let options = Options { workers: 1, capacity: 10, preconnected: 0, pipes: 0, sharing, inherited, access_log };
+        let options = Options {
+            workers: 1,
+            descriptors: 100,
+            spare_from: i32::MAX,
+            preconnected: 0,
+            pipes: 0,
+            probes: 10,
+            cancels: 10,
+            sharing,
+            inherited,
+            access_log,
+        };
         let proxy = Proxy::start(options, &Handle::current()).unwrap();
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let reports = Reports::new(proxy.monitor(), state.clone(), stop.clone());
@@ -297,6 +308,7 @@ async fn who_sums_up_all_replicas_is_answered() {
     let (monitor, state) = (rig.proxy.monitor(), rig.state.clone());
     let serving = AbortOnDropHandle::new(tokio::spawn(crate::admin::serve(
         pages,
+        10,
         monitor,
         state,
         AllowedHosts::default(),

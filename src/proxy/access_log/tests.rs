@@ -60,7 +60,7 @@ fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
     let memory = Memory::default();
     let (log, writer) = AccessLog::start(Events::StartsAndEnds, format, memory.clone());
     events.into_iter().for_each(|event| log.offer(event));
-    writer.finish(&log);
+    writer.finish(&log, Duration::from_secs(30));
     String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
 }
 
@@ -99,7 +99,7 @@ fn ends_that_cannot_be_written_count_as_dropped() {
     for _ in 0..1000 {
         log.offer(event(Kind::End(CloseReason::Complete)));
     }
-    writer.finish(&log);
+    writer.finish(&log, Duration::from_secs(30));
     assert_eq!((log.logged(), log.dropped()), (0, 1000));
 }
 

@@ -8,7 +8,7 @@ use crate::model::Rate;
 ///
 /// All times are nanoseconds since the same moment. The state of a rate that was never charged is 0.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Gcra {
+pub struct Gcra {
     interval: u64,
     tolerance: u64,
 }

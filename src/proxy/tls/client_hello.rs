@@ -1,9 +1,17 @@
 //! What a client says before anything is encrypted: a ClientHello, read without answering it.
 
-use std::io;
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Poll, ready},
+};
 
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::proxy::handshake_memory::MemoryFull;
 
 use crate::model::server_name::{is_address, normalized};
 
@@ -28,6 +36,8 @@ pub enum HelloError {
     #[error("the client ended before its ClientHello was complete")]
     Ended,
     #[error(transparent)]
+    MemoryFull(#[from] MemoryFull),
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 
@@ -41,37 +51,72 @@ pub async fn read_client_hello(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
 ) -> Result<ClientHello, HelloError> {
+    read_client_hello_with(stream, read, |_| Ok(())).await
+}
+
+/// The same, with leave for each number of bytes that `read` has room for.
+pub async fn read_client_hello_with(
+    stream: &mut (impl AsyncRead + Unpin),
+    read: &mut Vec<u8>,
+    mut grow: impl FnMut(usize) -> Result<(), MemoryFull>,
+) -> Result<ClientHello, HelloError> {
     let mut records = Records::default();
     loop {
         records.take(read)?;
-        if let Some(hello) = records.hello()? {
+        if let Some(hello) = records.hello(read)? {
             return Ok(hello);
         }
         if read.len() >= MAX_READ {
             return Err(HelloError::TooLarge);
         }
-        if read.capacity() - read.len() < 512 {
-            // Not twice as much each time: most have no more to say.
-            read.reserve_exact(4096);
-        }
-        if stream.read_buf(read).await? == 0 {
+        if read_some(stream, read, &mut grow).await? == 0 {
             return Err(HelloError::Ended);
         }
     }
 }
 
-/// Puts a handshake message together from records.
+/// Reads once. There is room for what has come, and none for what has not.
+async fn read_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    read: &mut Vec<u8>,
+    grow: &mut impl FnMut(usize) -> Result<(), MemoryFull>,
+) -> Result<usize, HelloError> {
+    poll_fn(|cx| {
+        // Not a part of the future, so that a client that says nothing has none.
+        let mut bytes = [MaybeUninit::uninit(); 4096];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut bytes))?;
+        let needed = read.len() + bytes.filled().len();
+        if needed > read.capacity() {
+            let room = needed.max((2 * read.capacity()).min(MAX_READ));
+            grow(room)?;
+            read.reserve_exact(room - read.len());
+        }
+        read.extend_from_slice(bytes.filled());
+        Poll::Ready(Ok(bytes.filled().len()))
+    })
+    .await
+}
+
+/// Content type, version, length.
+const RECORD_HEADER: usize = 5;
+/// Kind and length of a handshake message.
+const MESSAGE_HEADER: usize = 4;
+
+/// Follows a handshake message through records, without a copy of it.
 #[derive(Debug, Default)]
 struct Records {
-    /// How many bytes of the stream are taken.
+    /// How many bytes of the stream are taken: whole records.
     taken: usize,
-    message: Vec<u8>,
+    /// How many bytes of the message these have.
+    length: usize,
+    /// The first ones.
+    header: [u8; MESSAGE_HEADER],
 }
 
 impl Records {
     /// Takes the records that are complete in all that was read so far.
     fn take(&mut self, read: &[u8]) -> Result<(), HelloError> {
-        const HEADER: usize = 5;
         const HANDSHAKE: u8 = 22;
         const MAX_FRAGMENT: usize = 1 << 14;
         loop {
@@ -82,40 +127,62 @@ impl Records {
                 [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
                 _ => return Err(HelloError::Invalid),
             }
-            let Some((header, rest)) = left.split_at_checked(HEADER) else { return Ok(()) };
+            let Some((header, rest)) = left.split_at_checked(RECORD_HEADER) else { return Ok(()) };
             let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
             if !(1..=MAX_FRAGMENT).contains(&length) {
                 return Err(HelloError::Invalid);
             }
             let Some(fragment) = rest.get(..length) else { return Ok(()) };
-            self.message.extend_from_slice(fragment);
-            self.taken += HEADER + length;
-            if self.body()?.is_some() {
+            let known = self.length.min(MESSAGE_HEADER);
+            self.header[known..].iter_mut().zip(fragment).for_each(|(byte, new)| *byte = *new);
+            self.length += length;
+            self.taken += RECORD_HEADER + length;
+            if self.body_length()?.is_some_and(|body| self.length >= MESSAGE_HEADER + body) {
                 return Ok(());
             }
         }
     }
 
     /// The ClientHello, once it is complete.
-    fn hello(&self) -> Result<Option<ClientHello>, HelloError> {
-        self.body()?.map(|body| parse(body).ok_or(HelloError::Invalid)).transpose()
+    fn hello(&self, read: &[u8]) -> Result<Option<ClientHello>, HelloError> {
+        let Some(body) = self.body_length()? else { return Ok(None) };
+        let message = MESSAGE_HEADER..MESSAGE_HEADER + body;
+        if self.length < message.end {
+            return Ok(None);
+        }
+        let hello = match read[RECORD_HEADER..self.taken].len() == self.length {
+            true => parse(&read[RECORD_HEADER..][message]),
+            // It came in several records.
+            false => parse(&fragments(&read[..self.taken]).concat()[message]),
+        };
+        hello.map(Some).ok_or(HelloError::Invalid)
     }
 
-    /// What the handshake message holds, once it is complete.
-    fn body(&self) -> Result<Option<&[u8]>, HelloError> {
+    /// How many bytes the message has behind its header, once that is known.
+    fn body_length(&self) -> Result<Option<usize>, HelloError> {
         const CLIENT_HELLO: u8 = 1;
-        match self.message[..] {
-            [CLIENT_HELLO, high, middle, low, ref body @ ..] => {
-                let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-                if length > MAX_HELLO {
-                    return Err(HelloError::TooLarge);
-                }
-                Ok(body.get(..length))
-            }
-            [] | [CLIENT_HELLO, ..] => Ok(None),
-            _ => Err(HelloError::Invalid),
+        let [kind, high, middle, low] = self.header;
+        if self.length > 0 && kind != CLIENT_HELLO {
+            return Err(HelloError::Invalid);
+        }
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        match self.length {
+            ..MESSAGE_HEADER => Ok(None),
+            _ if length > MAX_HELLO => Err(HelloError::TooLarge),
+            _ => Ok(Some(length)),
         }
     }
+}
+
+/// What records hold, which are all complete.
+fn fragments(mut records: &[u8]) -> Vec<&[u8]> {
+    let mut fragments = Vec::new();
+    while let Some((header, rest)) = records.split_at_checked(RECORD_HEADER) {
+        let (fragment, others) = rest.split_at(usize::from(u16::from_be_bytes([header[3], header[4]])));
+        fragments.push(fragment);
+        records = others;
+    }
+    fragments
 }
 
 /// `None`: it is not formed as it should be.

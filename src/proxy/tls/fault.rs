@@ -250,6 +250,7 @@ impl HandshakeFault {
             HelloError::Invalid => Self::Malformed,
             HelloError::TooLarge => Self::HelloTooLarge,
             HelloError::Ended => Self::Ended,
+            HelloError::MemoryFull(_) => Self::Internal,
             HelloError::Io(_) => Self::Reset,
         }
     }

@@ -6,7 +6,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::preceded::Preceded;
+use crate::proxy::{
+    handshake_memory::{Charge, HANDSHAKE_MEMORY},
+    preceded::Preceded,
+};
 
 /// The content type of encrypted records (RFC 8446, section 5.2).
 const APPLICATION_DATA: u8 = 23;
@@ -27,11 +30,17 @@ pub struct LastFlight<S> {
 struct Handshake {
     /// The next bytes to be written begin a record.
     between_records: bool,
+    /// Bytes that came, which the TLS library may keep until the handshake is done.
+    read: usize,
+    charge: Option<Charge>,
 }
 
 impl<S> LastFlight<S> {
     pub fn new(stream: S) -> Self {
-        Self { handshake: Some(Handshake { between_records: true }), stream: Preceded::new(None, stream) }
+        Self {
+            handshake: Some(Handshake { between_records: true, read: 0, charge: None }),
+            stream: Preceded::new(None, stream),
+        }
     }
 
     /// What is written from now on is data.
@@ -53,7 +62,13 @@ impl<S: AsyncWrite + Unpin> LastFlight<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for LastFlight<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if let Some(handshake) = &mut self.handshake {
+            handshake.read += buffer.filled().len() - before;
+            HANDSHAKE_MEMORY.cover(&mut handshake.charge, handshake.read)?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

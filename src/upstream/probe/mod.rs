@@ -21,6 +21,7 @@ use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::warn;
@@ -30,6 +31,7 @@ use self::{bounded::Bounded, postgres::Encryption, words::printable};
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
+    log_limit::LogLimiter,
 };
 use crate::model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Role, Transport};
 
@@ -49,12 +51,19 @@ pub(super) struct Target {
 
 /// Probes at each interval, the first time after `delay`. `report` answers whether the endpoint is healthy now.
 ///
-/// `None` is reported where a failure is not the target's.
-pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Option<Outcome>) -> bool) {
+/// `None` is reported where a failure is not the target's. A probe waits for its turn in `budget`, and its interval and
+/// timeout begin then.
+pub(super) async fn probe(
+    target: Target,
+    budget: Arc<Semaphore>,
+    delay: Duration,
+    report: impl Fn(Option<Outcome>) -> bool,
+) {
     let check = &*target.check;
     let mut told = false;
     sleep(delay).await;
     loop {
+        let permit = permit(&budget).await;
         let started = Instant::now();
         let deadline = started + check.timeout;
         let healthy = match target.ask(deadline).await {
@@ -72,9 +81,23 @@ pub(super) async fn probe(target: Target, delay: Duration, report: impl Fn(Optio
             }
             Err(failure) => report(Some(Err(failure.to_string()))),
         };
+        drop(permit);
         let interval = if healthy { check.interval } else { check.unhealthy_interval };
         sleep_until(started + jittered(interval, check.jitter_percent)).await;
     }
+}
+
+/// A permit for one probe, in the order in which they are asked for.
+async fn permit(budget: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    static LOG: LogLimiter = LogLimiter::new();
+    if let Ok(permit) = budget.try_acquire() {
+        return Some(permit);
+    }
+    if LOG.allow() {
+        warn!("as many probes are under way as file descriptors allow, and others wait: raise the limit of open files");
+    }
+    // Never closed.
+    budget.acquire().await.ok()
 }
 
 /// Why a probe failed.

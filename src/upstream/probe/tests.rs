@@ -379,7 +379,8 @@ async fn an_endpoint_that_is_unhealthy_is_probed_at_an_interval_of_its_own() {
         told.send(since).unwrap();
         !(60..=62).contains(&since)
     };
-    let _probing = AbortOnDropHandle::new(tokio::spawn(probe(target, Duration::ZERO, report)));
+    let _probing =
+        AbortOnDropHandle::new(tokio::spawn(probe(target, Arc::new(Semaphore::new(1)), Duration::ZERO, report)));
     for expected in [0, 60, 61, 62, 63, 123] {
         assert_eq!(times.recv().await, Some(expected));
     }

@@ -5,7 +5,7 @@ use crate::{
     model::ListenerKey,
     proxy::{
         accounting::ListenerCounters,
-        admission::{Admission, Capacity, Sources},
+        admission::{Admission, CONNECTIONS, Places, Share, Sources},
     },
 };
 
@@ -16,9 +16,9 @@ fn gone(id: u64, connections: u64) -> Arc<LiveListener> {
         key: ListenerKey { object: object(), port: 1 },
         id,
         counters: ListenerCounters::new(1),
-        admission: Arc::new(Admission::new(id, sources)),
-        share: Arc::new(Capacity::new(1)),
-        cancels: crate::proxy::postgres::cancels(),
+        admission: Arc::new(Admission::new(ListenerKey { object: object(), port: 1 }, sources)),
+        share: Arc::new(Share::new(Arc::new(Places::new(1, CONNECTIONS)))),
+        cancels: Arc::new(crate::proxy::postgres::Cancels::new(1)),
     };
     (0..connections).for_each(|_| listener.counters.shard(0).accept());
     Arc::new(listener)

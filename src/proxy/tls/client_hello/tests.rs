@@ -205,3 +205,39 @@ impl<I: Iterator<Item = usize> + Unpin> AsyncRead for Pieces<'_, I> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[test]
+fn there_is_room_for_what_has_come_only() {
+    for length in [300, 1700, 20_000, 60_000] {
+        let hello = in_records(&message(&extension(21, &vec![0; length])), 1000);
+        let (mut near, mut far) = duplex(1 << 20);
+        let (mut read, mut rooms) = (Vec::new(), Vec::new());
+        far.write_all(&hello[..hello.len() - 1]).now_or_never().unwrap().unwrap();
+        let grow = |room| {
+            rooms.push(room);
+            Ok(())
+        };
+        assert!(
+            read_client_hello_with(&mut near, &mut read, grow).now_or_never().is_none(),
+            "the last byte is missing"
+        );
+        let last = *rooms.last().unwrap();
+        assert!(
+            read.capacity() <= last && last <= 2 * hello.len(),
+            "{} of {}: {rooms:?}",
+            read.capacity(),
+            hello.len()
+        );
+        assert_eq!(read, hello[..hello.len() - 1]);
+    }
+}
+
+#[test]
+fn reading_ends_where_no_memory_is_left() {
+    let hello = in_records(&message(&extension(21, &[0; 20_000])), 1000);
+    let grow = |room| if room > 8192 { Err(MemoryFull) } else { Ok(()) };
+    let mut read = Vec::new();
+    let result = read_client_hello_with(&mut &hello[..], &mut read, grow).now_or_never().unwrap();
+    assert!(matches!(result, Err(HelloError::MemoryFull(MemoryFull))), "{result:?}");
+    assert!(read.capacity() <= 8192);
+}

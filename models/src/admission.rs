@@ -1,0 +1,17 @@
+//! Of `tcplb::proxy::admission`.
+
+#[path = "../../src/proxy/admission/count.rs"]
+pub mod count;
+#[path = "../../src/proxy/admission/gcra.rs"]
+pub mod gcra;
+#[path = "../../src/proxy/admission/places.rs"]
+pub mod places;
+#[path = "../../src/proxy/admission/rate.rs"]
+pub mod rate;
+
+mod sync {
+    pub use loom::sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    };
+}

@@ -1,0 +1,8 @@
+//! Of `tcplb::upstream`.
+
+#[path = "../../src/upstream/active.rs"]
+pub mod active;
+
+mod sync {
+    pub use loom::sync::atomic::{AtomicU32, Ordering};
+}

@@ -1,0 +1,142 @@
+//! What must hold in every order.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use loom::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
+use tcplb_models::{
+    admission::{
+        count::OpenCount,
+        gcra::Gcra,
+        places::{Places, Share, Terms},
+        rate::RateState,
+    },
+    model::Rate,
+    upstream::active::ActiveCount,
+};
+
+/// Runs this in every order that has no more than three switches between threads other than where one waits: without a
+/// bound it takes hours, and nearly every fault needs one or two.
+fn model(work: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(work);
+}
+
+/// Does this on as many threads, of which this one is the last, and gives what comes of it.
+fn on_threads<T: Send + 'static, const N: usize>(work: [Box<dyn FnOnce() -> T + Send>; N]) -> Vec<T> {
+    let mut work = Vec::from(work);
+    let last = work.pop().expect("there is some work");
+    let others: Vec<_> = work.into_iter().map(thread::spawn).collect();
+    let last = last();
+    others.into_iter().map(|thread| thread.join().unwrap()).chain([last]).collect()
+}
+
+fn shares(places: &Arc<Places>, total: usize) -> [Arc<Share>; 2] {
+    let shares = [(); 2].map(|()| Arc::new(Share::new(Arc::clone(places))));
+    places.divide(total, shares.iter().map(|share| &**share), std::iter::empty());
+    shares
+}
+
+const TERMS: Terms = Terms { guaranteed_one_in: 2, to_come: 0, borrowed_to_left: usize::MAX };
+
+#[test]
+fn holders_never_have_more_places_than_there_are_and_all_come_back() {
+    model(|| {
+        // Each is guaranteed one, and one can be borrowed.
+        let places = Arc::new(Places::new(3, TERMS));
+        let [one, other] = shares(&places, 3);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let take = |share: &Arc<Share>| -> Box<dyn FnOnce() -> usize + Send> {
+            let (share, taken) = (Arc::clone(share), Arc::clone(&taken));
+            Box::new(move || {
+                let permits: Vec<_> = (0..2).filter_map(|_| Share::permit(&share)).collect();
+                assert!(taken.fetch_add(permits.len(), SeqCst) + permits.len() <= 3);
+                let count = permits.len();
+                taken.fetch_sub(count, SeqCst);
+                drop(permits);
+                count
+            })
+        };
+        let counts = on_threads([take(&one), take(&other)]);
+        assert!(counts.iter().all(|count| *count >= 1), "each has its guaranteed place: {counts:?}");
+        assert_eq!((one.in_use(), other.in_use(), places.lent()), (0, 0, 0));
+    });
+}
+
+#[test]
+fn a_holder_that_is_used_by_two_workers_has_its_guaranteed_places_only_once() {
+    model(|| {
+        let places = Arc::new(Places::new(4, TERMS));
+        let [one, other] = shares(&places, 2);
+        // Nothing can be borrowed.
+        let take = || -> Box<dyn FnOnce() -> bool + Send> {
+            let share = Arc::clone(&one);
+            Box::new(move || share.take().is_some())
+        };
+        let taken = on_threads([take(), take()]);
+        assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
+        assert!(other.take().is_some());
+    });
+}
+
+#[test]
+fn a_listener_never_has_more_connections_than_it_may_have() {
+    model(|| {
+        let open = Arc::new(OpenCount::default());
+        let inside = Arc::new(AtomicUsize::new(0));
+        let enter = || -> Box<dyn FnOnce() -> bool + Send> {
+            let (open, inside) = (Arc::clone(&open), Arc::clone(&inside));
+            Box::new(move || {
+                if !open.enter(1) {
+                    return false;
+                }
+                assert_eq!(inside.fetch_add(1, SeqCst), 0);
+                inside.fetch_sub(1, SeqCst);
+                open.leave();
+                true
+            })
+        };
+        let entered = on_threads([enter(), enter(), enter()]);
+        assert!(entered.contains(&true));
+        assert_eq!(open.get(), 0);
+    });
+}
+
+#[test]
+fn a_rate_lets_no_more_in_than_its_burst_whatever_times_workers_come_with() {
+    model(|| {
+        let burst = NonZeroU32::new(2).unwrap();
+        let rate = Gcra::from(Rate { count: NonZeroU32::MIN, per: Duration::from_secs(1), burst });
+        let state = Arc::new(RateState::default());
+        let knock = |times: [u64; 2]| -> Box<dyn FnOnce() -> usize + Send> {
+            let state = Arc::clone(&state);
+            Box::new(move || times.into_iter().filter(|now| state.take(rate, *now)).count())
+        };
+        // All within one interval: the second worker took its time first.
+        let admitted: usize = on_threads([knock([900, 901]), knock([0, 1])]).into_iter().sum();
+        assert_eq!(admitted, 2, "exactly the burst");
+    });
+}
+
+#[test]
+fn connections_of_an_endpoint_are_counted_while_they_are_there() {
+    model(|| {
+        let active = Arc::new(ActiveCount::default());
+        let connect = || -> Box<dyn FnOnce() + Send> {
+            let active = Arc::clone(&active);
+            Box::new(move || {
+                active.begin();
+                assert!(active.get() >= 1);
+                active.end();
+            })
+        };
+        on_threads([connect(), connect(), connect()]);
+        assert_eq!(active.get(), 0);
+    });
+}

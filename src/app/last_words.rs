@@ -1,0 +1,79 @@
+//! Writing at the end of the process, to outputs that may be blocked: a pipe that nobody reads is full at some point.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, Write},
+    panic,
+    sync::mpsc::sync_channel,
+    thread,
+    time::Duration,
+};
+
+use serde_json::json;
+use tracing_appender::non_blocking::WorkerGuard;
+
+use crate::cli::LogFormat;
+
+/// How long the end of the process waits for standard error.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// Writes to standard error. A reader that takes nothing is not waited for longer than [`LIMIT`].
+pub fn print_error(text: &str) {
+    let text = format!("{text}\n");
+    // Nobody may be there to read it.
+    within(LIMIT, move || drop(io::stderr().write_all(text.as_bytes())));
+}
+
+/// The log to standard error. What waits to be written is written when this is dropped, if that is possible in time.
+pub struct Log(pub Option<WorkerGuard>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let guard = self.0.take();
+        within(LIMIT, move || drop(guard));
+    }
+}
+
+/// Has panics written in the format of the log. The hook of the standard library would wait for the reader, and keep the
+/// process from ending.
+pub fn catch_panics(format: LogFormat) {
+    panic::set_hook(Box::new(move |panic| {
+        let backtrace = Backtrace::capture();
+        let name = thread::current().name().unwrap_or("unnamed").to_owned();
+        let mut text = format!("thread `{name}` {panic}");
+        if backtrace.status() == BacktraceStatus::Captured {
+            text += &format!("\n{backtrace}");
+        }
+        match format {
+            LogFormat::Text => print_error(&text),
+            LogFormat::Json => {
+                let timestamp = jiff::Timestamp::now().to_string();
+                print_error(&json!({"timestamp": timestamp, "level": "ERROR", "message": text}).to_string());
+            }
+        }
+    }));
+}
+
+/// Does something on a thread of its own, which is left behind if it takes longer than `limit`. Whether it did not.
+fn within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+    let (done, ended) = sync_channel::<()>(0);
+    let started = thread::Builder::new().name("last-words".into()).spawn(move || {
+        work();
+        drop(done);
+    });
+    started.is_ok() && ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_is_blocked_is_left_behind() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let more_than_it_holds = vec![b'x'; 2 << 20];
+        assert!(!within(Duration::from_millis(50), move || drop(writer.write_all(&more_than_it_holds))));
+        drop(reader);
+        assert!(within(Duration::from_secs(30), || ()));
+    }
+}

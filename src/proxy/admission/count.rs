@@ -1,0 +1,28 @@
+//! The open connections of a listener.
+
+use super::sync::{AtomicU32, Ordering::Relaxed};
+
+/// A number that workers raise together, up to a limit that comes with each connection.
+#[derive(Debug)]
+pub struct OpenCount(AtomicU32);
+
+impl Default for OpenCount {
+    fn default() -> Self {
+        Self(AtomicU32::new(0))
+    }
+}
+
+impl OpenCount {
+    /// Counts one more, unless there are as many as `limit` already.
+    pub fn enter(&self, limit: u32) -> bool {
+        self.0.fetch_update(Relaxed, Relaxed, |open| (open < limit).then(|| open + 1)).is_ok()
+    }
+
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    pub fn get(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+}

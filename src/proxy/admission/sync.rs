@@ -1,0 +1,6 @@
+//! What the counts of admission are made of. The models in `models/` put loom's types in its place.
+
+pub use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+};
