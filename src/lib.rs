@@ -29,6 +29,8 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod controller;
+#[cfg(test)]
+mod cost;
 mod descriptors;
 pub mod drain;
 pub mod metrics;

@@ -2,8 +2,10 @@
 
 mod guard;
 mod page;
+mod rendering;
 mod report;
 mod snapshot;
+mod thread;
 mod visitors;
 
 use std::{sync::Arc, time::Duration};
@@ -36,7 +38,9 @@ use crate::{
     proxy::Monitor,
     state::State,
 };
+use rendering::Rendering;
 use report::Reports;
+pub use thread::AdminThread;
 use visitors::Visitors;
 
 /// A worker that was not seen alive for this long counts as stuck.
@@ -62,8 +66,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let metrics = Metrics::new(monitor.clone(), state.clone());
-    let reports = Reports::new(monitor.clone(), state.clone(), stop.clone());
-    let service = TowerToHyperService::new(router(Arc::new(Pages { monitor, state, metrics, reports }), hosts));
+    let rendering = Rendering::default();
+    let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
+    let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });
+    let service = TowerToHyperService::new(router(pages, hosts));
     let http = http();
     let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
     // It goes on where there are no descriptors for a moment.
@@ -96,6 +102,7 @@ struct Pages {
     monitor: Monitor,
     state: Arc<State>,
     metrics: Metrics,
+    rendering: Rendering,
     reports: Reports,
 }
 
@@ -103,7 +110,12 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
     type Pages = extract::State<Arc<self::Pages>>;
 
     Router::new()
-        .route("/", get(|pages: Pages| async move { Html(page::render(&pages.monitor, &pages.state)) }))
+        .route(
+            "/",
+            get(|pages: Pages| async move {
+                pages.rendering.run(|| Html(page::render(&pages.monitor, &pages.state))).await
+            }),
+        )
         .route("/style.css", get(|| async { ([(CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE) }))
         .route("/livez", get(|pages: Pages| async move { live(&pages.monitor) }))
         .route("/readyz", get(|pages: Pages| async move { answer(pages.state.is_ready(), "not ready\n") }))
@@ -113,9 +125,19 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
                 |pages: Pages| async move { answer(pages.state.takes_new_connections(), "takes no new connections\n") },
             ),
         )
-        .route("/snapshot", get(|pages: Pages| async move { json(&snapshot::of(&pages.monitor, &pages.state)) }))
+        .route(
+            "/snapshot",
+            get(|pages: Pages| async move {
+                pages.rendering.run(|| json(&snapshot::of(&pages.monitor, &pages.state))).await
+            }),
+        )
         .route("/report", get(|pages: Pages, uri: Uri| async move { report(&pages.reports, &uri).await }))
-        .route("/metrics", get(|pages: Pages, headers: HeaderMap| async move { text(&pages.metrics, &headers) }))
+        .route(
+            "/metrics",
+            get(|pages: Pages, headers: HeaderMap| async move {
+                pages.rendering.run(|| text(&pages.metrics, &headers)).await
+            }),
+        )
         .with_state(pages)
         .layer(from_fn_with_state(hosts, guard::guard))
 }

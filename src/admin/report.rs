@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::rendering::Rendering;
 use crate::{
     model::{
         BackendHealth, Certificate, FailedOver, Failure, ListenerOutcome, ListenerState, ObjectKey, ReplicaReport,
@@ -41,6 +42,7 @@ const MAX_REASON: usize = 1024;
 pub struct Reports {
     monitor: Monitor,
     state: Arc<State>,
+    rendering: Rendering,
     /// Nobody is kept waiting any more.
     stop: CancellationToken,
     last: Mutex<Last>,
@@ -62,21 +64,21 @@ struct Last {
 }
 
 impl Reports {
-    pub fn new(monitor: Monitor, state: Arc<State>, stop: CancellationToken) -> Self {
+    pub fn new(monitor: Monitor, state: Arc<State>, rendering: Rendering, stop: CancellationToken) -> Self {
         let last = Last { told: Arc::new(Told::new(&ReplicaReport::default())), whole: BTreeMap::new() };
-        Self { monitor, state, stop, last: Mutex::new(last) }
+        Self { monitor, state, rendering, stop, last: Mutex::new(last) }
     }
 
     /// The report: at once, or as soon as its tag is another one. `None`: it is still the same after a while.
     pub async fn next(&self, unless: Option<&str>) -> Option<Arc<Told>> {
-        let Some(unless) = unless else { return Some(self.latest()) };
+        let Some(unless) = unless else { return Some(self.rendered().await) };
         let until = Instant::now() + LONGEST_WAIT;
         let (mut configurations, mut reports) = (self.state.configurations(), self.monitor.reports());
         sleep(GATHERED_FOR).await;
         loop {
             configurations.mark_unchanged();
             reports.mark_unchanged();
-            let told = self.latest();
+            let told = self.rendered().await;
             if told.tag != unless {
                 return Some(told);
             }
@@ -88,6 +90,10 @@ impl Reports {
                 () = self.stop.cancelled() => return None,
             }
         }
+    }
+
+    async fn rendered(&self) -> Arc<Told> {
+        self.rendering.run(|| self.latest()).await
     }
 
     /// The report as it is now; while a new configuration is about to be applied, as it was before.

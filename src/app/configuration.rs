@@ -1,7 +1,7 @@
 //! From manifests to published snapshots, again and again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -20,6 +20,7 @@ use crate::{
     source::{Names, Place, Settle, World, resolve},
     state::{Configuration, State},
     translate::{Problem, Severity, translate},
+    upstream::in_place,
 };
 
 /// How long a new DNS name may hold up the configuration that it came with.
@@ -72,7 +73,7 @@ impl Compiler {
         if self.world.site.tenancy().is_none() {
             self.names.first_answers(FIRST_ANSWERS).await;
         }
-        self.translate()
+        in_place(|| self.translate())
     }
 
     /// Compiles what was read before with what DNS says now.
@@ -122,9 +123,9 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
     loop {
         tokio::select! {
             () = compiler.source.changed() => settle.note(),
-            () = compiler.names.changed() => publish(proxy, compiler.translate()),
+            () = compiler.names.changed() => publish(proxy, in_place(|| compiler.translate())),
             () = settle.due() => publish(proxy, compiler.compile().await),
-            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),
+            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, in_place(|| compiler.translate())),
         }
     }
 }
@@ -199,11 +200,22 @@ fn addresses_of(snapshot: &Snapshot, object: &ObjectKey) -> BTreeSet<SocketAddr>
 
 /// Says each problem once when it comes, and once that it has gone.
 fn log_changes(before: &Configuration, now: &Configuration) {
-    for problem in now.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+    let [old, new]: [HashSet<&String>; 2] = [before, now].map(|configuration| configuration.problems.iter().collect());
+    let mut came = now.problems.iter().filter(|problem| !old.contains(problem));
+    for problem in came.by_ref().take(MOST_TOLD) {
         error!("{problem}");
     }
-    for problem in before.problems.iter().filter(|problem| !now.problems.contains(problem)) {
+    let untold = came.count();
+    if untold > 0 {
+        error!("and {untold} more problems with files: the admin page has all");
+    }
+    let mut went = before.problems.iter().filter(|problem| !new.contains(problem));
+    for problem in went.by_ref().take(MOST_TOLD) {
         info!("no longer: {problem}");
+    }
+    let untold = went.count();
+    if untold > 0 {
+        info!("no longer: {untold} more problems with files");
     }
     for (object, verdict) in &*now.verdicts {
         let had = before.verdicts.get(object).map_or(&[][..], |before| &before.problems);
@@ -260,6 +272,19 @@ mod tests {
     const SERVICE: &str = "\n---\n{kind: Service, apiVersion: v1, metadata: {name: db}, spec: {ports: [{port: 1}]}}\n---\n\
         {kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {name: db, labels: {kubernetes.io/service-name: \
         db}}, addressType: IPv4, ports: [{port: 7}], endpoints: [{addresses: [10.0.0.1], targetRef: {uid: p}}]}";
+
+    #[test]
+    fn comparing_many_problems_costs_as_much_as_there_are() {
+        let of = |range: std::ops::Range<usize>| Configuration {
+            problems: range.map(|number| format!("{number}: is not YAML")).collect(),
+            ..Configuration::default()
+        };
+        crate::cost::assert_grows_no_faster_than_n_log_n(
+            1000,
+            |count| (of(0..count), of(count / 2..count * 2)),
+            |(before, now)| log_changes(before, now),
+        );
+    }
 
     #[tokio::test]
     async fn when_an_endpoint_has_to_go_is_remembered_though_nothing_else_changes() {

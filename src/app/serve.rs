@@ -25,7 +25,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    admin::{self, AllowedHosts},
+    admin::{self, AdminThread, AllowedHosts},
     cli::{AdminAddress, Run},
     controller::{self, Observed, Settings},
     descriptors,
@@ -185,7 +185,7 @@ struct AdminPages {
     connections: usize,
     stop: CancellationToken,
     /// Once they are open.
-    serving: Option<JoinHandle<()>>,
+    serving: Option<(AdminThread, JoinHandle<()>)>,
 }
 
 impl AdminPages {
@@ -209,10 +209,14 @@ impl AdminPages {
     fn open(&mut self, proxy: &Proxy, state: &Arc<State>) -> anyhow::Result<()> {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
-        let listener = TcpListener::from_std(listener)?;
-        let (monitor, hosts) = (proxy.monitor(), self.hosts.clone());
-        let serving = admin::serve(listener, self.connections, monitor, state.clone(), hosts, self.stop.clone());
-        self.serving = Some(tokio::spawn(serving));
+        let thread = AdminThread::start().context("the thread of the admin pages cannot be started")?;
+        let serving = {
+            let _on_it = thread.handle().enter();
+            let listener = TcpListener::from_std(listener)?;
+            let (monitor, hosts) = (proxy.monitor(), self.hosts.clone());
+            tokio::spawn(admin::serve(listener, self.connections, monitor, state.clone(), hosts, self.stop.clone()))
+        };
+        self.serving = Some((thread, serving));
         Ok(())
     }
 
@@ -224,7 +228,7 @@ impl AdminPages {
     fn close(self) -> impl Future<Output = ()> {
         self.stop.cancel();
         async move {
-            if let Some(serving) = self.serving {
+            if let Some((_thread, serving)) = self.serving {
                 let _ = timeout(LAST_ANSWERS, serving).await;
             }
         }

@@ -28,7 +28,10 @@ use super::{
     topology::View,
     worker::{DRAIN_TICK, Order, Shared, jittered},
 };
-use crate::model::{Departure, Report};
+use crate::{
+    model::{Departure, Report},
+    upstream::in_place,
+};
 
 pub struct Departures {
     pub shared: Arc<Shared>,
@@ -54,7 +57,7 @@ impl Departures {
             };
             select! {
                 changed = reports.changed() => match changed {
-                    Ok(()) => plans.follow(seen(&self.view.load()), Instant::now()),
+                    Ok(()) => in_place(|| plans.follow(seen(&self.view.load()), Instant::now())),
                     Err(_) => return,
                 },
                 () = tick => {

@@ -36,7 +36,7 @@ use crate::{
         self, Listener, ListenerDrain, ListenerKey, ListenerState, Loops, ObjectKey, Report, Snapshot, UpstreamKey,
         loops, overlap,
     },
-    upstream::{Backends, Upstream, Upstreams},
+    upstream::{Backends, Upstream, Upstreams, in_place},
 };
 
 /// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
@@ -160,7 +160,7 @@ impl Topology {
                     }
                     None => return,
                 },
-                Ok(()) = self.usable_changes.changed() => self.report(),
+                Ok(()) = self.usable_changes.changed() => in_place(|| self.report()),
                 () = retry => self.retry().await,
             }
         }
@@ -173,7 +173,7 @@ impl Topology {
             return;
         }
         let upstreams = self.without_loops(&snapshot);
-        self.upstreams.update(&upstreams);
+        in_place(|| self.upstreams.update(&upstreams));
         self.state.applied = snapshot.clone();
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();

@@ -281,16 +281,17 @@ impl Endpoint {
         self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
     }
 
-    /// One that becomes usable again starts with no failures.
-    pub(super) fn stand(&self, standing: Standing) {
+    /// One that becomes usable again starts with no failures. Answers whether anything changes.
+    pub(super) fn stand(&self, standing: Standing) -> bool {
         if **self.standing.load() == standing {
-            return;
+            return false;
         }
         self.standing.store(Arc::new(standing));
         let was_usable = self.usable.swap(standing.usable(), Relaxed);
         if standing.usable() && !was_usable {
             self.forgiven_failures.store(self.failures_in_row.load(Relaxed), Relaxed);
         }
+        true
     }
 
     pub(super) fn note_share(&self, percent: u32) {

@@ -1,8 +1,11 @@
+mod log;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    mem,
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -16,16 +19,23 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use self::log::{log, note_switch};
 use super::{
     Backends, Current, Subset, Upstream,
     endpoint::Endpoint,
-    members::{Change, Event, Members},
+    in_place,
+    members::Members,
     pool::{Pool, PreconnectBudget, Refill},
-    priority::{Serving, Switch},
+    priority::Serving,
     probe::{Outcome, Target, probe},
-    rebalance::{Group, Rebalancing, Sharer, Tolerance},
+    rebalance::{Group, Rebalancing, Sharer},
+    subset::Candidates,
 };
-use crate::model::{self, Close, Departure, Priority, UpstreamKey};
+use crate::model::{self, Close, Departure, Priority};
+
+/// Changes are gathered for this long at least once some have been published.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
@@ -42,6 +52,10 @@ pub(super) struct Keeper {
     subsets: Vec<Known>,
     /// When connections have to see something else although nothing has happened.
     due: Option<Instant>,
+    /// Probes have changed what is usable since the last review.
+    unsettled: bool,
+    /// A subset was added since endpoints were last marked as standby.
+    standby_outdated: bool,
 }
 
 /// A subset, and which group of its endpoints serves.
@@ -65,7 +79,17 @@ pub(super) struct Surroundings {
 impl Keeper {
     pub fn new(surroundings: Surroundings) -> Self {
         let (members, probes, pools, subsets) = Default::default();
-        Self { surroundings, members, settings: None, probes, pools, subsets, due: None }
+        Self {
+            surroundings,
+            members,
+            settings: None,
+            probes,
+            pools,
+            subsets,
+            due: None,
+            unsettled: false,
+            standby_outdated: false,
+        }
     }
 
     /// The same one for as long as somebody has it. A new one goes on with the group that serves the one most like it.
@@ -76,7 +100,7 @@ impl Keeper {
             return subset;
         }
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
-        let candidates = self.members.candidates(Instant::now());
+        let candidates = Candidates::new(self.members.candidates(backends, Instant::now()));
         let mut serving = alike.unwrap_or_default();
         let (subset, switch) = Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
         if let Some(switch) = switch {
@@ -85,7 +109,12 @@ impl Keeper {
         let subset = Arc::new(subset);
         self.due = self.due.into_iter().chain(serving.due(&settings.balancing.failover)).min();
         self.subsets.push(Known { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
-        self.note_service();
+        if self.has_one_priority() {
+            // Its endpoints are in service, as they are unless they are marked otherwise.
+            self.standby_outdated = true;
+        } else {
+            self.note_service();
+        }
         // Its last endpoint may be ejected.
         upstream.attention.notify_one();
         subset
@@ -94,6 +123,9 @@ impl Keeper {
     /// Which group serves the subset that has most backends in common with these, so that a route that is edited is the
     /// same route. These must be of several groups: two routes that share no more than those that stand in are two.
     fn serving_alike(&self, backends: &Backends) -> Option<Serving> {
+        if self.has_one_priority() {
+            return None;
+        }
         let all = &self.settings.as_ref()?.backends;
         let likeness = |known: &Known| {
             let common = || all.iter().filter(|(name, _)| backends.contain(name) && known.backends.contain(name));
@@ -103,6 +135,12 @@ impl Keeper {
         };
         let alike = self.subsets.iter().filter_map(|known| Some((likeness(known)?, known)));
         alike.max_by_key(|(likeness, _)| *likeness).map(|(_, known)| known.serving.clone())
+    }
+
+    fn has_one_priority(&self) -> bool {
+        let mut priorities = self.settings.iter().flat_map(|settings| settings.backends.values()).map(|it| it.priority);
+        let first = priorities.next();
+        priorities.all(|priority| Some(priority) == first)
     }
 
     /// The group that serves those of these backends, if it is not the first of theirs.
@@ -119,12 +157,17 @@ impl Keeper {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
         self.protect_subsets();
         let open = self.open_subsets();
-        let gives_way = |endpoint: &&Arc<Endpoint>| {
-            let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
-            given_way().next().is_some() && given_way().all(|gives_way| gives_way)
+        // The same for all endpoints of a backend.
+        let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
+        let mut gives_way = |endpoint: &&Arc<Endpoint>| {
+            let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
+            *known.entry(of_backend).or_insert_with(|| {
+                let given_way = || open.iter().filter_map(|subset| subset.prefers_others_to(endpoint));
+                given_way().next().is_some() && given_way().all(|gives_way| gives_way)
+            })
         };
         // Also what goes for another reason: its connections are given back for as long as they would be otherwise.
-        let failed_back = self.members.endpoints().chain(self.members.gone()).filter(gives_way);
+        let failed_back = self.members.endpoints().chain(self.members.gone()).filter(&mut gives_way);
         let failed_back = failed_back.map(|endpoint| (endpoint.clone(), Departure::Failback));
         let departing = self.members.departing(&settings.unready).into_iter().chain(failed_back);
         departing.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
@@ -171,34 +214,49 @@ impl Keeper {
         self.protect_subsets();
         let changes = self.members.change(wanted, &upstream.attention, Instant::now());
         log(upstream.key(), &changes);
+        self.unsettled = false;
         self.publish(upstream);
         self.probe_all(upstream);
+        // An ejection may end earlier than the keeper's task knows.
+        upstream.attention.notify_one();
     }
 
-    /// Answers whether the endpoint is healthy now.
-    pub fn probed(&mut self, upstream: &Arc<Upstream>, id: u64, outcome: Option<Outcome>) -> bool {
-        self.protect_subsets();
-        match outcome {
+    /// Records a probe, for the next review. Answers whether the endpoint is healthy now.
+    pub fn probed(&mut self, upstream: &Upstream, id: u64, outcome: Option<Outcome>) -> bool {
+        let changes = match outcome {
             Some(outcome) => {
-                let changes = self.members.probed(id, outcome, Instant::now());
-                self.take_note(upstream, &changes);
+                let changes = self.members.observe(id, outcome, Instant::now());
+                log(upstream.key(), &changes);
+                !changes.is_empty()
             }
-            None if self.members.could_not_probe(id) => self.publish(upstream),
-            None => {}
+            None => self.members.could_not_probe(id),
+        };
+        if changes {
+            self.unsettled = true;
+            upstream.attention.notify_one();
         }
         self.members.is_healthy(id)
     }
 
-    /// Answers when the next review is due.
-    fn review(&mut self, upstream: &Arc<Upstream>) -> Option<Instant> {
+    /// Makes all that was recorded since the last review count, at once: its cost depends on the number of endpoints, not
+    /// on how many of them have changed.
+    pub fn review(&mut self, upstream: &Upstream) -> Review {
         self.protect_subsets();
         let now = Instant::now();
         let changes = self.members.review(now);
-        self.take_note(upstream, &changes);
-        if self.due.is_some_and(|due| due <= now) {
+        log(upstream.key(), &changes);
+        let publishes = mem::take(&mut self.unsettled) || !changes.is_empty();
+        let is_due = self.due.is_some_and(|due| due <= now);
+        if publishes {
+            self.publish(upstream);
+        } else if is_due {
             self.balance(upstream);
         }
-        self.members.next_return().into_iter().chain(self.due).min()
+        if mem::take(&mut self.standby_outdated) {
+            self.note_service();
+        }
+        let next = self.members.next_return().into_iter().chain(self.due).min();
+        Review { next, published: publishes || is_due }
     }
 
     /// Stops all tasks and closes what no client uses.
@@ -209,15 +267,8 @@ impl Keeper {
         self.open_subsets().iter().for_each(|subset| subset.retire());
     }
 
-    fn take_note(&mut self, upstream: &Arc<Upstream>, changes: &[Change]) {
-        if !changes.is_empty() {
-            log(upstream.key(), changes);
-            self.publish(upstream);
-        }
-    }
-
     /// Makes what was decided what connections see.
-    fn publish(&mut self, upstream: &Arc<Upstream>) {
+    fn publish(&mut self, upstream: &Upstream) {
         let Some(settings) = self.settings.clone() else { return };
         let before = upstream.current.load_full();
         let usable = self.members.usable();
@@ -228,7 +279,7 @@ impl Keeper {
             usable,
             // As long as first probes are awaited, it is what it was.
             refuses: usable == 0 && (before.refuses || !self.members.awaits_anybody()),
-            rebalance: rebalancing(&settings),
+            rebalance: Rebalancing::of(&settings),
         };
         let were_any = !before.endpoints.is_empty();
         match (before.refuses, current.refuses) {
@@ -242,23 +293,26 @@ impl Keeper {
         self.balance(upstream);
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
-        // An ejection may end earlier than the keeper's task knows.
-        upstream.attention.notify_one();
     }
 
     /// Has each subset's connections go to those endpoints that they are to go to now.
     fn balance(&mut self, upstream: &Upstream) {
         let Some(settings) = self.settings.clone() else { return };
         let now = Instant::now();
-        let candidates = self.members.candidates(now);
+        let candidates = Candidates::new(self.members.candidates(&Backends::All, now));
+        let affected = self.members.take_affected();
+        let failover = &settings.balancing.failover;
         let mut switched = Vec::new();
-        for Known { subset, serving, .. } in &mut self.subsets {
+        for Known { backends, subset, serving } in &mut self.subsets {
+            let is_due = serving.due(failover).is_some_and(|due| due <= now);
+            if !(is_due || backends.are_among(&affected) || backends.are_renamed(&settings)) {
+                continue;
+            }
             let Some(subset) = subset.upgrade() else { continue };
             if let Some(switch) = subset.publish(&settings, &candidates, serving) {
                 switched.push((subset, switch));
             }
         }
-        let failover = &settings.balancing.failover;
         let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
         self.due = failbacks.chain(self.members.next_step(now)).min();
         self.note_service();
@@ -273,9 +327,15 @@ impl Keeper {
     /// Has each endpoint know whether it stands by, while others serve all that would go to it.
     fn note_service(&mut self) {
         let open = self.open_subsets();
+        // The same for all endpoints of a backend.
+        let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
         for endpoint in self.members.endpoints() {
-            let served = || open.iter().filter_map(|subset| subset.is_served_by(endpoint));
-            endpoint.stand_by(served().next().is_some() && !served().any(|serves| serves));
+            let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
+            let stands_by = *known.entry(of_backend).or_insert_with(|| {
+                let served = || open.iter().filter_map(|subset| subset.is_served_by(endpoint));
+                served().next().is_some() && !served().any(|serves| serves)
+            });
+            endpoint.stand_by(stands_by);
         }
     }
 
@@ -294,7 +354,8 @@ impl Keeper {
     /// Keeps a pool for each usable endpoint, if pools are wanted, and no others.
     fn fill_pools(&mut self, settings: &model::Upstream) {
         let Some(preconnect) = settings.connect.preconnect else { return };
-        let usable = by_id(self.members.endpoints().filter(|endpoint| endpoint.usable()));
+        let usable = self.members.endpoints().filter(|endpoint| endpoint.usable());
+        let usable: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.id(), endpoint)).collect();
         self.pools.retain(|id, _| usable.contains_key(id));
         let refill = || Refill {
             connect: settings.connect,
@@ -308,16 +369,23 @@ impl Keeper {
     }
 }
 
-fn rebalancing(settings: &model::Upstream) -> Option<Rebalancing> {
-    let rebalance = settings.rebalance?;
-    let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
-    Some(Rebalancing { rebalance, tolerance })
+/// What a review has done.
+pub(super) struct Review {
+    /// When the next one is due though nothing happens.
+    pub next: Option<Instant>,
+    /// Whether connections see something else now.
+    pub published: bool,
 }
 
-/// The task of an upstream: lets ejections end and begin.
+/// The task of an upstream: makes probes count, lets ejections end and begin. The first change counts at once, those that
+/// follow it together.
 pub(super) async fn keep(upstream: Arc<Upstream>) {
     loop {
-        let due = upstream.keeper().review(&upstream);
+        let started = std::time::Instant::now();
+        let Review { next: due, published } = in_place(|| upstream.keeper().review(&upstream));
+        if published {
+            sleep(pause_after(started.elapsed())).await;
+        }
         let is_due = async {
             match due {
                 Some(due) => sleep_until(due).await,
@@ -329,6 +397,11 @@ pub(super) async fn keep(upstream: Arc<Upstream>) {
             () = upstream.attention.notified() => {}
         }
     }
+}
+
+/// The pause after a review that took so long: reviews of one upstream take at most a fifth of a thread.
+fn pause_after(review: Duration) -> Duration {
+    (review * 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 /// Runs a task for as long as the handle is held; one that panics is started again.
@@ -398,50 +471,6 @@ impl Drop for OpenPool {
     fn drop(&mut self) {
         self.endpoint.set_pool(None);
         self.pool.flush();
-    }
-}
-
-fn by_id<'a>(endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) -> BTreeMap<u64, &'a Arc<Endpoint>> {
-    endpoints.map(|endpoint| (endpoint.id(), endpoint)).collect()
-}
-
-fn log(upstream: &UpstreamKey, changes: &[Change]) {
-    for Change { endpoint, event } in changes {
-        let endpoint = endpoint.key();
-        match event {
-            Event::Unhealthy { reason } => warn!(%upstream, %endpoint, reason, "endpoint unhealthy"),
-            Event::Healthy { reason } => info!(%upstream, %endpoint, reason, "endpoint healthy"),
-            Event::Ejected { length, failures, reason } => {
-                warn!(%upstream, %endpoint, ?length, failures, reason, "endpoint ejected");
-            }
-            Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
-        }
-    }
-}
-
-/// Counts it and says it.
-fn note_switch(upstream: &Upstream, backends: &Backends, switch: Switch) {
-    upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
-    log_switch(upstream.key(), backends, switch);
-}
-
-/// `backends` are those of a route, or all.
-fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to, first }: Switch) {
-    let backends = match backends {
-        Backends::All => None,
-        Backends::Of(names) => Some(names.join(", ")),
-    };
-    match from {
-        Some(from) if from < to => {
-            warn!(%upstream, backends, %from, %to, "failed over: new connections go to endpoints of another priority");
-        }
-        Some(from) => {
-            info!(%upstream, backends, %from, %to, "failed back: new connections go to endpoints of another priority");
-        }
-        None if to > first => {
-            warn!(%upstream, backends, %to, "failed over: new connections go to endpoints of a higher priority number");
-        }
-        None => {}
     }
 }
 

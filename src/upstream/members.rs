@@ -1,5 +1,7 @@
+mod tally;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     sync::Arc,
     time::Duration,
@@ -7,6 +9,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use self::tally::{Parts, Tally};
 use super::{
     Backends,
     balance::Candidate,
@@ -26,12 +29,16 @@ use crate::model::{self, ActiveCheck, Departure, EndpointKey, PassiveCheck, Prio
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: Vec<Member>,
+    /// Places in `members` by endpoint id.
+    places: HashMap<u64, usize>,
     passive: Option<PassiveCheck>,
     /// How long the share of an endpoint grows that becomes usable.
     slow_start: Option<Duration>,
     /// Endpoints that are no longer wanted and may have connections.
     gone: Vec<Arc<Endpoint>>,
     never_empty: Vec<Backends>,
+    /// Backends with endpoints that balancing must look at again.
+    affected: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -64,22 +71,36 @@ pub(super) enum Event {
 impl Members {
     /// Takes over other endpoints and settings. Endpoints that stay, by key, keep their state.
     pub fn change(&mut self, wanted: &model::Upstream, keeper: &Arc<Notify>, now: Instant) -> Vec<Change> {
+        self.affected.extend(self.members.iter().map(|member| member.backend_name().clone()));
         let before = mem::take(&mut self.members).into_iter();
         let mut before: BTreeMap<EndpointKey, Member> =
             before.map(|member| (member.endpoint().key().clone(), member)).collect();
+        // State of removed endpoints that still have connections, for those that come back.
+        let gone = mem::take(&mut self.gone);
+        let open = gone.iter().filter(|endpoint| endpoint.active() > 0);
+        let mut returning: HashMap<&EndpointKey, &Arc<Endpoint>> = open.map(|gone| (gone.key(), gone)).collect();
+        let mut returned = BTreeSet::new();
         let worrying = wanted.passive_check.map(|check| check.consecutive_failures.get());
         for endpoint in &wanted.endpoints {
             let live = before.remove(&endpoint.key);
             let backend = &wanted.backends[&endpoint.key.backend];
             let member = match live {
                 Some(member) => member.configured(endpoint, backend),
-                None => Member::new(self.live(endpoint, backend, keeper), endpoint, backend),
+                None => {
+                    let live = returning.remove(&endpoint.key).cloned();
+                    returned.extend(live.as_ref().map(|live| live.id()));
+                    let fresh = || Arc::new(Endpoint::new(endpoint.key.clone(), backend.clone(), keeper.clone()));
+                    Member::new(live.unwrap_or_else(fresh), endpoint, backend)
+                }
             };
             member.endpoint().configure(backend, endpoint.distance, worrying);
             self.members.push(member);
         }
+        self.places = self.members.iter().map(|member| member.endpoint().id()).zip(0..).collect();
+        self.affected.extend(wanted.backends.keys().cloned());
         // Not those that go now: until balancing knows of it, a connection may still be sent there.
-        self.gone.retain(|endpoint| endpoint.active() > 0);
+        self.gone = gone;
+        self.gone.retain(|endpoint| endpoint.active() > 0 && !returned.contains(&endpoint.id()));
         self.gone.extend(before.into_values().map(|member| member.candidate.endpoint));
         self.passive = wanted.passive_check;
         self.slow_start = wanted.balancing.slow_start;
@@ -98,16 +119,12 @@ impl Members {
         changes
     }
 
-    /// The state of an endpoint that comes: what there was of it, if it still has connections.
-    fn live(&mut self, wanted: &model::Endpoint, backend: &Arc<model::Backend>, keeper: &Arc<Notify>) -> Arc<Endpoint> {
-        match self.gone.iter().position(|gone| *gone.key() == wanted.key && gone.active() > 0) {
-            Some(place) => self.gone.swap_remove(place),
-            None => Arc::new(Endpoint::new(wanted.key.clone(), backend.clone(), keeper.clone())),
-        }
-    }
-
     /// Those that get no more connections, with the reason.
     pub fn departing(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, Departure)> {
+        let parts = Parts::new(&self.never_empty);
+        let served = parts.with(self.members.iter().filter(|member| member.usable()));
+        // Clients of an endpoint that serves no more have somewhere to go, whichever subset they came by.
+        let others_serve = |endpoint: &Endpoint| parts.of(&endpoint.key().backend).all(|number| served[number]);
         // One that came back, and is only to be probed, has not been found unhealthy.
         let unusable = self.members.iter().filter(|member| !member.usable() && !member.health.is_unprobed());
         let unusable = unusable.map(|member| (member.endpoint(), Departure::Unhealthy));
@@ -119,29 +136,18 @@ impl Members {
             };
             (endpoint, departure)
         });
-        let leave = |endpoint, departure| departure == Departure::Removed || self.others_serve(endpoint);
+        let leave = |endpoint, departure| departure == Departure::Removed || others_serve(endpoint);
         let departing = unusable.chain(gone).filter(|(endpoint, departure)| leave(endpoint, *departure));
         let departing = departing.map(|(endpoint, departure)| (endpoint.clone(), departure));
-        departing.chain(self.last_resorts_that_go()).collect()
+        departing.chain(self.last_resorts_that_go(&parts)).collect()
     }
 
     /// Those that terminate, where others serve instead, wherever connections could go to them.
-    fn last_resorts_that_go(&self) -> impl Iterator<Item = (Arc<Endpoint>, Departure)> {
-        let serves = |member: &Member| member.usable() && !member.is_last_resort();
+    fn last_resorts_that_go(&self, parts: &Parts) -> impl Iterator<Item = (Arc<Endpoint>, Departure)> {
+        let served = parts.with(self.members.iter().filter(|member| member.usable() && !member.is_last_resort()));
         let terminate = self.members.iter().filter(|member| member.usable() && member.is_last_resort());
-        let go = terminate.filter(move |member| self.every_subset_has(member.endpoint(), serves));
+        let go = terminate.filter(move |member| parts.of(member.backend_name()).all(|number| served[number]));
         go.map(|member| (member.endpoint().clone(), Departure::Terminating))
-    }
-
-    /// Whether clients of an endpoint that serves no more have somewhere to go, whichever subset they came by.
-    fn others_serve(&self, endpoint: &Endpoint) -> bool {
-        self.every_subset_has(endpoint, Member::usable)
-    }
-
-    /// Whether each subset that this endpoint is of has one like this.
-    fn every_subset_has(&self, endpoint: &Endpoint, like: impl Fn(&Member) -> bool) -> bool {
-        let mut its_own = self.subsets().into_iter().filter(|subset| subset.have(endpoint.key()));
-        its_own.all(|subset| self.members.iter().any(|member| like(member) && member.is_of(&subset)))
     }
 
     /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole; and what goes keeps its
@@ -150,10 +156,10 @@ impl Members {
         self.never_empty = subsets;
     }
 
-    /// A probe of the endpoint with this id ended.
-    pub fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+    /// Records the outcome of a probe of the endpoint with this id. [`review`](Self::review) makes it count.
+    pub fn observe(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return changes };
+        let Some(member) = self.places.get(&id).map(|place| &mut self.members[*place]) else { return changes };
         let Some(check) = member.check() else { return changes };
         let passed = outcome.is_ok();
         member.endpoint().count_probe(passed);
@@ -169,19 +175,15 @@ impl Members {
         if member.outlier.observe(passed, check.healthy_after) {
             member.end_ejection("probes pass", now, &mut changes);
         }
-        // Nearly always: all others need not be looked at then.
-        if !changes.is_empty() {
-            self.settle(now, &mut changes);
-        }
         changes
     }
 
-    /// A probe of the endpoint with this id could not be made. Answers whether nobody is to wait for it any more.
+    /// Records that a probe of the endpoint with this id could not be made. Answers whether connections no longer wait
+    /// for it.
     pub fn could_not_probe(&mut self, id: u64) -> bool {
-        let Some(member) = self.members.iter_mut().find(|member| member.endpoint().id() == id) else { return false };
+        let Some(member) = self.places.get(&id).map(|place| &mut self.members[*place]) else { return false };
         let was_awaited = member.health.awaited();
         member.health.could_not_ask();
-        member.endpoint().stand(member.standing());
         was_awaited
     }
 
@@ -197,23 +199,31 @@ impl Members {
         self.members.iter().filter_map(|member| member.outlier.ejected_until()).min()
     }
 
-    /// What is asked of the endpoint with this id.
+    /// The active check of the endpoint with this id.
     pub fn check(&self, id: u64) -> Option<Arc<ActiveCheck>> {
-        self.members.iter().find(|member| member.endpoint().id() == id)?.check()
+        self.member(id)?.check()
     }
 
     /// Whether the endpoint with this id passes its check.
     pub fn is_healthy(&self, id: u64) -> bool {
-        let member = self.members.iter().find(|member| member.endpoint().id() == id);
-        member.is_none_or(|member| member.health.healthy())
+        self.member(id).is_none_or(|member| member.health.healthy())
     }
 
-    /// Those that start slowly have less weight.
-    pub fn candidates(&self, now: Instant) -> Vec<Candidate> {
-        let percents: Vec<_> = self.slow_starts().map(|slow| slow?.percent(now)).collect();
-        let anybody_starts = percents.iter().any(Option::is_some);
-        let weighted = |(member, percent): (&Member, Option<u32>)| {
-            let percent = percent.unwrap_or(100);
+    fn member(&self, id: u64) -> Option<&Member> {
+        self.places.get(&id).map(|place| &self.members[*place])
+    }
+
+    /// Backends whose candidates have changed since this was last called.
+    pub fn take_affected(&mut self) -> BTreeSet<Arc<str>> {
+        mem::take(&mut self.affected)
+    }
+
+    /// The endpoints of these backends. Those that start slowly have less weight.
+    pub fn candidates(&self, of: &Backends, now: Instant) -> Vec<Candidate> {
+        let percent = |member: &Member| self.slow_start_of(member).and_then(|slow| slow.percent(now));
+        let anybody_starts = self.members.iter().any(|member| percent(member).is_some());
+        let weighted = |member: &Member| {
+            let percent = percent(member).unwrap_or(100);
             member.endpoint().note_share(percent);
             let mut candidate = member.candidate.clone();
             if anybody_starts {
@@ -221,16 +231,18 @@ impl Members {
             }
             candidate
         };
-        self.members.iter().zip(percents).map(weighted).collect()
+        let by_backend = self.members.chunk_by(|one, next| one.backend_name() == next.backend_name());
+        let own = by_backend.filter(|members| members.iter().take(1).all(|member| of.contain(member.backend_name())));
+        own.flatten().map(weighted).collect()
     }
 
     /// When candidates will have other weights although nothing has happened.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
-        self.slow_starts().filter_map(|slow| slow?.next_step(now)).min()
+        self.members.iter().filter_map(|member| self.slow_start_of(member)?.next_step(now)).min()
     }
 
-    fn slow_starts(&self) -> impl Iterator<Item = Option<SlowStart>> {
-        self.members.iter().map(|member| member.slow_start.filter(|_| self.slow_start.is_some()))
+    fn slow_start_of(&self, member: &Member) -> Option<SlowStart> {
+        member.slow_start.filter(|_| self.slow_start.is_some())
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -258,16 +270,12 @@ impl Members {
             }
         }
         if let Some(check) = self.passive {
-            self.return_too_many(&check, now, changes);
-            for subset in self.subsets() {
-                if !self.members.iter().any(|member| member.usable() && member.is_of(&subset)) {
-                    let healthy = |member: &Member| member.health.healthy() && member.is_of(&subset);
-                    self.next_to_return(healthy, "no other endpoint is usable", now, changes);
-                }
-            }
-            self.eject_failing(&check, now, changes);
-            // Less of a group may be ejected once another has no usable endpoint left.
-            self.return_too_many(&check, now, changes);
+            let mut tally = Tally::new(Parts::new(&self.never_empty), &self.members);
+            self.return_too_many(&check, &mut tally, now, changes);
+            self.return_needed(&mut tally, now, changes);
+            self.eject_failing(&check, &mut tally, now, changes);
+            // Less of a level may be ejected once another has no usable endpoint left.
+            self.return_too_many(&check, &mut tally, now, changes);
         }
         // Where nobody else serves, there is nobody to take the rest of its share.
         let others_serve = self.members.iter().any(|member| member.was_usable && member.usable());
@@ -280,74 +288,74 @@ impl Members {
                 member.slow_start = slow_start.map(|over| SlowStart { since: now, over });
             }
             member.was_usable = member.usable();
-            member.endpoint().stand(member.standing());
-        }
-    }
-
-    fn return_too_many(&mut self, check: &PassiveCheck, now: Instant, changes: &mut Vec<Change>) {
-        // The lower ones first: if some of these return, all of the others may be ejected.
-        let groups: BTreeSet<Priority> = self.members.iter().map(Member::priority).collect();
-        for group in groups {
-            while self.ejected(group) > self.most_ejected(check, group) {
-                let of_group = |member: &Member| member.priority() == group;
-                self.next_to_return(of_group, "too large a share is ejected", now, changes);
+            let changed = member.endpoint().stand(member.standing());
+            if (changed || member.slow_start.is_some()) && !self.affected.contains(member.backend_name()) {
+                self.affected.insert(member.backend_name().clone());
             }
         }
     }
 
-    fn eject_failing(&mut self, check: &PassiveCheck, now: Instant, changes: &mut Vec<Change>) {
+    fn return_too_many(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+        let mut by_level: BTreeMap<Priority, Vec<usize>> = BTreeMap::new();
+        for place in self.ejected_by_end() {
+            by_level.entry(self.members[place].priority()).or_default().push(place);
+        }
+        // The lower ones first: if some of these return, all of the others may be ejected.
+        for priority in tally.levels() {
+            let too_many = tally.level(priority).ejected.saturating_sub(may_be_ejected(check, tally, priority));
+            for place in by_level.remove(&priority).into_iter().flatten().take(too_many) {
+                let end = |member: &mut Member| member.end_ejection("too large a share is ejected", now, changes);
+                tally.change(&mut self.members[place], end);
+            }
+        }
+    }
+
+    /// Ends ejections of healthy endpoints until each subset that has such has a usable one.
+    fn return_needed(&mut self, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+        for place in self.ejected_by_end() {
+            let member = &mut self.members[place];
+            if member.health.healthy() && tally.is_needed(member) {
+                let end = |member: &mut Member| member.end_ejection("no other endpoint is usable", now, changes);
+                tally.change(member, end);
+            }
+        }
+    }
+
+    fn eject_failing(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
         let threshold = check.consecutive_failures.get().into();
-        for index in 0..self.members.len() {
-            let member = &self.members[index];
-            let (failures, group) = (member.failures(), member.priority());
-            let may_go = || self.ejected(group) < self.most_ejected(check, group) && !self.is_last(index);
-            if failures >= threshold && member.usable() && may_go() {
-                let member = &mut self.members[index];
+        for member in &mut self.members {
+            let failures = member.failures();
+            if failures < threshold || !member.usable() {
+                continue;
+            }
+            let priority = member.priority();
+            let has_room = tally.level(priority).ejected < may_be_ejected(check, tally, priority);
+            if !has_room || tally.is_last(member) {
+                continue;
+            }
+            tally.change(member, |member| {
                 let length = member.outlier.eject(check, now);
                 member.endpoint().count_ejection();
                 let last = member.endpoint().state().last_failure;
                 let reason = last.map_or_else(String::new, |failure| failure.reason.clone());
                 changes.push(member.change(Event::Ejected { length, failures, reason }));
-            }
+            });
         }
     }
 
-    fn subsets(&self) -> Vec<Backends> {
-        [Backends::All].into_iter().chain(self.never_empty.iter().cloned()).collect()
+    /// Places of ejected members, those first whose ejection ends first.
+    fn ejected_by_end(&self) -> Vec<usize> {
+        let ejected = self.members.iter().enumerate().filter(|(_, member)| member.is_ejected());
+        let mut places: Vec<usize> = ejected.map(|(place, _)| place).collect();
+        places.sort_by_key(|place| self.members[*place].outlier.ejected_until());
+        places
     }
+}
 
-    /// Whether some subset would have no usable endpoint without this one.
-    fn is_last(&self, index: usize) -> bool {
-        let others = || self.members.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, member)| member);
-        let mut of_its_own = self.subsets().into_iter().filter(|subset| self.members[index].is_of(subset));
-        of_its_own.any(|subset| !others().any(|other| other.usable() && other.is_of(&subset)))
-    }
-
-    /// Ends, of the ejections of some members, the one that would end first.
-    fn next_to_return(
-        &mut self,
-        of: impl Fn(&Member) -> bool,
-        reason: &'static str,
-        now: Instant,
-        changes: &mut Vec<Change>,
-    ) {
-        let ejected = self.members.iter_mut().filter(|member| member.outlier.ejected_until().is_some() && of(member));
-        if let Some(member) = ejected.min_by_key(|member| member.outlier.ejected_until()) {
-            member.end_ejection(reason, now, changes);
-        }
-    }
-
-    fn ejected(&self, group: Priority) -> usize {
-        let of_group = self.members.iter().filter(|member| member.priority() == group);
-        of_group.filter(|member| member.outlier.ejected_until().is_some()).count()
-    }
-
-    /// How many of a group may be ejected: all, while another group can serve instead.
-    fn most_ejected(&self, check: &PassiveCheck, group: Priority) -> usize {
-        let of_group = self.members.iter().filter(|member| member.priority() == group).count();
-        let others_serve = self.members.iter().any(|member| member.priority() != group && member.usable());
-        if others_serve { of_group } else { most_ejected(check, of_group) }
-    }
+/// How many members of a level may be ejected: all, while another level can serve instead.
+fn may_be_ejected(check: &PassiveCheck, tally: &Tally, priority: Priority) -> usize {
+    let members = tally.level(priority).members;
+    if tally.others_serve(priority) { members } else { most_ejected(check, members) }
 }
 
 impl Member {
@@ -395,8 +403,12 @@ impl Member {
         self.endpoint().backend().last_resort
     }
 
-    fn is_of(&self, subset: &Backends) -> bool {
-        subset.have(self.endpoint().key())
+    fn backend_name(&self) -> &Arc<str> {
+        &self.endpoint().key().backend
+    }
+
+    fn is_ejected(&self) -> bool {
+        self.outlier.ejected_until().is_some()
     }
 
     fn standing(&self) -> Standing {

@@ -3,13 +3,15 @@
 //! [`Upstreams`] belongs to whoever applies snapshots. A connection asks a [`Subset`] of an [`Upstream`] for an endpoint
 //! and gets an [`ActiveConnection`]; that path takes no lock. Everything else happens in each upstream's keeper, on the
 //! control runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps
-//! in balancers made for those.
+//! in balancers made for those. Changes that come together are published together, and only subsets whose endpoints have
+//! changed are rebuilt.
 
 mod active;
 mod balance;
 mod dial;
 mod endpoint;
 mod health;
+mod in_place;
 mod keeper;
 mod log_limit;
 mod members;
@@ -46,6 +48,7 @@ pub use self::probe::fuzzing;
 pub use self::{
     dial::{dial, is_local},
     endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
+    in_place::in_place,
     log_limit::LogLimiter,
     pool::{PoolFigures, PreconnectBudget},
     subset::{Backends, Subset},

@@ -21,6 +21,15 @@ pub struct Rebalancing {
     pub tolerance: Tolerance,
 }
 
+impl Rebalancing {
+    /// `None`: connections stay where they are.
+    pub(super) fn of(settings: &model::Upstream) -> Option<Self> {
+        let rebalance = settings.rebalance?;
+        let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
+        Some(Self { rebalance, tolerance })
+    }
+}
+
 /// Endpoints whose shares can be compared, sorted by their ids.
 pub type Group = Vec<Sharer>;
 

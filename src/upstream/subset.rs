@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, mem,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
@@ -25,6 +25,34 @@ use crate::model::{self, ActiveCheck, EndpointKey, Priority};
 /// the one that was probed first.
 const OTHERS: Duration = Duration::from_millis(250);
 
+/// The candidates of an upstream, by the names of their backends.
+#[derive(Default)]
+pub(super) struct Candidates(BTreeMap<Arc<str>, Vec<Candidate>>);
+
+impl Candidates {
+    pub fn new(all: Vec<Candidate>) -> Self {
+        let mut by_backend: BTreeMap<Arc<str>, Vec<Candidate>> = BTreeMap::new();
+        for candidate in all {
+            match by_backend.get_mut(&candidate.endpoint.key().backend) {
+                Some(candidates) => candidates.push(candidate),
+                None => drop(by_backend.insert(candidate.endpoint.key().backend.clone(), vec![candidate])),
+            }
+        }
+        Self(by_backend)
+    }
+
+    fn of(&self, backends: &Backends) -> Vec<Candidate> {
+        let own = self.0.iter().filter(|(name, _)| backends.contain(name));
+        own.flat_map(|(_, candidates)| candidates).cloned().collect()
+    }
+
+    /// Those with one of these addresses.
+    fn at(&self, addresses: &BTreeSet<(SocketAddr, Option<Arc<str>>)>) -> Vec<Candidate> {
+        let all = self.0.values().flatten();
+        all.filter(|candidate| addresses.contains(&address_of(candidate.endpoint.key()))).cloned().collect()
+    }
+}
+
 /// Some of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backends {
@@ -47,6 +75,22 @@ impl Backends {
         match self {
             Self::All => true,
             Self::Of(names) => names.contains(name),
+        }
+    }
+
+    /// Whether some of these backends are among those.
+    pub(super) fn are_among(&self, others: &BTreeSet<Arc<str>>) -> bool {
+        match self {
+            Self::All => !others.is_empty(),
+            Self::Of(names) => names.iter().any(|name| others.contains(name)),
+        }
+    }
+
+    /// Whether all of them have other names now.
+    pub(super) fn are_renamed(&self, settings: &model::Upstream) -> bool {
+        match self {
+            Self::All => false,
+            Self::Of(names) => names.iter().all(|name| !settings.backends.contains_key(name)),
         }
     }
 }
@@ -82,8 +126,8 @@ struct Current {
     /// The group that connections are balanced over. `None`: it is too early to tell.
     serving: Option<Priority>,
     balancer: Balancer,
-    /// Whose addresses these are, by pod where one is known.
-    addresses: BTreeSet<(SocketAddr, Option<Arc<str>>)>,
+    /// All its endpoints, of whatever priority.
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
 impl Subset {
@@ -91,7 +135,7 @@ impl Subset {
         upstream: Arc<Upstream>,
         backends: Backends,
         settings: &model::Upstream,
-        candidates: &[Candidate],
+        candidates: &Candidates,
         serving: &mut Serving,
     ) -> (Self, Option<Switch>) {
         let (current, switch) = Current::of(&backends, settings, candidates, None, serving);
@@ -147,6 +191,12 @@ impl Subset {
         *self.awaited.borrow() == Awaited::Anybody || self.current.load().usable > 0
     }
 
+    /// Tells what connections see from what they saw before.
+    #[cfg(test)]
+    pub fn published(&self) -> *const () {
+        Arc::as_ptr(&self.current.load()).cast()
+    }
+
     /// How many endpoints are usable.
     #[cfg(test)]
     pub fn usable(&self) -> usize {
@@ -193,7 +243,7 @@ impl Subset {
     pub(super) fn publish(
         &self,
         settings: &model::Upstream,
-        candidates: &[Candidate],
+        candidates: &Candidates,
         serving: &mut Serving,
     ) -> Option<Switch> {
         let before = self.current.load_full();
@@ -219,19 +269,16 @@ impl Current {
     fn of(
         backends: &Backends,
         settings: &model::Upstream,
-        candidates: &[Candidate],
+        candidates: &Candidates,
         before: Option<&Self>,
         serving: &mut Serving,
     ) -> (Self, Option<Switch>) {
-        let of = |is_own: &dyn Fn(&EndpointKey) -> bool| -> Vec<_> {
-            candidates.iter().filter(|candidate| is_own(candidate.endpoint.key())).cloned().collect()
-        };
-        let own = match (backends, before) {
-            // Its backends have other names now. Who was on the way to their addresses may still go there.
-            (Backends::Of(names), Some(before)) if names.iter().all(|name| !settings.backends.contains_key(name)) => {
-                of(&|key| before.addresses.contains(&address_of(key)))
+        let own = match before {
+            // Who was on the way to their addresses may still go there.
+            Some(before) if backends.are_renamed(settings) => {
+                candidates.at(&before.endpoints.iter().map(|endpoint| address_of(endpoint.key())).collect())
             }
-            _ => of(&|key| backends.have(key)),
+            _ => candidates.of(backends),
         };
         let groups = groups(backends, settings, &own);
         let (serving, switch) = serving.settle(&groups, &settings.balancing.failover, Instant::now());
@@ -241,7 +288,7 @@ impl Current {
         let balanced = serving.or_else(|| groups.keys().next().copied());
         let serving = balanced.filter(|_| !too_early_to_tell);
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
-        let addresses = own.iter().map(|candidate| address_of(candidate.endpoint.key())).collect();
+        let endpoints = own.iter().map(|candidate| candidate.endpoint.clone()).collect();
         let mut group = own;
         group.retain(|candidate| balanced == Some(priority(settings, candidate)));
         let awaited = if too_early_to_tell {
@@ -256,7 +303,7 @@ impl Current {
             Awaited::Nobody | Awaited::Others => usable == 0,
         };
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
-        (Self { usable, awaited, refuses, serving, balancer, addresses }, switch)
+        (Self { usable, awaited, refuses, serving, balancer, endpoints }, switch)
     }
 }
 

@@ -55,7 +55,7 @@ impl Rig {
         };
         let proxy = Proxy::start(options, &Handle::current()).unwrap();
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
-        let reports = Reports::new(proxy.monitor(), state.clone(), stop.clone());
+        let reports = Reports::new(proxy.monitor(), state.clone(), Rendering::default(), stop.clone());
         Self { proxy, state, reports, stop, world: World::default(), last: Arc::default() }
     }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::Arc,
     time::Duration,
@@ -108,9 +108,10 @@ impl Plans {
             (_, CloseReason::Failback) => seen.departing.contains_key(case),
             (owner, _) => gone.contains(owner),
         };
+        let upstreams = seen.upstreams.iter().map(Arc::as_ptr).collect();
         self.plans.retain(|case, plan| {
             let kept = seen.departing.get(case).is_some_and(|(_, _, close)| close.is_none());
-            plan.is_orphan = !plan.is_of(&seen.upstreams);
+            plan.is_orphan = !plan.is_of(&upstreams);
             let stays = !kept && (goes_on(case) || plan.is_orphan);
             if !stays {
                 plan.tell_end(case.1);
@@ -225,9 +226,9 @@ impl Plan {
     }
 
     /// Whether one of these would tell if it came back.
-    fn is_of(&self, upstreams: &[Arc<Upstream>]) -> bool {
+    fn is_of(&self, upstreams: &HashSet<*const Upstream>) -> bool {
         match &self.gone {
-            Gone::Endpoint { upstream, .. } => upstreams.iter().any(|other| Arc::ptr_eq(other, upstream)),
+            Gone::Endpoint { upstream, .. } => upstreams.contains(&Arc::as_ptr(upstream)),
             Gone::Listener(_) => true,
         }
     }

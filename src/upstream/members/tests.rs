@@ -65,6 +65,15 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     }
 }
 
+impl Members {
+    /// A probe that is reviewed at once.
+    fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+        let mut changes = self.observe(id, outcome, now);
+        changes.extend(self.review(now));
+        changes
+    }
+}
+
 /// Members with a clock.
 struct Scene {
     members: Members,
@@ -324,7 +333,7 @@ fn all_of_a_group_are_ejected_while_another_can_serve() {
 
 /// The weights that balancing sees.
 fn weights(scene: &Scene) -> Vec<u32> {
-    scene.members.candidates(scene.now).iter().map(|candidate| candidate.weight.value()).collect()
+    scene.members.candidates(&Backends::All, scene.now).iter().map(|candidate| candidate.weight.value()).collect()
 }
 
 fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
@@ -482,7 +491,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
     assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
-    assert_eq!(scene.members.candidates(scene.now)[1].weight.value(), 7);
+    assert_eq!(scene.members.candidates(&Backends::All, scene.now)[1].weight.value(), 7);
     assert_eq!(kept.backend().proxy_protocol, Some(model::ProxyVersion::V2));
 }
 
@@ -517,6 +526,40 @@ fn a_shorter_longest_ejection_shortens_the_present_one() {
     let passive_check = Some(PassiveCheck { eject_for: SECOND, max_eject_for: 2 * SECOND, ..passive() });
     scene.change(&model::Upstream { passive_check, ..upstream(1..=4) });
     assert_eq!(scene.members.next_return(), Some(scene.now + 2 * SECOND));
+}
+
+/// Members of which all are about to fail, in 64 subsets.
+fn about_to_fail(count: usize) -> Scene {
+    let mut wanted = upstream(1..=u16::try_from(count).unwrap());
+    let name = |number: usize| Arc::from(format!("b{:02}", number % 64));
+    for (number, endpoint) in (0..).zip(&mut wanted.endpoints) {
+        endpoint.key.backend = name(number);
+        wanted.backends.insert(name(number), backend(Some(check())));
+    }
+    wanted.endpoints.sort_by(|a, b| a.key.cmp(&b.key));
+    let subset = |number: usize| Backends::Of((0..16).map(|other| name(number + other * 5)).collect());
+    let mut scene = Scene::new([]);
+    scene.change(&wanted);
+    scene.members.never_empty((0..64).map(subset).collect());
+    let endpoints: Vec<_> = scene.members.endpoints().cloned().collect();
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        if number % 2 == 0 {
+            (0..3).for_each(|_| drop(scene.members.observe(endpoint.id(), Err("away".into()), scene.now)));
+        } else {
+            (0..5).for_each(|_| endpoint.connect_failed(&Errno::CONNREFUSED.into()));
+        }
+    }
+    scene
+}
+
+#[test]
+fn a_review_of_endpoints_that_fail_together_costs_as_much_as_there_are_endpoints() {
+    crate::cost::assert_grows_no_faster_than_n_log_n(1_000, about_to_fail, |scene| {
+        assert!(!scene.members.review(scene.now).is_empty());
+        let all = scene.members.endpoints().count();
+        assert!(scene.members.usable() < all);
+        assert!(scene.members.departing(&BTreeMap::new()).len() > all / 4);
+    });
 }
 
 #[derive(Clone, Debug)]

@@ -40,6 +40,13 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
     timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
 }
 
+/// Has a probe count at once.
+fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
+    let mut keeper = upstream.keeper();
+    keeper.probed(upstream, id, outcome);
+    keeper.review(upstream);
+}
+
 /// Two endpoints of which it is not known whether they are the right ones, since they say nothing.
 async fn start_unknown() -> (Upstreams, Arc<Upstream>, [TcpListener; 2]) {
     let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -58,10 +65,10 @@ async fn who_waited_for_first_probes_also_waits_for_the_others_of_the_group() {
     let [one, other] = [0, 1].map(|place: usize| upstream.endpoints()[place].id());
     let mut waiting = Box::pin(subset.waited_for_probes());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
-    upstream.keeper().probed(&upstream, one, Some(Ok(())));
+    probed(&upstream, one, Some(Ok(())));
     assert!(subset.pick(CLIENT, &Tried::default()).is_some(), "who comes now is served");
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
-    upstream.keeper().probed(&upstream, other, Some(Err("a replica".into())));
+    probed(&upstream, other, Some(Err("a replica".into())));
     assert_eq!(futures::poll!(&mut waiting), Poll::Ready(true));
     assert!(!subset.waited_for_probes().await, "nobody is awaited any more");
 }
@@ -73,7 +80,7 @@ async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
     let first = upstream.endpoints()[0].id();
     let mut waiting = Box::pin(subset.waited_for_probes());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
-    upstream.keeper().probed(&upstream, first, Some(Ok(())));
+    probed(&upstream, first, Some(Ok(())));
     assert_eq!(timeout(Duration::from_secs(20), waiting).await, Ok(true));
 }
 
@@ -94,7 +101,7 @@ async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_w
     let probed = |endpoint: &Endpoint, outcomes: &str| {
         let outcome = |passed| if passed == '+' { Ok(()) } else { Err("wrong".to_owned()) };
         outcomes.chars().for_each(|passed| {
-            upstream.keeper().probed(&upstream, endpoint.id(), Some(outcome(passed)));
+            probed(&upstream, endpoint.id(), Some(outcome(passed)));
         });
     };
     let picked = || subset.pick(CLIENT, &Tried::default()).map(|active| active.endpoint().id());
@@ -125,7 +132,7 @@ async fn nobody_waits_for_probes_that_cannot_be_made_or_of_what_is_gone() {
     let mut waiting = Box::pin(subset.waited_for_probes());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     let ids: Vec<_> = upstream.endpoints().iter().map(|endpoint| endpoint.id()).collect();
-    ids.into_iter().for_each(|id| _ = upstream.keeper().probed(&upstream, id, None));
+    ids.into_iter().for_each(|id| probed(&upstream, id, None));
     assert_eq!(futures::poll!(waiting), Poll::Ready(true));
     assert!(subset.pick(CLIENT, &Tried::default()).is_none());
 
@@ -174,4 +181,56 @@ async fn clients_failures_eject_an_endpoint_and_its_time_brings_it_back() {
     assert!((0..10).all(|_| picked(&upstream).is_some_and(|address| address.port() == 2)));
     usable_becomes(&upstreams, &upstream, 2).await;
     assert_eq!((endpoint.ejections(), endpoint.connect_failures()), (1, 3));
+}
+
+/// An upstream of so many endpoints, four to a backend, with a route for each backend.
+fn of_backends(count: u16) -> (Upstreams, Arc<Upstream>, Vec<Arc<Subset>>) {
+    let addresses = (0..count).map(|number| SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 1)));
+    let mut settings = settings(addresses);
+    settings.backends = (0..count / 4).map(|number| (format!("b{number:04}").into(), Arc::default())).collect();
+    // Nothing is really probed.
+    let seldom = Duration::from_secs(3600);
+    probe_with(&mut settings, ActiveCheck { interval: seldom, unhealthy_interval: seldom, ..fast_check() });
+    for (number, endpoint) in settings.endpoints.iter_mut().enumerate() {
+        endpoint.key.backend = format!("b{:04}", number / 4).into();
+    }
+    let names: Vec<Arc<str>> = settings.backends.keys().cloned().collect();
+    let (upstreams, upstream) = start(settings, 0);
+    let routes = names.into_iter().map(|name| upstream.subset(&Backends::Of([name].into())));
+    let subsets = [upstream.subset(&Backends::All)].into_iter().chain(routes).collect();
+    (upstreams, upstream, subsets)
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_fail_together_are_published_together() {
+    let published = async |count: u16| {
+        let (upstreams, upstream, _subsets) = of_backends(count);
+        let endpoints = upstream.endpoints();
+        let before = *upstreams.usable_changes().borrow();
+        // Within a second, some every millisecond.
+        for round in endpoints.chunks(usize::from(count) / 64) {
+            for endpoint in round {
+                (0..3).for_each(|_| _ = upstream.keeper().probed(&upstream, endpoint.id(), Some(Err("away".into()))));
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        usable_becomes(&upstreams, &upstream, 0).await;
+        let published = *upstreams.usable_changes().borrow() - before;
+        published
+    };
+    for count in [256, 512, 1024] {
+        let published = published(count).await;
+        assert!((1..=6).contains(&published), "{count} endpoints: {published}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_one_backend_rebuilds_only_the_subsets_with_it() {
+    let (_upstreams, upstream, subsets) = of_backends(64);
+    let balancers = || -> Vec<_> { subsets.iter().map(|subset| subset.published()).collect() };
+    let before = balancers();
+    (0..3).for_each(|_| probed(&upstream, upstream.endpoints()[9].id(), Some(Err("away".into()))));
+    let changed: Vec<usize> =
+        before.iter().zip(balancers()).enumerate().filter(|(_, (a, b))| *a != b).map(|(number, _)| number).collect();
+    assert_eq!(changed, [0, 3], "the whole, and the route of the third backend");
 }

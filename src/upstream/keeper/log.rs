@@ -1,0 +1,54 @@
+//! What is said of changes.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use tracing::{info, warn};
+
+use super::{Backends, Upstream};
+use crate::{
+    model::UpstreamKey,
+    upstream::{
+        members::{Change, Event},
+        priority::Switch,
+    },
+};
+
+pub fn log(upstream: &UpstreamKey, changes: &[Change]) {
+    for Change { endpoint, event } in changes {
+        let endpoint = endpoint.key();
+        match event {
+            Event::Unhealthy { reason } => warn!(%upstream, %endpoint, reason, "endpoint unhealthy"),
+            Event::Healthy { reason } => info!(%upstream, %endpoint, reason, "endpoint healthy"),
+            Event::Ejected { length, failures, reason } => {
+                warn!(%upstream, %endpoint, ?length, failures, reason, "endpoint ejected");
+            }
+            Event::Returned { reason } => info!(%upstream, %endpoint, reason, "endpoint no longer ejected"),
+        }
+    }
+}
+
+/// Counts it and says it.
+pub fn note_switch(upstream: &Upstream, backends: &Backends, switch: Switch) {
+    upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
+    log_switch(upstream.key(), backends, switch);
+}
+
+/// `backends` are those of a route, or all.
+fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to, first }: Switch) {
+    let backends = match backends {
+        Backends::All => None,
+        Backends::Of(names) => Some(names.join(", ")),
+    };
+    match from {
+        Some(from) if from < to => {
+            warn!(%upstream, backends, %from, %to, "failed over: new connections go to endpoints of another priority");
+        }
+        Some(from) => {
+            info!(%upstream, backends, %from, %to, "failed back: new connections go to endpoints of another priority");
+        }
+        None if to > first => {
+            warn!(%upstream, backends, %to, "failed over: new connections go to endpoints of a higher priority number");
+        }
+        None => {}
+    }
+}
