@@ -1,7 +1,7 @@
 //! Where the manifests come from, and when to read them again.
 
 use std::{
-    io,
+    future, io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
+    time::{Instant, sleep_until},
 };
 use tracing::{error, info};
 
@@ -33,7 +34,12 @@ impl Source {
     /// When SIGHUP cannot be caught.
     pub fn files(files: Files) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
-        Ok(Self::Files(FileSource { files: Arc::new(Mutex::new(files)), watch: Watch::start(), hangups }))
+        Ok(Self::Files(FileSource {
+            files: Arc::new(Mutex::new(files)),
+            watch: Watch::start(),
+            hangups,
+            retry: Retry::default(),
+        }))
     }
 
     /// A cluster, read again when it changes.
@@ -71,6 +77,38 @@ pub struct FileSource {
     files: Arc<Mutex<Files>>,
     watch: Watch,
     hangups: Signal,
+    retry: Retry,
+}
+
+/// When files of which some could not be read are read again though nothing tells of a change: after a second at first,
+/// then after twice as long each time, up to a minute.
+#[derive(Default)]
+struct Retry {
+    pause: Duration,
+    due: Option<Instant>,
+}
+
+impl Retry {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Takes note of a reading.
+    fn read(&mut self, is_incomplete: bool, now: Instant) {
+        if is_incomplete {
+            self.pause = (self.pause * 2).clamp(Self::SHORTEST, Self::LONGEST);
+            self.due = Some(now + self.pause);
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    /// Waits until it is time to read again; for ever if all is well. Cancel safe.
+    async fn due(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => future::pending().await,
+        }
+    }
 }
 
 impl FileSource {
@@ -79,19 +117,21 @@ impl FileSource {
         let reading = spawn_blocking(move || {
             // A reader that panicked has been reported; this reading starts from what is remembered.
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-            (files.read(), files.interest())
+            (files.read(), files.interest(), files.is_incomplete())
         });
-        let (world, interest) = reading
+        let (world, interest, is_incomplete) = reading
             .await
             .inspect_err(|error| error!(%error, "the manifests could not be read: what they said before still holds"))
             .ok()?;
         self.watch.follow(interest);
+        self.retry.read(is_incomplete || !self.watch.is_complete(), Instant::now());
         Some(world)
     }
 
     async fn changed(&mut self) {
         tokio::select! {
             () = self.watch.changed() => {}
+            () = self.retry.due() => self.retry.due = None,
             _ = self.hangups.recv() => info!("SIGHUP: reading the manifests"),
         }
     }
@@ -111,5 +151,28 @@ impl ClusterSource {
             self.synced = true;
         }
         self.cluster.world()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_is_tried_again_ever_more_seldom_but_once_a_minute() {
+        let (mut retry, start) = (Retry::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            retry.read(true, Instant::now());
+            let before = Instant::now();
+            retry.due().await;
+            pauses.push(before.elapsed().as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(start.elapsed().as_secs(), 243);
+        retry.read(false, Instant::now());
+        assert!(retry.due.is_none());
+        retry.read(true, Instant::now());
+        assert_eq!(retry.pause, Retry::SHORTEST);
     }
 }

@@ -15,7 +15,10 @@ use k8s_openapi::{
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
-use super::schema::{self, Checked, near};
+use super::{
+    limits::{MAX_DOCUMENTS, MAX_NAME as MAX_ANY_NAME, MAX_PROBLEMS, bounded},
+    schema::{self, Checked, near},
+};
 use crate::{
     api::{GROUP, KIND, Name, ObjectName, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
@@ -45,8 +48,9 @@ pub struct Document {
 }
 
 impl Document {
-    pub fn is_same_object(&self, other: &Self) -> bool {
-        self.object.kind() == other.object.kind() && self.key == other.key
+    /// The kind and key, which tell it from all others.
+    pub fn identity(&self) -> (&'static str, &ObjectKey) {
+        (self.object.kind(), &self.key)
     }
 }
 
@@ -105,7 +109,23 @@ impl Documents {
                 Err(problem) => documents.problems.push(format!("{title}: {problem}")),
             }
         }
-        documents
+        documents.bounded(&file.display())
+    }
+
+    /// What one file may be.
+    fn bounded(mut self, file: &impl fmt::Display) -> Self {
+        if self.objects.len() > MAX_DOCUMENTS {
+            let count = self.objects.len();
+            self.objects.truncate(MAX_DOCUMENTS);
+            // First of all, so that it is not left out itself.
+            let many = format!(
+                "{file}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; those after that are left out"
+            );
+            self.problems.insert(0, many);
+        }
+        self.problems = bounded(self.problems, MAX_PROBLEMS);
+        self.remarks = bounded(self.remarks, MAX_PROBLEMS);
+        self
     }
 
     fn add(&mut self, place: &str, line: u64, mut value: Value) {
@@ -228,10 +248,13 @@ fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
 fn json(text: &str) -> Vec<Part> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
     let mut read = Vec::new();
+    // Each line is counted once, however many documents there are.
+    let (mut line, mut counted) = (1, 0);
     loop {
         let rest = &text[documents.byte_offset()..];
         let start = text.len() - rest.trim_start().len();
-        let line = 1 + text[..start].bytes().filter(|byte| *byte == b'\n').count();
+        line += text[counted..start].bytes().filter(|byte| *byte == b'\n').count();
+        counted = start;
         match documents.next() {
             Some(Ok(document)) => read.push(Ok((line as u64, document))),
             Some(Err(error)) => {
@@ -322,6 +345,13 @@ fn identity(document: &Value) -> Result<(ObjectKey, Vec<String>), String> {
     };
     let name = text("name")?.ok_or("has no name: write `metadata:` with `name:` below it")?;
     let namespace = text("namespace")?.unwrap_or("default");
+    // The name is part of much that is said and remembered.
+    for (field, text) in [("name", name), ("namespace", namespace)] {
+        if text.len() > MAX_ANY_NAME {
+            let length = text.len();
+            return Err(format!("has a metadata.{field} of {length} bytes: write at most {MAX_ANY_NAME}"));
+        }
+    }
     let mut problems = Vec::new();
     if let Err(problem) = name.parse::<ObjectName>() {
         problems.push(format!("metadata.name: {problem}"));

@@ -5,7 +5,7 @@ pub(super) mod listing;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{
     COMMAND_LINE, Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
+    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE, bounded, shortened},
     schema,
     unfinished::Unfinished,
 };
@@ -42,6 +43,8 @@ pub struct Files {
     remembered: BTreeMap<PathBuf, Remembered>,
     last: World,
     unfinished: Unfinished,
+    /// Something could not be read the last time.
+    incomplete: bool,
 }
 
 /// What a file declares, or did when it could last be read.
@@ -123,9 +126,17 @@ impl Files {
         }
         let mut world = gathering.world;
         read_named_files(&mut world, &self.last, &self.unfinished);
+        world.problems = bounded(world.problems, MAX_FILE_PROBLEMS);
+        self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
         self.remembered = remembered;
         self.last = world.clone();
         world
+    }
+
+    /// Whether something was wrong with files the last time, which may have another reason than their text: too few
+    /// descriptors, a network file system that was away, a file that is being replaced. To read again may help.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
     }
 
     /// What has to be watched to know when to read again, as of the last time.
@@ -182,7 +193,8 @@ impl Reading {
             return Self { fresh: kept, kept: Vec::new(), passed_over, text: hash };
         }
         let documents = Documents::read(file, &text);
-        kept.retain(|old| !documents.objects.iter().any(|new| old.is_same_object(new)));
+        let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
+        kept.retain(|old| !fresh.contains(&old.identity()));
         if documents.problems.is_empty() {
             // What is no longer there was taken out.
             kept.clear();
@@ -210,10 +222,8 @@ fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
 }
 
 fn read_text(file: &Path) -> Result<String, String> {
-    const MOST: u64 = 256 << 20;
-
     let wrong = |what: &str| format!("{}: {what}", file.display());
-    let bytes = read_at_most(file, MOST).map_err(|error| wrong(&said(&error)))?;
+    let bytes = read_at_most(file, MAX_FILE).map_err(|error| wrong(&said(&error)))?;
     let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
     // Writing a file in place begins with emptying it.
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
@@ -248,7 +258,11 @@ fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Room for most manifests at once.
     let mut bytes = Vec::with_capacity(16 << 10);
     fs::File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { Err(io::Error::other(format!("has more than {most} bytes"))) } else { Ok(bytes) }
+    if bytes.len() as u64 > most {
+        Err(io::Error::other(format!("it has more than {most} bytes: split it")))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// An I/O error in words.
@@ -256,8 +270,9 @@ fn said(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
         io::ErrorKind::PermissionDenied => {
-            "this user may not read it (permission denied): change its owner or its mode".into()
+            "this user may not read it (permission denied): change its owner or its mode; it is tried again".into()
         }
+        _ if error.raw_os_error().is_some() => format!("cannot be read: {error}; it is tried again"),
         _ => format!("cannot be read: {error}"),
     }
 }
@@ -336,10 +351,12 @@ impl Gathering<'_> {
         let Some(problems) = wrong else { return };
         let Document { place, key, object, .. } = document;
         let stays = if there { "; what it was before stays" } else { "" };
+        let problems = problems.join("; ");
+        let problems = &*shortened(&problems, MAX_SENTENCE);
         if !there {
-            self.world.unreadable.insert((object.kind(), key.clone()), problems.join("; ").into());
+            self.world.unreadable.insert((object.kind(), key.clone()), problems.into());
         }
-        self.world.problems.push(format!("{place}: {} {key}: {}{stays}", object.kind(), problems.join("; ")));
+        self.world.problems.push(format!("{place}: {} {key}: {problems}{stays}", object.kind()));
     }
 }
 

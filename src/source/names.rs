@@ -1,25 +1,29 @@
 //! Looks DNS names up on a schedule.
 
+mod limits;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, ToSocketAddrs},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Lookup;
+use self::limits::{Limits, MAX_OF_OBJECT};
+use super::{Lookup, WantedName};
+use crate::model::ObjectKey;
 
 /// The DNS names that are wanted, each looked up by a task of its own, and what is known of them.
 ///
@@ -27,6 +31,7 @@ use super::Lookup;
 /// a failing resolver changes nothing but [`Lookup::problem`].
 pub struct Names {
     resolver: Arc<Resolver>,
+    limits: Arc<Limits>,
     tasks: BTreeMap<Arc<str>, Task>,
     known: Arc<Known>,
     changes: watch::Receiver<()>,
@@ -35,7 +40,7 @@ pub struct Names {
 type Resolver = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<BTreeSet<IpAddr>>> + Send + Sync;
 
 struct Task {
-    interval: Duration,
+    wanted: WantedName,
     _running: AbortOnDropHandle<()>,
 }
 
@@ -45,8 +50,16 @@ struct Known {
 }
 
 /// Asks the system's resolver (`/etc/hosts`, DNS) for the addresses of a name.
+///
+/// Each look-up has a thread of its own. On the runtime's threads for blocking work, look-ups that hang would hold up
+/// reading files.
 pub async fn resolve(name: Arc<str>) -> io::Result<BTreeSet<IpAddr>> {
-    Ok(tokio::net::lookup_host((&*name, 0)).await?.map(|address| address.ip().to_canonical()).collect())
+    let (tell, answer) = oneshot::channel();
+    thread::Builder::new().name("lookup".into()).spawn(move || {
+        let found = (&*name, 0).to_socket_addrs();
+        let _ = tell.send(found.map(|found| found.map(|address| address.ip().to_canonical()).collect()));
+    })?;
+    answer.await.map_err(io::Error::other)?
 }
 
 impl Names {
@@ -57,22 +70,29 @@ impl Names {
     {
         let (changed, changes) = watch::channel(());
         let known = Arc::new(Known { states: Mutex::default(), changed });
-        Self { resolver: Arc::new(move |name| Box::pin(resolver(name))), tasks: BTreeMap::new(), known, changes }
+        let resolver: Arc<Resolver> = Arc::new(move |name| Box::pin(resolver(name)));
+        Self { resolver, limits: Arc::default(), tasks: BTreeMap::new(), known, changes }
     }
 
-    /// Wants these names and no others from now on, each looked up at its interval; a new one at once. Must be called
-    /// within a tokio runtime.
-    pub fn want(&mut self, wanted: BTreeMap<Arc<str>, Duration>) {
-        self.tasks.retain(|name, task| wanted.get(name) == Some(&task.interval));
+    /// Wants these names and no others from now on, each looked up at its interval; a new one at once, unless many are
+    /// being looked up. Must be called within a tokio runtime.
+    pub fn want(&mut self, wanted: BTreeMap<Arc<str>, WantedName>) {
+        self.tasks.retain(|name, task| wanted.get(name) == Some(&task.wanted));
         self.known.states().retain(|name, _| wanted.contains_key(name));
-        for (name, interval) in wanted {
+        for (name, wanted) in wanted {
             if self.tasks.contains_key(&name) {
                 continue;
             }
             self.known.states().entry(name.clone()).or_default();
-            let task = keep_looking_up(name.clone(), interval, self.resolver.clone(), self.known.clone());
-            let running = AbortOnDropHandle::new(tokio::spawn(task));
-            self.tasks.insert(name, Task { interval, _running: running });
+            let looking_up = LookingUp {
+                name: name.clone(),
+                wanted: wanted.clone(),
+                resolver: self.resolver.clone(),
+                limits: self.limits.clone(),
+                known: self.known.clone(),
+            };
+            let running = AbortOnDropHandle::new(tokio::spawn(looking_up.run()));
+            self.tasks.insert(name, Task { wanted, _running: running });
         }
     }
 
@@ -110,24 +130,74 @@ impl Known {
     }
 }
 
-async fn keep_looking_up(name: Arc<str>, interval: Duration, resolver: Arc<Resolver>, known: Arc<Known>) {
-    const PATIENCE: Duration = Duration::from_secs(5);
+/// The task of one name.
+struct LookingUp {
+    name: Arc<str>,
+    wanted: WantedName,
+    resolver: Arc<Resolver>,
+    limits: Arc<Limits>,
+    known: Arc<Known>,
+}
 
-    loop {
-        let mut answer = pin!(resolver(name.clone()));
-        match timeout(PATIENCE, &mut answer).await {
-            Ok(answer) => known.observe(&name, answer.map_err(|error| said(&error))),
+impl LookingUp {
+    /// How long an answer may take.
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+    async fn run(self) {
+        let mut was_answered = false;
+        loop {
+            was_answered = self.look_up(was_answered).await;
+            sleep(self.wanted.interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+        }
+    }
+
+    /// Looks the name up once, and answers whether there was an answer in time.
+    async fn look_up(&self, was_answered: bool) -> bool {
+        let Self { name, wanted: WantedName { objects, .. }, resolver, limits, known } = self;
+        let mut turn = pin!(limits.turn(objects, was_answered));
+        let turn = match timeout(Self::ANSWER_TIMEOUT, &mut turn).await {
+            Ok(turn) => turn,
             Err(_) => {
-                known.observe(&name, Err(format!("no answer within {} s", PATIENCE.as_secs())));
-                // The system's resolver cannot be interrupted: asking again beside it would pile up threads. That it
-                // failed in the end says nothing new.
-                if let Ok(late) = answer.await {
-                    known.observe(&name, Ok(late));
+                known.observe(name, Err(waits(objects)));
+                turn.await
+            }
+        };
+        // It is never refused.
+        let Ok(turn) = turn else { return false };
+        // It goes on when this task ends, and uses up its turn until then: the system's resolver cannot be interrupted.
+        let mut answer = tokio::spawn({
+            let answer = resolver(name.clone());
+            async move {
+                let answer = answer.await;
+                drop(turn);
+                answer
+            }
+        });
+        match timeout(Self::ANSWER_TIMEOUT, &mut answer).await {
+            Ok(answer) => {
+                let answer = answer.unwrap_or_else(|fault| Err(io::Error::other(fault)));
+                let answered = answer.is_ok();
+                known.observe(name, answer.map_err(|error| said(&error)));
+                answered
+            }
+            Err(_) => {
+                known.observe(name, Err(format!("no answer within {} s", Self::ANSWER_TIMEOUT.as_secs())));
+                // That it failed in the end says nothing new.
+                if let Ok(Ok(late)) = answer.await {
+                    known.observe(name, Ok(late));
                 }
+                false
             }
         }
-        sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
+}
+
+fn waits(objects: &[ObjectKey]) -> String {
+    let of = objects.first().map(|object| format!(" {MAX_OF_OBJECT} of {object}")).unwrap_or_default();
+    format!(
+        "it waits, since{of} or too many in all are being looked up and get no answer: correct the names that do not \
+         exist, or see whether the DNS server answers"
+    )
 }
 
 /// A resolver's error without what every one of them begins with.

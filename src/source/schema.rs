@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value};
+use super::limits::{MAX_PROBLEMS, MAX_SENTENCE, shortened};
 use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
@@ -40,8 +41,8 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     }
     let mut problems = Problems::default();
     problems.check(&SCHEMA, &mut document, "");
-    if !problems.0.is_empty() {
-        return Err(problems.0.into_iter().map(|problem| problem.to_string()).collect());
+    if !problems.all.is_empty() {
+        return Err(problems.sentences(Problem::to_string));
     }
     typed::<TcpLoadBalancer>(document).map(|object| object.spec).map_err(|problem| {
         let sentence = if may_be_secret(&problem.path) { secrets::UNQUOTED.into() } else { problem.sentence };
@@ -119,10 +120,10 @@ fn checked<T: DeserializeOwned>(
 ) -> Result<Checked<T>, Vec<String>> {
     let mut problems = Problems::default();
     problems.check(schema, &mut document, "");
-    let (unknown, wrong): (Vec<_>, Vec<_>) = problems.0.into_iter().partition(|problem| problem.unknown_field);
+    let (unknown, wrong): (Vec<_>, Vec<_>) = problems.all.into_iter().partition(|problem| problem.unknown_field);
     let remarks = unknown.iter().map(|problem| format!("{problem}; it counts for nothing")).collect();
     if !wrong.is_empty() {
-        return Err(wrong.iter().map(said).collect());
+        return Err(Problems { all: wrong, more: problems.more }.sentences(said));
     }
     match typed(document) {
         Ok(object) => Ok(Checked { object, remarks }),
@@ -155,8 +156,8 @@ fn kubernetes<T: JsonSchema>() -> Value {
 /// Reads a document into its type.
 fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(document).map_err(|error| Problem {
-        path: error.path().to_string(),
-        sentence: error.inner().to_string(),
+        path: shortened(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
+        sentence: shortened(&error.inner().to_string(), MAX_SENTENCE / 2).into_owned(),
         unknown_field: false,
     })
 }
@@ -195,16 +196,35 @@ pub(super) fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> 
 }
 
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct Problems {
+    all: Vec<Problem>,
+    /// Further ones, which are only counted.
+    more: usize,
+}
 
 impl Problems {
     fn add(&mut self, path: &str, sentence: String) {
-        let path = if path.is_empty() { "the document" } else { path }.to_owned();
-        self.0.push(Problem { path, sentence, unknown_field: false });
+        let path = if path.is_empty() { "the document" } else { path };
+        self.push(path, &sentence, false);
     }
 
-    fn add_unknown(&mut self, path: String, sentence: String) {
-        self.0.push(Problem { path, sentence, unknown_field: true });
+    fn add_unknown(&mut self, path: &str, sentence: &str) {
+        self.push(path, sentence, true);
+    }
+
+    /// Names and values may be of any length, and there may be any number of mistakes.
+    fn push(&mut self, path: &str, sentence: &str, unknown_field: bool) {
+        if self.all.len() >= MAX_PROBLEMS {
+            self.more += 1;
+            return;
+        }
+        let [path, sentence] = [path, sentence].map(|text| shortened(text, MAX_SENTENCE / 2).into_owned());
+        self.all.push(Problem { path, sentence, unknown_field });
+    }
+
+    fn sentences(self, said: impl Fn(&Problem) -> String) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("and {} more problems: correct the ones before first", self.more));
+        self.all.iter().map(said).chain(more).collect()
     }
 
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
@@ -254,8 +274,8 @@ impl Problems {
                 Some(schema) => self.check(schema, value, &below(name)),
                 // The server knows these itself.
                 None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
-                None if may_be_secret(path) => self.add_unknown(path.to_owned(), unknown_field_unquoted(known)),
-                None => self.add_unknown(below(name), unknown_field(name, known)),
+                None if may_be_secret(path) => self.add_unknown(path, &unknown_field_unquoted(known)),
+                None => self.add_unknown(&below(name), &unknown_field(name, known)),
             }
         }
     }

@@ -23,8 +23,8 @@ use super::{files::listing::is_manifest, unfinished::Unfinished};
 
 /// Watches files through inotify.
 ///
-/// Without inotify (a full table, a sandbox) nothing is told and a warning is logged: SIGHUP still makes the process
-/// read again.
+/// Without inotify (a full table, a sandbox) nothing is told and a warning is logged. Files are read once a minute then,
+/// and on SIGHUP.
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
@@ -55,7 +55,7 @@ impl Watch {
             move |event| shared.take(event)
         });
         let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "files are not watched: send SIGHUP after changing them"))
+            .inspect_err(|error| tracing::warn!(%error, "files are not watched: send SIGHUP after changing them, or wait for a minute until they are read again"))
             .ok();
         Self { watcher, watched: BTreeSet::new(), failed: BTreeSet::new(), shared }
     }
@@ -92,11 +92,16 @@ impl Watch {
                 Err(error) => {
                     if self.failed.insert(folder.clone()) {
                         let folder = folder.display();
-                        tracing::warn!(%folder, %error, "folder is not watched: send SIGHUP after changing files in it");
+                        tracing::warn!(%folder, %error, "folder is not watched: send SIGHUP after changing files in it, or wait for a minute until they are read again");
                     }
                 }
             }
         }
+    }
+
+    /// Whether each folder is watched that should be.
+    pub fn is_complete(&self) -> bool {
+        self.watcher.is_some() && self.failed.is_empty()
     }
 
     /// Waits until something may have changed since this was last waited for. Cancel safe.

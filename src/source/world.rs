@@ -106,30 +106,46 @@ impl Site {
     }
 }
 
+/// How a DNS name is to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedName {
+    pub interval: Duration,
+    /// The first few load balancers with the name: looking it up counts as theirs.
+    pub objects: Vec<ObjectKey>,
+}
+
+impl WantedName {
+    const MAX_OBJECTS: usize = 8;
+}
+
 impl World {
     /// Why nothing is known of an object. `None`: it is in this world, or does not exist.
     pub fn unread(&self, kind: &'static str, key: &ObjectKey) -> Option<Arc<str>> {
         if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
     }
 
-    /// The DNS names that backends have, each with the shortest interval anyone wants it looked up at. None, where no
+    /// The DNS names that backends have, each with the shortest interval at which it is to be looked up. None, where no
     /// answer could be used.
-    pub fn names_wanted(&self) -> BTreeMap<Arc<str>, Duration> {
+    pub fn names_wanted(&self) -> BTreeMap<Arc<str>, WantedName> {
         const DEFAULT: Duration = Duration::from_secs(30);
         const SHORTEST: Duration = Duration::from_secs(1);
         const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-        let mut wanted = BTreeMap::new();
+        let mut wanted: BTreeMap<Arc<str>, WantedName> = BTreeMap::new();
         if !self.site.reaches_addresses() {
             return wanted;
         }
-        let specs = self.load_balancers.values().filter_map(|declared| declared.spec.as_ref());
-        for backend in specs.flat_map(|spec| &spec.backends) {
+        let specs = self.load_balancers.iter().filter_map(|(key, declared)| Some((key, declared.spec.as_ref()?)));
+        for (object, backend) in specs.flat_map(|(key, spec)| spec.backends.iter().map(move |backend| (key, backend))) {
             let interval = backend.resolve_interval.map_or(DEFAULT, |interval| interval.0.clamp(SHORTEST, LONGEST));
             for address in backend.addresses.iter().flatten() {
                 let Host::Name(name) = &address.host else { continue };
-                let shortest = wanted.entry(name.as_str().into()).or_insert(interval);
-                *shortest = interval.min(*shortest);
+                let wanted =
+                    wanted.entry(name.as_str().into()).or_insert_with(|| WantedName { interval, objects: Vec::new() });
+                wanted.interval = interval.min(wanted.interval);
+                if wanted.objects.last() != Some(object) && wanted.objects.len() < WantedName::MAX_OBJECTS {
+                    wanted.objects.push(object.clone());
+                }
             }
         }
         wanted
@@ -238,8 +254,11 @@ mod tests {
             ObjectKey::new("default", "b"),
             declared(serde_json::json!([{"addresses": ["often:1"], "resolveInterval": "1ms"}])),
         );
-        let wanted = |name: &str, seconds| (Arc::from(name), Duration::from_secs(seconds));
-        assert_eq!(world.names_wanted(), BTreeMap::from([wanted("db", 30), wanted("often", 1)]));
+        let wanted = |name: &str, seconds, objects: &[&str]| {
+            let objects = objects.iter().map(|name| ObjectKey::new("default", name)).collect();
+            (Arc::from(name), WantedName { interval: Duration::from_secs(seconds), objects })
+        };
+        assert_eq!(world.names_wanted(), BTreeMap::from([wanted("db", 30, &["a"]), wanted("often", 1, &["a", "b"])]));
 
         world.site = Site::Host(Arc::default());
         assert_eq!(world.names_wanted(), BTreeMap::new(), "whose answers nobody may use");

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use socket2::{Domain, Socket, Type};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -68,6 +69,28 @@ fn a_folder_that_becomes_unreadable_keeps_what_it_declared() {
 }
 
 #[test]
+fn files_that_cannot_be_read_for_want_of_descriptors_are_read_again() {
+    let (server, folder) = (EchoServer::start(None), Folder::new());
+    let [first, second] = std::array::from_fn(|_| free_address());
+    let file = folder.write("shop.yaml", &manifest("shop", first.port(), &[server.address], ""));
+    let mut tcplb = Tcplb::standalone(&[&file]).ready();
+    let mut open = Client::connect(first);
+    open.echo("before").unwrap();
+
+    let pid = Pid::from_raw(tcplb.pid());
+    // The hard limit stays: the program has raised its own to it.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let enough = prlimit(pid, Resource::Nofile, Rlimit { current: Some(0), maximum: hard }).unwrap();
+    folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
+    let line = tcplb.logged("Too many open files");
+    assert!(line.contains(&file) && line.contains("it is tried again; what it declared before stays"), "{line}");
+    open.echo("meanwhile").unwrap();
+    prlimit(pid, Resource::Nofile, enough).unwrap();
+    wait_until("the change is read", || visit(second).is_ok());
+    tcplb.logged("no longer: ");
+}
+
+#[test]
 fn without_a_watcher_changes_are_read_on_a_hangup() {
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let (first, second, admin) = (free_address(), free_address(), free_address());
@@ -83,7 +106,7 @@ fn without_a_watcher_changes_are_read_on_a_hangup() {
     }
     command.args(["standalone", "--admin", &admin.to_string(), &file]);
     let mut tcplb = Tcplb::spawn(command, admin).ready();
-    tcplb.logged("files are not watched: send SIGHUP after changing them");
+    tcplb.logged("files are not watched: send SIGHUP after changing them, or wait");
     folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
     tcplb.signal("HUP");
     wait_until("the change is read", || visit(second).is_ok());

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cost;
 
 fn read(text: &str) -> Documents {
     Documents::read(Path::new("dir/a.yaml"), text)
@@ -371,4 +372,60 @@ fn deep_nesting_is_refused_and_not_followed() {
         problem("a.yaml", &text);
         problem("a.json", &text);
     }
+}
+
+#[test]
+fn reading_many_documents_costs_as_much_as_their_text() {
+    let json = |count: usize| "{\"kind\": \"Other\", \"apiVersion\": \"other/v1\"}\n".repeat(count);
+    cost::assert_grows_no_faster_than_n_log_n(1000, json, |text| {
+        assert_eq!(Documents::read(Path::new("a.json"), text).problems.len(), 0);
+    });
+    let broken = |count: usize| (0..count).map(|number| format!("---\na: [{number}\n")).collect::<String>();
+    cost::assert_grows_no_faster_than_n_log_n(200, broken, |text| {
+        assert!(!Documents::read(Path::new("a.yaml"), text).problems.is_empty());
+    });
+    let wrong =
+        |count: usize| (0..count).map(|number| format!("---\n{LOAD_BALANCER}  x{number}: 1\n")).collect::<String>();
+    cost::assert_grows_no_faster_than_n_log_n(50, wrong, |text| {
+        assert!(!Documents::read(Path::new("a.yaml"), text).objects.is_empty());
+    });
+}
+
+#[test]
+fn what_is_said_of_a_file_is_bounded() {
+    let size = |documents: &Documents| -> usize {
+        let objects = told(documents).into_iter().map(|(name, problems)| name.len() + problems.concat().len());
+        documents.problems.concat().len() + documents.remarks.concat().len() + objects.sum::<usize>()
+    };
+    let long = "x".repeat(1 << 20);
+    for text in [
+        LOAD_BALANCER.replace("name: pg", &format!("name: {long}")),
+        LOAD_BALANCER.replace("namespace: shop", &format!("namespace: {long}")),
+        LOAD_BALANCER.replace("port: 5432", &format!("port: {long}")),
+        LOAD_BALANCER.replace("port: 5432", &format!("{long}: 5432")),
+        LOAD_BALANCER.replace("192.0.2.7", &long),
+        LOAD_BALANCER.replace("TcpLoadBalancer", &long),
+        LOAD_BALANCER.replace("v1alpha1", &long),
+        format!("{LOAD_BALANCER}  {long}: 1\n"),
+        format!("{{kind: Secret, apiVersion: v1, metadata: {{name: a}}, data: {{{long}: '!'}}}}"),
+        format!("{{kind: Secret, apiVersion: v1, metadata: {{name: a}}, {long}: 1}}"),
+        format!("a: [{long}"),
+        format!("{long}: 1\n{long}: 2\n"),
+        (0..5000).map(|number| format!("---\na: [{number}\n")).collect(),
+        LOAD_BALANCER.replace("port: 5432", &(0..5000).map(|number| format!("x{number}: 1, ")).collect::<String>()),
+    ] {
+        let size = size(&read(&text));
+        assert!(size > 0 && size < 200_000, "{size}: {}…", &text[..200.min(text.len())]);
+    }
+}
+
+#[test]
+fn a_file_has_so_many_objects_at_most() {
+    let text = "{\"kind\": \"Service\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"a\"}}\n".repeat(10_001);
+    let documents = Documents::read(Path::new("a.json"), &text);
+    assert_eq!(documents.objects.len(), 10_000);
+    assert_eq!(
+        documents.problems,
+        ["a.json: has 10001 objects: write at most 10000 into one file; those after that are left out"]
+    );
 }

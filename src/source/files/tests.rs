@@ -470,3 +470,57 @@ fn a_text_in_another_encoding_is_told_and_keeps_what_it_declared() {
         assert_says(&world, expected);
     }
 }
+
+#[test]
+fn a_file_that_is_too_large_is_told() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).read();
+    fs::File::create(folder.path("a.yaml")).unwrap().set_len(MAX_FILE + 1).unwrap();
+    let world = folder.read();
+    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
+    assert_says(
+        &world,
+        "a.yaml: cannot be read: it has more than 16777216 bytes: split it; what it declared before stays",
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_to_be_read_again() {
+    let mut folder = Folder::new();
+    folder.write("a.yaml", lb("a", 1)).read();
+    assert!(!folder.files.is_incomplete());
+    // A loop of links, as an error of the file system.
+    folder.remove("a.yaml");
+    symlink(folder.path("a.yaml"), folder.path("a.yaml")).unwrap();
+    let world = folder.read();
+    assert!(folder.files.is_incomplete());
+    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
+    assert_says(&world, "; it is tried again; what it declared before stays");
+
+    folder.remove("a.yaml");
+    let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";
+    folder
+        .write("tls.crt", "certificate")
+        .write("a.yaml", lb("a", 1).replace("port: 1", &format!("port: 1, {tls}")))
+        .read();
+    assert!(folder.files.is_incomplete(), "the key is missing");
+    folder.write("tls.key", "key").read();
+    assert!(!folder.files.is_incomplete());
+}
+
+#[test]
+fn replacing_many_objects_of_a_file_costs_as_much_as_there_are() {
+    let texts = |count: usize, from: usize| {
+        (from..from + count).map(|number| secret(&format!("s{number}"), "")).collect::<String>()
+    };
+    let prepare = |count: usize| {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", texts(count, 0)).read();
+        // The first document cannot be read: those before may be in it.
+        folder.write("a.yaml", format!("a: [\n{}", texts(count, count)));
+        folder
+    };
+    crate::cost::assert_grows_no_faster_than_n_log_n(100, prepare, |folder| {
+        assert!(!folder.read().secrets.is_empty());
+    });
+}

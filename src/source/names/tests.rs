@@ -95,8 +95,13 @@ impl Resolver {
     }
 }
 
-fn wanted(names: &[(&str, u64)]) -> BTreeMap<Arc<str>, Duration> {
-    names.iter().map(|(name, seconds)| (Arc::from(*name), Duration::from_secs(*seconds))).collect()
+fn wanted(names: &[(&str, u64)]) -> BTreeMap<Arc<str>, WantedName> {
+    names.iter().map(|(name, seconds)| of_object("a", name, *seconds)).collect()
+}
+
+fn of_object(object: &str, name: &str, seconds: u64) -> (Arc<str>, WantedName) {
+    let objects = vec![ObjectKey::new("shop", object)];
+    (Arc::from(name), WantedName { interval: Duration::from_secs(seconds), objects })
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,4 +219,62 @@ async fn the_system_knows_localhost() {
     let known = names.known();
     assert!(known["localhost"].addresses.iter().all(IpAddr::is_loopback), "{known:?}");
     assert!(!known["localhost"].addresses.is_empty(), "{known:?}");
+}
+
+/// Look-ups of names that begin with `hangs` never end; all are counted while they are under way.
+fn start_with_names_that_hang() -> (Names, Arc<Mutex<Vec<String>>>) {
+    let under_way = Arc::new(Mutex::new(Vec::new()));
+    let counted = under_way.clone();
+    let names = Names::start(move |name: Arc<str>| {
+        let counted = counted.clone();
+        async move {
+            if name.starts_with("hangs") {
+                counted.lock().unwrap().push(name.to_string());
+                std::future::pending::<()>().await;
+            }
+            Ok(addresses(&[9]))
+        }
+    });
+    (names, under_way)
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_one_object_that_hang_do_not_hold_up_those_of_another() {
+    let (mut names, under_way) = start_with_names_that_hang();
+    let hang = (0..600).map(|number| of_object("evil", &format!("hangs-{number}"), 1));
+    let mut wanted: BTreeMap<_, _> = hang.collect();
+    names.want(wanted.clone());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(under_way.lock().unwrap().len(), limits::MAX_OF_OBJECT);
+    let known = names.known();
+    let waiting = known.values().filter(|lookup| lookup.problem.as_ref().is_some_and(|why| why.contains("it waits")));
+    assert_eq!(waiting.count(), 600 - limits::MAX_OF_OBJECT, "{known:?}");
+
+    wanted.extend([of_object("good", "db", 30)]);
+    names.want(wanted);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_many_objects_that_hang_do_not_hold_up_those_that_were_answered() {
+    let (mut names, under_way) = start_with_names_that_hang();
+    let mut wanted = BTreeMap::from([of_object("good", "db", 1)]);
+    names.want(wanted.clone());
+    names.first_answers(Duration::from_secs(1)).await;
+    wanted.extend((0..600).map(|number| of_object(&format!("evil-{number}"), &format!("hangs-{number}"), 1)));
+    names.want(wanted);
+    sleep(Duration::from_secs(60)).await;
+    assert!(under_way.lock().unwrap().len() <= 64);
+    assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None }, "it is still answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_come_and_go_start_no_more_lookups_than_may_be_under_way() {
+    let (mut names, under_way) = start_with_names_that_hang();
+    for round in 0..100 {
+        names.want(BTreeMap::from([of_object("evil", &format!("hangs-{round}"), 1)]));
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(under_way.lock().unwrap().len(), limits::MAX_OF_OBJECT);
 }
