@@ -17,13 +17,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("takeover", &[]),
     ("api", &[]),
-    ("source", &["api", "model"]),
+    ("source", &["api", "model", "printable"]),
     ("translate", &["api", "model", "printable", "source"]),
     ("state", &["model", "translate"]),
     ("metrics", &["model", "printable", "proxy", "state", "translate", "upstream"]),
     ("admin", &["metrics", "model", "printable", "proxy", "state", "translate", "upstream"]),
     ("controller", &["api", "model", "printable", "source", "translate"]),
     ("tools", &["api"]),
+    ("cost", &[]),
     ("cli", &["api", "model", "proxy"]),
 ];
 

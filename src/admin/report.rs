@@ -139,7 +139,12 @@ fn of(
 ) -> ReplicaReport {
     let upstreams: BTreeMap<&ObjectKey, &Upstream> =
         view.upstreams.iter().map(|(key, upstream)| (&key.object, &**upstream)).collect();
+    let mut departing_of: BTreeMap<&ObjectKey, Vec<&Departing>> = BTreeMap::new();
+    for departing in departing {
+        departing_of.entry(&departing.object).or_default().push(departing);
+    }
     let load_balancer = |(object, verdict): (&ObjectKey, &Verdict)| {
+        let departing = departing_of.get(object).map_or(&[][..], Vec::as_slice);
         let identity = verdict.identity.as_ref()?;
         let served = Served {
             generation: identity.generation,
@@ -201,21 +206,20 @@ fn expiries<'a>(certificates: impl Iterator<Item = &'a Arc<Certificate>>) -> BTr
     certificates.map(|certificate| (certificate.source.to_string(), certificate.not_after)).collect()
 }
 
-fn backends(upstream: &Upstream, departing: &[Departing]) -> BTreeMap<String, BackendHealth> {
+fn backends(upstream: &Upstream, departing: &[&Departing]) -> BTreeMap<String, BackendHealth> {
     let mut backends: BTreeMap<String, BackendHealth> = BTreeMap::new();
     for endpoint in &*upstream.endpoints() {
         count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
     }
-    for endpoint in draining(upstream, departing) {
+    for endpoint in draining(departing) {
         backends.entry(endpoint.key().backend.to_string()).or_default().draining += endpoint.active();
     }
     backends
 }
 
 /// Each once, for however many reasons it is drained.
-fn draining<'a>(upstream: &Upstream, departing: &'a [Departing]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-    let endpoints = departing.iter().filter(|departing| departing.object == upstream.key().object);
-    let endpoints = endpoints.filter_map(|departing| match &departing.gone {
+fn draining<'a>(departing: &[&'a Departing]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    let endpoints = departing.iter().filter_map(|departing| match &departing.gone {
         Gone::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),
         Gone::Listener(_) => None,
     });

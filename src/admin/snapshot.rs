@@ -1,13 +1,13 @@
 //! What is applied, as JSON. Nothing secret is in it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
 use crate::{
     model::{self, ListenerKey, ListenerState, ObjectKey, UpstreamKey},
     printable::limited,
-    proxy::{Departing, Monitor, View},
+    proxy::{Departing, LiveListener, Monitor, View},
     state::State,
     translate::{Severity, Verdict},
     upstream::{Endpoint, Upstream},
@@ -111,12 +111,14 @@ pub struct Check {
 pub fn of(monitor: &Monitor, state: &State) -> Picture {
     let view = monitor.view();
     let configuration = state.configuration();
+    // Of several with the same key, the first one is served.
+    let live = view.listeners.iter().rev().map(|live| (&live.key, live)).collect();
     Picture {
         generation: view.snapshot.generation,
         load_balancers: configuration
             .verdicts
             .iter()
-            .map(|(key, verdict)| load_balancer(key, verdict, &view))
+            .map(|(key, verdict)| load_balancer(key, verdict, &view, &live))
             .collect(),
         problems: configuration.problems.iter().map(bounded).collect(),
         draining: monitor.departing().iter().map(draining).filter(|draining| draining.active > 0).collect(),
@@ -128,17 +130,20 @@ fn draining(departing: &Departing) -> Draining {
     Draining { load_balancer: bounded(object), what: bounded(gone), reason: reason.label(), active: gone.open() }
 }
 
-fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View) -> LoadBalancer {
+type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<LiveListener>>;
+
+fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancer {
     let key = UpstreamKey { object: object.clone() };
-    let live = view.upstreams.iter().find(|(other, _)| *other == key);
-    let listeners = view.snapshot.listeners.iter().filter(|(listener, _)| listener.object == *object);
+    // They are sorted.
+    let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
+    let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
     LoadBalancer {
         name: bounded(object),
         origin: bounded(&verdict.origin),
         problems: verdict.problems.iter().map(problem).collect(),
-        listeners: listeners.map(|(key, listener)| port(key, listener, view)).collect(),
+        listeners: view.snapshot.listeners_of(object).map(|(key, listener)| port(key, listener, view, live)).collect(),
         applied: view.snapshot.upstreams.get(&key).cloned(),
-        endpoints: live.map(|(_, upstream)| members(upstream)).unwrap_or_default(),
+        endpoints: upstream.map(|upstream| members(upstream)).unwrap_or_default(),
     }
 }
 
@@ -150,14 +155,13 @@ fn problem(problem: &crate::translate::Problem) -> Problem {
     Problem { severity, sentence: problem.to_string() }
 }
 
-fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View) -> Port {
+fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> Port {
     let (bound, failure) = match view.report.listeners.get(key) {
         Some(ListenerState::Bound(address)) => (Some(address.to_string()), None),
         Some(ListenerState::Failed(sentence)) => (None, Some(bounded(sentence))),
         None => (None, None),
     };
-    let live = view.listeners.iter().find(|live| live.key == *key);
-    let totals = live.map(|live| live.counters.totals()).unwrap_or_default();
+    let totals = live.get(key).map(|live| live.counters.totals()).unwrap_or_default();
     Port {
         port: key.port,
         bound,

@@ -227,7 +227,11 @@ string_type!(
     json_schema!({
         "type": "string", "minLength": 1, "maxLength": 260,
         // Several rules, since the server bounds what each may cost, and a pattern's length times the text's is a cost.
-        "x-kubernetes-validations": ADDRESS_RULES.map(|rule| json!({"rule": rule, "message": NOT_AN_ADDRESS})),
+        "x-kubernetes-validations": ADDRESS_RULES
+            .map(|rule| json!({"rule": rule, "message": NOT_AN_ADDRESS}))
+            .into_iter()
+            .chain(NOWHERE_RULES.map(|rule| json!({"rule": rule, "message": NOWHERE})))
+            .collect::<Vec<_>>(),
     })
 );
 
@@ -244,6 +248,17 @@ const ADDRESS_RULES: [&str; 5] = [
     "!self.matches('(^|[.])[-.]|-[.:]|[^.:]{64}')",
     // Merely numbers would be a mistyped IPv4 address.
     "!self.matches('^([^:]*[.])?[0-9]+[.]?:') || isIP(self.substring(0, self.lastIndexOf(':')))",
+];
+
+const NOWHERE: &str = "an address that nothing can be connected to (unspecified, multicast, broadcast, or link-local without its link): \
+     write the address of a server";
+
+/// Addresses that the translation leaves out wherever they come from. IPv4 addresses within IPv6 are none for `isIP`.
+const NOWHERE_RULES: [&str; 2] = [
+    "!self.matches('^(0|22[4-9]|23[0-9])[.][0-9.]+:') && !self.startsWith('255.255.255.255:')",
+    "!self.startsWith('[') || !isIP(self.substring(1, self.lastIndexOf(']'))) || \
+     !(ip(self.substring(1, self.lastIndexOf(']'))).isUnspecified() || \
+     self.matches('^.([fF][fF][0-9a-fA-F]{2}|[fF][eE][89abAB][0-9a-fA-F]):'))",
 ];
 
 /// A name within a manifest (a DNS label, RFC 1123).

@@ -10,6 +10,7 @@ mod drain;
 mod key;
 mod listener;
 mod loops;
+mod maglev;
 mod network;
 mod replica;
 mod report;
@@ -32,6 +33,7 @@ pub use listener::{
     TlsVersion, covers, overlap,
 };
 pub use loops::{Loops, loops};
+pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
 pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
 pub use report::{ListenerState, Report};

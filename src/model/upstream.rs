@@ -177,6 +177,9 @@ pub struct Balancing {
     pub slow_start: Option<Duration>,
     /// An endpoint with so many connections gets no more while one that is farther has less.
     pub overloaded_at: Option<NonZeroU32>,
+    /// Sticky balancing does without tables: they would be too large.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub without_table: bool,
 }
 
 impl Default for Balancing {
@@ -187,6 +190,7 @@ impl Default for Balancing {
             failover: Failover::default(),
             slow_start: None,
             overloaded_at: None,
+            without_table: false,
         }
     }
 }

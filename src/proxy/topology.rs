@@ -52,6 +52,7 @@ pub struct View {
     pub listeners: Vec<Arc<LiveListener>>,
     /// The latter alone.
     pub gone: Vec<GoneListener>,
+    /// Sorted by key.
     pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
 }
 

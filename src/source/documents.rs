@@ -109,11 +109,11 @@ impl Documents {
                 Err(problem) => documents.problems.push(format!("{title}: {problem}")),
             }
         }
-        documents.bounded(&file.display())
+        documents.bounded(title)
     }
 
     /// What one file may be.
-    fn bounded(mut self, file: &impl fmt::Display) -> Self {
+    fn bounded(mut self, file: &str) -> Self {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();
             self.objects.truncate(MAX_DOCUMENTS);

@@ -20,13 +20,14 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{
     COMMAND_LINE, Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
-    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE, bounded, shortened},
+    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE, bounded},
     schema,
     unfinished::Unfinished,
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
+    printable::limited,
 };
 
 /// Manifests in files, in folders and from the command line.
@@ -352,7 +353,7 @@ impl Gathering<'_> {
         let Document { place, key, object, .. } = document;
         let stays = if there { "; what it was before stays" } else { "" };
         let problems = problems.join("; ");
-        let problems = &*shortened(&problems, MAX_SENTENCE);
+        let problems = &*limited(&problems, MAX_SENTENCE);
         if !there {
             self.world.unreadable.insert((object.kind(), key.clone()), problems.into());
         }

@@ -22,8 +22,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value};
-use super::limits::{MAX_PROBLEMS, MAX_SENTENCE, shortened};
-use crate::api::{self, TcpLoadBalancer, TcpLoadBalancerSpec};
+use super::limits::{MAX_PROBLEMS, MAX_SENTENCE};
+use crate::{
+    api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
+    printable::limited,
+};
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
 static METADATA: LazyLock<Value> = LazyLock::new(kubernetes::<ObjectMeta>);
@@ -70,7 +73,7 @@ pub(super) fn metadata(metadata: &Value) -> Vec<String> {
             }
         }
     }
-    problems.0.into_iter().map(|problem| problem.to_string()).collect()
+    problems.sentences(Problem::to_string)
 }
 
 fn is_label_value(text: &str) -> bool {
@@ -156,8 +159,8 @@ fn kubernetes<T: JsonSchema>() -> Value {
 /// Reads a document into its type.
 fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(document).map_err(|error| Problem {
-        path: shortened(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
-        sentence: shortened(&error.inner().to_string(), MAX_SENTENCE / 2).into_owned(),
+        path: limited(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
+        sentence: limited(&error.inner().to_string(), MAX_SENTENCE / 2).into_owned(),
         unknown_field: false,
     })
 }
@@ -218,7 +221,7 @@ impl Problems {
             self.more += 1;
             return;
         }
-        let [path, sentence] = [path, sentence].map(|text| shortened(text, MAX_SENTENCE / 2).into_owned());
+        let [path, sentence] = [path, sentence].map(|text| limited(text, MAX_SENTENCE / 2).into_owned());
         self.all.push(Problem { path, sentence, unknown_field });
     }
 

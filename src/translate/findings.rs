@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Problem, Reason, Severity};
-use crate::api;
+use crate::{api, printable::limited, source::MAX_SENTENCE};
 
 #[derive(Default)]
 pub(super) struct Findings {
@@ -98,7 +98,9 @@ impl<'a> Place<'a> {
     }
 
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
-        Problem { severity, reason, field: self.field.to_string(), message: message.into() }
+        // Names and values that it quotes may be of any length.
+        let message = limited(&message.into(), MAX_SENTENCE).into_owned();
+        Problem { severity, reason, field: self.field.to_string(), message }
     }
 
     /// The duration, which is refused outside of `range`.

@@ -30,6 +30,7 @@ mod routes;
 mod service;
 mod settings;
 mod slices;
+mod sticky;
 mod surroundings;
 mod upstream;
 mod verdict;
@@ -61,9 +62,16 @@ fn meanwhile_listener(served_before: bool) -> &'static str {
     if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
 }
 
-/// What there is, for a sentence.
+/// What there is, for a sentence: the first few of many.
 fn listed(items: impl IntoIterator<Item: ToString>) -> String {
-    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    const MAX_LISTED: usize = 16;
+
+    let mut all = items.into_iter();
+    let mut items: Vec<_> = all.by_ref().take(MAX_LISTED).map(|item| item.to_string()).collect();
+    let more = all.count();
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
     if items.is_empty() { "none".into() } else { items.join(", ") }
 }
 
@@ -141,6 +149,8 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     }
     let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
     upstreams.retain(|key, _| used.contains(key));
+    sticky::settle(&listeners, &mut upstreams, &mut verdicts);
+    verdicts.values_mut().for_each(Verdict::limit);
 
     retentions.retain(|key, _| used.contains(key));
     // Where all is well, nothing else is kept.

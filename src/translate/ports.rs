@@ -3,7 +3,11 @@
 //! Whoever serves it keeps it; among others, the one whose key sorts first gets it. Who gets nothing keeps the address
 //! it had.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+mod held;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use held::Held;
 
 use super::{Problem, Reason, Severity, meanwhile_listener};
 use crate::model::{Listener, ListenerKey, overlap};
@@ -60,7 +64,7 @@ pub(super) fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMa
     for mut port in ports.into_values() {
         port.settle();
         problems.extend(port.wanted.iter().filter_map(|wanted| wanted.problem(&port.served)));
-        served.extend(port.served);
+        served.extend(port.served.into_listeners());
     }
     (served, problems)
 }
@@ -68,7 +72,7 @@ pub(super) fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMa
 /// One port number, on all addresses.
 #[derive(Default)]
 struct Port {
-    served: Listeners,
+    served: Held,
     /// Who is not served as declared, or not yet.
     wanted: Vec<Wanted>,
 }
@@ -81,13 +85,15 @@ impl Port {
         // are asked again; each time there are fewer of them.
         let served = loop {
             let served = self.let_in();
-            let refused = |wanted: &mut Wanted| wanted.before.is_some() && !served.contains_key(&wanted.key);
+            let refused = |wanted: &mut Wanted| wanted.before.is_some() && !served.contains(&wanted.key);
             let refused: Vec<_> = self.wanted.extract_if(.., refused).collect();
             if refused.is_empty() {
                 break served;
             }
             let before = |wanted: &Wanted| Some((wanted.key.clone(), wanted.before.clone()?));
-            self.served.extend(refused.iter().filter_map(before));
+            for (key, before) in refused.iter().filter_map(before) {
+                self.served.insert(key, before);
+            }
             stay.extend(refused);
         };
         self.served = served;
@@ -96,10 +102,10 @@ impl Port {
     }
 
     /// Whom there is room for, beside those that are served already.
-    fn let_in(&self) -> Listeners {
+    fn let_in(&self) -> Held {
         let mut served = self.served.clone();
         for wanted in &self.wanted {
-            if wanted.holder(&served).is_none() {
+            if served.holder(wanted.listener.bind, &wanted.key).is_none() {
                 served.insert(wanted.key.clone(), wanted.listener.clone());
             }
         }
@@ -112,7 +118,7 @@ impl Port {
         while self.wanted.len() < left {
             left = self.wanted.len();
             self.wanted.retain(|wanted| {
-                let taken = wanted.holder(&self.served).is_some();
+                let taken = self.served.holder(wanted.listener.bind, &wanted.key).is_some();
                 if !taken {
                     self.served.insert(wanted.key.clone(), wanted.listener.clone());
                 }
@@ -140,15 +146,8 @@ impl Wanted {
         }
     }
 
-    /// Who else has the address.
-    fn holder<'a>(&self, served: &'a Listeners) -> Option<(&'a ListenerKey, SocketAddr)> {
-        let taken =
-            |(key, other): &(&ListenerKey, SocketAddr)| **key != self.key && overlap(*other, self.listener.bind);
-        served.iter().map(|(key, listener)| (key, listener.bind)).find(taken)
-    }
-
-    fn problem(&self, served: &Listeners) -> Option<(ListenerKey, Problem)> {
-        let (holder, bind) = self.holder(served)?;
+    fn problem(&self, served: &Held) -> Option<(ListenerKey, Problem)> {
+        let (holder, bind) = served.holder(self.listener.bind, &self.key)?;
         let meanwhile = meanwhile_listener(self.before.is_some());
         let message = format!(
             "{} is taken by {}, which serves {bind}: write another port, or an address of its own for each; {meanwhile}",

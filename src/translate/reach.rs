@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use forms::{METADATA, forms, special};
+use forms::{METADATA, forms, nowhere, special};
 use k8s_openapi::api::core::v1::Service;
 
 use super::{Reason, bindings::Bindings, findings::Place, listed, slices::Slices};
@@ -35,6 +35,8 @@ pub(super) enum Target {
 /// Why an address may not be a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
+    /// What kind of address it is that nothing can be connected to.
+    Nowhere(&'static str),
     /// What kind of address it is.
     Special(&'static str),
     Denied,
@@ -53,7 +55,7 @@ impl<'a> Reach<'a> {
 
     pub fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
         match self {
-            Self::Everywhere => None,
+            Self::Everywhere => nowhere(address.ip()).map(Refusal::Nowhere),
             Self::Bounded(bounds) => bounds.refusal(address, target),
         }
     }
@@ -61,6 +63,9 @@ impl<'a> Reach<'a> {
     /// What is said of an address that is refused: `10.0.0.1:80 is …`.
     pub fn sentence(&self, refusal: Refusal) -> String {
         match (refusal, self) {
+            (Refusal::Nowhere(kind), _) => {
+                format!("{kind}, to which nothing can be connected: write the address of a server")
+            }
             (Refusal::Special(kind), _) => format!("{kind}, where no backend may be"),
             (Refusal::Denied, _) => "in a network that the administrator denies".into(),
             (Refusal::Ours, _) => {
@@ -100,7 +105,13 @@ impl Refused {
                 (Some(who), 0) => format!("{who} has {address}, which is"),
                 (Some(who), more) => format!("{who} has {address} and {more} more, each of which is"),
             };
-            place.leave_out(Reason::NotPermitted, format!("{which} {}; left out", reach.sentence(refusal)));
+            let message = format!("{which} {}; left out", reach.sentence(refusal));
+            match refusal {
+                // Whoever has it, it is no mistake of the manifest.
+                Refusal::Nowhere(_) if who.is_some() => place.warn(Reason::Invalid, message),
+                Refusal::Nowhere(_) => place.leave_out(Reason::Invalid, message),
+                _ => place.leave_out(Reason::NotPermitted, message),
+            }
         }
     }
 }

@@ -142,6 +142,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings,
         failover,
         slow_start,
         overloaded_at,
+        without_table: false,
     }
 }
 

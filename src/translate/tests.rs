@@ -3,6 +3,7 @@
 mod authorities;
 mod certificates;
 mod checks;
+mod cost;
 mod golden;
 mod invariants;
 mod keeping;
@@ -14,8 +15,11 @@ mod revocation;
 mod sites;
 mod slices;
 mod speed;
+mod sticky;
 mod tenancy;
 mod transitions;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 

@@ -1,6 +1,14 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
-use crate::{model::ObjectKey, printable::printable, source::Identity};
+use crate::{
+    model::ObjectKey,
+    printable::printable,
+    source::{Identity, MAX_PROBLEMS},
+};
 
 /// What the translation thinks of each load balancer.
 pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
@@ -24,17 +32,13 @@ impl Verdict {
     /// Whether something that is asked of the kept Service is refused: it stays as it is, and is not made if there is
     /// none.
     pub fn refuses_service(&self) -> bool {
-        let concerns =
-            |field: &str| field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort");
-        self.refused().any(|problem| concerns(&problem.field))
+        self.refused().any(Problem::concerns_service)
     }
 
     /// Whether a rule about clients is refused: what was served before goes on with the one before, which may mean
     /// something else to those who come through another Service.
     pub fn refuses_rules_about_clients(&self) -> bool {
-        const RULES: [&str; 4] = ["access", "maxConnectionsPerSource", "newConnectionsPerSource", "loadBalancing"];
-        let concerns = |field: &str| field.split(['.', '[']).any(|part| RULES.contains(&part));
-        self.refused().any(|problem| concerns(&problem.field))
+        self.refused().any(Problem::concerns_rules_about_clients)
     }
 
     /// Whether a reference has no target, or a Service no EndpointSlice that matches it. Both are so for a moment while
@@ -47,6 +51,32 @@ impl Verdict {
     /// What is not served as declared.
     pub fn refused(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|problem| problem.severity == Severity::Refused)
+    }
+
+    /// Leaves out problems beyond [`MAX_PROBLEMS`], but for the first one of each kind and part of the object: others go by
+    /// these.
+    pub(super) fn limit(&mut self) {
+        if self.problems.len() <= MAX_PROBLEMS {
+            return;
+        }
+        let (mut number, mut seen) = (0, BTreeSet::new());
+        let mut left_out = Vec::new();
+        self.problems.retain(|problem| {
+            number += 1;
+            let stays = seen.insert(problem.kind()) || number <= MAX_PROBLEMS;
+            if !stays {
+                left_out.push(problem.severity);
+            }
+            stays
+        });
+        if let Some(severity) = left_out.iter().min() {
+            self.problems.push(Problem {
+                severity: *severity,
+                reason: Reason::Invalid,
+                field: String::new(),
+                message: format!("and {} more problems: correct the ones before first", left_out.len()),
+            });
+        }
     }
 }
 
@@ -65,6 +95,24 @@ pub struct Problem {
 /// The longest field's path and message that are shown, in bytes.
 const MAX_FIELD: usize = 512;
 const MAX_MESSAGE: usize = 4096;
+
+impl Problem {
+    fn concerns_service(&self) -> bool {
+        let field = &*self.field;
+        field == "spec.service" || field.starts_with("spec.service.") || field.ends_with(".nodePort")
+    }
+
+    fn concerns_rules_about_clients(&self) -> bool {
+        const RULES: [&str; 4] = ["access", "maxConnectionsPerSource", "newConnectionsPerSource", "loadBalancing"];
+        self.field.split(['.', '[']).any(|part| RULES.contains(&part))
+    }
+
+    /// Severity, reason, part of the object (`spec.listeners[0]`), and what else a verdict is asked about.
+    fn kind(&self) -> (Severity, Reason, String, bool, bool) {
+        let part = self.field.split('.').take(2).collect::<Vec<_>>().join(".");
+        (self.severity, self.reason, part, self.concerns_service(), self.concerns_rules_about_clients())
+    }
+}
 
 /// For people: what the object's author wrote is escaped and bounded.
 impl fmt::Display for Problem {

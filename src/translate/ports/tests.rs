@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -85,4 +87,44 @@ proptest! {
             previous = served;
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn the_holder_of_an_address_is_the_first_that_overlaps(
+        wanted in prop::collection::btree_map("[a-z]{2}", prop::sample::select(&ADDRESSES[..]), 0..12),
+        bind in prop::sample::select(&ADDRESSES[..]),
+        own in "[a-z]{2}",
+    ) {
+        let key = |name: &str| ListenerKey { object: ObjectKey::new("shop", name), port: 1 };
+        let mut held = Held::default();
+        for (name, address) in &wanted {
+            // An earlier address of the same listener counts no more.
+            held.insert(key(name), listener(&key(name), bind));
+            held.insert(key(name), listener(&key(name), address));
+        }
+        let bind = SocketAddr::new(bind.parse().unwrap(), 1);
+        let of = |(name, address): (&String, &&str)| (key(name), SocketAddr::new(address.parse().unwrap(), 1));
+        let first = wanted.iter().map(of).find(|(other, held)| *other != key(&own) && overlap(*held, bind));
+        let holder = held.holder(bind, &key(&own)).map(|(key, bind)| (key.clone(), bind));
+        prop_assert_eq!(holder, first);
+    }
+}
+
+#[test]
+fn many_listeners_of_one_port_number_are_settled_in_the_time_that_sorting_takes() {
+    let wishes = |count: usize| -> BTreeMap<ListenerKey, Wish> {
+        let wish = |number: usize| {
+            let key = ListenerKey { object: ObjectKey::new("shop", &number.to_string()), port: 1 };
+            // Each address is wanted twice.
+            let listener = listener(&key, &format!("10.{}.{}.1", number / 2 / 250, number / 2 % 250));
+            (key, Wish::Declared { listener, field: "spec.listeners[0]".into(), before: None })
+        };
+        (0..count).map(wish).collect()
+    };
+    crate::cost::assert_grows_no_faster_than_n_log_n(500, wishes, |wishes| {
+        let count = wishes.len();
+        let (served, problems) = settle(std::mem::take(wishes));
+        assert_eq!((served.len(), problems.len()), (count / 2, count / 2));
+    });
 }

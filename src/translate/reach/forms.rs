@@ -29,6 +29,18 @@ pub fn special(ip: IpAddr) -> Option<&'static str> {
     .find_map(|(is, kind)| is.then_some(kind))
 }
 
+/// What kind of address it is that nothing can be connected to, whoever may be reached.
+pub fn nowhere(ip: IpAddr) -> Option<&'static str> {
+    let ip = ip.to_canonical();
+    match ip {
+        // Its link cannot be written here.
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address without its link"),
+        _ if ip.is_loopback() => None,
+        IpAddr::V4(v4) if v4.is_link_local() => None,
+        _ => special(ip),
+    }
+}
+
 /// The address, and the IPv4 address that a gateway or a tunnel would make of it.
 pub fn forms(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let ip = ip.to_canonical();
@@ -61,6 +73,34 @@ fn joined(high: u16, low: u16) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_lead_nowhere_are_known_also_within_ipv6() {
+        for (address, expected) in [
+            ("0.0.0.0", "an unspecified address"),
+            ("0.255.0.1", "an unspecified address"),
+            ("::", "an unspecified address"),
+            ("::ffff:0.0.0.0", "an unspecified address"),
+            ("224.0.0.1", "a multicast address"),
+            ("239.255.255.255", "a multicast address"),
+            ("::ffff:224.0.0.1", "a multicast address"),
+            ("ff02::1", "a multicast address"),
+            ("255.255.255.255", "a broadcast address"),
+            ("::ffff:255.255.255.255", "a broadcast address"),
+            ("fe80::1", "a link-local address without its link"),
+            ("febf:ffff::1", "a link-local address without its link"),
+            ("169.254.1.1", ""),
+            ("127.0.0.1", ""),
+            ("::1", ""),
+            ("::ffff:127.0.0.1", ""),
+            ("10.0.0.1", ""),
+            ("240.0.0.1", ""),
+            ("fec0::1", ""),
+            ("2001:db8::1", ""),
+        ] {
+            assert_eq!(nowhere(address.parse().unwrap()).unwrap_or_default(), expected, "{address}");
+        }
+    }
 
     #[test]
     fn special_addresses_are_known_in_every_form() {

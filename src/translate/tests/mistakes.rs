@@ -371,3 +371,51 @@ fn told(verdicts: &Verdicts, expected: &str) {
 fn addresses(snapshot: &Snapshot, name: &str) -> Vec<String> {
     snapshot.upstreams[&upstream(name)].endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect()
 }
+
+#[test]
+fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
+    for (address, kind) in [
+        ("0.0.0.0", "an unspecified address"),
+        ("[::]", "an unspecified address"),
+        ("255.255.255.255", "a broadcast address"),
+        ("224.0.0.1", "a multicast address"),
+        ("[ff02::1]", "a multicast address"),
+        ("[fe80::1]", "a link-local address without its link"),
+    ] {
+        let world = load_balancer(
+            "pg",
+            &format!("{{listeners: [{{port: 1}}], backends: [{{addresses: ['10.0.0.1:2', '{address}:2']}}]}}"),
+        );
+        let (snapshot, verdicts) = first(&world);
+        let problem = &verdicts[&object("pg")].problems[0];
+        assert_eq!((problem.severity, &*problem.field), (Severity::Refused, "spec.backends[0].addresses[1]"));
+        let expected = format!(
+            "{address}:2 is {kind}, to which nothing can be connected: write the address of a server; left out"
+        );
+        assert_eq!(problem.message, expected);
+        assert_eq!(snapshot.upstreams[&upstream("pg")].endpoints.len(), 1);
+    }
+}
+
+#[test]
+fn an_address_of_a_name_or_a_slice_that_leads_nowhere_is_left_out_with_a_warning() {
+    let mut by_name = load_balancer("pg", "{listeners: [{port: 1}], backends: [{addresses: ['db.example:2']}]}");
+    let addresses = ["10.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1"].map(|address| address.parse().unwrap());
+    let lookup = crate::source::Lookup { addresses: addresses.into(), problem: None };
+    by_name.names = [("db.example".into(), lookup)].into();
+    let by_slice = world(
+        "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: pg}, spec: {listeners: [{port: 1}], \
+         backends: [{service: {name: db, port: 1}}]}}\n---\n{kind: Service, metadata: {name: db}, spec: {ports: [{port: \
+         1}]}}\n---\n{kind: EndpointSlice, metadata: {name: db, labels: {kubernetes.io/service-name: db}}, addressType: \
+         IPv4, ports: [{port: 2}], endpoints: [{addresses: [10.0.0.1]}, {addresses: [224.0.0.1]}]}",
+    );
+    for (world, sentence) in [
+        (by_name, "db.example has 0.0.0.0:2 and 1 more, each of which is an unspecified address"),
+        (by_slice, "EndpointSlice shop/db has 224.0.0.1:2, which is a multicast address"),
+    ] {
+        let (snapshot, verdicts) = first(&world);
+        told(&verdicts, sentence);
+        assert!(!verdicts[&object("pg")].refuses(), "{:?}", sentences(&verdicts, "pg"));
+        assert_eq!(snapshot.upstreams[&upstream("pg")].endpoints.len(), 1);
+    }
+}

@@ -1,20 +1,21 @@
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::{Candidate, Endpoint, Tried};
+use crate::model::maglev_slots;
 
 /// Always the same one for the same client, in every process (Eisenbud et al., Maglev: A Fast and Reliable Software
 /// Network Load Balancer, NSDI 2016, section 3.4).
 ///
 /// The table holds all members, usable or not, so that a failure moves no client but those of the one that fails. They
 /// go to the usable member with the highest rendezvous score (Thaler and Ravishankar, A Name-Based Mapping Scheme for
-/// Rendezvous, 1996), which spreads them, and return when theirs recovers.
+/// Rendezvous, 1996), which spreads them, and return when theirs recovers. Without a table, all clients do.
 #[derive(Debug)]
 pub struct Maglev {
     table: Arc<Table>,
@@ -26,13 +27,14 @@ pub struct Maglev {
 }
 
 impl Maglev {
-    pub fn new(candidates: &[Candidate], prefix_v6: u8, previous: Option<&Self>) -> Self {
+    pub fn new(candidates: &[Candidate], prefix_v6: u8, with_table: bool, previous: Option<&Self>) -> Self {
         let mut candidates: Vec<&Candidate> = candidates.iter().collect();
         candidates.sort_by_key(|candidate| (&candidate.stable_id, candidate.endpoint.key()));
         let members = members(&candidates);
         let table = match previous {
-            Some(previous) if previous.table.members == members => previous.table.clone(),
-            _ => Arc::new(Table::new(members)),
+            Some(previous) if previous.table.is_of(&members, with_table) => previous.table.clone(),
+            _ if with_table => Table::shared(members),
+            _ => Arc::new(Table { members, slots: Vec::new() }),
         };
         let endpoints: Vec<_> = candidates.iter().map(|candidate| candidate.endpoint.clone()).collect();
         let usable = (0..endpoints.len()).filter(|index| endpoints[*index].usable()).collect();
@@ -41,9 +43,10 @@ impl Maglev {
 
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<&Arc<Endpoint>> {
         let client = client_hash(client, self.prefix_v6);
-        let chosen = self.table.member(client)?;
         let untried = |index: usize| !tried.contains(&self.endpoints[index]);
-        if self.usable.binary_search(&chosen).is_ok() && untried(chosen) {
+        let chosen = self.table.member(client);
+        let chosen = chosen.filter(|chosen| self.usable.binary_search(chosen).is_ok() && untried(*chosen));
+        if let Some(chosen) = chosen {
             return Some(&self.endpoints[chosen]);
         }
         let others = self.usable.iter().copied().filter(|index| untried(*index));
@@ -101,18 +104,43 @@ fn cut(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
     Ipv6Addr::from_bits(address.to_bits() & u128::MAX.checked_shl(hidden).unwrap_or(0))
 }
 
-/// Primes, each enough for a hundredth as many members. Few and far between, because most clients move when members
-/// outgrow one; the first already keeps the shares of ten members within a tenth of a percent.
-const SIZES: [u32; 3] = [65_537, 262_147, 1_048_583];
-
 #[derive(Debug)]
 pub struct Table {
     members: Vec<Member>,
-    /// An index into `members` for each slot; empty without members.
+    /// An index into `members` for each slot; empty without members, and where clients are placed without a table.
     slots: Vec<u32>,
 }
 
+/// The tables there are, by a hash of their members.
+static TABLES: Mutex<Option<HashMap<u64, Weak<Table>>>> = Mutex::new(None);
+
 impl Table {
+    /// The one of all that have these members, be they of other routes or load balancers.
+    fn shared(members: Vec<Member>) -> Arc<Self> {
+        let hash = hash(&members);
+        let known = || {
+            let tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+            tables.as_ref()?.get(&hash)?.upgrade()
+        };
+        if let Some(table) = known().filter(|table| table.members == members) {
+            return table;
+        }
+        // Not while others wait for the lock.
+        let table = Arc::new(Self::new(members));
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = tables.get_or_insert_default();
+        // As often as it has doubled, so that forgetting costs no more than remembering.
+        if tables.len() == tables.capacity() {
+            tables.retain(|_, table| table.strong_count() > 0);
+        }
+        tables.insert(hash, Arc::downgrade(&table));
+        table
+    }
+
+    fn is_of(&self, members: &[Member], with_table: bool) -> bool {
+        self.members == members && self.slots.is_empty() == (!with_table || members.is_empty())
+    }
+
     /// Members take slots in turn, each its next preferred one that is free.
     ///
     /// The one whose turn it is has the least slots for its weight, so they end up as the weights are.
@@ -121,7 +149,7 @@ impl Table {
             return Self { members, slots: Vec::new() };
         }
         const FREE: u32 = u32::MAX;
-        let size = SIZES.into_iter().find(|size| members.len() <= *size as usize / 100).unwrap_or(SIZES[2]);
+        let size = maglev_slots(members.len());
         let mut slots = vec![FREE; size as usize];
         let mut preferences: Vec<_> = members.iter().map(|member| Preferences::new(member.hash, size)).collect();
         let mut turns: BinaryHeap<_> =
@@ -142,6 +170,15 @@ impl Table {
         let size = self.slots.len() as u64;
         if size == 0 { None } else { Some(self.slots[(client % size) as usize] as usize) }
     }
+}
+
+fn hash(members: &[Member]) -> u64 {
+    let mut hasher = Xxh3::new();
+    for member in members {
+        hasher.update(&member.hash.to_le_bytes());
+        hasher.update(&member.weight.to_le_bytes());
+    }
+    hasher.digest()
 }
 
 /// Every slot once, in the order a member prefers them.

@@ -64,7 +64,8 @@ impl Balancer {
             Algorithm::Random => Self::Random(Random::new(usable())),
             Algorithm::Maglev => {
                 let previous = if let Some(Self::Maglev(maglev)) = previous { Some(maglev) } else { None };
-                Self::Maglev(Maglev::new(candidates, balancing.hash_prefix_v6, previous))
+                let with_table = !balancing.without_table;
+                Self::Maglev(Maglev::new(candidates, balancing.hash_prefix_v6, with_table, previous))
             }
         }
     }

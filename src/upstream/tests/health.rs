@@ -215,8 +215,7 @@ async fn endpoints_that_fail_together_are_published_together() {
             sleep(Duration::from_millis(1)).await;
         }
         usable_becomes(&upstreams, &upstream, 0).await;
-        let published = *upstreams.usable_changes().borrow() - before;
-        published
+        *upstreams.usable_changes().borrow() - before
     };
     for count in [256, 512, 1024] {
         let published = published(count).await;

@@ -135,3 +135,58 @@ fn a_change_of_health_builds_no_new_table() {
     assert!(Arc::ptr_eq(&table(&first), &table(&second)));
     assert!(!Arc::ptr_eq(&table(&second), &table(&third)));
 }
+
+fn without_table(candidates: &[Candidate], previous: Option<&Balancer>) -> Balancer {
+    let balancing = Balancing { algorithm: Algorithm::Maglev, without_table: true, ..Balancing::default() };
+    Balancer::new(balancing, candidates, previous)
+}
+
+#[test]
+fn without_a_table_clients_are_spread_by_weight_and_have_the_same_endpoint_everywhere() {
+    let weights = [5, 1, 2, 4];
+    let all = candidates(&weights);
+    let pick = |balancer: &Balancer, number| {
+        let endpoint = balancer.pick(client(number), &Tried::default(), &AtomicU64::new(0)).unwrap();
+        all[index_of(&all, endpoint)].stable_id.clone()
+    };
+    let backward: Vec<_> = all.iter().rev().cloned().collect();
+    let (one, other) = (without_table(&all, None), without_table(&backward, None));
+    let mut counts = BTreeMap::new();
+    for number in 0..100_000 {
+        let chosen = pick(&one, number);
+        assert_eq!(chosen, pick(&other, number));
+        *counts.entry(chosen).or_insert(0) += 1;
+    }
+    assert_near_weights(&counts.into_values().collect::<Vec<_>>(), &weights, 5.0);
+
+    set_usable(&all[0], false);
+    let during = without_table(&all, Some(&one));
+    for number in 0..1000 {
+        let before = pick(&one, number);
+        assert!(*before == *"a" || before == pick(&during, number), "only clients of the unusable one move");
+    }
+}
+
+#[test]
+fn equal_members_share_a_table_and_it_goes_with_the_last_of_them() {
+    let members = || -> Vec<_> { (0..20).map(|number| candidate(&format!("shared-{number}"), 1)).collect() };
+    let table = |balancer: &Balancer| {
+        let Balancer::Maglev(maglev) = balancer else { panic!("another algorithm") };
+        maglev.table()
+    };
+    let [one, other] = [members(), members()].map(|members| balancer(Algorithm::Maglev, &members));
+    assert!(Arc::ptr_eq(&table(&one), &table(&other)));
+    let weak = Arc::downgrade(&table(&one));
+    drop((one, other));
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn a_table_costs_as_much_as_its_slots_however_many_members_there_are() {
+    let of = |count: usize| -> Vec<_> { (0..count).map(|number| candidate(&format!("cost-{number}"), 1)).collect() };
+    crate::cost::assert_grows_no_faster_than_n_log_n(650, of, |members| {
+        // With another member each time, so that none is shared.
+        members.push(candidate(&fastrand::u64(..).to_string(), 1));
+        balancer(Algorithm::Maglev, members);
+    });
+}
