@@ -307,5 +307,26 @@ fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
     }
 }
 
+/// What a successor makes of these messages, for `fuzz/`.
+///
+/// # Errors
+/// If they are not a complete offer.
+#[cfg(feature = "fuzzing")]
+pub fn receive_messages<'a>(messages: impl Iterator<Item = &'a [u8]>) -> io::Result<Inheritance> {
+    let (offering, asking) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    for message in messages {
+        if rustix::net::send(&offering, message, SendFlags::NOSIGNAL).is_err() {
+            break;
+        }
+    }
+    drop(offering);
+    receive_all(&asking, Instant::now() + Duration::from_secs(1))
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //!
 //! `fuzz_targets/` runs them under libFuzzer (`make fuzz`), `tests/corpus.rs` on the committed corpus.
 
+mod access_log;
 mod allocations;
 mod client_hello;
 mod documents;
@@ -11,9 +12,11 @@ mod postgres_startup;
 mod probe_response;
 mod proxy_header;
 mod stream;
+mod takeover;
 
 use std::fmt::Write;
 
+pub use access_log::access_log;
 pub use allocations::allocations;
 pub use client_hello::client_hello;
 pub use documents::documents;
@@ -22,6 +25,7 @@ pub use pem::pem;
 pub use postgres_startup::postgres_startup;
 pub use probe_response::probe_response;
 pub use proxy_header::proxy_header;
+pub use takeover::takeover;
 use tcplb::{
     model::Snapshot,
     proxy::fuzzing::{is_visible, printable},
@@ -34,6 +38,7 @@ pub type Property = fn(&[u8]);
 
 /// The name of each target, and its property.
 pub const TARGETS: &[(&str, Property)] = &[
+    ("access_log", access_log),
     ("allocations", allocations),
     ("client_hello", client_hello),
     ("documents", documents),
@@ -42,6 +47,7 @@ pub const TARGETS: &[(&str, Property)] = &[
     ("postgres_startup", postgres_startup),
     ("probe_response", probe_response),
     ("proxy_header", proxy_header),
+    ("takeover", takeover),
 ];
 
 /// The longest message about one problem, in bytes.

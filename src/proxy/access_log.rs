@@ -2,6 +2,8 @@
 //!
 //! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod read_back;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -336,7 +336,8 @@ fn the_log_says_why_a_handshake_failed() {
         let config = config.with_root_certificates(authority.roots()).with_no_client_auth();
         drop(handshake(&Arc::new(config), rig.connect()).unwrap_err());
     };
-    let cases: [(&str, &dyn Fn(&Rig)); 6] = [
+    type Client<'a> = &'a dyn Fn(&Rig);
+    let cases: [(&str, Client); 6] = [
         ("not_tls", &http),
         ("malformed", &damaged),
         ("ended", &ends),

@@ -1,5 +1,7 @@
 //! Who signs the certificates of a test.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rcgen::{

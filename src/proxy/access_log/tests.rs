@@ -2,8 +2,10 @@ use std::{collections::BTreeMap, io, sync::Mutex};
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::proxy::tls::{Agreed, Identity};
+use super::{
+    read_back::{Chosen, check_read_back, event},
+    *,
+};
 
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -27,32 +29,6 @@ impl Write for Broken {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn event(kind: Kind) -> Event {
-    Event {
-        kind,
-        at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
-        peer: "10.0.0.1:4000".parse().unwrap(),
-        client: "192.0.2.7:5000".parse().unwrap(),
-        tls: Some(Arc::new(ClientTls {
-            server_name: Some("db.example.com".into()),
-            agreed: Some(Agreed {
-                version: "TLS1.3",
-                protocol: None,
-                resumed: false,
-                identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
-            }),
-            fault: None,
-        })),
-        endpoint: Some("10.1.0.1:5432".parse().unwrap()),
-        attempts: 1,
-        bytes_to_backend: 7,
-        bytes_to_client: 8,
-        connect: Some(Duration::from_micros(1500)),
-        duration: Duration::from_secs(2),
     }
 }
 
@@ -114,15 +90,6 @@ fn a_server_name_forges_neither_a_pair_nor_a_line() {
     assert!(line.ends_with(" reason=no_route") && !line.contains('\n'), "{line}");
 }
 
-/// Everything that a client or an administrator may choose.
-#[derive(Clone, Debug)]
-struct Chosen {
-    listener: String,
-    name: String,
-    server_name: Option<String>,
-    subject: Option<String>,
-}
-
 fn any_text() -> impl Strategy<Value = String> {
     let special = prop::sample::select(vec![
         '\n', '\r', '\x1b', '\x7f', '"', '\\', ' ', '=', '-', '\u{202e}', '\u{9b}', '\u{2028}',
@@ -143,75 +110,9 @@ prop_compose! {
     }
 }
 
-fn event_with(chosen: &Chosen) -> Event {
-    let identity = chosen.subject.as_deref().map(Identity::named);
-    let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
-    let tls =
-        ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), fault: None };
-    let listener = Arc::new(Label { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
-    Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
-}
-
-/// A line's pairs as readers of logfmt see them: a value is one word, or quoted with the escapes of JSON. A key of its own
-/// has no value.
-fn pairs_of(line: &str) -> Option<BTreeMap<String, Option<String>>> {
-    let (mut pairs, mut rest) = (BTreeMap::new(), line);
-    while !rest.is_empty() {
-        let end = rest.find([' ', '=', '"']).unwrap_or(rest.len());
-        let (key, after) = rest.split_at(end);
-        let (value, after) = match after.strip_prefix('=') {
-            Some(after) if after.starts_with('"') => {
-                let mut read = serde_json::Deserializer::from_str(after).into_iter::<String>();
-                let value = read.next()?.ok()?;
-                (Some(value), &after[read.byte_offset()..])
-            }
-            Some(after) => {
-                let (value, after) = after.split_at(after.find(' ').unwrap_or(after.len()));
-                (Some(value).filter(|value| !value.contains(['"', '='])).map(str::to_owned), after)
-            }
-            None => (None, after),
-        };
-        let is_new = pairs.insert(key.to_owned(), value).is_none();
-        rest = if after.is_empty() { after } else { after.strip_prefix(' ')? };
-        if key.is_empty() || !is_new {
-            return None;
-        }
-    }
-    Some(pairs)
-}
-
 proptest! {
     #[test]
-    fn text_lines_are_read_back_with_equal_values(chosen in any_choice()) {
-        let mut text = Vec::new();
-        write_text(&mut text, &event_with(&chosen));
-        let line = String::from_utf8(text).unwrap();
-        prop_assert!(line.chars().all(crate::printable::is_visible), "{line:?}");
-        let pairs = pairs_of(&line);
-        prop_assert!(pairs.is_some(), "{line}");
-        let pairs = pairs.unwrap();
-        let value = |key: &str| pairs.get(key).cloned().flatten();
-        prop_assert_eq!(value("listener"), Some(chosen.listener));
-        prop_assert_eq!(value("name"), Some(chosen.name));
-        let absent = line.contains(" tls_server_name=- ");
-        prop_assert_eq!(value("tls_server_name").filter(|_| !absent), chosen.server_name);
-        prop_assert_eq!(value("tls_client"), chosen.subject);
-        prop_assert_eq!(value("reason"), Some("client_reset".to_owned()));
-        prop_assert_eq!(value("client"), Some("192.0.2.7:5000".to_owned()));
-    }
-
-    #[test]
-    fn json_lines_are_read_back_with_equal_values(chosen in any_choice()) {
-        let mut text = Vec::new();
-        write_json(&mut text, &event_with(&chosen));
-        let line = String::from_utf8(text).unwrap();
-        prop_assert!(line.chars().all(crate::printable::is_visible), "{line:?}");
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let value = |key: &str| object.get(key).map(|value| value.as_str().unwrap().to_owned());
-        prop_assert_eq!(value("listener"), Some(chosen.listener));
-        prop_assert_eq!(value("name"), Some(chosen.name));
-        prop_assert_eq!(value("tls_server_name"), chosen.server_name);
-        prop_assert_eq!(value("tls_client"), chosen.subject);
-        prop_assert_eq!(value("reason"), Some("client_reset".to_owned()));
+    fn lines_are_read_back_with_equal_values(chosen in any_choice()) {
+        check_read_back(&chosen);
     }
 }

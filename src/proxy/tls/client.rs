@@ -78,7 +78,7 @@ impl Identity {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn named(subject: &str) -> Self {
         Self { subject: subject.into(), common_name: None, not_after: i64::MAX }
     }

@@ -1,0 +1,113 @@
+//! Log lines read back as readers of logfmt and JSON do, for tests and `fuzz/`.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    printable::is_visible,
+    proxy::tls::{Agreed, Identity},
+};
+
+/// Every text of a log line that a client or an administrator chooses.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    pub listener: String,
+    pub name: String,
+    pub server_name: Option<String>,
+    pub subject: Option<String>,
+}
+
+/// Writes a line in each format and reads it back.
+///
+/// # Panics
+/// If a line is not one visible line, or a value is read back differently.
+pub fn check_read_back(chosen: &Chosen) {
+    let event = event_with(chosen);
+    let line = |write: fn(&mut Vec<u8>, &Event)| {
+        let mut text = Vec::new();
+        write(&mut text, &event);
+        let line = String::from_utf8(text).expect("UTF-8");
+        assert!(line.chars().all(is_visible), "{line:?}");
+        line
+    };
+    let text = line(write_text);
+    let pairs = pairs_of(&text).unwrap_or_else(|| panic!("not logfmt: {text}"));
+    let has_no_name = text.contains(" tls_server_name=- ");
+    chosen.check(|key| pairs.get(key).cloned().flatten().filter(|_| !(has_no_name && key == "tls_server_name")));
+    let object: serde_json::Value = serde_json::from_str(&line(write_json)).expect("JSON");
+    chosen.check(|key| object.get(key).map(|value| value.as_str().expect("a string").to_owned()));
+}
+
+impl Chosen {
+    fn check(&self, value: impl Fn(&str) -> Option<String>) {
+        assert_eq!(value("listener").as_ref(), Some(&self.listener));
+        assert_eq!(value("name").as_ref(), Some(&self.name));
+        assert_eq!(value("tls_server_name"), self.server_name);
+        assert_eq!(value("tls_client"), self.subject);
+        assert_eq!(value("reason").as_deref(), Some("client_reset"));
+        assert_eq!(value("client").as_deref(), Some("192.0.2.7:5000"));
+    }
+}
+
+fn event_with(chosen: &Chosen) -> Event {
+    let identity = chosen.subject.as_deref().map(Identity::named);
+    let agreed = Agreed { version: "TLS1.3", protocol: None, resumed: false, identity };
+    let tls =
+        ClientTls { server_name: chosen.server_name.as_deref().map(Into::into), agreed: Some(agreed), fault: None };
+    let listener = Arc::new(Label { label: chosen.listener.as_str().into(), name: chosen.name.as_str().into() });
+    Event { listener, tls: Some(Arc::new(tls)), ..event(Kind::End(CloseReason::ClientReset)) }
+}
+
+pub(super) fn event(kind: Kind) -> Event {
+    Event {
+        kind,
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        listener: Arc::new(Label { label: "shop/pg:5432".into(), name: "pg".into() }),
+        peer: "10.0.0.1:4000".parse().unwrap(),
+        client: "192.0.2.7:5000".parse().unwrap(),
+        tls: Some(Arc::new(ClientTls {
+            server_name: Some("db.example.com".into()),
+            agreed: Some(Agreed {
+                version: "TLS1.3",
+                protocol: None,
+                resumed: false,
+                identity: Some(Identity::named("O=shop, CN=\"al\nice\"")),
+            }),
+            fault: None,
+        })),
+        endpoint: Some("10.1.0.1:5432".parse().unwrap()),
+        attempts: 1,
+        bytes_to_backend: 7,
+        bytes_to_client: 8,
+        connect: Some(Duration::from_micros(1500)),
+        duration: Duration::from_secs(2),
+    }
+}
+
+/// A line's pairs as readers of logfmt see them: a value is one word, or quoted with the escapes of JSON. A key of its own
+/// has no value.
+fn pairs_of(line: &str) -> Option<BTreeMap<String, Option<String>>> {
+    let (mut pairs, mut rest) = (BTreeMap::new(), line);
+    while !rest.is_empty() {
+        let end = rest.find([' ', '=', '"']).unwrap_or(rest.len());
+        let (key, after) = rest.split_at(end);
+        let (value, after) = match after.strip_prefix('=') {
+            Some(after) if after.starts_with('"') => {
+                let mut read = serde_json::Deserializer::from_str(after).into_iter::<String>();
+                let value = read.next()?.ok()?;
+                (Some(value), &after[read.byte_offset()..])
+            }
+            Some(after) => {
+                let (value, after) = after.split_at(after.find(' ').unwrap_or(after.len()));
+                (Some(value).filter(|value| !value.contains(['"', '='])).map(str::to_owned), after)
+            }
+            None => (None, after),
+        };
+        let is_new = pairs.insert(key.to_owned(), value).is_none();
+        rest = if after.is_empty() { after } else { after.strip_prefix(' ')? };
+        if key.is_empty() || !is_new {
+            return None;
+        }
+    }
+    Some(pairs)
+}
