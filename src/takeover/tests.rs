@@ -94,7 +94,7 @@ fn sockets_of_another_users_process_are_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("takeover");
     let offer = Offer::at(&path).unwrap();
-    let waiting = thread::spawn(move || offer.wait(Vec::new, None));
+    let waiting = thread::spawn(move || offer.wait(Vec::<(SocketAddr, Vec<Arc<TcpListener>>)>::new, None));
     assert!(ask_whom(&path, |_| false).unwrap().is_none());
     let (successor, _) = ask(&path).unwrap().unwrap();
     successor.serving().unwrap();

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, io, sync::Mutex};
+use std::{io, sync::Mutex};
 
 use proptest::prelude::*;
 
