@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check generate fuzz fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
+.PHONY: help build test models check generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
 
 help: ## list what there is
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,10 @@ generate: ## rewrite what is generated: the CRD and its copies, tables in the do
 fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" for some of them
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)
 
-fuzz-smoke: ## replay the fuzz corpus, and run each fuzz target for two minutes
+fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus, as in CI
 	$(CARGO) test --locked --package tcplb-fuzz
+
+fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for two minutes
 	scripts/fuzz 120
 
 # Two commands: together, the program would be built with what the bench wants of libraries that both use.
