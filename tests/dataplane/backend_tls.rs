@@ -34,7 +34,7 @@ type Served = StreamOwned<ServerConnection, TcpStream>;
 
 /// Has the only backend of an upstream speak TLS as it is declared.
 fn encrypted(upstream: &mut Upstream, tls: &Value, files: &[(&str, String)]) {
-    let spec = json!({"listeners": [{"port": 1}], "backends": [{"addresses": ["127.0.0.1:1"], "tls": tls}]});
+    let spec = json!({"listeners": [{"port": 1}], "backends": [{"addresses": ["127.0.0.1:2"], "tls": tls}]});
     let snapshot = translated(spec, files);
     let declared = snapshot.upstreams.values().next().unwrap();
     backend_of(upstream).tls.clone_from(&declared.backends["default"].tls);

@@ -67,7 +67,7 @@ fn asking(mode: &str, presented: &Issued, authorities: &[(&Authority, Option<Str
                 "alpn": ["mqtt"],
                 "clientValidation": {"mode": mode, "caRefs": references},
             }}],
-            "backends": [{"addresses": ["127.0.0.1:1"]}],
+            "backends": [{"addresses": ["127.0.0.1:2"]}],
         }),
         &files,
     );
