@@ -151,9 +151,12 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = taken_over => Cause::TakenOver,
     };
     drop(readying);
+    // Until the end, unless another process answers there now.
+    let (_admin, closed) = match cause {
+        Cause::Signal => (Some(admin), None),
+        Cause::TakenOver => (None, Some(admin.close())),
+    };
     let orderly = async {
-        // Another one answers there now.
-        let closed = (cause == Cause::TakenOver).then(|| admin.close());
         // Another one is to lead while this one still drains.
         let resigned = async {
             if let Some(leading) = leading {
