@@ -28,7 +28,9 @@ fn in_own_network(spec: &str) -> Option<(Tcplb, Folder)> {
     let script = format!(
         "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set lo up; ip route add prohibit 10.0.0.1
          ip route add blackhole 10.0.0.2; ip route add unreachable 10.0.0.3
-         setpriv --pdeathsig KILL \"$0\" backend --listen {SERVER} --name here >/dev/null 2>&1 & exec \"$0\" \"$@\""
+         setpriv --pdeathsig KILL \"$0\" backend --listen {SERVER} --name here >/dev/null 2>&1 &
+         until (exec 3<>/dev/tcp/{}) 2>/dev/null; do sleep 0.05; done; exec \"$0\" \"$@\"",
+        SERVER.replace(':', "/"),
     );
     let admin: SocketAddr = ([127, 0, 0, 1], 4001).into();
     let mut command = apart(&script);
@@ -76,6 +78,7 @@ fn active_checks_take_out_endpoints_that_this_host_has_no_way_to() {
         let line = tcplb.logged(&format!("endpoint={address}"));
         assert!(line.contains("endpoint unhealthy") && line.contains(reason), "{line}");
     }
+    tcplb.logged("listening");
     assert_eq!(clients(&tcplb, 20), ["hello from here"; 20]);
     assert!(!tcplb.seen.iter().any(|line| line.contains("no local port") || line.contains("cannot probe")));
 }
@@ -91,6 +94,7 @@ fn without_active_checks_failed_attempts_count_against_endpoints_that_this_host_
         let line = tcplb.logged(&format!("endpoint={address}"));
         assert!(line.contains("endpoint ejected") && line.contains(reason), "{line}");
     }
+    tcplb.logged("listening");
     assert_eq!(clients(&tcplb, 20), ["hello from here"; 20]);
     assert!(!tcplb.seen.iter().any(|line| line.contains("no local port")));
 }
