@@ -24,7 +24,7 @@ use super::{
     Backends, Current, Subset, Upstream,
     endpoint::Endpoint,
     in_place,
-    members::Members,
+    members::{Change, Members},
     pool::{Pool, PreconnectBudget, Refill},
     priority::Serving,
     probe::{Outcome, Target, probe},
@@ -54,6 +54,8 @@ pub(super) struct Keeper {
     due: Option<Instant>,
     /// Probes have changed what is usable since the last review.
     unsettled: bool,
+    /// Changes that connections do not see yet: logged once they do.
+    unlogged: Vec<Change>,
     /// A subset was added since endpoints were last marked as standby.
     standby_outdated: bool,
 }
@@ -88,6 +90,7 @@ impl Keeper {
             subsets,
             due: None,
             unsettled: false,
+            unlogged: Vec::new(),
             standby_outdated: false,
         }
     }
@@ -212,8 +215,7 @@ impl Keeper {
             self.pools.clear();
         }
         self.protect_subsets();
-        let changes = self.members.change(wanted, &upstream.attention, Instant::now());
-        log(upstream.key(), &changes);
+        self.unlogged.extend(self.members.change(wanted, &upstream.attention, Instant::now()));
         self.unsettled = false;
         self.publish(upstream);
         self.probe_all(upstream);
@@ -226,8 +228,9 @@ impl Keeper {
         let changes = match outcome {
             Some(outcome) => {
                 let changes = self.members.observe(id, outcome, Instant::now());
-                log(upstream.key(), &changes);
-                !changes.is_empty()
+                let any = !changes.is_empty();
+                self.unlogged.extend(changes);
+                any
             }
             None => self.members.could_not_probe(id),
         };
@@ -243,9 +246,8 @@ impl Keeper {
     pub fn review(&mut self, upstream: &Upstream) -> Review {
         self.protect_subsets();
         let now = Instant::now();
-        let changes = self.members.review(now);
-        log(upstream.key(), &changes);
-        let publishes = mem::take(&mut self.unsettled) || !changes.is_empty();
+        self.unlogged.extend(self.members.review(now));
+        let publishes = mem::take(&mut self.unsettled) || !self.unlogged.is_empty();
         let is_due = self.due.is_some_and(|due| due <= now);
         if publishes {
             self.publish(upstream);
@@ -262,6 +264,7 @@ impl Keeper {
     /// Stops all tasks and closes what no client uses.
     pub fn retire(&mut self) {
         self.settings = None;
+        self.unlogged.clear();
         self.probes.clear();
         self.pools.clear();
         self.open_subsets().iter().for_each(|subset| subset.retire());
@@ -291,6 +294,8 @@ impl Keeper {
         }
         upstream.current.store(Arc::new(current));
         self.balance(upstream);
+        let changes = mem::take(&mut self.unlogged);
+        log(upstream.key(), &changes);
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
     }
