@@ -12,6 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
@@ -54,8 +55,14 @@ impl TcpSocket {
     /// Whether there may be an urgent mark that was not read past: a read or a splice(2) ends there, although more may be
     /// queued.
     pub fn may_have_urgent_mark(&self) -> bool {
-        // Runs nothing but the check of the event loop's flags.
+        // Neither is a system call. The first is true at the end of what the peer sends as well, and tells whether the second
+        // has an answer at once.
         self.0.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+            && self
+                .0
+                .ready(Interest::PRIORITY)
+                .now_or_never()
+                .is_some_and(|ready| ready.is_ok_and(|ready| ready.ready().is_priority()))
     }
 
     /// Runs an operation that reads from the socket, once that may be possible without blocking.
@@ -89,6 +96,9 @@ impl TcpSocket {
     /// Reads past an urgent mark, if there may be one; `None` if there is none. Only a read that finds the socket empty
     /// proves that the mark has been passed: that forgets it.
     fn read_past_mark(&self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        if !self.may_have_urgent_mark() {
+            return None;
+        }
         let mut outcome = None;
         let _ = self.0.try_io(Interest::PRIORITY, |mut socket| {
             // Accepted sockets have it from the listening one; others get it when they need it.
