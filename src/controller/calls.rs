@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::failure::backoff;
+use super::failure::{Failure, Failures, backoff};
 
 /// How many calls are under way at a time.
 const AT_ONCE: usize = 16;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Calls, each by what it is about. Those that are dropped are called off.
 pub struct Calls<K, T> {
-    running: JoinSet<Result<T, String>>,
+    running: JoinSet<Result<T, Failure>>,
     about: HashMap<Id, K>,
     made: BTreeMap<K, Made>,
     places: Arc<Semaphore>,
@@ -37,7 +37,7 @@ struct Made {
     tries: u32,
     /// Before this the same is not done again.
     again: Instant,
-    problem: Option<String>,
+    failures: Failures,
 }
 
 impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
@@ -55,7 +55,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     /// is made.
     pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F) -> bool
     where
-        F: Future<Output = Result<T, String>> + Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let now = Instant::now();
         let last = self.made.get(about).cloned();
@@ -63,8 +63,8 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
             return false;
         }
         let same = last.filter(|last| last.what == what);
-        let (tries, problem) = same.map_or((0, None), |last| (last.tries, last.problem));
-        self.made.insert(about.clone(), Made { what, running: true, tries, again: now, problem });
+        let (tries, failures) = same.map_or_else(Default::default, |last| (last.tries, last.failures));
+        self.made.insert(about.clone(), Made { what, running: true, tries, again: now, failures });
         let (places, call) = (self.places.clone(), call());
         let task = self.running.spawn(async move {
             let _place = places.acquire_owned().await;
@@ -75,12 +75,12 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     }
 
     /// Waits for an answer; for ever while no call is under way. Cancel safe.
-    pub async fn answered(&mut self) -> (K, Result<T, String>) {
+    pub async fn answered(&mut self) -> (K, Result<T, Failure>) {
         loop {
             let Some(ended) = self.running.join_next_with_id().await else { future::pending().await };
             let (id, answer) = match ended {
                 Ok((id, answer)) => (id, answer),
-                Err(fault) => (fault.id(), Err(format!("a fault of this program: {fault}"))),
+                Err(fault) => (fault.id(), Err(format!("a fault of this program: {fault}").into())),
             };
             if let Some(about) = self.about.remove(&id) {
                 self.note(&about, answer.as_ref().err());
@@ -89,12 +89,15 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         }
     }
 
-    fn note(&mut self, about: &K, problem: Option<&String>) {
+    fn note(&mut self, about: &K, failure: Option<&Failure>) {
         if let Some(made) = self.made.get_mut(about) {
             made.running = false;
             made.tries = made.tries.saturating_add(1);
             made.again = Instant::now() + backoff(made.tries);
-            made.problem = problem.cloned();
+            match failure {
+                Some(failure) => drop(made.failures.failed(failure.clone(), Instant::now())),
+                None => drop(made.failures.succeeded()),
+            }
         }
     }
 
@@ -103,9 +106,10 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         self.made.retain(|about, made| made.running || wanted(about));
     }
 
-    /// What failed the last time, and why.
+    /// What failed the last time, and why; refusals once they have lasted.
     pub fn problems(&self) -> impl Iterator<Item = (&K, &str)> {
-        self.made.iter().filter_map(|(about, made)| Some((about, made.problem.as_deref()?)))
+        let now = Instant::now();
+        self.made.iter().filter_map(move |(about, made)| Some((about, &*made.failures.lasting(now)?.sentence)))
     }
 
     /// When something may be done again.
@@ -127,7 +131,7 @@ pub async fn until(then: Option<Instant>) {
 mod tests {
     use super::*;
 
-    async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, String>) -> bool {
+    async fn call(calls: &mut Calls<&'static str, u8>, what: u64, answer: Result<u8, Failure>) -> bool {
         calls.make(&"a", what, move || future::ready(answer));
         timeout(Duration::from_millis(1), calls.answered()).await.is_ok()
     }
@@ -158,7 +162,10 @@ mod tests {
             answers.insert(about, answer);
         }
         assert_eq!(answers["good"], Ok(1));
-        assert!(answers["broken"].as_ref().is_err_and(|problem| problem.contains("on purpose")), "{answers:?}");
+        assert!(
+            answers["broken"].as_ref().is_err_and(|failure| failure.sentence.contains("on purpose")),
+            "{answers:?}"
+        );
         assert_eq!(answers["slow"], Err("no answer in time".into()));
     }
 

@@ -1,8 +1,81 @@
 //! What to say of calls to the API server that failed, and when to try them again.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::source::{refused_token, with_causes};
+
+/// Refusals that last for this long are reported. An API server that has just started refuses everybody until it has
+/// read its own rules.
+const REFUSAL_DELAY: Duration = Duration::from_secs(5);
+
+/// A call to the API server that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub sentence: String,
+    /// For want of a right.
+    pub is_refusal: bool,
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        let is_refusal = matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
+        Self { sentence: sentence(&error), is_refusal }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self { sentence, is_refusal: false }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(sentence: &str) -> Self {
+        sentence.to_owned().into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// Failures in a row, each of which is reported once.
+#[derive(Clone, Debug, Default)]
+pub struct Failures {
+    since: Option<Instant>,
+    last: Option<Failure>,
+    reported: Option<String>,
+}
+
+impl Failures {
+    /// Notes a failure. Answers whether to report it now.
+    pub fn failed(&mut self, failure: Failure, now: Instant) -> bool {
+        self.since.get_or_insert(now);
+        self.last = Some(failure);
+        let Some(failure) = self.lasting(now).cloned() else { return false };
+        self.reported.as_ref() != Some(&failure.sentence) && {
+            self.reported = Some(failure.sentence);
+            true
+        }
+    }
+
+    /// Notes a success. Answers whether a failure was reported before.
+    pub fn succeeded(&mut self) -> bool {
+        self.since = None;
+        self.last = None;
+        self.reported.take().is_some()
+    }
+
+    /// The last failure, once it is worth a report.
+    pub fn lasting(&self, now: Instant) -> Option<&Failure> {
+        let lasts = self.since.is_some_and(|since| now.duration_since(since) >= REFUSAL_DELAY);
+        self.last.as_ref().filter(|failure| !failure.is_refusal || lasts)
+    }
+}
 
 /// For people, without the details that only programs read.
 pub fn sentence(error: &kube::Error) -> String {
@@ -24,6 +97,38 @@ pub fn backoff(tries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_reported_once_they_have_lasted_and_other_failures_at_once() {
+        let refusal = || Failure { sentence: "services is forbidden".into(), is_refusal: true };
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let mut failures = Failures::default();
+        let reported = [0, 1, 3, 7, 15].map(|second| failures.failed(refusal(), after(second)));
+        assert_eq!(reported, [false, false, false, true, false]);
+        assert_eq!(failures.lasting(after(15)), Some(&refusal()));
+        assert!(failures.succeeded());
+        assert!(
+            !failures.failed(refusal(), after(16)) && failures.lasting(after(16)).is_none(),
+            "counted from the start"
+        );
+        assert!(!failures.succeeded(), "nothing was reported");
+        assert!(failures.failed("no answer in time".into(), after(17)));
+        assert!(
+            !failures.failed("no answer in time".into(), after(18)) && failures.failed("a webhook".into(), after(19))
+        );
+    }
+
+    #[test]
+    fn an_answer_for_want_of_a_right_is_a_refusal() {
+        for (code, is_refusal) in [(403, true), (404, false), (409, false), (503, false)] {
+            let status = kube::core::Status { code, message: "why".into(), ..kube::core::Status::default() };
+            assert_eq!(
+                Failure::from(kube::Error::Api(Box::new(status))),
+                Failure { sentence: "why".into(), is_refusal }
+            );
+        }
+    }
 
     #[test]
     fn pauses_grow_to_a_minute() {

@@ -25,7 +25,7 @@ use super::{
     allocations::{Allotment, Claim, Claims, allot},
     calls::{Calls, until},
     conditions,
-    failure::sentence,
+    failure::{Failure, Failures},
     ledger, lookup,
     owners::Owners,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
@@ -68,6 +68,9 @@ pub struct Leader {
     /// When the allocations were last read from the API server itself, and not from a watch.
     read: Option<Instant>,
     problems: Problems,
+    /// Of allocating ports, and of looking load balancers up.
+    allocation_failures: Failures,
+    lookup_failures: Failures,
     /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
     heard: bool,
     writer: Writer,
@@ -109,6 +112,8 @@ impl Leader {
             said: None,
             read: None,
             problems: Problems::new(),
+            allocation_failures: Failures::default(),
+            lookup_failures: Failures::default(),
             heard,
             writer,
         }
@@ -141,13 +146,20 @@ impl Leader {
         }
     }
 
-    fn learn(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Successor>, String>) {
+    fn learn(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Successor>, Failure>) {
+        if answer.is_ok() {
+            self.lookup_failures.succeeded();
+        }
         match answer {
             Ok(Some(successor)) => {
                 self.gone.insert(about, successor);
             }
             Ok(None) => {}
-            Err(problem) => warn!(load_balancer = %about.0, "whether it is gone cannot be found out: {problem}"),
+            Err(failure) => {
+                if self.lookup_failures.failed(failure.clone(), Instant::now()) {
+                    warn!(load_balancer = %about.0, "cannot look up whether load balancers are gone: {failure}");
+                }
+            }
         }
     }
 
@@ -178,11 +190,21 @@ impl Leader {
         self.look_up(scene);
         self.owners.refresh(&self.client, &self.settings, scene.world).await;
         let allocations = match self.allot(scene, problems).await {
-            Ok(allocations) => allocations,
-            Err(problem) => {
-                wake = Instant::now() + AFTER_FAILURE;
-                error!("ports cannot be allocated: {problem}");
-                tell_the_portless(scene, &problem, problems);
+            Ok(allocations) => {
+                if self.allocation_failures.succeeded() {
+                    info!("ports can be allocated again");
+                }
+                allocations
+            }
+            Err(failure) => {
+                let now = Instant::now();
+                wake = now + AFTER_FAILURE;
+                if self.allocation_failures.failed(failure.clone(), now) {
+                    error!("ports cannot be allocated: {failure}");
+                }
+                if let Some(failure) = self.allocation_failures.lasting(now) {
+                    tell_the_portless(scene, &failure.sentence, problems);
+                }
                 scene.allocations.clone()
             }
         };
@@ -217,7 +239,7 @@ impl Leader {
     }
 
     /// Sees to it that every listener has a port. The answer is what is stored.
-    async fn allot(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, String> {
+    async fn allot(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, Failure> {
         let targets = kept::targets(&scene.kept);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
@@ -354,15 +376,15 @@ fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
     }
 }
 
-async fn apply(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), String> {
+async fn apply(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), Failure> {
     let services = Api::<Service>::namespaced(client, &settings.namespace);
     let name = service.metadata.name.clone().unwrap_or_default();
     let manager = PatchParams::apply(&format!("tcplb-{}", settings.class)).force();
-    services.patch(&name, &manager, &Patch::Apply(&service)).await.map(drop).map_err(|error| sentence(&error))
+    Ok(services.patch(&name, &manager, &Patch::Apply(&service)).await.map(drop)?)
 }
 
 /// Removes the Service as it was seen, and no other.
-async fn remove(client: Client, service: Service) -> Result<(), String> {
+async fn remove(client: Client, service: Service) -> Result<(), Failure> {
     let metadata = service.metadata;
     let services = Api::<Service>::namespaced(client, &metadata.namespace.unwrap_or_default());
     let as_seen = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };
@@ -371,7 +393,7 @@ async fn remove(client: Client, service: Service) -> Result<(), String> {
         Ok(_) => Ok(()),
         // It is gone, or it is another one now, which will be seen.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-        Err(error) => Err(sentence(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 

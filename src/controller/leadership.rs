@@ -22,7 +22,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Settings, failure::sentence};
+use super::{
+    Settings,
+    failure::{Failure, Failures, sentence},
+};
 
 /// How long others leave a Lease alone that does not change. With [`EVERY`] a leader that is gone has been replaced
 /// after 17 s.
@@ -65,7 +68,7 @@ pub struct Candidate {
     identity: String,
     /// What somebody else's Lease said last, and since when it has said so.
     seen: Option<(LeaseSpec, Instant)>,
-    failing: bool,
+    failures: Failures,
 }
 
 impl Candidate {
@@ -75,7 +78,7 @@ impl Candidate {
             name: settings.lease.clone(),
             identity: settings.pod.clone(),
             seen: None,
-            failing: false,
+            failures: Failures::default(),
         }
     }
 
@@ -84,7 +87,7 @@ impl Candidate {
         loop {
             let asked = Instant::now();
             let outcome = timeout(PATIENCE, self.reach()).await.unwrap_or_else(|_| Err("no answer in time".into()));
-            self.log(&outcome);
+            self.note(&outcome);
             let pause = match outcome {
                 Ok(Outcome::Holds) => {
                     if term.send_replace(Some(asked + TERM)).is_none() {
@@ -106,17 +109,23 @@ impl Candidate {
         }
     }
 
-    fn log(&mut self, outcome: &Result<Outcome, String>) {
+    fn note(&mut self, outcome: &Result<Outcome, Failure>) {
         match outcome {
-            Err(problem) if !self.failing => warn!(lease = self.name, "the Lease cannot be kept: {problem}"),
-            Ok(_) if self.failing => info!(lease = self.name, "the Lease can be kept again"),
-            _ => {}
+            Err(failure) => {
+                if self.failures.failed(failure.clone(), Instant::now()) {
+                    warn!(lease = self.name, "the Lease cannot be kept: {failure}");
+                }
+            }
+            Ok(_) => {
+                if self.failures.succeeded() {
+                    info!(lease = self.name, "the Lease can be kept again");
+                }
+            }
         }
-        self.failing = outcome.is_err();
     }
 
-    async fn reach(&mut self) -> Result<Outcome, String> {
-        let lease = self.leases.get_opt(&self.name).await.map_err(|error| sentence(&error))?;
+    async fn reach(&mut self) -> Result<Outcome, Failure> {
+        let lease = self.leases.get_opt(&self.name).await?;
         let claim = match claim(lease, &self.identity, &mut self.seen, Instant::now(), Timestamp::now()) {
             Move::Claim(claim) => *claim,
             Move::Wait(pause) => return Ok(Outcome::Waits(pause)),
@@ -132,7 +141,7 @@ impl Candidate {
             Ok(_) => Ok(Outcome::Holds),
             // Somebody was faster; what they made of it is seen the next time.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Contested),
-            Err(error) => Err(sentence(&error)),
+            Err(error) => Err(error.into()),
         }
     }
 }

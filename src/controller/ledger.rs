@@ -9,7 +9,7 @@ use kube::{
 };
 use tracing::warn;
 
-use super::{Settings, failure::sentence, owners};
+use super::{Settings, failure::Failure, owners};
 use crate::source::Allocations;
 
 /// How often somebody else may be faster before it is left to the next time.
@@ -30,11 +30,11 @@ pub async fn revise(
     settings: &Settings,
     seen: Seen<'_>,
     mut revise: impl FnMut(&Allocations) -> Allocations,
-) -> Result<Allocations, String> {
+) -> Result<Allocations, Failure> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
     let name = &settings.allocations;
     for _ in 0..TRIES {
-        let there = maps.get_opt(name).await.map_err(|error| sentence(&error))?;
+        let there = maps.get_opt(name).await?;
         let (stored, problems) = match &there {
             Some(map) => Allocations::read(map.data.as_ref().unwrap_or(&BTreeMap::new())),
             None => (seen.last.clone(), Vec::new()),
@@ -64,7 +64,7 @@ pub async fn revise(
         match written {
             Ok(_) => return Ok(revised),
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(sentence(&error)),
+            Err(error) => return Err(error.into()),
         }
     }
     Err("others keep changing it".into())

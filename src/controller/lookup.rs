@@ -5,7 +5,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
 };
 
-use super::{Settings, failure::sentence, plan::Successor};
+use super::{Settings, failure::Failure, plan::Successor};
 use crate::{
     api::{DEFAULT_CLASS, Placement, TcpLoadBalancer},
     model::ObjectKey,
@@ -17,7 +17,7 @@ pub async fn successor(
     settings: &Settings,
     key: &ObjectKey,
     uid: &str,
-) -> Result<Option<Successor>, String> {
+) -> Result<Option<Successor>, Failure> {
     // Read without its type, for what cannot be understood is there all the same.
     let kind = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects = Api::<DynamicObject>::namespaced_with(client, &key.namespace, &kind);
@@ -26,7 +26,7 @@ pub async fn successor(
         Ok(there) if there.metadata.uid.as_deref() == Some(uid) => Ok(None),
         Ok(_) => Ok(Some(Successor::Another)),
         Err(kube::Error::Api(status)) if status.code == 404 && names(&status, key) => Ok(Some(Successor::Nobody)),
-        Err(error) => Err(sentence(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 

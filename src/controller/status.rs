@@ -22,7 +22,7 @@ use super::{
     Settings,
     calls::{Calls, until},
     events::Announcer,
-    failure::sentence,
+    failure::Failure,
 };
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
@@ -152,7 +152,7 @@ impl Writing {
         }
     }
 
-    fn note(&mut self, object: &ObjectKey, wish: Option<&Wish>, answer: Result<Written, String>) {
+    fn note(&mut self, object: &ObjectKey, wish: Option<&Wish>, answer: Result<Written, Failure>) {
         let (Some(record), Some(wish)) = (self.records.get_mut(object), wish) else { return };
         match answer {
             Ok(Written::This { before, status }) => {
@@ -163,9 +163,9 @@ impl Writing {
                 record.wrote(status);
             }
             Ok(Written::Gone) => {}
-            Err(problem) => {
-                if record.failed(&problem) {
-                    warn!(load_balancer = %object, "its status cannot be written: {problem}");
+            Err(failure) => {
+                if record.failed(&failure, Instant::now()) {
+                    warn!(load_balancer = %object, "its status cannot be written: {failure}");
                 }
             }
         }
@@ -174,7 +174,7 @@ impl Writing {
 
 /// Whether the object is there. Another one that has taken its name meanwhile gets the status until it is seen: the API
 /// server looks at no uid here.
-async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, String> {
+async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, Failure> {
     // Whatever the answer looks like: an older schema may have left something of the status out.
     let resource = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &object.namespace, &resource);
@@ -187,6 +187,6 @@ async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde
     match objects.patch_status(&object.name, &PatchParams::apply(manager).force(), &Patch::Apply(&text)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(sentence(&error)),
+        Err(error) => Err(error.into()),
     }
 }

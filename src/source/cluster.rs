@@ -37,7 +37,7 @@ use tokio::{
 use tracing::warn;
 pub use trouble::{refused_token, with_causes};
 
-use super::{Allocations, Declared, Quotas, Referred, Site, World, kept};
+use super::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept};
 use crate::{
     api::{KIND, Placement, RefKind},
     model::ObjectKey,
@@ -245,6 +245,8 @@ impl Cluster {
         add_refusals(&mut world, &self.secrets);
         add_refusals(&mut world, &self.config_maps);
         add_refusals(&mut world, &self.ports);
+        world.unreadable.extend(not_read(&self.services));
+        world.unreadable.extend(self.slices_not_read());
         world.unreadable.extend(not_read(&self.secrets));
         world.unreadable.extend(not_read(&self.config_maps));
         world.beyond_quota = self.beyond_quota();
@@ -257,6 +259,17 @@ impl Cluster {
         self.read_ports(&ports, &mut world.problems);
         world.site = self.site(&world);
         world
+    }
+
+    /// The Services whose slices a load balancer needs and may not read, with the reason.
+    fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
+        let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec));
+        let denied = services.filter_map(|service| {
+            let state = self.slices.of(&Subject::of_service(&service))?.state();
+            let why = state.denied().filter(|_| !state.store.is_synced())?.into();
+            Some(((SLICES_OF, service), why))
+        });
+        denied.collect()
     }
 
     /// All others have been read before a load balancer that refers to them is shown, or cannot be.
@@ -423,7 +436,7 @@ fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, O
     feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
         let why = match (state.denied(), state.unread()?) {
-            (Some(why), _) => format!("{why}: whoever runs this has to be allowed to list and watch it"),
+            (Some(why), _) => why.to_owned(),
             (None, (why, _)) => format!("{why}; it is read as soon as the API server answers"),
         };
         Some(((K::KIND, subject.key()?), why.into()))
@@ -434,9 +447,7 @@ fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
     for (subject, feed) in feeds.iter() {
         let state = feed.state();
         let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
-        let refusal = state.denied().map(|why| {
-            format!("{} cannot be watched: {why}: allow get, list and watch{stays}", subject.of_kind(K::KIND))
-        });
+        let refusal = state.denied().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)));
         world.problems.extend(refusal);
     }
 }

@@ -38,4 +38,4 @@ pub use quotas::{Quotas, Share, oldest_first};
 pub use settle::Settle;
 pub use tenancy::Tenancy;
 pub use watch::{Interest, Watch};
-pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Place, Referred, Site, WantedName, World};
+pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Place, Referred, SLICES_OF, Site, WantedName, World};

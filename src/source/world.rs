@@ -174,6 +174,9 @@ impl fmt::Debug for World {
     }
 }
 
+/// The kind, among those of [`World::unreadable`], of all EndpointSlices of a Service.
+pub const SLICES_OF: &str = "EndpointSlices of Service";
+
 /// The origin of what flags and the environment declare.
 pub const COMMAND_LINE: &str = "command line";
 

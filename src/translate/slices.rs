@@ -32,7 +32,7 @@ use super::{
 use crate::{
     api::{BackendService, Prefer},
     model::{self, Distance, ObjectKey, StableId, Unready},
-    source::Place,
+    source::{Place, SLICES_OF},
 };
 
 const IPV4: &str = "IPv4";
@@ -83,6 +83,10 @@ pub(super) fn members(
     };
     if let Some(why) = world.unread("EndpointSlice", &key) {
         place.at("name").warn(Reason::Unknown, &*why);
+        return Listed::default();
+    }
+    if world.unreadable.contains_key(&(SLICES_OF, key.clone())) {
+        place.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
         return Listed::default();
     }
     let slices = surroundings.slices.of_service(&key);

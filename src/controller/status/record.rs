@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    super::conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
+    super::{
+        conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
+        failure::{Failure, Failures},
+    },
     Wish,
 };
 use crate::api::TcpLoadBalancerStatus;
@@ -32,7 +35,7 @@ pub struct Record {
     attempted: Option<Instant>,
     /// Since when the wanted status has a fault that is not reported yet.
     faulty: Option<Instant>,
-    problem: Option<String>,
+    failures: Failures,
 }
 
 #[derive(Debug, PartialEq)]
@@ -66,7 +69,7 @@ impl Record {
             overwritten: (0, None),
             attempted: None,
             faulty: None,
-            problem: None,
+            failures: Failures::default(),
         }
     }
 
@@ -135,14 +138,14 @@ impl Record {
     }
 
     /// Whether that is news.
-    pub fn failed(&mut self, problem: &str) -> bool {
+    pub fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         self.under_way = false;
-        self.problem.replace(problem.to_owned()).is_none_or(|before| before != problem)
+        self.failures.failed(failure.clone(), now)
     }
 
     /// Whether that is news.
     pub fn succeeded(&mut self) -> bool {
-        self.problem.take().is_some()
+        self.failures.succeeded()
     }
 }
 

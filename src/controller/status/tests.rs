@@ -158,8 +158,9 @@ fn what_is_seen_of_a_write_before_its_answer_is_nobody_elses() {
 fn only_what_is_new_of_a_failure_is_said() {
     let mut record = Record::new("uid".into());
     assert!(!record.succeeded());
-    assert!(record.failed("forbidden"));
-    assert!(!record.failed("forbidden"));
-    assert!(record.failed("no answer"));
+    let now = Instant::now();
+    assert!(record.failed(&"out of order".into(), now));
+    assert!(!record.failed(&"out of order".into(), now));
+    assert!(record.failed(&"no answer".into(), now));
     assert!(record.succeeded());
 }

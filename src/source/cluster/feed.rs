@@ -97,8 +97,8 @@ impl<K: Kept> State<K> {
     pub fn denied(&self) -> Option<&str> {
         let broken = self.broken.as_ref()?;
         match &broken.trouble {
-            Trouble::Denied(why) if !self.store.is_synced() || broken.times >= REPEATED => Some(why),
-            _ => None,
+            Trouble::Denied(why) if broken.times >= REPEATED => Some(why),
+            Trouble::Denied(_) | Trouble::Unreachable(_) => None,
         }
     }
 
@@ -116,16 +116,13 @@ impl<K: Kept> State<K> {
         self.broken.is_some()
     }
 
-    fn is_denied(&self) -> bool {
-        self.broken.as_ref().is_some_and(|broken| matches!(broken.trouble, Trouble::Denied(_)))
-    }
-
     fn breaks(&mut self, trouble: Trouble, outage: &Arc<Outage>) {
         let unreachable = match &trouble {
             Trouble::Unreachable(why) => Some(outage.join(why)),
             Trouble::Denied(_) => None,
         };
-        let times = self.broken.as_ref().map_or(1, |before| before.times + 1);
+        let before = self.broken.as_ref().filter(|before| before.trouble.is_denied() == trouble.is_denied());
+        let times = before.map_or(1, |before| before.times + 1);
         // What it replaces leaves the outage only now: one that goes on is told once.
         self.broken = Some(Broken { trouble, times, _unreachable: unreachable });
     }
@@ -225,25 +222,22 @@ impl<K: Kept> Watching<K> {
 
     fn works(&self) {
         let mut state = locked(&self.state);
-        let (was_denied, was_told) = (state.is_denied(), state.denied().is_some());
+        let was_told = state.denied().is_some();
         state.broken = None;
         drop(state);
-        if was_denied {
-            info!("{} can be watched", self.subject.of_kind(K::KIND));
-        }
         if was_told {
+            info!("{} can be watched", self.subject.of_kind(K::KIND));
             self.common.changed.send_replace(());
         }
     }
 
     fn breaks(&self, trouble: Trouble) {
         let mut state = locked(&self.state);
-        let was_denied = state.is_denied();
         let told = |state: &State<K>| (state.denied().map(str::to_owned), state.unread().is_some_and(is_lasting));
         let before = told(&state);
         state.breaks(trouble, &self.common.outage);
-        if let (Some(broken), true) = (&state.broken, state.is_denied() && !was_denied) {
-            warn!(reason = %broken.trouble, "{} cannot be watched", self.subject.of_kind(K::KIND));
+        if let (Some(why), (None, _)) = (state.denied(), &before) {
+            warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
         }
         if told(&state) != before {
             self.common.changed.send_replace(());

@@ -41,7 +41,7 @@ impl Subject {
         Self { namespace: Some(key.namespace.clone()), select: Select::Name(key.name.clone()) }
     }
 
-    fn of_service(key: &ObjectKey) -> Self {
+    pub fn of_service(key: &ObjectKey) -> Self {
         Self { namespace: Some(key.namespace.clone()), select: Select::Service(key.name.clone()) }
     }
 

@@ -45,6 +45,10 @@ impl Trouble {
         }
     }
 
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied(_))
+    }
+
     pub fn no_answer(within: Duration) -> Self {
         Self::Unreachable(format!("no answer within {} s", within.as_secs()))
     }
@@ -55,12 +59,20 @@ impl Trouble {
 
     fn answered(status: &Status) -> Option<Self> {
         const UNAUTHORIZED: u16 = 401;
+        const FORBIDDEN: u16 = 403;
+        const NOT_FOUND: u16 = 404;
         const GONE: u16 = 410;
         const TOO_MANY_REQUESTS: u16 = 429;
 
         let message = if status.message.is_empty() { &status.reason } else { &status.message };
         match status.code {
             GONE => None,
+            FORBIDDEN => Some(Self::Denied(format!("{message}: allow get, list and watch"))),
+            // No single object is asked for, so it is the kind.
+            NOT_FOUND => Some(Self::Denied(format!(
+                "{message}: the cluster does not have this kind: install its CustomResourceDefinition, which `tcplb crd` \
+                 prints"
+            ))),
             UNAUTHORIZED => Some(Self::Denied(refused_token(message))),
             400..500 if status.code != TOO_MANY_REQUESTS => Some(Self::Denied(message.clone())),
             code => Some(Self::Unreachable(format!("{code} {message}"))),
@@ -154,6 +166,9 @@ mod tests {
         let said = trouble.to_string();
         assert!(said.starts_with("Unauthorized: ") && said.contains("ServiceAccount"), "{said}");
         let forbidden = Status { code: 403, message: "no".into(), ..Status::default() };
-        assert_eq!(Trouble::answered(&forbidden), Some(Trouble::Denied("no".into())));
+        assert_eq!(Trouble::answered(&forbidden), Some(Trouble::Denied("no: allow get, list and watch".into())));
+        let unknown_kind = Status { code: 404, message: "page not found".into(), ..Status::default() };
+        let said = Trouble::answered(&unknown_kind).unwrap().to_string();
+        assert!(said.contains("CustomResourceDefinition") && !said.contains("allow"), "{said}");
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{Placement, RefKind},
     model::ObjectKey,
-    source::{Referred, Site, Tenancy, World, kept},
+    source::{Referred, SLICES_OF, Site, Tenancy, World, kept},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
@@ -253,6 +253,39 @@ async fn a_secret_that_may_not_be_read_is_told_until_it_may() {
 }
 
 #[tokio::test]
+async fn services_and_slices_that_a_sidecar_may_not_read_are_not_told_to_be_missing() {
+    let server = ApiServer::start();
+    let spec = json!({
+        "placement": "Sidecar", "listeners": [{"port": 1}], "backends": [{"service": {"name": "pg", "port": 5432}}],
+    });
+    server.put(LOAD_BALANCERS, load_balancer("a", "a", 1, &spec));
+    server
+        .put("services", json!({"metadata": {"namespace": "shop", "name": "pg"}, "spec": {"ports": [{"port": 5432}]}}));
+    let start = || {
+        let scope = Scope {
+            class: None,
+            placement: Placement::Sidecar,
+            namespaces: Some(["shop".to_owned()].into()),
+            only: Some(key("a")),
+            home: None,
+        };
+        Cluster::start(server.client(), scope, Site::Sidecar(std::net::Ipv4Addr::LOCALHOST.into()))
+    };
+    for (plural, kind) in [("services", "Service"), ("endpointslices", SLICES_OF)] {
+        server.refuse(plural);
+        let mut cluster = start();
+        timeout(PATIENCE, cluster.synced(Duration::from_millis(50))).await.unwrap();
+        let world = world_where(&mut cluster, |world| world.unreadable.contains_key(&(kind, key("pg")))).await;
+        let (_, verdicts) = crate::translate::translate(&world, &Default::default(), jiff::Timestamp::now());
+        let told = verdicts[&key("a")].problems.iter().map(ToString::to_string).collect::<String>();
+        let expected = format!("{kind} shop/pg cannot be read: {plural} is forbidden: allow get, list and watch");
+        assert!(told.contains(&expected) && !told.contains("does not exist"), "{told}");
+        server.allow(plural);
+        world_where(&mut cluster, |world| world.unreadable.is_empty()).await;
+    }
+}
+
+#[tokio::test]
 async fn authorities_that_were_refused_and_then_cannot_be_asked_for_are_nobody_elses_to_judge() {
     let server = ApiServer::start();
     let mut cluster = synced(&server).await;
@@ -262,7 +295,7 @@ async fn authorities_that_were_refused_and_then_cannot_be_asked_for_are_nobody_e
     server.put("secrets", secret("tls"));
     server.put(LOAD_BALANCERS, load_balancer("a", "a", 1, &spec));
     let why = |world: &World| world.unreadable.get(&("ConfigMap", key("ca"))).map(ToString::to_string);
-    let is_refused = |world: &World| why(world).is_some_and(|why| why.contains("has to be allowed"));
+    let is_refused = |world: &World| why(world).is_some_and(|why| why.contains("forbidden: allow get, list and watch"));
     let world = world_where(&mut cluster, |world| names(world) == ["a"] && is_refused(world)).await;
     assert!(world.beyond_quota.is_empty());
 
