@@ -1,8 +1,8 @@
 //! Endpoints that are listeners of the same process.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -19,63 +19,105 @@ pub fn loops(
     upstreams: &BTreeMap<UpstreamKey, Arc<Upstream>>,
     mut is_local: impl FnMut(IpAddr) -> bool,
 ) -> Loops {
-    let mut by_port: BTreeMap<u16, Vec<(&ListenerKey, &Listener)>> = BTreeMap::new();
-    for (key, listener) in listeners {
-        by_port.entry(listener.bind.port()).or_default().push((key, listener));
+    let numbered: Vec<(&ListenerKey, &Listener)> = listeners.iter().map(|(key, listener)| (key, &**listener)).collect();
+    let candidates = listening_endpoints(&numbered, upstreams, &mut is_local);
+    if candidates.is_empty() {
+        return Loops::new();
     }
-    let mut own = BTreeMap::new();
-    for (key, upstream) in upstreams {
-        for endpoint in upstream.endpoints.iter().map(|endpoint| &endpoint.key) {
-            let candidates = by_port.get(&endpoint.address.port()).into_iter().flatten();
-            for (listener, _) in candidates.filter(|(_, listener)| {
-                let bind = listener.bind;
-                covers(bind, endpoint.address)
-                    && (bind.ip() == endpoint.address.ip() || is_local(endpoint.address.ip()))
-            }) {
-                own.entry(key).or_insert_with(Vec::new).push((endpoint, *listener));
-            }
-        }
-    }
-    let edges = Edges { listeners, own };
+    let edges_of = |listener: &Listener| {
+        let candidates = candidates.get(&listener.upstream).into_iter().flatten();
+        candidates.filter(|(endpoint, _)| leads_to(listener, &endpoint.backend)).copied().collect()
+    };
+    let edges: Vec<Vec<(&EndpointKey, usize)>> = numbered.iter().map(|(_, listener)| edges_of(listener)).collect();
+    let components =
+        components(&edges.iter().map(|edges| edges.iter().map(|(_, to)| *to).collect()).collect::<Vec<_>>());
     let mut loops = Loops::new();
-    for key in listeners.keys() {
-        for (endpoint, target) in edges.of(key) {
-            if edges.lead_back(target, key) {
-                let upstream = &listeners[key].upstream;
-                loops.entry(upstream.clone()).or_default().insert(endpoint.clone(), target.clone());
-            }
+    for (from, edges) in edges.iter().enumerate() {
+        for (endpoint, to) in edges.iter().filter(|(_, to)| components[from] == components[*to]) {
+            let upstream = numbered[from].1.upstream.clone();
+            loops.entry(upstream).or_default().insert((*endpoint).clone(), numbered[*to].0.clone());
         }
     }
     loops
 }
 
-/// The ways from listeners to listeners.
-struct Edges<'a> {
-    listeners: &'a BTreeMap<ListenerKey, Arc<Listener>>,
-    /// The endpoints of each upstream that are listeners.
-    own: BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, &'a ListenerKey)>>,
-}
+/// The endpoints of each upstream that are listeners, with the numbers of these.
+fn listening_endpoints<'a>(
+    listeners: &[(&'a ListenerKey, &'a Listener)],
+    upstreams: &'a BTreeMap<UpstreamKey, Arc<Upstream>>,
+    is_local: &mut impl FnMut(IpAddr) -> bool,
+) -> BTreeMap<&'a UpstreamKey, Vec<(&'a EndpointKey, usize)>> {
+    const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
-impl<'a> Edges<'a> {
-    fn of(&self, from: &ListenerKey) -> impl Iterator<Item = (&'a EndpointKey, &'a ListenerKey)> {
-        let listener = &self.listeners[from];
-        let own = self.own.get(&listener.upstream).into_iter().flatten();
-        own.filter(|(endpoint, _)| leads_to(listener, &endpoint.backend)).copied()
+    let mut by_bind: BTreeMap<(IpAddr, u16), Vec<usize>> = BTreeMap::new();
+    for (number, (_, listener)) in listeners.iter().enumerate() {
+        by_bind.entry((listener.bind.ip(), listener.bind.port())).or_default().push(number);
     }
-
-    fn lead_back(&self, from: &'a ListenerKey, to: &ListenerKey) -> bool {
-        let (mut seen, mut next) = (BTreeSet::from([from]), vec![from]);
-        while let Some(listener) = next.pop() {
-            if listener == to {
-                return true;
+    let mut found = BTreeMap::new();
+    for (key, upstream) in upstreams {
+        for endpoint in upstream.endpoints.iter().map(|endpoint| &endpoint.key) {
+            let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
+            for bind_ip in [ip, ANY[0], ANY[1]] {
+                let Some(numbers) = by_bind.get(&(bind_ip, port)) else { continue };
+                if covers(SocketAddr::new(bind_ip, port), endpoint.address) && (bind_ip == ip || is_local(ip)) {
+                    let of_upstream = found.entry(key).or_insert_with(Vec::new);
+                    of_upstream.extend(numbers.iter().map(|number| (endpoint, *number)));
+                }
             }
-            next.extend(self.of(listener).map(|(_, target)| target).filter(|target| seen.insert(*target)));
         }
-        false
     }
+    found
 }
 
-/// Whether connections of the listener may go to this backend.
+/// The strongly connected component of each node: two nodes that lead to each other have the same one. By Kosaraju's
+/// algorithm, in time linear in nodes and edges.
+fn components(edges: &[Vec<usize>]) -> Vec<usize> {
+    const NONE: usize = usize::MAX;
+
+    let mut reversed = vec![Vec::new(); edges.len()];
+    for (from, to) in edges.iter().enumerate().flat_map(|(from, edges)| edges.iter().map(move |to| (from, *to))) {
+        reversed[to].push(from);
+    }
+    let mut components = vec![NONE; edges.len()];
+    for root in post_order(edges).into_iter().rev() {
+        let mut next = vec![root];
+        while let Some(node) = next.pop() {
+            if components[node] == NONE {
+                components[node] = root;
+                next.extend(&reversed[node]);
+            }
+        }
+    }
+    components
+}
+
+/// The nodes in the order in which a depth-first search leaves them.
+fn post_order(edges: &[Vec<usize>]) -> Vec<usize> {
+    let (mut seen, mut order) = (vec![false; edges.len()], Vec::with_capacity(edges.len()));
+    for root in 0..edges.len() {
+        let mut path = Vec::new();
+        if !seen[root] {
+            seen[root] = true;
+            path.push((root, edges[root].iter()));
+        }
+        while let Some((node, next)) = path.last_mut() {
+            match next.next() {
+                Some(to) if seen[*to] => {}
+                Some(to) => {
+                    seen[*to] = true;
+                    path.push((*to, edges[*to].iter()));
+                }
+                None => {
+                    order.push(*node);
+                    path.pop();
+                }
+            }
+        }
+    }
+    order
+}
+
+/// True if connections of the listener may go to this backend.
 fn leads_to(listener: &Listener, backend: &Arc<str>) -> bool {
     let Some(tls) = &listener.tls else { return true };
     tls.routes.iter().any(|route| route.backends.as_ref().is_none_or(|backends| backends.contains(backend)))

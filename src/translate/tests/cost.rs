@@ -77,6 +77,20 @@ fn many_load_balancers_that_want_the_same_port() {
 }
 
 #[test]
+fn many_load_balancers_one_behind_the_other() {
+    let one = |index: usize| {
+        world(&format!(
+            "{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: l{index}}}, spec: {{listeners: \
+             [{{port: {}}}], backends: [{{addresses: ['127.0.0.1:{}']}}]}}}}",
+            20_000 + index,
+            20_001 + index
+        ))
+    };
+    let chain = |count: usize| merged((0..count).map(one));
+    assert_grows_no_faster_than_n_log_n(200, chain, |world| drop(first(world)));
+}
+
+#[test]
 fn many_load_balancers_with_mistakes() {
     let wrong = "listeners: [{name: a, port: 1, tls: {certificateRefs: [{name: absent}, {name: other}]}, routes: \
                  [{serverNames: [a.example], backends: [absent, none]}]}, {name: a, port: 1, limits: {maxConnections: 0}}], \
