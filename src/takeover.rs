@@ -29,9 +29,9 @@ use rustix::process::Uid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How long a successor may take for the whole exchange, until it serves.
+/// The time that a successor may take for the whole exchange, until it serves.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the old process may take to send all its sockets.
+/// The time that the old process may take to accept the connection and to send all its sockets.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait after a takeover that was given up.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -88,15 +88,24 @@ pub struct Successor {
 /// Only a process of this user or of root counts: one that passes sockets on can keep them too, and take a part of all new
 /// connections.
 pub fn ask(path: &Path) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
-    ask_whom(path, is_trusted)
+    ask_whom(path, is_trusted, Instant::now() + SENDING_TIMEOUT)
 }
 
-fn ask_whom(path: &Path, is_trusted: fn(Uid) -> bool) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
+fn ask_whom(
+    path: &Path,
+    is_trusted: fn(Uid) -> bool,
+    deadline: Instant,
+) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
     let failed = |source: io::Error| TakeoverError::Ask { path: path.to_owned(), source };
     let connection = unix_socket().map_err(failed)?;
+    // Connecting waits for as long as sending may: a process that accepts nothing has a full queue.
+    time_left(deadline)
+        .and_then(|left| Ok(sockopt::set_socket_timeout(&connection, sockopt::Timeout::Send, Some(left))?))
+        .map_err(failed)?;
     match rustix::net::connect(&connection, &SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
+        Err(Errno::AGAIN) => return Err(failed(too_slow())),
         Err(error) => return Err(failed(error.into())),
     }
     let offering = sockopt::socket_peercred(&connection).map_err(|error| failed(error.into()))?.uid;
@@ -108,7 +117,7 @@ fn ask_whom(path: &Path, is_trusted: fn(Uid) -> bool) -> Result<Option<(Successo
         );
         return Ok(None);
     }
-    let inheritance = receive_all(&connection, Instant::now() + SENDING_TIMEOUT).map_err(failed)?;
+    let inheritance = receive_all(&connection, deadline).map_err(failed)?;
     Ok(Some((Successor { connection }, inheritance)))
 }
 
@@ -159,7 +168,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers at `path`, in place of whoever did before. Only processes of this user, and of root, are answered.
+    /// Offers at `path`, in place of any earlier process. Only processes of this user, and of root, are answered.
     pub fn at(path: &Path) -> Result<Self, TakeoverError> {
         warn_of_shared_folder(path);
         Self::bind(path).map_err(|source| TakeoverError::Offer { path: path.to_owned(), source })
@@ -235,7 +244,7 @@ fn unix_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// What is left until a deadline of a whole exchange.
+/// The time that is left until the deadline of a whole exchange.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     // A socket takes a timeout of zero for none.
@@ -307,7 +316,7 @@ fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
     }
 }
 
-/// What a successor makes of these messages, for `fuzz/`.
+/// The inheritance that a successor reads from these messages, for `fuzz/`.
 ///
 /// # Errors
 /// If they are not a complete offer.

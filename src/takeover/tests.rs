@@ -25,7 +25,7 @@ fn sockets_arrive_under_their_addresses_and_the_offer_ends_when_they_are_served(
     waiting.join().unwrap();
 }
 
-/// A process that offers at the path and does what it likes with whoever asks.
+/// A process that offers at the path and answers in any way.
 fn offering(path: &Path, answer: impl FnOnce(OwnedFd) + Send + 'static) -> thread::JoinHandle<()> {
     let listening = unix_socket().unwrap();
     rustix::net::bind(&listening, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -54,6 +54,21 @@ fn the_exchange_has_one_deadline_however_often_the_other_process_says_something(
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     drop(connection);
     talking.join().unwrap();
+}
+
+#[test]
+fn a_process_that_accepts_nothing_is_not_waited_for_past_the_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("takeover");
+    let listening = unix_socket().unwrap();
+    let address = SocketAddrUnix::new(&path).unwrap();
+    rustix::net::bind(&listening, &address).unwrap();
+    rustix::net::listen(&listening, 0).unwrap();
+    let first = unix_socket().unwrap();
+    rustix::net::connect(&first, &address).unwrap();
+
+    let error = ask_whom(&path, is_trusted, Instant::now() + Duration::from_millis(300)).unwrap_err();
+    assert!(cause(error).contains("does not answer in time"));
 }
 
 #[test]
@@ -95,7 +110,7 @@ fn sockets_of_another_users_process_are_not_taken() {
     let path = folder.path().join("takeover");
     let offer = Offer::at(&path).unwrap();
     let waiting = thread::spawn(move || offer.wait(Vec::<(SocketAddr, Vec<Arc<TcpListener>>)>::new, None));
-    assert!(ask_whom(&path, |_| false).unwrap().is_none());
+    assert!(ask_whom(&path, |_| false, Instant::now() + SENDING_TIMEOUT).unwrap().is_none());
     let (successor, _) = ask(&path).unwrap().unwrap();
     successor.serving().unwrap();
     waiting.join().unwrap();
