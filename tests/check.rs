@@ -70,6 +70,20 @@ fn the_first_manifest_of_the_readme_is_accepted() {
 }
 
 #[test]
+fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
+    let json = format!("\u{feff}{}", json!({"apiVersion": "v1", "kind": "List", "items": []}));
+    assert_eq!(check(&["-"], &json), (0, "no TcpLoadBalancer there\n".into(), String::new()));
+    let (code, told, _) = check(&["-"], &format!("\u{feff}{}", first_manifest()));
+    assert!(code == 0 && told.starts_with("default/first (standard input): accepted"), "{told}");
+    for (input, sentence) in
+        [("a: b\0", "has a NUL byte at line 1"), ("---\n\u{feff}---\n", "has a byte order mark at line 2")]
+    {
+        let (code, told, errors) = check(&["-"], input);
+        assert!(code == 2 && told.is_empty() && errors.contains(&format!("standard input: {sentence}")), "{errors}");
+    }
+}
+
+#[test]
 fn the_manifests_of_the_repository_are_accepted() {
     let (code, told, errors) = check(&["manifests"], "");
     assert_eq!((code, errors.as_str()), (0, ""), "{told}");

@@ -7,13 +7,13 @@ mod tenancy;
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Error, bail};
 use jiff::Timestamp;
 use tokio::time::timeout;
 
@@ -29,9 +29,9 @@ use crate::{
     translate::{Reason, Verdicts, translate},
 };
 
-/// How long DNS is waited for.
+/// The longest wait for DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the lookups in a cluster may take together.
+/// The time that all lookups in a cluster may take together.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The exit code where nothing could be checked.
 const NOT_CHECKED: u8 = 2;
@@ -68,7 +68,7 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     let (inputs, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path == Path::new("-"));
     let mut files = Files::new(paths);
     if !inputs.is_empty() {
-        files = files.with_input(&standard_input()?);
+        files = files.with_input(io::stdin().lock()).map_err(Error::msg)?;
     }
     let mut world = files.read();
     if cluster {
@@ -87,12 +87,6 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     }
     report.entries.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(report)
-}
-
-fn standard_input() -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
-    String::from_utf8(bytes).ok().context("standard input is not text in UTF-8")
 }
 
 async fn look_up(world: &mut World) -> anyhow::Result<()> {

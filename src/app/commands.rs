@@ -15,6 +15,7 @@ use crate::{
     api,
     cli::{Cert, Probe, TestBackend},
     printable::{printable, printable_lines},
+    source::decoded,
     tools::{backend, cert, convert, probe},
 };
 
@@ -28,8 +29,9 @@ pub fn crd() -> anyhow::Result<ExitCode> {
 
 /// `tcplb convert golb FILE`
 pub fn convert_golb(file: &Path) -> anyhow::Result<ExitCode> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let converted = convert::golb(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let converted = decoded(bytes).and_then(|text| convert::golb(&text).map_err(|error| error.to_string()));
+    let converted = converted.map_err(|error| anyhow!("{}: {error}", file.display()))?;
     for warning in &converted.warnings {
         eprintln!("warning: {}", printable(warning, MAX_TEXT));
     }

@@ -75,10 +75,16 @@ impl Files {
         self
     }
 
-    /// Adds what was read from standard input.
-    pub fn with_input(mut self, text: &str) -> Self {
-        self.input = Documents::read_unnamed(STANDARD_INPUT, text);
-        self
+    /// Adds what there is on standard input, to its end.
+    ///
+    /// # Errors
+    /// If it cannot be read, is too large, or is not text in UTF-8.
+    pub fn with_input(mut self, input: impl Read) -> Result<Self, String> {
+        let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
+        let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&said(&error)))?;
+        let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
+        self.input = Documents::read_unnamed(STANDARD_INPUT, &text);
+        Ok(self)
     }
 
     /// The number of objects of other kinds, as of the last reading.
@@ -134,7 +140,7 @@ impl Files {
         world
     }
 
-    /// Whether something was wrong with files the last time, which may have another reason than their text: too few
+    /// True if something was wrong with files the last time, which may have another reason than their text: too few
     /// descriptors, a network file system that was away, a file that is being replaced. To read again may help.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
@@ -231,7 +237,10 @@ fn read_text(file: &Path) -> Result<String, String> {
 }
 
 /// UTF-8, of which a byte order mark at the beginning is no part.
-fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
+///
+/// # Errors
+/// If it is something else.
+pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
 
     let line_at = |bytes: &[u8], at: usize| 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
@@ -256,9 +265,13 @@ fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
 }
 
 fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    at_most(fs::File::open(file)?, most)
+}
+
+fn at_most(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
     // Room for most manifests at once.
     let mut bytes = Vec::with_capacity(16 << 10);
-    fs::File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    input.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         Err(io::Error::other(format!("it has more than {most} bytes: split it")))
     } else {

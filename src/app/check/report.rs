@@ -1,4 +1,4 @@
-//! What a check found, in words, as JSON and as annotations.
+//! The findings of a check as text, JSON and annotations.
 
 use std::fmt::Write;
 
@@ -8,14 +8,14 @@ use super::mode::Mode;
 use crate::{
     cli::CheckOutput,
     model::ObjectKey,
-    printable::printable,
+    printable::{printable, visible_json},
     translate::{Problem, Reason, Severity, Verdict},
 };
 
 /// The longest line that is made of foreign text, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Default)]
 pub struct Report {
     /// Sorted by object.
@@ -26,10 +26,10 @@ pub struct Report {
     pub passed_over: usize,
 }
 
-/// What was found of one load balancer.
+/// The findings about one load balancer.
 pub struct Entry {
     pub object: ObjectKey,
-    /// Where it begins in its file, if it comes from one.
+    /// The line that it begins at in its file, if it comes from one.
     pub line: Option<u64>,
     pub mode: Mode,
     pub verdict: Verdict,
@@ -86,7 +86,7 @@ impl Entry {
 }
 
 impl Report {
-    /// Whether something is refused, or, if it is `strict`, not known to be right.
+    /// True if something is refused, or, if it is `strict`, not known to be right.
     pub fn fails(&self, strict: bool) -> bool {
         let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
         is_refused || strict && self.entries.iter().any(|entry| !entry.verdict.problems.is_empty())
@@ -95,7 +95,7 @@ impl Report {
     pub fn written(&self, output: CheckOutput, strict: bool) -> String {
         match output {
             CheckOutput::Text => self.text(strict),
-            CheckOutput::Json => format!("{:#}\n", self.json(strict)),
+            CheckOutput::Json => visible_json(&format!("{:#}\n", self.json(strict))).into_owned(),
             CheckOutput::Github => self.annotations() + &self.text(strict),
         }
     }
@@ -191,5 +191,5 @@ fn data(text: &str) -> String {
 
 /// The value of a property of an annotation.
 fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
+    data(&printable(text, MAX_TEXT)).replace(':', "%3A").replace(',', "%2C")
 }

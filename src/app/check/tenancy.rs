@@ -1,15 +1,15 @@
-//! What the administrator of a cluster allows, as the values of the Helm chart have it.
+//! The permissions that the administrator of a cluster gives in the values of the Helm chart.
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, Error, anyhow};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{
     api::{Network, ServiceType},
     cli::port_range,
-    source::Tenancy,
+    source::{Tenancy, decoded},
 };
 
 /// Whatever an administrator could allow.
@@ -27,7 +27,7 @@ pub fn everything() -> Tenancy {
     }
 }
 
-/// What the chart allows with these values files, of which later ones count over earlier ones.
+/// The permissions that the chart gives with these values files. Later ones count over earlier ones.
 ///
 /// # Errors
 /// If one cannot be read, or has something else there than the chart takes.
@@ -35,7 +35,7 @@ pub fn of_values(files: &[PathBuf]) -> anyhow::Result<Tenancy> {
     let (mut tenancy, mut host) = (Map::new(), Map::new());
     for file in files {
         let of_file = || file.display().to_string();
-        let text = fs::read_to_string(file).with_context(of_file)?;
+        let text = decoded(fs::read(file).with_context(of_file)?).map_err(Error::msg).with_context(of_file)?;
         let values: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
         let values = chart_values(&values);
         merge(&mut tenancy, &values["tenancy"]).with_context(of_file)?;
@@ -162,6 +162,7 @@ mod tests {
         let tenancy = read(text).unwrap();
         assert_eq!(tenancy.service_types, [ServiceType::LoadBalancer].into());
         assert_eq!((tenancy.listeners_per_namespace, tenancy.host_ports.len()), (Some(2), 2));
+        assert_eq!(read(&format!("\u{feff}{text}")).unwrap(), tenancy, "a byte order mark means nothing");
         let nested = text.lines().map(|line| format!("  {line}\n")).collect::<String>();
         assert_eq!(read(&format!("tcplb:\n{nested}")).unwrap(), tenancy);
     }
