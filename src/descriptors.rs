@@ -1,10 +1,10 @@
-//! What the process's file descriptors are for.
+//! The budget of file descriptors.
 
 use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How the descriptors of this process are divided. All parts together are no more than the limit.
+/// The parts of this process's descriptors. All together are no more than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// For listening sockets, one each, and for connections of clients, two each: one to a backend.

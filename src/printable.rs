@@ -8,7 +8,7 @@ mod tests;
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Whether a character is seen as what it is. Control, formatting and unassigned characters and combining marks are not.
+/// True if a character is seen as what it is. Control, formatting and unassigned characters and combining marks are not.
 pub fn is_visible(c: char) -> bool {
     matches!(c, ' '..='~') || c.escape_debug().len() == 1
 }

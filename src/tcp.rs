@@ -52,7 +52,7 @@ impl TcpSocket {
         SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO))
     }
 
-    /// Whether there may be an urgent mark that was not read past: a read or a splice(2) ends there, although more may be
+    /// True if there may be an urgent mark that was not read past: a read or a splice(2) ends there, although more may be
     /// queued.
     pub fn may_have_urgent_mark(&self) -> bool {
         // Neither is a system call. The first is true at the end of what the peer sends as well, and tells whether the second

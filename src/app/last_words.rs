@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::cli::LogFormat;
 
-/// How long the end of the process waits for standard error.
+/// The longest wait for standard error at the end of the process.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// Writes to standard error. A reader that takes nothing is not waited for longer than [`LIMIT`].

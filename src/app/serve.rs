@@ -42,7 +42,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long a process that starts waits for what load balancers refer to: for a moment it may be absent, since somebody
 /// replaces it, and who is not ready gets no clients.
 const UNRESOLVED: Duration = Duration::from_secs(5);
-/// How long the end of the process may wait for whoever reads the access log.
+/// The longest wait for the reader of the access log at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(5);
 /// How long the leadership may take to be given up.
 const LAST_WRITES: Duration = Duration::from_secs(3);

@@ -17,9 +17,9 @@ use crate::{
     state::State,
 };
 
-/// How long the process may take to end after a second signal.
+/// The time that the process may take to end after a second signal.
 const HURRY: Duration = Duration::from_secs(1);
-/// How long it then waits for the access log.
+/// The part of it for the access log.
 pub const HURRIED_WRITE: Duration = Duration::from_millis(200);
 
 /// Why the process leaves.

@@ -174,7 +174,7 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// Whether a condition with this reason waits for something that comes about by itself.
+/// True if a condition with this reason waits for something that comes about by itself.
 pub fn is_waiting(condition: &Condition) -> bool {
     ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
 }

@@ -63,7 +63,7 @@ pub struct Leader {
     owners: Owners,
     /// Since when this replica is not among those that are listed.
     unlisted: Option<Instant>,
-    /// What is wrong with the objects of the release.
+    /// The faults of the objects of the release.
     said: Option<String>,
     /// When the allocations were last read from the API server itself, and not from a watch.
     read: Option<Instant>,

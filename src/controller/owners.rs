@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{Settings, failure::sentence, settings::Workload};
 use crate::source::World;
 
-/// How long the uids are believed.
+/// The time for which uids are cached.
 const BELIEVED: Duration = Duration::from_secs(2);
 /// For all that is asked of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ impl Owners {
         changed
     }
 
-    /// What was found, or, if that is not known, what it was before.
+    /// The owner that was found, or the one before if the lookup failed.
     fn or_as_before(&self, found: Found, kinds: &[&str]) -> (Option<OwnerReference>, Option<String>) {
         match found {
             Ok(found) => (found, None),

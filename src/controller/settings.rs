@@ -20,7 +20,7 @@ pub struct Settings {
     pub allocations: String,
     /// The name of a ConfigMap of the release that owns what is kept, so that it goes with the release.
     pub anchor: Option<String>,
-    /// What runs the replicas, and owns what is kept too.
+    /// The workload of the replicas, which also owns the kept objects.
     pub workload: Option<Workload>,
     /// The labels of the proxies' pods, which the Services that are kept select.
     pub selector: BTreeMap<String, String>,
@@ -30,7 +30,7 @@ pub struct Settings {
     pub cluster_domain: String,
 }
 
-/// What runs the replicas, by its name.
+/// The workload of the replicas, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload {
     Deployment(String),
@@ -43,7 +43,7 @@ impl Settings {
         class == self.class && placement == self.placement
     }
 
-    /// What is said while the Service of the replicas is missing.
+    /// The message while the Service of the replicas is missing.
     pub fn replicas_unknown(&self) -> String {
         format!(
             "Service {} does not exist, and replicas are found through it: install the chart again. Those that were known \

@@ -15,7 +15,7 @@ pub type Fingerprint = [u8; 32];
 pub struct CertificateCache {
     pub certificates: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
     pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
-    /// Whether a key has signed a list, by a digest of both.
+    /// Results of verifying the signatures of lists, by a digest of key and list.
     pub signatures: BTreeMap<Fingerprint, bool>,
 }
 

@@ -34,12 +34,12 @@ impl<V: ?Sized> WithSelfSigned<V> {
     }
 }
 
-/// Whether a certificate may be given as its own authority: it is one, and it names itself as its issuer.
+/// True if a certificate may be given as its own authority: it is one, and it names itself as its issuer.
 pub fn is_self_signed_authority(certificate: &X509Certificate<'_>) -> bool {
     certificate.subject().as_raw() == certificate.issuer().as_raw() && certificate.is_ca()
 }
 
-/// Whether a certificate that is known byte for byte may be used now, and for this.
+/// Checks that a certificate that is known byte for byte may be used now, and for this purpose.
 fn check(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

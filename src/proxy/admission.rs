@@ -114,7 +114,7 @@ impl Admission {
         self.table.get_or_init(|| self.sources.table(self.key.clone()))
     }
 
-    /// How many sources of the listener have an entry of their own.
+    /// The number of the listener's sources with an entry of their own.
     pub fn sources(&self) -> usize {
         self.table.get().map_or(0, |table| table.entries())
     }

@@ -58,7 +58,7 @@ pub struct Surroundings {
     pub handshakes: Rc<Turns>,
 }
 
-/// What an open connection holds: a place of its load balancer in the process, and one in its listener.
+/// The places of an open connection: that of its load balancer in the process, and one in its listener.
 pub type Permits = (Permit, ConnectionPermit);
 
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.

@@ -25,7 +25,7 @@ pub struct LiveListener {
     pub id: u64,
     pub counters: ListenerCounters,
     pub admission: Arc<Admission>,
-    /// What its load balancer has of the connections that the process has room for.
+    /// The share of its load balancer in the connections that the process has room for.
     pub share: Arc<Share>,
     /// The requests to cancel queries that are under way, those of other listeners among them.
     pub cancels: Arc<Cancels>,

@@ -1,4 +1,4 @@
-//! Which addresses are this host's.
+//! The addresses of this host.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ fn can_bind(ip: IpAddr) -> Option<bool> {
     }
 }
 
-/// Whether sockets may be bound to addresses of others (`net.ipv4.ip_nonlocal_bind`).
+/// True if sockets may be bound to addresses of others (`net.ipv4.ip_nonlocal_bind`).
 fn can_bind_anywhere(ip: IpAddr) -> bool {
     // For documentation (RFC 5737, RFC 3849).
     let foreign: IpAddr = match ip {

@@ -32,9 +32,9 @@ const LEAST: usize = 256 * 1024;
 /// How long no pipe is opened after the kernel refused one: a user's pipes have a common limit (`pipe-user-pages-soft`).
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
-/// Whether splice(2) has been tried.
+/// True if splice(2) has been tried.
 static TRIED: AtomicBool = AtomicBool::new(false);
-/// Whether this process does without pipes, because a system call that they need is refused.
+/// True if this process does without pipes, because a system call that they need is refused.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -154,7 +154,7 @@ impl Pipe {
     }
 }
 
-/// How bytes left a pipe.
+/// The way in which bytes left a pipe.
 pub enum Drained {
     /// This many are with the receiver's socket.
     Bytes(usize),
@@ -211,7 +211,7 @@ fn try_splice(ends: &Ends, socket: &UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the system call itself is refused. No connection breaks with any of these errors.
+/// True if the system call itself is refused. No connection breaks with any of these errors.
 fn is_refusal(error: &io::Error) -> bool {
     const REFUSALS: [Errno; 3] = [Errno::NOSYS, Errno::PERM, Errno::INVAL];
     error.raw_os_error().is_some_and(|code| REFUSALS.iter().any(|errno| errno.raw_os_error() == code))

@@ -82,7 +82,7 @@ pub struct Topology {
     pub view: Arc<ArcSwap<View>>,
     pub upstreams: Upstreams,
     pub sources: Arc<Sources>,
-    /// What listening sockets and connections may have together.
+    /// The descriptors of listening sockets and connections together.
     pub descriptors: usize,
     pub cancels: Arc<Cancels>,
     pub sharing: Sharing,

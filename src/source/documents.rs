@@ -112,7 +112,7 @@ impl Documents {
         documents.bounded(title)
     }
 
-    /// What one file may be.
+    /// Applies the limits of one file.
     fn bounded(mut self, file: &str) -> Self {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();

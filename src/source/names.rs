@@ -140,7 +140,7 @@ struct LookingUp {
 }
 
 impl LookingUp {
-    /// How long an answer may take.
+    /// The time that an answer may take.
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
     async fn run(self) {

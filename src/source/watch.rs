@@ -99,7 +99,7 @@ impl Watch {
         }
     }
 
-    /// Whether each folder is watched that should be.
+    /// True if each folder is watched that should be.
     pub fn is_complete(&self) -> bool {
         self.watcher.is_some() && self.failed.is_empty()
     }

@@ -181,7 +181,7 @@ impl Texts<'_> {
         }
     }
 
-    /// Whether certificates and lists are in one text, which is named for both.
+    /// True if certificates and lists are in one text, which is named for both.
     fn is_one_text(&self) -> bool {
         self.revoked.as_ref().is_some_and(|revoked| revoked.bytes == self.certificates.bytes)
     }

@@ -35,7 +35,7 @@ pub(super) struct Member {
     pub unready: Option<Unready>,
     /// It serves although it terminates, for none is ready.
     pub last_resort: bool,
-    /// When it expires, if nothing lists it any more.
+    /// The time at which it expires, if nothing lists it any more.
     pub until: Option<Timestamp>,
 }
 

@@ -6,7 +6,7 @@ mod tests;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// What is between a BEGIN line and an END line.
+/// The lines between a BEGIN line and an END line, decoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
     pub label: Label,
@@ -30,7 +30,7 @@ pub enum Label {
     Parameters,
 }
 
-/// What a text has that is not PEM.
+/// The first thing in a text that is not PEM.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PemError {
     /// Counted from 1.
@@ -119,7 +119,7 @@ struct Open<'a> {
     label: Label,
     line: usize,
     base64: Vec<u8>,
-    /// Whether it has headers (RFC 1421), and they go on.
+    /// True if it has headers (RFC 1421), and they go on.
     in_headers: bool,
 }
 
@@ -205,7 +205,7 @@ fn label(name: &str) -> Result<Label, String> {
     Err(format!("a block `{name}` is of no use here: {instead}"))
 }
 
-/// Whether a line was meant as a mark: one that is glued to something, is indented, is commented out, or has lost dashes.
+/// True if a line was meant as a mark: one that is glued to something, is indented, is commented out, or has lost dashes.
 fn looks_like_a_mark(line: &[u8]) -> bool {
     const KINDS: [&str; 6] = ["CERTIFICATE", "KEY", "CRL", "PARAMETERS", "PKCS", "CMS"];
 

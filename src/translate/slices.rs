@@ -48,7 +48,7 @@ pub(super) struct Listed {
     pub members: Vec<Member>,
     /// The Service is there, and no EndpointSlice that matches it.
     pub is_pending: bool,
-    /// When endpoints that are retained without such a slice are to be reported.
+    /// The time at which endpoints that are retained without such a slice are to be reported.
     pub report_due: Option<Timestamp>,
 }
 
@@ -222,7 +222,7 @@ fn selects_pods(service: &Service) -> bool {
     selector.is_some_and(|selector| !selector.is_empty())
 }
 
-/// Whether a slice that Kubernetes writes is of an earlier Service of the same name, or about to go.
+/// True if a slice that Kubernetes writes is of an earlier Service of the same name, or about to go.
 fn is_replaced(slice: &EndpointSlice, service: &Service) -> bool {
     let is_of_another = !belongs_to(slice, service) && slice.metadata.owner_references.is_some();
     is_managed(slice) && (slice.metadata.deletion_timestamp.is_some() || is_of_another)

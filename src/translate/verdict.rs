@@ -41,7 +41,7 @@ impl Verdict {
         self.refused().any(Problem::concerns_rules_about_clients)
     }
 
-    /// Whether a reference has no target, or a Service no EndpointSlice that matches it. Both are so for a moment while
+    /// True if a reference has no target, or a Service no EndpointSlice that matches it. Both are so for a moment while
     /// these objects are replaced.
     pub fn has_unresolved_references(&self) -> bool {
         let unresolved = [Reason::RefNotFound, Reason::InvalidCertificateRef, Reason::EndpointsPending];

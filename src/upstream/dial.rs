@@ -29,7 +29,7 @@ async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Whether a dial failed for want of descriptors, memory or local ports, which says nothing about the address. A host that
+/// True if a dial failed for want of descriptors, memory or local ports, which says nothing about the address. A host that
 /// has no route to it, or whose firewall forbids it, is no such case: other addresses may be reached all the same.
 pub fn is_local(error: &io::Error) -> bool {
     const LOCAL: [Errno; 6] =
@@ -50,7 +50,7 @@ fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     io::Error::new(error.kind(), format!("{explanation}: {error}"))
 }
 
-/// Whether this host has a local address for connections to this one. If so, EADDRNOTAVAIL means that all ports are used.
+/// True if this host has a local address for connections to this one. If so, EADDRNOTAVAIL means that all ports are used.
 fn has_source_for(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Without descriptors or ports even for this, nothing is known of the address.

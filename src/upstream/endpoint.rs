@@ -44,7 +44,7 @@ pub struct Endpoint {
     probes_failed: AtomicU64,
     /// Attempts to connect that failed since one succeeded.
     failures_in_row: AtomicU32,
-    /// How many of these no longer count towards an ejection.
+    /// The number of these that no longer count towards an ejection.
     forgiven_failures: AtomicU32,
     /// How many failures in a row the keeper wants to know of; 0: it does not.
     worrying_failures: AtomicU32,
@@ -237,7 +237,7 @@ impl Endpoint {
         self.pool_counters.figures(idle)
     }
 
-    /// Whether connections to it keep failing: several in a row, the last one a short while ago. It may be usable all
+    /// True if connections to it keep failing: several in a row, the last one a short while ago. It may be usable all
     /// the same, since the last endpoints of a group are not ejected; it is for people, and balancing ignores it.
     pub fn is_failing(&self) -> bool {
         let recent = |failure: &Failure| Timestamp::now().duration_since(failure.at) < FAILING_LASTS;
@@ -354,7 +354,7 @@ pub struct Tried {
     /// Ids; 0: free.
     first: [u64; 10],
     more: Vec<u64>,
-    /// Whether endpoints whose last attempt failed, whoever made it, count as tried too.
+    /// True if endpoints whose last attempt failed, of any connection, count as tried too.
     with_failing: bool,
 }
 

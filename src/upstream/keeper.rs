@@ -374,11 +374,11 @@ impl Keeper {
     }
 }
 
-/// What a review has done.
+/// The outcome of a review.
 pub(super) struct Review {
-    /// When the next one is due though nothing happens.
+    /// The time at which the next one is due although nothing happens.
     pub next: Option<Instant>,
-    /// Whether connections see something else now.
+    /// True if connections see something else now.
     pub published: bool,
 }
 

@@ -78,7 +78,7 @@ impl Backends {
         }
     }
 
-    /// Whether some of these backends are among those.
+    /// True if some of these backends are among those.
     pub(super) fn are_among(&self, others: &BTreeSet<Arc<str>>) -> bool {
         match self {
             Self::All => !others.is_empty(),
@@ -86,7 +86,7 @@ impl Backends {
         }
     }
 
-    /// Whether all of them have other names now.
+    /// True if all of them have other names now.
     pub(super) fn are_renamed(&self, settings: &model::Upstream) -> bool {
         match self {
             Self::All => false,

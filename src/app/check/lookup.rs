@@ -1,4 +1,4 @@
-//! What files refer to and do not contain, as the API server of a cluster has it.
+//! Objects that files refer to and do not contain, read from the API server of a cluster.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Where each load balancer is to be served, and what is known of that place.
+//! The place where each load balancer is to be served: standalone or a cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,7 +93,7 @@ fn part(place: Place, members: &BTreeSet<ObjectKey>, world: &World, absent: Abse
     Part { mode, world }
 }
 
-/// Whether only `tcplb standalone` can serve it.
+/// True if only `tcplb standalone` can serve it.
 fn is_standalone(spec: &TcpLoadBalancerSpec) -> bool {
     spec.files().next().is_some() || spec.listeners.iter().any(|listener| listener.address.is_some())
 }

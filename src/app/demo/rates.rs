@@ -1,4 +1,4 @@
-//! How fast counters have grown lately.
+//! Rates of counters over the last seconds.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The time over which a rate is an average.
 const WINDOW: Duration = Duration::from_secs(3);
 
-/// What has been counted up to a moment.
+/// The counters at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub at: Instant,

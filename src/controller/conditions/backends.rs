@@ -104,7 +104,7 @@ fn failed_over(situation: &Situation) -> Vec<String> {
     situation.told_by_pods(|served| &served.failed_over).map(sentence).collect()
 }
 
-/// Whether replicas without a usable endpoint are only waiting for the first checks.
+/// True if replicas without a usable endpoint are only waiting for the first checks.
 fn is_being_checked(situation: &Situation) -> bool {
     let has =
         |served: &Served, count: fn(&BackendHealth) -> u32| served.backends.values().any(|health| count(health) > 0);

@@ -57,7 +57,7 @@ fn declares(situation: &Situation) -> bool {
     for_clients || backends.iter().any(|backend| backend.tls.as_ref().is_some_and(|tls| tls.certificate_ref.is_some()))
 }
 
-/// Whether a listener presents a certificate to any of its clients.
+/// True if a listener presents a certificate to any of its clients.
 fn terminates_tls(listener: &Listener) -> bool {
     let Some(tls) = &listener.tls else { return false };
     let mut routes = listener.routes.iter().map(|route| route.tls.as_ref().map_or(tls.mode, |tls| tls.mode));

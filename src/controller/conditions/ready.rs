@@ -40,7 +40,7 @@ pub fn summarised(conditions: &[(&'static str, Finding)]) -> Vec<(&'static str, 
     summarised
 }
 
-/// Whether a condition only repeats what another one says.
+/// True if a condition only repeats what another one says.
 pub fn is_summary(type_: &str) -> bool {
     [READY, RECONCILING, STALLED].contains(&type_)
 }

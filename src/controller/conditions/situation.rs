@@ -128,7 +128,7 @@ impl<'a> Situation<'a> {
         })
     }
 
-    /// Whether every ready replica has acted on this generation.
+    /// True if every ready replica has acted on this generation.
     pub fn is_known_everywhere(&self) -> bool {
         let knows = |telling: &Telling| match telling {
             Telling::Serves(served) => served.generation >= self.identity.generation,

@@ -170,7 +170,7 @@ fn without_counts(status: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {
     status
 }
 
-/// Whether a fault is new that may pass by itself. A declaration that is refused does not, and is reported at once.
+/// True if a fault is new that may pass by itself. A declaration that is refused does not, and is reported at once.
 fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> bool {
     let before = there.map_or(&[][..], |there| &there.conditions);
     // A summary is as bad as what it sums up.

@@ -18,7 +18,7 @@ pub struct Places {
     lent: AtomicUsize,
 }
 
-/// How places are divided.
+/// The terms by which places are divided.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// One in so many places is guaranteed to a holder. Not zero.
@@ -39,7 +39,7 @@ impl Places {
         self.total.load(Relaxed)
     }
 
-    /// How many are borrowed now.
+    /// The number of borrowed places.
     pub fn lent(&self) -> usize {
         self.lent.load(Relaxed)
     }
@@ -85,7 +85,7 @@ pub struct Share {
     borrowed: AtomicUsize,
 }
 
-/// How a place is held, for giving it back.
+/// The kind of a place, for giving it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Guaranteed,

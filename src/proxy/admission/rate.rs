@@ -20,7 +20,7 @@ impl Default for RateState {
 }
 
 impl RateState {
-    /// Whether a connection at `now` would conform. Charges nothing.
+    /// True if a connection at `now` would conform. Charges nothing.
     pub fn conforms(&self, rate: Gcra, now: u64) -> bool {
         self.decide(rate, now, self.theoretical_arrival.load(Ordering::Acquire)).is_ok()
     }

@@ -36,7 +36,7 @@ const ENTRIES: usize = 131_072;
 /// Shards of a table.
 const SHARDS: usize = 32;
 const TERMS: Terms = Terms { guaranteed_one_in: 2, to_come: 0, borrowed_to_left: 1 };
-/// How often [`Sources::sweep`] is to be called.
+/// The interval at which [`Sources::sweep`] is to be called.
 pub const SWEEP: Duration = Duration::from_secs(10);
 
 impl Sources {
@@ -89,7 +89,7 @@ impl Sources {
     }
 }
 
-/// What the sources of one listener have open and owe.
+/// Open connections and rates of the sources of one listener.
 ///
 /// A source with open connections is never forgotten, and one without only when it owes nothing, so that forgetting it
 /// changes nothing. When there is no entry for another one, new sources share a bucket in each shard, as if they were one
@@ -198,7 +198,7 @@ enum Counted {
     Shared,
 }
 
-/// What is known of a source, or of those that share a bucket.
+/// The usage of a source, or of those that share a bucket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
     open: u32,
@@ -219,7 +219,7 @@ struct Entry {
     place: Place,
 }
 
-/// Where the usage of a source is kept.
+/// The place where the usage of a source is kept.
 #[derive(Clone, Copy, Debug)]
 enum Slot {
     Entry(Place),
@@ -231,7 +231,7 @@ enum Slot {
 #[derive(Debug)]
 struct Shard {
     entries: HashMap<Prefix, Entry>,
-    /// What sources without entries of their own share.
+    /// The usage that sources without entries of their own share.
     shared: Usage,
     /// Open connections of the sources that are counted in `shared`. A source stays there until it has none: it would
     /// have a second limit otherwise.
@@ -242,7 +242,7 @@ struct Shard {
     sweep_at: u64,
     /// A new entry has this shard swept when it has as many.
     sweep_from: usize,
-    /// When it may be swept again.
+    /// The time from which it may be swept again.
     sweep_after: u64,
 }
 

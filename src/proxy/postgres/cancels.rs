@@ -24,9 +24,9 @@ use crate::upstream::LogLimiter;
 const MOST_SERVERS: usize = 32;
 /// Requests that are under way at a time, where descriptors allow as many.
 const MOST_REQUESTS: usize = 16;
-/// How long a server may take to be reached and to be sent one.
+/// The time that a server may take to be reached and to be sent one.
 const DELIVERY: Duration = Duration::from_secs(1);
-/// How long a server may take to end the connection, which says that it has done what it was asked for.
+/// The time that a server may take to end the connection, which says that it has done what it was asked for.
 const ACKNOWLEDGEMENT: Duration = Duration::from_millis(250);
 
 /// The requests of all listeners that are under way: a bounded number, since each needs a descriptor for every server.

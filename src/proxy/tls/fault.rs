@@ -117,7 +117,7 @@ handshake_faults! {
 }
 
 impl HandshakeFault {
-    /// Whether the client's certificate, or that it has none, is the end of the connection.
+    /// True if the client's certificate, or that it has none, is the end of the connection.
     pub const fn is_of_certificate(self) -> bool {
         match self {
             Self::Missing

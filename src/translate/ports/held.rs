@@ -60,7 +60,7 @@ impl Held {
     }
 }
 
-/// Whether a listener there competes with one at all IPv4 addresses.
+/// True if a listener there competes with one at all IPv4 addresses.
 fn takes_v4(ip: IpAddr) -> bool {
     ip == ANY[1] || ip.to_canonical().is_ipv4()
 }

@@ -29,7 +29,7 @@ pub fn special(ip: IpAddr) -> Option<&'static str> {
     .find_map(|(is, kind)| is.then_some(kind))
 }
 
-/// What kind of address it is that nothing can be connected to, whoever may be reached.
+/// The kind of an address that nothing can be connected to.
 pub fn nowhere(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {

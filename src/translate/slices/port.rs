@@ -67,7 +67,7 @@ impl TargetPort {
         found
     }
 
-    /// Whether a slice has this port. One without endpoints says that there are none, at whatever port.
+    /// True if a slice has this port. One without endpoints says that there are none, at whatever port.
     pub fn is_in(&self, slice: &EndpointSlice) -> bool {
         slice.endpoints.is_empty() || !self.numbers(slice).is_empty()
     }

@@ -62,12 +62,12 @@ impl Retained<'_> {
 pub struct Match<'a> {
     pub matching: Vec<&'a EndpointSlice>,
     pub stale: Vec<&'a EndpointSlice>,
-    /// Whether Kubernetes writes the slices, and hence at least one for every Service.
+    /// True if Kubernetes writes the slices, and hence at least one for every Service.
     pub has_selector: bool,
 }
 
 impl<'a> Match<'a> {
-    /// Whether at least some of the slices are those of the present declaration.
+    /// True if at least some of the slices are those of the present declaration.
     pub fn is_current(&self) -> bool {
         !self.matching.is_empty() || self.stale.is_empty() && !self.has_selector
     }
@@ -118,7 +118,7 @@ fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &D
     (in_reach && surroundings.now < until).then_some(until)
 }
 
-/// When retained endpoints are to be reported: not for what is over in a moment.
+/// The time at which retained endpoints are to be reported: not for what is over in a moment.
 pub fn report_due<'a>(retained: &[Retained<'a>], now: Timestamp) -> Option<Timestamp> {
     let due = |retained: &Retained| {
         let since = retained.until.checked_sub(LONGEST).unwrap_or(Timestamp::MIN);

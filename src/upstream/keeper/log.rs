@@ -1,4 +1,4 @@
-//! What is said of changes.
+//! Log lines about changes.
 
 use std::sync::atomic::Ordering::Relaxed;
 

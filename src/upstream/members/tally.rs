@@ -82,18 +82,18 @@ impl Tally {
         self.levels.get(&priority).copied().unwrap_or_default()
     }
 
-    /// Whether a level other than this one has a usable member.
+    /// True if a level other than this one has a usable member.
     pub fn others_serve(&self, priority: Priority) -> bool {
         self.usable[WHOLE] > self.level(priority).usable
     }
 
-    /// Whether some subset has no usable member but this one.
+    /// True if some subset has no usable member but this one.
     pub fn is_last(&self, member: &Member) -> bool {
         let own = usize::from(member.usable());
         self.parts.of(member.backend_name()).any(|number| self.usable[number] <= own)
     }
 
-    /// Whether some subset of this member has no usable one.
+    /// True if some subset of this member has no usable one.
     pub fn is_needed(&self, member: &Member) -> bool {
         self.parts.of(member.backend_name()).any(|number| self.usable[number] == 0)
     }

@@ -42,7 +42,7 @@ struct Script {
     sent: usize,
     has_ended: bool,
     received: Vec<u8>,
-    /// Whether the end of the other side was passed on.
+    /// True if the end of the other side was passed on.
     saw_end: bool,
     broke: bool,
     pauses: [Option<Pin<Box<Sleep>>>; 2],
