@@ -142,9 +142,14 @@ async fn kubectl_prints_ports_address_ready_status_and_age() {
         .body(Vec::new())
         .unwrap();
     let table: Value = server.client.request(request).await.unwrap();
-    let columns: Vec<_> =
-        table["columnDefinitions"].as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
-    assert_eq!(columns, ["Name", "Ports", "Address", "Ready", "Status", "Age"]);
+    // Columns of another priority are for `-o wide`.
+    let names = |is_wide: bool| -> Vec<&str> {
+        let columns = table["columnDefinitions"].as_array().unwrap().iter();
+        let columns = columns.filter(|column| (column["priority"] != 0) == is_wide);
+        columns.map(|column| column["name"].as_str().unwrap()).collect()
+    };
+    assert_eq!(names(false), ["Name", "Ports", "Address", "Ready", "Status", "Age"]);
+    assert_eq!(names(true), ["Placement", "Class", "Message"]);
 }
 
 #[tokio::test]
