@@ -70,6 +70,21 @@ fn holders_never_have_more_places_than_there_are_and_all_come_back() {
 }
 
 #[test]
+fn borrowed_places_come_back_whoever_gives_them_back_at_the_same_time() {
+    model(|| {
+        // Each is guaranteed one, and borrows one.
+        let places = Arc::new(Places::new(4, TERMS));
+        let [one, other] = shares(&places, 4);
+        let borrow = |share: &Arc<Share>| -> Box<dyn FnOnce() -> usize + Send> {
+            let share = Arc::clone(share);
+            Box::new(move || (0..2).filter_map(|_| Share::permit(&share)).collect::<Vec<_>>().len())
+        };
+        assert_eq!(on_threads([borrow(&one), borrow(&other)]), [2, 2]);
+        assert_eq!((one.in_use(), other.in_use(), places.lent()), (0, 0, 0));
+    });
+}
+
+#[test]
 fn a_holder_that_is_used_by_two_workers_has_its_guaranteed_places_only_once() {
     model(|| {
         let places = Arc::new(Places::new(4, TERMS));
@@ -121,6 +136,24 @@ fn a_rate_lets_no_more_in_than_its_burst_whatever_times_workers_come_with() {
         // All within one interval: the second worker took its time first.
         let admitted: usize = on_threads([knock([900, 901]), knock([0, 1])]).into_iter().sum();
         assert_eq!(admitted, 2, "exactly the burst");
+    });
+}
+
+#[test]
+fn a_worker_that_comes_with_an_old_time_forgives_no_debt() {
+    model(|| {
+        const SECOND: u64 = 1_000_000_000;
+        let burst = NonZeroU32::new(2).unwrap();
+        let rate = Gcra::from(Rate { count: NonZeroU32::MIN, per: Duration::from_secs(1), burst });
+        let state = Arc::new(RateState::default());
+        assert!(state.take(rate, 900) && state.take(rate, 900), "the burst");
+        let knock = |now: u64| -> Box<dyn FnOnce() -> bool + Send> {
+            let state = Arc::clone(&state);
+            Box::new(move || state.take(rate, now))
+        };
+        // The next one conforms a second after the burst.
+        assert_eq!(on_threads([knock(SECOND + 450), knock(0)]), [false, false]);
+        assert!(state.take(rate, SECOND + 900));
     });
 }
 
