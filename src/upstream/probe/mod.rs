@@ -66,10 +66,11 @@ pub(super) async fn probe(
         let permit = permit(&budget).await;
         let started = Instant::now();
         let deadline = started + check.timeout;
-        let healthy = match target.ask(deadline).await {
+        // On the heap only while it is under way: between probes, thousands of tasks wait for a timer alone.
+        let healthy = match Box::pin(target.ask(deadline)).await {
             Ok(connection) => {
                 let healthy = report(Some(Ok(())));
-                let _ = timeout_at(deadline, close(connection)).await;
+                let _ = timeout_at(deadline, Box::pin(close(connection))).await;
                 healthy
             }
             Err(Failure::Io(error)) if is_local(&error) => {

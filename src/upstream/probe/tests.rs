@@ -459,3 +459,10 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
         assert_eq!(Target::tls(&backend, &check, address).is_some(), is_encrypted, "{port:?}");
     }
 }
+
+#[test]
+fn a_probe_that_is_not_under_way_needs_little_memory() {
+    let target = target((Ipv4Addr::LOCALHOST, 1).into(), Probe::Tcp);
+    let size = size_of_val(&probe(target, Arc::new(Semaphore::new(1)), Duration::ZERO, |_| true));
+    assert!(size <= 512, "{size} bytes for each endpoint");
+}
