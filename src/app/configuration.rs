@@ -17,7 +17,7 @@ use crate::{
     controller::Observed,
     model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
     proxy::Proxy,
-    source::{Names, Place, Settle, World, resolve},
+    source::{Changed, Names, Place, Settle, World, resolve},
     state::{Configuration, State},
     translate::{Problem, Severity, translate},
     upstream::in_place,
@@ -76,6 +76,17 @@ impl Compiler {
         in_place(|| self.translate())
     }
 
+    /// Reads the statuses of load balancers anew. Nothing is compiled: no snapshot depends on them.
+    fn read_statuses(&mut self) {
+        let world = Arc::make_mut(&mut self.world);
+        for (object, status) in self.source.statuses() {
+            if let Some(declared) = world.load_balancers.get_mut(&object) {
+                declared.status = status;
+            }
+        }
+        self.observed.send_replace(Observed { world: self.world.clone(), verdicts: self.said.verdicts.clone() });
+    }
+
     /// Compiles what was read before with what DNS says now.
     fn translate(&mut self) -> Arc<Snapshot> {
         let names = self.names.known();
@@ -117,14 +128,18 @@ pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
 }
 
 async fn run(compiler: &mut Compiler, proxy: &Proxy) {
-    let mut settle = Settle::default();
+    let (mut settle, mut statuses) = (Settle::default(), Settle::default());
     // A fault may have cost a change.
     settle.note();
     loop {
         tokio::select! {
-            () = compiler.source.changed() => settle.note(),
+            changed = compiler.source.changed() => match changed {
+                Changed::World => settle.note(),
+                Changed::Statuses => statuses.note(),
+            },
             () = compiler.names.changed() => publish(proxy, in_place(|| compiler.translate())),
             () = settle.due() => publish(proxy, compiler.compile().await),
+            () = statuses.due() => compiler.read_statuses(),
             () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, in_place(|| compiler.translate())),
         }
     }

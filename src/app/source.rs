@@ -1,6 +1,7 @@
 //! Where the manifests come from, and when to read them again.
 
 use std::{
+    collections::BTreeMap,
     future, io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -14,8 +15,10 @@ use tokio::{
 use tracing::{error, info};
 
 use crate::{
+    api::TcpLoadBalancerStatus,
     descriptors::Manifests,
-    source::{Cluster, Files, Watch, World},
+    model::ObjectKey,
+    source::{Changed, Cluster, Files, Watch, World},
 };
 
 /// How long something in a cluster that has never been read may hold up everything else.
@@ -64,10 +67,21 @@ impl Source {
     }
 
     /// Waits until something may have changed since the last reading. Cancel safe.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&mut self) -> Changed {
         match self {
-            Self::Files(files) => files.changed().await,
+            Self::Files(files) => {
+                files.changed().await;
+                Changed::World
+            }
             Self::Cluster(source) => source.cluster.changed().await,
+        }
+    }
+
+    /// The present statuses of the load balancers that were read last.
+    pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
+        match self {
+            Self::Files(_) => BTreeMap::new(),
+            Self::Cluster(source) => source.cluster.statuses(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub use trouble::{refused_token, with_causes};
 
 use super::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept};
 use crate::{
-    api::{KIND, Placement, RefKind},
+    api::{KIND, Placement, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
 };
 
@@ -64,6 +64,14 @@ pub struct Home {
     pub allocations: Option<(String, RangeInclusive<u16>)>,
 }
 
+/// What has changed in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Statuses of load balancers, and nothing else.
+    Statuses,
+    World,
+}
+
 /// How long the start waits for Secrets and ConfigMaps, so that what can be served at once is.
 const MOMENT: Duration = Duration::from_secs(2);
 
@@ -76,6 +84,7 @@ pub struct Cluster {
     site: Site,
     common: Common,
     changes: watch::Receiver<()>,
+    status_changes: watch::Receiver<()>,
     load_balancers: Feeds<LoadBalancer>,
     services: Feeds<Reading<Service>>,
     slices: Feeds<Reading<EndpointSlice>>,
@@ -90,10 +99,12 @@ impl Cluster {
     /// Begins to watch. The ports of a [`Site::Gateway`] are read from the cluster.
     pub fn start(client: Client, scope: Scope, site: Site) -> Self {
         let (changed, changes) = watch::channel(());
+        let (statuses_changed, status_changes) = watch::channel(());
         let common = Common {
             client,
             interest: Arc::new(RwLock::default()),
             changed: Arc::new(changed),
+            statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
         };
         let mut cluster = Self {
@@ -101,6 +112,7 @@ impl Cluster {
             site,
             common,
             changes,
+            status_changes,
             load_balancers: Feeds::default(),
             services: Feeds::default(),
             slices: Feeds::default(),
@@ -113,10 +125,22 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until something has changed since the latest [`Self::world`]. Cancel safe.
-    pub async fn changed(&mut self) {
-        // It cannot fail: the sender lives as long as `self`.
-        let _ = self.changes.changed().await;
+    /// Waits until something has changed since the latest [`Self::world`] or [`Self::statuses`]. Cancel safe.
+    pub async fn changed(&mut self) -> Changed {
+        // None can fail: the senders live as long as `self`.
+        tokio::select! {
+            biased;
+            _ = self.changes.changed() => Changed::World,
+            _ = self.status_changes.changed() => Changed::Statuses,
+        }
+    }
+
+    /// The present statuses of the load balancers of the latest [`Self::world`].
+    pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
+        self.status_changes.mark_unchanged();
+        let now = self.declared().into_iter();
+        let same = now.filter(|(key, now)| self.shown.get(key).is_some_and(|shown| uid(shown) == uid(now)));
+        same.map(|(key, now)| (key, now.status)).collect()
     }
 
     /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
@@ -147,7 +171,8 @@ impl Cluster {
                 return;
             }
             match deadline {
-                None => self.changed().await,
+                // It cannot fail: the sender lives as long as `self`.
+                None => drop(self.changes.changed().await),
                 Some(until) => {
                     if timeout_at(until, self.changes.changed()).await.is_err() {
                         deadline = None;
@@ -163,6 +188,7 @@ impl Cluster {
     /// All there is now. Watches of what load balancers refer to begin and end here.
     pub fn world(&mut self) -> World {
         self.changes.mark_unchanged();
+        self.status_changes.mark_unchanged();
         let mut declared = self.declared();
         let mut subjects = self.subjects(&declared);
         self.watch(&subjects);

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{
     interest::{Interest, Subject},
     kinds::Kept,
-    store::Store,
+    store::{Change, Store},
     trouble::{Outage, Pauses, Trouble, Unreachable},
 };
 
@@ -34,6 +34,8 @@ pub struct Common {
     pub client: Client,
     pub interest: Arc<RwLock<Interest>>,
     pub changed: Arc<watch::Sender<()>>,
+    /// Statuses, and nothing else.
+    pub statuses_changed: Arc<watch::Sender<()>>,
     pub outage: Arc<Outage>,
 }
 
@@ -211,12 +213,14 @@ impl<K: Kept> Watching<K> {
     }
 
     fn take(&self, event: Event<DynamicObject>) {
-        let changed = {
+        let change = {
             let interest = self.common.interest.read().unwrap_or_else(PoisonError::into_inner);
             locked(&self.state).store.take(event, &interest)
         };
-        if changed {
-            self.common.changed.send_replace(());
+        match change {
+            Change::Nothing => {}
+            Change::Statuses => self.common.statuses_changed.send_replace(()),
+            Change::Content => self.common.changed.send_replace(()),
         }
     }
 

@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::{
     super::{Allocations, Declared, Identity},
     interest::Interest,
+    store::Change,
 };
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
@@ -50,6 +51,11 @@ pub trait Kept: PartialEq + Send + 'static {
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
         true
     }
+
+    /// How it differs from what was kept before.
+    fn change_since(&self, before: Option<&Self>) -> Change {
+        if before == Some(self) { Change::Nothing } else { Change::Content }
+    }
 }
 
 /// A load balancer of any class and placement.
@@ -64,6 +70,11 @@ pub struct LoadBalancer {
 impl LoadBalancer {
     pub fn known_placement(&self) -> Option<Placement> {
         serde_json::from_value(Value::from(&*self.placement)).ok()
+    }
+
+    fn with_status_of(&self, other: &Self) -> Self {
+        let declared = Declared { status: other.declared.status.clone(), ..self.declared.clone() };
+        Self { declared, ..self.clone() }
     }
 }
 
@@ -100,6 +111,14 @@ impl Kept for LoadBalancer {
             status,
         };
         Self { class, placement, declared }
+    }
+
+    fn change_since(&self, before: Option<&Self>) -> Change {
+        match before {
+            Some(before) if before == self => Change::Nothing,
+            Some(before) if before.with_status_of(self) == *self => Change::Statuses,
+            _ => Change::Content,
+        }
     }
 }
 

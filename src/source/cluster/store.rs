@@ -7,6 +7,15 @@ use kube::{api::DynamicObject, runtime::watcher::Event};
 use super::{interest::Interest, kinds::Kept};
 use crate::model::ObjectKey;
 
+/// What an event changes of what somebody wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    Nothing,
+    /// Statuses of load balancers alone.
+    Statuses,
+    Content,
+}
+
 /// The objects of one watch: those of the latest complete listing, and what has changed since.
 pub struct Store<K> {
     objects: BTreeMap<ObjectKey, K>,
@@ -22,35 +31,39 @@ impl<K> Default for Store<K> {
 }
 
 impl<K: Kept> Store<K> {
-    /// Takes in what the watch tells, and says whether that changes anything of interest.
-    pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> bool {
+    /// Takes in what the watch tells.
+    pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> Change {
         match event {
             Event::Init => {
                 self.listing.clear();
-                false
+                Change::Nothing
             }
             Event::InitApply(object) => {
                 let (key, object) = self.read(object);
                 self.listing.insert(key, object);
-                false
+                Change::Nothing
             }
             Event::InitDone => {
                 let before = mem::replace(&mut self.objects, mem::take(&mut self.listing));
                 let first = !mem::replace(&mut self.synced, true);
-                first || differ(&before, &self.objects, interest) || differ(&self.objects, &before, interest)
+                if first {
+                    return Change::Content;
+                }
+                difference(&before, &self.objects, interest).max(difference(&self.objects, &before, interest))
             }
             Event::Apply(object) => {
                 let (key, now) = self.read(object);
                 let concerns = now.concerns(&key, interest);
                 let before = self.objects.remove(&key);
-                let changed = before.as_ref() != Some(&now);
+                let change = now.change_since(before.as_ref());
                 let concerned = before.is_some_and(|before| before.concerns(&key, interest));
                 self.objects.insert(key, now);
-                changed && (concerns || concerned)
+                if concerns || concerned { change } else { Change::Nothing }
             }
             Event::Delete(object) => {
                 let key = key(&object);
-                self.objects.remove(&key).is_some_and(|before| before.concerns(&key, interest))
+                let removed = self.objects.remove(&key).is_some_and(|before| before.concerns(&key, interest));
+                if removed { Change::Content } else { Change::Nothing }
             }
         }
     }
@@ -71,9 +84,10 @@ impl<K: Kept> Store<K> {
     }
 }
 
-/// Whether one has something of interest that is not so in the other.
-fn differ<K: Kept>(one: &BTreeMap<ObjectKey, K>, other: &BTreeMap<ObjectKey, K>, interest: &Interest) -> bool {
-    one.iter().any(|(key, object)| other.get(key) != Some(object) && object.concerns(key, interest))
+/// How much of what is of interest in one is not so in the other.
+fn difference<K: Kept>(one: &BTreeMap<ObjectKey, K>, other: &BTreeMap<ObjectKey, K>, interest: &Interest) -> Change {
+    let of_interest = one.iter().filter(|(key, object)| object.concerns(key, interest));
+    of_interest.map(|(key, object)| object.change_since(other.get(key))).max().unwrap_or(Change::Nothing)
 }
 
 fn key(object: &DynamicObject) -> ObjectKey {

@@ -14,7 +14,10 @@ use super::{
         Home, Scope,
         interest::{Interest, Subject, Subjects},
         kinds::{Kept, LoadBalancer, Ports, Reading},
-        store::Store,
+        store::{
+            Change::{self, Content, Nothing, Statuses},
+            Store,
+        },
     },
     good_spec, load_balancer, object,
 };
@@ -151,8 +154,8 @@ fn the_ports_are_read_with_what_is_wrong_with_them() {
     assert_eq!(ports.problems.len(), 1);
 }
 
-/// A store of load balancers after some events, and which of these counted as a change.
-fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<bool>) {
+/// A store of load balancers after some events, and what each of these changed.
+fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<Change>) {
     let mut store = Store::default();
     let changes = events
         .into_iter()
@@ -179,7 +182,7 @@ fn a_listing_counts_once_it_is_complete() {
     let [a, b] = ["a", "b"].map(|name| load_balancer(name, name, 1, &good_spec(1)));
     let listed = vec![Event::Init, Event::InitApply(a.clone()), Event::InitDone];
     let (first, changes) = store(listed.clone());
-    assert_eq!((names(&first), changes), (vec!["a"], vec![false, false, true]));
+    assert_eq!((names(&first), changes), (vec!["a"], vec![Nothing, Nothing, Content]));
 
     let cut_short = [listed.clone(), vec![Event::Init, Event::InitApply(b.clone())]].concat();
     assert_eq!(names(&store(cut_short.clone()).0), ["a"], "what was there stays until then");
@@ -187,8 +190,8 @@ fn a_listing_counts_once_it_is_complete() {
     assert_eq!(names(&store(begun_again).0), ["b"], "what is not listed has been deleted");
 
     let same = [listed.clone(), listed].concat();
-    assert_eq!(store(same).1.last(), Some(&false), "the same once more is no change");
-    assert_eq!(store(vec![Event::Init, Event::InitDone]).1, [false, true], "even if there is nothing");
+    assert_eq!(store(same).1.last(), Some(&Nothing), "the same once more is no change");
+    assert_eq!(store(vec![Event::Init, Event::InitDone]).1, [Nothing, Content], "even if there is nothing");
 }
 
 #[test]
@@ -203,8 +206,29 @@ fn changes_and_deletions_count_at_once() {
         Event::Delete(object(2, 2)),
         Event::Delete(object(2, 2)),
     ]);
-    assert_eq!(changes, [false, true, true, false, true, true, false]);
+    assert_eq!(changes, [Nothing, Content, Content, Nothing, Content, Content, Nothing]);
     assert!(store.objects().is_empty());
+}
+
+#[test]
+fn a_status_is_told_from_all_else() {
+    let object = |generation, port, status: &str| {
+        let mut object = load_balancer("a", "u1", generation, &good_spec(port));
+        object["status"] = json!({"summary": {"status": status}});
+        object
+    };
+    let (_, changes) = store(vec![
+        Event::Init,
+        Event::InitApply(object(1, 1, "Pending")),
+        Event::InitDone,
+        Event::Apply(object(1, 1, "Programmed")),
+        Event::Apply(object(2, 2, "Invalid")),
+        Event::Init,
+        Event::InitApply(object(2, 2, "Programmed")),
+        Event::InitDone,
+        Event::Apply(load_balancer("a", "u2", 2, &good_spec(2))),
+    ]);
+    assert_eq!(changes, [Nothing, Nothing, Content, Statuses, Content, Nothing, Nothing, Statuses, Content]);
 }
 
 #[test]
@@ -234,10 +258,11 @@ fn a_change_of_what_nobody_refers_to_is_none() {
     let mut store = Store::<Reading<EndpointSlice>>::default();
     store.take(Event::Init, &interest);
     store.take(Event::InitDone, &interest);
-    assert!(store.take(Event::Apply(slice("a", "pg", "10.0.0.1")), &interest));
-    assert!(!store.take(Event::Apply(slice("b", "other", "10.0.0.1")), &interest));
-    assert!(store.take(Event::Apply(slice("a", "other", "10.0.0.1")), &interest), "it goes to another Service");
-    assert!(!store.take(Event::Delete(slice("a", "other", "10.0.0.1")), &interest));
+    assert_eq!(store.take(Event::Apply(slice("a", "pg", "10.0.0.1")), &interest), Content);
+    assert_eq!(store.take(Event::Apply(slice("b", "other", "10.0.0.1")), &interest), Nothing);
+    let to_another_service = store.take(Event::Apply(slice("a", "other", "10.0.0.1")), &interest);
+    assert_eq!(to_another_service, Content);
+    assert_eq!(store.take(Event::Delete(slice("a", "other", "10.0.0.1")), &interest), Nothing);
     for (service, concerns) in [("home/any", true), ("shop/other", false), ("default/kubernetes", true)] {
         let (namespace, name) = service.split_once('/').unwrap();
         assert_eq!(interest.has(&ObjectKey::new(namespace, name)), concerns, "{service}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    super::{Cluster, Home, Scope},
+    super::{Changed, Cluster, Home, Scope},
     api_server::ApiServer,
     good_spec, load_balancer,
 };
@@ -97,6 +97,29 @@ async fn objects_of_another_class_or_placement_are_left_out_but_those_of_sidecar
     }
     let mut cluster = synced(&server).await;
     assert_eq!(names(&cluster.world()), ["Sidecar", "ours"]);
+}
+
+#[tokio::test]
+async fn a_written_status_is_not_a_new_world() {
+    let server = ApiServer::start();
+    server.put(LOAD_BALANCERS, plain("a"));
+    let mut cluster = synced(&server).await;
+    let world = cluster.world();
+    let status = json!({"summary": {"status": "Programmed"}});
+    let written = |generation| {
+        let mut object = load_balancer("a", "a", generation, &good_spec(5432));
+        object["status"] = status.clone();
+        object
+    };
+    server.put(LOAD_BALANCERS, written(1));
+    assert_eq!(timeout(PATIENCE, cluster.changed()).await, Ok(Changed::Statuses));
+    let statuses = cluster.statuses();
+    assert_eq!(json!(statuses[&key("a")]), status);
+    assert_eq!(world.load_balancers[&key("a")].status, None);
+
+    server.put(LOAD_BALANCERS, written(2));
+    assert_eq!(timeout(PATIENCE, cluster.changed()).await, Ok(Changed::World));
+    assert_eq!(json!(cluster.world().load_balancers[&key("a")].status), status);
 }
 
 #[tokio::test]
