@@ -15,6 +15,7 @@
 //! - [`controller`]: in a cluster, what the leader writes: allocations, Services, statuses;
 //! - [`drain`]: how open connections are ended when the process leaves;
 //! - `descriptors`: how many connections the process has file descriptors for;
+//! - `memory`: how the C library keeps memory that is free;
 //! - `tcp`: a TCP connection on the event loop of its task;
 //! - [`takeover`]: passing listening sockets to the process that replaces this one;
 //! - [`state`]: what the process knows of itself: whether it serves, and what it thinks of its manifests;
@@ -33,6 +34,7 @@ pub mod controller;
 mod cost;
 mod descriptors;
 pub mod drain;
+mod memory;
 pub mod metrics;
 pub mod model;
 mod printable;

@@ -19,6 +19,7 @@ use tracing::error;
 
 use crate::{
     cli::{Command, Convert, LogFormat, Simple, Standalone},
+    memory::share_arenas,
     printable::printable,
     proxy::socket::Sharing,
     source::Files,
@@ -61,8 +62,10 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs a command that has a log.
+/// Runs a command that serves, with a log.
 fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    // First: later, threads have arenas already.
+    share_arenas();
     let _written = log_to_stderr(format);
     match command() {
         // Who reads objects is not to find a line of another kind among them.

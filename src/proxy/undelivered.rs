@@ -1,4 +1,4 @@
-//! What the kernel has taken to send and the peer has not confirmed. The unsafe code of this program is here.
+//! What the kernel has taken to send and the peer has not confirmed.
 
 #![allow(unsafe_code, reason = "no library asks for SIOCOUTQ")]
 

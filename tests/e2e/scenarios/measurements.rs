@@ -149,9 +149,9 @@ async fn usage(scenario: &Scenario, own: &Installation) -> Vec<Usage> {
 
 const OBJECTS: usize = 500;
 const ENDPOINTS: usize = 20;
-/// What the chart requests for a proxy, in MiB; the leader needs less than half of it.
+/// What the chart requests for a proxy, in MiB.
 const MOST_MEMORY: u64 = 128;
-/// In percent of a core, four times what the leader needs.
+/// In percent of a core.
 const MOST_CPU: f64 = 20.0;
 
 /// Nothing answers at these addresses: what is measured is the controller, not its traffic. They are of slices written by
