@@ -73,7 +73,7 @@ impl Compiler {
         if self.world.site.tenancy().is_none() {
             self.names.first_answers(FIRST_ANSWERS).await;
         }
-        in_place(|| self.translate())
+        self.translate()
     }
 
     /// Reads the statuses of load balancers anew. Nothing is compiled: no snapshot depends on them.
@@ -93,7 +93,7 @@ impl Compiler {
         if names != self.world.names {
             Arc::make_mut(&mut self.world).names = names;
         }
-        let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
+        let (snapshot, verdicts) = in_place(|| translate(&self.world, &self.last, Timestamp::now()));
         let configuration = Configuration {
             generation: snapshot.generation,
             verdicts: Arc::new(verdicts),
@@ -137,10 +137,10 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
                 Changed::World => settle.note(),
                 Changed::Statuses => statuses.note(),
             },
-            () = compiler.names.changed() => publish(proxy, in_place(|| compiler.translate())),
+            () = compiler.names.changed() => publish(proxy, compiler.translate()),
             () = settle.due() => publish(proxy, compiler.compile().await),
             () = statuses.due() => compiler.read_statuses(),
-            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, in_place(|| compiler.translate())),
+            () = sleep(pause(&compiler.last, Timestamp::now())) => publish(proxy, compiler.translate()),
         }
     }
 }

@@ -134,38 +134,36 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     for (listener, problem) in conflicts {
         verdicts.entry(listener.object).or_default().problems.push(problem);
     }
-    let mut snapshot = Snapshot { listeners, upstreams, ..Snapshot::default() };
+    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, ..Snapshot::default() };
     loops::leave_out(&mut snapshot, world, &mut verdicts);
-    let Snapshot { listeners, mut upstreams, .. } = snapshot;
     for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
         for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
             problem.field = flags::with_flag(&problem.field);
         }
     }
-    for listener in listeners.values() {
-        if let Some(upstream) = upstreams.get_mut(&listener.upstream) {
+    for listener in snapshot.listeners.values() {
+        if let Some(upstream) = snapshot.upstreams.get_mut(&listener.upstream) {
             surroundings.add_led_to(listener, upstream);
         }
     }
-    let used: BTreeSet<_> = listeners.values().map(|listener| &listener.upstream).collect();
-    upstreams.retain(|key, _| used.contains(key));
-    sticky::settle(&listeners, &mut upstreams, &mut verdicts);
+    let used: BTreeSet<_> = snapshot.listeners.values().map(|listener| listener.upstream.clone()).collect();
+    snapshot.upstreams.retain(|key, _| used.contains(key));
+    sticky::settle(&mut snapshot, &mut verdicts);
     verdicts.values_mut().for_each(Verdict::limit);
 
     retentions.retain(|key, _| used.contains(key));
     // Where all is well, nothing else is kept.
     let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
-    let with_kept = upstreams.iter().filter(|(key, _)| !is_well(&key.object));
+    let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
     let unconfirmed =
         with_kept.filter_map(|(key, upstream)| Some((key.clone(), surroundings.all_to_go(key, upstream)?)));
     let mut unconfirmed: BTreeMap<_, BTreeMap<_, _>> = unconfirmed.collect();
-    let report_due = retentions.values().filter_map(|retention| retention.report_due).min();
+    snapshot.report_due = retentions.values().filter_map(|retention| retention.report_due).min();
     for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
         unconfirmed.entry(key).or_default().extend(retention.expirations);
     }
-    let certificate_cache = Arc::new(certificates.cache);
-    let generation = previous.generation;
-    let mut snapshot = Snapshot { generation, listeners, upstreams, unconfirmed, report_due, certificate_cache };
+    snapshot.unconfirmed = unconfirmed;
+    snapshot.certificate_cache = Arc::new(certificates.cache);
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);
     }

@@ -10,14 +10,11 @@ use std::{
 };
 
 use super::{Problem, Reason, Severity, Verdicts};
-use crate::model::{Algorithm, Listener, ListenerKey, MAX_MAGLEV_SLOTS, Upstream, UpstreamKey, maglev_slots};
+use crate::model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, Upstream, maglev_slots};
 
 /// Decides it for all load balancers, and tells those whose tables would be too large.
-pub(super) fn settle(
-    listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
-    upstreams: &mut BTreeMap<UpstreamKey, Arc<Upstream>>,
-    verdicts: &mut Verdicts,
-) {
+pub(super) fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
+    let Snapshot { listeners, upstreams, .. } = snapshot;
     let is_sticky = |upstream: &Upstream| upstream.balancing.algorithm == Algorithm::Maglev;
     for (key, upstream) in upstreams.iter_mut().filter(|(_, upstream)| is_sticky(upstream)) {
         let of_object = listeners.range(key.object.listeners()).map(|(_, listener)| &**listener);
