@@ -151,7 +151,7 @@ fn of(
             whole: whole.get(&identity.uid).copied(),
             listeners: listeners(object, view),
             backends: upstreams.get(object).map(|upstream| backends(upstream, departing)).unwrap_or_default(),
-            here: here(verdict),
+            here: here(object, verdict, view),
             failed_over: upstreams.get(object).map(|upstream| failed_over(object, upstream, view)).unwrap_or_default(),
             certificates: certificates(object, view),
             certificates_for_backends: certificates_for_backends(object, view),
@@ -161,9 +161,9 @@ fn of(
     ReplicaReport { load_balancers: configuration.verdicts.iter().filter_map(load_balancer).collect() }
 }
 
-fn here(verdict: &Verdict) -> BTreeSet<String> {
+fn here(object: &ObjectKey, verdict: &Verdict, view: &View) -> BTreeSet<String> {
     let problems = verdict.problems.iter().filter(|problem| problem.reason == Reason::UnknownPlace);
-    problems.map(ToString::to_string).collect()
+    problems.map(ToString::to_string).chain(view.report.left_out_of(object)).collect()
 }
 
 fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> {

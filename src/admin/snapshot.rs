@@ -137,10 +137,12 @@ fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &Live
     // They are sorted.
     let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
     let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
+    let left_out = view.report.left_out_of(object).into_iter();
+    let left_out = left_out.map(|sentence| Problem { severity: label(Severity::Refused), sentence });
     LoadBalancer {
         name: bounded(object),
         origin: bounded(&verdict.origin),
-        problems: verdict.problems.iter().map(problem).collect(),
+        problems: verdict.problems.iter().map(problem).chain(left_out).collect(),
         listeners: view.snapshot.listeners_of(object).map(|(key, listener)| port(key, listener, view, live)).collect(),
         applied: view.snapshot.upstreams.get(&key).cloned(),
         endpoints: upstream.map(|upstream| members(upstream)).unwrap_or_default(),
@@ -148,11 +150,14 @@ fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &Live
 }
 
 fn problem(problem: &crate::translate::Problem) -> Problem {
-    let severity = match problem.severity {
+    Problem { severity: label(problem.severity), sentence: problem.to_string() }
+}
+
+fn label(severity: Severity) -> &'static str {
+    match severity {
         Severity::Refused => "refused",
         Severity::Warning => "warning",
-    };
-    Problem { severity, sentence: problem.to_string() }
+    }
 }
 
 fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> Port {

@@ -1,6 +1,9 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use super::ListenerKey;
+use super::{EndpointKey, ListenerKey, Loops, ObjectKey, UpstreamKey};
+
+/// How many endpoints that are left out are named for each load balancer.
+const MAX_NAMED: usize = 10;
 
 /// What the proxy made of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,6 +11,8 @@ pub struct Report {
     /// The generation of the snapshot that is applied.
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, ListenerState>,
+    /// Endpoints that are left out because their connections would come back to their listener.
+    pub loops: Loops,
     /// Counts up when endpoints may have become usable or unusable: whoever shows them looks again.
     pub usable_changes: u64,
 }
@@ -20,6 +25,24 @@ impl Report {
             ListenerState::Failed(sentence) => Some((key, sentence)),
         })
     }
+
+    /// A sentence for each endpoint of a load balancer that is left out; the last one counts those beyond a limit.
+    pub fn left_out_of(&self, object: &ObjectKey) -> Vec<String> {
+        let Some(endpoints) = self.loops.get(&UpstreamKey { object: object.clone() }) else { return Vec::new() };
+        let sentence = |(endpoint, listener): (&EndpointKey, &ListenerKey)| {
+            let EndpointKey { address, backend, .. } = endpoint;
+            format!(
+                "backend `{backend}`: {address} is an address of this host and leads to the listener {} of {}, whose \
+                 connections come back to this load balancer: write the address of a server; it is left out",
+                listener.port, listener.object
+            )
+        };
+        let mut sentences: Vec<String> = endpoints.iter().take(MAX_NAMED).map(sentence).collect();
+        if let more @ 1.. = endpoints.len() - sentences.len() {
+            sentences.push(format!("and {more} more endpoints are left out for the same reason"));
+        }
+        sentences
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,4 +51,28 @@ pub enum ListenerState {
     Bound(SocketAddr),
     /// Not bound; tried again with growing pauses. The sentence says why.
     Failed(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_are_left_out_are_named_up_to_a_limit_and_counted_beyond() {
+        let object = ObjectKey::new("shop", "a");
+        let listener = ListenerKey { object: object.clone(), port: 4000 };
+        let endpoint = |last: u8| {
+            let address = SocketAddr::from(([10, 0, 0, last], 4000));
+            (EndpointKey { backend: "db".into(), address, uid: None }, listener.clone())
+        };
+        for (count, expected) in [(1, 1), (10, 10), (11, 11), (200, 11)] {
+            let endpoints = (0..count).map(endpoint).collect();
+            let loops = Loops::from([(UpstreamKey { object: object.clone() }, endpoints)]);
+            let sentences = Report { loops, ..Report::default() }.left_out_of(&object);
+            assert_eq!(sentences.len(), expected);
+            let more = sentences.last().unwrap().contains(&format!("and {} more", count.saturating_sub(10)));
+            assert_eq!(more, count > 10, "{sentences:?}");
+        }
+        assert!(Report::default().left_out_of(&object).is_empty());
+    }
 }

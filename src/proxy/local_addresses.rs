@@ -2,32 +2,44 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
-/// Answers are remembered: a host's addresses hardly change, and there may be many endpoints.
+/// Answers for the addresses of endpoints. They are remembered: there may be many endpoints, and every change of one asks
+/// again for all.
 #[derive(Debug, Default)]
 pub struct LocalAddresses(HashMap<IpAddr, bool>);
 
 impl LocalAddresses {
-    pub fn contain(&mut self, ip: IpAddr) -> bool {
+    /// True if this is an address of this host; taken from the `previous` answers if it is among them.
+    pub fn contain(&mut self, ip: IpAddr, previous: &Self) -> bool {
         let ip = ip.to_canonical();
         if ip.is_loopback() || ip.is_unspecified() {
             return true;
         }
-        if let Some(known) = self.0.get(&ip) {
-            return *known;
-        }
-        let is_local = match can_bind(ip) {
-            Some(true) => !can_bind_anywhere(ip) || is_source_of_itself(ip),
-            Some(false) => false,
-            // Asked again the next time.
-            None => return false,
-        };
-        self.0.insert(ip, is_local);
-        is_local
+        let known = || previous.0.get(&ip).copied();
+        *self.0.entry(ip).or_insert_with(|| known().unwrap_or_else(|| is_local(ip).unwrap_or(false)))
     }
+
+    /// Finds all answers again. True if one has changed.
+    pub fn refresh(&mut self) -> bool {
+        let mut changed = false;
+        for (ip, known) in &mut self.0 {
+            let answer = is_local(*ip).unwrap_or(*known);
+            changed |= mem::replace(known, answer) != answer;
+        }
+        changed
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// `None`: there is no descriptor or port to find out.
+fn is_local(ip: IpAddr) -> Option<bool> {
+    Some(can_bind(ip)? && (!can_bind_anywhere(ip) || is_source_of_itself(ip)))
 }
 
 /// `None`: there is no descriptor or port to find out.
@@ -76,11 +88,26 @@ mod tests {
             ("192.0.2.7", false),
             ("2001:db8::7", false),
         ] {
-            for _ in 0..2 {
-                assert_eq!(local.contain(address.parse().unwrap()), expected, "{address}");
-            }
+            let address = address.parse().unwrap();
+            assert_eq!(local.contain(address, &LocalAddresses::default()), expected, "{address}");
         }
+        assert!(!local.refresh());
         assert!(is_source_of_itself(Ipv4Addr::LOCALHOST.into()));
         assert!(!is_source_of_itself(Ipv4Addr::new(192, 0, 2, 7).into()));
+    }
+
+    #[test]
+    fn answers_are_reused_until_they_are_refreshed_and_forgotten_once_nobody_asks() {
+        let foreign = "192.0.2.7".parse().unwrap();
+        // As if it had been an address of this host before.
+        let previous = LocalAddresses([(foreign, true)].into());
+        let mut local = LocalAddresses::default();
+        assert!(local.contain(foreign, &previous));
+        assert!(local.refresh());
+        assert!(!local.contain(foreign, &previous));
+        assert!(!local.refresh());
+        let mut next = LocalAddresses::default();
+        next.contain(Ipv4Addr::LOCALHOST.into(), &local);
+        assert!(next.is_empty());
     }
 }

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod handshake_memory;
 mod listener;
 mod local_addresses;
+mod loops;
 mod pipe;
 mod plan;
 pub mod postgres;

@@ -1,7 +1,6 @@
 //! The one task that owns listeners and upstreams: makes reality equal to the latest snapshot, and reports.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io,
     net::{SocketAddr, TcpListener},
@@ -14,7 +13,7 @@ use futures::future::join_all;
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{self, Instant},
 };
 use tracing::{error, info, warn};
 
@@ -23,7 +22,7 @@ use super::{
     accounting::ListenerCounters,
     admission::{Admission, Share, Sources},
     listener::{Address, LiveListener, Serving, Way},
-    local_addresses::LocalAddresses,
+    loops::LoopGuard,
     plan::{Opening, plan},
     postgres::Cancels,
     routes::{Route, Routes},
@@ -33,8 +32,7 @@ use super::{
 };
 use crate::{
     model::{
-        self, Listener, ListenerDrain, ListenerKey, ListenerState, Loops, ObjectKey, Report, Snapshot, UpstreamKey,
-        loops, overlap,
+        self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap,
     },
     upstream::{Backends, Upstream, Upstreams, in_place},
 };
@@ -104,9 +102,7 @@ pub struct State {
     /// Listeners that are no longer served and still had connections when that was last looked at.
     retired: Vec<GoneListener>,
     next_id: u64,
-    local_addresses: LocalAddresses,
-    /// Endpoints that are left out because connections would come back through them.
-    loops: Loops,
+    loop_guard: LoopGuard,
     stopped: bool,
 }
 
@@ -142,12 +138,7 @@ impl Topology {
         let _abort = super::AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
-            let retry = async {
-                match retry_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let next_look = self.state.loop_guard.next_look();
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => self.apply().await,
@@ -162,7 +153,8 @@ impl Topology {
                     None => return,
                 },
                 Ok(()) = self.usable_changes.changed() => in_place(|| self.report()),
-                () = retry => self.retry().await,
+                () = sleep_until(retry_at) => self.retry().await,
+                () = sleep_until(next_look) => self.look_for_loops(),
             }
         }
     }
@@ -173,9 +165,8 @@ impl Topology {
         if self.state.stopped {
             return;
         }
-        let upstreams = self.without_loops(&snapshot);
-        in_place(|| self.upstreams.update(&upstreams));
         self.state.applied = snapshot.clone();
+        self.update_upstreams();
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();
         let plan = plan(&open, &inherited, &snapshot.listeners);
@@ -195,27 +186,17 @@ impl Topology {
         self.report();
     }
 
-    /// The upstreams without endpoints through which connections would come back to their listener, until there is no
-    /// descriptor left. The translation refuses those that it can tell; the addresses of this host are known here.
-    fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<model::Upstream>>> {
-        let local = &mut self.state.local_addresses;
-        let loops = loops(&snapshot.listeners, &snapshot.upstreams, |ip| local.contain(ip));
-        let mut upstreams = Cow::Borrowed(&snapshot.upstreams);
-        for (key, endpoints) in &loops {
-            let Some(upstream) = upstreams.to_mut().get_mut(key) else { continue };
-            Arc::make_mut(upstream).endpoints.retain(|endpoint| !endpoints.contains_key(&endpoint.key));
+    /// Loops come and go with the addresses of this host.
+    fn look_for_loops(&mut self) {
+        if in_place(|| self.state.loop_guard.look()) && !self.state.stopped {
+            self.update_upstreams();
+            self.report();
         }
-        if loops != self.state.loops {
-            for (upstream, endpoint, listener) in loops
-                .iter()
-                .flat_map(|(key, found)| found.iter().map(move |(endpoint, listener)| (key, endpoint, listener)))
-            {
-                warn!(%upstream, %endpoint, %listener, "an endpoint is left out: it is a listener of this process, so its \
-                    connections would come back");
-            }
-            self.state.loops = loops;
-        }
-        upstreams
+    }
+
+    fn update_upstreams(&mut self) {
+        let upstreams = self.state.loop_guard.without_loops(&self.state.applied);
+        in_place(|| self.upstreams.update(&upstreams));
     }
 
     async fn open(&mut self, opening: Opening) {
@@ -471,6 +452,7 @@ impl Topology {
         let report = Arc::new(Report {
             generation: snapshot.generation,
             listeners: bound.chain(failed).collect(),
+            loops: self.state.loop_guard.found().clone(),
             usable_changes: *self.usable_changes.borrow_and_update(),
         });
         let live = self.state.listeners.values().map(|live| live.listener.clone());
@@ -486,6 +468,14 @@ impl Topology {
             *last = report;
             changed
         });
+    }
+}
+
+/// For good without a time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,6 +13,7 @@ mod logs;
 mod metrics;
 mod mistakes;
 mod names;
+mod own_addresses;
 mod own_network;
 mod quick_start;
 mod reload;

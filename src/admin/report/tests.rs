@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
-    admin::AllowedHosts,
+    admin::{AllowedHosts, page},
     controller::follow,
     metrics::{Format as MetricsFormat, Metrics},
     model::Snapshot,
@@ -84,6 +84,10 @@ impl Rig {
 
     async fn apply(&mut self) {
         self.compile();
+        self.publish().await;
+    }
+
+    async fn publish(&self) {
         let mut reports = self.proxy.reports();
         self.proxy.publish(self.last.clone());
         reports.wait_for(|report| report.generation == self.last.generation).await.unwrap();
@@ -296,6 +300,30 @@ async fn a_process_that_does_not_know_its_place_tells_so_itself() {
     rig.apply().await;
     let here = rig.now().await.load_balancers.remove("uid").unwrap().here;
     assert!(here.len() == 1 && here.first().unwrap().contains("does not know its zone"), "{here:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
+    let mut rig = Rig::start();
+    let port = free_port();
+    rig.declare("a", Some(("uid", 1)), spec(port));
+    rig.compile();
+    // As one that the translation does not know to be an address of this host.
+    let upstream = Arc::make_mut(&mut rig.last).upstreams.values_mut().next().unwrap();
+    Arc::make_mut(upstream).endpoints[0].key.address.set_port(port);
+    rig.publish().await;
+    let served = rig.now().await.load_balancers.remove("uid").unwrap();
+    assert_eq!(served.backends["db"].endpoints, 1);
+    let expected = format!(
+        "backend `db`: 127.0.0.1:{port} is an address of this host and leads to the listener {port} of shop/a, whose \
+         connections come back to this load balancer: write the address of a server; it is left out"
+    );
+    assert_eq!(served.here, BTreeSet::from([expected.clone()]));
+    assert!(page::render(&rig.proxy.monitor(), &rig.state).contains(&expected));
+    // Once it leads to a server, nothing is wrong.
+    rig.declare("a", Some(("uid", 2)), spec(port));
+    rig.apply().await;
+    assert_eq!(rig.now().await.load_balancers.remove("uid").unwrap().here, BTreeSet::new());
 }
 
 #[tokio::test]

@@ -1,0 +1,80 @@
+//! Endpoints that are left out because their connections would come back to their listener.
+
+use std::{borrow::Cow, collections::BTreeMap, mem, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::local_addresses::LocalAddresses;
+use crate::model::{EndpointKey, Loops, Snapshot, Upstream, UpstreamKey, loops};
+
+/// The addresses of this host are looked at again after this long, or after [`LOOK_COST`] times as long as a look took.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// At most a hundredth of a thread is used for looks.
+const LOOK_COST: u32 = 100;
+
+/// Keeps connections from looping through the host's own addresses until there is no descriptor left. The translation
+/// refuses the loops that manifests show; the addresses of this host are known here only.
+#[derive(Default)]
+pub struct LoopGuard {
+    addresses: LocalAddresses,
+    found: Loops,
+    /// `None`: there is nothing to look at.
+    next_look: Option<Instant>,
+}
+
+impl LoopGuard {
+    /// The upstreams without endpoints through which connections would loop.
+    pub fn without_loops<'a>(&mut self, snapshot: &'a Snapshot) -> Cow<'a, BTreeMap<UpstreamKey, Arc<Upstream>>> {
+        let known = mem::take(&mut self.addresses);
+        let found = loops(&snapshot.listeners, &snapshot.upstreams, |ip| self.addresses.contain(ip, &known));
+        let mut upstreams = Cow::Borrowed(&snapshot.upstreams);
+        for (key, endpoints) in &found {
+            let Some(upstream) = upstreams.to_mut().get_mut(key) else { continue };
+            Arc::make_mut(upstream).endpoints.retain(|endpoint| !endpoints.contains_key(&endpoint.key));
+        }
+        log_difference(&self.found, &found, snapshot);
+        self.found = found;
+        let due = || Instant::now() + LOOK_AGAIN;
+        self.next_look = (!self.addresses.is_empty()).then(|| self.next_look.unwrap_or_else(due));
+        upstreams
+    }
+
+    /// The endpoints that are left out.
+    pub fn found(&self) -> &Loops {
+        &self.found
+    }
+
+    /// When [`Self::look`] is due.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Looks at the addresses of this host. True if those of endpoints have changed: then other endpoints may loop.
+    pub fn look(&mut self) -> bool {
+        let begun = Instant::now();
+        let changed = self.addresses.refresh();
+        let now = Instant::now();
+        self.next_look = Some(now + LOOK_AGAIN.max((now - begun) * LOOK_COST));
+        changed
+    }
+}
+
+fn log_difference(before: &Loops, now: &Loops, snapshot: &Snapshot) {
+    let missing_in = |loops: &Loops, key, endpoint| !loops.get(key).is_some_and(|found| found.contains_key(endpoint));
+    for (upstream, endpoints) in now {
+        for (endpoint, listener) in endpoints.iter().filter(|(endpoint, _)| missing_in(before, upstream, *endpoint)) {
+            warn!(%upstream, %endpoint, %listener, "an endpoint is left out: it is a listener of this process, so its \
+                connections would come back");
+        }
+    }
+    for (upstream, endpoints) in before {
+        let declared = |endpoint: &EndpointKey| {
+            let upstream = snapshot.upstreams.get(upstream);
+            upstream.is_some_and(|upstream| upstream.endpoints.iter().any(|declared| declared.key == *endpoint))
+        };
+        for endpoint in endpoints.keys().filter(|endpoint| missing_in(now, upstream, *endpoint) && declared(endpoint)) {
+            info!(%upstream, %endpoint, "an endpoint is no longer left out: its connections do not come back");
+        }
+    }
+}
