@@ -17,6 +17,7 @@ mod rebalance;
 mod relay;
 mod rig;
 mod routes;
+mod smuggling;
 mod snapshots;
 mod sockets;
 mod timeouts;

@@ -1,8 +1,9 @@
 //! What the kernel says of the sockets of this process.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{BorrowedFd, OwnedFd},
     thread,
     time::Duration,
@@ -15,14 +16,29 @@ use crate::rig::*;
 
 /// How many bytes wait in the kernel, sent or received, in the IPv4 connections that have any of these ports.
 pub fn queued(ports: &[u16]) -> usize {
+    let port = |end: &str| u16::from_str_radix(end.split_once(':').unwrap().1, 16).unwrap();
+    queued_where(|end| ports.contains(&port(end)))
+}
+
+/// The same of connections that have any of these addresses.
+pub fn queued_at(addresses: &[SocketAddr]) -> usize {
+    let hex = |address: &SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
+        IpAddr::V6(ip) => panic!("{ip} is no IPv4 address"),
+    };
+    let ends: BTreeSet<String> = addresses.iter().map(hex).collect();
+    queued_where(|end| ends.contains(end))
+}
+
+/// `is_wanted` is asked for each end of a connection, as the kernel writes it.
+fn queued_where(is_wanted: impl Fn(&str) -> bool) -> usize {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
     let hex = |field: &str| usize::from_str_radix(field, 16).unwrap();
-    let port = |address: &str| hex(address.split_once(':').unwrap().1) as u16;
     table
         .lines()
         .skip(1)
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields[3] != LISTENS && [fields[1], fields[2]].iter().any(|a| ports.contains(&port(a))))
+        .filter(|fields| fields[3] != LISTENS && [fields[1], fields[2]].into_iter().any(&is_wanted))
         .map(|fields| fields[4].split(':').map(hex).sum::<usize>())
         .sum()
 }
