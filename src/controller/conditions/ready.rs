@@ -1,5 +1,19 @@
-//! `Ready` and the two conditions that kstatus reads before it: `Reconciling` and `Stalled`, each present only while it
-//! is true. Helm, Flux and Argo CD wait by these.
+//! `Ready`, `Reconciling` and `Stalled`: the conditions that deployment tools wait for.
+//!
+//! Helm 4 and Flux use kstatus (sigs.k8s.io/cli-utils, `pkg/kstatus/status`). For kinds that it does not know it
+//! evaluates, in this order: `metadata.deletionTimestamp` (Terminating), an `observedGeneration` that differs from
+//! `metadata.generation` (InProgress), the first of `Reconciling` (InProgress) and `Stalled` (Failed) in the list that is
+//! `True`, then `Ready`: `True` is Current, anything else InProgress. Without any of these, an object is Current.
+//! Therefore:
+//!
+//! - `Ready` is always present, and a new object has the `observedGeneration` -1, or it would be Current before a
+//!   controller has seen it.
+//! - At most one of `Reconciling` and `Stalled` is present, and only while it is `True`, so their order has no effect.
+//! - `Stalled` is only for faults that need a change by a user or the administrator: Helm stops waiting for a Failed
+//!   object.
+//!
+//! `kubectl wait --for=condition=Ready` compares the condition's own `observedGeneration` with `metadata.generation`. Argo
+//! CD has a script in docs/kubernetes.md.
 
 use super::{ACCEPTED, CLIENT_ADDRESS_PRESERVED, ConditionReason, Finding, Holds};
 

@@ -3,34 +3,63 @@
 use super::*;
 use crate::api::crd;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KStatus {
-    Current,
+    Terminating,
     InProgress,
     Failed,
+    Current,
 }
 
-/// The rules of kstatus (sigs.k8s.io/cli-utils) for kinds that it does not know.
-fn kstatus(generation: i64, status: &TcpLoadBalancerStatus) -> KStatus {
-    let is = |type_: &str, value: &str| {
-        status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == value)
-    };
-    if status.observed_generation.is_some_and(|observed| observed != generation) || is("Reconciling", "True") {
+/// The rules of kstatus for kinds that it does not know: `Compute` of sigs.k8s.io/cli-utils/pkg/kstatus/status.
+fn kstatus(object: &Value) -> KStatus {
+    let (metadata, status) = (&object["metadata"], &object["status"]);
+    if metadata["deletionTimestamp"].is_string() {
+        return KStatus::Terminating;
+    }
+    if status["observedGeneration"].is_i64() && status["observedGeneration"] != metadata["generation"] {
         return KStatus::InProgress;
     }
-    if is("Stalled", "True") {
-        return KStatus::Failed;
+    for condition in conditions(status) {
+        match (condition["type"].as_str(), condition["status"].as_str()) {
+            (Some("Reconciling"), Some("True")) => return KStatus::InProgress,
+            (Some("Stalled"), Some("True")) => return KStatus::Failed,
+            _ => {}
+        }
     }
-    let not_ready = ["False", "Unknown"].iter().any(|value| is("Ready", value));
-    if not_ready { KStatus::InProgress } else { KStatus::Current }
+    let ready = conditions(status).iter().find(|condition| condition["type"] == "Ready");
+    match ready.and_then(|ready| ready["status"].as_str()) {
+        Some("False" | "Unknown") => KStatus::InProgress,
+        _ => KStatus::Current,
+    }
+}
+
+/// The rules of `kubectl wait --for=condition=Ready`: k8s.io/kubectl/pkg/cmd/wait.
+fn kubectl_wait_ends(object: &Value) -> bool {
+    let (generation, status) = (&object["metadata"]["generation"], &object["status"]);
+    let ready = conditions(status).iter().find(|condition| condition["type"] == "Ready");
+    ready.is_some_and(|ready| {
+        let own = Some(&ready["observedGeneration"]).filter(|observed| observed.is_i64());
+        let observed = own.unwrap_or(&status["observedGeneration"]).as_i64();
+        observed.is_none_or(|observed| observed >= generation.as_i64().unwrap()) && ready["status"] == "True"
+    })
+}
+
+fn conditions(status: &Value) -> &[Value] {
+    status["conditions"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn object(generation: i64, status: &TcpLoadBalancerStatus) -> Value {
+    json!({"metadata": {"generation": generation}, "status": status})
 }
 
 #[test]
 fn a_new_object_is_in_progress_before_a_controller_has_seen_it() {
     let crd = serde_json::to_value(crd()).unwrap();
     let status = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
-    let new: TcpLoadBalancerStatus = serde_json::from_value(status["default"].clone()).unwrap();
-    assert_eq!(kstatus(1, &new), KStatus::InProgress);
+    let new = json!({"metadata": {"generation": 1}, "status": status["default"]});
+    assert_eq!(kstatus(&new), KStatus::InProgress);
+    assert!(!kubectl_wait_ends(&new));
 }
 
 #[test]
@@ -55,8 +84,17 @@ fn kstatus_and_ready_follow_the_other_conditions() {
     ] {
         let status = case.status();
         assert_eq!(said(&status.conditions, "Ready").0, ready);
-        assert_eq!(kstatus(GENERATION, &status), expected, "{ready}");
-        assert_eq!(kstatus(GENERATION + 1, &status), KStatus::InProgress, "{ready}, and changed since");
+        let (now, changed) = (object(GENERATION, &status), object(GENERATION + 1, &status));
+        assert_eq!(kstatus(&now), expected, "{ready}");
+        assert_eq!(kubectl_wait_ends(&now), expected == KStatus::Current, "{ready}");
+        assert_eq!(kstatus(&changed), KStatus::InProgress, "{ready}, and changed since");
+        assert!(!kubectl_wait_ends(&changed), "{ready}, and changed since");
+        let mut deleted = now.clone();
+        deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        assert_eq!(kstatus(&deleted), KStatus::Terminating, "{ready}, and deleted");
+        let mut reversed = now.clone();
+        reversed["status"]["conditions"].as_array_mut().unwrap().reverse();
+        assert_eq!(kstatus(&reversed), expected, "{ready}: the order of the conditions has no effect");
     }
 }
 
