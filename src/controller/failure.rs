@@ -4,11 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::source::{refused_token, with_causes};
-
-/// Refusals that last for this long are reported. An API server that has just started refuses everybody until it has
-/// read its own rules.
-const REFUSAL_DELAY: Duration = Duration::from_secs(5);
+use crate::source::{REFUSAL_DELAY, refused_token, with_causes};
 
 /// A call to the API server that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

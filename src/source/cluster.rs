@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tracing::warn;
-pub use trouble::{refused_token, with_causes};
+pub use trouble::{REFUSAL_DELAY, refused_token, with_causes};
 
 use super::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept};
 use crate::{
@@ -292,7 +292,7 @@ impl Cluster {
         let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec));
         let denied = services.filter_map(|service| {
             let state = self.slices.of(&Subject::of_service(&service))?.state();
-            let why = state.denied().filter(|_| !state.store.is_synced())?.into();
+            let why = state.refused().filter(|_| !state.store.is_synced())?.into();
             Some(((SLICES_OF, service), why))
         });
         denied.collect()
@@ -411,7 +411,7 @@ fn uid(declared: &Declared) -> Option<&str> {
 fn all_read<'a, K: Kept>(feeds: &Feeds<K>, subjects: impl IntoIterator<Item = &'a Subject>) -> bool {
     let is_read = |feed: &Feed<K>| {
         let state = feed.state();
-        state.store.is_synced() || state.denied().is_some()
+        state.store.is_synced() || state.refused().is_some()
     };
     subjects.into_iter().all(|subject| feeds.of(subject).is_some_and(is_read))
 }
@@ -461,7 +461,7 @@ fn is_read_or_broken<K: Kept>(feeds: &Feeds<K>, key: &ObjectKey) -> bool {
 fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
     feeds.iter().filter_map(|(subject, feed)| {
         let state = feed.state();
-        let why = match (state.denied(), state.unread()?) {
+        let why = match (state.refused(), state.unread()?) {
             (Some(why), _) => why.to_owned(),
             (None, (why, _)) => format!("{why}; it is read as soon as the API server answers"),
         };
@@ -473,7 +473,8 @@ fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
     for (subject, feed) in feeds.iter() {
         let state = feed.state();
         let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
-        let refusal = state.denied().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)));
+        let refusal =
+            state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)));
         world.problems.extend(refusal);
     }
 }

@@ -30,7 +30,9 @@ mod watch;
 mod world;
 
 pub use allocations::{Allocation, Allocations, namespace_of};
-pub use cluster::{Changed, Cluster, Home, Scope, connect, installed_schema, refused_token, service_of, with_causes};
+pub use cluster::{
+    Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, service_of, with_causes,
+};
 pub use files::{Files, decoded};
 pub use limits::{MAX_PROBLEMS, MAX_SENTENCE};
 pub use names::{Names, resolve};

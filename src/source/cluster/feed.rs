@@ -16,7 +16,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ use super::{
     interest::{Interest, Subject},
     kinds::Kept,
     store::{Change, Store},
-    trouble::{Outage, Pauses, Trouble, Unreachable},
+    trouble::{Outage, Pauses, REFUSAL_DELAY, Trouble, Unreachable},
 };
 
 /// What all watches share.
@@ -87,20 +87,31 @@ struct Broken {
     trouble: Trouble,
     /// How often in a row.
     times: u32,
+    since: Instant,
+    /// A refusal that has lasted for [`REFUSAL_DELAY`].
+    is_reported: bool,
     _unreachable: Option<Unreachable>,
 }
 
-/// How often a refusal is repeated before it counts for good: an API server that starts, and a right that has just
-/// been granted, make for refusals for a moment.
+/// How often a refusal is repeated before what has not been read yet is not waited for any more: an API server that
+/// starts, and a right that has just been granted, make for refusals for a moment.
 pub const REPEATED: u32 = 3;
 
 impl<K: Kept> State<K> {
-    /// Why the API server refuses the watch.
-    pub fn denied(&self) -> Option<&str> {
-        let broken = self.broken.as_ref()?;
-        match &broken.trouble {
-            Trouble::Denied(why) if broken.times >= REPEATED => Some(why),
-            Trouble::Denied(_) | Trouble::Unreachable(_) => None,
+    /// Why the API server refuses the watch, once it has done so repeatedly.
+    pub fn refused(&self) -> Option<&str> {
+        self.denied(|broken| broken.times >= REPEATED)
+    }
+
+    /// Why the API server refuses the watch, once that has lasted long enough to be reported.
+    pub fn reported(&self) -> Option<&str> {
+        self.denied(|broken| broken.is_reported)
+    }
+
+    fn denied(&self, counts: fn(&Broken) -> bool) -> Option<&str> {
+        match &self.broken.as_ref().filter(|broken| counts(broken))?.trouble {
+            Trouble::Denied(why) => Some(why),
+            Trouble::Unreachable(_) => None,
         }
     }
 
@@ -125,8 +136,10 @@ impl<K: Kept> State<K> {
         };
         let before = self.broken.as_ref().filter(|before| before.trouble.is_denied() == trouble.is_denied());
         let times = before.map_or(1, |before| before.times + 1);
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        let is_reported = trouble.is_denied() && since.elapsed() >= REFUSAL_DELAY;
         // What it replaces leaves the outage only now: one that goes on is told once.
-        self.broken = Some(Broken { trouble, times, _unreachable: unreachable });
+        self.broken = Some(Broken { trouble, times, since, is_reported, _unreachable: unreachable });
     }
 }
 
@@ -226,32 +239,29 @@ impl<K: Kept> Watching<K> {
 
     fn works(&self) {
         let mut state = locked(&self.state);
-        let was_told = state.denied().is_some();
+        let (was_reported, was_refused) = (state.reported().is_some(), state.refused().is_some());
         state.broken = None;
         drop(state);
-        if was_told {
+        if was_reported {
             info!("{} can be watched", self.subject.of_kind(K::KIND));
+        }
+        if was_reported || was_refused {
             self.common.changed.send_replace(());
         }
     }
 
     fn breaks(&self, trouble: Trouble) {
         let mut state = locked(&self.state);
-        let told = |state: &State<K>| (state.denied().map(str::to_owned), state.unread().is_some_and(is_lasting));
-        let before = told(&state);
+        let shown = |state: &State<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
+        let before = shown(&state);
         state.breaks(trouble, &self.common.outage);
-        if let (Some(why), (None, _)) = (state.denied(), &before) {
+        if let (Some(why), [None, _]) = (state.reported(), &before) {
             warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
         }
-        if told(&state) != before {
+        if shown(&state) != before {
             self.common.changed.send_replace(());
         }
     }
-}
-
-/// Whether what has not been read yet has been refused for good.
-fn is_lasting((_, refusals): (&str, u32)) -> bool {
-    refusals >= REPEATED
 }
 
 /// How far a watch is.
@@ -272,5 +282,35 @@ impl Phase {
             // The watcher itself notices a dead connection.
             Self::Watching => Duration::from_hours(1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::cluster::kinds::Reading;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_of_a_watch_are_reported_once_they_have_lasted() {
+        let outage = Arc::default();
+        let refusal = || Trouble::Denied("services is forbidden".into());
+        let mut state = State::<Reading<k8s_openapi::api::core::v1::Service>> { store: Store::default(), broken: None };
+        let breaks = async |state: &mut State<_>, after: u64, trouble: Trouble| {
+            sleep(Duration::from_millis(after)).await;
+            state.breaks(trouble, &outage);
+            (state.refused().is_some(), state.reported().is_some())
+        };
+        for (after, expected) in
+            [(0, (false, false)), (250, (false, false)), (500, (true, false)), (4200, (true, false))]
+        {
+            assert_eq!(breaks(&mut state, after, refusal()).await, expected, "after {after} ms more");
+        }
+        assert_eq!(breaks(&mut state, 50, refusal()).await, (true, true), "it has lasted for 5 s");
+        assert_eq!(state.reported(), Some("services is forbidden"));
+
+        // An API server that is away and comes back refuses for a moment.
+        let away = Trouble::Unreachable("no answer".into());
+        assert_eq!(breaks(&mut state, 1000, away).await, (false, false));
+        assert_eq!(breaks(&mut state, 9000, refusal()).await, (false, false), "counted from the first refusal");
     }
 }

@@ -13,6 +13,10 @@ use std::{
 use kube::{core::Status, runtime::watcher};
 use tracing::{info, warn};
 
+/// Refusals that last for this long are reported. An API server that has just started refuses everybody until it has
+/// read its own rules.
+pub const REFUSAL_DELAY: Duration = Duration::from_secs(5);
+
 /// Why a watch is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
