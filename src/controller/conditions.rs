@@ -5,6 +5,7 @@ mod addresses;
 mod backends;
 mod certificates;
 mod client_address;
+mod deferral;
 mod programmed;
 mod ready;
 mod reason;
@@ -25,6 +26,7 @@ use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
     model::ObjectKey,
     printable::{printable, printable_lines},
+    source::Declared,
 };
 
 pub const ACCEPTED: &str = "Accepted";
@@ -39,6 +41,13 @@ const LONGEST_MESSAGE: usize = 32 * 1024;
 /// The longest line of a message, in bytes: it may quote what another program says.
 const LONGEST_LINE: usize = 8 * 1024;
 
+/// The statuses of load balancers.
+pub struct Statuses {
+    pub statuses: BTreeMap<ObjectKey, TcpLoadBalancerStatus>,
+    /// The time at which one of them has a fault to report that is pending now.
+    pub report_at: Option<Timestamp>,
+}
+
 /// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their ports
 /// and Services from being as they are wanted.
 pub fn statuses(
@@ -47,10 +56,11 @@ pub fn statuses(
     problems: &Problems,
     settings: &Settings,
     now: Timestamp,
-) -> BTreeMap<ObjectKey, TcpLoadBalancerStatus> {
+) -> Statuses {
     let kept = services::kept(&observed.world, settings);
     let replicas_are_unknown = !observed.world.services.contains_key(&settings.replicas);
-    let status = |(object, declared)| {
+    let mut report_at = None;
+    let status = |(object, declared): (&ObjectKey, &Declared)| {
         let verdict = observed.verdicts.get(object)?;
         let problem = problems.get(object);
         let situation = Situation::new(
@@ -64,12 +74,16 @@ pub fn statuses(
             settings,
             now,
         )?;
-        Some((object.clone(), steady(status(&situation), declared.status.as_deref())))
+        let (status, deferred_until) = status(&situation);
+        report_at = report_at.into_iter().chain(deferred_until).min();
+        Some((object.clone(), steady(status, declared.status.as_deref())))
     };
-    observed.world.load_balancers.iter().filter_map(status).collect()
+    let statuses = observed.world.load_balancers.iter().filter_map(status).collect();
+    Statuses { statuses, report_at }
 }
 
-fn status(situation: &Situation) -> TcpLoadBalancerStatus {
+/// The status, and the time at which it has a fault to report that is pending now.
+fn status(situation: &Situation) -> (TcpLoadBalancerStatus, Option<Timestamp>) {
     let mut conditions =
         vec![(ACCEPTED, accepted::accepted(situation)), (RESOLVED_REFS, accepted::resolved_refs(situation))];
     let (mut addresses, mut listeners, mut backends) = (Vec::new(), Vec::new(), Vec::new());
@@ -85,16 +99,18 @@ fn status(situation: &Situation) -> TcpLoadBalancerStatus {
         conditions.push((CLIENT_ADDRESS_PRESERVED, client_address::preserved(situation)));
         listeners = programmed::statuses(situation, found);
     }
+    let report_at = conditions.iter().filter_map(|(_, finding)| finding.report_at).min();
     let summary = summary(situation, &conditions, &addresses, &listeners, &backends);
     conditions.splice(..0, ready::summarised(&conditions));
-    TcpLoadBalancerStatus {
+    let status = TcpLoadBalancerStatus {
         observed_generation: Some(situation.identity.generation),
         summary: Some(summary),
         addresses,
         listeners,
         backends,
         conditions: conditions.into_iter().map(|(type_, finding)| finding.condition(type_, situation)).collect(),
-    }
+    };
+    (status, report_at)
 }
 
 /// What `kubectl get` prints.
@@ -128,6 +144,8 @@ struct Finding {
     holds: Holds,
     reason: ConditionReason,
     message: String,
+    /// The time at which a fault that is pending now is to be reported.
+    report_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +157,15 @@ enum Holds {
 
 impl Finding {
     fn yes(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::True, reason, message: message.into() }
+        Self { holds: Holds::True, reason, message: message.into(), report_at: None }
     }
 
     fn no(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::False, reason, message: message.into() }
+        Self { holds: Holds::False, reason, message: message.into(), report_at: None }
     }
 
     fn unknown(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::Unknown, reason, message: message.into() }
+        Self { holds: Holds::Unknown, reason, message: message.into(), report_at: None }
     }
 
     fn condition(self, type_: &str, situation: &Situation) -> Condition {

@@ -24,7 +24,7 @@ use super::{
     Observed, Problem, Problems, Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
     calls::{Calls, until},
-    conditions,
+    conditions::{self, Statuses},
     failure::{Failure, Failures},
     ledger, lookup,
     owners::Owners,
@@ -181,8 +181,8 @@ impl Leader {
             wake = wake.min(self.keep_services(&scene, &mut problems).await);
         }
         self.check_replicas_service(&observed.world, &replicas);
-        self.tell(&observed, &replicas, problems);
-        wake
+        let report_at = self.tell(&observed, &replicas, problems);
+        report_at.map_or(wake, |report_at| wake.min(report_at))
     }
 
     async fn keep_services(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Instant {
@@ -337,18 +337,23 @@ impl Leader {
         self.said = problem;
     }
 
-    /// Says what is wrong, and what has become right.
-    fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) {
+    /// Says what is wrong, and what has become right. Answers when a fault that is pending now is to be reported.
+    fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) -> Option<Instant> {
+        let mut report_at = None;
         for (object, problem) in
             problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
         {
             warn!(load_balancer = %object, "{problem}");
         }
         if self.heard {
-            let statuses = conditions::statuses(observed, replicas, &problems, &self.settings, Timestamp::now());
+            let now = Timestamp::now();
+            let Statuses { statuses, report_at: then } =
+                conditions::statuses(observed, replicas, &problems, &self.settings, now);
+            report_at = then.map(|then| Instant::now() + then.duration_since(now).unsigned_abs());
             self.writer.write(statuses, &observed.world);
         }
         self.problems = problems;
+        report_at
     }
 }
 

@@ -49,6 +49,8 @@ struct Part {
     retention: Retention,
     /// No EndpointSlice matches its Service.
     is_unlisted: bool,
+    /// Pods of its Service that are not ready, without those that terminate.
+    not_ready: usize,
     /// The same, and it had no endpoints before.
     is_pending: bool,
     findings: Findings,
@@ -91,11 +93,11 @@ pub(super) fn translate(
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (index, part) in parts.into_iter().enumerate() {
-        let Part { name, settings, weight, endpoints, mut findings, .. } = part;
+        let Part { name, settings, weight, endpoints, is_unlisted, not_ready, mut findings, .. } = part;
         unready.extend(part.unready);
         retention.merge(part.retention);
         if endpoints.is_empty() && kept.is_none() {
-            warn_of_no_endpoints(index, part.is_unlisted, declaration, &mut findings);
+            warn_of_no_endpoints(index, is_unlisted, not_ready, declaration, &mut findings);
         }
         let meanwhile = match endpoints.is_empty() {
             _ if !findings.refuse() => String::new(),
@@ -135,8 +137,8 @@ fn part(
     let earlier = earlier(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
         endpoints(backend, &earlier, declaration, place);
-    let not_ready = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
-    let settings = settings(backend, not_ready, declaration, before, active_check, certificates, place);
+    let unready_share = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
+    let settings = settings(backend, unready_share, declaration, before, active_check, certificates, place);
     let settings = Backend { last_resort, ..settings };
     checks::refuse_impossible(backend, &settings, &serving, declaration, place);
     if findings.refuse() {
@@ -157,6 +159,7 @@ fn part(
         unready,
         retention,
         is_unlisted: is_pending,
+        not_ready,
         is_pending: is_pending && earlier.is_empty(),
         findings,
     }
@@ -366,7 +369,13 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
 }
 
 /// Says so, unless something else is wrong, which is the reason then.
-fn warn_of_no_endpoints(index: usize, is_pending: bool, declaration: &Declaration, findings: &mut Findings) {
+fn warn_of_no_endpoints(
+    index: usize,
+    is_pending: bool,
+    not_ready: usize,
+    declaration: &Declaration,
+    findings: &mut Findings,
+) {
     let field = format!("spec.backends[{index}]");
     let mut place = Place::new(&field, findings);
     if !place.is_unremarked() {
@@ -381,7 +390,12 @@ fn warn_of_no_endpoints(index: usize, is_pending: bool, declaration: &Declaratio
         }
         Some(service) => {
             let BackendService { name, port, .. } = service;
-            (Reason::NoEndpoints, format!("Service {namespace}/{name} has no ready endpoint on port {port}"))
+            let who = format!("Service {namespace}/{name} has no ready endpoint on port {port}");
+            match not_ready {
+                0 => (Reason::NoEndpoints, who),
+                1 => (Reason::EndpointsNotReady, format!("{who}: 1 endpoint is not ready")),
+                some => (Reason::EndpointsNotReady, format!("{who}: {some} endpoints are not ready")),
+            }
         }
         None => (Reason::NoEndpoints, "it has no endpoint".into()),
     };

@@ -26,7 +26,7 @@ pub(super) const LONGEST: SignedDuration = SignedDuration::from_mins(5);
 pub(super) const SETTLING: SignedDuration = SignedDuration::from_secs(1);
 
 /// How long the EndpointSlices of a Service may be missing, or not match it, before it is reported.
-pub(super) const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
+pub const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
 
 /// What is said of endpoints that are kept no longer than that.
 pub(super) const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";

@@ -48,6 +48,7 @@ use std::{
 use jiff::Timestamp;
 
 pub use backends::name as backend_name;
+pub use keeping::UNREPORTED;
 use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 

@@ -144,6 +144,8 @@ pub enum Reason {
     NoEndpoints,
     /// No EndpointSlice of a Service matches it yet.
     EndpointsPending,
+    /// The pods of a Service are not ready.
+    EndpointsNotReady,
     /// The administrator does not allow it.
     NotPermitted,
     /// No port is allocated to it yet.

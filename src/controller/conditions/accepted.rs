@@ -37,7 +37,8 @@ pub fn resolved_refs(situation: &Situation) -> Finding {
             [],
         );
     };
-    Finding::no(name_of(first.reason), lines(refused))
+    let reason = name_of(first.reason);
+    Finding::no_or_pending(situation.references_deferred_until(), reason, lines(refused))
 }
 
 /// All is well, but for what somebody should look at.

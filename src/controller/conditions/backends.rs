@@ -58,7 +58,8 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
     let failing: u32 = backends.iter().filter_map(|backend| backend.failing).sum();
     let failing = (failing > 0).then(|| format!("connections to {failing} of them fail"));
     match (endpoints, healthy) {
-        (0, _) => Finding::no(
+        (0, _) => Finding::no_or_pending(
+            situation.endpoints_deferred_until(),
             ConditionReason::NoEndpoints,
             lines(["there are no endpoints: connections are refused".to_owned()].into_iter().chain(warnings)),
         ),
@@ -69,6 +70,8 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
             let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
             let latest = failures.max_by_key(|failure| &failure.time);
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
+            // Connections that failed are reported at once.
+            let until = if failing.is_some() { None } else { situation.endpoints_deferred_until() };
             let (reason, counts) = match (refusing(situation), failing) {
                 (Some(pods), _) => (ConditionReason::Unhealthy, format!("{counts}: connections are refused{pods}")),
                 (None, Some(failing)) => {
@@ -80,7 +83,8 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
                     (ConditionReason::Unhealthy, counts)
                 }
             };
-            Finding::no(reason, lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings)))
+            let sentences = lines([counts].into_iter().chain(failed_over).chain(latest).chain(warnings));
+            Finding::no_or_pending(until, reason, sentences)
         }
         _ => {
             let without = backends.iter().filter(|backend| backend.endpoints > 0 && backend.healthy == 0);

@@ -104,7 +104,10 @@ fn none(situation: &Situation) -> Option<Finding> {
     let refused = situation.problems(Topic::References, Severity::Refused);
     let refused = lines(refused.filter(|problem| problem.reason == Reason::InvalidCertificateRef));
     if !refused.is_empty() {
-        return Some(Finding::no(ConditionReason::InvalidCertificateRef, refused));
+        return Some(match situation.waits_for_references() {
+            true => Finding::unknown(ConditionReason::Pending, refused),
+            false => Finding::no(ConditionReason::InvalidCertificateRef, refused),
+        });
     }
     (!situation.is_known_everywhere())
         .then(|| Finding::unknown(ConditionReason::Pending, "no replica has presented a certificate yet"))

@@ -63,7 +63,7 @@ pub fn programmed(situation: &Situation, listeners: &[Found], addresses: &[Addre
         return finding;
     }
     if listeners.is_empty() {
-        return behind(situation).unwrap_or_else(not_served);
+        return behind(situation).unwrap_or_else(|| not_served(situation));
     }
     address_missing(situation, addresses).unwrap_or_else(|| Finding::yes(ConditionReason::Programmed, SERVED))
 }
@@ -137,12 +137,15 @@ fn of_listener(index: usize, port: u16, outcomes: &Outcomes, situation: &Situati
     let without: Vec<String> = without.collect();
     match (without.len(), outcomes.len()) {
         (0, _) => in_service(port, outcomes, situation),
-        (some, all) if some < all && !opening => Finding::no(ConditionReason::PartiallyBound, named(without)),
+        (some, all) if some < all && !opening => {
+            let until = situation.references_deferred_until().filter(|_| !failed && situation.waits_for_references());
+            Finding::no_or_pending(until, ConditionReason::PartiallyBound, named(without))
+        }
         _ if failed => Finding::no(ConditionReason::PortUnavailable, named(without)),
         _ if opening => {
             waiting(index, situation).unwrap_or_else(|| Finding::no(ConditionReason::Pending, named(without)))
         }
-        _ => waiting(index, situation).unwrap_or_else(not_served),
+        _ => waiting(index, situation).unwrap_or_else(|| not_served(situation)),
     }
 }
 
@@ -154,8 +157,10 @@ fn waiting(index: usize, situation: &Situation) -> Option<Finding> {
     waits.next().map(|problem| Finding::no(ConditionReason::Pending, &*problem.message))
 }
 
-fn not_served() -> Finding {
-    Finding::no(ConditionReason::Invalid, "it is not served: the conditions Accepted and ResolvedRefs say why")
+fn not_served(situation: &Situation) -> Finding {
+    let until = situation.references_deferred_until().filter(|_| situation.waits_for_references());
+    let message = "it is not served: the conditions Accepted and ResolvedRefs say why";
+    Finding::no_or_pending(until, ConditionReason::Invalid, message)
 }
 
 /// Whether the Service sends connections to where the listener is bound.

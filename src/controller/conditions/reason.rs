@@ -43,7 +43,7 @@ condition_reasons! {
     RefNotFound: RESOLVED_REFS;
     InvalidCertificateRef: RESOLVED_REFS | CERTIFICATES_VALID;
     Programmed: PROGRAMMED;
-    Pending: PROGRAMMED | BACKENDS_HEALTHY | CERTIFICATES_VALID;
+    Pending: RESOLVED_REFS | PROGRAMMED | BACKENDS_HEALTHY | CERTIFICATES_VALID;
     ReplicasUnknown: PROGRAMMED;
     PartiallyBound: PROGRAMMED;
     PortUnavailable: PROGRAMMED;

@@ -10,7 +10,7 @@ use super::{
     ConditionReason,
 };
 use crate::{
-    api::{Listener, Placement, TcpLoadBalancerSpec},
+    api::{Listener, Placement, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     controller,
     model::{ObjectKey, ReplicaReport, Served},
     source::{Declared, Identity, kept::Kept},
@@ -24,6 +24,8 @@ pub struct Situation<'a> {
     pub spec: Option<&'a TcpLoadBalancerSpec>,
     pub identity: &'a Identity,
     pub verdict: &'a Verdict,
+    /// The status that it had before.
+    pub status_before: Option<&'a TcpLoadBalancerStatus>,
     /// The Service that is kept for it.
     pub service: Option<&'a Kept<'a>>,
     /// Why that, or a port, is not as it is wanted.
@@ -87,6 +89,7 @@ impl<'a> Situation<'a> {
             spec,
             identity,
             verdict,
+            status_before: declared.status.as_deref(),
             service,
             problem,
             replicas,
@@ -172,7 +175,7 @@ fn topic_of(problem: &Problem) -> Topic {
         (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
         // It is presented all the same.
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
-        (Reason::NoEndpoints | Reason::EndpointsPending, _) => Topic::Backends,
+        (Reason::NoEndpoints | Reason::EndpointsPending | Reason::EndpointsNotReady, _) => Topic::Backends,
         (Reason::Pending, _) => Topic::Ports,
         (Reason::UnknownPlace, _) => Topic::Replica,
     }
@@ -188,7 +191,7 @@ pub fn name_of(reason: Reason) -> ConditionReason {
         Reason::InvalidCertificateRef => ConditionReason::InvalidCertificateRef,
         Reason::CertificateExpired => ConditionReason::CertificateExpired,
         Reason::PortConflict => ConditionReason::PortConflict,
-        Reason::NoEndpoints | Reason::EndpointsPending => ConditionReason::NoEndpoints,
+        Reason::NoEndpoints | Reason::EndpointsPending | Reason::EndpointsNotReady => ConditionReason::NoEndpoints,
         Reason::NotPermitted => ConditionReason::NotPermitted,
         Reason::Pending => ConditionReason::Pending,
     }

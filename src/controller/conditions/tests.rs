@@ -1,3 +1,4 @@
+mod deferral;
 mod ready;
 mod reasons;
 mod transients;
@@ -21,6 +22,7 @@ const GENERATION: i64 = 4;
 const TARGET: u16 = 20001;
 
 /// One load balancer, `shop/db`, served by two replicas at port 5432 with all well.
+#[derive(Clone)]
 struct Case {
     placement: Placement,
     spec: Option<Value>,
@@ -31,6 +33,7 @@ struct Case {
     /// The Service of the replicas is there.
     replicas_are_listed: bool,
     before: Option<TcpLoadBalancerStatus>,
+    now: Timestamp,
 }
 
 impl Default for Case {
@@ -47,6 +50,7 @@ impl Default for Case {
             problem: None,
             replicas_are_listed: true,
             before: None,
+            now: NOW,
         }
     }
 }
@@ -143,11 +147,24 @@ impl Case {
         self.served.iter().enumerate().map(replica).collect()
     }
 
-    fn status(&self) -> TcpLoadBalancerStatus {
+    fn statuses(&self) -> Statuses {
         let object = ObjectKey::new("shop", "db");
         let problems = self.problem.clone().map(|problem| (object.clone(), problem)).into_iter().collect();
-        let mut statuses = statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), NOW);
-        statuses.remove(&object).expect("it has a status")
+        statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), self.now)
+    }
+
+    /// The status of a new object, or of one with a status `before`.
+    fn first_status(&self) -> TcpLoadBalancerStatus {
+        self.statuses().statuses.into_values().next().expect("it has a status")
+    }
+
+    /// The status of one that has been like this for an hour, unless it has a status `before`.
+    fn status(&self) -> TcpLoadBalancerStatus {
+        let before = self.before.clone().unwrap_or_else(|| {
+            let hour = jiff::SignedDuration::from_hours(1);
+            Self { now: self.now - hour, ..self.clone() }.first_status()
+        });
+        Self { before: Some(before), ..self.clone() }.first_status()
     }
 
     /// `status/reason` of a condition, and its message.
@@ -604,7 +621,7 @@ fn of_those_in_sidecars_only_what_is_known_here_is_said() {
 fn others_and_objects_of_other_classes_have_no_status_from_here() {
     let object = ObjectKey::new("shop", "db");
     let none = |case: &Case, observed: &Observed| {
-        statuses(observed, &case.replicas(), &Problems::new(), &case.settings(), NOW).is_empty()
+        statuses(observed, &case.replicas(), &Problems::new(), &case.settings(), NOW).statuses.is_empty()
     };
     for (field, value) in [("className", "another"), ("placement", "Host")] {
         let mut case = Case::default();

@@ -280,6 +280,23 @@ fn a_service_without_ready_endpoints_is_served_with_a_warning() {
 }
 
 #[test]
+fn pods_that_are_not_ready_are_told_from_none() {
+    let slice = |conditions: &str| {
+        let endpoint = |ip| format!("{{addresses: [{ip}], conditions: {{{conditions}}}}}");
+        let endpoints = ["10.0.0.1", "10.0.0.2"].map(endpoint).join(", ");
+        format!("addressType: IPv4, ports: [{{name: sql, port: 1}}], endpoints: [{endpoints}]")
+    };
+    for (conditions, reason, part) in [
+        ("ready: false", Reason::EndpointsNotReady, "on port sql: 2 endpoints are not ready; connections are refused"),
+        ("ready: false, terminating: true", Reason::NoEndpoints, "on port sql; connections are refused"),
+    ] {
+        let (_, verdicts) = first(&pg("sql", SERVICE, &[&slice(conditions)]));
+        let [problem] = &verdicts[&object("pg")].problems[..] else { panic!("{verdicts:?}") };
+        assert!(problem.reason == reason && problem.message.contains(part), "{problem}");
+    }
+}
+
+#[test]
 fn slices_of_other_services_and_namespaces_are_not_taken() {
     let mut world = pg("sql", SERVICE, &[]);
     for (namespace, service) in [("other", "pg"), ("shop", "pgx"), ("shoq", "pg")] {

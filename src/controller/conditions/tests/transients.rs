@@ -17,8 +17,18 @@ fn on_the_way() -> impl Strategy<Value = Option<Served>> {
         Just(Some(older())),
         Just(Some(unopened())),
         Just(Some(Served { backends: BTreeMap::from([("postgres".into(), unchecked())]), ..served() })),
+        Just(Some(Served { backends: BTreeMap::new(), ..served() })),
         Just(Some(served())),
     ]
+}
+
+/// What does not exist yet a moment after the object was created.
+fn missing() -> impl Strategy<Value = Vec<Problem>> {
+    let references = [Reason::RefNotFound, Reason::InvalidCertificateRef];
+    let endpoints = [Reason::NoEndpoints, Reason::EndpointsPending, Reason::EndpointsNotReady];
+    let references = references.map(|reason| problem(Severity::Refused, reason, "spec.x", "it does not exist"));
+    let endpoints = endpoints.map(|reason| problem(Severity::Warning, reason, "spec.backends[0]", "it has none"));
+    proptest::sample::subsequence([references.as_slice(), endpoints.as_slice()].concat(), 0..=5)
 }
 
 fn kept_on_the_way() -> impl Strategy<Value = Option<Value>> {
@@ -53,10 +63,11 @@ proptest! {
     fn a_valid_object_gets_no_warning_on_its_way_to_being_served(
         reports in proptest::collection::vec(on_the_way(), 0..4),
         service in kept_on_the_way(),
+        problems in missing(),
     ) {
         let pods = ["a", "b", "c"];
         let served = pods.into_iter().zip(reports).collect();
-        let status = Case { served, service, ..Case::default() }.status();
+        let status = Case { served, service, problems, ..Case::default() }.first_status();
         let events = transitions(&[], &status.conditions);
         let warnings = events.iter().filter(|event| matches!(event.type_, EventType::Warning));
         let warnings: Vec<_> = warnings.map(|event| (&event.reason, &event.note)).collect();

@@ -1,0 +1,71 @@
+//! Faults that pass by themselves while a new object, or a changed one, and what it refers to are being created: their
+//! condition has the reason `Pending` for a time before it has that of the fault, and there is no Event about it.
+//!
+//! Objects of one `kubectl apply` arrive in any order, Kubernetes writes EndpointSlices later than Services, and pods
+//! take a while to become ready. The time counts from the condition's transition to `False`, which is part of the status,
+//! so that it survives a change of the leader.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{
+    BACKENDS_HEALTHY, ConditionReason, Finding, RESOLVED_REFS, is_waiting,
+    situation::{Situation, Topic},
+};
+use crate::translate::{Reason, Severity, UNREPORTED};
+
+/// For Services, Secrets and ConfigMaps that are missing, or not complete.
+const REFERENCES: SignedDuration = UNREPORTED;
+/// For a Service that selects no pod, a name without addresses, and first health checks that fail.
+const ENDPOINTS: SignedDuration = SignedDuration::from_secs(30);
+/// For pods that are there, and not ready: they pull images and start.
+const UNREADY_PODS: SignedDuration = SignedDuration::from_mins(2);
+
+impl Situation<'_> {
+    /// The end of the deferral of a fault of references. `None`: it is to be reported.
+    pub fn references_deferred_until(&self) -> Option<Timestamp> {
+        let before = self.before(RESOLVED_REFS);
+        self.until(before, REFERENCES)
+    }
+
+    /// The same for a lack of usable endpoints. One that served this very declaration before is to be reported at once.
+    pub fn endpoints_deferred_until(&self) -> Option<Timestamp> {
+        let before = self.before(BACKENDS_HEALTHY);
+        let is_outage = before.is_some_and(|before| {
+            before.status == "True" && before.observed_generation == Some(self.identity.generation)
+        });
+        let mut warnings = self.problems(Topic::Backends, Severity::Warning).peekable();
+        let are_starting =
+            warnings.peek().is_some() && warnings.all(|problem| problem.reason == Reason::EndpointsNotReady);
+        let delay = if are_starting { UNREADY_PODS } else { ENDPOINTS };
+        if is_outage { None } else { self.until(before, delay) }
+    }
+
+    /// True if listeners that are not served lack only references that are not reported yet.
+    pub fn waits_for_references(&self) -> bool {
+        let refuses = |topic| self.problems(topic, Severity::Refused).next().is_some();
+        refuses(Topic::References) && !refuses(Topic::Declaration) && self.references_deferred_until().is_some()
+    }
+
+    fn before(&self, type_: &str) -> Option<&Condition> {
+        self.status_before?.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    fn until(&self, before: Option<&Condition>, delay: SignedDuration) -> Option<Timestamp> {
+        let since = match before {
+            Some(before) if before.status == "False" && !is_waiting(before) => return None,
+            Some(before) if before.status == "False" => before.last_transition_time.0,
+            Some(_) | None => self.now,
+        };
+        let until = since.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        (self.now < until).then_some(until)
+    }
+}
+
+impl Finding {
+    /// A fault that is pending until then, if it is deferred.
+    pub fn no_or_pending(until: Option<Timestamp>, reason: ConditionReason, message: impl Into<String>) -> Self {
+        let reason = if until.is_some() { ConditionReason::Pending } else { reason };
+        Self { report_at: until, ..Self::no(reason, message) }
+    }
+}
