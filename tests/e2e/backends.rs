@@ -36,28 +36,10 @@ impl Scenario {
     }
 
     async fn deploy_in(&self, namespace: &str, name: &str, count: i32, pod: &str) {
-        let pod: String = pod.lines().map(|line| format!("      {line}\n")).collect();
-        self.apply(&format!(
-            "
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  selector: {{app: {name}}}
-  ports: [{{name: echo, port: {PORT}}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  replicas: {count}
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-{pod}"
-        ))
-        .await;
+        let in_namespace = format!("metadata: {{namespace: {namespace}, name: {name}}}");
+        for manifest in [service_of(name), deployment_of(name, count, pod)] {
+            self.apply(&manifest.replace(&format!("metadata: {{name: {name}}}"), &in_namespace)).await;
+        }
         self.backends_are_ready(namespace, name, count).await;
     }
 
@@ -87,6 +69,36 @@ spec:
         let pods = self.api::<Pod>().list(&selected).await.unwrap().items;
         pods.into_iter().filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none()).collect()
     }
+}
+
+/// A Service of pods of this name.
+pub fn service_of(name: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: echo, port: {PORT}}}]
+"
+    )
+}
+
+/// A Deployment of so many pods of this name.
+pub fn deployment_of(name: &str, count: i32, pod: &str) -> String {
+    let pod: String = pod.lines().map(|line| format!("      {line}\n")).collect();
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {count}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+{pod}"
+    )
 }
 
 /// A pod that says its name and sends back what it gets. When it is to go it serves for so many more seconds.

@@ -18,6 +18,7 @@ use crate::{
 
 /// New connections, one after the other, from several clients at a time, until it is ended.
 pub struct Load {
+    pub address: SocketAddr,
     tally: Arc<Mutex<Tally>>,
     stop: CancellationToken,
     clients: TaskTracker,
@@ -41,7 +42,7 @@ impl Load {
     }
 
     pub fn with_clients(address: SocketAddr, clients: usize) -> Self {
-        let load = Self { tally: Arc::default(), stop: CancellationToken::new(), clients: TaskTracker::new() };
+        let load = Self { address, tally: Arc::default(), stop: CancellationToken::new(), clients: TaskTracker::new() };
         for _ in 0..clients {
             let (tally, stop) = (load.tally.clone(), load.stop.clone());
             load.clients.spawn(async move {

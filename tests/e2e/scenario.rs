@@ -1,19 +1,23 @@
 //! A story in a namespace of its own. When it ends badly, what is needed to understand it is printed.
 
-use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, sync::Mutex, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Mutex, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, TryStreamExt};
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{core::v1::Namespace, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{Namespace, Service},
+        discovery::v1::EndpointSlice,
+        events::v1::Event,
+    },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api, Client, Resource,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
     discovery::pinned_kind,
-    runtime::wait::await_condition,
+    runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,6 +28,7 @@ use tokio::{
 };
 
 use crate::{
+    backends::load_balancer,
     cluster::{self, PATIENCE, connect, eventually},
     harness,
     installation::Installation,
@@ -69,6 +74,8 @@ pub struct Scenario {
     further_namespaces: Mutex<Vec<String>>,
     /// EndpointSlices that a finalizer keeps.
     kept: Mutex<Vec<String>>,
+    /// Services of the installation that a finalizer keeps.
+    held_services: Mutex<Vec<String>>,
 }
 
 impl Scenario {
@@ -83,6 +90,7 @@ impl Scenario {
             installation,
             further_namespaces: Mutex::default(),
             kept: Mutex::default(),
+            held_services: Mutex::default(),
         };
         scenario.create_namespace(&namespace).await;
         scenario
@@ -90,6 +98,7 @@ impl Scenario {
 
     async fn end(&self) {
         let installation = self.installation();
+        self.let_go_of_services().await;
         if installation.release == self.namespace {
             installation.remove(&self.client).await;
         }
@@ -129,6 +138,62 @@ impl Scenario {
             let no_finalizer = Patch::Merge(json!({"metadata": {"finalizers": null}}));
             let _ = self.api::<EndpointSlice>().patch(&name, &PatchParams::default(), &no_finalizer).await;
         }
+    }
+
+    /// Has a Service of the installation stay when it is deleted, until it is let go of: at the latest when the scenario
+    /// ends.
+    pub async fn hold_service(&self, name: &str) {
+        self.held_services.lock().unwrap().push(name.to_owned());
+        let finalizer = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/stay"]}}));
+        self.system_services().patch(name, &PatchParams::default(), &finalizer).await.unwrap();
+    }
+
+    pub async fn let_go_of_services(&self) {
+        let held: Vec<String> = self.held_services.lock().unwrap().drain(..).collect();
+        for name in held {
+            let no_finalizer = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            let _ = self.system_services().patch(&name, &PatchParams::default(), &no_finalizer).await;
+        }
+    }
+
+    pub fn system_services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), &self.installation().namespace)
+    }
+
+    /// Waits for an Event about a load balancer.
+    pub async fn event(&self, name: &str, reason: &str) -> Event {
+        let is_it = |event: &Event| {
+            event.reason.as_deref() == Some(reason)
+                && event.regarding.as_ref().is_some_and(|it| it.name.as_deref() == Some(name))
+        };
+        let mut events =
+            pin!(watcher(self.api::<Event>(), watcher::Config::default()).default_backoff().applied_objects());
+        let coming = async {
+            loop {
+                match events.try_next().await {
+                    Ok(Some(event)) if is_it(&event) => return event,
+                    Ok(Some(_)) | Err(_) => {}
+                    Ok(None) => panic!("the watch of Events has ended"),
+                }
+            }
+        };
+        timeout_at(Instant::now() + PATIENCE, coming)
+            .await
+            .unwrap_or_else(|_| panic!("{name}: no Event {reason} within {PATIENCE:?}"))
+    }
+
+    /// The Warnings about load balancers so far: object, reason and note of each. Events are published one after the
+    /// other, so those about a further load balancer before this Service come last.
+    pub async fn warnings(&self, backend: &str) -> Vec<String> {
+        self.apply(&load_balancer("last", 5999, backend)).await;
+        self.event("last", "Programmed").await;
+        let events = self.api::<Event>().list(&ListParams::default()).await.unwrap().items;
+        let warning = |event: Event| {
+            let about = event.regarding?;
+            let is_ours = about.kind.as_deref() == Some("TcpLoadBalancer") && event.type_.as_deref() == Some("Warning");
+            is_ours.then(|| format!("{:?}: {:?}: {:?}", about.name, event.reason, event.note))
+        };
+        events.into_iter().filter_map(warning).collect()
     }
 
     pub fn installation(&self) -> Installation {

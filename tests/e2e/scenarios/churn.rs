@@ -9,9 +9,25 @@ use crate::{
     backends::load_balancer,
     cluster::PATIENCE,
     load::{Guests, Load},
-    scenario::{Company, is, is_not, scenario},
+    scenario::{Company, Scenario, is, is_not, scenario},
     scenarios::traffic::served,
 };
+
+/// A story in a namespace of its own, while new connections come through a load balancer of the same name to so many pods
+/// of the Service `echo`. None of them may fail.
+pub async fn under_load(name: &str, pods: i32, story: impl AsyncFnOnce(&Scenario, &Load)) {
+    scenario(name, Company::Welcome, async |scenario| {
+        scenario.backends("echo", pods).await;
+        scenario.apply(&load_balancer(name, 5432, "echo")).await;
+        let address = scenario.programmed(name).await;
+        served(address).await;
+        let load = Load::start(address);
+        story(scenario, &load).await;
+        load.goes_on_for(50).await;
+        load.end().await.assert_no_failure();
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn backends_scale_from_none_to_five_to_two_without_an_error() {
@@ -43,27 +59,18 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones() {
-    scenario("deletion", Company::Welcome, async |scenario| {
-        scenario.backends("echo", 3).await;
-        scenario.apply(&load_balancer("deletion", 5432, "echo")).await;
-        let address = scenario.programmed("deletion").await;
-        served(address).await;
-        let load = Load::start(address);
-        let guests = Guests::arrive(address, 12).await;
+    under_load("deletion", 3, async |scenario, load| {
+        let guests = Guests::arrive(load.address, 12).await;
         let pod = guests.at.keys().next().unwrap().clone();
-        let terminating = Load::start(address);
 
         scenario.api::<Pod>().delete(&pod, &DeleteParams::default()).await.unwrap();
         let others = |backends: &BTreeSet<String>| !backends.contains(&pod);
-        terminating.is_served_by("new connections go elsewhere", PATIENCE, others).await;
+        load.is_served_by("new connections go elsewhere", PATIENCE, others).await;
         let still = scenario.api::<Pod>().get_opt(&pod).await.unwrap();
         assert!(still.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()), "the pod is still on its way out");
         assert_eq!(guests.still_here(), 12, "who is connected stays while the pod serves");
 
         scenario.until("the pod has gone", &pod, |pod: Option<&Pod>| pod.is_none()).await;
-        load.goes_on_for(50).await;
-        load.end().await.assert_no_failure();
-        terminating.end().await.assert_no_failure();
         // The pod itself has closed what it had.
         for ending in guests.leave().await {
             assert_eq!(ending.backend, pod, "{ending:?}");

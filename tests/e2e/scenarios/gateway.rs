@@ -28,10 +28,6 @@ impl Scenario {
         assert!(services.len() < 2, "one Service for a load balancer: {services:?}");
         services.into_iter().next()
     }
-
-    pub fn system_services(&self) -> Api<Service> {
-        Api::namespaced(self.client.clone(), &self.installation().namespace)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 mod certificates;
 mod checks;
 mod churn;
+mod conditions;
 mod failover;
 mod faults;
 mod gateway;

@@ -7,11 +7,10 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::{
-    backends::{PORT, load_balancer},
+    backends::PORT,
     cluster::{PATIENCE, eventually},
-    load::Load,
-    scenario::{Company, Scenario, scenario},
-    scenarios::traffic::served,
+    scenario::Scenario,
+    scenarios::churn::under_load,
 };
 
 const TIMES: usize = 8;
@@ -33,12 +32,7 @@ async fn patch(scenario: &Scenario, change: serde_json::Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renaming_a_service_port_fails_no_connection() {
-    scenario("rename", Company::Welcome, async |scenario| {
-        scenario.backends("echo", 2).await;
-        scenario.apply(&load_balancer("rename", 5432, "echo")).await;
-        let address = scenario.programmed("rename").await;
-        served(address).await;
-        let load = Load::with_clients(address, 4);
+    under_load("rename", 2, async |scenario, load| {
         for time in 0..TIMES {
             let name = format!("name-{time}");
             patch(scenario, json!({"spec": {"ports": [{"name": name, "port": PORT}]}})).await;
@@ -48,19 +42,14 @@ async fn renaming_a_service_port_fails_no_connection() {
             slices_are(scenario, "the slices have the new name", renamed).await;
             load.goes_on_for(50).await;
         }
-        load.end().await.assert_no_failure();
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recreating_a_service_fails_no_connection() {
-    scenario("recreate", Company::Welcome, async |scenario| {
-        scenario.backends("echo", 2).await;
-        scenario.apply(&load_balancer("recreate", 5432, "echo")).await;
-        let address = scenario.programmed("recreate").await;
-        served(address).await;
-        let (load, services) = (Load::with_clients(address, 4), scenario.api::<Service>());
+    under_load("recreate", 2, async |scenario, load| {
+        let services = scenario.api::<Service>();
         let template = json!({
             "metadata": {"name": "echo"},
             "spec": {"selector": {"app": "echo"}, "ports": [{"name": "echo", "port": PORT}]},
@@ -84,20 +73,13 @@ async fn recreating_a_service_fails_no_connection() {
         load.goes_on_for(50).await;
         services.delete("echo", &DeleteParams::default()).await.unwrap();
         services.create(&Default::default(), &template).await.unwrap();
-        load.goes_on_for(50).await;
-        load.end().await.assert_no_failure();
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_endpoint_slices_fails_no_connection() {
-    scenario("unlisted", Company::Welcome, async |scenario| {
-        scenario.backends("echo", 2).await;
-        scenario.apply(&load_balancer("unlisted", 5432, "echo")).await;
-        let address = scenario.programmed("unlisted").await;
-        served(address).await;
-        let load = Load::with_clients(address, 4);
+    under_load("unlisted", 2, async |scenario, load| {
         let of_service = ListParams::default().labels("kubernetes.io/service-name=echo");
         for _ in 0..TIMES {
             let slices = scenario.api::<EndpointSlice>();
@@ -109,27 +91,19 @@ async fn deleting_endpoint_slices_fails_no_connection() {
             .await;
             load.goes_on_for(50).await;
         }
-        load.end().await.assert_no_failure();
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_selects_other_pods_leads_to_them_alone() {
-    scenario("switch", Company::Welcome, async |scenario| {
-        scenario.backends("echo", 2).await;
+    under_load("switch", 2, async |scenario, load| {
         scenario.backends("green", 2).await;
-        scenario.apply(&load_balancer("switch", 5432, "echo")).await;
-        let address = scenario.programmed("switch").await;
-        served(address).await;
-        let load = Load::with_clients(address, 4);
         patch(scenario, json!({"spec": {"selector": {"app": "green"}}})).await;
         load.is_served_by("the other pods serve, and only they", Duration::from_secs(5), |backends| {
             backends.iter().all(|name| name.starts_with("green"))
         })
         .await;
-        load.goes_on_for(50).await;
-        load.end().await.assert_no_failure();
     })
     .await;
 }
