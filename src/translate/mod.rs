@@ -54,7 +54,7 @@ pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
     api::Placement,
-    model::{ObjectKey, Snapshot, UpstreamKey},
+    model::{ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
     source::{COMMAND_LINE, Declared, Site, World},
 };
 
@@ -89,10 +89,10 @@ fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
 /// The generation is that of `previous` if both configure the same, else the next one. On `now` depend verdicts, and how
 /// long endpoints are kept that nothing confirms: see [`Snapshot::next_to_go`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now) };
-    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now);
+    let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now, Hosts::One) };
+    let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);
     let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
-    let (only_judged, others) = translate_all(&in_pods, &nothing, now);
+    let (only_judged, others) = translate_all(&in_pods, &nothing, now, Hosts::OneEach);
     verdicts.extend(others);
     Arc::make_mut(&mut snapshot.certificate_cache).extend(Arc::unwrap_or_clone(only_judged.certificate_cache));
     (snapshot, verdicts)
@@ -115,28 +115,53 @@ fn parted(world: &World) -> Option<(World, World)> {
     Some((here, others))
 }
 
-fn translate_all(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
+/// Whose addresses and ports load balancers have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hosts {
+    /// Those of one host or pod, together.
+    One,
+    /// Each those of a pod of its own.
+    OneEach,
+}
+
+/// What is to be served by the addresses of one host or pod.
+#[derive(Default)]
+struct Host {
+    wishes: BTreeMap<ListenerKey, ports::Wish>,
+    upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
+}
+
+fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Hosts) -> (Snapshot, Verdicts) {
     let surroundings = Surroundings::of(world, previous, now);
     let mut certificates = certificates::Certificates::new(world, previous, now);
-    let mut wishes = BTreeMap::new();
-    let mut upstreams = BTreeMap::new();
+    let mut hosts: Vec<Host> = Vec::new();
     let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
         let (translated, verdict) = load_balancer::translate(object, declared, &surroundings, &mut certificates);
-        wishes.extend(translated.listeners);
+        if hosts.is_empty() || whose == Hosts::OneEach {
+            hosts.push(Host::default());
+        }
         let key = UpstreamKey { object: object.clone() };
         retentions.insert(key.clone(), translated.retention);
-        upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
+        if let Some(host) = hosts.last_mut() {
+            host.wishes.extend(translated.listeners);
+            host.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
+        }
         verdicts.insert(object.clone(), verdict);
     }
 
-    let (listeners, conflicts) = ports::settle(wishes);
-    for (listener, problem) in conflicts {
-        verdicts.entry(listener.object).or_default().problems.push(problem);
+    let mut snapshot = Snapshot { generation: previous.generation, ..Snapshot::default() };
+    for Host { wishes, upstreams } in hosts {
+        let (listeners, conflicts) = ports::settle(wishes);
+        for (listener, problem) in conflicts {
+            verdicts.entry(listener.object).or_default().problems.push(problem);
+        }
+        let mut settled = Snapshot { listeners, upstreams, ..Snapshot::default() };
+        loops::leave_out(&mut settled, world, &mut verdicts);
+        snapshot.listeners.extend(settled.listeners);
+        snapshot.upstreams.extend(settled.upstreams);
     }
-    let mut snapshot = Snapshot { generation: previous.generation, listeners, upstreams, ..Snapshot::default() };
-    loops::leave_out(&mut snapshot, world, &mut verdicts);
     for verdict in verdicts.values_mut().filter(|verdict| *verdict.origin == *COMMAND_LINE) {
         for problem in verdict.problems.iter_mut().filter(|problem| !problem.field.is_empty()) {
             problem.field = flags::with_flag(&problem.field);

@@ -53,6 +53,26 @@ fn a_gateway_judges_what_sidecars_serve_by_their_rules_and_serves_none_of_it() {
 }
 
 #[test]
+fn sidecars_may_have_the_same_port_since_each_is_in_a_pod_of_its_own() {
+    let sidecar = |name: &str, backend: &str| {
+        format!(
+            "---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{namespace: {name}, name: {name}, uid: {name}}}, spec: {{placement: Sidecar, \
+             listeners: [{{port: 5432}}], backends: [{{addresses: ['{backend}']}}]}}}}\n"
+        )
+    };
+    // The applications of two pods, not each other's listeners.
+    let both = [sidecar("a", "127.0.0.1:5434"), sidecar("b", "127.0.0.1:5434")];
+    let (_, verdicts) = first(&cluster(TWO_PORTS, &both));
+    for name in ["a", "b"] {
+        let verdict = &verdicts[&ObjectKey::new(name, name)];
+        assert!(verdict.problems.is_empty(), "{name}: {:?}", verdict.problems);
+    }
+    let to_itself = [sidecar("a", "127.0.0.1:5432"), sidecar("b", "127.0.0.1:5434")];
+    let (_, verdicts) = first(&cluster(TWO_PORTS, &to_itself));
+    assert!(verdicts[&ObjectKey::new("a", "a")].refuses());
+}
+
+#[test]
 fn a_listener_of_a_gateway_waits_for_its_port() {
     let freed =
         "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a, freed: '2026-01-01T00:00:00Z'}}}";
