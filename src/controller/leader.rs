@@ -265,9 +265,9 @@ impl Leader {
             if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
                 let sentence = format!(
-                    "no port of {first} to {last} can be given to {}: they are used up, or scarce, and too many of this \
-                     namespace's removed listeners are at rest. Those rest for 10 minutes; have the administrator widen \
-                     the range if waiting does not help",
+                    "no free proxy port in {first}-{last} for {}: the range is exhausted, or nearly so while this namespace \
+                     has too many recently released ports, which stay reserved for 10 minutes. Wait, or have the \
+                     administrator widen the range",
                     list(listeners)
                 );
                 let listeners = listeners.clone();

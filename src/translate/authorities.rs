@@ -75,7 +75,10 @@ impl<'a> Certificates<'a> {
         if declared.is_empty() {
             place.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
         } else if authorities.is_empty() && all_checked() {
-            place.refuse_for(Reason::InvalidCertificateRef, "none of these can be read, so nobody could be believed");
+            place.refuse_for(
+                Reason::InvalidCertificateRef,
+                "no CA certificate can be read from them: correct the references",
+            );
         }
         authorities
     }

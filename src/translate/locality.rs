@@ -47,8 +47,7 @@ fn warn_of_unknown_place(surroundings: &Surroundings, prefer: Prefer, place: &mu
         (Prefer::SameNode, Place { node: None, .. }) => unknown("node"),
         (Prefer::SameZone | Prefer::Hints, Place { zone: None, .. }) => unknown("zone"),
         (_, Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
-            "all endpoints are far: this process is in zone `{zone}`, and no endpoint that it knows of is; see whether its \
-             --zone is right"
+            "no endpoint is in zone `{zone}`, where this process runs: check its --zone and the zones of the endpoints"
         ),
         (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,
     };

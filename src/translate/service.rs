@@ -93,7 +93,9 @@ fn check_label_values(labels: &BTreeMap<String, String>, place: &mut Place) {
 fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, tenancy: &Tenancy, place: &mut Place) {
     let Some(port) = listeners[index].node_port else { return };
     if !tenancy.node_ports {
-        let message = format!("{port} may not be chosen, as the administrator has it: leave it out");
+        let message = format!(
+            "{port} is not permitted: leave it out, or have the administrator permit node ports (tenancy.allowNodePorts)"
+        );
         place.refuse_for(Reason::NotPermitted, message);
     } else if type_ == ServiceType::ClusterIp {
         place.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");

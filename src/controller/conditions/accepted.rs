@@ -58,5 +58,5 @@ fn whole(situation: &Situation) -> Option<String> {
     let remembered: Option<Vec<i64>> = situation.served().map(|(_, served)| served.whole).collect();
     let generation = remembered?.into_iter().min()?;
     let older = generation < situation.identity.generation;
-    older.then(|| format!("generation {generation} was the last one that was served whole"))
+    older.then(|| format!("last fully applied generation: {generation}"))
 }

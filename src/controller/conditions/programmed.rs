@@ -236,7 +236,7 @@ fn named(mut sentences: Vec<String>) -> String {
     let more = sentences.len().saturating_sub(MOST_NAMED);
     sentences.truncate(MOST_NAMED);
     if more > 0 {
-        sentences.push(format!("the same or the like of {more} more"));
+        sentences.push(format!("and {more} more"));
     }
     sentences.join("; ")
 }

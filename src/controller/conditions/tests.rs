@@ -241,7 +241,7 @@ fn what_is_refused_is_not_accepted_and_says_what_was_served_whole() {
     let older = Served { whole: Some(3), ..served() };
     let mut case = Case { problems: refused(Reason::Invalid, ""), ..Case::default() };
     case.served = vec![("a", Some(older.clone())), ("b", Some(older))];
-    case.expect(ACCEPTED, "False/Invalid", "generation 3 was the last one that was served whole");
+    case.expect(ACCEPTED, "False/Invalid", "last fully applied generation: 3");
     case.served[0].1 = Some(Served { whole: None, ..served() });
     assert!(!case.condition(ACCEPTED).1.contains("generation"), "one replica has started since");
 }

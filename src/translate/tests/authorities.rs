@@ -285,7 +285,10 @@ fn a_listener_without_any_authority_is_not_served_to_everybody() {
         ("{name: a, files: {ca: a}}", "caRefs[0]: it has both name and files: write one of them"),
         ("{name: a}", "caRefs[0]: ConfigMap shop/a does not exist: create it, or write the name of another"),
         ("{name: a, kind: Secret}", "caRefs[0]: Secret shop/a does not exist: create it"),
-        ("{name: a}", "caRefs: none of these can be read, so nobody could be believed; the listener is not served"),
+        (
+            "{name: a}",
+            "caRefs: no CA certificate can be read from them: correct the references; the listener is not served",
+        ),
     ] {
         let (snapshot, verdicts) = first(&validating(references));
         let field = format!("spec.listeners[0].tls.clientValidation.{expected}");
@@ -319,7 +322,7 @@ fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
         ("{serverName: '*.example.com', caRefs: [{name: ca}]}", "serverName: `*.example.com` is no server's name"),
         ("{serverName: db.example.com}", "caRefs: it is empty: write the name of a ConfigMap or Secret"),
         ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs[0]: ConfigMap shop/other does not exist"),
-        ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs: none of these can be read"),
+        ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs: no CA certificate can be read from them"),
         (
             "{insecureSkipVerify: true, caRefs: [{name: ca}]}",
             "caRefs: with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",

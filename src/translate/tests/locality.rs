@@ -75,8 +75,8 @@ fn a_process_that_does_not_know_its_place_says_so() {
 
 #[test]
 fn a_zone_that_no_endpoint_is_in_is_told_of() {
-    const ELSEWHERE: &str = "spec.loadBalancing.locality: all endpoints are far: this process is in zone `here`, and no endpoint that it \
-         knows of is; see whether its --zone is right";
+    const ELSEWHERE: &str = "spec.loadBalancing.locality: no endpoint is in zone `here`, where this process runs: check its \
+         --zone and the zones of the endpoints";
     for (endpoints, expected) in [
         (&["zone: there", "zone: here"][..], None),
         (&["zone: there", "zone: yonder"], Some(ELSEWHERE)),
@@ -84,7 +84,7 @@ fn a_zone_that_no_endpoint_is_in_is_told_of() {
         (&[], None),
     ] {
         let said = sentences(&first(&seen("prefer: SameZone", endpoints)).1, "pg");
-        assert_eq!(said.iter().find(|sentence| sentence.contains("far")).map(String::as_str), expected, "{said:?}");
+        assert_eq!(said.iter().find(|sentence| sentence.contains("no endpoint is in zone")).map(String::as_str), expected, "{said:?}");
     }
 }
 

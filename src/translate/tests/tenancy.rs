@@ -135,7 +135,14 @@ fn what_a_service_may_ask_for_is_up_to_the_administrator() {
 fn ports_of_the_nodes_are_chosen_only_where_that_is_allowed_and_means_something() {
     for (tenancy, service, ports, expected) in [
         ("nodePorts: true", "NodePort", ["30001", "30002"], &[][..]),
-        ("", "NodePort", ["30001", "null"], &["30001 may not be chosen, as the administrator has it: leave it out"]),
+        (
+            "",
+            "NodePort",
+            ["30001", "null"],
+            &[
+                "30001 is not permitted: leave it out, or have the administrator permit node ports (tenancy.allowNodePorts)",
+            ],
+        ),
         (
             "nodePorts: true",
             "ClusterIP",
