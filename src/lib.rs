@@ -14,6 +14,7 @@
 //! - [`upstream`]: live state of endpoints that outlives snapshots: balancing, health, ejection, preconnected sockets;
 //! - [`controller`]: in a cluster, what the leader writes: allocations, Services, statuses;
 //! - [`drain`]: how open connections are ended when the process leaves;
+//! - `capacity`: limited numbers of places that load balancers and namespaces share;
 //! - `descriptors`: how many connections the process has file descriptors for;
 //! - `memory`: how the C library keeps memory that is free;
 //! - `tcp`: a TCP connection on the event loop of its task;
@@ -28,6 +29,7 @@
 pub mod admin;
 pub mod api;
 pub mod app;
+mod capacity;
 pub mod cli;
 pub mod controller;
 #[cfg(test)]

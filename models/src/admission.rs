@@ -1,10 +1,10 @@
-//! Of `tcplb::proxy::admission`.
+//! Of `tcplb::proxy::admission`, and the places that it takes.
 
 #[path = "../../src/proxy/admission/count.rs"]
 pub mod count;
 #[path = "../../src/proxy/admission/gcra.rs"]
 pub mod gcra;
-#[path = "../../src/proxy/admission/places.rs"]
+#[path = "../../src/capacity/places.rs"]
 pub mod places;
 #[path = "../../src/proxy/admission/rate.rs"]
 pub mod rate;

@@ -1,7 +1,7 @@
 //! Who may connect, how many, and how fast: exact over all workers.
 //!
 //! A connection passes three gates, each refusing it as early as it can:
-//! 1. the [`Share`] that its load balancer has of the connections that this process has room for;
+//! 1. the [`Share`](crate::capacity::Share) that its load balancer has of the connections that this process has room for;
 //! 2. [`Admission::admit_connection`], before a byte is read: the listener's count is taken, its rate only looked at;
 //! 3. [`Admission::admit_source`], when the client's address is known: access lists, the source's count and rate, the
 //!    listener's rate. They are all asked before any of them is charged.
@@ -11,7 +11,6 @@
 
 mod count;
 mod gcra;
-mod places;
 mod rate;
 mod sources;
 mod sync;
@@ -26,12 +25,12 @@ use std::{
 
 use thiserror::Error;
 
+pub use self::sources::{SWEEP, SourcePermit, Sources};
 use self::{count::OpenCount, rate::RateState, sources::SourceTable};
-pub use self::{
-    places::{Permit, Places, Share, Terms},
-    sources::{SWEEP, SourcePermit, Sources},
+use crate::{
+    capacity::Terms,
+    model::{Access, Limits, Listener, ListenerKey},
 };
-use crate::model::{Access, Limits, Listener, ListenerKey};
 
 /// How the process's connections are divided among load balancers: a quarter is guaranteed. One that is declared later
 /// finds its guaranteed places free, even if all others are taken.

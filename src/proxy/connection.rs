@@ -21,7 +21,7 @@ use tokio_util::either::Either;
 use super::{
     account::{Account, Ledger, Session, canonical},
     accounting::CloseReason,
-    admission::{ConnectionPermit, Permit, Refusal},
+    admission::{ConnectionPermit, Refusal},
     connect::{self, Encryption, Introduction, Reached, TlsBackend},
     handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
     listener::{Serving, Way},
@@ -36,6 +36,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
+    capacity::Permit,
     model::{Listener, ProxyMode, StartTls, TlsMode},
     tcp::TcpSocket,
     upstream::{Endpoint, Subset},

@@ -5,14 +5,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::{
-    access_log::Label,
-    accounting::ListenerCounters,
-    admission::{Admission, Share},
-    postgres::Cancels,
-    routes::Routes,
+    access_log::Label, accounting::ListenerCounters, admission::Admission, postgres::Cancels, routes::Routes,
     tls::ServerTls,
 };
 use crate::{
+    capacity::Share,
     model::{self, ListenerKey},
     upstream::{Subset, Upstream},
 };

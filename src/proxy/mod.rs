@@ -56,12 +56,13 @@ pub use topology::{Sockets, View, cannot_listen};
 pub use worker::{Closing, Drained};
 
 use crate::{
+    capacity::Places,
     drain::Draining,
     model::{Report, Snapshot},
     upstream::{PreconnectBudget, Upstreams},
 };
 use access_log::AccessLog;
-use admission::{CONNECTIONS, Places, SWEEP, Sources};
+use admission::{CONNECTIONS, SWEEP, Sources};
 use departures::Departures;
 use handshake_memory::HANDSHAKE_MEMORY;
 use postgres::Cancels;

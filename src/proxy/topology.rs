@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use super::{
     access_log::Label,
     accounting::ListenerCounters,
-    admission::{Admission, Share, Sources},
+    admission::{Admission, Sources},
     listener::{Address, LiveListener, Serving, Way},
     loops::LoopGuard,
     plan::{Opening, plan},
@@ -31,6 +31,7 @@ use super::{
     worker::{Closing, Order as WorkerOrder, Shared, SocketId},
 };
 use crate::{
+    capacity::Share,
     model::{
         self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap,
     },

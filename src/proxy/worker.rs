@@ -30,7 +30,6 @@ use super::{
     access_log::AccessLog,
     account::{Ledger, Session},
     accounting::CloseReason,
-    admission::{Places, Share},
     connection::{self, Accepted, Permits, Surroundings},
     listener::{Address, Serving},
     pipe,
@@ -39,6 +38,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
+    capacity::{Places, Share},
     tcp::{self, TcpSocket},
     upstream::LogLimiter,
 };

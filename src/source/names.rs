@@ -79,6 +79,7 @@ impl Names {
     pub fn want(&mut self, wanted: BTreeMap<Arc<str>, WantedName>) {
         self.tasks.retain(|name, task| wanted.get(name) == Some(&task.wanted));
         self.known.states().retain(|name, _| wanted.contains_key(name));
+        self.limits.divide(wanted.values().flat_map(|wanted| &wanted.objects));
         for (name, wanted) in wanted {
             if self.tasks.contains_key(&name) {
                 continue;
@@ -162,8 +163,6 @@ impl LookingUp {
                 turn.await
             }
         };
-        // It is never refused.
-        let Ok(turn) = turn else { return false };
         // It goes on when this task ends, and uses up its turn until then: the system's resolver cannot be interrupted.
         let mut answer = tokio::spawn({
             let answer = resolver(name.clone());
@@ -193,10 +192,10 @@ impl LookingUp {
 }
 
 fn waits(objects: &[ObjectKey]) -> String {
-    let of = objects.first().map(|object| format!(" {MAX_OF_OBJECT} of {object}")).unwrap_or_default();
+    let of = objects.first().map(|object| format!("{MAX_OF_OBJECT} of {object} or ")).unwrap_or_default();
     format!(
-        "it waits, since{of} or too many in all are being looked up and get no answer: correct the names that do not \
-         exist, or see whether the DNS server answers"
+        "it waits, since {of}as many as its namespace may have are being looked up and get no answer: correct the names \
+         that do not exist, or see whether the DNS server answers"
     )
 }
 

@@ -110,11 +110,12 @@ impl Site {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedName {
     pub interval: Duration,
-    /// The first few load balancers with the name: looking it up counts as theirs.
+    /// The first few load balancers of each namespace with the name: looking it up counts as one of theirs.
     pub objects: Vec<ObjectKey>,
 }
 
 impl WantedName {
+    /// Of one namespace.
     const MAX_OBJECTS: usize = 8;
 }
 
@@ -143,7 +144,10 @@ impl World {
                 let wanted =
                     wanted.entry(name.as_str().into()).or_insert_with(|| WantedName { interval, objects: Vec::new() });
                 wanted.interval = interval.min(wanted.interval);
-                if wanted.objects.last() != Some(object) && wanted.objects.len() < WantedName::MAX_OBJECTS {
+                // Sorted, so that those of the namespace are the last ones.
+                let of_namespace = wanted.objects.iter().rev().take(WantedName::MAX_OBJECTS);
+                let of_namespace = of_namespace.take_while(|other| other.namespace == object.namespace).count();
+                if wanted.objects.last() != Some(object) && of_namespace < WantedName::MAX_OBJECTS {
                     wanted.objects.push(object.clone());
                 }
             }
@@ -262,6 +266,18 @@ mod tests {
             (Arc::from(name), WantedName { interval: Duration::from_secs(seconds), objects })
         };
         assert_eq!(world.names_wanted(), BTreeMap::from([wanted("db", 30, &["a"]), wanted("often", 1, &["a", "b"])]));
+
+        let many = (0..20).map(|number| ObjectKey::new("a-first", &format!("{number:02}")));
+        for object in many.clone().chain([ObjectKey::new("z-last", "c")]) {
+            world.load_balancers.insert(object, declared(serde_json::json!([{"addresses": ["db:1"]}])));
+        }
+        let of_each: Vec<_> =
+            many.take(8).chain([ObjectKey::new("default", "a"), ObjectKey::new("z-last", "c")]).collect();
+        assert_eq!(
+            world.names_wanted()["db"].objects,
+            of_each,
+            "no namespace is left out for the load balancers of others"
+        );
 
         world.site = Site::Host(Arc::default());
         assert_eq!(world.names_wanted(), BTreeMap::new(), "whose answers nobody may use");

@@ -8,12 +8,9 @@ use std::{
 
 use tracing::warn;
 
-use super::{
-    Refusal,
-    gcra::Gcra,
-    places::{Place, Places, Share, Terms},
-};
+use super::{Refusal, gcra::Gcra};
 use crate::{
+    capacity::{Place, Places, Share, Terms},
     model::{Limits, ListenerKey},
     upstream::LogLimiter,
 };

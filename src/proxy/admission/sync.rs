@@ -1,6 +1,3 @@
 //! What the counts of admission are made of. The models in `models/` put loom's types in its place.
 
-pub use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
-};
+pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use futures::FutureExt;
 use tokio::time::{Instant, advance};
 
 use super::*;
@@ -100,7 +101,11 @@ fn wanted(names: &[(&str, u64)]) -> BTreeMap<Arc<str>, WantedName> {
 }
 
 fn of_object(object: &str, name: &str, seconds: u64) -> (Arc<str>, WantedName) {
-    let objects = vec![ObjectKey::new("shop", object)];
+    of_namespace("shop", object, name, seconds)
+}
+
+fn of_namespace(namespace: &str, object: &str, name: &str, seconds: u64) -> (Arc<str>, WantedName) {
+    let objects = vec![ObjectKey::new(namespace, object)];
     (Arc::from(name), WantedName { interval: Duration::from_secs(seconds), objects })
 }
 
@@ -267,6 +272,77 @@ async fn names_of_many_objects_that_hang_do_not_hold_up_those_that_were_answered
     sleep(Duration::from_secs(60)).await;
     assert!(under_way.lock().unwrap().len() <= 64);
     assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None }, "it is still answered");
+}
+
+/// Names of so many load balancers of a namespace that hang, more of each than it may have looked up at a time.
+fn hanging(namespace: &str, objects: usize) -> Vec<(Arc<str>, WantedName)> {
+    let name = |number: usize| {
+        of_namespace(namespace, &format!("evil-{}", number % objects), &format!("hangs-{namespace}-{number}"), 1)
+    };
+    (0..objects * 2 * limits::MAX_OF_OBJECT).map(name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_other_namespaces_that_hang_do_not_hold_up_new_names() {
+    // One namespace, and many together.
+    for (namespaces, objects) in [(1, 60), (40, 6)] {
+        let (mut names, under_way) = start_with_names_that_hang();
+        let hang = (0..namespaces).flat_map(|number| hanging(&format!("evil-{number}"), objects));
+        let mut wanted: BTreeMap<_, _> = hang.collect();
+        names.want(wanted.clone());
+        sleep(Duration::from_secs(60)).await;
+        for number in 0..30 {
+            let (name, victim) = of_namespace("victim", "good", &format!("db-{number}"), 30);
+            wanted.insert(name.clone(), victim);
+            names.want(wanted.clone());
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(names.known()[&name], Lookup { addresses: addresses(&[9]), problem: None }, "{namespaces}");
+        }
+        assert!(under_way.lock().unwrap().len() < limits::MAX_UNANSWERED, "{namespaces}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_namespace_among_very_many_does_not_hold_up_the_others() {
+    let (mut names, under_way) = start_with_names_that_hang();
+    let others = || (0..200).map(|number| of_namespace(&format!("ns-{number}"), "good", &format!("db-{number}"), 600));
+    let mut wanted: BTreeMap<_, _> = hanging("evil", 60).into_iter().collect();
+    wanted.extend(others());
+    names.want(wanted);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(under_way.lock().unwrap().len(), limits::MAX_UNANSWERED / 2);
+    let known = names.known();
+    assert!(others().all(|(name, _)| known[&name].addresses == addresses(&[9])), "{known:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_balancers_of_a_namespace_take_turns() {
+    let resolver = Resolver::default();
+    resolver.takes(Duration::from_secs(20));
+    let mut names = resolver.start();
+    let mut wanted: BTreeMap<_, _> = hanging("shop", 84).into_iter().collect();
+    names.want(wanted.clone());
+    sleep(Duration::from_secs(1)).await;
+    wanted.extend([of_object("good", "db", 600)]);
+    names.want(wanted);
+    let start = Instant::now();
+    while resolver.asked("db").is_empty() {
+        sleep(Duration::from_secs(1)).await;
+        assert!(start.elapsed() < Duration::from_secs(65), "42 at a time, 84 load balancers before it");
+    }
+}
+
+#[test]
+fn the_cost_of_turns_is_that_of_the_number_of_load_balancers() {
+    let objects =
+        |count: usize| -> Vec<_> { (0..count).map(|number| ObjectKey::new(&format!("ns-{number}"), "a")).collect() };
+    crate::cost::assert_grows_no_faster_than_n_log_n(500, objects, |objects| {
+        let limits = Limits::default();
+        limits.divide(&*objects);
+        let turns: Vec<_> =
+            objects.iter().map(|object| limits.turn(std::slice::from_ref(object), false).now_or_never()).collect();
+        assert_eq!(turns.iter().flatten().count(), limits::MAX_UNANSWERED);
+    });
 }
 
 #[tokio::test(start_paused = true)]

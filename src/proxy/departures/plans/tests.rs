@@ -2,10 +2,11 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::{
+    capacity::{Places, Share},
     model::ListenerKey,
     proxy::{
         accounting::ListenerCounters,
-        admission::{Admission, CONNECTIONS, Places, Share, Sources},
+        admission::{Admission, CONNECTIONS, Sources},
     },
 };
 

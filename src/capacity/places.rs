@@ -123,6 +123,18 @@ impl Share {
         }
     }
 
+    /// Gives a place back, while [`Places::divide`] is not called at the same time. A place beyond the guaranteed ones can
+    /// be borrowed at once. Returns the kind of place that is free now.
+    pub fn give_back_undivided(&self, place: Place) -> Place {
+        let exceeds = place == Place::Guaranteed && self.own.load(Relaxed) > self.guaranteed.load(Relaxed);
+        self.give_back(place);
+        if exceeds {
+            self.places.lendable.fetch_add(1, Relaxed);
+            return Place::Borrowed;
+        }
+        place
+    }
+
     /// A place that is given back when the permit is dropped.
     pub fn permit(share: &Arc<Self>) -> Option<Permit> {
         share.take().map(|place| Permit { share: Arc::clone(share), place })

@@ -1,0 +1,6 @@
+//! What the counts are made of. The models in `models/` put loom's types in its place.
+
+pub use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};

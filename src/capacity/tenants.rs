@@ -1,0 +1,196 @@
+//! Places that tasks of namespaces wait for.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use tokio::{
+    select,
+    sync::{Mutex as TurnMutex, Notify},
+};
+
+use super::places::{Place, Places, Share, Terms};
+
+/// A limited number of places, divided among namespaces. Tasks wait for them.
+///
+/// A quarter is guaranteed to the namespaces, in equal numbers but at least one place each, and the others may be
+/// borrowed. So the tasks of one namespace, however many they are and however long they keep their places, never make
+/// those of another one wait for more than its own. Where there are more namespaces than places, none is guaranteed, and
+/// no namespace has more than half of the places.
+///
+/// Of each namespace only the task that waits for longest competes with other namespaces for places to borrow.
+#[derive(Debug)]
+pub struct TenantPlaces {
+    places: Arc<Places>,
+    /// The places that one namespace may have at a time.
+    most_of_one: AtomicUsize,
+    queues: Mutex<Queues>,
+    /// A place that can be borrowed was given back.
+    lendable: Notify,
+}
+
+/// The queues by namespace: of those that the places are divided among, and of others that may still have some.
+#[derive(Debug, Default)]
+struct Queues {
+    holders: BTreeMap<Arc<str>, Arc<TenantQueue>>,
+    former: BTreeMap<Arc<str>, Arc<TenantQueue>>,
+}
+
+const TERMS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
+
+impl TenantPlaces {
+    /// With so many places, none of which is guaranteed until [`Self::divide`] is called.
+    pub fn new(total: usize) -> Arc<Self> {
+        Arc::new(Self {
+            places: Arc::new(Places::new(total, TERMS)),
+            most_of_one: AtomicUsize::new(total),
+            queues: Mutex::default(),
+            lendable: Notify::new(),
+        })
+    }
+
+    /// Divides the places among these namespaces from now on. Places that others have stay taken until they are given
+    /// back.
+    pub fn divide<'a>(self: &Arc<Self>, namespaces: impl IntoIterator<Item = &'a Arc<str>>) {
+        let mut queues = self.lock();
+        let Queues { holders, former } = mem::take(&mut *queues);
+        let mut known = former;
+        known.extend(holders);
+        for namespace in namespaces {
+            if !queues.holders.contains_key(namespace) {
+                let queue = known.remove(namespace).unwrap_or_else(|| self.new_queue(namespace));
+                queues.holders.insert(namespace.clone(), queue);
+            }
+        }
+        let total = self.places.total();
+        let share = |queue: &'_ Arc<TenantQueue>| queue.share.clone();
+        let holders: Vec<_> = queues.holders.values().map(share).collect();
+        let former: Vec<_> = known.values().map(share).collect();
+        self.places.divide(total, holders.iter().map(|share| &**share), former.iter().map(|share| &**share));
+        let has_guaranteed = holders.iter().all(|share| share.guaranteed() > 0);
+        self.most_of_one.store(if has_guaranteed { total } else { total.div_ceil(2) }, Relaxed);
+        queues.former = known.into_iter().filter(|(_, queue)| queue.share.in_use() > 0).collect();
+        for queue in queues.holders.values().chain(queues.former.values()) {
+            queue.changed.notify_one();
+        }
+    }
+
+    /// The queue of a namespace. One that the places are not divided among is guaranteed none.
+    pub fn queue(self: &Arc<Self>, namespace: &Arc<str>) -> Arc<TenantQueue> {
+        let mut queues = self.lock();
+        match queues.holders.get(namespace) {
+            Some(queue) => queue.clone(),
+            None => queues.former.entry(namespace.clone()).or_insert_with(|| self.new_queue(namespace)).clone(),
+        }
+    }
+
+    fn new_queue(self: &Arc<Self>, namespace: &Arc<str>) -> Arc<TenantQueue> {
+        Arc::new(TenantQueue {
+            namespace: namespace.clone(),
+            pool: self.clone(),
+            share: Arc::new(Share::new(self.places.clone())),
+            first: TurnMutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // Each step leaves it in order.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tasks of a namespace that wait for a place, and the places that it has.
+#[derive(Debug)]
+pub struct TenantQueue {
+    namespace: Arc<str>,
+    pool: Arc<TenantPlaces>,
+    share: Arc<Share>,
+    /// Held by the task that waits for longest.
+    first: TurnMutex<()>,
+    /// This namespace may have a place that it could not have before.
+    changed: Notify,
+}
+
+impl TenantQueue {
+    /// Waits for a place. Places are given to the tasks of a namespace in the order in which they ask. Cancel safe.
+    pub async fn enter(self: &Arc<Self>) -> TenantPermit {
+        let _first = self.first.lock().await;
+        loop {
+            let (mut changed, mut lendable) = (pin!(self.changed.notified()), pin!(self.pool.lendable.notified()));
+            // A place that is given back from now on is noticed.
+            changed.as_mut().enable();
+            if self.has_most() {
+                changed.await;
+                continue;
+            }
+            lendable.as_mut().enable();
+            if let Some(permit) = self.take() {
+                return permit;
+            }
+            select! {
+                () = changed => {}
+                () = lendable => {}
+            }
+        }
+    }
+
+    /// A place that is free now and that no other task of the namespace waits for.
+    pub fn try_enter(self: &Arc<Self>) -> Option<TenantPermit> {
+        let _first = self.first.try_lock().ok()?;
+        if self.has_most() { None } else { self.take() }
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The number of places that the namespace has.
+    #[cfg(test)]
+    pub fn in_use(&self) -> usize {
+        self.share.in_use()
+    }
+
+    fn has_most(&self) -> bool {
+        self.share.in_use() >= self.pool.most_of_one.load(Relaxed)
+    }
+
+    fn take(self: &Arc<Self>) -> Option<TenantPermit> {
+        self.share.take().map(|place| TenantPermit { queue: self.clone(), place })
+    }
+}
+
+/// A place of a namespace. It is given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "the place is given back when this is dropped"]
+pub struct TenantPermit {
+    queue: Arc<TenantQueue>,
+    place: Place,
+}
+
+impl Drop for TenantPermit {
+    fn drop(&mut self) {
+        let TenantQueue { pool, share, changed, .. } = &*self.queue;
+        let had_most = self.queue.has_most();
+        let freed = {
+            let _not_divided_meanwhile = pool.lock();
+            share.give_back_undivided(self.place)
+        };
+        match freed {
+            Place::Borrowed => pool.lendable.notify_one(),
+            Place::Guaranteed => changed.notify_one(),
+        }
+        if had_most {
+            changed.notify_one();
+        }
+    }
+}
