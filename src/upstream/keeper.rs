@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::{
     runtime::Handle,
     select,
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -31,7 +31,10 @@ use super::{
     rebalance::{Group, Rebalancing, Sharer},
     subset::Candidates,
 };
-use crate::model::{self, Close, Departure, Priority};
+use crate::{
+    capacity::TenantPlaces,
+    model::{self, Close, Departure, Priority},
+};
 
 /// Changes are gathered for this long at least once some have been published.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -73,7 +76,7 @@ pub(super) struct Surroundings {
     pub control: Handle,
     pub budget: PreconnectBudget,
     /// Probes that may be made at a time: each needs a descriptor.
-    pub probes: Arc<Semaphore>,
+    pub probes: Arc<TenantPlaces>,
     /// Counts changes of what is usable.
     pub usable_changes: watch::Sender<u64>,
 }
@@ -437,7 +440,8 @@ impl Probing {
     /// At once, but for as many milliseconds as there are others that start at the same time.
     fn start(surroundings: &Surroundings, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
         let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
-        let (upstream, probed, budget) = (upstream.clone(), target.clone(), surroundings.probes.clone());
+        let queue = surroundings.probes.queue(&upstream.key().object.namespace);
+        let (upstream, probed) = (upstream.clone(), target.clone());
         let task = spawn(&surroundings.control, "probe", move || {
             let upstream = upstream.clone();
             let check = probed.check.clone();
@@ -449,7 +453,7 @@ impl Probing {
                 }
                 keeper.probed(&upstream, id, outcome)
             };
-            probe(probed.clone(), budget.clone(), spread.mul_f64(fastrand::f64()), report)
+            probe(probed.clone(), queue.clone(), spread.mul_f64(fastrand::f64()), report)
         });
         Self { target, _task: task }
     }

@@ -39,7 +39,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -57,7 +57,10 @@ use self::{
     keeper::{Keeper, Surroundings, keep},
     rebalance::{Group, Rebalancing},
 };
-use crate::model::{self, UpstreamKey};
+use crate::{
+    capacity::TenantPlaces,
+    model::{self, UpstreamKey},
+};
 
 /// All upstreams, by key.
 pub struct Upstreams {
@@ -67,9 +70,9 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// Probes, pools and keepers run on `control`. All pools together hold as many sockets as `budget` allows, and no
-    /// more than `probes` are made at a time.
+    /// more than `probes` are made at a time, which are divided among namespaces.
     pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
-        let (usable_changes, probes) = (watch::Sender::new(0), Arc::new(Semaphore::new(probes)));
+        let (usable_changes, probes) = (watch::Sender::new(0), TenantPlaces::new(probes));
         Self { surroundings: Surroundings { control, budget, probes, usable_changes }, kept: BTreeMap::new() }
     }
 
@@ -77,6 +80,8 @@ impl Upstreams {
     ///
     /// A `pick` that begins after this returned knows only the endpoints that are wanted now.
     pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
+        let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
+        self.surroundings.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         for (key, wanted) in wanted {
             match self.kept.get(key) {
                 Some(kept) => kept.upstream.change(wanted),

@@ -1,5 +1,6 @@
 mod health;
 mod preconnect;
+mod probe_shares;
 
 use std::{
     io,

@@ -21,7 +21,6 @@ use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::warn;
@@ -33,7 +32,10 @@ use super::{
     endpoint::Endpoint,
     log_limit::LogLimiter,
 };
-use crate::model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Role, Transport};
+use crate::{
+    capacity::{TenantPermit, TenantQueue},
+    model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Role, Transport},
+};
 
 /// What a probe found, or why it failed.
 pub(super) type Outcome = Result<(), String>;
@@ -51,11 +53,11 @@ pub(super) struct Target {
 
 /// Probes at each interval, the first time after `delay`. `report` answers whether the endpoint is healthy now.
 ///
-/// `None` is reported where a failure is not the target's. A probe waits for its turn in `budget`, and its interval and
+/// `None` is reported where a failure is not the target's. A probe waits for its turn in `queue`, and its interval and
 /// timeout begin then.
 pub(super) async fn probe(
     target: Target,
-    budget: Arc<Semaphore>,
+    queue: Arc<TenantQueue>,
     delay: Duration,
     report: impl Fn(Option<Outcome>) -> bool,
 ) {
@@ -63,7 +65,7 @@ pub(super) async fn probe(
     let mut told = false;
     sleep(delay).await;
     loop {
-        let permit = permit(&budget).await;
+        let permit = permit(&queue).await;
         let started = Instant::now();
         let deadline = started + check.timeout;
         // On the heap only while it is under way: between probes, thousands of tasks wait for a timer alone.
@@ -89,16 +91,20 @@ pub(super) async fn probe(
 }
 
 /// A permit for one probe, in the order in which they are asked for.
-async fn permit(budget: &Semaphore) -> Option<SemaphorePermit<'_>> {
+async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
     static LOG: LogLimiter = LogLimiter::new();
-    if let Ok(permit) = budget.try_acquire() {
-        return Some(permit);
+    if let Some(permit) = queue.try_enter() {
+        return permit;
     }
     if LOG.allow() {
-        warn!("as many probes are under way as file descriptors allow, and others wait: raise the limit of open files");
+        warn!(
+            namespace = queue.namespace(),
+            "as many probes of a namespace are under way as file descriptors allow, and others wait: raise the limit of \
+             open files"
+        );
     }
-    // Never closed.
-    budget.acquire().await.ok()
+    // On the heap, as probes that are under way.
+    Box::pin(queue.enter()).await
 }
 
 /// Why a probe failed.

@@ -9,9 +9,12 @@ use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::model::{
-    BackendTlsTerms, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession,
-    StartTls,
+use crate::{
+    capacity::TenantPlaces,
+    model::{
+        BackendTlsTerms, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession,
+        RedisSession, StartTls,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -379,8 +382,12 @@ async fn an_endpoint_that_is_unhealthy_is_probed_at_an_interval_of_its_own() {
         told.send(since).unwrap();
         !(60..=62).contains(&since)
     };
-    let _probing =
-        AbortOnDropHandle::new(tokio::spawn(probe(target, Arc::new(Semaphore::new(1)), Duration::ZERO, report)));
+    let _probing = AbortOnDropHandle::new(tokio::spawn(probe(
+        target,
+        TenantPlaces::new(1).queue(&"a".into()),
+        Duration::ZERO,
+        report,
+    )));
     for expected in [0, 60, 61, 62, 63, 123] {
         assert_eq!(times.recv().await, Some(expected));
     }
@@ -463,6 +470,6 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
 #[test]
 fn a_probe_that_is_not_under_way_needs_little_memory() {
     let target = target((Ipv4Addr::LOCALHOST, 1).into(), Probe::Tcp);
-    let size = size_of_val(&probe(target, Arc::new(Semaphore::new(1)), Duration::ZERO, |_| true));
+    let size = size_of_val(&probe(target, TenantPlaces::new(1).queue(&"a".into()), Duration::ZERO, |_| true));
     assert!(size <= 512, "{size} bytes for each endpoint");
 }
