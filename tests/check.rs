@@ -283,6 +283,32 @@ fn verdicts_are_written_as_json_and_as_annotations() {
 }
 
 #[test]
+fn foreign_text_is_no_command_in_a_log_of_github_actions() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let mut manifests = String::new();
+    for name in ["::error ::x", "  ::stop-commands::x", "a\\n::add-mask::x", "a\\r::debug::x", "a##[add-mask]x"] {
+        manifests += &load_balancer(&format!("\"{name}\""), "pg", TO_AN_ADDRESS);
+        manifests += &load_balancer("shop", &format!("\"{name}\""), TO_AN_ADDRESS);
+        let backends = format!("backends: [{{name: \"{name}\", addresses: [\"{name}\"]}}]");
+        manifests += &load_balancer("shop", "pg", &format!("listeners: [{{port: 1}}], {backends}, \"{name}\": 1"));
+    }
+    fs::write(&file, manifests).unwrap();
+    for arguments in [&["-o", "github"][..], &["-o", "github", "--tenancy", "/::error\n::debug::x"]] {
+        let path = [file.to_str().unwrap()];
+        let (_, told, errors) = check(&[arguments, &path].concat(), "");
+        let lines: Vec<_> = told.split(['\n', '\r']).chain(errors.split(['\n', '\r'])).collect();
+        assert!(lines.len() > 1, "{told}{errors}");
+        for line in lines {
+            let is_ours = ["::error file=", "::notice file=", "::error ::"].iter().any(|own| line.starts_with(own));
+            let is_ours = is_ours && !line.starts_with("::error ::x");
+            assert!(is_ours || !line.trim_start().starts_with("::"), "{line}");
+            assert!(is_ours || !line.contains("##["), "{line}");
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut manifest = String::new();

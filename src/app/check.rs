@@ -1,5 +1,6 @@
 //! `tcplb check`: compiles manifests for the place where they are to be served, and reports what is wrong.
 
+mod github;
 mod lookup;
 mod mode;
 mod report;
@@ -23,7 +24,7 @@ use self::{
 };
 use super::{cluster, commands::print, on_control_runtime};
 use crate::{
-    cli::{Check, CheckMode},
+    cli::{Check, CheckMode, CheckOutput},
     model::Snapshot,
     source::{Files, Names, World, resolve},
     translate::{Reason, Verdicts, translate},
@@ -47,8 +48,10 @@ pub fn run(arguments: Check) -> ExitCode {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::FAILURE,
         Err(error) => {
+            let sentence = format!("tcplb: {error:#}\n");
+            let sentence = if output == CheckOutput::Github { github::plain(&sentence) } else { sentence };
             // Nobody may be there to read it.
-            let _ = writeln!(io::stderr(), "tcplb: {error:#}");
+            let _ = io::stderr().write_all(sentence.as_bytes());
             NOT_CHECKED.into()
         }
     }

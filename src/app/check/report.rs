@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::mode::Mode;
+use super::{github, mode::Mode};
 use crate::{
     cli::CheckOutput,
     model::ObjectKey,
@@ -96,7 +96,7 @@ impl Report {
         match output {
             CheckOutput::Text => self.text(strict),
             CheckOutput::Json => visible_json(&format!("{:#}\n", self.json(strict))).into_owned(),
-            CheckOutput::Github => self.annotations() + &self.text(strict),
+            CheckOutput::Github => self.annotations() + &github::plain(&self.text(strict)),
         }
     }
 
@@ -146,16 +146,15 @@ impl Report {
         let mut text = String::new();
         for entry in &self.entries {
             for problem in &entry.verdict.problems {
-                let mut place = format!("file={}", property(&entry.verdict.origin));
-                if let Some(line) = entry.line {
-                    let _ = write!(place, ",line={line}");
-                }
-                let (command, title) = (Level::of(problem).annotation(), property(&entry.object.to_string()));
-                let _ = writeln!(text, "::{command} {place},title={title}::{}", data(&problem.to_string()));
+                let (line, object) = (entry.line.map(|line| line.to_string()), entry.object.to_string());
+                let (file, title) = (printable(&entry.verdict.origin, MAX_TEXT), printable(&object, MAX_TEXT));
+                let line = line.iter().map(|line| ("line", &**line));
+                let place: Vec<_> = [("file", &*file)].into_iter().chain(line).chain([("title", &*title)]).collect();
+                text += &github::command(Level::of(problem).annotation(), &place, &problem.to_string());
             }
         }
         for problem in &self.problems {
-            let _ = writeln!(text, "::error ::{}", data(&printable(problem, MAX_TEXT)));
+            text += &github::command("error", &[], &printable(problem, MAX_TEXT));
         }
         text
     }
@@ -182,14 +181,4 @@ fn entry_json(entry: &Entry) -> Value {
         "accepted": !entry.verdict.refuses(),
         "problems": entry.verdict.problems.iter().map(problem).collect::<Vec<_>>(),
     })
-}
-
-/// The text of an annotation, as GitHub Actions reads it.
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-/// The value of a property of an annotation.
-fn property(text: &str) -> String {
-    data(&printable(text, MAX_TEXT)).replace(':', "%3A").replace(',', "%2C")
 }
