@@ -27,15 +27,18 @@ pub fn printable_lines(text: &str, limit: usize) -> String {
     lines.join("\n")
 }
 
-/// The beginning and the end of a text that is longer than `limit` bytes: sentences quote first and conclude last.
+/// The beginning and the end of a text that is longer than `limit` bytes: sentences quote first and conclude last. The
+/// result is not longer than `limit`, which is at least 3.
 pub fn limited(text: &str, limit: usize) -> Cow<'_, str> {
+    const GAP: &str = "…";
     if text.len() <= limit {
         return text.into();
     }
-    let (head, tail) = (limit - limit / 4, limit / 4);
+    let room = limit.saturating_sub(GAP.len());
+    let (head, tail) = (room - room / 4, room / 4);
     let head = &text[..text.floor_char_boundary(head)];
     let tail = &text[text.ceil_char_boundary(text.len() - tail)..];
-    format!("{head}…{tail}").into()
+    format!("{head}{GAP}{tail}").into()
 }
 
 fn escaped(text: &str) -> Cow<'_, str> {

@@ -213,24 +213,24 @@ fn addresses_of(snapshot: &Snapshot, object: &ObjectKey) -> BTreeSet<SocketAddr>
     upstream_of(snapshot, object).iter().flat_map(|upstream| &upstream.endpoints).map(Endpoint::address).collect()
 }
 
+/// Logs the first [`MOST_TOLD`] items, and returns the number of the others if there are any.
+fn log_first<T>(mut items: impl Iterator<Item = T>, log: impl Fn(T)) -> Option<usize> {
+    items.by_ref().take(MOST_TOLD).for_each(log);
+    Some(items.count()).filter(|more| *more > 0)
+}
+
 /// Says each problem once when it comes, and once that it has gone.
 fn log_changes(before: &Configuration, now: &Configuration) {
     let [old, new]: [HashSet<&String>; 2] = [before, now].map(|configuration| configuration.problems.iter().collect());
-    let mut came = now.problems.iter().filter(|problem| !old.contains(problem));
-    for problem in came.by_ref().take(MOST_TOLD) {
-        error!("{problem}");
+    let came = now.problems.iter().filter(|problem| !old.contains(problem));
+    let more = log_first(came, |problem| error!("{problem}"));
+    if let Some(more) = more {
+        error!("and {more} more problems with files: the admin page has all");
     }
-    let untold = came.count();
-    if untold > 0 {
-        error!("and {untold} more problems with files: the admin page has all");
-    }
-    let mut went = before.problems.iter().filter(|problem| !new.contains(problem));
-    for problem in went.by_ref().take(MOST_TOLD) {
-        info!("no longer: {problem}");
-    }
-    let untold = went.count();
-    if untold > 0 {
-        info!("no longer: {untold} more problems with files");
+    let went = before.problems.iter().filter(|problem| !new.contains(problem));
+    let more = log_first(went, |problem| info!("no longer: {problem}"));
+    if let Some(more) = more {
+        info!("no longer: {more} more problems with files");
     }
     for (object, verdict) in &*now.verdicts {
         let had = before.verdicts.get(object).map_or(&[][..], |before| &before.problems);
@@ -238,17 +238,14 @@ fn log_changes(before: &Configuration, now: &Configuration) {
             continue;
         }
         let had: BTreeSet<&Problem> = had.iter().collect();
-        let mut new = verdict.problems.iter().filter(|problem| !had.contains(problem));
-        for problem in new.by_ref().take(MOST_TOLD) {
-            match problem.severity {
-                Severity::Refused => error!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
-                Severity::Warning => warn!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
-            }
-        }
-        let untold = new.count();
-        if untold > 0 {
+        let new = verdict.problems.iter().filter(|problem| !had.contains(problem));
+        let more = log_first(new, |problem| match problem.severity {
+            Severity::Refused => error!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
+            Severity::Warning => warn!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
+        });
+        if let Some(more) = more {
             let all = "the admin page has all";
-            warn!(load_balancer = %object, origin = %verdict.origin, "and {untold} more of the same object: {all}");
+            warn!(load_balancer = %object, origin = %verdict.origin, "and {more} more of the same object: {all}");
         }
         let all_well = verdict.problems.is_empty();
         if all_well && !had.is_empty() {

@@ -14,7 +14,7 @@ mod steady;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -25,7 +25,7 @@ use super::{Observed, Problems, Replicas, Settings, services};
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
     model::ObjectKey,
-    printable::{printable, printable_lines},
+    printable::{limited, printable, printable_lines},
     source::Declared,
 };
 
@@ -180,7 +180,7 @@ impl Finding {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: self.reason.as_str().to_owned(),
-            message: cut(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
+            message: limited(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
             observed_generation: Some(situation.identity.generation),
             last_transition_time: Time(whole_seconds(situation.now)),
         }
@@ -195,15 +195,6 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 /// True if a condition with this reason waits for something that comes about by itself.
 pub fn is_waiting(condition: &Condition) -> bool {
     ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
-}
-
-/// The beginning of a text, if all of it has no room.
-pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
-    const MORE: &str = " …";
-    if text.len() <= room {
-        return text.into();
-    }
-    format!("{}{MORE}", &text[..text.floor_char_boundary(room.saturating_sub(MORE.len()))]).into()
 }
 
 /// Sentences, each on a line of its own.

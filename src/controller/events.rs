@@ -16,12 +16,13 @@ use tracing::debug;
 
 use super::{
     Settings,
-    conditions::{CLIENT_ADDRESS_PRESERVED, PROGRAMMED, cut, is_summary, is_waiting},
+    conditions::{CLIENT_ADDRESS_PRESERVED, PROGRAMMED, is_summary, is_waiting},
     failure::sentence,
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerStatus, VERSION},
     model::ObjectKey,
+    printable::limited,
 };
 
 /// How many may wait to be published; those beyond are left out, for the status says the same.
@@ -108,7 +109,7 @@ fn event(condition: &Condition) -> Event {
     Event {
         type_: if is_fault(condition) { EventType::Warning } else { EventType::Normal },
         reason: condition.reason.clone(),
-        note: Some(cut(&condition.message, LONGEST_NOTE).into_owned()),
+        note: Some(limited(&condition.message, LONGEST_NOTE).into_owned()),
         action: condition.type_.clone(),
         secondary: None,
     }

@@ -27,9 +27,14 @@ pub fn bounded(mut sentences: Vec<String>, most: usize) -> Vec<String> {
         }
     }
     if more > 0 {
-        sentences.push(format!("and {more} more problems: correct the ones before first"));
+        sentences.push(more_problems(more));
     }
     sentences
+}
+
+/// The last sentence where so many more problems are left out.
+pub fn more_problems(count: usize) -> String {
+    format!("and {count} more problems: correct the ones before first")
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub use cluster::{
     Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, service_of, with_causes,
 };
 pub use files::{Files, decoded};
-pub use limits::{MAX_PROBLEMS, MAX_SENTENCE};
+pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
 pub use names::{Names, resolve};
 pub use quotas::{Quotas, Share, oldest_first};
 pub use settle::Settle;

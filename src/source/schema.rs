@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 
 use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value};
-use super::limits::{MAX_PROBLEMS, MAX_SENTENCE};
+use super::limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
 use crate::{
     api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
     printable::limited,
@@ -226,7 +226,7 @@ impl Problems {
     }
 
     fn sentences(self, said: impl Fn(&Problem) -> String) -> Vec<String> {
-        let more = (self.more > 0).then(|| format!("and {} more problems: correct the ones before first", self.more));
+        let more = (self.more > 0).then(|| more_problems(self.more));
         self.all.iter().map(said).chain(more).collect()
     }
 

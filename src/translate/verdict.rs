@@ -7,7 +7,7 @@ use std::{
 use crate::{
     model::ObjectKey,
     printable::printable,
-    source::{Identity, MAX_PROBLEMS},
+    source::{Identity, MAX_PROBLEMS, more_problems},
 };
 
 /// What the translation thinks of each load balancer.
@@ -74,7 +74,7 @@ impl Verdict {
                 severity: *severity,
                 reason: Reason::Invalid,
                 field: String::new(),
-                message: format!("and {} more problems: correct the ones before first", left_out.len()),
+                message: more_problems(left_out.len()),
             });
         }
     }
