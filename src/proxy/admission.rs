@@ -25,7 +25,7 @@ use std::{
 
 use thiserror::Error;
 
-pub use self::sources::{SWEEP, SourcePermit, Sources};
+pub use self::sources::{Prefix, SWEEP, SourcePermit, Sources};
 use self::{count::OpenCount, rate::RateState, sources::SourceTable};
 use crate::{
     capacity::Terms,

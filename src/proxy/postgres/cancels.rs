@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     cmp::Reverse,
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use super::CancelRequest;
-use crate::upstream::LogLimiter;
+use crate::{proxy::admission::Prefix, upstream::LogLimiter};
 
 /// A CancelRequest does not say which server its session is on. It is sent to at most so many.
 const MOST_SERVERS: usize = 32;
@@ -62,16 +62,12 @@ struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requester {
     listener: u64,
-    source: IpAddr,
+    source: Prefix,
 }
 
 impl Requester {
     pub fn new(listener: u64, client: IpAddr) -> Self {
-        let source = match client.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        };
-        Self { listener, source }
+        Self { listener, source: Prefix::of(client) }
     }
 }
 
@@ -238,6 +234,8 @@ mod tests {
         assert_eq!(source("2001:db8::1"), source("2001:db8::2"));
         assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
         assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        let shown = ["2001:db8::1", "192.0.2.1"].map(|address| source(address).source.to_string());
+        assert_eq!(shown, ["2001:db8::/64", "192.0.2.1"]);
     }
 
     #[test]
