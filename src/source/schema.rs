@@ -233,7 +233,7 @@ impl Problems {
     /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
         let is_secret = may_be_secret(path);
-        make_whole(schema, value);
+        make_whole(schema, value, path);
         if let Some(sentence) = wrong_type(schema, value, path) {
             let sentence = if is_secret || is_check(path) { unquoted_type(schema, value) } else { sentence };
             return self.add(path, sentence);
@@ -312,10 +312,14 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     }
 }
 
-/// A whole number with a fraction of zero (`3.0`) is an integer to the server.
-fn make_whole(schema: &Value, value: &mut Value) {
+/// Fields whose values the schema's rules always read. Rules cannot read a whole number with a fraction of zero.
+const READ_BY_RULES: [&str; 1] = ["nodePort"];
+
+/// A whole number with a fraction of zero (`3.0`) is an integer to the server, unless a rule reads it.
+fn make_whole(schema: &Value, value: &mut Value, path: &str) {
     let whole = |float: &f64| float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64;
     if schema["type"] == "integer"
+        && !READ_BY_RULES.contains(&last_name(path))
         && !value.is_i64()
         && !value.is_u64()
         && let Some(float) = value.as_f64().filter(whole)

@@ -37,6 +37,11 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         ("listeners: [{port: '80'}]", "spec.listeners[0].port", "write 80 without quotes"),
         ("listeners: [{port: http}]", "spec.listeners[0].port", "must be a whole number, not the text `http`"),
         ("listeners: [{port: 1.5}]", "spec.listeners[0].port", "must be a whole number, not `1.5`"),
+        (
+            "listeners: [{port: 1, nodePort: 30000.0}]",
+            "spec.listeners[0].nodePort",
+            "must be a whole number, not `30000.0`",
+        ),
         ("listeners: [{}]", "spec.listeners[0].port", "is missing"),
         ("listeners: [null]", "spec.listeners[0]", "must hold fields (`name: value` lines), not empty"),
         ("listeners: []", "spec.listeners", "for example `listeners: [{port: 5432}]`"),
