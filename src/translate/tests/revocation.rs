@@ -1,17 +1,10 @@
 //! What lists of revoked certificates cost: whoever writes many must not hold up others.
 
-use std::fs;
-
 use super::{
     authorities::{Ca, store, validating, validation},
     *,
 };
-
-/// Nanoseconds that this thread has run for, which do not depend on how busy the machine is.
-fn cpu_time() -> u64 {
-    let times = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    times.split(' ').next().unwrap().parse().unwrap()
-}
+use crate::cost::assert_grows_no_faster_than_n_log_n;
 
 fn joined(texts: impl IntoIterator<Item = String>) -> String {
     texts.into_iter().collect()
@@ -53,21 +46,12 @@ fn of_many_names(count: usize, is_one_object: bool) -> World {
 fn the_cost_of_lists_grows_no_faster_than_their_number() {
     const COUNT: usize = 50;
 
-    for (name, make) in [("one name", of_one_name as fn(usize, bool) -> World), ("many names", of_many_names)] {
+    for make in [of_one_name as fn(usize, bool) -> World, of_many_names] {
         for is_one_object in [true, false] {
-            let cost = |count| {
-                let world = make(count, is_one_object);
-                let once = || {
-                    let before = cpu_time();
-                    let snapshot = first(&world).0;
-                    assert!(snapshot.certificate_cache.signatures.len() <= count);
-                    cpu_time() - before
-                };
-                (0..3).map(|_| once()).min().unwrap()
-            };
-            let [one, two, four] = [1, 2, 4].map(|factor| cost(factor * COUNT));
-            // Squares would be 4 and 16 times as much.
-            assert!(two < 3 * one && four < 8 * one, "{name}, one object: {is_one_object}: {one}, {two}, {four} ns");
+            let prepare = |count| (count, make(count, is_one_object));
+            assert_grows_no_faster_than_n_log_n(COUNT, prepare, |(count, world)| {
+                assert!(first(world).0.certificate_cache.signatures.len() <= *count);
+            });
         }
     }
 }
