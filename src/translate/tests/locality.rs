@@ -84,7 +84,11 @@ fn a_zone_that_no_endpoint_is_in_is_told_of() {
         (&[], None),
     ] {
         let said = sentences(&first(&seen("prefer: SameZone", endpoints)).1, "pg");
-        assert_eq!(said.iter().find(|sentence| sentence.contains("no endpoint is in zone")).map(String::as_str), expected, "{said:?}");
+        assert_eq!(
+            said.iter().find(|sentence| sentence.contains("no endpoint is in zone")).map(String::as_str),
+            expected,
+            "{said:?}"
+        );
     }
 }
 
