@@ -52,7 +52,8 @@ fn the_program_knows_every_argument_that_pods_are_given() {
     }
 }
 
-fn takes_arguments_of(container: &Value) {
+/// Panics if the program does not know the arguments of a container.
+pub fn takes_arguments_of(container: &Value) {
     let strings = |list: &Value, of: fn(&Value) -> &Value| -> Vec<String> {
         list.as_array().into_iter().flatten().filter_map(|entry| of(entry).as_str().map(str::to_owned)).collect()
     };

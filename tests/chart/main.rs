@@ -4,6 +4,8 @@
 
 mod examples;
 mod manifests;
+mod names;
+mod notes;
 mod rendered;
 mod rights;
 mod upgrade;

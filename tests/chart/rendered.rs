@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{helm, objects, of_kind};
+use crate::{examples::takes_arguments_of, helm, objects, of_kind};
 
 #[test]
 fn the_crd_is_the_programs_own_and_stays() {
@@ -174,6 +174,26 @@ fn what_cannot_work_is_refused_with_a_sentence() {
         ("tenancy.deniedBackendNetworks={10.0.0.0/08}", "'10.0.0.0/08' does not match"),
         ("tenancy.deniedBackendNetworks={10.0.0.0/33}", "'10.0.0.0/33' does not match"),
         ("tenancy.deniedBackendNetworks={::ffff:10.0.0.0/8}", "'::ffff:10.0.0.0/8' does not match"),
+        ("tenancy.allowedBackendNetworks={2001:db8::1/32}", "2001:db8::1/32 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={fe80::/8}", "fe80::/8 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={::ffff:10.0.0.1/104}", "::ffff:10.0.0.1/104 has bits set after its prefix"),
+        ("tenancy.deniedBackendNetworks={1:2:3:4:5:6:7:8:9}", "1:2:3:4:5:6:7:8:9 is not a network"),
+        ("tenancy.deniedBackendNetworks={1::2::3}", "1::2::3 is not a network"),
+        ("tenancy.deniedBackendNetworks={12345::}", "12345:: is not a network"),
+        ("tenancy.deniedBackendNetworks={1:2:3:4::5:6:7:8}", "1:2:3:4::5:6:7:8 is not a network"),
+        ("host.enabled=true,host.allowedPorts={9000-8000}", "9000-8000 is not a range of ports"),
+        ("host.enabled=true,host.allowedPorts={9000-99999}", "9000-99999 is not a range of ports"),
+        ("host.enabled=true,host.allowedPorts={99999-99999}", "99999-99999 is not a range of ports"),
+        ("host.enabled=true,host.allowedPorts={9901}", "9901 is host.adminPort"),
+        ("host.enabled=true,host.allowedPorts={080-90}", "'080-90' does not match"),
+        (
+            "autoscaling.enabled=true,autoscaling.minReplicas=5,autoscaling.maxReplicas=2",
+            "autoscaling.minReplicas is above autoscaling.maxReplicas: 5, 2",
+        ),
+        (
+            r"commonLabels.rbac\.authorization\.k8s\.io/aggregate-to-view=x",
+            "commonLabels has rbac.authorization.k8s.io/aggregate-to-view",
+        ),
     ] {
         match helm(&["template", "tcplb", "charts/tcplb", "--set", values]) {
             Some(answer) => {
@@ -265,14 +285,44 @@ fn the_chart_can_be_a_dependency_that_is_switched_off() {
     }
 }
 
+/// The program parses what the chart renders, so both agree on what a network is.
 #[test]
-fn the_notes_name_the_setting_for_addresses_outside_of_the_cluster() {
-    let notes = |values: &str| {
-        let options = ["install", "tcplb", "charts/tcplb", "--dry-run=client", "--hide-secret", "--set", values];
-        helm(&options).map(|notes| notes.unwrap().split_once("NOTES:").expect("notes").1.to_owned())
-    };
-    let Some(text) = notes("replicas=2") else { return };
-    assert!(text.contains("--set 'tenancy.allowedServiceTypes={ClusterIP,LoadBalancer}'"), "{text}");
-    let text = notes("tenancy.allowedServiceTypes={ClusterIP,LoadBalancer}").unwrap();
-    assert!(!text.contains("--set"), "{text}");
+fn networks_that_the_chart_accepts_are_accepted_by_the_program() {
+    let networks = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.1.2.3",
+        "128.0.0.0/1",
+        "255.255.255.255/32",
+        "::/0",
+        "::1",
+        "FD00::/8",
+        "8000::/1",
+        "fe80::/9",
+        "fe80::/10",
+        "2001:db8::/32",
+        "fd00::ab0/124",
+        "2001:db8::8000:0/113",
+        "1:2:3:4:5:6:7:8",
+        "1:2:3:4:5:6:7::",
+        "::ffff:10.0.0.0/104",
+    ];
+    let values = networks.join(",");
+    let options = format!("tenancy.allowedBackendNetworks={{{values}}},tenancy.deniedBackendNetworks={{{values}}}");
+    let Some(objects) = objects(&["--set", &options]) else { return };
+    takes_arguments_of(&of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]);
+}
+
+/// Helm removes a value that is null.
+#[test]
+fn security_contexts_can_be_removed() {
+    let values = "securityContext=null,podSecurityContext=null,host.securityContext=null,host.podSecurityContext=null";
+    let host = "host.enabled=true,host.allowedPorts={5432}";
+    let Some(objects) = objects(&["--set", values, "--set", host]) else { return };
+    for kind in ["Deployment", "DaemonSet"] {
+        let pod = &of_kind(&objects, kind)[0]["spec"]["template"]["spec"];
+        for context in [&pod["securityContext"], &pod["containers"][0]["securityContext"]] {
+            assert!(context.is_null() || *context == json!({}), "{kind}: {context}");
+        }
+    }
 }

@@ -2,11 +2,23 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 40 characters leave room for what is appended within the 63 of a label. */}}
+{{/*
+A name for Services (RFC 1035) that other names can be appended to: 40 characters leave room within the 63 of a label. A
+name that has to be changed gets a hash of the original one, since others may become the same otherwise.
+*/}}
+{{- define "tcplb.objectName" -}}
+{{- $valid := regexReplaceAll "[^a-z0-9-]" (lower .) "-" -}}
+{{- if and (eq $valid .) (le (len .) 40) -}}
+{{- trimSuffix "-" . -}}
+{{- else -}}
+{{- printf "%s-%s" ($valid | trunc 31 | trimSuffix "-") (sha256sum . | trunc 8) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "tcplb.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $whole := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
-{{- default $whole .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "tcplb.objectName" (default $whole .Values.fullnameOverride) -}}
 {{- end -}}
 
 {{/* For what is not in the release's namespace: two releases of one name may be in two namespaces. */}}
@@ -15,16 +27,22 @@
 {{- end -}}
 
 {{- define "tcplb.labels" -}}
-{{- $own := include "tcplb.selector" . | fromYaml -}}
-{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion -}}
-{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
-{{- merge $own .Values.commonLabels | toYaml -}}
+{{- include "tcplb.labelsAnd" (list . dict) -}}
+{{- end -}}
+
+{{/* The labels of an object that has labels of its own: (list context labels). The chart's own ones take precedence. */}}
+{{- define "tcplb.labelsAnd" -}}
+{{- $context := index . 0 -}}
+{{- $own := include "tcplb.selector" $context | fromYaml -}}
+{{- $_ := set $own "app.kubernetes.io/version" $context.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" $context.Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $context.Chart.Name $context.Chart.Version | replace "+" "_") -}}
+{{- merge $own (default dict (index . 1)) (default dict $context.Values.commonLabels) | toYaml -}}
 {{- end -}}
 
 {{- define "tcplb.selector" -}}
-app.kubernetes.io/name: {{ include "tcplb.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "tcplb.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/*
@@ -35,7 +53,7 @@ No versions: a change that does not concern the pods must not replace them, for 
 {{- $context := index . 0 -}}
 {{- $own := include "tcplb.selector" $context | fromYaml -}}
 {{- $_ := set $own "app.kubernetes.io/component" (index . 1) -}}
-{{- merge $own (index . 2) $context.Values.commonLabels | toYaml -}}
+{{- merge $own (default dict (index . 2)) (default dict $context.Values.commonLabels) | toYaml -}}
 {{- end -}}
 
 {{- define "tcplb.serviceAccount" -}}
@@ -54,7 +72,7 @@ No versions: a change that does not concern the pods must not replace them, for 
 {{- range uniq $names }}
 - kind: ServiceAccount
   name: {{ . }}
-  namespace: {{ $.Release.Namespace }}
+  namespace: {{ $.Release.Namespace | quote }}
 {{- end }}
 {{- end -}}
 
@@ -81,7 +99,9 @@ No versions: a change that does not concern the pods must not replace them, for 
 - --watch-namespace={{ join "," . }}
 {{- end }}
 {{- with .Values.tenancy }}
-- --allow-service-type={{ join "," .allowedServiceTypes }}
+{{- with .allowedServiceTypes }}
+- --allow-service-type={{ join "," . }}
+{{- end }}
 {{- with .allowedAnnotations }}
 - --allow-annotation={{ join "," . }}
 {{- end }}
@@ -101,10 +121,10 @@ No versions: a change that does not concern the pods must not replace them, for 
 - --deny-backend-network={{ join "," . }}
 {{- end }}
 {{- if not (kindIs "invalid" .maxLoadBalancersPerNamespace) }}
-- --max-load-balancers-per-namespace={{ int .maxLoadBalancersPerNamespace }}
+- --max-load-balancers-per-namespace={{ int64 .maxLoadBalancersPerNamespace }}
 {{- end }}
 {{- if not (kindIs "invalid" .maxListenersPerNamespace) }}
-- --max-listeners-per-namespace={{ int .maxListenersPerNamespace }}
+- --max-listeners-per-namespace={{ int64 .maxListenersPerNamespace }}
 {{- end }}
 - --max-secrets-per-namespace={{ int .maxSecretsPerNamespace }}
 {{- end }}
@@ -148,4 +168,39 @@ imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
 # The namespace may have thousands of Services, and the environment would have variables for all of them.
 enableServiceLinks: false
+{{- end -}}
+
+{{/* The eight 16-bit groups of an address as a JSON array, those of IPv4 as if mapped into IPv6. Empty: it is no address. */}}
+{{- define "tcplb.groups" -}}
+{{- $address := . -}}
+{{- if contains "." $address -}}
+{{- $dotted := last (splitList ":" $address) -}}
+{{- $words := list -}}
+{{- if regexMatch "^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.]|$)){4}$" $dotted -}}
+{{- $octets := splitList "." $dotted -}}
+{{- range list 0 2 -}}
+{{- $words = append $words (printf "%x%02x" (int (index $octets .)) (int (index $octets (int (add1 .))))) -}}
+{{- end -}}
+{{- end -}}
+{{- $address = printf "%s%s" (contains ":" $address | ternary (trimSuffix $dotted $address) "::ffff:") (join ":" $words) -}}
+{{- end -}}
+{{- $lists := list -}}
+{{- range splitList "::" $address -}}
+{{- $lists = append $lists (empty . | ternary list (splitList ":" .)) -}}
+{{- end -}}
+{{- $head := first $lists -}}
+{{- $tail := default list (index (append $lists list) 1) -}}
+{{- $zeros := list -}}
+{{- range until (sub 8 (add (len $head) (len $tail)) | max 0 | int) -}}
+{{- $zeros = append $zeros "0" -}}
+{{- end -}}
+{{- $groups := concat $head $zeros $tail -}}
+{{- $complete := or (and (eq (len $lists) 1) (eq (len $head) 8)) (and (eq (len $lists) 2) (ne (len $zeros) 0) (eq (len $groups) 8)) -}}
+{{- $numbers := list -}}
+{{- range $groups -}}
+{{- if regexMatch "^[0-9a-fA-F]{1,4}$" . -}}
+{{- $numbers = append $numbers (int (printf "0x%s" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- and $complete (eq (len $numbers) 8) | ternary $numbers list | toJson -}}
 {{- end -}}
