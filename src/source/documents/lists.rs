@@ -1,0 +1,71 @@
+//! Lists of objects.
+
+use serde_json::Value;
+
+use super::{KUBERNETES, Kind, near};
+use crate::api::{GROUP, KIND, VERSION};
+
+/// A list of objects that is read.
+pub enum List {
+    /// Of any kind, each with its own.
+    Any,
+    /// Of this kind, which the API server does not repeat in each.
+    Of(&'static str),
+}
+
+impl List {
+    pub fn of(api_version: &str, kind: &str) -> Option<Self> {
+        let listed = kind.strip_suffix("List")?;
+        let ours = (&*format!("{GROUP}/{VERSION}") == api_version && listed == KIND).then_some(KIND);
+        let known = KUBERNETES.iter().find(|known| **known == (api_version, listed)).map(|(_, kind)| *kind);
+        let any = (api_version == "v1" && listed.is_empty()).then_some(Self::Any);
+        any.or_else(|| ours.or(known).map(Self::Of))
+    }
+
+    /// The objects of the list, each with its kind.
+    ///
+    /// # Errors
+    /// A sentence that names the field, if the list has anything but objects.
+    pub fn items(&self, mut list: Value) -> Result<Vec<Value>, String> {
+        let mut fields = list.as_object().into_iter().flat_map(|fields| fields.keys());
+        let unknown = |field: &&String| !["apiVersion", "kind", "metadata", "items"].contains(&field.as_str());
+        if let Some(field) = fields.find(unknown) {
+            return Err(format!("there is no field `{field}` in a list: write the objects below `items`"));
+        }
+        let api_version = list["apiVersion"].take();
+        let mut items = match list.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => items,
+            // The API server writes an empty list that way.
+            Some(Value::Null) => Vec::new(),
+            Some(_) => return Err("items: must be a list (entries that start with `- `)".into()),
+            None => return Err("items: is missing: write the objects below `items`".into()),
+        };
+        if let Self::Of(kind) = self {
+            for fields in items.iter_mut().filter_map(Value::as_object_mut) {
+                fields.entry("apiVersion").or_insert_with(|| api_version.clone());
+                fields.entry("kind").or_insert_with(|| (*kind).into());
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// True if an object of another kind was meant to be a list that is read: it is called a list, and it has objects that are
+/// read, or is called after them.
+pub fn is_mistyped(object: &Value) -> bool {
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let lower = kind.to_lowercase();
+    let Some(listed) = lower.strip_suffix("lists").or_else(|| lower.strip_suffix("list")) else { return false };
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let is_known_group = group == GROUP || !group.contains('.') || group.ends_with(".k8s.io");
+    let known = KUBERNETES.iter().map(|(_, kind)| *kind).chain([KIND]);
+    let is_called_after = known.into_iter().any(|kind| near(listed, [&*kind.to_lowercase()]).is_some());
+    let fields = object.as_object().into_iter().flat_map(|fields| fields.values());
+    let mut items = fields.filter_map(Value::as_array).flatten();
+    let is_read = |item: &Value| {
+        let text = |field: &str| item[field].as_str().unwrap_or_default();
+        !text("kind").is_empty() && !matches!(Kind::of(text("apiVersion"), text("kind")), Kind::Other)
+    };
+    is_known_group && is_called_after || items.any(is_read)
+}
