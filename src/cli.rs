@@ -11,7 +11,7 @@ pub use check::{Check, CheckMode, CheckOutput};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{Controller, PlacementName, ServiceTypeName, Sidecar, Tenants};
 pub use simple::{AlgorithmName, Simple};
-pub use values::{AdminAddress, ListenAddress, Workload, port_range};
+pub use values::{AdminAddress, ListenAddress, Quota, Workload, port_range};
 use values::{admin_address, host_name};
 
 use crate::{api, proxy::access_log};

@@ -148,7 +148,7 @@ fn tenancy(arguments: &Controller) -> Tenancy {
         denied_networks: networks(&tenants.denied_networks),
         load_balancers_per_namespace: tenants.max_load_balancers_per_namespace,
         listeners_per_namespace: tenants.max_listeners_per_namespace,
-        secrets_per_namespace: Some(tenants.max_secrets_per_namespace),
+        secrets_per_namespace: tenants.max_secrets_per_namespace.0,
         host_ports: tenants.host_ports.clone(),
         host_namespaces: some(&tenants.host_namespaces),
         replicas: Some(ObjectKey::new(&arguments.namespace, &arguments.replicas_service)),

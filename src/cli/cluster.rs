@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Run,
-    values::{AdminAddress, ListenAddress, Workload, admin_address, label, object_key, port_range, workload},
+    values::{AdminAddress, ListenAddress, Quota, Workload, admin_address, label, object_key, port_range, workload},
 };
 use crate::{
     api::{self, Placement, ServiceType},
@@ -119,10 +119,10 @@ pub struct Tenants {
     /// How many listeners the load balancers of a namespace may have together. Default: any number.
     #[arg(long, value_name = "NUMBER")]
     pub max_listeners_per_namespace: Option<u32>,
-    /// How many Secrets and ConfigMaps with certificates the load balancers of a namespace may have read. Each costs a connection to
-    /// the API server.
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub max_secrets_per_namespace: u32,
+    /// How many Secrets and ConfigMaps with certificates or passwords the load balancers of a namespace may have read; or
+    /// `unlimited`. Each costs a connection to the API server.
+    #[arg(long, value_name = "NUMBER", default_value_t = Quota(Some(100)))]
+    pub max_secrets_per_namespace: Quota,
     /// The ports that placement Host may open. Default: none.
     #[arg(long, value_name = "FIRST-LAST", value_delimiter = ',', value_parser = port_range)]
     pub host_ports: Vec<RangeInclusive<u16>>,

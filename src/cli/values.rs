@@ -62,6 +62,34 @@ pub fn admin_address(text: &str) -> Result<AdminAddress, String> {
         .map_err(|_| format!("`{text}` is not an address: write for example 127.0.0.1:9900 or :9900, or off"))
 }
 
+/// A number, or `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota(pub Option<u32>);
+
+impl FromStr for Quota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == UNLIMITED {
+            return Ok(Self(None));
+        }
+        let number =
+            text.parse().map_err(|_| format!("`{text}` is not a number: write for example 100, or {UNLIMITED}"));
+        number.map(|number| Self(Some(number)))
+    }
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str(UNLIMITED),
+        }
+    }
+}
+
+const UNLIMITED: &str = "unlimited";
+
 /// A name as it is in a Host header, without the port.
 pub fn host_name(text: &str) -> Result<String, String> {
     let valid = (1..=253).contains(&text.len())
@@ -114,6 +142,17 @@ pub fn object_key(text: &str) -> Result<ObjectKey, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quota_is_a_number_or_unlimited() {
+        for (text, quota) in [("0", Some(0)), ("100", Some(100)), ("4294967295", Some(u32::MAX)), ("unlimited", None)] {
+            assert_eq!(text.parse(), Ok(Quota(quota)));
+            assert_eq!(Quota(quota).to_string(), text);
+        }
+        for text in ["", "-1", "none", "4294967296"] {
+            assert!(text.parse::<Quota>().unwrap_err().contains("write for example 100, or unlimited"), "{text}");
+        }
+    }
 
     #[test]
     fn ports_have_one_spelling() {

@@ -313,6 +313,21 @@ fn networks_that_the_chart_accepts_are_accepted_by_the_program() {
     takes_arguments_of(&of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]);
 }
 
+#[test]
+fn a_quota_of_null_is_no_limit() {
+    let quotas = ["load-balancers", "listeners", "secrets"].map(|what| format!("--max-{what}-per-namespace="));
+    let values = ["maxLoadBalancersPerNamespace", "maxListenersPerNamespace", "maxSecretsPerNamespace"];
+    for (value, expected) in [("null", [None, None, Some("unlimited")]), ("0", [Some("0"); 3])] {
+        let values = values.map(|name| format!("tenancy.{name}={value}")).join(",");
+        let Some(objects) = objects(&["--set", &values]) else { return };
+        let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+        takes_arguments_of(container);
+        let arguments: Vec<_> = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let given = |flag: &String| arguments.iter().find_map(|argument| argument.strip_prefix(flag.as_str()));
+        assert_eq!(quotas.each_ref().map(given), expected, "{value}");
+    }
+}
+
 /// Helm removes a value that is null.
 #[test]
 fn security_contexts_can_be_removed() {

@@ -126,7 +126,7 @@ No versions: a change that does not concern the pods must not replace them, for 
 {{- if not (kindIs "invalid" .maxListenersPerNamespace) }}
 - --max-listeners-per-namespace={{ int64 .maxListenersPerNamespace }}
 {{- end }}
-- --max-secrets-per-namespace={{ int .maxSecretsPerNamespace }}
+- --max-secrets-per-namespace={{ kindIs "invalid" .maxSecretsPerNamespace | ternary "unlimited" (int64 .maxSecretsPerNamespace) }}
 {{- end }}
 - --log-format={{ .Values.log.format }}
 - --access-log={{ .Values.log.connections }}
