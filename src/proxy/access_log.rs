@@ -22,7 +22,7 @@ use std::{
 };
 
 use jiff::{Timestamp, Unit};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use self::text::write_text;
 use super::{accounting::CloseReason, tls::ClientTls};
@@ -242,6 +242,7 @@ fn write_json(text: &mut Vec<u8>, event: &Event) {
 /// What is written of an event in JSON.
 #[derive(Serialize)]
 struct Line<'a> {
+    #[serde(serialize_with = "write_time")]
     time: Timestamp,
     event: &'static str,
     listener: &'a str,
@@ -292,6 +293,11 @@ impl<'a> Line<'a> {
             tls_client_fault: event.tls.as_ref().and_then(|tls| Some(tls.fault?.label())),
         }
     }
+}
+
+/// With all digits, so that times sort as text.
+fn write_time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.6}"))
 }
 
 /// To the microsecond.

@@ -44,11 +44,27 @@ fn written(format: Format, events: impl IntoIterator<Item = Event>) -> String {
 fn text_lines_are_pairs() {
     assert_eq!(
         written(Format::Text, [event(Kind::End(CloseReason::Complete))]),
-        "2023-11-14T22:13:20.123Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
+        "2023-11-14T22:13:20.123000Z connection end listener=shop/pg:5432 name=pg peer=10.0.0.1:4000 \
          client=192.0.2.7:5000 tls_version=TLS1.3 tls_server_name=db.example.com \
          tls_client=\"O=shop, CN=\\\"al\\nice\\\"\" endpoint=10.1.0.1:5432 attempts=1 \
          bytes_to_backend=7 bytes_to_client=8 connect_seconds=0.0015 duration_seconds=2 reason=complete\n"
     );
+}
+
+#[test]
+fn times_have_six_decimals_so_that_they_sort_as_text() {
+    let times = [0, 358_120_000, 358_121_000, 999_999_400].map(|nanoseconds| {
+        let at = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, nanoseconds);
+        Event { at, ..event(Kind::End(CloseReason::Complete)) }
+    });
+    let expected =
+        ["20.000000Z", "20.358120Z", "20.358121Z", "20.999999Z"].map(|end| format!("2023-11-14T22:13:{end}"));
+    let text = written(Format::Text, times.clone());
+    assert!(text.lines().map(|line| line.split_once(' ').unwrap().0).eq(&expected), "{text}");
+    let json = written(Format::Json, times);
+    let time =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["time"].as_str().unwrap().to_owned();
+    assert!(json.lines().map(time).eq(expected), "{json}");
 }
 
 #[test]

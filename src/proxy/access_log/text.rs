@@ -9,7 +9,7 @@ use crate::printable::quoted;
 /// `TIME connection end listener=… client=… …`: pairs in the order of JSON's fields, absent ones left out.
 pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     // Writing to memory does not fail.
-    let _ = write!(text, "{} connection {}", timestamp(event.at), event.kind.label());
+    let _ = write!(text, "{:.6} connection {}", timestamp(event.at), event.kind.label());
     pair(text, "listener", &Foreign(&event.listener.label));
     pair(text, "name", &Foreign(&event.listener.name));
     pair(text, "peer", &event.peer);
