@@ -467,3 +467,17 @@ fn of_very_many_mistakes_in_one_object_the_first_are_told() {
     assert!((50..60).contains(&told), "{told} lines: {:?}", tcplb.seen);
     visit(good).unwrap();
 }
+
+/// docs/standalone.md has the codes.
+#[test]
+fn exit_codes_tell_unknown_arguments_from_nothing_to_serve() {
+    for (arguments, expected, sentence) in [
+        (&["standalone"][..], 1, "there is nothing to serve"),
+        (&["standalone", "--listen", "127.0.0.1:1"], 1, "--backend"),
+        (&["standalone", "--listn", ":1"], 2, "unexpected argument '--listn'"),
+        (&["standalone", "--listen", ":0"], 2, "`:0` is not an address to listen on"),
+    ] {
+        let (code, _, error) = run(arguments);
+        assert!(code == expected && error.contains(sentence), "{arguments:?}: {code} {error}");
+    }
+}
