@@ -1,9 +1,12 @@
 //! Reads the text of a manifest file into objects.
 
+mod lists;
+mod octal;
 #[cfg(test)]
 mod tests;
+mod unique;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, iter, path::Path, sync::Arc};
 
 use k8s_openapi::{
     ByteString,
@@ -12,8 +15,10 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
     },
 };
+use lists::List;
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
+use unique::Unique;
 
 use super::{
     limits::{MAX_DOCUMENTS, MAX_NAME as MAX_ANY_NAME, MAX_PROBLEMS, bounded},
@@ -91,29 +96,32 @@ impl Documents {
     /// neither YAML nor JSON, with a problem for each such part.
     pub fn read(file: &Path, text: &str) -> Self {
         let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        Self::of(&file.display().to_string(), if is_json { json(text) } else { yaml(text) })
+        let title = file.display().to_string();
+        if is_json { Self::of(&title, json(text)) } else { Self::of(&title, yaml(text)) }
     }
 
     /// Reads what has no file name: JSON where it begins with a brace, if it is JSON, otherwise YAML.
     pub fn read_unnamed(title: &str, text: &str) -> Self {
-        let parts = if text.trim_start().starts_with('{') { json(text) } else { Vec::new() };
-        let is_json = !parts.is_empty() && parts.iter().all(Result::is_ok);
-        Self::of(title, if is_json { parts } else { yaml(text) })
+        let is_json = text.trim_start().starts_with('{') && json(text).all(|part| part.is_ok());
+        if is_json { Self::of(title, json(text)) } else { Self::of(title, yaml(text)) }
     }
 
-    fn of(title: &str, parts: Vec<Part>) -> Self {
-        let mut documents = Self::default();
+    fn of(title: &str, parts: impl IntoIterator<Item = Part>) -> Self {
+        let (mut documents, mut untold) = (Self::default(), 0);
         for part in parts {
             match part {
                 Ok((line, value)) => documents.add(&format!("{title}:{line}"), line, value),
                 Err(problem) => documents.problems.push(format!("{title}: {problem}")),
             }
+            // A small file may have a million of them.
+            untold += documents.problems.len().saturating_sub(MAX_PROBLEMS);
+            documents.problems.truncate(MAX_PROBLEMS);
         }
-        documents.bounded(title)
+        documents.bounded(title, untold)
     }
 
     /// Applies the limits of one file.
-    fn bounded(mut self, file: &str) -> Self {
+    fn bounded(mut self, file: &str, untold: usize) -> Self {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();
             self.objects.truncate(MAX_DOCUMENTS);
@@ -123,26 +131,28 @@ impl Documents {
             );
             self.problems.insert(0, many);
         }
-        self.problems = bounded(self.problems, MAX_PROBLEMS);
-        self.remarks = bounded(self.remarks, MAX_PROBLEMS);
+        self.problems = bounded(self.problems, untold, MAX_PROBLEMS);
+        self.remarks = bounded(self.remarks, 0, MAX_PROBLEMS);
         self
     }
 
-    fn add(&mut self, place: &str, line: u64, mut value: Value) {
+    fn add(&mut self, place: &str, line: u64, value: Value) {
         let text = |field: &str| value[field].as_str().unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
-        if let Some(of) = List::of(api_version, kind) {
-            let (api_version, items) = (value["apiVersion"].take(), value["items"].take());
-            match items {
-                Value::Array(items) => {
-                    for (index, mut item) in items.into_iter().enumerate() {
-                        of.fill_in(&api_version, &mut item);
+        if let Some(list) = List::of(api_version, kind) {
+            match list.items(value) {
+                Ok(items) => {
+                    for (index, item) in items.into_iter().enumerate() {
                         self.add(&format!("{place} items[{index}]"), line, item);
                     }
                 }
-                Value::Null => {}
-                _ => self.problems.push(format!("{place}: items: must be a list (entries that start with `- `)")),
+                Err(problem) => self.problems.push(format!("{place}: {problem}")),
             }
+            return;
+        }
+        if lists::is_mistyped(&value) {
+            let list = "write `apiVersion: v1`, `kind: List`, and the objects below `items`";
+            self.problems.push(format!("{place}: is meant as a list of objects, but none that is read: {list}"));
             return;
         }
         match Kind::of(api_version, kind) {
@@ -160,32 +170,6 @@ impl Documents {
                 tracing::debug!(place, kind, "an object of another kind is passed over");
                 self.passed_over += 1;
             }
-        }
-    }
-}
-
-/// A list of objects.
-enum List {
-    /// Of any kind, each with its own.
-    Any,
-    /// Of this kind, which the API server does not repeat in each.
-    Of(&'static str),
-}
-
-impl List {
-    fn of(api_version: &str, kind: &str) -> Option<Self> {
-        let listed = kind.strip_suffix("List")?;
-        let ours = (&*format!("{GROUP}/{VERSION}") == api_version && listed == KIND).then_some(KIND);
-        let known = KUBERNETES.iter().find(|known| **known == (api_version, listed)).map(|(_, kind)| *kind);
-        let any = (api_version == "v1" && listed.is_empty()).then_some(Self::Any);
-        any.or_else(|| ours.or(known).map(Self::Of))
-    }
-
-    fn fill_in(&self, api_version: &Value, item: &mut Value) {
-        let Self::Of(kind) = self else { return };
-        if let Value::Object(fields) = item {
-            fields.entry("apiVersion").or_insert_with(|| api_version.clone());
-            fields.entry("kind").or_insert_with(|| (*kind).into());
         }
     }
 }
@@ -224,46 +208,61 @@ fn separated(text: &str) -> Vec<(u64, &str)> {
 
 /// The documents of a text that has so many lines before it.
 fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
+    let documents = yaml_values(text, false).map_err(|error| match error {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            let line = lines_before + location.line();
+            format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
+        }
+        error => {
+            let counted = serde_saphyr::render_options! { line_offset: lines_before };
+            format!("is not YAML: {}", error.render_with_options(counted))
+        }
+    })?;
+    let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
+    let part = |(index, document): (usize, Spanned<Unique>)| {
+        let (line, value) = (lines_before + document.referenced.line(), document.value.0);
+        let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
+        match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
+            Some(path) => Err(format!(
+                "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero out, \
+                 or put quotes around it if it is text"
+            )),
+            None => Ok((line, value)),
+        }
+    };
+    Ok(documents.into_iter().enumerate().map(part).collect())
+}
+
+fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
     // The file's size bounds these; what aliases may multiply has a bound of its own.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
         with_snippet: false,
+        legacy_octal_numbers: legacy_octal_numbers,
     };
-    let documents: Vec<Spanned<Value>> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| match error {
-            serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-                let line = lines_before + location.line();
-                format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
-            }
-            error => {
-                let counted = serde_saphyr::render_options! { line_offset: lines_before };
-                format!("is not YAML: {}", error.render_with_options(counted))
-            }
-        })?;
-    let part = |document: Spanned<Value>| Ok((lines_before + document.referenced.line(), document.value));
-    Ok(documents.into_iter().map(part).collect())
+    serde_saphyr::from_multiple_with_options(text, options)
 }
 
 /// What comes after a mistake cannot be told from it.
-fn json(text: &str) -> Vec<Part> {
+fn json(text: &str) -> impl Iterator<Item = Part> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
-    let mut read = Vec::new();
     // Each line is counted once, however many documents there are.
-    let (mut line, mut counted) = (1, 0);
-    loop {
+    let (mut line, mut counted, mut ended) = (1, 0, false);
+    iter::from_fn(move || {
+        if ended {
+            return None;
+        }
         let rest = &text[documents.byte_offset()..];
         let start = text.len() - rest.trim_start().len();
         line += text[counted..start].bytes().filter(|byte| *byte == b'\n').count();
         counted = start;
-        match documents.next() {
-            Some(Ok(document)) => read.push(Ok((line as u64, document))),
-            Some(Err(error)) => {
-                read.push(Err(format!("is not JSON: {error}")));
-                return read;
-            }
-            None => return read,
-        }
-    }
+        let document = documents.next()?;
+        ended = document.is_err();
+        Some(match document {
+            Ok(Unique(document)) => Ok((line as u64, document)),
+            Err(error) => Err(format!("is not JSON: {error}")),
+        })
+    })
 }
 
 /// What a document is, going by its `apiVersion` and `kind`.

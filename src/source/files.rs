@@ -133,7 +133,7 @@ impl Files {
         }
         let mut world = gathering.world;
         read_named_files(&mut world, &self.last, &self.unfinished);
-        world.problems = bounded(world.problems, MAX_FILE_PROBLEMS);
+        world.problems = bounded(world.problems, 0, MAX_FILE_PROBLEMS);
         self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
         self.remembered = remembered;
         self.last = world.clone();

@@ -144,7 +144,7 @@ fn warn_of_expiries(authority: &Authority, now: Timestamp, place: &mut Place) {
     let expired: Vec<_> = authority.expiries.iter().filter(|(until, _)| now > *until).collect();
     if let [(_, first), others @ ..] = &expired[..] {
         let others = if others.is_empty() { String::new() } else { format!("; so it is with {} more", others.len()) };
-        place.warn(Reason::CertificateExpired, format!("{first}{others}"));
+        place.warn(Reason::AuthorityExpired, format!("{first}{others}"));
     }
 }
 

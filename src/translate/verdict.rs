@@ -139,6 +139,8 @@ pub enum Reason {
     RefNotFound,
     InvalidCertificateRef,
     CertificateExpired,
+    /// The certificate of an authority has expired, or its list of revoked certificates is too old. Both still count.
+    AuthorityExpired,
     PortConflict,
     NameNotResolved,
     NoEndpoints,

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    BACKENDS_HEALTHY, ConditionReason, Finding, RESOLVED_REFS, is_waiting,
+    BACKENDS_HEALTHY, ConditionReason, Finding, PROGRAMMED, RESOLVED_REFS, is_waiting,
     situation::{Situation, Topic},
 };
 use crate::translate::{Reason, Severity, UNREPORTED};
@@ -20,6 +20,8 @@ const REFERENCES: SignedDuration = UNREPORTED;
 const ENDPOINTS: SignedDuration = SignedDuration::from_secs(30);
 /// For pods that are there, and not ready: they pull images and start.
 const UNREADY_PODS: SignedDuration = SignedDuration::from_mins(2);
+/// For the external address of a Service, which a cloud gives to new ones and to those whose type changes.
+const EXTERNAL_ADDRESS: SignedDuration = SignedDuration::from_mins(2);
 
 impl Situation<'_> {
     /// The end of the deferral of a fault of references. `None`: it is to be reported.
@@ -39,6 +41,11 @@ impl Situation<'_> {
             warnings.peek().is_some() && warnings.all(|problem| problem.reason == Reason::EndpointsNotReady);
         let delay = if are_starting { UNREADY_PODS } else { ENDPOINTS };
         if is_outage { None } else { self.until(before, delay) }
+    }
+
+    /// The same for a Service without an external address.
+    pub fn address_deferred_until(&self) -> Option<Timestamp> {
+        self.until(self.before(PROGRAMMED), EXTERNAL_ADDRESS)
     }
 
     /// True if listeners that are not served lack only references that are not reported yet.

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Service;
 
 use super::{
@@ -18,9 +17,6 @@ use crate::{
 
 /// How many pods a message names.
 const MOST_NAMED: usize = 3;
-
-/// How long a cloud may take to give a new Service its address before that is reported as a fault.
-const ADDRESS_TAKES: SignedDuration = SignedDuration::from_mins(2);
 
 const SERVED: &str = "all ready replicas serve it";
 
@@ -218,14 +214,10 @@ fn address_missing(situation: &Situation, known: &[Address]) -> Option<Finding> 
     let type_ = service.and_then(|service| service.spec.as_ref()?.type_.as_deref());
     match service {
         Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => {
-            let created = service.metadata.creation_timestamp.as_ref();
-            let is_new = created.is_some_and(|created| situation.now.duration_since(created.0) < ADDRESS_TAKES);
             let message =
                 "its Service has no external address yet: the cluster's load balancers give one, if there are any";
-            Some(Finding::no(
-                if is_new { ConditionReason::Pending } else { ConditionReason::AddressNotAssigned },
-                message,
-            ))
+            let until = situation.address_deferred_until();
+            Some(Finding::no_or_pending(until, ConditionReason::AddressNotAssigned, message))
         }
         _ if known.is_empty() => Some(Finding::no(ConditionReason::AddressNotAssigned, "it has no address yet")),
         _ => None,

@@ -171,7 +171,9 @@ impl<'a> Situation<'a> {
 fn topic_of(problem: &Problem) -> Topic {
     match (problem.reason, problem.severity) {
         (Reason::Invalid | Reason::NotPermitted | Reason::PortConflict, _) => Topic::Declaration,
-        (Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown, _) => Topic::References,
+        (Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown | Reason::AuthorityExpired, _) => {
+            Topic::References
+        }
         (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
         // It is presented all the same.
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
@@ -189,7 +191,7 @@ pub fn name_of(reason: Reason) -> ConditionReason {
         // A name that is not resolved is a warning.
         Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown => ConditionReason::RefNotFound,
         Reason::InvalidCertificateRef => ConditionReason::InvalidCertificateRef,
-        Reason::CertificateExpired => ConditionReason::CertificateExpired,
+        Reason::CertificateExpired | Reason::AuthorityExpired => ConditionReason::CertificateExpired,
         Reason::PortConflict => ConditionReason::PortConflict,
         Reason::NoEndpoints | Reason::EndpointsPending | Reason::EndpointsNotReady => ConditionReason::NoEndpoints,
         Reason::NotPermitted => ConditionReason::NotPermitted,

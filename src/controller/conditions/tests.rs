@@ -558,9 +558,18 @@ fn certificates_that_backends_are_shown_are_told_of_too() {
         "it expired",
     )];
     case.expect(CERTIFICATES_VALID, "False/CertificateExpired", "spec.backends[0].tls.certificateRef: it expired");
-    // Of authorities there is nothing else to be told.
     case.served = vec![("a", Some(served()))];
     case.expect(CERTIFICATES_VALID, "False/CertificateExpired", "it expired");
+}
+
+#[test]
+fn an_expired_authority_is_told_and_makes_nothing_unready() {
+    let field = "spec.listeners[0].tls.clientValidation.caRefs[0]";
+    let expired = problem(Severity::Warning, Reason::AuthorityExpired, field, "the authority CN=old expired");
+    let case = Case { problems: vec![expired], ..Case::default() };
+    case.expect(RESOLVED_REFS, "True/ResolvedRefs", "the authority CN=old expired");
+    case.expect(super::ready::READY, "True/Ready", "");
+    assert!(!case.has(CERTIFICATES_VALID));
 }
 
 #[test]

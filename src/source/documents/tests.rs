@@ -429,3 +429,62 @@ fn a_file_has_so_many_objects_at_most() {
         ["a.json: has 10001 objects: write at most 10000 into one file; those after that are left out"]
     );
 }
+
+#[test]
+fn a_key_that_is_written_twice_is_refused_in_json_too() {
+    let twice = r#"{"apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "metadata": {"name": "a"}, "spec": {
+        "listeners": [{"port": 1, "access": {"deny": ["127.0.0.0/8"], "deny": ["192.0.2.0/24"]}}]}}"#;
+    let told = problem("a.json", twice);
+    assert!(told.starts_with("a.json: is not JSON: `deny` is written twice at line 2"), "{told}");
+    assert!(problem("a.yaml", "{\"1\": a, 1: b}").contains("`1` is written twice"));
+    let input = Documents::read_unnamed("standard input", twice);
+    assert!(input.objects.is_empty() && input.problems.len() == 1, "{input:?}");
+}
+
+#[test]
+fn a_number_that_is_octal_for_kubectl_is_refused() {
+    for (text, path) in
+        [("listeners: [{port: 05432}]", "listeners[0].port"), ("a: {b: [[1, 010]]}", "a.b[0][1]"), ("- 0_17", "[0]")]
+    {
+        let told = problem("a.yaml", text);
+        assert!(told.starts_with(&format!("a.yaml: line 1: {path}: the number has a leading zero")), "{told}");
+    }
+    for text in ["a: 0", "a: '010'", "a: 0.5", "a: 00:05", "a: 2026-01-01", "a: 0x17", "# 010"] {
+        let told = read(text).problems;
+        assert!(!told.iter().any(|told| told.contains("leading zero")), "{text}: {told:?}");
+    }
+}
+
+#[test]
+fn a_list_that_is_not_read_is_no_object_of_another_kind() {
+    let object = "{apiVersion: tcplb.io/v1alpha1, kind: TcpLoadBalancer, metadata: {name: a}, spec: {}}";
+    for list in [
+        format!("{{apiVersion: v1, kind: list, items: [{object}]}}"),
+        format!("{{apiVersion: v1, kind: Lists, items: [{object}]}}"),
+        format!("{{apiVersion: apps/v1, kind: List, items: [{object}]}}"),
+        format!("{{kind: List, items: [{object}]}}"),
+        format!("{{apiVersion: v1, kind: List, Items: [{object}]}}"),
+        format!("{{apiVersion: v1, kind: List, items: [], item: [{object}]}}"),
+        "{apiVersion: v1, kind: List}".into(),
+        "{apiVersion: v1, kind: SecretsList, items: [{metadata: {name: a}}]}".into(),
+        "{apiVersion: v1, kind: TcpLoadBalancerList, items: [{metadata: {name: a}}]}".into(),
+        "{apiVersion: tcplb.io/v1, kind: TcpLoadBalancerList, items: []}".into(),
+    ] {
+        let told = problem("a.yaml", &list);
+        assert!(told.contains("below `items`"), "{list}: {told}");
+    }
+    for other in
+        ["{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}]}", "{apiVersion: a.io/v1, kind: AllowList}"]
+    {
+        let documents = read(other);
+        assert_eq!((documents.problems, documents.passed_over), (vec![], 1), "{other}");
+    }
+}
+
+#[test]
+fn problems_of_a_million_documents_are_counted_not_kept() {
+    let documents = Documents::read(Path::new("a.json"), &"1 ".repeat(1_000_000));
+    assert_eq!(documents.problems.len(), 101);
+    assert_eq!(documents.problems[100], "and 999900 more problems: correct the ones before first");
+    assert!(documents.problems.capacity() < 1000);
+}

@@ -267,7 +267,7 @@ fn what_is_too_old_is_remarked_upon_and_still_counts() {
         "{field}: the list of what CN=rcgen self signed cert has revoked, in ca.crl of ConfigMap shop/a, was to be renewed \
          by 2025-01-01T00:00:00Z: write a new one there; the old one still counts"
     );
-    let warned = |sentence: &str| vec![(Reason::CertificateExpired, sentence.to_owned())];
+    let warned = |sentence: &str| vec![(Reason::AuthorityExpired, sentence.to_owned())];
     assert_eq!(told(&[("ca.crt", &old.pem())]), warned(&expired));
     assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &fresh.list_of(2024))]), warned(&stale));
     assert_eq!(

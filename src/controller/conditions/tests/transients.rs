@@ -102,11 +102,17 @@ fn a_service_that_is_being_deleted_is_reported_with_what_holds_it_up() {
 }
 
 #[test]
-fn an_external_address_may_take_two_minutes() {
-    let mut case = Case { service: Some(service(json!({"type": "LoadBalancer"}))), ..Case::default() };
-    for (created, expected) in [("23:58:30", "False/Pending"), ("23:57:59", "False/AddressNotAssigned")] {
-        case.service.as_mut().unwrap()["metadata"]["creationTimestamp"] = format!("2025-12-31T{created}Z").into();
-        case.expect(PROGRAMMED, expected, "no external address yet");
+fn an_external_address_may_take_two_minutes_also_where_the_type_changes() {
+    let balancer = || Some(service(json!({"type": "LoadBalancer"})));
+    for before in [None, Some(Case::default().status())] {
+        let mut case = Case { service: balancer(), before, ..Case::default() };
+        case.service.as_mut().unwrap()["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z".into();
+        for (second, expected) in [(0, "False/Pending"), (119, "False/Pending"), (120, "False/AddressNotAssigned")] {
+            case.now = NOW + jiff::SignedDuration::from_secs(second);
+            let status = case.first_status();
+            assert_eq!(said(&status.conditions, PROGRAMMED).0, expected, "after {second} s");
+            case.before = Some(status);
+        }
     }
 }
 
