@@ -14,7 +14,7 @@ mod proxy_header;
 mod stream;
 mod takeover;
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 pub use access_log::access_log;
 pub use allocations::allocations;
@@ -25,6 +25,7 @@ pub use pem::pem;
 pub use postgres_startup::postgres_startup;
 pub use probe_response::probe_response;
 pub use proxy_header::proxy_header;
+use rustix::time::{ClockId, clock_gettime};
 pub use takeover::takeover;
 use tcplb::{
     model::Snapshot,
@@ -52,6 +53,12 @@ pub const TARGETS: &[(&str, Property)] = &[
 
 /// The longest message about one problem, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
+
+/// CPU time of this thread so far: unlike the time of day, it does not depend on what else the machine does.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
 
 /// Translates a world, and checks what holds for every world: the result depends on nothing else, translating the same
 /// world again changes nothing, no two listeners share an address, and problems are short printable sentences.
