@@ -20,6 +20,7 @@ mod routes;
 mod smuggling;
 mod snapshots;
 mod sockets;
+mod storms;
 mod timeouts;
 mod tls;
 mod urgent;

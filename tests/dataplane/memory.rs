@@ -23,7 +23,7 @@ const EACH: usize = 256 << 10;
 const ALONE: &str = "DATAPLANE_MEMORY_ALONE";
 
 /// Memory is of a whole process, so each of these tests has one for itself.
-fn alone(name: &str, measure: impl FnOnce()) {
+pub fn alone(name: &str, measure: impl FnOnce()) {
     if env::var_os(ALONE).is_some() {
         return measure();
     }

@@ -453,6 +453,8 @@ impl Backend {
     /// Serves every connection on a thread of its own, for as long as the test program runs.
     pub fn serving(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Not 128: where many come at once on a busy machine, SYNs would be dropped, and connects would time out.
+        SockRef::from(&socket).listen(4096).unwrap();
         let address = socket.local_addr().unwrap();
         thread::spawn(move || {
             for stream in socket.incoming() {
