@@ -14,6 +14,15 @@ use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Pass
 /// What checks log in with. It must not be in any message.
 pub const PASSWORD: &str = "sesame";
 
+/// True if the server is sent the password.
+pub fn sends_password(which: u8) -> bool {
+    match which & 7 {
+        0..=3 => false,
+        4 | 5 => true,
+        _ => which & 0x40 != 0,
+    }
+}
+
 /// Runs one check of a server that sends `answer` in pieces of `size` bytes, whatever it receives, and then ends. `which`
 /// chooses the check (bits 0 to 2), the role (bits 4 and 5) and whether Redis has a password (bit 6).
 ///
@@ -34,7 +43,7 @@ pub async fn probe(which: u8, size: usize, answer: &[u8]) -> Outcome {
         3 => Probe::Postgres(None),
         4 => Probe::Postgres(Some(PostgresSession { user: user(), password: password(), database: "db".into(), role })),
         5 => Probe::MySql(MySqlSession { user: user(), password: password(), role }),
-        _ => Probe::Redis(RedisSession { user: None, password: password().filter(|_| which & 0x40 != 0), role }),
+        _ => Probe::Redis(RedisSession { user: None, password: password().filter(|_| sends_password(which)), role }),
     };
     let timeout = Duration::from_secs(20);
     let check = ActiveCheck {

@@ -176,7 +176,34 @@ impl Target {
         self.ask_connected(connection, deadline).await
     }
 
-    async fn ask_connected(&self, mut connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
+    async fn ask_connected(&self, connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
+        self.found(connection, deadline).await.map_err(|failure| self.without_password(failure))
+    }
+
+    /// A failure that does not quote the password, which a server may repeat.
+    fn without_password(&self, failure: Failure) -> Failure {
+        /// Shorter ones are in other words too.
+        const SHORTEST: usize = 4;
+
+        let password = match &self.check.probe {
+            Probe::Postgres(session) => session.as_ref().and_then(|session| session.password.as_ref()),
+            Probe::MySql(session) => session.password.as_ref(),
+            Probe::Redis(session) => session.password.as_ref(),
+            Probe::Tcp | Probe::Tls(_) | Probe::Http(_) | Probe::Grpc(_) | Probe::Exchange(_) => None,
+        };
+        let is_quoted = |sentence: &str| {
+            password
+                .is_some_and(|password| password.reveal().len() >= SHORTEST && sentence.contains(&**password.reveal()))
+        };
+        match failure {
+            Failure::Unexpected(sentence) if is_quoted(&sentence) => {
+                Failure::unexpected("its answer repeats the password of the check, and is not shown")
+            }
+            failure => failure,
+        }
+    }
+
+    async fn found(&self, mut connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
         match &self.check.probe {
             // These two may have something to tell even if not all has come until then.
             Probe::Exchange(exchange) => exchange::ask(&mut connection, exchange, deadline).await?,

@@ -212,6 +212,7 @@ async fn the_body_of_a_response_decides_nothing() {
 
 #[tokio::test]
 async fn redis_is_up_or_has_a_role() {
+    const REPEATED: &str = "its answer repeats the password of the check, and is not shown";
     const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
     const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
     const AUTH: &[u8] = b"*2\r\n$4\r\nAUTH\r\n$6\r\nsesame\r\n";
@@ -236,6 +237,13 @@ async fn redis_is_up_or_has_a_role() {
             redis(password("sesame"), Role::Any),
             &[(AUTH, b"-ERR unknown command 'AUTH', with args beginning with: 'sesame'\r\n")],
             "the login was answered `-ERR`, expected `+OK`",
+        ),
+        (redis(password("sesame"), Role::Any), &[(AUTH, b"-ERR 'sesame'")], REPEATED),
+        (redis(password("sesame"), Role::Any), &[(AUTH, b"+OK\r\n"), (PING, b"-ERR sesame?\r\n")], REPEATED),
+        (
+            redis(password("sesame"), Role::Any),
+            &[(AUTH, b"+OK\r\n"), (PING, b"-LOADING Redis is loading the dataset\r\n")],
+            "answered `-LOADING Redis is loading the dataset`, expected `+PONG`",
         ),
         (redis(None, Role::Primary), &[(PING, PONG), (ROLE, MASTER)], ""),
         (redis(None, Role::Replica), &[(PING, PONG), (ROLE, REPLICA)], ""),
