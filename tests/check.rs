@@ -112,6 +112,55 @@ fn secrets_and_config_maps_that_are_elsewhere_are_unknown() {
 }
 
 #[test]
+fn mistakes_in_objects_that_no_load_balancer_refers_to_do_not_count() {
+    let unrelated = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: other, namespace: shop}\ndata: {a: 'no base64!'}\n\
+                     ---\napiVersion: v1\nkind: Secret\nmetadata: {name: sops}\ndata: {a: 'ENC[AES256_GCM,data:YQ==]'}\n\
+                     sops: {version: 3.9.0}\n\
+                     ---\napiVersion: v1\nkind: Secret\nmetadata: {generateName: job-}\n\
+                     ---\napiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: shop}\nspec: {prots: []}\n\
+                     ---\napiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: shop}\n";
+    let all = load_balancer("shop", "pg", TO_AN_ADDRESS) + unrelated;
+    for arguments in [&[][..], &["--strict"], &["--mode", "standalone"]] {
+        let (code, told, _) = check(&[arguments, &["-"]].concat(), &all);
+        assert!(code == 0 && !told.contains("error"), "{arguments:?}: {told}");
+    }
+    let spec = "listeners: [{port: 5432, tls: {certificateRefs: [{name: other}]}}], backends: [{service: {name: other, port: 1}}]";
+    let (code, told, _) = check(&["-"], &(load_balancer("shop", "pg", spec) + unrelated));
+    assert!(code == 1 && told.contains("Secret shop/other: data.a: is not base64"), "{told}");
+    assert!(told.contains("spec.prots: there is no such field"), "{told}");
+    assert!(told.contains("Service shop/other is already declared at standard input:"), "{told}");
+}
+
+#[test]
+fn secrets_with_encrypted_values_are_unknown_in_a_cluster() {
+    let spec =
+        "listeners: [{port: 5432, tls: {certificateRefs: [{name: pg-tls}]}}], backends: [{addresses: ['192.0.2.7:1']}]";
+    for data in ["data: {tls.crt: 'ENC[AES256_GCM,data:YQ==]'}", "stringData: {tls.crt: <path:secret/data/pg#crt>}"] {
+        let secret =
+            format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: pg-tls, namespace: shop}}\n{data}\n");
+        let all = load_balancer("shop", "pg", spec) + &secret;
+        let (code, told, _) = check(&["-"], &all);
+        let unknown = "  unknown: spec.listeners[0].tls.certificateRefs[0]: Secret shop/pg-tls cannot be checked: it has \
+                       encrypted values or placeholders here";
+        assert!(code == 0 && told.contains(unknown) && !told.contains("error"), "{data}: {told}");
+        let (code, told, _) = check(&["--mode", "standalone", "-"], &all);
+        assert!(
+            code == 1 && told.contains("Secret shop/pg-tls cannot be read: it has encrypted values"),
+            "{data}: {told}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_with_a_kustomization_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kustomization.yaml"), "resources: [pg.yaml]\n").unwrap();
+    fs::write(folder.path().join("pg.yaml"), load_balancer("shop", "pg", TO_AN_ADDRESS)).unwrap();
+    let (code, told, _) = check(&[folder.path().to_str().unwrap()], "");
+    assert!(code == 0 && told.ends_with("1 object of another kind was passed over\n"), "{told}");
+}
+
+#[test]
 fn only_what_shares_an_address_conflicts() {
     for (spec, arguments, code) in [
         (TO_A_SERVICE, &[][..], 0),
@@ -233,6 +282,7 @@ fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
     for (from, to, hint) in [
         ("tcplb.io/v1alpha1", "tcplb.io/v1", "apiVersion: must be tcplb.io/v1alpha1"),
         ("tcplb.io/v1alpha1", "tclpb.io/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
+        ("tcplb.io/v1alpha1", "tcplb/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
         ("TcpLoadBalancer", "TCPLoadBalancer", "kind: must be TcpLoadBalancer"),
         ("TcpLoadBalancer", "TcpLoadbalancers", "kind: must be TcpLoadBalancer"),
         ("{name: first}", "{name: first, lables: {a: b}}", "metadata.lables: there is no such field: write `labels`"),

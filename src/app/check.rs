@@ -3,6 +3,7 @@
 mod github;
 mod lookup;
 mod mode;
+mod related;
 mod report;
 mod tenancy;
 
@@ -74,10 +75,14 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
         files = files.with_input(io::stdin().lock()).map_err(Error::msg)?;
     }
     let mut world = files.read();
+    let templates = files.templates();
+    let problems = related::related(files.problems(), &world, &templates);
+    related::take_out(&templates, &mut world);
     if cluster {
         on_control_runtime(look_up(&mut world))?;
     }
-    let mut report = Report { problems: world.problems.clone(), passed_over: files.passed_over(), ..Report::default() };
+    related::note_unknown(templates, &mut world);
+    let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
     let lines = files.lines();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };
     let mut parts = mode::parts(&world, mode, absent, &tenancy.into());

@@ -2,11 +2,12 @@
 
 mod lists;
 mod octal;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-use std::{fmt, iter, path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use k8s_openapi::{
     ByteString,
@@ -16,12 +17,12 @@ use k8s_openapi::{
     },
 };
 use lists::List;
+use parts::{Part, json, yaml};
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
-use unique::Unique;
 
 use super::{
-    limits::{MAX_DOCUMENTS, MAX_NAME as MAX_ANY_NAME, MAX_PROBLEMS, bounded},
+    limits::{MAX_DOCUMENTS, MAX_NAME as MAX_ANY_NAME, MAX_PROBLEMS},
+    problem::{FileProblem, bounded_problems},
     schema::{self, Checked, near},
 };
 use crate::{
@@ -33,10 +34,10 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     pub objects: Vec<Document>,
-    /// About documents of which nobody can say what object they are, each a sentence that names the place.
-    pub problems: Vec<String>,
-    /// About objects that can be read all the same, each a sentence that names the place.
-    pub remarks: Vec<String>,
+    /// About documents of which nobody can say what object they are.
+    pub problems: Vec<FileProblem>,
+    /// About objects that can be read all the same.
+    pub remarks: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
 }
@@ -46,10 +47,14 @@ pub struct Documents {
 pub struct Document {
     /// The file and line it starts at, for people.
     pub place: Arc<str>,
+    /// See [`FileProblem::file`].
+    pub file: Option<Arc<str>>,
     /// The line alone; zero: it comes from no file.
     pub line: u64,
     pub key: ObjectKey,
     pub object: Object,
+    /// A tool is to replace values in it: see [`Files::templates`](super::Files::templates).
+    pub is_template: bool,
 }
 
 impl Document {
@@ -94,78 +99,94 @@ impl Object {
 impl Documents {
     /// Reads YAML, or JSON where the file's name ends so. Objects of other kinds are passed over, and so is what is
     /// neither YAML nor JSON, with a problem for each such part.
-    pub fn read(file: &Path, text: &str) -> Self {
+    ///
+    /// Objects without a namespace are in this one.
+    pub fn read(file: &Path, text: &str, namespace: &str) -> Self {
         let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let title = file.display().to_string();
-        if is_json { Self::of(&title, json(text)) } else { Self::of(&title, yaml(text)) }
+        let origin =
+            Origin { file: Some(title.as_str().into()), is_kustomization: is_kustomization(file), title, namespace };
+        if is_json { Self::of(&origin, json(text)) } else { Self::of(&origin, yaml(text)) }
     }
 
     /// Reads what has no file name: JSON where it begins with a brace, if it is JSON, otherwise YAML.
-    pub fn read_unnamed(title: &str, text: &str) -> Self {
+    pub fn read_unnamed(title: &str, text: &str, namespace: &str) -> Self {
         let is_json = text.trim_start().starts_with('{') && json(text).all(|part| part.is_ok());
-        if is_json { Self::of(title, json(text)) } else { Self::of(title, yaml(text)) }
+        let origin = Origin { title: title.into(), file: None, is_kustomization: false, namespace };
+        if is_json { Self::of(&origin, json(text)) } else { Self::of(&origin, yaml(text)) }
     }
 
-    fn of(title: &str, parts: impl IntoIterator<Item = Part>) -> Self {
+    fn of(origin: &Origin, parts: impl IntoIterator<Item = Part>) -> Self {
+        let title = &origin.title;
         let (mut documents, mut untold) = (Self::default(), 0);
         for part in parts {
             match part {
-                Ok((line, value)) => documents.add(&format!("{title}:{line}"), line, value),
-                Err(problem) => documents.problems.push(format!("{title}: {problem}")),
+                Ok((line, value)) => documents.add(origin, &format!("{title}:{line}"), line, value),
+                Err(problem) => documents.problems.push(origin.problem(None, format!("{title}: {problem}"))),
             }
             // A small file may have a million of them.
             untold += documents.problems.len().saturating_sub(MAX_PROBLEMS);
             documents.problems.truncate(MAX_PROBLEMS);
         }
-        documents.bounded(title, untold)
+        documents.bounded(origin, untold)
     }
 
     /// Applies the limits of one file.
-    fn bounded(mut self, file: &str, untold: usize) -> Self {
+    fn bounded(mut self, origin: &Origin, untold: usize) -> Self {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();
             self.objects.truncate(MAX_DOCUMENTS);
             // First of all, so that it is not left out itself.
             let many = format!(
-                "{file}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; those after that are left out"
+                "{}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; those after that are left out",
+                origin.title
             );
-            self.problems.insert(0, many);
+            self.problems.insert(0, origin.problem(None, many));
         }
-        self.problems = bounded(self.problems, untold, MAX_PROBLEMS);
-        self.remarks = bounded(self.remarks, 0, MAX_PROBLEMS);
+        self.problems = bounded_problems(self.problems, untold, MAX_PROBLEMS);
+        self.remarks = bounded_problems(self.remarks, 0, MAX_PROBLEMS);
         self
     }
 
-    fn add(&mut self, place: &str, line: u64, value: Value) {
+    fn add(&mut self, origin: &Origin, place: &str, line: u64, value: Value) {
         let text = |field: &str| value[field].as_str().unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let problem = |sentence: String| origin.problem(Some(line), format!("{place}: {sentence}"));
         if let Some(list) = List::of(api_version, kind) {
             match list.items(value) {
                 Ok(items) => {
                     for (index, item) in items.into_iter().enumerate() {
-                        self.add(&format!("{place} items[{index}]"), line, item);
+                        self.add(origin, &format!("{place} items[{index}]"), line, item);
                     }
                 }
-                Err(problem) => self.problems.push(format!("{place}: {problem}")),
+                Err(sentence) => self.problems.push(problem(sentence)),
             }
             return;
         }
         if lists::is_mistyped(&value) {
             let list = "write `apiVersion: v1`, `kind: List`, and the objects below `items`";
-            self.problems.push(format!("{place}: is meant as a list of objects, but none that is read: {list}"));
+            self.problems.push(problem(format!("is meant as a list of objects, but none that is read: {list}")));
             return;
         }
         match Kind::of(api_version, kind) {
-            Kind::Ours(read) => match identity(&value) {
+            Kind::Ours(read) => match identity(&value, origin.namespace) {
                 Ok((key, problems)) => {
+                    let is_template = is_template(&value);
                     let Read { object, remarks } = read(value, problems);
                     let kind = object.kind();
-                    self.remarks.extend(remarks.into_iter().map(|remark| format!("{place}: {kind} {key}: {remark}")));
-                    self.objects.push(Document { place: place.into(), line, key, object });
+                    let remark = |remark: String| problem(format!("{kind} {key}: {remark}")).of_object(kind, &key);
+                    self.remarks.extend(remarks.into_iter().map(remark));
+                    let (file, place) = (origin.file.clone(), place.into());
+                    self.objects.push(Document { place, file, line, key, object, is_template });
                 }
-                Err(problem) => self.problems.push(format!("{place}: {kind} {problem}")),
+                // Nothing can refer to an object whose name the server makes.
+                Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,
+                Err(wrong) => self.problems.push(problem(format!("{kind} {wrong}"))),
             },
-            Kind::Mistyped(problem) => self.problems.push(format!("{place}: {problem}")),
+            Kind::Mistyped(_) if origin.is_kustomization && api_version.is_empty() && kind.is_empty() => {
+                self.passed_over += 1;
+            }
+            Kind::Mistyped(sentence) => self.problems.push(problem(sentence)),
             Kind::Other => {
                 tracing::debug!(place, kind, "an object of another kind is passed over");
                 self.passed_over += 1;
@@ -174,95 +195,26 @@ impl Documents {
     }
 }
 
-/// A document and the line it starts at, or why there is none: a sentence that names the line.
-type Part = Result<(u64, Value), String>;
-
-fn yaml(text: &str) -> Vec<Part> {
-    yaml_from(0, text).unwrap_or_else(|problem| {
-        let parts = separated(text);
-        if parts.len() < 2 {
-            return vec![Err(problem)];
-        }
-        // A broken document takes none of the others with it.
-        let read = |(line, part)| yaml_from(line, part).unwrap_or_else(|problem| vec![Err(problem)]);
-        parts.into_iter().flat_map(read).collect()
-    })
+/// The source of documents.
+struct Origin<'a> {
+    /// Its name, for people.
+    title: String,
+    /// See [`FileProblem::file`].
+    file: Option<Arc<str>>,
+    is_kustomization: bool,
+    /// That of objects that name none.
+    namespace: &'a str,
 }
 
-/// The text cut before each line that begins a document, and how many lines are before each part.
-fn separated(text: &str) -> Vec<(u64, &str)> {
-    let begins = |line: &str| {
-        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-    };
-    let (mut parts, mut part, mut at) = (Vec::new(), (0, 0), 0);
-    for (line, text_of_line) in (0..).zip(text.split_inclusive('\n')) {
-        if at > part.1 && begins(text_of_line) {
-            parts.push((part.0, &text[part.1..at]));
-            part = (line, at);
-        }
-        at += text_of_line.len();
+impl Origin<'_> {
+    fn problem(&self, line: Option<u64>, message: String) -> FileProblem {
+        FileProblem { message, file: self.file.clone(), line, object: None }
     }
-    parts.push((part.0, &text[part.1..]));
-    parts
 }
 
-/// The documents of a text that has so many lines before it.
-fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
-    let documents = yaml_values(text, false).map_err(|error| match error {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
-            let line = lines_before + location.line();
-            format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
-        }
-        error => {
-            let counted = serde_saphyr::render_options! { line_offset: lines_before };
-            format!("is not YAML: {}", error.render_with_options(counted))
-        }
-    })?;
-    let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
-    let part = |(index, document): (usize, Spanned<Unique>)| {
-        let (line, value) = (lines_before + document.referenced.line(), document.value.0);
-        let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
-        match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
-            Some(path) => Err(format!(
-                "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero out, \
-                 or put quotes around it if it is text"
-            )),
-            None => Ok((line, value)),
-        }
-    };
-    Ok(documents.into_iter().enumerate().map(part).collect())
-}
-
-fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
-    // The file's size bounds these; what aliases may multiply has a bound of its own.
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
-        with_snippet: false,
-        legacy_octal_numbers: legacy_octal_numbers,
-    };
-    serde_saphyr::from_multiple_with_options(text, options)
-}
-
-/// What comes after a mistake cannot be told from it.
-fn json(text: &str) -> impl Iterator<Item = Part> {
-    let mut documents = serde_json::Deserializer::from_str(text).into_iter();
-    // Each line is counted once, however many documents there are.
-    let (mut line, mut counted, mut ended) = (1, 0, false);
-    iter::from_fn(move || {
-        if ended {
-            return None;
-        }
-        let rest = &text[documents.byte_offset()..];
-        let start = text.len() - rest.trim_start().len();
-        line += text[counted..start].bytes().filter(|byte| *byte == b'\n').count();
-        counted = start;
-        let document = documents.next()?;
-        ended = document.is_err();
-        Some(match document {
-            Ok(Unique(document)) => Ok((line as u64, document)),
-            Err(error) => Err(format!("is not JSON: {error}")),
-        })
-    })
+/// True for the file that kustomize reads first, which needs neither `apiVersion` nor `kind`.
+fn is_kustomization(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == "kustomization.yaml" || name == "kustomization.yml")
 }
 
 /// What a document is, going by its `apiVersion` and `kind`.
@@ -327,12 +279,33 @@ fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str
 
 /// Whether a document is a load balancer, or was meant to be one.
 fn is_ours(api_version: &str, kind: &str) -> bool {
-    let group = api_version.split('/').next().unwrap_or_default();
-    group == GROUP || near(kind, [KIND]).is_some() && (!api_version.contains('/') || near(group, [GROUP]).is_some())
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let (project, _) = GROUP.split_once('.').unwrap_or((GROUP, ""));
+    // Groups without a dot are Kubernetes' own, which have no such kind.
+    let is_near =
+        || !group.contains('.') || near(group, [GROUP]).is_some() || group.split('.').any(|label| label == project);
+    group == GROUP || api_version == GROUP || near(kind, [KIND]).is_some() && is_near()
+}
+
+fn is_named_by_server(document: &Value) -> bool {
+    document["metadata"]["generateName"].as_str().is_some_and(|prefix| !prefix.is_empty())
+}
+
+/// True if a tool replaces values before the object is applied: it is encrypted by SOPS, or has placeholders of the Argo CD
+/// Vault Plugin.
+fn is_template(document: &Value) -> bool {
+    let is_replaced = |text: &str| {
+        let text = text.trim();
+        text.starts_with("ENC[") && text.ends_with(']')
+            || text.starts_with('<') && text.ends_with('>') && !text.contains(char::is_whitespace)
+    };
+    let values = ["data", "stringData", "binaryData"].iter().filter_map(|section| document[section].as_object());
+    let has_replaced = values.flat_map(Map::values).any(|value| value.as_str().is_some_and(is_replaced));
+    document.get("sops").is_some() || has_replaced
 }
 
 /// The object's key and what is wrong with its metadata, or why it has no key.
-fn identity(document: &Value) -> Result<(ObjectKey, Vec<String>), String> {
+fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>), String> {
     let metadata = &document["metadata"];
     let text = |field: &str| match &metadata[field] {
         Value::Null => Ok(None),
@@ -343,7 +316,7 @@ fn identity(document: &Value) -> Result<(ObjectKey, Vec<String>), String> {
         }
     };
     let name = text("name")?.ok_or("has no name: write `metadata:` with `name:` below it")?;
-    let namespace = text("namespace")?.unwrap_or("default");
+    let namespace = text("namespace")?.unwrap_or(namespace);
     // The name is part of much that is said and remembered.
     for (field, text) in [("name", name), ("namespace", namespace)] {
         if text.len() > MAX_ANY_NAME {

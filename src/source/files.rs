@@ -20,7 +20,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{
     COMMAND_LINE, Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
-    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE, bounded},
+    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE},
+    problem::{FileProblem, bounded_problems},
     schema,
     unfinished::Unfinished,
 };
@@ -41,6 +42,10 @@ pub struct Files {
     flags: Option<Document>,
     /// From standard input.
     input: Documents,
+    /// That of objects that name none. `None`: `default`.
+    namespace: Option<String>,
+    /// As of the last reading.
+    problems: Vec<FileProblem>,
     remembered: BTreeMap<PathBuf, Remembered>,
     last: World,
     unfinished: Unfinished,
@@ -70,8 +75,16 @@ impl Files {
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "cli"}, "spec": spec,
         });
         let object = Object::LoadBalancer(schema::load_balancer(document).map(Arc::new));
+        let key = ObjectKey::new(DEFAULT_NAMESPACE, "cli");
         self.flags =
-            Some(Document { place: COMMAND_LINE.into(), line: 0, key: ObjectKey::new("default", "cli"), object });
+            Some(Document { place: COMMAND_LINE.into(), file: None, line: 0, key, object, is_template: false });
+        self
+    }
+
+    /// Sets the namespace of objects that name none, which is `default` otherwise. It does not change what
+    /// [`Self::with_input`] has read.
+    pub fn in_namespace(mut self, namespace: Option<String>) -> Self {
+        self.namespace = namespace;
         self
     }
 
@@ -83,7 +96,7 @@ impl Files {
         let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
         let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&said(&error)))?;
         let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
-        self.input = Documents::read_unnamed(STANDARD_INPUT, &text);
+        self.input = Documents::read_unnamed(STANDARD_INPUT, &text, self.namespace());
         Ok(self)
     }
 
@@ -92,29 +105,48 @@ impl Files {
         self.input.passed_over + self.remembered.values().map(|remembered| remembered.passed_over).sum::<usize>()
     }
 
+    /// What is wrong, apart from load balancers, as of the last reading: the same as [`World::problems`].
+    pub fn problems(&self) -> &[FileProblem] {
+        &self.problems
+    }
+
+    /// By kind and key, objects with values that a tool replaces before they are applied, as of the last reading: Secrets
+    /// that are encrypted, for example.
+    pub fn templates(&self) -> BTreeSet<(&'static str, ObjectKey)> {
+        let templates = self.documents().filter(|document| document.is_template);
+        templates.map(|document| (document.object.kind(), document.key.clone())).collect()
+    }
+
+    fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.remembered.values().flat_map(|remembered| &remembered.documents).chain(&self.input.objects)
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+    }
+
     /// The lines that load balancers begin at, as of the last reading.
     pub fn lines(&self) -> BTreeMap<ObjectKey, u64> {
-        let documents = self.remembered.values().flat_map(|remembered| &remembered.documents);
         let ours = |document: &&Document| matches!(document.object, Object::LoadBalancer(_));
-        let documents = documents.chain(&self.input.objects).filter(ours);
-        documents.map(|document| (document.key.clone(), document.line)).collect()
+        self.documents().filter(ours).map(|document| (document.key.clone(), document.line)).collect()
     }
 
     /// Reads everything anew. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
     ///
     /// What is wrong is in the [`World`] that comes out; its `names` are empty.
     pub fn read(&mut self) -> World {
-        let mut gathering = Gathering { world: World::default(), places: BTreeMap::new(), last: &self.last };
+        let mut gathering =
+            Gathering { world: World::default(), problems: Vec::new(), places: BTreeMap::new(), last: &self.last };
         if let Some(document) = &self.flags {
             gathering.declare(document, COMMAND_LINE, Path::new(""), None);
         }
-        gathering.world.problems.extend(self.input.problems.iter().chain(&self.input.remarks).cloned());
+        gathering.problems.extend(self.input.problems.iter().chain(&self.input.remarks).cloned());
         for document in &self.input.objects {
             gathering.declare(document, STANDARD_INPUT, Path::new(""), None);
         }
         let mut remembered = BTreeMap::new();
         let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
-        gathering.world.problems.extend(listing.problems);
+        gathering.problems.extend(listing.problems);
         for Listed { file, found } in listing.files {
             let before = self.remembered.remove(&file);
             let reading = match found {
@@ -124,16 +156,18 @@ impl Files {
                     Reading { fresh: before.unwrap_or_default().documents, ..Reading::default() }
                 }
                 Found::InFolder | Found::ByPath => {
-                    Reading::of(&file, before, &self.unfinished, &mut gathering.world.problems)
+                    let namespace = self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+                    Reading::of(&file, namespace, before, &self.unfinished, &mut gathering.problems)
                 }
             };
             let passed_over = reading.passed_over;
             let (documents, text) = gathering.take(&file, reading);
             remembered.insert(file, Remembered { documents, passed_over, text, found });
         }
-        let mut world = gathering.world;
+        let Gathering { mut world, problems, .. } = gathering;
         read_named_files(&mut world, &self.last, &self.unfinished);
-        world.problems = bounded(world.problems, 0, MAX_FILE_PROBLEMS);
+        self.problems = bounded_problems(problems, 0, MAX_FILE_PROBLEMS);
+        world.problems = self.problems.iter().map(|problem| problem.message.clone()).collect();
         self.incomplete = !world.problems.is_empty() || world.files.values().any(Result::is_err);
         self.remembered = remembered;
         self.last = world.clone();
@@ -159,6 +193,9 @@ impl Files {
 /// The origin of what is read from standard input.
 const STANDARD_INPUT: &str = "standard input";
 
+/// The namespace of objects that name none, unless another is set.
+const DEFAULT_NAMESPACE: &str = "default";
+
 /// What is said after why something cannot be read now.
 const STAYS: &str = "; what it declared before stays";
 
@@ -180,7 +217,13 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(file: &Path, before: Option<Remembered>, unfinished: &Unfinished, problems: &mut Vec<String>) -> Self {
+    fn of(
+        file: &Path,
+        namespace: &str,
+        before: Option<Remembered>,
+        unfinished: &Unfinished,
+        problems: &mut Vec<FileProblem>,
+    ) -> Self {
         let Remembered { documents: mut kept, text: text_before, passed_over, .. } = before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
         let text = read_text(file);
@@ -191,7 +234,7 @@ impl Reading {
         let text = match text {
             Ok(text) => text,
             Err(why) => {
-                problems.push(format!("{why}{stays}"));
+                problems.push(FileProblem::of_file(file, format!("{why}{stays}")));
                 return Self { kept, ..Self::default() };
             }
         };
@@ -199,7 +242,7 @@ impl Reading {
         if hash == text_before {
             return Self { fresh: kept, kept: Vec::new(), passed_over, text: hash };
         }
-        let documents = Documents::read(file, &text);
+        let documents = Documents::read(file, &text, namespace);
         let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
         kept.retain(|old| !fresh.contains(&old.identity()));
         if documents.problems.is_empty() {
@@ -208,7 +251,7 @@ impl Reading {
         }
         let all_well = documents.problems.is_empty() && documents.remarks.is_empty();
         let stays = if kept.is_empty() { "" } else { STAYS };
-        problems.extend(documents.problems.into_iter().map(|problem| format!("{problem}{stays}")));
+        problems.extend(documents.problems.into_iter().map(|problem| problem.followed_by(stays)));
         problems.extend(documents.remarks);
         let passed_over = documents.passed_over;
         Self { fresh: documents.objects, kept, passed_over, text: hash.filter(|_| all_well) }
@@ -291,9 +334,16 @@ fn said(error: &io::Error) -> String {
     }
 }
 
+fn about(document: &Document, message: String) -> FileProblem {
+    let Document { file, line, key, object, .. } = document;
+    let line = Some(*line).filter(|line| *line > 0);
+    FileProblem { file: file.clone(), line, ..FileProblem::new(message) }.of_object(object.kind(), key)
+}
+
 /// A world on its way.
 struct Gathering<'a> {
     world: World,
+    problems: Vec<FileProblem>,
     /// Where each object was declared first.
     places: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     last: &'a World,
@@ -317,9 +367,10 @@ impl Gathering<'_> {
         let Document { place, key, object, .. } = document;
         let kind = object.kind();
         if let Some(first) = self.places.get(&(kind, key.clone())) {
-            self.world.problems.push(format!(
+            let message = format!(
                 "{place}: {kind} {key} is already declared at {first}, which counts: take one of them out, or give it another name"
-            ));
+            );
+            self.problems.push(about(document, message));
             return;
         }
         self.places.insert((kind, key.clone()), place.clone());
@@ -370,7 +421,8 @@ impl Gathering<'_> {
         if !there {
             self.world.unreadable.insert((object.kind(), key.clone()), problems.into());
         }
-        self.world.problems.push(format!("{place}: {} {key}: {problems}{stays}", object.kind()));
+        let message = format!("{place}: {} {key}: {problems}{stays}", object.kind());
+        self.problems.push(about(document, message));
     }
 }
 

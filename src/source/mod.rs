@@ -21,6 +21,7 @@ mod files;
 pub mod kept;
 mod limits;
 mod names;
+mod problem;
 mod quotas;
 pub mod schema;
 mod settle;
@@ -36,6 +37,7 @@ pub use cluster::{
 pub use files::{Files, decoded};
 pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
 pub use names::{Names, resolve};
+pub use problem::FileProblem;
 pub use quotas::{Quotas, Share, oldest_first};
 pub use settle::Settle;
 pub use tenancy::Tenancy;

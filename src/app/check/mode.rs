@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::related::TEMPLATE;
 use crate::{
     api::{Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
@@ -84,6 +85,11 @@ fn part(place: Place, members: &BTreeSet<ObjectKey>, world: &World, absent: Abse
         Place::Gateway => Site::Gateway(Arc::new(Allocations::default()), tenancy.clone()),
         Place::Host => Site::Host(tenancy.clone()),
     };
+    if mode == Mode::Standalone {
+        // Nothing completes them before they are served.
+        let templates = std::mem::take(&mut world.unread);
+        world.unreadable.extend(templates.into_keys().map(|template| (template, TEMPLATE.into())));
+    }
     if mode == Mode::Cluster {
         if absent == Absent::Unknown {
             note_unread(&mut world);
@@ -161,7 +167,7 @@ fn note_unread(world: &mut World) {
             };
             let why =
                 format!("{what} not among these files: add the manifest, or use --cluster to look in the cluster");
-            unread.insert((kind, key), why.into());
+            unread.entry((kind, key)).or_insert_with(|| why.into());
         }
     }
     world.unread = unread;

@@ -9,6 +9,7 @@ use crate::{
     cli::CheckOutput,
     model::ObjectKey,
     printable::{printable, visible_json},
+    source::FileProblem,
     translate::{Problem, Reason, Severity, Verdict},
 };
 
@@ -21,7 +22,7 @@ pub struct Report {
     /// Sorted by object.
     pub entries: Vec<Entry>,
     /// About no load balancer in particular.
-    pub problems: Vec<String>,
+    pub problems: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
 }
@@ -138,7 +139,7 @@ impl Report {
             "unknown": count(Level::Unknown),
             "passedOver": self.passed_over,
             "loadBalancers": self.entries.iter().map(entry_json).collect::<Vec<_>>(),
-            "problems": self.problems,
+            "problems": self.problems.iter().map(|problem| &**problem).collect::<Vec<_>>(),
         })
     }
 

@@ -4,15 +4,19 @@ use super::*;
 use crate::cost;
 
 fn read(text: &str) -> Documents {
-    Documents::read(Path::new("dir/a.yaml"), text)
+    Documents::read(Path::new("dir/a.yaml"), text, "default")
 }
 
 /// The only problem, where there is nothing else.
 #[track_caller]
 fn problem(file: &str, text: &str) -> String {
-    let mut documents = Documents::read(Path::new(file), text);
+    let mut documents = Documents::read(Path::new(file), text, "default");
     assert_eq!((documents.objects.len(), documents.problems.len()), (0, 1), "{documents:?}");
-    documents.problems.remove(0)
+    documents.problems.remove(0).message
+}
+
+fn messages(problems: &[FileProblem]) -> Vec<&str> {
+    problems.iter().map(|problem| &**problem).collect()
 }
 
 /// `kind key` of each object, and what is wrong with it.
@@ -92,7 +96,7 @@ data: {{ca.crt: x}}
             good("ConfigMap default/pg")
         ]
     );
-    assert_eq!(documents.problems, Vec::<String>::new());
+    assert!(documents.problems.is_empty(), "{documents:?}");
     assert_eq!(&*documents.objects[0].place, "dir/a.yaml:4");
 }
 
@@ -116,7 +120,7 @@ items:
 #[test]
 fn json_is_read_from_files_called_so() {
     let text = "\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\t\"metadata\": {\"name\": \"\\ud83d\\ude00\"}}\n\n{\"kind\": 1}";
-    let documents = Documents::read(Path::new("a.json"), text);
+    let documents = Documents::read(Path::new("a.json"), text, "default");
     assert_eq!(&*documents.objects[0].place, "a.json:2");
     assert_eq!(&*documents.objects[0].key.name, "😀");
     assert!(documents.problems[0].starts_with("a.json:5: is not a Kubernetes object"), "{documents:?}");
@@ -185,6 +189,8 @@ fn objects_of_other_groups_are_none_of_our_business() {
         "{apiVersion: multicluster.x-k8s.io/v1, kind: Service}",
         "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute}",
         "{kind: Kustomization}",
+        // A name that the server makes is one that nothing can refer to.
+        "{apiVersion: v1, kind: Secret, metadata: {generateName: a-}}",
     ] {
         let documents = read(text);
         assert_eq!((documents.objects.len(), documents.problems.len()), (0, 0), "{text}: {documents:?}");
@@ -194,6 +200,16 @@ fn objects_of_other_groups_are_none_of_our_business() {
 #[test]
 fn a_mistyped_load_balancer_is_still_that_load_balancer() {
     for (from, to, words) in [
+        (
+            "apiVersion: tcplb.io/v1alpha1",
+            "apiVersion: tcplb/v1alpha1",
+            "apiVersion: must be tcplb.io/v1alpha1: write `apiVersion: tcplb.io/v1alpha1`",
+        ),
+        (
+            "apiVersion: tcplb.io/v1alpha1",
+            "apiVersion: networking.tcplb.example.com/v1",
+            "apiVersion: must be tcplb.io/v1alpha1: write `apiVersion: tcplb.io/v1alpha1`",
+        ),
         (
             "kind: TcpLoadBalancer",
             "kind: TcpLoadBalancr",
@@ -296,7 +312,7 @@ fn a_mistyped_field_of_a_kubernetes_object_is_remarked_upon_and_costs_nothing_el
     );
     assert!(told(&documents).iter().all(|(_, problems)| problems.is_empty()), "{:?}", told(&documents));
     assert_eq!(
-        documents.remarks,
+        messages(&documents.remarks),
         [
             "dir/a.yaml:2: Service default/a: spec.ports[0].protcol: there is no such field: write `protocol`, if that is \
              meant; it counts for nothing",
@@ -333,7 +349,7 @@ fn a_broken_document_takes_none_of_the_others_with_it() {
         }
     }
     let json = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}} {"kind": }"#;
-    let documents = Documents::read(Path::new("a.json"), json);
+    let documents = Documents::read(Path::new("a.json"), json, "default");
     assert_eq!((documents.objects.len(), documents.problems.len()), (1, 1));
 }
 
@@ -349,11 +365,11 @@ fn only_a_line_of_its_own_separates_documents() {
 proptest! {
     #[test]
     fn no_text_brings_the_reader_down(text in "\\PC{0,80}", mangled in 0..LOAD_BALANCER.len(), with in "[-\\[\\]{}:,&*!|>'\"%@ \t\n#?0a]{0,3}") {
-        let _ = Documents::read(Path::new("a.yaml"), &text);
-        let _ = Documents::read(Path::new("a.json"), &text);
+        let _ = Documents::read(Path::new("a.yaml"), &text, "default");
+        let _ = Documents::read(Path::new("a.json"), &text, "default");
         let mut near = LOAD_BALANCER.to_owned();
         near.replace_range(mangled..mangled + 1, &with);
-        let _ = Documents::read(Path::new("a.yaml"), &near);
+        let _ = Documents::read(Path::new("a.yaml"), &near, "default");
     }
 }
 
@@ -378,16 +394,16 @@ fn deep_nesting_is_refused_and_not_followed() {
 fn reading_many_documents_costs_as_much_as_their_text() {
     let json = |count: usize| "{\"kind\": \"Other\", \"apiVersion\": \"other/v1\"}\n".repeat(count);
     cost::assert_grows_no_faster_than_n_log_n(1000, json, |text| {
-        assert_eq!(Documents::read(Path::new("a.json"), text).problems.len(), 0);
+        assert_eq!(Documents::read(Path::new("a.json"), text, "default").problems.len(), 0);
     });
     let broken = |count: usize| (0..count).map(|number| format!("---\na: [{number}\n")).collect::<String>();
     cost::assert_grows_no_faster_than_n_log_n(200, broken, |text| {
-        assert!(!Documents::read(Path::new("a.yaml"), text).problems.is_empty());
+        assert!(!Documents::read(Path::new("a.yaml"), text, "default").problems.is_empty());
     });
     let wrong =
         |count: usize| (0..count).map(|number| format!("---\n{LOAD_BALANCER}  x{number}: 1\n")).collect::<String>();
     cost::assert_grows_no_faster_than_n_log_n(50, wrong, |text| {
-        assert!(!Documents::read(Path::new("a.yaml"), text).objects.is_empty());
+        assert!(!Documents::read(Path::new("a.yaml"), text, "default").objects.is_empty());
     });
 }
 
@@ -395,7 +411,9 @@ fn reading_many_documents_costs_as_much_as_their_text() {
 fn what_is_said_of_a_file_is_bounded() {
     let size = |documents: &Documents| -> usize {
         let objects = told(documents).into_iter().map(|(name, problems)| name.len() + problems.concat().len());
-        documents.problems.concat().len() + documents.remarks.concat().len() + objects.sum::<usize>()
+        messages(&documents.problems).concat().len()
+            + messages(&documents.remarks).concat().len()
+            + objects.sum::<usize>()
     };
     let long = "x".repeat(1 << 20);
     for text in [
@@ -422,10 +440,10 @@ fn what_is_said_of_a_file_is_bounded() {
 #[test]
 fn a_file_has_so_many_objects_at_most() {
     let text = "{\"kind\": \"Service\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"a\"}}\n".repeat(10_001);
-    let documents = Documents::read(Path::new("a.json"), &text);
+    let documents = Documents::read(Path::new("a.json"), &text, "default");
     assert_eq!(documents.objects.len(), 10_000);
     assert_eq!(
-        documents.problems,
+        messages(&documents.problems),
         ["a.json: has 10001 objects: write at most 10000 into one file; those after that are left out"]
     );
 }
@@ -437,7 +455,7 @@ fn a_key_that_is_written_twice_is_refused_in_json_too() {
     let told = problem("a.json", twice);
     assert!(told.starts_with("a.json: is not JSON: `deny` is written twice at line 2"), "{told}");
     assert!(problem("a.yaml", "{\"1\": a, 1: b}").contains("`1` is written twice"));
-    let input = Documents::read_unnamed("standard input", twice);
+    let input = Documents::read_unnamed("standard input", twice, "default");
     assert!(input.objects.is_empty() && input.problems.len() == 1, "{input:?}");
 }
 
@@ -477,14 +495,41 @@ fn a_list_that_is_not_read_is_no_object_of_another_kind() {
         ["{apiVersion: v1, kind: PodList, items: [{metadata: {name: a}}]}", "{apiVersion: a.io/v1, kind: AllowList}"]
     {
         let documents = read(other);
-        assert_eq!((documents.problems, documents.passed_over), (vec![], 1), "{other}");
+        assert_eq!((documents.problems.len(), documents.passed_over), (0, 1), "{other}");
     }
 }
 
 #[test]
 fn problems_of_a_million_documents_are_counted_not_kept() {
-    let documents = Documents::read(Path::new("a.json"), &"1 ".repeat(1_000_000));
+    let documents = Documents::read(Path::new("a.json"), &"1 ".repeat(1_000_000), "default");
     assert_eq!(documents.problems.len(), 101);
-    assert_eq!(documents.problems[100], "and 999900 more problems: correct the ones before first");
+    assert_eq!(&*documents.problems[100], "and 999900 more problems: correct the ones before first");
     assert!(documents.problems.capacity() < 1000);
+}
+
+#[test]
+fn a_kustomization_needs_no_kind() {
+    let text = "resources: [pg.yaml]\n";
+    for (file, problems) in [("a/kustomization.yaml", 0), ("a/kustomization.yml", 0), ("a/other.yaml", 1)] {
+        let documents = Documents::read(Path::new(file), text, "default");
+        assert_eq!((documents.problems.len(), documents.passed_over), (problems, 1 - problems), "{documents:?}");
+    }
+    let documents = Documents::read(Path::new("kustomization.yaml"), LOAD_BALANCER, "default");
+    assert_eq!(documents.objects.len(), 1);
+}
+
+#[test]
+fn values_that_a_tool_replaces_make_a_template() {
+    for (fields, is_template) in [
+        ("data: {tls.crt: 'ENC[AES256_GCM,data:YQ==,type:str]'}", true),
+        ("stringData: {password: 'ENC[AES256_GCM,data:YQ==,type:str]'}", true),
+        ("data: {tls.crt: 'YQ=='}, sops: {version: 3.9.0}", true),
+        ("data: {tls.crt: <path:secret/data/pg#crt>}", true),
+        ("stringData: {password: <password>}", true),
+        ("data: {tls.crt: 'not base64!'}", false),
+        ("data: {tls.crt: 'YQ=='}, stringData: {page: '<p> a < b </p>'}", false),
+    ] {
+        let documents = read(&format!("{{apiVersion: v1, kind: Secret, metadata: {{name: a}}, {fields}}}"));
+        assert_eq!(documents.objects[0].is_template, is_template, "{fields}");
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{STAYS, said};
+use crate::source::FileProblem;
 
 /// How long a file may be away while it is replaced.
 pub const MOMENT: Duration = Duration::from_millis(100);
@@ -23,7 +24,7 @@ pub fn is_manifest(file: &Path) -> bool {
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<Listed>,
-    pub problems: Vec<String>,
+    pub problems: Vec<FileProblem>,
     /// Without symbolic links.
     seen: HashSet<PathBuf>,
 }
@@ -68,7 +69,8 @@ impl Listing {
                 Ok(None) => listing.add(path.clone(), Found::ByPath, None),
                 Ok(Some(files)) => {
                     if files.is_empty() {
-                        listing.problems.push(format!("{}: has no *.yaml, *.yml or *.json file", path.display()));
+                        let message = format!("{}: has no *.yaml, *.yml or *.json file", path.display());
+                        listing.problems.push(FileProblem::of_file(path, message));
                     }
                     let folder = fs::canonicalize(path).ok();
                     files.into_iter().for_each(|(file, found)| listing.add(file, found, folder.as_deref()));
@@ -80,7 +82,7 @@ impl Listing {
                     let stays = if below.is_empty() { "" } else { STAYS };
                     let gone = below.into_iter().map(|file| Listed { file: file.clone(), found: Found::Gone });
                     listing.files.extend(gone);
-                    listing.problems.push(format!("{why}{stays}"));
+                    listing.problems.push(FileProblem::of_file(path, format!("{why}{stays}")));
                 }
             }
         }

@@ -1,0 +1,99 @@
+//! The documents of a text, before it is known what they are.
+
+use std::iter;
+
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use super::{octal, unique::Unique};
+
+/// A document and the line it starts at, or why there is none: a sentence that names the line.
+pub(super) type Part = Result<(u64, Value), String>;
+
+pub(super) fn yaml(text: &str) -> Vec<Part> {
+    yaml_from(0, text).unwrap_or_else(|problem| {
+        let parts = separated(text);
+        if parts.len() < 2 {
+            return vec![Err(problem)];
+        }
+        // A broken document takes none of the others with it.
+        let read = |(line, part)| yaml_from(line, part).unwrap_or_else(|problem| vec![Err(problem)]);
+        parts.into_iter().flat_map(read).collect()
+    })
+}
+
+/// The text cut before each line that begins a document, and how many lines are before each part.
+fn separated(text: &str) -> Vec<(u64, &str)> {
+    let begins = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let (mut parts, mut part, mut at) = (Vec::new(), (0, 0), 0);
+    for (line, text_of_line) in (0..).zip(text.split_inclusive('\n')) {
+        if at > part.1 && begins(text_of_line) {
+            parts.push((part.0, &text[part.1..at]));
+            part = (line, at);
+        }
+        at += text_of_line.len();
+    }
+    parts.push((part.0, &text[part.1..]));
+    parts
+}
+
+/// The documents of a text that has so many lines before it.
+fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
+    let documents = yaml_values(text, false).map_err(|error| match error {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
+            let line = lines_before + location.line();
+            format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
+        }
+        error => {
+            let counted = serde_saphyr::render_options! { line_offset: lines_before };
+            format!("is not YAML: {}", error.render_with_options(counted))
+        }
+    })?;
+    let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
+    let part = |(index, document): (usize, Spanned<Unique>)| {
+        let (line, value) = (lines_before + document.referenced.line(), document.value.0);
+        let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
+        match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
+            Some(path) => Err(format!(
+                "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero out, \
+                 or put quotes around it if it is text"
+            )),
+            None => Ok((line, value)),
+        }
+    };
+    Ok(documents.into_iter().enumerate().map(part).collect())
+}
+
+fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
+    // The file's size bounds these; what aliases may multiply has a bound of its own.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
+        with_snippet: false,
+        legacy_octal_numbers: legacy_octal_numbers,
+    };
+    serde_saphyr::from_multiple_with_options(text, options)
+}
+
+/// What comes after a mistake cannot be told from it.
+pub(super) fn json(text: &str) -> impl Iterator<Item = Part> {
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter();
+    // Each line is counted once, however many documents there are.
+    let (mut line, mut counted, mut ended) = (1, 0, false);
+    iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let rest = &text[documents.byte_offset()..];
+        let start = text.len() - rest.trim_start().len();
+        line += text[counted..start].bytes().filter(|byte| *byte == b'\n').count();
+        counted = start;
+        let document = documents.next()?;
+        ended = document.is_err();
+        Some(match document {
+            Ok(Unique(document)) => Ok((line as u64, document)),
+            Err(error) => Err(format!("is not JSON: {error}")),
+        })
+    })
+}
