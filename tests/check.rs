@@ -3,30 +3,76 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{Read, Write as _},
+    io::{BufRead, BufReader, Read, Write as _},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
 use serde_json::{Value, json};
 
 /// Runs `tcplb check` with these arguments and standard input: its exit code, standard output and standard error.
 fn check(arguments: &[&str], input: &str) -> (i32, String, String) {
-    let mut check = Command::new(env!("CARGO_BIN_EXE_tcplb"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .arg("check")
-        .args(arguments)
-        .env_remove("KUBECONFIG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    run(check_command().args(arguments), input)
+}
+
+fn check_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("check").env_remove("KUBECONFIG");
+    command
+}
+
+fn run(command: &mut Command, input: &str) -> (i32, String, String) {
+    let mut check = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A command that is called wrongly reads nothing.
     let _ = check.stdin.take().unwrap().write_all(input.as_bytes());
     let output = check.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Runs `tcplb check --cluster` with a context of namespace `team`, at an API server that has nothing.
+fn check_in_empty_cluster(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in server.incoming() {
+            thread::spawn(move || answer_with_nothing(client.unwrap()));
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("config");
+    let config = format!(
+        "{{apiVersion: v1, kind: Config, current-context: a, clusters: [{{name: a, cluster: {{server: 'http://{address}'}}}}], \
+         users: [{{name: a, user: {{}}}}], contexts: [{{name: a, context: {{cluster: a, user: a, namespace: team}}}}]}}"
+    );
+    fs::write(&kubeconfig, config).unwrap();
+    run(check_command().env("KUBECONFIG", kubeconfig).arg("--cluster").args(arguments), input)
+}
+
+/// Lists have no items, and single objects do not exist.
+fn answer_with_nothing(client: TcpStream) {
+    let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+    while let Some(request) = lines.next() {
+        lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+        let (status, body) = match request.contains("/endpointslices?") {
+            true => (
+                "200 OK",
+                json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "metadata": {}, "items": []}),
+            ),
+            false => (
+                "404 Not Found",
+                json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "message": "", "code": 404}),
+            ),
+        };
+        let (body, mut client) = (body.to_string(), &client);
+        let _ = write!(
+            client,
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    }
 }
 
 /// What the README tells to apply first.
@@ -149,6 +195,26 @@ fn secrets_with_encrypted_values_are_unknown_in_a_cluster() {
             "{data}: {told}"
         );
     }
+}
+
+#[test]
+fn manifests_without_a_namespace_are_in_that_of_the_context_or_of_the_flag() {
+    let manifest = format!(
+        "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: a}}\nspec: {{{TO_A_SERVICE}}}\n{}",
+        load_balancer("shop", "b", TO_A_SERVICE)
+    );
+    let (code, told, _) = check(&["-"], &manifest);
+    assert!(code == 0 && told.contains("default/a (") && told.contains("Service default/pg is not"), "{told}");
+    let (code, told, _) = check(&["--namespace", "games", "-"], &manifest);
+    assert!(code == 0 && told.contains("games/a (") && told.contains("Service games/pg is not"), "{told}");
+    assert!(told.contains("shop/b ("), "{told}");
+    let (code, told, errors) = check_in_empty_cluster(&["-"], &manifest);
+    assert!(code == 1 && told.contains("Service team/pg does not exist"), "{told}{errors}");
+    assert!(told.contains("Service shop/pg does not exist"), "{told}{errors}");
+    let (code, told, errors) = check_in_empty_cluster(&["-n", "games", "-"], &manifest);
+    assert!(code == 1 && told.contains("Service games/pg does not exist"), "{told}{errors}");
+    let (code, _, errors) = check(&["-n", "Games", "-"], &manifest);
+    assert!(code == 2 && errors.contains("`Games` is not a name"), "{errors}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ use self::{
 };
 use super::{cluster, commands::print, on_control_runtime};
 use crate::{
+    api::Name,
     cli::{Check, CheckMode, CheckOutput},
     model::Snapshot,
     source::{Files, Names, World, resolve},
@@ -59,7 +60,7 @@ pub fn run(arguments: Check) -> ExitCode {
 }
 
 fn check(arguments: Check) -> anyhow::Result<Report> {
-    let Check { paths, mode, cluster, tenancy, .. } = arguments;
+    let Check { paths, mode, cluster, tenancy, namespace, .. } = arguments;
     let for_a_cluster = cluster || !tenancy.is_empty();
     let mode = match mode {
         CheckMode::Auto if for_a_cluster => CheckMode::Cluster,
@@ -70,7 +71,11 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     };
     let tenancy = if tenancy.is_empty() { tenancy::everything() } else { tenancy::of_values(&tenancy)? };
     let (inputs, paths): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path == Path::new("-"));
-    let mut files = Files::new(paths);
+    let namespace = match namespace {
+        None if cluster => Some(on_control_runtime(namespace_of_context())?),
+        namespace => namespace.map(|Name(namespace)| namespace),
+    };
+    let mut files = Files::new(paths).in_namespace(namespace);
     if !inputs.is_empty() {
         files = files.with_input(io::stdin().lock()).map_err(Error::msg)?;
     }
@@ -95,6 +100,11 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     }
     report.entries.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(report)
+}
+
+/// The namespace that kubectl takes for manifests that name none.
+async fn namespace_of_context() -> anyhow::Result<String> {
+    Ok(cluster::client().await?.default_namespace().to_owned())
 }
 
 async fn look_up(world: &mut World) -> anyhow::Result<()> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::api::Name;
+
 #[derive(Debug, Args)]
 pub struct Check {
     /// Files, or folders of .yaml, .yml and .json files; `-`: standard input.
@@ -15,6 +17,9 @@ pub struct Check {
     /// Look in the cluster of KUBECONFIG for what the files refer to and do not contain. Implies --mode cluster.
     #[arg(long)]
     pub cluster: bool,
+    /// The namespace of manifests that name none. Default: with --cluster, that of the context, otherwise `default`.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<Name>,
     /// A values file of the Helm chart: what its `tenancy` and `host` do not allow is refused. Implies --mode cluster. Repeat
     /// it where several files are given to Helm.
     #[arg(long, value_name = "VALUES")]
