@@ -105,9 +105,18 @@ fn the_first_manifest_of_the_readme_is_accepted() {
     let (code, told, _) = check(&["--strict", "-"], &first);
     assert!(code == 1 && told.ends_with("with --strict, warnings and unknown references count as errors\n"), "{told}");
 
-    // The Service is known then, but not its pods.
-    let (code, told, _) = check(&["-", "manifests/echo.yaml"], &first);
+    // Kubernetes looks for the Service's pods once it is there.
+    let (code, told, _) = check(&["--strict", "-", "manifests/echo.yaml"], &first);
+    assert!(code == 0 && told.starts_with("default/first (standard input): accepted\n"), "{told}");
+    let echo = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/echo.yaml")).unwrap();
+    let (code, told, errors) = check_in_empty_cluster(&["--strict", "-"], &format!("{first}\n---\n{echo}"));
+    assert!(code == 0 && told.contains("first (standard input): accepted\n"), "{told}{errors}");
+    // Without a selector, somebody else is to write the EndpointSlices.
+    let service = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {ports: [{port: 5001}]}\n";
+    let (code, told, _) = check(&["-"], &(first.clone() + service));
     assert!(code == 0 && told.contains("the endpoints of Service default/echo are not among these files"), "{told}");
+    let (code, told, errors) = check_in_empty_cluster(&["-"], &(first.clone() + service));
+    assert!(code == 0 && told.contains("warning: spec.backends[0]: Service team/echo has no ready"), "{told}{errors}");
     let (code, told, _) = check(&["-", "manifests/echo.yaml"], &first.replace("port: 5001", "port: 5002"));
     assert!(code == 1 && told.contains("Service default/echo has no port 5002: write one of 5001"), "{told}");
 

@@ -8,7 +8,7 @@ mod report;
 mod tenancy;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::Path,
     process::ExitCode,
@@ -27,7 +27,7 @@ use super::{cluster, commands::print, on_control_runtime};
 use crate::{
     api::Name,
     cli::{Check, CheckMode, CheckOutput},
-    model::Snapshot,
+    model::{ObjectKey, Snapshot},
     source::{Files, Names, World, resolve},
     translate::{Reason, Verdicts, translate},
 };
@@ -83,19 +83,20 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     let templates = files.templates();
     let problems = related::related(files.problems(), &world, &templates);
     related::take_out(&templates, &mut world);
+    let awaiting_pods = mode::awaiting_pods(&world);
     if cluster {
-        on_control_runtime(look_up(&mut world))?;
+        on_control_runtime(look_up(&mut world, &awaiting_pods))?;
     }
     related::note_unknown(templates, &mut world);
     let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
     let lines = files.lines();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };
-    let mut parts = mode::parts(&world, mode, absent, &tenancy.into());
+    let mut parts = mode::parts(&world, mode, absent, &awaiting_pods, &tenancy.into());
     look_up_names(&mut parts)?;
-    for Part { mode, world } in parts {
-        report.entries.extend(compiled(&world, mode).into_iter().map(|(object, verdict)| {
+    for part in parts {
+        report.entries.extend(compiled(&part).into_iter().map(|(object, verdict)| {
             let line = lines.get(&object).copied().filter(|line| *line > 0);
-            Entry { line, mode, verdict, object }
+            Entry { line, mode: part.mode, verdict, object }
         }));
     }
     report.entries.sort_by(|a, b| a.object.cmp(&b.object));
@@ -107,9 +108,9 @@ async fn namespace_of_context() -> anyhow::Result<String> {
     Ok(cluster::client().await?.default_namespace().to_owned())
 }
 
-async fn look_up(world: &mut World) -> anyhow::Result<()> {
+async fn look_up(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) -> anyhow::Result<()> {
     let client = cluster::client().await?;
-    let looking = lookup::complete(world, &client);
+    let looking = lookup::complete(world, awaiting_pods, &client);
     timeout(CLUSTER_TIMEOUT, looking).await.with_context(|| {
         format!("the cluster does not answer within {} s: see whether KUBECONFIG is right", CLUSTER_TIMEOUT.as_secs())
     })?
@@ -134,13 +135,15 @@ fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compiled(world: &World, mode: Mode) -> Verdicts {
-    let (_, mut verdicts) = translate(world, &Snapshot::default(), Timestamp::now());
-    if mode == Mode::Cluster {
+fn compiled(part: &Part) -> Verdicts {
+    let (_, mut verdicts) = translate(&part.world, &Snapshot::default(), Timestamp::now());
+    if part.mode == Mode::Cluster {
         // Ports, zones and DNS names are the cluster's.
         let elsewhere = [Reason::Pending, Reason::UnknownPlace, Reason::NameNotResolved];
-        for verdict in verdicts.values_mut() {
-            verdict.problems.retain(|problem| !elsewhere.contains(&problem.reason));
+        for (object, verdict) in &mut verdicts {
+            verdict
+                .problems
+                .retain(|problem| !elsewhere.contains(&problem.reason) && !part.is_awaited(object, problem));
         }
     }
     verdicts

@@ -23,17 +23,19 @@ use crate::{
 /// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Adds what is missing in a world, as far as it exists and may be read.
+/// Adds what is missing in a world, as far as it exists and may be read. The EndpointSlices of Services that await pods are
+/// left out: those in the cluster may be of the Service as it was before.
 ///
 /// # Errors
 /// If the API server does not answer, or not as it should.
-pub async fn complete(world: &mut World, client: &Client) -> anyhow::Result<()> {
+pub async fn complete(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>, client: &Client) -> anyhow::Result<()> {
     // Services first: whether slices are missing depends on them.
     for _ in 0..2 {
         let mut done = BTreeSet::new();
         for missing in all_missing(world) {
             let (kind, key) = match &missing {
                 Missing::Service(key) => ("Service", key.clone()),
+                Missing::EndpointSlices(key) if awaiting_pods.contains(key) => continue,
                 Missing::EndpointSlices(key) => ("EndpointSlice", key.clone()),
                 Missing::Referred(referred) => (referred.kind.name(), referred.key.clone()),
             };

@@ -5,12 +5,15 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::api::core::v1::Service;
+
 use super::related::TEMPLATE;
 use crate::{
-    api::{Placement, RefKind, TcpLoadBalancerSpec},
+    api::{BackendService, Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
     model::ObjectKey,
     source::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
+    translate::{Problem, Reason},
 };
 
 /// Where a load balancer is to be served.
@@ -24,6 +27,21 @@ pub enum Mode {
 pub struct Part {
     pub mode: Mode,
     pub world: World,
+    /// See [`awaiting_pods`].
+    awaiting_pods: BTreeSet<ObjectKey>,
+}
+
+impl Part {
+    /// True if a problem is only that Kubernetes has not looked for a Service's pods yet.
+    pub fn is_awaited(&self, object: &ObjectKey, problem: &Problem) -> bool {
+        let index = || problem.field.strip_prefix("spec.backends[")?.strip_suffix(']')?.parse::<usize>().ok();
+        let service = || {
+            let spec = self.world.load_balancers.get(object)?.spec.as_ref()?;
+            spec.backends.get(index()?)?.service.as_ref()
+        };
+        problem.reason == Reason::EndpointsPending
+            && service().is_some_and(|service| self.awaiting_pods.contains(&service_key(object, service)))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +61,13 @@ pub enum Absent {
 }
 
 /// The load balancers of a world, by where they are to be served.
-pub fn parts(world: &World, mode: CheckMode, absent: Absent, tenancy: &Arc<Tenancy>) -> Vec<Part> {
+pub fn parts(
+    world: &World,
+    mode: CheckMode,
+    absent: Absent,
+    awaiting_pods: &BTreeSet<ObjectKey>,
+    tenancy: &Arc<Tenancy>,
+) -> Vec<Part> {
     let modes = world.load_balancers.iter().map(|(object, declared)| {
         let mode = match mode {
             CheckMode::Standalone => Mode::Standalone,
@@ -62,7 +86,22 @@ pub fn parts(world: &World, mode: CheckMode, absent: Absent, tenancy: &Arc<Tenan
         };
         members.entry(place).or_default().insert(object.clone());
     }
-    members.iter().map(|(place, members)| part(*place, members, world, absent, tenancy)).collect()
+    let part = |(place, members): (&Place, &BTreeSet<ObjectKey>)| {
+        let (mode, world) = part(*place, members, world, absent, awaiting_pods, tenancy);
+        Part { mode, world, awaiting_pods: awaiting_pods.clone() }
+    };
+    members.iter().map(part).collect()
+}
+
+/// The Services that select pods and are in the files without EndpointSlices, which Kubernetes makes once they are
+/// applied.
+pub fn awaiting_pods(world: &World) -> BTreeSet<ObjectKey> {
+    let selects_pods = |service: &Service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| !selector.is_empty())
+    };
+    let services = world.services.iter().filter(|(key, service)| selects_pods(service) && !has_slices(key, world));
+    services.map(|(key, _)| key.clone()).collect()
 }
 
 fn place_in_cluster(declared: &Declared) -> Place<'static> {
@@ -73,7 +112,14 @@ fn place_in_cluster(declared: &Declared) -> Place<'static> {
     }
 }
 
-fn part(place: Place, members: &BTreeSet<ObjectKey>, world: &World, absent: Absent, tenancy: &Arc<Tenancy>) -> Part {
+fn part(
+    place: Place,
+    members: &BTreeSet<ObjectKey>,
+    world: &World,
+    absent: Absent,
+    awaiting_pods: &BTreeSet<ObjectKey>,
+    tenancy: &Arc<Tenancy>,
+) -> (Mode, World) {
     let mut world = world.clone();
     world.load_balancers.retain(|object, _| members.contains(object));
     let mode = match place {
@@ -92,11 +138,11 @@ fn part(place: Place, members: &BTreeSet<ObjectKey>, world: &World, absent: Abse
     }
     if mode == Mode::Cluster {
         if absent == Absent::Unknown {
-            note_unread(&mut world);
+            note_unread(&mut world, awaiting_pods);
         }
         note_beyond_quota(&mut world, tenancy);
     }
-    Part { mode, world }
+    (mode, world)
 }
 
 /// True if only `tcplb standalone` can serve it.
@@ -125,7 +171,7 @@ pub enum Missing {
 /// What a load balancer refers to and the world does not have.
 pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) -> impl Iterator<Item = Missing> {
     let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref()).filter_map(|service| {
-        let key = ObjectKey { namespace: object.namespace.clone(), name: service.name.0.as_str().into() };
+        let key = service_key(object, service);
         if is_unreadable("Service", &key, world) {
             return None;
         }
@@ -143,6 +189,10 @@ pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) ->
     services.chain(references.map(Missing::Referred))
 }
 
+pub fn service_key(object: &ObjectKey, service: &BackendService) -> ObjectKey {
+    ObjectKey { namespace: object.namespace.clone(), name: service.name.0.as_str().into() }
+}
+
 fn is_unreadable(kind: &'static str, key: &ObjectKey, world: &World) -> bool {
     world.unreadable.contains_key(&(kind, key.clone()))
 }
@@ -153,13 +203,14 @@ fn has_slices(service: &ObjectKey, world: &World) -> bool {
 }
 
 /// Of what is not in the files nothing is known.
-fn note_unread(world: &mut World) {
+fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
     let mut unread = std::mem::take(&mut world.unread);
     for (object, declared) in &world.load_balancers {
         let Some(spec) = &declared.spec else { continue };
         for missing in missing(object, spec, world) {
             let (kind, key, what) = match missing {
                 Missing::Service(key) => ("Service", key.clone(), format!("Service {key} is")),
+                Missing::EndpointSlices(key) if awaiting_pods.contains(&key) => continue,
                 Missing::EndpointSlices(key) => {
                     ("EndpointSlice", key.clone(), format!("the endpoints of Service {key} are"))
                 }

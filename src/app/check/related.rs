@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::mode::service_key;
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerSpec},
     model::ObjectKey,
@@ -32,9 +33,11 @@ pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Ide
 }
 
 fn objects_of(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Vec<Identity> {
-    let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref()).map(|service| {
-        ("Service", ObjectKey { namespace: object.namespace.clone(), name: service.name.0.as_str().into() })
-    });
+    let services = spec
+        .backends
+        .iter()
+        .filter_map(|backend| backend.service.as_ref())
+        .map(|service| ("Service", service_key(object, service)));
     let references = spec.references().map(|reference| {
         let Referred { kind, key } = Referred::by(object, reference);
         (kind.name(), key)
