@@ -256,6 +256,35 @@ fn only_what_shares_an_address_conflicts() {
 }
 
 #[test]
+fn a_node_port_belongs_to_one_load_balancer() {
+    let spec = |ports: &str, of_service: &str| {
+        format!(
+            "service: {{type: {of_service}}}, listeners: [{ports}], backends: [{{service: {{name: pg, port: 5432}}}}]"
+        )
+    };
+    let of = |port| format!("{{port: {port}, nodePort: {port}}}");
+    let first = spec(&format!("{}, {}", of(30001), of(30002)), "NodePort");
+    let taken = "error: spec.listeners[0].nodePort: 30002 is also a nodePort of load balancer games/a: write another";
+    for (port, of_service, code, sentence) in [
+        (30002, "NodePort", 1, taken),
+        (30002, "LoadBalancer", 1, taken),
+        (30003, "NodePort", 0, "shop/b (standard input): accepted"),
+        (30002, "ClusterIP", 1, "error: spec.listeners[0].nodePort: it means nothing with service type ClusterIP"),
+    ] {
+        let second = spec(&of(port), of_service);
+        let both = load_balancer("shop", "b", &second) + &load_balancer("games", "a", &first);
+        let (got, told, _) = check(&["-"], &both);
+        assert!(got == code && told.contains(sentence), "{port} {of_service}: {told}");
+        assert!(told.contains("games/a (standard input): accepted"), "{told}");
+    }
+    // One that gets no Service takes no port from others.
+    let both = load_balancer("games", "a", &spec(&of(30001), "ClusterIP"))
+        + &load_balancer("shop", "b", &spec(&of(30001), "NodePort"));
+    let (_, told, _) = check(&["-"], &both);
+    assert!(told.contains("shop/b (standard input): accepted"), "{told}");
+}
+
+#[test]
 fn what_only_standalone_has_is_refused_for_a_cluster() {
     for (spec, field) in [
         (

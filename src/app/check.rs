@@ -3,6 +3,7 @@
 mod github;
 mod lookup;
 mod mode;
+mod node_ports;
 mod related;
 mod report;
 mod tenancy;
@@ -138,6 +139,7 @@ fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
 fn compiled(part: &Part) -> Verdicts {
     let (_, mut verdicts) = translate(&part.world, &Snapshot::default(), Timestamp::now());
     if part.mode == Mode::Cluster {
+        node_ports::refuse_taken(&part.world, &mut verdicts);
         // Ports, zones and DNS names are the cluster's.
         let elsewhere = [Reason::Pending, Reason::UnknownPlace, Reason::NameNotResolved];
         for (object, verdict) in &mut verdicts {

@@ -1,0 +1,39 @@
+//! Node ports that several load balancers want: the API server gives each to one Service.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::Placement,
+    source::{Site, World, oldest_first},
+    translate::{Problem, Reason, Severity, Verdicts},
+};
+
+/// Refuses node ports that an older load balancer of these has.
+pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
+    if !matches!(world.site, Site::Gateway(..)) {
+        return;
+    }
+    let mut owners = BTreeMap::new();
+    for (object, declared) in oldest_first(&world.load_balancers) {
+        let (Some(spec), Some(verdict)) = (&declared.spec, verdicts.get_mut(object)) else { continue };
+        // The others have no Service, or none with what they ask for.
+        if spec.placement == Some(Placement::Sidecar) || verdict.refuses_service() {
+            continue;
+        }
+        for (index, listener) in spec.listeners.iter().enumerate() {
+            let Some(port) = listener.node_port else { continue };
+            let owner = *owners.entry(port).or_insert(object);
+            if owner != object {
+                verdict.problems.push(Problem {
+                    severity: Severity::Refused,
+                    reason: Reason::PortConflict,
+                    field: format!("spec.listeners[{index}].nodePort"),
+                    message: format!(
+                        "{port} is also a nodePort of load balancer {owner}: write another; its Service is neither created \
+                         nor changed"
+                    ),
+                });
+            }
+        }
+    }
+}
