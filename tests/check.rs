@@ -338,6 +338,21 @@ fn what_the_administrator_does_not_allow_is_refused() {
     let (code, told, _) = check(&["--tenancy", &values, "-"], &two);
     assert!(code == 1 && told.contains("the administrator allows 1 listeners in namespace shop"), "{told}");
 
+    // What is beyond a quota is so wherever it is.
+    let refers = "listeners: [{port: 5432, tls: {certificateRefs: [{name: pg-tls}]}}], backends: [{service: {name: pg, port: \
+                  5432}}], healthCheck: {active: {type: Postgres, postgres: {user: a, passwordRef: {name: probe}}}}";
+    let none = write("none.yaml", "tenancy: {maxSecretsPerNamespace: 0}\n");
+    let (code, told, _) = check(&["--tenancy", &none, "-"], &load_balancer("shop", "a", refers));
+    assert!(code == 1 && told.matches("the administrator allows no Secrets and ConfigMaps").count() == 2, "{told}");
+    let unlimited = write("unlimited.yaml", "tenancy: {maxSecretsPerNamespace: null}\n");
+    let (code, told, _) =
+        check(&["--tenancy", &none, "--tenancy", &unlimited, "-"], &load_balancer("shop", "a", refers));
+    assert_eq!(code, 0, "{told}");
+    let nothing = write("nothing.yaml", "tenancy: {maxLoadBalancersPerNamespace: 0}\n");
+    let (code, told, _) = check(&["--tenancy", &nothing, "-"], &load_balancer("shop", "a", TO_A_SERVICE));
+    let sentence = "the administrator allows no load balancers in namespace shop: ask for some";
+    assert!(code == 1 && told.contains(sentence), "{told}");
+
     for (arguments, sentence) in [
         (&["--tenancy", "/nowhere.yaml", "-"][..], "/nowhere.yaml: "),
         (&["--tenancy", &values, "--mode", "standalone", "-"], "leave --cluster and --tenancy out"),

@@ -8,12 +8,14 @@ pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
     let Declaration { object, surroundings, .. } = declaration;
     let is_within = surroundings.quotas.share(object) != Some(Share::Nothing);
     if !is_within {
-        let most = most(declaration, |tenancy| tenancy.load_balancers_per_namespace);
-        let message = format!(
-            "the administrator allows {most} load balancers in namespace {}, and there are as many older ones: delete \
-             one of them",
-            object.namespace
-        );
+        let namespace = &object.namespace;
+        let message = match most(declaration, |tenancy| tenancy.load_balancers_per_namespace) {
+            0 => none_allowed("load balancers", namespace),
+            most => format!(
+                "the administrator allows {most} load balancers in namespace {namespace}, and there are as many older \
+                 ones: delete one of them"
+            ),
+        };
         place.refuse_for(Reason::NotPermitted, message);
     }
     is_within
@@ -24,12 +26,14 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mu
     let Declaration { object, surroundings, .. } = declaration;
     let is_within = index < surroundings.quotas.listeners(object);
     if !is_within {
-        let most = most(declaration, |tenancy| tenancy.listeners_per_namespace);
-        let message = format!(
-            "the administrator allows {most} listeners in namespace {}, and there are as many of older load balancers \
-             and before this one: take out one of them",
-            object.namespace
-        );
+        let namespace = &object.namespace;
+        let message = match most(declaration, |tenancy| tenancy.listeners_per_namespace) {
+            0 => none_allowed("listeners", namespace),
+            most => format!(
+                "the administrator allows {most} listeners in namespace {namespace}, and there are as many of older load \
+                 balancers and before this one: take out one of them"
+            ),
+        };
         place.refuse_for(Reason::NotPermitted, message);
     }
     is_within
@@ -48,6 +52,10 @@ pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
          load balancers and what is before this refer to as many: take out one of them, or write one of these instead of {}",
         referred.key.namespace, referred.key.name
     )
+}
+
+fn none_allowed(what: &str, namespace: &str) -> String {
+    format!("the administrator allows no {what} in namespace {namespace}: ask for some")
 }
 
 fn most(declaration: &Declaration, cap: impl Fn(&Tenancy) -> Option<u32>) -> u32 {

@@ -130,11 +130,12 @@ impl Declaration<'_> {
     /// Why what is referred to is not looked at here. `None`: it is.
     pub fn unchecked(&self, reference: Option<Reference>) -> Option<Unchecked> {
         let world = self.surroundings.world;
-        let unread = || {
-            let Referred { kind, key } = Referred::by(self.object, reference?);
-            world.unread(kind.name(), &key).map(Unchecked::Unread)
-        };
-        let by_sidecar = || self.beyond_quota(reference).filter(|_| matches!(world.site, Site::Sidecar(_)));
-        unread().or_else(|| by_sidecar().map(Unchecked::BySidecar))
+        match self.beyond_quota(reference) {
+            Some(referred) => matches!(world.site, Site::Sidecar(_)).then_some(Unchecked::BySidecar(referred)),
+            None => {
+                let Referred { kind, key } = Referred::by(self.object, reference?);
+                world.unread(kind.name(), &key).map(Unchecked::Unread)
+            }
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The permissions that the administrator of a cluster gives in the values of the Helm chart.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Error, anyhow};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -9,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::{
     api::{Network, ServiceType},
     cli::port_range,
-    source::{Tenancy, decoded},
+    source::{Tenancy, decoded, schema::near},
 };
 
 /// Whatever an administrator could allow.
@@ -32,25 +37,140 @@ pub fn everything() -> Tenancy {
 /// # Errors
 /// If one cannot be read, or has something else there than the chart takes.
 pub fn of_values(files: &[PathBuf]) -> anyhow::Result<Tenancy> {
+    let names = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+    let values = files.iter().map(|file| read_values(file)).collect::<Result<Vec<_>, _>>()?;
+    let dependency = dependency(&values).with_context(|| names.clone())?;
     let (mut tenancy, mut host) = (Map::new(), Map::new());
-    for file in files {
+    for (file, values) in files.iter().zip(&values) {
         let of_file = || file.display().to_string();
-        let text = decoded(fs::read(file).with_context(of_file)?).map_err(Error::msg).with_context(of_file)?;
-        let values: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))?;
-        let values = chart_values(&values);
+        let values = dependency.map_or(values, |name| &values[name]);
+        check_keys("", values, &VALUES).with_context(of_file)?;
+        check_keys("host.", &values["host"], &HOST_VALUES).with_context(of_file)?;
         merge(&mut tenancy, &values["tenancy"]).with_context(of_file)?;
         merge(&mut host, &values["host"]).with_context(of_file)?;
     }
-    let names = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
     let tenancy: TenancyValues = typed("tenancy", tenancy).with_context(|| names.clone())?;
     let host: HostValues = typed("host", host).with_context(|| names.clone())?;
     tenancy.with_host(host).with_context(|| names)
 }
 
-/// The values of the chart, where they may be those of a chart that depends on it.
-fn chart_values(values: &Value) -> &Value {
-    let own = ["tenancy", "host"].iter().any(|section| values.get(section).is_some());
-    if own { values } else { values.get("tcplb").filter(|nested| nested.is_object()).unwrap_or(values) }
+/// The top-level values of the chart.
+const VALUES: [&str; 46] = [
+    "admin",
+    "affinity",
+    "autoscaling",
+    "class",
+    "clusterDomain",
+    "commonLabels",
+    "crd",
+    "enabled",
+    "extraArgs",
+    "extraEnv",
+    "fullnameOverride",
+    "global",
+    "host",
+    "image",
+    "imagePullSecrets",
+    "kind",
+    "lease",
+    "livenessProbe",
+    "log",
+    "maxDrainSeconds",
+    "metrics",
+    "minReadySeconds",
+    "nameOverride",
+    "networkPolicy",
+    "nodeSelector",
+    "podAnnotations",
+    "podDisruptionBudget",
+    "podLabels",
+    "podSecurityContext",
+    "ports",
+    "priorityClassName",
+    "rbac",
+    "readinessProbe",
+    "replicas",
+    "resources",
+    "secrets",
+    "securityContext",
+    "serviceAccount",
+    "shutdownDelaySeconds",
+    "startupProbe",
+    "tenancy",
+    "tolerations",
+    "topologySpreadConstraints",
+    "updateStrategy",
+    "watchNamespaces",
+    "workers",
+];
+
+/// Those of `host`.
+const HOST_VALUES: [&str; 16] = [
+    "adminPort",
+    "affinity",
+    "allowedPorts",
+    "enabled",
+    "maxDrainSeconds",
+    "namespaces",
+    "nodeSelector",
+    "podAnnotations",
+    "podLabels",
+    "podSecurityContext",
+    "priorityClassName",
+    "resources",
+    "securityContext",
+    "shutdownDelaySeconds",
+    "tolerations",
+    "updateStrategy",
+];
+
+fn read_values(file: &Path) -> anyhow::Result<Value> {
+    let of_file = || file.display().to_string();
+    let text = decoded(fs::read(file).with_context(of_file)?).map_err(Error::msg).with_context(of_file)?;
+    serde_saphyr::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
+}
+
+/// The name of the chart in the values of one that depends on it. `None`: they are the chart's own.
+fn dependency(files: &[Value]) -> anyhow::Result<Option<&str>> {
+    let fields = || files.iter().filter_map(Value::as_object).flatten();
+    let Some((unknown, _)) = fields().find(|(name, _)| !VALUES.contains(&name.as_str())) else { return Ok(None) };
+    if fields().any(|(name, value)| name == "tcplb" && value.is_object()) {
+        return Ok(Some("tcplb"));
+    }
+    // It may have an alias there.
+    let has_permissions = |value: &Value| {
+        let is_of_chart = |fields: &Map<String, Value>| fields.keys().all(|name| VALUES.contains(&name.as_str()));
+        let host_is_of_chart = value["host"].as_object().is_some_and(|host| host.contains_key("allowedPorts"));
+        value.as_object().is_some_and(is_of_chart) && (value["tenancy"].is_object() || host_is_of_chart)
+    };
+    let named = fields().filter(|(_, value)| has_permissions(value)).map(|(name, _)| name.as_str());
+    // In several files, it has the same one.
+    let aliases: Vec<_> = named.collect::<BTreeSet<_>>().into_iter().collect();
+    match aliases[..] {
+        [alias] => Ok(Some(alias)),
+        [] => match near(unknown, ["tenancy", "tcplb"]) {
+            Some(near) => Err(anyhow!("{unknown}: the chart has no such value: write `{near}`, if that is meant")),
+            None => Err(anyhow!(
+                "{unknown}: the chart has no such value; values of a chart that depends on it have its values below \
+                 `tcplb`, or an alias: write them there"
+            )),
+        },
+        [..] => Err(anyhow!(
+            "several sections have values of the chart: {}: leave one of them in the file",
+            aliases.join(", ")
+        )),
+    }
+}
+
+fn check_keys(path: &str, section: &Value, known: &[&str]) -> anyhow::Result<()> {
+    let unknown = section.as_object().and_then(|fields| fields.keys().find(|name| !known.contains(&name.as_str())));
+    match unknown.map(|name| (name, near(name, known.iter().copied()))) {
+        None => Ok(()),
+        Some((name, Some(near))) => {
+            Err(anyhow!("{path}{name}: the chart has no such value: write `{near}`, if that is meant"))
+        }
+        Some((name, None)) => Err(anyhow!("{path}{name}: the chart has no such value: remove it")),
+    }
 }
 
 fn merge(into: &mut Map<String, Value>, section: &Value) -> anyhow::Result<()> {
@@ -65,7 +185,8 @@ fn merge(into: &mut Map<String, Value>, section: &Value) -> anyhow::Result<()> {
 }
 
 fn typed<T: DeserializeOwned>(section: &str, mut fields: Map<String, Value>) -> anyhow::Result<T> {
-    fields.retain(|_, value| !value.is_null());
+    // For a number, null means no limit; other values are then the default.
+    fields.retain(|name, value| !value.is_null() || name.starts_with("max"));
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| match error.path().to_string().as_str() {
         "." => anyhow!("{section}: {}", error.inner()),
         path => anyhow!("{section}.{path}: {}", error.inner()),
@@ -85,7 +206,7 @@ struct TenancyValues {
     denied_backend_networks: Vec<Network>,
     max_load_balancers_per_namespace: Option<u32>,
     max_listeners_per_namespace: Option<u32>,
-    max_secrets_per_namespace: u32,
+    max_secrets_per_namespace: Option<u32>,
 }
 
 impl Default for TenancyValues {
@@ -100,7 +221,7 @@ impl Default for TenancyValues {
             denied_backend_networks: Vec::new(),
             max_load_balancers_per_namespace: None,
             max_listeners_per_namespace: None,
-            max_secrets_per_namespace: 100,
+            max_secrets_per_namespace: Some(100),
         }
     }
 }
@@ -110,14 +231,31 @@ impl Default for TenancyValues {
 #[serde(rename_all = "camelCase", default)]
 struct HostValues {
     enabled: bool,
-    allowed_ports: Vec<String>,
+    allowed_ports: Vec<Ports>,
     namespaces: Vec<String>,
+}
+
+/// A port or a range of ports.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a port or a range of ports, such as 5432 or 9000-9999")]
+enum Ports {
+    Port(u16),
+    Range(String),
+}
+
+impl Ports {
+    fn range(&self) -> Result<RangeInclusive<u16>, String> {
+        match self {
+            Self::Port(port) => port_range(&port.to_string()),
+            Self::Range(range) => port_range(range),
+        }
+    }
 }
 
 impl TenancyValues {
     fn with_host(self, host: HostValues) -> anyhow::Result<Tenancy> {
         let ports = if host.enabled { host.allowed_ports } else { Vec::new() };
-        let ports = ports.iter().map(|ports| port_range(ports)).collect::<Result<_, _>>();
+        let ports = ports.iter().map(Ports::range).collect::<Result<_, _>>();
         Ok(Tenancy {
             service_types: self.allowed_service_types.into_iter().collect(),
             annotations: self.allowed_annotations,
@@ -128,7 +266,7 @@ impl TenancyValues {
             denied_networks: self.denied_backend_networks.iter().map(|network| network.0).collect(),
             load_balancers_per_namespace: self.max_load_balancers_per_namespace,
             listeners_per_namespace: self.max_listeners_per_namespace,
-            secrets_per_namespace: Some(self.max_secrets_per_namespace),
+            secrets_per_namespace: self.max_secrets_per_namespace,
             host_ports: ports.map_err(|error: String| anyhow!("host.allowedPorts: {error}"))?,
             host_namespaces: (!host.namespaces.is_empty()).then(|| host.namespaces.into_iter().collect()),
             ..Tenancy::default()
@@ -138,8 +276,6 @@ impl TenancyValues {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     use super::*;
 
     fn read(text: &str) -> Result<Tenancy, String> {
@@ -168,6 +304,46 @@ mod tests {
     }
 
     #[test]
+    fn the_values_that_are_known_are_those_of_the_chart() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/tcplb/values.schema.json");
+        let schema: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let names = |schema: &Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(names(&schema), VALUES.map(str::to_owned).into());
+        assert_eq!(names(&schema["properties"]["host"]), HOST_VALUES.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn values_of_other_charts_do_not_hide_those_of_this_one() {
+        let limited = Some(2);
+        for text in [
+            "tcplb: {tenancy: {maxListenersPerNamespace: 2}}\nhost: db.example.com\ntenancy: {name: x}\n",
+            "tcplb: {tenancy: {maxListenersPerNamespace: 2}}\nhost: {name: x}\n",
+            "edge: {tenancy: {maxListenersPerNamespace: 2}}\ndatabase: {host: {name: x}}\n",
+        ] {
+            assert_eq!(read(text).unwrap().listeners_per_namespace, limited, "{text}");
+        }
+        // Whose values these are is decided for all files together.
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["tcplb: {tenancy: {maxListenersPerNamespace: 2}}\n", "host: db.example.com\n"].iter().enumerate();
+        let files: Vec<_> = files
+            .map(|(number, text)| {
+                let file = folder.path().join(format!("{number}.yaml"));
+                fs::write(&file, text).unwrap();
+                file
+            })
+            .collect();
+        assert_eq!(of_values(&files).unwrap().listeners_per_namespace, limited);
+    }
+
+    #[test]
+    fn null_is_no_limit_and_ports_may_be_numbers() {
+        let tenancy =
+            read("tenancy: {maxSecretsPerNamespace: null}\nhost: {enabled: true, allowedPorts: [5432]}\n").unwrap();
+        assert_eq!((tenancy.secrets_per_namespace, tenancy.host_ports), (None, vec![5432..=5432]));
+        assert_eq!(read("tenancy: {allowedServiceTypes: null}").unwrap(), read("replicas: 1").unwrap());
+    }
+
+    #[test]
     fn what_the_chart_would_not_take_is_refused() {
         for (text, sentence) in [
             ("tenancy: {allowedServiceType: [NodePort]}", "tenancy.allowedServiceType: unknown field"),
@@ -175,6 +351,15 @@ mod tests {
             ("tenancy: {deniedBackendNetworks: [10.0.0.1/8]}", "write 10.0.0.0/8 for the network"),
             ("tenancy: [a]", "must hold fields"),
             ("host: {enabled: true, allowedPorts: [a]}", "host.allowedPorts: `a` is not a range of ports"),
+            (
+                "host: {enabled: true, allowedPorts: [70000]}",
+                "host.allowedPorts[0]: expected a port or a range of ports",
+            ),
+            ("host: {allowedPort: [1]}", "host.allowedPort: the chart has no such value: write `allowedPorts`"),
+            ("tenancyy: {maxListenersPerNamespace: 2}", "tenancyy: the chart has no such value: write `tenancy`"),
+            ("tcplb: {tenancyy: {}}", "tenancyy: the chart has no such value: write `tenancy`"),
+            ("database: {host: x}", "database: the chart has no such value"),
+            ("a: {tenancy: {}}\nb: {tenancy: {}}", "several sections have values of the chart: a, b"),
         ] {
             let told = read(text).unwrap_err();
             assert!(told.contains("values.yaml: ") && told.contains(sentence), "{told}");

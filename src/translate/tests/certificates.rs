@@ -416,7 +416,7 @@ fn nothing_is_said_of_secrets_that_are_not_read_because_their_listener_is_too_mu
         world.beyond_quota = [secret("one"), secret("two")].into();
         let (_, verdicts) = first(&world);
         let problems = said_of_certificates(&verdicts);
-        assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows 0 {said}")), "{problems:?}");
+        assert!(problems.len() == 1 && problems[0].2.contains(&format!("allows no {said}")), "{problems:?}");
     }
 }
 
