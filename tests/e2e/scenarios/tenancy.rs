@@ -50,7 +50,7 @@ const WISHES: [Wish; 5] = [
         "service: {labels: {example.com/team: a}}",
         "`example.com/team` is not allowed",
     ),
-    ("node-port", "listeners: [{port: 5432, nodePort: 30123}]", "service: {type: NodePort}", "30123 may not be chosen"),
+    ("node-port", "listeners: [{port: 5432, nodePort: 30123}]", "service: {type: NodePort}", "30123 is not permitted"),
 ];
 
 /// So many load balancers and listeners may a namespace have.
