@@ -262,7 +262,7 @@ fn a_node_port_belongs_to_one_load_balancer() {
             "service: {{type: {of_service}}}, listeners: [{ports}], backends: [{{service: {{name: pg, port: 5432}}}}]"
         )
     };
-    let of = |port| format!("{{port: {port}, nodePort: {port}}}");
+    let of = |port| format!("{{name: a{port}, port: {port}, nodePort: {port}}}");
     let first = spec(&format!("{}, {}", of(30001), of(30002)), "NodePort");
     let taken = "error: spec.listeners[0].nodePort: 30002 is also a nodePort of load balancer games/a: write another";
     for (port, of_service, code, sentence) in [
@@ -448,7 +448,34 @@ fn verdicts_are_written_as_json_and_as_annotations() {
     let place = format!("file={},line=7,title=shop/wrong::", path.replace(',', "%2C"));
     assert_eq!(code, 1);
     assert!(told.contains(&format!("::error {place}spec.listeners[0].port: 70000 is out of range")), "{told}");
-    assert!(told.contains("::notice file=") && told.contains("::error ::/nowhere.yaml: "), "{told}");
+    assert!(told.contains("::notice file=") && told.contains("::error file=/nowhere.yaml::/nowhere.yaml: "), "{told}");
+}
+
+#[test]
+fn annotations_are_at_the_line_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = load_balancer("shop", "pg", TO_A_SERVICE);
+    for (name, text, line) in [
+        ("broken.yaml", format!("{good}---\na: [1\n---\n{good}"), 7),
+        ("twice.yaml", "---\n---\na: 1\nb: 2\na: 3\n".into(), 5),
+        ("broken.json", "{\"a\":\n 1,\n}".into(), 3),
+        ("duplicate.yaml", good.repeat(2), 7),
+        ("no-object.yaml", format!("{good}---\na: 1\n"), 7),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        let (code, told, _) = check(&["-o", "github", file.to_str().unwrap()], "");
+        let place = format!("::error file={},line={line}::", file.display());
+        assert!(code == 1 && told.contains(&place), "{name}: {told}");
+        // Of an object that is declared twice, the first one counts.
+        assert!(!told.contains("title=shop/pg") || told.contains("line=2,title=shop/pg"), "{name}: {told}");
+    }
+    // Standard input is no file to show anything in.
+    let (_, told, _) = check(&["-o", "github", "-"], &format!("{good}---\na: 1\n"));
+    assert!(
+        told.starts_with("::notice title=shop/pg::spec.") && told.contains("\n::error ::standard input:7: "),
+        "{told}"
+    );
 }
 
 #[test]

@@ -90,14 +90,14 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     }
     related::note_unknown(templates, &mut world);
     let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
-    let lines = files.lines();
+    let places = files.places();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };
     let mut parts = mode::parts(&world, mode, absent, &awaiting_pods, &tenancy.into());
     look_up_names(&mut parts)?;
     for part in parts {
         report.entries.extend(compiled(&part).into_iter().map(|(object, verdict)| {
-            let line = lines.get(&object).copied().filter(|line| *line > 0);
-            Entry { line, mode: part.mode, verdict, object }
+            let (file, line) = places.get(&object).cloned().unwrap_or_default();
+            Entry { file, line: Some(line).filter(|line| *line > 0), mode: part.mode, verdict, object }
         }));
     }
     report.entries.sort_by(|a, b| a.object.cmp(&b.object));

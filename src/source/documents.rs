@@ -17,7 +17,7 @@ use k8s_openapi::{
     },
 };
 use lists::List;
-use parts::{Part, json, yaml};
+use parts::{Part, SyntaxError, json, yaml};
 use serde_json::{Map, Value};
 
 use super::{
@@ -122,7 +122,9 @@ impl Documents {
         for part in parts {
             match part {
                 Ok((line, value)) => documents.add(origin, &format!("{title}:{line}"), line, value),
-                Err(problem) => documents.problems.push(origin.problem(None, format!("{title}: {problem}"))),
+                Err(SyntaxError { message, line }) => {
+                    documents.problems.push(origin.problem(line, format!("{title}: {message}")));
+                }
             }
             // A small file may have a million of them.
             untold += documents.problems.len().saturating_sub(MAX_PROBLEMS);

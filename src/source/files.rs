@@ -118,17 +118,23 @@ impl Files {
     }
 
     fn documents(&self) -> impl Iterator<Item = &Document> {
-        self.remembered.values().flat_map(|remembered| &remembered.documents).chain(&self.input.objects)
+        let of_files = self.remembered.values().flat_map(|remembered| &remembered.documents);
+        self.input.objects.iter().chain(of_files)
     }
 
     fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
     }
 
-    /// The lines that load balancers begin at, as of the last reading.
-    pub fn lines(&self) -> BTreeMap<ObjectKey, u64> {
+    /// The files and lines that load balancers begin at, as of the last reading.
+    pub fn places(&self) -> BTreeMap<ObjectKey, (Option<Arc<str>>, u64)> {
         let ours = |document: &&Document| matches!(document.object, Object::LoadBalancer(_));
-        self.documents().filter(ours).map(|document| (document.key.clone(), document.line)).collect()
+        let mut places = BTreeMap::new();
+        for document in self.documents().filter(ours) {
+            // The first one counts.
+            places.entry(document.key.clone()).or_insert((document.file.clone(), document.line));
+        }
+        places
     }
 
     /// Reads everything anew. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.

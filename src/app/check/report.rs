@@ -1,6 +1,6 @@
 //! The findings of a check as text, JSON and annotations.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -30,6 +30,8 @@ pub struct Report {
 /// The findings about one load balancer.
 pub struct Entry {
     pub object: ObjectKey,
+    /// The path of its file, as it was given. `None`: standard input.
+    pub file: Option<Arc<str>>,
     /// The line that it begins at in its file, if it comes from one.
     pub line: Option<u64>,
     pub mode: Mode,
@@ -147,18 +149,27 @@ impl Report {
         let mut text = String::new();
         for entry in &self.entries {
             for problem in &entry.verdict.problems {
-                let (line, object) = (entry.line.map(|line| line.to_string()), entry.object.to_string());
-                let (file, title) = (printable(&entry.verdict.origin, MAX_TEXT), printable(&object, MAX_TEXT));
-                let line = line.iter().map(|line| ("line", &**line));
-                let place: Vec<_> = [("file", &*file)].into_iter().chain(line).chain([("title", &*title)]).collect();
-                text += &github::command(Level::of(problem).annotation(), &place, &problem.to_string());
+                let level = Level::of(problem);
+                let object = entry.object.to_string();
+                text += &annotation(level, entry.file.as_deref(), entry.line, Some(&object), &problem.to_string());
             }
         }
         for problem in &self.problems {
-            text += &github::command("error", &[], &printable(problem, MAX_TEXT));
+            let message = printable(problem, MAX_TEXT);
+            text += &annotation(Level::Error, problem.file.as_deref(), problem.line, None, &message);
         }
         text
     }
+}
+
+/// Standard input is no file of the repository: there is no line of it to show anything at.
+fn annotation(level: Level, file: Option<&str>, line: Option<u64>, title: Option<&str>, message: &str) -> String {
+    let file = file.map(|file| ("file", printable(file, MAX_TEXT)));
+    let line = line.filter(|_| file.is_some()).map(|line| ("line", line.to_string().into()));
+    let title = title.map(|title| ("title", printable(title, MAX_TEXT)));
+    let properties: Vec<_> = [file, line, title].into_iter().flatten().collect();
+    let properties: Vec<_> = properties.iter().map(|(key, value)| (*key, &**value)).collect();
+    github::command(level.annotation(), &properties, message)
 }
 
 fn entry_json(entry: &Entry) -> Value {

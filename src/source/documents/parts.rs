@@ -7,8 +7,15 @@ use serde_saphyr::Spanned;
 
 use super::{octal, unique::Unique};
 
-/// A document and the line it starts at, or why there is none: a sentence that names the line.
-pub(super) type Part = Result<(u64, Value), String>;
+/// A document and the line it starts at.
+pub(super) type Part = Result<(u64, Value), SyntaxError>;
+
+/// A text that is not read as YAML or JSON.
+pub(super) struct SyntaxError {
+    /// A sentence that names the line.
+    pub message: String,
+    pub line: Option<u64>,
+}
 
 pub(super) fn yaml(text: &str) -> Vec<Part> {
     yaml_from(0, text).unwrap_or_else(|problem| {
@@ -23,7 +30,7 @@ pub(super) fn yaml(text: &str) -> Vec<Part> {
 }
 
 /// The text cut before each line that begins a document, and how many lines are before each part.
-fn separated(text: &str) -> Vec<(u64, &str)> {
+pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
     let begins = |line: &str| {
         line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
     };
@@ -40,15 +47,19 @@ fn separated(text: &str) -> Vec<(u64, &str)> {
 }
 
 /// The documents of a text that has so many lines before it.
-fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
+fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, SyntaxError> {
     let documents = yaml_values(text, false).map_err(|error| match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
             let line = lines_before + location.line();
-            format!("is not YAML: `{key}` is written twice at line {line}, column {}", location.column())
+            let column = location.column();
+            let message = format!("is not YAML: `{key}` is written twice at line {line}, column {column}");
+            SyntaxError { message, line: Some(line) }
         }
         error => {
+            let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
             let counted = serde_saphyr::render_options! { line_offset: lines_before };
-            format!("is not YAML: {}", error.render_with_options(counted))
+            let message = format!("is not YAML: {}", error.render_with_options(counted));
+            SyntaxError { message, line: line.map(|line| lines_before + line) }
         }
     })?;
     let octal = octal::are_possible(text).then(|| yaml_values(text, true).ok()).flatten();
@@ -56,10 +67,13 @@ fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, String> {
         let (line, value) = (lines_before + document.referenced.line(), document.value.0);
         let as_octal = octal.as_ref().and_then(|octal| Some(&octal.get(index)?.value.0));
         match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
-            Some(path) => Err(format!(
-                "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero out, \
-                 or put quotes around it if it is text"
-            )),
+            Some(path) => {
+                let message = format!(
+                    "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero \
+                     out, or put quotes around it if it is text"
+                );
+                Err(SyntaxError { message, line: Some(line) })
+            }
             None => Ok((line, value)),
         }
     };
@@ -93,7 +107,10 @@ pub(super) fn json(text: &str) -> impl Iterator<Item = Part> {
         ended = document.is_err();
         Some(match document {
             Ok(Unique(document)) => Ok((line as u64, document)),
-            Err(error) => Err(format!("is not JSON: {error}")),
+            Err(error) => {
+                let line = Some(error.line() as u64);
+                Err(SyntaxError { message: format!("is not JSON: {error}"), line })
+            }
         })
     })
 }

@@ -355,7 +355,7 @@ fn a_broken_document_takes_none_of_the_others_with_it() {
 
 #[test]
 fn only_a_line_of_its_own_separates_documents() {
-    let cut = |text| separated(text).into_iter().map(|(_, part)| part).collect::<Vec<_>>();
+    let cut = |text| parts::separated(text).into_iter().map(|(_, part)| part).collect::<Vec<_>>();
     assert_eq!(cut("a\n---\nb\n--- c\n"), ["a\n", "---\nb\n", "--- c\n"]);
     assert_eq!(cut("---\na\n ---\n-----BEGIN\n"), ["---\na\n ---\n-----BEGIN\n"]);
     assert_eq!(cut("---"), ["---"]);
