@@ -17,6 +17,15 @@ pub struct CertificateCache {
     pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
     /// Results of verifying the signatures of lists, by a digest of key and list.
     pub signatures: BTreeMap<Fingerprint, bool>,
+    /// Results of comparing the authorities of one field with each other, by a digest of them.
+    pub reviews: BTreeMap<Fingerprint, Arc<AuthorityReview>>,
+}
+
+/// Problems of several authorities together.
+#[derive(Default)]
+pub struct AuthorityReview {
+    pub refused: Option<String>,
+    pub warnings: Vec<String>,
 }
 
 impl CertificateCache {
@@ -24,6 +33,7 @@ impl CertificateCache {
         self.certificates.extend(other.certificates);
         self.authorities.extend(other.authorities);
         self.signatures.extend(other.signatures);
+        self.reviews.extend(other.reviews);
     }
 }
 

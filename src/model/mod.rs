@@ -21,7 +21,7 @@ mod trust;
 mod upstream;
 
 pub use any_certificate::AnyCertificate;
-pub use certificate::{Certificate, CertificateCache, Fingerprint};
+pub use certificate::{AuthorityReview, Certificate, CertificateCache, Fingerprint};
 pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,

@@ -14,19 +14,26 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::ExtendedKeyUsage, prelude::FromDer};
 
-use super::Authority;
-
 /// Accepts certificates that are configured as their own authority, as OpenSSL's clients do. All others are left to the
 /// verifier inside, which takes no certificate of an authority for one of a server or client.
 pub struct WithSelfSigned<V: ?Sized> {
-    own: BTreeSet<Box<[u8]>>,
-    inner: Arc<V>,
+    pub own: BTreeSet<Box<[u8]>>,
+    pub inner: Arc<V>,
+    /// A verifier with lists of revoked certificates that are issued only at this time. Until then both verifiers have to
+    /// accept a certificate, from then on this one alone.
+    pub upcoming: Option<(UnixTime, Arc<V>)>,
+    /// True if all authorities are revoked themselves: `inner` cannot be made without any.
+    pub is_revoked: bool,
 }
 
 impl<V: ?Sized> WithSelfSigned<V> {
-    pub fn new(authorities: &[Arc<Authority>], inner: Arc<V>) -> Self {
-        let own = authorities.iter().flat_map(|authority| &authority.self_signed).cloned().collect();
-        Self { own, inner }
+    fn verify<T>(&self, now: UnixTime, verify: impl Fn(&V) -> Result<T, Error>) -> Result<T, Error> {
+        if self.is_revoked {
+            return Err(CertificateError::Revoked.into());
+        }
+        let Some((from, upcoming)) = &self.upcoming else { return verify(&self.inner) };
+        let verified = verify(upcoming)?;
+        if now < *from { verify(&self.inner) } else { Ok(verified) }
     }
 
     fn has(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -72,7 +79,9 @@ impl<V: ServerCertVerifier + ?Sized> ServerCertVerifier for WithSelfSigned<V> {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if !self.has(end_entity) {
-            return self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+            return self.verify(now, |inner| {
+                inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            });
         }
         check(end_entity, now, |usage| usage.server_auth)?;
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
@@ -126,7 +135,7 @@ impl<V: ClientCertVerifier + ?Sized> ClientCertVerifier for WithSelfSigned<V> {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         if !self.has(end_entity) {
-            return self.inner.verify_client_cert(end_entity, intermediates, now);
+            return self.verify(now, |inner| inner.verify_client_cert(end_entity, intermediates, now));
         }
         check(end_entity, now, |usage| usage.client_auth)?;
         ParsedCertificate::try_from(end_entity)?;

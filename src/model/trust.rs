@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use jiff::Timestamp;
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateRevocationListDer, ServerName},
+    pki_types::{CertificateDer, CertificateRevocationListDer, ServerName},
     server::danger::ClientCertVerifier,
 };
 use serde::{Serialize, Serializer};
@@ -21,13 +21,15 @@ pub struct Authority {
     pub fingerprint: Fingerprint,
     /// Not empty.
     pub roots: RootCertStore,
-    /// Those that may be shown themselves, as their own authority; see [`WithSelfSigned`](super::WithSelfSigned).
-    pub self_signed: Vec<Box<[u8]>>,
+    /// The certificates of the roots, in the same order.
+    pub certificates: Vec<CertificateDer<'static>>,
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
     /// Whose lists these are: their names in DER, in the same order.
     pub issuers: Vec<Box<[u8]>>,
     /// What is to be said of it from a moment on: something that is part of it is too old then.
     pub expiries: Vec<(Timestamp, Arc<str>)>,
+    /// Warnings that apply until a time: a list is not issued before it.
+    pub upcoming: Vec<(Timestamp, Arc<str>)>,
 }
 
 impl PartialEq for Authority {

@@ -1,12 +1,12 @@
 //! Who is believed to issue certificates, from ConfigMaps, Secrets and files.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, CertificateRevocationListDer},
+    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
@@ -18,11 +18,11 @@ use super::{
     load_balancer::Declaration,
     pem::{Block, Label},
     referred::{Meanwhile, Text},
-    revocation,
+    revocation::{self, Anchors, Lists},
 };
 use crate::{
     api,
-    model::{Authority, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned, is_self_signed_authority},
+    model::{Authority, AuthorityReview, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned},
 };
 
 impl<'a> Certificates<'a> {
@@ -48,7 +48,7 @@ impl<'a> Certificates<'a> {
         if let Some(known) = self.validations.iter().find(is_same) {
             return Some(known.clone());
         }
-        let verifier = client_verifier(&authorities, mode).map_err(|problem| place.refuse(problem)).ok()?;
+        let verifier = client_verifier(&authorities, mode, self.now).map_err(|problem| place.refuse(problem)).ok()?;
         let validation = Arc::new(ClientValidation { mode, authorities, verifier });
         self.validations.push(validation.clone());
         Some(validation)
@@ -67,9 +67,13 @@ impl<'a> Certificates<'a> {
             authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
         }
         // What is ambiguous is not verified: a list of one name costs one signature.
+        let review = self.review(&authorities);
         let problem = revocation::ambiguity(&authorities).or_else(|| self.forgery(&authorities));
-        if let Some(problem) = problem {
+        if let Some(problem) = problem.or_else(|| review.refused.clone()) {
             place.refuse_for(Reason::InvalidCertificateRef, problem);
+        }
+        for warning in &review.warnings {
+            place.warn(Reason::Invalid, warning.as_str());
         }
         let all_checked = || declared.iter().all(|one| declaration.unchecked(one.reference()).is_none());
         if declared.is_empty() {
@@ -105,11 +109,27 @@ impl<'a> Certificates<'a> {
                 None => (source.clone(), fingerprint),
             };
             cached(&mut self.cache.authorities, &self.cache_before.authorities, key, || {
-                texts.parse(source, fingerprint).map(Arc::new)
+                texts.parse(source, fingerprint, self.now).map(Arc::new)
             })
         })?;
         warn_of_expiries(&authority, self.now, place);
+        for (_, sentence) in authority.upcoming.iter().filter(|(from, _)| self.now < *from) {
+            place.warn(Reason::Invalid, sentence.as_ref());
+        }
         Some(authority)
+    }
+
+    fn review(&mut self, authorities: &[Arc<Authority>]) -> Arc<AuthorityReview> {
+        if authorities.iter().all(|authority| authority.revoked.is_empty()) {
+            return Arc::default();
+        }
+        let of_all = authorities.iter().fold(Fingerprint::default(), |before, authority| {
+            let of_one = fingerprint([authority.source.as_bytes(), &authority.fingerprint]);
+            fingerprint([&before, &of_one])
+        });
+        cached(&mut self.cache.reviews, &self.cache_before.reviews, of_all, || {
+            Arc::new(revocation::review(authorities))
+        })
     }
 
     /// A list that is beside other authorities than the one whose name it has, which has not signed it.
@@ -168,17 +188,20 @@ impl Texts<'_> {
         fingerprint([self.certificates.bytes, self.revoked.as_ref().map_or(&[], |revoked| revoked.bytes)])
     }
 
-    fn parse(&self, source: Arc<str>, fingerprint: Fingerprint) -> Result<Authority, String> {
+    fn parse(&self, source: Arc<str>, fingerprint: Fingerprint, now: Timestamp) -> Result<Authority, String> {
         let certificates = self.certificates()?;
         let roots = self.roots(&certificates)?;
-        let revoked = self.lists(&certificates)?;
+        let revoked = self.lists(&certificates, now)?;
         let (issuers, expiries) = (revocation::issuers(&revoked), self.expiries(&certificates, &revoked));
-        let self_signed = self_signed(&certificates, &revoked);
-        let authority = Authority { source, fingerprint, roots, self_signed, revoked, issuers, expiries };
+        let upcoming = self.upcoming(&revoked, now);
+        let authority = Authority { source, fingerprint, roots, certificates, revoked, issuers, expiries, upcoming };
         // Only whoever uses the lists reads them.
-        let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required);
+        let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required, now);
         match (verifier, &self.revoked) {
-            (Err(_), Some(revoked)) => Err(revocation::not_lists(&revoked.title)),
+            (Err(problem), Some(revoked)) => Err(format!(
+                "{} has a list that cannot be used ({problem}): write the lists as the authorities give them",
+                revoked.title
+            )),
             (Err(problem), None) => Err(problem),
             (Ok(_), _) => Ok(authority),
         }
@@ -217,6 +240,7 @@ impl Texts<'_> {
     fn lists(
         &self,
         certificates: &[CertificateDer<'static>],
+        now: Timestamp,
     ) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
         let Some(text) = &self.revoked else { return Ok(Vec::new()) };
         let mut lists = Vec::new();
@@ -233,7 +257,7 @@ impl Texts<'_> {
                 }
             }
         }
-        revocation::read(&text.title, lists, certificates, &self.certificates.title)
+        revocation::read(&text.title, lists, certificates, &self.certificates.title, now)
     }
 
     fn roots(&self, certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
@@ -278,41 +302,68 @@ impl Texts<'_> {
         });
         of_certificates.chain(of_lists).collect()
     }
-}
 
-/// The certificates that may be shown as their own authority, without those that are revoked.
-fn self_signed(
-    certificates: &[CertificateDer<'static>],
-    revoked: &[CertificateRevocationListDer<'static>],
-) -> Vec<Box<[u8]>> {
-    let serials = revocation::serials(revoked);
-    let is_own = |der: &&CertificateDer<'_>| {
-        X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
-            let of_issuer = serials.get(certificate.issuer().as_raw());
-            let is_revoked = of_issuer.is_some_and(|serials| serials.contains(certificate.raw_serial()));
-            is_self_signed_authority(&certificate) && !is_revoked
-        })
-    };
-    certificates.iter().filter(is_own).map(|der| der.as_ref().into()).collect()
+    /// The last of the lists that are not issued yet, with the time until which it is too early.
+    fn upcoming(
+        &self,
+        revoked: &[CertificateRevocationListDer<'static>],
+        now: Timestamp,
+    ) -> Vec<(Timestamp, Arc<str>)> {
+        let of_list = |list: &CertificateRevocationListDer<'_>| {
+            let (_, list) = CertificateRevocationList::from_der(list).ok()?;
+            let from = timestamp(list.last_update());
+            let sentence = format!(
+                "the list of what {} has revoked, in {}, is issued at {from}, which is not yet: set the clock right, or write \
+                 the list at that time; until then what it revokes counts beside the lists before it",
+                list.issuer(),
+                self.revoked.as_ref()?.title
+            );
+            (from > now).then(|| (from, sentence.into()))
+        };
+        revoked.iter().filter_map(of_list).max().into_iter().collect()
+    }
 }
 
 /// Believes these authorities, but for what they have revoked; one without a list has revoked nothing.
 fn client_verifier(
     authorities: &[Arc<Authority>],
     mode: ClientValidationMode,
+    now: Timestamp,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
-        .with_crls(revocation::of_all(authorities))
-        .allow_unknown_revocation_status();
-    let builder = match mode {
-        ClientValidationMode::Required => builder,
-        ClientValidationMode::Optional => builder.allow_unauthenticated(),
-    };
-    let verifier = builder.build().map_err(|error| format!("the authorities cannot be used: {error}"))?;
-    Ok(Arc::new(WithSelfSigned::new(authorities, verifier)))
+    let verifier: WithSelfSigned<dyn ClientCertVerifier> = verifier(authorities, now, |roots, lists| {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider)
+            .with_crls(lists)
+            .allow_unknown_revocation_status();
+        match mode {
+            ClientValidationMode::Required => builder.build(),
+            ClientValidationMode::Optional => builder.allow_unauthenticated().build(),
+        }
+    })
+    .map_err(|error| format!("the authorities cannot be used: {error}"))?;
+    Ok(Arc::new(verifier))
 }
 
-pub(super) fn roots(authorities: &[Arc<Authority>]) -> RootCertStore {
-    authorities.iter().flat_map(|authority| authority.roots.roots.iter().cloned()).collect()
+/// A verifier for these authorities and their lists, made of those that are made with roots and lists.
+pub(super) fn verifier<V: ?Sized, E>(
+    authorities: &[Arc<Authority>],
+    now: Timestamp,
+    make: impl Fn(Arc<RootCertStore>, Vec<CertificateRevocationListDer<'static>>) -> Result<Arc<V>, E>,
+) -> Result<WithSelfSigned<V>, E> {
+    let (anchors, lists) = (Anchors::of(authorities), Lists::of_all(authorities, now));
+    let roots = Arc::new(anchors.roots());
+    let upcoming = match lists.upcoming {
+        Some((from, lists)) => Some((unix_time(from), make(roots.clone(), lists)?)),
+        None => None,
+    };
+    Ok(WithSelfSigned {
+        own: anchors.self_signed(),
+        inner: make(roots, lists.current)?,
+        upcoming,
+        is_revoked: anchors.trusted.is_empty(),
+    })
+}
+
+fn unix_time(time: Timestamp) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(time.as_second().try_into().unwrap_or_default()))
 }

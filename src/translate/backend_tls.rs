@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustls::{
     ClientConfig,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -11,8 +12,8 @@ use rustls::{
 };
 
 use super::{
-    Reason, authorities::roots, certificates::Certificates, findings::Place, listener::start_tls,
-    load_balancer::Declaration, revocation,
+    Reason, authorities::verifier, certificates::Certificates, findings::Place, listener::start_tls,
+    load_balancer::Declaration,
 };
 use crate::{
     api,
@@ -31,8 +32,9 @@ pub(super) fn translate(
     if let Some(before) = before.filter(|before| before.terms == terms) {
         return Some(before.clone());
     }
-    let client =
-        client(&terms).map_err(|error| place.refuse(format!("TLS cannot be set up with this: {error}"))).ok()?;
+    let client = client(&terms, certificates.now)
+        .map_err(|error| place.refuse(format!("TLS cannot be set up with this: {error}")))
+        .ok()?;
     Some(Arc::new(BackendTls { terms, client: TlsClient(Arc::new(client)) }))
 }
 
@@ -99,13 +101,10 @@ fn server_name(declared: &api::BackendTls, place: &mut Place) -> Option<ServerNa
     valid
 }
 
-fn client(terms: &BackendTlsTerms) -> Result<ClientConfig, String> {
+fn client(terms: &BackendTlsTerms, now: Timestamp) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match &terms.authorities {
-        Some(authorities) => {
-            let verifier = server_verifier(authorities).map_err(|error| error.to_string())?;
-            Arc::new(WithSelfSigned::new(authorities, verifier))
-        }
+        Some(authorities) => Arc::new(server_verifier(authorities, now).map_err(|error| error.to_string())?),
         None => Arc::new(AnyCertificate::new(&provider)),
     };
     let builder = ClientConfig::builder_with_provider(provider)
@@ -124,10 +123,13 @@ fn client(terms: &BackendTlsTerms) -> Result<ClientConfig, String> {
 
 fn server_verifier(
     authorities: &[Arc<Authority>],
-) -> Result<Arc<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)), provider)
-        .with_crls(revocation::of_all(authorities))
-        .allow_unknown_revocation_status()
-        .build()
+    now: Timestamp,
+) -> Result<WithSelfSigned<WebPkiServerVerifier>, rustls::client::VerifierBuilderError> {
+    verifier(authorities, now, |roots, lists| {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .with_crls(lists)
+            .allow_unknown_revocation_status()
+            .build()
+    })
 }

@@ -1,11 +1,18 @@
 //! Lists of revoked certificates (CRL, RFC 5280).
 
+mod names;
+mod review;
+mod scope;
+
+pub use review::{Anchors, review};
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use rustls::{
     DistinguishedName,
     crypto::aws_lc_rs,
@@ -19,7 +26,7 @@ use x509_parser::{
     x509::{SubjectPublicKeyInfo, X509Name},
 };
 
-use super::certificates::fingerprint;
+use super::certificates::{fingerprint, timestamp};
 use crate::model::{Authority, Fingerprint};
 
 type Der = CertificateRevocationListDer<'static>;
@@ -33,6 +40,7 @@ pub fn read(
     lists: Vec<(usize, Der)>,
     authorities: &[CertificateDer<'static>],
     authorities_title: &str,
+    now: Timestamp,
 ) -> Result<Vec<Der>, String> {
     if lists.is_empty() {
         // A text without any would revoke nothing, which nobody means who has it.
@@ -48,22 +56,41 @@ pub fn read(
         check(title, *line, list)?;
     }
     let keys = Keys::of(authorities);
-    let lists: Vec<_> = lists.into_iter().map(|(_, list)| list).collect();
-    let lists: Vec<_> = newest(&lists).cloned().collect();
-    for list in &lists {
-        let (_, list) = CertificateRevocationList::from_der(list).map_err(|_| not_lists(title))?;
+    let (lines, lists): (Vec<_>, Vec<_>) = lists.into_iter().unzip();
+    let read: Vec<_> = lists.iter().filter_map(List::read).collect();
+    if let Some(problem) = tie(&read) {
+        return Err(format!("{title} has {problem}"));
+    }
+    let lists: Vec<_> = counting(&lists, now).cloned().collect();
+    let own = Own::of(authorities);
+    let mut checks = MAX_LISTS;
+    for list in lists.iter().filter_map(List::read) {
+        let issuer = list.crl.issuer();
         // Those of authorities in between are only seen with a client's certificate.
-        let Some(key) = keys.0.get(list.issuer().as_raw()) else { continue };
-        let Some(key) = key else { return Err(ambiguous(list.issuer())) };
-        if !has_signed(key, &list) {
+        let Some(key) = keys.0.get(issuer.as_raw()) else {
+            if let Some(subject) = own.misnamed(&list.crl, &mut checks) {
+                let line = read.iter().position(|known| known.der == list.der).map_or(0, |index| lines[index]);
+                return Err(misnamed(&format!("{title}, at line {line},"), issuer, &subject));
+            }
+            continue;
+        };
+        let Some(key) = key else { return Err(ambiguous(issuer)) };
+        if !has_signed(key, &list.crl) {
             return Err(format!(
-                "{title} has a list of what {} has revoked, whose signature is not that of the authority of this name in \
+                "{title} has a list of what {issuer} has revoked, whose signature is not that of the authority of this name in \
                  {authorities_title}: write the list as the authority gives it",
-                list.issuer(),
             ));
         }
     }
     Ok(lists)
+}
+
+fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
+    format!(
+        "{place} has a list of the authority {subject} that writes its name in another way, as {issuer}, so that it would \
+         revoke nothing: have the list issued with the name as the certificate of the authority has it, with the same \
+         characters and string types"
+    )
 }
 
 /// Refuses a list that those who verify certificates would not read.
@@ -86,7 +113,57 @@ fn check(title: &str, line: usize, list: &Der) -> Result<(), String> {
             "{title} has a list of revoked certificates that does not say when the next one comes: have one issued that does"
         ));
     }
-    Ok(())
+    match scope::unsupported(&list) {
+        Some(reason) => Err(unusable(title, line, list.issuer(), &reason)),
+        None => Ok(()),
+    }
+}
+
+fn unusable(title: &str, line: usize, issuer: &X509Name<'_>, reason: &str) -> String {
+    format!(
+        "{title} has a list of what {issuer} has revoked, at line {line}, that is not supported: {reason}; have a complete list \
+         issued, or one with the full name of a distribution point"
+    )
+}
+
+/// The authorities of one text, as far as lists may be theirs under another name.
+struct Own<'a> {
+    names: BTreeMap<Vec<Vec<(String, String)>>, String>,
+    certificates: Vec<X509Certificate<'a>>,
+}
+
+impl<'a> Own<'a> {
+    fn of(certificates: &'a [CertificateDer<'static>]) -> Self {
+        let certificates: Vec<_> =
+            certificates.iter().filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1)).collect();
+        let named = |certificate: &X509Certificate<'_>| {
+            (names::canonical(certificate.subject()), certificate.subject().to_string())
+        };
+        Self { names: certificates.iter().map(named).collect(), certificates }
+    }
+
+    /// The authority whose list this is, although it has another name. At most so many signatures are verified.
+    fn misnamed(&self, list: &CertificateRevocationList<'_>, checks: &mut usize) -> Option<String> {
+        if let Some(subject) = self.names.get(&names::canonical(list.issuer())) {
+            return Some(subject.clone());
+        }
+        let key_of_list = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(key) => key.key_identifier.as_ref().map(|key| key.0),
+            _ => None,
+        });
+        let may_have_signed = |certificate: &&X509Certificate<'_>| {
+            let key = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+                _ => None,
+            });
+            key_of_list.is_none() || key.is_none() || key == key_of_list
+        };
+        let signer = self.certificates.iter().filter(may_have_signed).find(|certificate| {
+            let may_verify = checks.checked_sub(1).map(|left| *checks = left).is_some();
+            may_verify && has_signed(certificate.public_key().raw, list)
+        })?;
+        Some(signer.subject().to_string())
+    }
 }
 
 /// The keys of authorities, in DER, by their names in DER. `None`: there are several of one name.
@@ -133,18 +210,6 @@ fn has_signed(key: &[u8], list: &CertificateRevocationList<'_>) -> bool {
     let (key, signature) = (&key.subject_public_key.data, &list.signature_value.data);
     let mut algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all.iter();
     algorithms.any(|one| one.verify_signature(key, list.tbs_cert_list.as_ref(), signature).is_ok())
-}
-
-/// The serial numbers in these lists, by the issuer's name in DER.
-pub fn serials(lists: &[Der]) -> BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> {
-    let mut serials: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    for list in lists {
-        // One that cannot be read was refused before.
-        let Ok((_, list)) = CertificateRevocationList::from_der(list) else { continue };
-        let revoked = list.iter_revoked_certificates().map(|revoked| revoked.raw_serial().to_vec());
-        serials.entry(list.issuer().as_raw().to_vec()).or_default().extend(revoked);
-    }
-    serials
 }
 
 /// Whose lists these are: their names in DER.
@@ -203,28 +268,93 @@ fn ambiguous(issuer: &X509Name<'_>) -> String {
     )
 }
 
-pub fn of_all(authorities: &[Arc<Authority>]) -> Vec<Der> {
-    newest(authorities.iter().flat_map(|authority| &authority.revoked)).cloned().collect()
+/// The lists of several authorities that count.
+pub struct Lists {
+    pub current: Vec<Der>,
+    /// The lists that count from a time on, if lists are issued only then.
+    pub upcoming: Option<(Timestamp, Vec<Der>)>,
+}
+
+impl Lists {
+    pub fn of_all(authorities: &[Arc<Authority>], now: Timestamp) -> Self {
+        let all = || authorities.iter().flat_map(|authority| &authority.revoked);
+        let current = newest(all().filter(|list| issued(list) <= now)).cloned().collect();
+        let upcoming = all().map(issued).max().filter(|last| *last > now);
+        Self { current, upcoming: upcoming.map(|from| (from, newest(all()).cloned().collect())) }
+    }
+}
+
+fn issued(list: &Der) -> Timestamp {
+    // One that cannot be read was refused before.
+    CertificateRevocationList::from_der(list).map_or(Timestamp::MIN, |(_, list)| timestamp(list.last_update()))
+}
+
+/// The lists that count now, and those that will when all are issued.
+fn counting(lists: &[Der], now: Timestamp) -> impl Iterator<Item = &Der> {
+    let last: Vec<_> = newest(lists).collect();
+    let current: Vec<_> = newest(lists.iter().filter(|list| issued(list) <= now)).collect();
+    let current: Vec<_> = current.into_iter().filter(|list| !last.contains(list)).collect();
+    last.into_iter().chain(current)
+}
+
+/// A list that was read.
+struct List<'a> {
+    der: &'a Der,
+    crl: CertificateRevocationList<'a>,
+}
+
+/// The order in which lists of one issuer replace each other: by time, complete ones last, and by number.
+type Age = (i64, bool, Option<(usize, Vec<u8>)>);
+
+impl<'a> List<'a> {
+    /// `None`: it was refused before.
+    fn read(der: &'a Der) -> Option<Self> {
+        Some(Self { der, crl: CertificateRevocationList::from_der(der).ok()?.1 })
+    }
+
+    /// The distribution point whose certificates it is for. `None`: it is complete.
+    fn part(&self) -> Option<&[u8]> {
+        let is_part = |parsed: &ParsedExtension<'_>| matches!(parsed, ParsedExtension::IssuingDistributionPoint(_));
+        let part = self.crl.extensions().iter().find(|extension| is_part(extension.parsed_extension()));
+        part.map(|part| part.value)
+    }
+
+    fn age(&self) -> Age {
+        let number = self.crl.crl_number().map(|number| number.to_bytes_be());
+        let number = number.map(|bytes| (bytes.len(), bytes));
+        (self.crl.last_update().timestamp(), self.part().is_none(), number)
+    }
+}
+
+/// Two lists of which neither is newer.
+fn tie(lists: &[List<'_>]) -> Option<String> {
+    let mut known = BTreeMap::new();
+    for list in lists {
+        let key = (list.crl.issuer().as_raw(), list.part(), list.age());
+        let content: &[u8] = list.crl.tbs_cert_list.as_ref();
+        if *known.entry(key).or_insert(content) != content {
+            return Some(format!(
+                "several lists of what {} has revoked, issued at {}, with the same number and different content: leave the \
+                 newest only",
+                list.crl.issuer(),
+                timestamp(list.crl.last_update())
+            ));
+        }
+    }
+    None
 }
 
 /// The lists that count, those that were issued last first: whoever verifies looks at the first that is for a certificate.
 /// A list is in place of all that its issuer has given out before for the same certificates.
 pub fn newest<'a>(lists: impl IntoIterator<Item = &'a Der>) -> impl Iterator<Item = &'a Der> {
-    let read = |der: &'a Der| {
-        // One that cannot be read was refused before.
-        let (_, list) = CertificateRevocationList::from_der(der).ok()?;
-        let is_part = |parsed: &ParsedExtension<'_>| matches!(parsed, ParsedExtension::IssuingDistributionPoint(_));
-        let part = list.extensions().iter().find(|extension| is_part(extension.parsed_extension()));
-        let part = part.map(|part| part.value.to_vec());
-        Some((list.last_update().timestamp(), list.issuer().as_raw().to_vec(), part, der))
-    };
-    let mut lists: Vec<_> = lists.into_iter().filter_map(read).collect();
-    lists.sort_by_key(|(updated, ..)| Reverse(*updated));
+    let mut lists: Vec<_> = lists.into_iter().filter_map(List::read).collect();
+    lists.sort_by_cached_key(|list| Reverse(list.age()));
     let mut replaced = BTreeSet::new();
-    lists.retain(|(_, issuer, part, _)| {
+    lists.retain(|list| {
+        let (issuer, part) = (list.crl.issuer().as_raw().to_vec(), list.part().map(<[u8]>::to_vec));
         // A whole list is also in place of all parts.
         let is_replaced = replaced.contains(&(issuer.clone(), None));
-        !is_replaced && replaced.insert((issuer.clone(), part.clone()))
+        !is_replaced && replaced.insert((issuer, part))
     });
-    lists.into_iter().map(|(.., der)| der)
+    lists.into_iter().map(|list| list.der)
 }

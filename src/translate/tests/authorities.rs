@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-    KeyPair, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, DnValue, IsCa,
+    KeyIdMethod, KeyPair, date_time_ymd,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::{manifests::FOLDER, *};
 use crate::{
@@ -30,6 +31,34 @@ impl Ca {
         Self::with(|params| params.distinguished_name.push(DnType::CommonName, name))
     }
 
+    /// The same key with another name.
+    pub fn renamed(&self, name: DnValue) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, self.key()).unwrap())
+    }
+
+    fn key(&self) -> KeyPair {
+        KeyPair::from_pem(&self.0.key().serialize_pem()).unwrap()
+    }
+
+    /// An intermediate authority with this serial number.
+    pub fn intermediate(&self, name: &str, serial: u64) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(serial.into());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
+    }
+
+    /// A certificate of a client with this serial number.
+    pub fn issue(&self, serial: u64) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+        params.serial_number = Some(serial.into());
+        params.signed_by(&KeyPair::generate().unwrap(), &self.0).unwrap().der().clone()
+    }
+
     fn with(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         change(&mut params);
@@ -48,7 +77,11 @@ impl Ca {
 
     /// One that is good for a year.
     pub fn list_of(&self, year: i32) -> String {
-        let list = CertificateRevocationListParams {
+        self.list_with(year, |_| {})
+    }
+
+    pub fn list_with(&self, year: i32, change: impl FnOnce(&mut CertificateRevocationListParams)) -> String {
+        let mut list = CertificateRevocationListParams {
             this_update: date_time_ymd(year, 1, 1),
             next_update: date_time_ymd(year + 1, 1, 1),
             crl_number: 1.into(),
@@ -56,6 +89,7 @@ impl Ca {
             revoked_certs: Vec::new(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        change(&mut list);
         list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 }

@@ -1,5 +1,13 @@
 //! What lists of revoked certificates cost: whoever writes many must not hold up others.
 
+use std::time::Duration;
+
+use rcgen::{
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, DnValue, RevokedCertParams,
+    date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, UnixTime};
+
 use super::{
     authorities::{Ca, store, validating, validation},
     *,
@@ -108,7 +116,179 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
 fn a_list_that_a_newer_one_replaces_costs_nothing() {
     let ca = Ca::named("N");
     let mut world = validating("{name: a}");
-    store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &joined((2001..2030).map(|year| ca.list_of(year))))]);
+    store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &joined((2001..2027).map(|year| ca.list_of(year))))]);
     let (snapshot, _) = first(&world);
     assert_eq!(validation(&snapshot).authorities[0].revoked.len(), 1);
+}
+
+fn revoking(serials: &[u64]) -> impl FnOnce(&mut CertificateRevocationListParams) {
+    let entries = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: (*serial).into(),
+        revocation_time: date_time_ymd(2025, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let entries: Vec<_> = entries.collect();
+    move |list| list.revoked_certs = entries
+}
+
+fn at(year: i32) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(date_time_ymd(year, 6, 1).unix_timestamp().try_into().unwrap()))
+}
+
+fn lets_in(snapshot: &Snapshot, client: &CertificateDer<'_>, year: i32) -> bool {
+    validation(snapshot).verifier.verify_client_cert(client, &[], at(year)).is_ok()
+}
+
+/// A listener with these sources of certificates and lists.
+fn of_sources(sources: &[(&str, &str)]) -> World {
+    let names: Vec<_> = (0..sources.len()).map(|number| format!("{{name: s{number}}}")).collect();
+    let mut world = validating(&names.join(", "));
+    for (number, (certificates, lists)) in sources.iter().enumerate() {
+        let texts = [("ca.crt", *certificates), ("ca.crl", *lists)];
+        store(&mut world, &format!("s{number}"), if lists.is_empty() { &texts[..1] } else { &texts });
+    }
+    world
+}
+
+#[test]
+fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
+    let ca = Ca::named("Some  authority");
+    let list = |name| ca.renamed(name).list_with(2026, revoking(&[7]));
+    let printable = |name: &str| DnValue::PrintableString(name.try_into().unwrap());
+    let utf8 = |name: &str| DnValue::Utf8String(name.into());
+    for name in [printable("Some  authority"), utf8("some AUTHORITY"), utf8("Some authority"), utf8("quite another")] {
+        let lists = list(name);
+        let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &lists)]));
+        let said = sentences(&verdicts, "pg");
+        assert!(
+            said[0].contains("a list of the authority CN=Some  authority that writes its name in another way"),
+            "{said:?}"
+        );
+        assert!(said[0].contains("ca.crl of ConfigMap shop/s0, at line 1,"), "{said:?}");
+        assert!(snapshot.listeners.is_empty());
+    }
+    let lists = list(printable("Some  authority"));
+    let other = Ca::named("other");
+    let said = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
+    assert!(said[0].contains("caRefs: ConfigMap shop/s1 has a list of the authority CN=Some  authority"), "{said:?}");
+
+    // What was before counts on.
+    let (before, _) = first(&of_sources(&[(&ca.pem(), &ca.list_with(2025, revoking(&[7])))]));
+    let (after, _) = then(&of_sources(&[(&ca.pem(), &lists)]), &before);
+    assert!(!lets_in(&after, &ca.issue(7), 2026) && lets_in(&after, &ca.issue(8), 2026));
+}
+
+#[test]
+fn a_list_of_an_authority_that_is_not_configured_is_remarked_upon() {
+    let ca = Ca::named("root");
+    let intermediate = ca.intermediate("intermediate", 9);
+    let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &intermediate.list())]));
+    let said = sentences(&verdicts, "pg");
+    assert!(
+        said.len() == 1
+            && said[0]
+                .contains("ConfigMap shop/s0 has a list of what CN=intermediate has revoked, which is not among the"),
+        "{said:?}"
+    );
+    assert!(!verdicts[&object("pg")].refuses() && lets_in(&snapshot, &ca.issue(7), 2026));
+}
+
+#[test]
+fn of_lists_of_one_time_the_number_decides_and_a_tie_is_refused() {
+    let ca = Ca::named("root");
+    let list = |number: u64, serials: &[u64]| {
+        ca.list_with(2026, |list| {
+            revoking(serials)(list);
+            list.crl_number = number.into();
+        })
+    };
+    let (old, new) = (list(255, &[]), list(256, &[7]));
+    for lists in [old.clone() + &new, new.clone() + &old] {
+        let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &lists)]));
+        assert_eq!(sentences(&verdicts, "pg"), [""; 0]);
+        assert!(!lets_in(&snapshot, &ca.issue(7), 2026) && lets_in(&snapshot, &ca.issue(8), 2026));
+    }
+    let other = list(256, &[]);
+    let tie =
+        "several lists of what CN=root has revoked, issued at 2026-01-01T00:00:00Z, with the same number and different";
+    let said = sentences(&first(&of_sources(&[(&ca.pem(), &(new.clone() + &other))])).1, "pg");
+    assert!(said[0].contains(tie), "{said:?}");
+    let said = sentences(&first(&of_sources(&[(&ca.pem(), &new), (&ca.pem(), &other)])).1, "pg");
+    assert!(said[0].contains(tie), "{said:?}");
+    assert_eq!(sentences(&first(&of_sources(&[(&ca.pem(), &new.repeat(2))])).1, "pg"), [""; 0]);
+}
+
+#[test]
+fn a_list_of_the_future_does_not_replace_the_current_one_before_its_time() {
+    let ca = Ca::named("root");
+    let (current, next) = (ca.list_with(2025, revoking(&[7])), ca.list_with(2028, revoking(&[8])));
+    let (pem, both) = (ca.pem(), current.clone() + &next);
+    for sources in [&[(&*pem, &*both)][..], &[(&*pem, &*next), (&*pem, &*current)]] {
+        let (snapshot, verdicts) = first(&of_sources(sources));
+        let said = sentences(&verdicts, "pg");
+        assert!(said.len() == 1 && said[0].contains("is issued at 2028-01-01T00:00:00Z, which is not yet"), "{said:?}");
+        let is_let_in = |serial, year| lets_in(&snapshot, &ca.issue(serial), year);
+        assert_eq!([7, 8, 9].map(|serial| is_let_in(serial, 2026)), [false, false, true]);
+        assert_eq!([7, 8, 9].map(|serial| is_let_in(serial, 2028)), [true, false, true]);
+    }
+}
+
+#[test]
+fn an_authority_that_a_list_revokes_is_left_out() {
+    let root = Ca::named("root");
+    let (revoked, other) = (root.intermediate("revoked", 5), root.intermediate("other", 6));
+    let (root_pem, revoked_pem, both) = (root.pem(), revoked.pem(), revoked.pem() + &other.pem());
+    let list = root.list_with(2025, revoking(&[5]));
+    let in_one = format!("{root_pem}{both}");
+    for sources in [&[(&*in_one, &*list)][..], &[(&*both, ""), (&*root_pem, &*list)], &[(&*both, &*list)]] {
+        let (snapshot, verdicts) = first(&of_sources(sources));
+        let said = sentences(&verdicts, "pg");
+        assert!(
+            said.iter()
+                .any(|said| said
+                    .contains("the authority CN=revoked in ConfigMap shop/s0 is revoked by a list of CN=root")),
+            "{said:?}"
+        );
+        assert!(!verdicts[&object("pg")].refuses());
+        assert!(!lets_in(&snapshot, &revoked.issue(1), 2026) && lets_in(&snapshot, &other.issue(1), 2026));
+    }
+    let (snapshot, _) = first(&of_sources(&[(&revoked_pem, &list)]));
+    assert!(!lets_in(&snapshot, &revoked.issue(1), 2026), "also if there is no other");
+}
+
+#[test]
+fn lists_in_parts_without_a_complete_one_are_remarked_upon() {
+    let ca = Ca::named("root");
+    let part = |uri: &str| {
+        let distribution_point = CrlDistributionPoint { uris: vec![uri.to_owned()] };
+        ca.list_with(2026, |list| {
+            list.issuing_distribution_point = Some(CrlIssuingDistributionPoint { distribution_point, scope: None });
+        })
+    };
+    let parts = part("http://crl.example/1") + &part("http://crl.example/2");
+    let said = sentences(&first(&of_sources(&[(&ca.pem(), &parts)])).1, "pg");
+    assert!(said.len() == 1 && said[0].contains("there is no complete list of what CN=root has revoked"), "{said:?}");
+    let said = sentences(&first(&of_sources(&[(&ca.pem(), &(parts + &ca.list_of(2025)))])).1, "pg");
+    assert_eq!(said, [""; 0]);
+}
+
+#[test]
+fn lists_that_are_not_supported_are_refused_with_their_issuer_line_and_reason() {
+    let ca = Ca::named("other");
+    for (list, reason) in [
+        (include_str!("lists/delta.pem"), "it is a delta list"),
+        (include_str!("lists/indirect.pem"), "it is for certificates of several issuers (indirectCRL)"),
+        (include_str!("lists/reason.pem"), "it is for some reasons of revocation only (onlySomeReasons)"),
+        (include_str!("lists/useronly.pem"), "it is for certificates of users only (onlyContainsUserCerts)"),
+        (include_str!("lists/caonly.pem"), "it is for certificates of authorities only (onlyContainsCACerts)"),
+        (include_str!("lists/unk.pem"), "it has the critical extension 1.2.3.4.5, which is not known"),
+    ] {
+        let text = format!("# A comment\n{list}");
+        let said = sentences(&first(&of_sources(&[(&ca.pem(), &text)])).1, "pg");
+        let expected = format!(
+            "ca.crl of ConfigMap shop/s0 has a list of what CN=root has revoked, at line 2, that is not supported: {reason}"
+        );
+        assert!(said[0].contains(&expected), "{expected}: {said:?}");
+    }
 }
