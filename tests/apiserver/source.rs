@@ -213,6 +213,8 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
     let world = cluster.world();
     assert!(world.services.contains_key(&key("app")) && addresses(&world, "app") == ["10.0.0.1"]);
     assert!(world.unreadable.contains_key(&("Secret", key("app"))));
+    // A refusal is reported once it has lasted.
+    let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     let [problem] = &*world.problems else { panic!("{:?}", world.problems) };
     assert!(problem.starts_with("Secret source/app cannot be watched: secrets \"app\" is forbidden"), "{problem}");
 
