@@ -255,7 +255,10 @@ const NOWHERE: &str = "an address that nothing can be connected to (unspecified,
 
 /// Addresses that the translation leaves out wherever they come from. IPv4 addresses within IPv6 are none for `isIP`.
 const NOWHERE_RULES: [&str; 4] = [
-    "!self.matches('^(0|22[4-9]|23[0-9])[.][0-9.]+:') && !self.startsWith('255.255.255.255:')",
+    // Searching is costly in proportion to the length: names are hardly ever searched.
+    "!self.startsWith('255.255.255.255:') && \
+     (!(self.startsWith('0.') || self.startsWith('22') || self.startsWith('23')) || \
+     !self.matches('^(0|22[4-9]|23[0-9])[.][0-9.]+:'))",
     // Within IPv6, in dotted and in hexadecimal form. The costly part is for none but these.
     "!self.startsWith('[::') || !self.matches('^.::[fF]{4}:((0|22[4-9]|23[0-9])[.]|255[.]255[.]255[.]255])')",
     "!self.startsWith('[::') || !self.matches('^.::[fF]{4}:((0{0,2}[^:]{1,2}|[eE][^:]{3}):[^:]+|[fF]{4}:[fF]{4})]')",
