@@ -27,8 +27,8 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-pub use kinds::service_of;
 use kinds::{Kept, LoadBalancer, Ports, Reading};
+pub use kinds::{SERVICE_NAME, service_of};
 use kube::Client;
 use tokio::{
     sync::watch,

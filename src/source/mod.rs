@@ -32,7 +32,8 @@ mod world;
 
 pub use allocations::{Allocation, Allocations, namespace_of};
 pub use cluster::{
-    Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, service_of, with_causes,
+    Changed, Cluster, Home, REFUSAL_DELAY, SERVICE_NAME, Scope, connect, installed_schema, refused_token, service_of,
+    with_causes,
 };
 pub use files::{Files, decoded};
 pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};

@@ -49,6 +49,7 @@ use jiff::Timestamp;
 
 pub use backends::name as backend_name;
 pub use keeping::UNREPORTED;
+pub use slices::selects_pods;
 use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 

@@ -216,8 +216,8 @@ pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Servi
     if ours { Target::Pod } else { Target::Anybody }
 }
 
-/// Whether Kubernetes looks for the Service's pods itself.
-fn selects_pods(service: &Service) -> bool {
+/// True if Kubernetes looks for the pods of the Service itself.
+pub fn selects_pods(service: &Service) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     selector.is_some_and(|selector| !selector.is_empty())
 }

@@ -17,11 +17,8 @@ use super::mode::{Missing, missing};
 use crate::{
     api::RefKind,
     model::ObjectKey,
-    source::{World, with_causes},
+    source::{SERVICE_NAME, World, with_causes},
 };
-
-/// The label of an EndpointSlice that names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Adds what is missing in a world, as far as it exists and may be read. The EndpointSlices of Services that await pods are
 /// left out: those in the cluster may be of the Service as it was before.

@@ -5,15 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::Service;
-
 use super::related::TEMPLATE;
 use crate::{
     api::{BackendService, Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
     model::ObjectKey,
     source::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
-    translate::{Problem, Reason},
+    translate::{Problem, Reason, selects_pods},
 };
 
 /// Where a load balancer is to be served.
@@ -96,11 +94,11 @@ pub fn parts(
 /// The Services that select pods and are in the files without EndpointSlices, which Kubernetes makes once they are
 /// applied.
 pub fn awaiting_pods(world: &World) -> BTreeSet<ObjectKey> {
-    let selects_pods = |service: &Service| {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        selector.is_some_and(|selector| !selector.is_empty())
-    };
-    let services = world.services.iter().filter(|(key, service)| selects_pods(service) && !has_slices(key, world));
+    let slices = world.endpoint_slices.iter();
+    let with_slices: BTreeSet<(&str, &str)> =
+        slices.filter_map(|(key, slice)| Some((&*key.namespace, service_of(slice)?))).collect();
+    let has_slices = |service: &ObjectKey| with_slices.contains(&(&*service.namespace, &*service.name));
+    let services = world.services.iter().filter(|(key, service)| selects_pods(service) && !has_slices(key));
     services.map(|(key, _)| key.clone()).collect()
 }
 
