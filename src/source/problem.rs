@@ -1,7 +1,7 @@
-use std::{ops::Deref, path::Path, sync::Arc};
+use std::{borrow::Cow, ops::Deref, path::Path, sync::Arc};
 
-use super::limits::bounded;
-use crate::model::ObjectKey;
+use super::limits::{MAX_SENTENCE, more_problems};
+use crate::{model::ObjectKey, printable::limited};
 
 /// A mistake in manifest files that belongs to no load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +43,31 @@ impl Deref for FileProblem {
     }
 }
 
-/// No more than `most` problems, with the bounds of [`bounded`].
-pub fn bounded_problems(problems: Vec<FileProblem>, untold: usize, most: usize) -> Vec<FileProblem> {
-    let messages = bounded(problems.iter().map(|problem| problem.message.clone()).collect(), untold, most);
-    let mut problems = problems.into_iter().take(most);
-    let with_place = |message| match problems.next() {
-        Some(problem) => FileProblem { message, ..problem },
-        None => FileProblem::new(message),
-    };
-    messages.into_iter().map(with_place).collect()
+/// No more than `most` problems, none with a message longer than [`MAX_SENTENCE`]. The last one counts what is left out,
+/// with those that were `untold` before.
+pub fn bounded_problems(mut problems: Vec<FileProblem>, untold: usize, most: usize) -> Vec<FileProblem> {
+    let more = untold + problems.len().saturating_sub(most);
+    problems.truncate(most);
+    for problem in &mut problems {
+        if let Cow::Owned(short) = limited(&problem.message, MAX_SENTENCE) {
+            problem.message = short;
+        }
+    }
+    if more > 0 {
+        problems.push(FileProblem::new(more_problems(more)));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_beyond_the_bound_are_counted() {
+        let problems = bounded_problems((0..150).map(|number| FileProblem::new(number.to_string())).collect(), 7, 100);
+        assert_eq!(problems.len(), 101);
+        assert_eq!(problems[100].message, "and 57 more problems: correct the ones before first");
+        assert_eq!(bounded_problems(vec![FileProblem::new("x".repeat(2 << 20))], 0, 100)[0].message.len() / 2048, 0);
+    }
 }
