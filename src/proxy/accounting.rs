@@ -36,7 +36,7 @@ macro_rules! close_reasons {
 }
 
 close_reasons! {
-    /// Both sides ended their half.
+    /// Both sides closed their direction.
     Complete = "complete",
     /// The client reset the connection, died, or left TLS without a `close_notify`.
     ClientReset = "client_reset",
@@ -46,26 +46,26 @@ close_reasons! {
     IdleTimeout = "idle_timeout",
     /// No byte in the remaining direction for `timeouts.halfClosed`.
     HalfClosedTimeout = "half_closed_timeout",
-    /// Open for `timeouts.maxDuration`.
+    /// The connection was open for `timeouts.maxDuration`.
     MaxDuration = "max_duration",
-    /// Closed because the pod of its endpoint is being deleted: `drain.endpointTerminating`.
+    /// Drained, because the pod of the endpoint is being deleted: `drain.endpointTerminating`.
     EndpointTerminating = "endpoint_terminating",
-    /// Closed because its endpoint is no longer listed: `drain.endpointRemoved`.
+    /// Drained, because the endpoint is no longer listed: `drain.endpointRemoved`.
     EndpointRemoved = "endpoint_removed",
-    /// Closed because its endpoint is unhealthy: `drain.endpointUnhealthy`.
+    /// Drained, because the endpoint is unhealthy: `drain.endpointUnhealthy`.
     EndpointUnhealthy = "endpoint_unhealthy",
-    /// Closed because backends that are preferred serve again: `drain.failback`.
+    /// Drained, because a lower `priority` number serves again: `drain.failback`.
     Failback = "failback",
-    /// Closed because its listener is no longer declared: `drain.listenerRemoved`.
+    /// Drained, because the listener is no longer declared: `drain.listenerRemoved`.
     ListenerRemoved = "listener_removed",
-    /// Closed because its endpoint had more than its share: `rebalance`.
+    /// Closed, because the endpoint had more than its share of connections: `rebalance`.
     Rebalanced = "rebalanced",
-    /// Closed while the process leaves, bit by bit over `drain.shutdown.spread`.
+    /// Closed at shutdown, gradually over `drain.shutdown.spread`.
     Drained = "drained",
-    /// Still open at the end of the drain.
+    /// Still open at the end of the shutdown drain.
     DrainDeadline = "drain_deadline",
-    /// Refused: the process has as many connections as its descriptors allow, except those guaranteed to other load
-    /// balancers.
+    /// Refused: the process has as many connections as its file descriptors allow, except for the connections
+    /// guaranteed to other load balancers.
     ProcessFull = "process_full",
     /// Refused: `limits.maxConnections`.
     ListenerFull = "listener_full",
@@ -79,34 +79,34 @@ close_reasons! {
     AccessDenied = "access_denied",
     /// Refused: the peer may not send a PROXY header, or is not in `trustedNetworks` of a listener that requires one.
     ProxyUntrusted = "proxy_untrusted",
-    /// Refused: no valid PROXY header came in time.
+    /// Refused: no valid PROXY header arrived in time.
     ProxyInvalid = "proxy_invalid",
-    /// The TLS handshake failed; `tls_client_fault` in the access log says why.
+    /// The TLS handshake failed; `tls_client_fault` in the access log has the cause.
     TlsFailed = "tls_failed",
-    /// Refused: the client showed no certificate, or none that `tls.clientValidation` takes; `tls_client_fault` in the
-    /// access log says why.
+    /// Refused: the client presented no certificate, or none that `tls.clientValidation` accepts; `tls_client_fault` in
+    /// the access log has the cause.
     TlsClientCertificate = "tls_client_certificate",
     /// The TLS handshake took longer than `timeouts.handshake`.
     TlsTimeout = "tls_timeout",
-    /// Closed because unfinished handshakes had all the memory that they may have, and its own was larger than 8 KiB.
+    /// Closed, because unfinished handshakes used all memory for handshakes, and this one used more than 8 KiB.
     HandshakeMemory = "handshake_memory",
-    /// Refused: newer requests to cancel queries took its place before it had reached all servers.
+    /// Refused: newer requests to cancel queries replaced this one before it had reached all servers.
     CancelSuperseded = "cancel_superseded",
-    /// Refused: no route is for the server name that the client asked for.
+    /// Refused: no route matches the server name of the client.
     NoRoute = "no_route",
     /// Refused: no endpoint is usable.
     NoEndpoint = "no_endpoint",
-    /// No TLS could be agreed on with a backend. Its last failure says how.
+    /// The TLS handshake with a backend failed. The endpoint's last failure has the cause.
     BackendTls = "backend_tls",
-    /// Every attempt to reach an endpoint failed.
+    /// Every attempt to connect to an endpoint failed.
     ConnectFailed = "connect_failed",
     /// No endpoint was reached within `connect.deadline`.
     ConnectTimeout = "connect_timeout",
-    /// This host had no local port left for a connection to the backend's address.
+    /// This host had no free local port for a connection to the backend's address.
     NoLocalPort = "no_local_port",
-    /// This host had no descriptor or memory left for a connection to a backend.
+    /// This host had no file descriptor or memory for a connection to a backend.
     LocalFailure = "local_failure",
-    /// A fault of this program.
+    /// An internal error of this program.
     Internal = "internal",
 }
 
