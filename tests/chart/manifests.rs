@@ -9,9 +9,9 @@ const ECHO: &str = "manifests/echo.yaml";
 const SIDECAR: &str = "manifests/sidecar.yaml";
 
 const HEAD: &str = "\
-# tcplb, in namespace tcplb-system: the chart with its default values, for those who do without Helm.
+# tcplb, in namespace tcplb-system: the chart with its default values, for installation without Helm.
 #
-# The nodes are to find the image; under your registry's name, that is:
+# The nodes must find the image. For an image in your own registry:
 #
 #   sed 's|image: \"tcplb:|image: \"registry.example.com/tcplb:|' manifests/install.yaml | kubectl apply --server-side -f -
 #
