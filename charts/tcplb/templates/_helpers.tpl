@@ -166,7 +166,7 @@ readinessProbe: {{- toYaml .Values.readinessProbe | nindent 2 }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
-# The namespace may have thousands of Services, and the environment would have variables for all of them.
+# Without this, the environment has variables for every Service of the namespace, which can be thousands.
 enableServiceLinks: false
 {{- end -}}
 
