@@ -2,9 +2,14 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
+        mpsc::{self, Sender},
+    },
+    thread,
 };
 
+use arc_swap::ArcSwapOption;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::{Candidate, Endpoint, Tried};
@@ -33,8 +38,8 @@ impl Maglev {
         let members = members(&candidates);
         let table = match previous {
             Some(previous) if previous.table.is_of(&members, with_table) => previous.table.clone(),
-            _ if with_table => Table::shared(members),
-            _ => Arc::new(Table { members, slots: Vec::new() }),
+            _ if with_table => Table::shared(members, previous.map(|previous| &previous.table)),
+            _ => Table::without_slots(members),
         };
         let endpoints: Vec<_> = candidates.iter().map(|candidate| candidate.endpoint.clone()).collect();
         let usable = (0..endpoints.len()).filter(|index| endpoints[*index].usable()).collect();
@@ -104,32 +109,77 @@ fn cut(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
     Ipv6Addr::from_bits(address.to_bits() & u128::MAX.checked_shl(hidden).unwrap_or(0))
 }
 
+/// The lookup table of a set of members.
+///
+/// Building one takes up to 0.1 s of CPU time, so a table that replaces another is built by a thread of its own. Until it
+/// is ready, clients are looked up in the last built table, and clients of removed members are spread by their scores.
 #[derive(Debug)]
 pub struct Table {
     members: Vec<Member>,
-    /// An index into `members` for each slot; empty without members, and where clients are placed without a table.
-    slots: Vec<u32>,
+    /// An index into `members` for each slot; empty without members, and if clients are placed without a table.
+    slots: OnceLock<Vec<u32>>,
+    /// `None` once the slots are there.
+    fallback: ArcSwapOption<Fallback>,
 }
 
-/// The tables there are, by a hash of their members.
+/// The last built table of the members before.
+#[derive(Debug)]
+struct Fallback {
+    table: Arc<Table>,
+    /// The index among the new members of each member of `table`; `None` if it was removed.
+    members: Vec<Option<usize>>,
+}
+
+/// All tables in use, by a hash of their members.
 static TABLES: Mutex<Option<HashMap<u64, Weak<Table>>>> = Mutex::new(None);
 
-impl Table {
-    /// The one of all that have these members, be they of other routes or load balancers.
-    fn shared(members: Vec<Member>) -> Arc<Self> {
-        let hash = hash(&members);
-        let known = || {
-            let tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-            tables.as_ref()?.get(&hash)?.upgrade()
-        };
-        if let Some(table) = known().filter(|table| table.members == members) {
-            return table;
+/// Tables to be built by a thread of their own. A table that nobody uses any more when its turn comes is skipped, so a
+/// burst of changes costs no more than its first and its last.
+static BUILDER: LazyLock<Sender<Weak<Table>>> = LazyLock::new(|| {
+    let (sender, tables) = mpsc::channel::<Weak<Table>>();
+    let build = move || {
+        for table in tables {
+            #[cfg(test)]
+            let _held = hold_builds();
+            if let Some(table) = table.upgrade() {
+                table.build();
+            }
         }
-        // Not while others wait for the lock.
-        let table = Arc::new(Self::new(members));
+    };
+    // Without the thread, tables are built by whoever sends.
+    drop(thread::Builder::new().name("maglev".into()).spawn(build));
+    sender
+});
+
+/// Keeps the thread from building tables until the answer is dropped.
+#[cfg(test)]
+pub fn hold_builds() -> std::sync::MutexGuard<'static, ()> {
+    static BUILDS: Mutex<()> = Mutex::new(());
+    BUILDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Table {
+    /// The table of these members, shared by all routes and load balancers that have the same ones.
+    fn shared(members: Vec<Member>, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        let table = Self::find_or_insert(members, previous);
+        let may_wait = previous.is_some() && table.fallback.load().is_some();
+        if !may_wait || BUILDER.send(Arc::downgrade(&table)).is_err() {
+            table.build();
+        }
+        table
+    }
+
+    fn find_or_insert(members: Vec<Member>, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        let hash = hash(&members);
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = tables.get_or_insert_default();
-        // As often as it has doubled, so that forgetting costs no more than remembering.
+        let known = tables.get(&hash).and_then(Weak::upgrade);
+        if let Some(table) = known.filter(|table| table.members == members) {
+            return table;
+        }
+        let fallback = previous.and_then(|previous| Fallback::new(previous, &members));
+        let table = Arc::new(Self { members, slots: OnceLock::new(), fallback: ArcSwapOption::from_pointee(fallback) });
+        // Whenever the map has doubled, so that removing costs no more than inserting.
         if tables.len() == tables.capacity() {
             tables.retain(|_, table| table.strong_count() > 0);
         }
@@ -137,39 +187,80 @@ impl Table {
         table
     }
 
-    fn is_of(&self, members: &[Member], with_table: bool) -> bool {
-        self.members == members && self.slots.is_empty() == (!with_table || members.is_empty())
+    /// Only the members: clients are placed by their scores.
+    fn without_slots(members: Vec<Member>) -> Arc<Self> {
+        Arc::new(Self { members, slots: OnceLock::from(Vec::new()), fallback: ArcSwapOption::empty() })
     }
 
-    /// Members take slots in turn, each its next preferred one that is free.
-    ///
-    /// The one whose turn it is has the least slots for its weight, so they end up as the weights are.
-    fn new(members: Vec<Member>) -> Self {
-        if members.is_empty() {
-            return Self { members, slots: Vec::new() };
-        }
-        const FREE: u32 = u32::MAX;
-        let size = maglev_slots(members.len());
-        let mut slots = vec![FREE; size as usize];
-        let mut preferences: Vec<_> = members.iter().map(|member| Preferences::new(member.hash, size)).collect();
-        let mut turns: BinaryHeap<_> =
-            (0..).zip(&members).map(|(index, member)| Reverse(Turn::first(index, member))).collect();
-        for _ in 0..size {
-            let Some(mut turn) = turns.peek_mut() else { break };
-            let index = turn.0.index;
-            let free = preferences[index as usize].find(|slot| slots[*slot as usize] == FREE);
-            if let Some(slot) = free {
-                slots[slot as usize] = index;
-            }
-            turn.0.advance();
-        }
-        Self { members, slots }
+    fn is_of(&self, members: &[Member], with_slots: bool) -> bool {
+        let has_slots = self.slots.get().is_none_or(|slots| !slots.is_empty());
+        self.members == members && has_slots == (with_slots && !members.is_empty())
     }
 
+    #[cfg(test)]
+    pub fn is_built(&self) -> bool {
+        self.slots.get().is_some()
+    }
+
+    #[cfg(test)]
+    pub fn fallback_is_gone(&self) -> bool {
+        self.fallback.load().is_none()
+    }
+
+    fn build(&self) {
+        self.slots.get_or_init(|| slots(&self.members));
+        self.fallback.store(None);
+    }
+
+    /// The member that the client is placed on; `None` if there is no table, or the member was removed.
     fn member(&self, client: u64) -> Option<usize> {
-        let size = self.slots.len() as u64;
-        if size == 0 { None } else { Some(self.slots[(client % size) as usize] as usize) }
+        if self.slots.get().is_none()
+            && let Some(fallback) = &*self.fallback.load()
+        {
+            return fallback.members[fallback.table.member(client)?];
+        }
+        // Read again: the fallback goes when the slots come.
+        let slots = self.slots.get()?;
+        let slot = client.checked_rem(slots.len() as u64)?;
+        Some(slots[slot as usize] as usize)
     }
+}
+
+impl Fallback {
+    /// `None` if nothing of the previous table is left: its clients would all be placed by scores, unlike those of
+    /// processes that have just started.
+    fn new(previous: &Arc<Table>, members: &[Member]) -> Option<Self> {
+        let table = match &*previous.fallback.load() {
+            Some(fallback) => fallback.table.clone(),
+            None => previous.clone(),
+        };
+        table.slots.get()?;
+        let indices: HashMap<u64, usize> = (0..).zip(members).map(|(index, member)| (member.hash, index)).collect();
+        let members: Vec<_> = table.members.iter().map(|member| indices.get(&member.hash).copied()).collect();
+        members.iter().any(Option::is_some).then_some(Self { table, members })
+    }
+}
+
+/// Members take slots in turn, each its next preferred one that is free.
+///
+/// The next turn is that of the member with the fewest slots for its weight, so shares end up proportional to weights.
+fn slots(members: &[Member]) -> Vec<u32> {
+    const FREE: u32 = u32::MAX;
+    let size = maglev_slots(members.len());
+    let mut slots = vec![FREE; size as usize];
+    let mut preferences: Vec<_> = members.iter().map(|member| Preferences::new(member.hash, size)).collect();
+    let mut turns: BinaryHeap<_> =
+        (0..).zip(members).map(|(index, member)| Reverse(Turn::first(index, member))).collect();
+    for _ in 0..size {
+        let Some(mut turn) = turns.peek_mut() else { break };
+        let index = turn.0.index;
+        let free = preferences[index as usize].find(|slot| slots[*slot as usize] == FREE);
+        if let Some(slot) = free {
+            slots[slot as usize] = index;
+        }
+        turn.0.advance();
+    }
+    slots
 }
 
 fn hash(members: &[Member]) -> u64 {

@@ -1,6 +1,12 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use super::*;
+use super::{
+    super::maglev::{Table, hold_builds},
+    *,
+};
 
 /// The stable id each of so many clients is sent to.
 fn assignment(candidates: &[Candidate], clients: u32) -> Vec<Arc<str>> {
@@ -123,17 +129,87 @@ fn members_with_the_same_id_share_its_place() {
 #[test]
 fn a_change_of_health_builds_no_new_table() {
     let candidates: Vec<_> = (0..1000).map(|number| candidate(&format!("10.0.0.{number}:80"), 1)).collect();
-    let balancing = Balancing { algorithm: Algorithm::Maglev, hash_prefix_v6: 64, ..Balancing::default() };
-    let first = Balancer::new(balancing, &candidates, None);
+    let first = maglev(&candidates, None);
     set_usable(&candidates[0], false);
-    let second = Balancer::new(balancing, &candidates, Some(&first));
-    let third = Balancer::new(balancing, &candidates[1..], Some(&second));
-    let table = |balancer: &Balancer| {
-        let Balancer::Maglev(maglev) = balancer else { panic!("another algorithm") };
-        maglev.table()
+    let second = maglev(&candidates, Some(&first));
+    let third = maglev(&candidates[1..], Some(&second));
+    assert!(Arc::ptr_eq(&table_of(&first), &table_of(&second)));
+    assert!(!Arc::ptr_eq(&table_of(&second), &table_of(&third)));
+}
+
+fn maglev(candidates: &[Candidate], previous: Option<&Balancer>) -> Balancer {
+    let balancing = Balancing { algorithm: Algorithm::Maglev, hash_prefix_v6: 64, ..Balancing::default() };
+    Balancer::new(balancing, candidates, previous)
+}
+
+fn table_of(balancer: &Balancer) -> Arc<Table> {
+    let Balancer::Maglev(maglev) = balancer else { panic!("another algorithm") };
+    maglev.table()
+}
+
+fn wait_until_built(balancer: &Balancer) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !(table_of(balancer).is_built() && table_of(balancer).fallback_is_gone()) {
+        assert!(Instant::now() < deadline, "not built");
+        thread::yield_now();
+    }
+}
+
+fn picks(balancer: &Balancer, all: &[Candidate], clients: u32) -> Vec<Arc<str>> {
+    let chosen = |number| balancer.pick(client(number), &Tried::default(), &AtomicU64::new(0)).unwrap();
+    (0..clients).map(|number| all[index_of(all, chosen(number))].stable_id.clone()).collect()
+}
+
+#[test]
+fn the_last_built_table_is_used_until_the_next_one_is_built() {
+    let all: Vec<_> = (0..12).map(|number| candidate(&format!("wait-{number}"), 1)).collect();
+    // Holds the thread that builds tables.
+    let builds = hold_builds();
+    let first = maglev(&all[..11], None);
+    let before = picks(&first, &all, 10_000);
+    let second = maglev(&all[1..11], Some(&first));
+    let third = maglev(&all[1..], Some(&second));
+    let superseded = Arc::downgrade(&table_of(&second));
+    drop(second);
+    assert!(superseded.upgrade().is_none(), "a superseded table is not built");
+    let during = picks(&third, &all, 10_000);
+    assert!(!table_of(&third).is_built());
+    let stayed = |now: &[Arc<str>]| before.iter().zip(now).all(|(before, now)| before == now || **before == *"wait-0");
+    assert!(stayed(&during), "only clients of the removed member have moved");
+    assert!(during.iter().any(|id| **id == *"wait-11"), "a new member gets some of them");
+
+    drop(builds);
+    wait_until_built(&third);
+    let fresh: Vec<_> = all[1..].to_vec();
+    assert_eq!(picks(&third, &all, 10_000), assignment(&fresh, 10_000), "as in a process that has just started");
+}
+
+#[test]
+fn a_change_of_members_builds_no_table_on_the_thread_that_makes_it() {
+    let of = |extra: u32| -> Vec<_> {
+        let ids = (0..3000).chain([10_000 + extra]);
+        ids.map(|number| candidate(&format!("cheap-{number}"), 1)).collect()
     };
-    assert!(Arc::ptr_eq(&table(&first), &table(&second)));
-    assert!(!Arc::ptr_eq(&table(&second), &table(&third)));
+    let sets: Vec<_> = (0..4).map(of).collect();
+    let builds = hold_builds();
+    let mut balancer = maglev(&sets[0], None);
+    for set in &sets[1..] {
+        balancer = maglev(set, Some(&balancer));
+        assert!(!table_of(&balancer).is_built());
+    }
+    drop(builds);
+    wait_until_built(&balancer);
+}
+
+#[test]
+fn a_table_that_shares_no_member_with_the_previous_one_is_built_at_once() {
+    let all: Vec<_> = (0..6).map(|number| candidate(&format!("other-{number}"), 1)).collect();
+    let _builds = hold_builds();
+    let none = maglev(&[], None);
+    let first = maglev(&all[..3], Some(&none));
+    assert!(table_of(&first).is_built(), "there was none");
+    let second = maglev(&all[3..], Some(&first));
+    assert!(table_of(&second).is_built(), "all members are replaced");
 }
 
 fn without_table(candidates: &[Candidate], previous: Option<&Balancer>) -> Balancer {
@@ -170,13 +246,9 @@ fn without_a_table_clients_are_spread_by_weight_and_have_the_same_endpoint_every
 #[test]
 fn equal_members_share_a_table_and_it_goes_with_the_last_of_them() {
     let members = || -> Vec<_> { (0..20).map(|number| candidate(&format!("shared-{number}"), 1)).collect() };
-    let table = |balancer: &Balancer| {
-        let Balancer::Maglev(maglev) = balancer else { panic!("another algorithm") };
-        maglev.table()
-    };
     let [one, other] = [members(), members()].map(|members| balancer(Algorithm::Maglev, &members));
-    assert!(Arc::ptr_eq(&table(&one), &table(&other)));
-    let weak = Arc::downgrade(&table(&one));
+    assert!(Arc::ptr_eq(&table_of(&one), &table_of(&other)));
+    let weak = Arc::downgrade(&table_of(&one));
     drop((one, other));
     assert!(weak.upgrade().is_none());
 }
