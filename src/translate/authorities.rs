@@ -12,13 +12,13 @@ use rustls::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{
-    Reason,
-    certificates::{Certificates, WRITE_CERTIFICATE, cached, either, fingerprint, timestamp, whole_certificate},
+    certificates::{Certificates, WRITE_CERTIFICATE, cached, fingerprint, timestamp, whole_certificate},
+    declaration::Declaration,
     findings::Place,
-    load_balancer::Declaration,
     pem::{Block, Label},
-    referred::{Meanwhile, Text},
+    referred::{Meanwhile, Text, either},
     revocation::{self, Anchors, Lists},
+    verdict::Reason,
 };
 use crate::{
     api,

@@ -12,8 +12,8 @@ use rustls::{
 };
 
 use super::{
-    Reason, authorities::verifier, certificates::Certificates, findings::Place, listener::start_tls,
-    load_balancer::Declaration,
+    authorities::verifier, certificates::Certificates, declaration::Declaration, findings::Place, settings::start_tls,
+    verdict::Reason,
 };
 use crate::{
     api,

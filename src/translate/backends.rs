@@ -5,14 +5,17 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Problem, Reason, Surroundings, backend_tls,
+    backend_tls,
     certificates::Certificates,
     checks,
-    findings::{Findings, Place},
+    declaration::Declaration,
+    findings::{Findings, Place, twin},
     keeping::{LONGEST, UNREPORTED},
-    load_balancer::{Declaration, twin},
-    reach::{Refusal, Refused, Target},
-    slices::{self, Listed, Retention},
+    pods::Target,
+    reach::{Refusal, Refused},
+    slices::{self, Listed, Member, Retention},
+    surroundings::Surroundings,
+    verdict::{Problem, Reason},
     weights::{Share, endpoint_weights},
 };
 use crate::{
@@ -23,21 +26,6 @@ use crate::{
     },
     source::Lookup,
 };
-
-/// One address of a backend.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Member {
-    pub address: SocketAddr,
-    pub uid: Option<Arc<str>>,
-    pub stable_id: StableId,
-    pub distance: Distance,
-    /// Why it does not serve; `None`: it does.
-    pub unready: Option<Unready>,
-    /// It serves although it terminates, for none is ready.
-    pub last_resort: bool,
-    /// The time at which it expires, if nothing lists it any more.
-    pub until: Option<Timestamp>,
-}
 
 /// What a backend comes to, and what is wrong with it.
 struct Part {
@@ -132,7 +120,7 @@ fn part(
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(name(backend)));
+    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
     let earlier = earlier(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
@@ -146,13 +134,13 @@ fn part(
         let is_to_be_encrypted = backend.tls.is_some() && before.is_none_or(|before| before.tls.is_none());
         serving = if is_to_be_encrypted { Vec::new() } else { kept(index, declaration) };
         if let Some(before) = &declaration.before.upstream {
-            let own = before.unready.iter().filter(|(key, _)| *key.backend == *name(backend));
+            let own = before.unready.iter().filter(|(key, _)| *key.backend == *backend.name());
             unready = own.map(|(key, why)| (key.clone(), *why)).collect();
         }
     }
     let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
     Part {
-        name: name(backend).into(),
+        name: backend.name().into(),
         settings,
         weight: backend.weight,
         endpoints: serving,
@@ -180,8 +168,8 @@ fn earlier<'a>(
 /// Those of the backend's name, if it is the first one that has it.
 fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
     let backends = &declaration.spec.backends;
-    let name: Arc<str> = name(&backends[index]).into();
-    let is_first = !backends[..index].iter().any(|other| *self::name(other) == *name);
+    let name: Arc<str> = backends[index].name().into();
+    let is_first = !backends[..index].iter().any(|other| *other.name() == *name);
     endpoints.iter().filter(move |endpoint| is_first && endpoint.key.backend == name)
 }
 
@@ -207,18 +195,12 @@ fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
     own(index, declaration, before).filter(|endpoint| surroundings.may_stay(object, endpoint)).cloned().collect()
 }
 
-/// The declared name, else the Service's, else `default`.
-pub fn name(backend: &api::Backend) -> &str {
-    let service = || backend.service.as_ref().map(|service| service.name.0.as_str());
-    backend.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
-}
-
 fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
     let mut place = place.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
         place.refuse("it is missing: with several backends write a name for each");
-    } else if let Some(other) = twin(backends, index, name) {
-        let name = name(&backends[index]);
+    } else if let Some(other) = twin(backends, index, api::Backend::name) {
+        let name = backends[index].name();
         place.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
     }
 }
@@ -298,7 +280,7 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
     }
     let mut retention =
         Retention { report_due: report_due.filter(|due| *due > surroundings.now), ..Retention::default() };
-    let name: Arc<str> = name(backend).into();
+    let name: Arc<str> = backend.name().into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());

@@ -1,9 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    Surroundings,
-    reach::{Reach, Target},
-};
+use super::{pods::Target, reach::Reach, surroundings::Surroundings};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     source::Declared,

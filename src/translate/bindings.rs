@@ -6,7 +6,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::{Reason, findings::Place, listed};
+use super::{findings::Place, messages::listed, verdict::Reason};
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},

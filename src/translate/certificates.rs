@@ -15,16 +15,16 @@ use x509_parser::{
 };
 
 use super::{
-    Reason,
+    declaration::Declaration,
     findings::Place,
-    load_balancer::Declaration,
     pem::{Block, Label},
-    referred::{Meanwhile, Text},
+    referred::{Meanwhile, Text, either},
+    verdict::Reason,
 };
 use crate::{
-    api::{self, Reference},
+    api,
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
-    source::{Referred, Site, World},
+    source::{Referred, World},
 };
 
 /// Reads certificates, each distinct one once, right or wrong: what was read before with the same result is taken from
@@ -134,23 +134,6 @@ impl<'a> Certificates<'a> {
             })
         };
         Ok(Pair { certificate: text("tls.crt")?, key: text("tls.key")? })
-    }
-}
-
-/// The object or the files that are referred to; where they may not be files, `instead` is what may be.
-pub(super) fn either<'f, F>(
-    reference: Option<Reference>,
-    (field, files): (&str, Option<&'f F>),
-    instead: &str,
-    declaration: &Declaration,
-) -> Result<(Option<Referred>, Option<&'f F>), String> {
-    let is_standalone = declaration.surroundings.world.site == Site::Standalone;
-    match (reference, files) {
-        (Some(_), Some(_)) => Err(format!("it has both name and {field}: write one of them")),
-        (None, Some(_)) if !is_standalone => {
-            Err(format!("files are not read in a cluster: write the name of {instead}"))
-        }
-        (reference, files) => Ok((reference.map(|reference| Referred::by(declaration.object, reference)), files)),
     }
 }
 

@@ -10,15 +10,14 @@ use hyper::http::{
 use rustls::pki_types::ServerName;
 
 use super::{
-    Reason, backends,
-    certificates::either,
+    declaration::Declaration,
     defaults,
     findings::Place,
-    load_balancer::Declaration,
+    pods::Target,
     quotas,
-    reach::Target,
-    referred::Text,
+    referred::{Text, either},
     settings::{MILLISECOND, at_most, given, nonzero_u16},
+    verdict::Reason,
 };
 use crate::{
     api,
@@ -104,7 +103,7 @@ pub(super) fn refuse_impossible(
             None => {
                 let message = format!(
                     "backend `{}` has no `tls`, and no check of its own: write `tls` there, or leave transport out",
-                    backends::name(declared)
+                    declared.name()
                 );
                 place.elsewhere("spec.healthCheck.active.transport").refuse(message);
             }

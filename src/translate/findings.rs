@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Problem, Reason, Severity};
+use super::verdict::{Problem, Reason, Severity};
 use crate::{api, printable::limited, source::MAX_SENTENCE};
 
 #[derive(Default)]
@@ -142,4 +142,9 @@ pub(super) fn accepted<T>(
     let value = (!findings.refuse()).then_some(value);
     problems.extend(findings.concluded(meanwhile));
     value
+}
+
+/// Another item with the same identity.
+pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
+    (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }

@@ -2,20 +2,15 @@
 //!
 //! Addresses that somebody wrote are kept without a limit. Those of pods, which have uids beside them, are not.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Surroundings, reach::Target, slices::target};
-use crate::{
-    model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey},
-    source::{World, service_of},
+use super::{
+    pods::{Pods, Target},
+    surroundings::Surroundings,
 };
+use crate::model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey};
 
 /// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
 /// to another one sooner or later, of any namespace.
@@ -101,41 +96,5 @@ impl Surroundings<'_> {
         let latest = self.now.saturating_add(limit).unwrap_or(Timestamp::MAX);
         // It may be later than that where the clock has been put back.
         known.map_or(latest, |known| known.min(latest))
-    }
-}
-
-/// The pods that EndpointSlices list, by their addresses.
-pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
-
-struct Listed {
-    uid: Box<str>,
-    target: Target,
-    ports: Rc<[u16]>,
-}
-
-impl Pods {
-    fn of(world: &World) -> Self {
-        let mut pods: HashMap<IpAddr, Vec<Listed>> = HashMap::new();
-        for (key, slice) in &world.endpoint_slices {
-            let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
-            let service = service.and_then(|service| world.services.get(&service));
-            let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
-            for endpoint in &slice.endpoints {
-                let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
-                let target = service.map_or(Target::Anybody, |service| target(slice, endpoint, service));
-                for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                    pods.entry(ip.to_canonical()).or_default().push(Listed {
-                        uid: uid.into(),
-                        target,
-                        ports: ports.clone(),
-                    });
-                }
-            }
-        }
-        Self(pods)
-    }
-
-    fn at(&self, ip: IpAddr) -> &[Listed] {
-        self.0.get(&ip).map_or(&[], Vec::as_slice)
     }
 }

@@ -5,14 +5,19 @@ use std::{sync::Arc, time::Duration};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    Reason, certificates::Certificates, client_address, findings::Place, load_balancer::Declaration, routes,
-    settings::nonzero_u32,
+    certificates::Certificates,
+    client_address,
+    declaration::Declaration,
+    findings::Place,
+    routes,
+    settings::{nonzero_u32, start_tls},
+    verdict::Reason,
 };
 use crate::{
     api,
     model::{
-        Access, Keepalive, Limits, Listener, ListenerDrain, ProxyMode, ProxyProtocol, Rate, StartTls, Timeouts, Tls,
-        TlsMode, TlsVersion, UpstreamKey,
+        Access, Keepalive, Limits, Listener, ListenerDrain, ProxyMode, ProxyProtocol, Rate, Timeouts, Tls, TlsMode,
+        TlsVersion, UpstreamKey,
     },
 };
 
@@ -110,10 +115,6 @@ fn tls(
         }),
         routes,
     }
-}
-
-pub(super) fn start_tls(declared: Option<api::StartTls>) -> Option<StartTls> {
-    declared.map(|api::StartTls::Postgres| StartTls::Postgres)
 }
 
 fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {

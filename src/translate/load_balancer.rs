@@ -1,27 +1,26 @@
 //! One load balancer: what it asks for, and what it keeps while it is wrong.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Problem, Reason, Severity, Surroundings, Verdict,
     before::Before,
     certificates::Certificates,
-    findings::{Place, accepted},
-    keeping::NOT_FOR_LONG,
+    declaration::{Declaration, NONE_SERVED},
+    findings::{Place, accepted, twin},
     listener::{self, Shared},
-    meanwhile_listener,
+    messages::meanwhile_listener,
     ports::Wish,
     quotas, service, settings,
     slices::Retention,
+    surroundings::Surroundings,
     upstream,
+    verdict::{Problem, Reason, Severity, Verdict},
 };
 use crate::{
-    api::{self, Placement, TcpLoadBalancerSpec},
-    model::{Endpoint, Listener, ListenerKey, ObjectKey, Upstream},
+    api::{self, Placement},
+    model::{Listener, ListenerKey, ObjectKey, Upstream},
     source::{Declared, Site},
 };
-
-pub(super) const NONE_SERVED: &str = "none of its listeners is served";
 
 /// What one load balancer comes to, before it is known whether others have its ports.
 pub(super) struct Translated {
@@ -81,18 +80,7 @@ fn kept(object: &ObjectKey, before: &Before, surroundings: &Surroundings) -> Tra
     }
 }
 
-/// A load balancer as it is declared, and what it is translated with.
-pub(super) struct Declaration<'a> {
-    pub object: &'a ObjectKey,
-    pub uid: Option<&'a str>,
-    pub spec: &'a TcpLoadBalancerSpec,
-    /// What relative paths are relative to.
-    pub folder: &'a Path,
-    pub surroundings: &'a Surroundings<'a>,
-    pub before: Before<'a>,
-}
-
-impl<'a> Declaration<'a> {
+impl Declaration<'_> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
         match &self.surroundings.world.site {
             Site::Gateway(_, tenancy) => service::check(self.spec, tenancy, problems),
@@ -117,24 +105,6 @@ impl<'a> Declaration<'a> {
             false => listeners,
         };
         Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())), retention }
-    }
-
-    fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
-        self.before.listeners.get(&declared.port).copied()
-    }
-
-    /// What connections go to while what is declared of backends is of no use.
-    pub fn kept(&self) -> Option<Arc<Upstream>> {
-        self.before.upstream.as_ref().map(|before| self.surroundings.kept(self.object, before))
-    }
-
-    /// What is said of endpoints that are kept: `sentence`, if there are any.
-    pub fn meanwhile_to(&self, sentence: &str, kept: &[Endpoint]) -> String {
-        if kept.is_empty() {
-            return "it has no endpoints".into();
-        }
-        let some_go = kept.iter().any(|endpoint| self.surroundings.has_to_go(self.object, endpoint).is_some());
-        format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
@@ -225,11 +195,6 @@ impl<'a> Declaration<'a> {
 fn is_open_now(declared: &api::Listener, before: &Listener) -> bool {
     let asks = declared.tls.as_ref().is_some_and(|tls| tls.client_validation.is_some());
     asks && before.tls.as_ref().is_none_or(|tls| tls.client_validation.is_none())
-}
-
-/// Another item with the same identity.
-pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
-    (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }
 
 /// The one before, if it is equal: whoever holds it sees at a glance that nothing has changed.

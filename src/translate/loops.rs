@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{Problem, Reason, Severity, Verdicts, backend_name};
+use super::verdict::{Problem, Reason, Severity, Verdicts};
 use crate::{
     model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
     source::World,
@@ -24,7 +24,7 @@ pub(super) fn leave_out(snapshot: &mut Snapshot, world: &World, verdicts: &mut V
 fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &ListenerKey) -> Problem {
     let spec = world.load_balancers.get(object).and_then(|declared| declared.spec.as_ref());
     let backends = spec.map_or(&[][..], |spec| &spec.backends);
-    let index = backends.iter().position(|backend| backend_name(backend) == &*endpoint.backend);
+    let index = backends.iter().position(|backend| backend.name() == &*endpoint.backend);
     let ListenerKey { object: other, port } = target;
     let what = if other == object {
         format!("this load balancer's own listener {port}")

@@ -12,7 +12,9 @@ mod bindings;
 mod certificates;
 mod checks;
 mod client_address;
+mod declaration;
 mod defaults;
+mod endpoint_slices;
 mod findings;
 mod flags;
 mod keeping;
@@ -20,8 +22,11 @@ mod listener;
 mod load_balancer;
 mod locality;
 mod loops;
+mod messages;
 mod pem;
+mod pods;
 mod ports;
+mod proximity;
 mod quotas;
 mod reach;
 mod referred;
@@ -47,9 +52,8 @@ use std::{
 
 use jiff::Timestamp;
 
-pub use backends::name as backend_name;
 pub use keeping::UNREPORTED;
-pub use slices::selects_pods;
+pub use pods::selects_pods;
 use surroundings::Surroundings;
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
@@ -58,32 +62,6 @@ use crate::{
     model::{ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
     source::{COMMAND_LINE, Declared, Site, World},
 };
-
-/// What becomes of a listener that is wrong, for the end of a sentence.
-fn meanwhile_listener(served_before: bool) -> &'static str {
-    if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
-}
-
-/// What there is, for a sentence: the first few of many.
-fn listed(items: impl IntoIterator<Item: ToString>) -> String {
-    const MAX_LISTED: usize = 16;
-
-    let mut all = items.into_iter();
-    let mut items: Vec<_> = all.by_ref().take(MAX_LISTED).map(|item| item.to_string()).collect();
-    let more = all.count();
-    if more > 0 {
-        items.push(format!("and {more} more"));
-    }
-    if items.is_empty() { "none".into() } else { items.join(", ") }
-}
-
-/// What to tell those who refer to an object that is not in the world.
-fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
-    match world.unreadable.get(&(kind, key.clone())) {
-        Some(why) => format!("{kind} {key} cannot be read: {why}"),
-        None => format!("{kind} {key} does not exist: create it, or write the name of another"),
-    }
-}
 
 /// What to serve now, and what to tell each load balancer's owner.
 ///

@@ -7,9 +7,12 @@ mod held;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use held::Held;
+use held::{Held, Listeners};
 
-use super::{Problem, Reason, Severity, meanwhile_listener};
+use super::{
+    messages::meanwhile_listener,
+    verdict::{Problem, Reason, Severity},
+};
 use crate::model::{Listener, ListenerKey, overlap};
 
 /// What a listener asks for.
@@ -42,8 +45,6 @@ impl Wish {
         }
     }
 }
-
-type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
 /// The listeners that are served, and what to tell those that are not, or not as declared.
 pub(super) fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {

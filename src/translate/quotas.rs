@@ -1,6 +1,6 @@
 //! What is said of what is too much for its namespace.
 
-use super::{Reason, findings::Place, load_balancer::Declaration};
+use super::{declaration::Declaration, findings::Place, verdict::Reason};
 use crate::source::{Referred, Share, Tenancy};
 
 /// Whether the load balancer is within what its namespace may have.

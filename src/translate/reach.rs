@@ -11,7 +11,9 @@ use std::{
 use forms::{METADATA, forms, nowhere, special};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{Reason, bindings::Bindings, findings::Place, listed, slices::Slices};
+use super::{
+    bindings::Bindings, endpoint_slices::Slices, findings::Place, messages::listed, pods::Target, verdict::Reason,
+};
 use crate::{
     model::ObjectKey,
     source::{Tenancy, World, kept},
@@ -21,15 +23,6 @@ pub(super) enum Reach<'a> {
     /// Nobody shares the process with others.
     Everywhere,
     Bounded(Bounds<'a>),
-}
-
-/// What is known of the one that an address belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
-    /// It is a pod of the load balancer's own namespace.
-    Pod,
-    /// It may be anybody.
-    Anybody,
 }
 
 /// Why an address may not be a backend.

@@ -3,12 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Reason,
+    declaration::Declaration,
     findings::Place,
-    load_balancer::Declaration,
-    missing,
+    messages::missing,
     pem::{self, Block, PemError},
     quotas,
+    verdict::Reason,
 };
 use crate::{
     api::{RefKind, Reference},
@@ -137,5 +137,22 @@ impl Declaration<'_> {
                 world.unread(kind.name(), &key).map(Unchecked::Unread)
             }
         }
+    }
+}
+
+/// The object or the files that are referred to; where they may not be files, `instead` is what may be.
+pub(super) fn either<'f, F>(
+    reference: Option<Reference>,
+    (field, files): (&str, Option<&'f F>),
+    instead: &str,
+    declaration: &Declaration,
+) -> Result<(Option<Referred>, Option<&'f F>), String> {
+    let is_standalone = declaration.surroundings.world.site == Site::Standalone;
+    match (reference, files) {
+        (Some(_), Some(_)) => Err(format!("it has both name and {field}: write one of them")),
+        (None, Some(_)) if !is_standalone => {
+            Err(format!("files are not read in a cluster: write the name of {instead}"))
+        }
+        (reference, files) => Ok((reference.map(|reference| Referred::by(declaration.object, reference)), files)),
     }
 }

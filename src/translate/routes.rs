@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Reason, backends, findings::Place, listed, load_balancer::Declaration};
+use super::{declaration::Declaration, findings::Place, messages::listed, verdict::Reason};
 use crate::{
     api,
     model::{Route, TlsMode},
@@ -60,7 +60,7 @@ fn leads_to(route: &api::Route, declaration: &Declaration, place: &mut Place) ->
     if route.backends.is_empty() {
         return None;
     }
-    let known: Vec<_> = declaration.spec.backends.iter().map(backends::name).collect();
+    let known: Vec<_> = declaration.spec.backends.iter().map(api::Backend::name).collect();
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
     for (index, name) in route.backends.iter().enumerate() {
         if known.contains(&name.0.as_str()) {

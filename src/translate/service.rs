@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Problem, Reason,
-    findings::{Place, accepted},
-    listed,
-    load_balancer::twin,
+    findings::{Place, accepted, twin},
+    messages::listed,
+    verdict::{Problem, Reason},
 };
 use crate::{
     api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},

@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Reason, Surroundings, defaults, findings::Place, locality};
+use super::{defaults, findings::Place, surroundings::Surroundings, verdict::Reason};
 use crate::{
-    api,
-    api::TcpLoadBalancerSpec,
+    api::{self, Prefer, TcpLoadBalancerSpec},
     model::{
         Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
-        PassiveCheck, Preconnect, Rebalance, Timeouts,
+        PassiveCheck, Preconnect, Rebalance, StartTls, Timeouts,
     },
+    source,
 };
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -130,7 +130,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings,
     let overloaded_at = declared
         .locality
         .as_ref()
-        .and_then(|locality| locality::check(spec, surroundings, locality, &mut place.at("locality")));
+        .and_then(|locality| self::locality(spec, surroundings, locality, &mut place.at("locality")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
@@ -144,6 +144,49 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings,
         overloaded_at,
         without_table: false,
     }
+}
+
+/// Says what is wrong with the declared preference. Answers with how many connections overload an endpoint.
+fn locality(
+    spec: &TcpLoadBalancerSpec,
+    surroundings: &Surroundings,
+    declared: &api::Locality,
+    place: &mut Place,
+) -> Option<NonZeroU32> {
+    if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
+        place.refuse(
+            "with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or leave \
+             it out",
+        );
+    } else if spec.backends.iter().all(|backend| backend.service.is_none()) {
+        place.warn(
+            Reason::Invalid,
+            "it does nothing: only the endpoints of Services have a place. Give near addresses a lower `priority`, or \
+             leave it out",
+        );
+    } else {
+        warn_of_unknown_place(surroundings, declared.prefer, place);
+    }
+    let most = declared.overloaded_at?;
+    NonZeroU32::new(place.at("overloadedAt").number(most, 1..=10_000_000))
+}
+
+fn warn_of_unknown_place(surroundings: &Surroundings, prefer: Prefer, place: &mut Place) {
+    // Whoever only checks manifests serves them nowhere.
+    if surroundings.world.place.is_none() {
+        return;
+    }
+    let unknown =
+        |what: &str| format!("it does nothing here: this process does not know its {what}; start it with --{what}");
+    let sentence = match (prefer, surroundings.here()) {
+        (Prefer::SameNode, source::Place { node: None, .. }) => unknown("node"),
+        (Prefer::SameZone | Prefer::Hints, source::Place { zone: None, .. }) => unknown("zone"),
+        (_, source::Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
+            "no endpoint is in zone `{zone}`, where this process runs: check its --zone and the zones of the endpoints"
+        ),
+        (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,
+    };
+    place.warn(Reason::UnknownPlace, sentence);
 }
 
 fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
@@ -226,6 +269,10 @@ fn preconnect(declared: &api::Preconnect, place: &mut Place) -> Preconnect {
         per_endpoint: nonzero_u16(place.at("perEndpoint").number(declared.per_endpoint, 1..=1000)),
         idle_timeout: place.at("idleTimeout").duration(idle_timeout, Duration::from_millis(100)..),
     }
+}
+
+pub(super) fn start_tls(declared: Option<api::StartTls>) -> Option<StartTls> {
+    declared.map(|api::StartTls::Postgres| StartTls::Postgres)
 }
 
 pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Duration {

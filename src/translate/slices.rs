@@ -1,6 +1,6 @@
 //! The endpoints behind a Service's port, by the rules that kube-proxy has for EndpointSlices.
 
-mod index;
+mod member;
 mod port;
 mod retained;
 
@@ -14,33 +14,31 @@ use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint, EndpointSlice},
 };
+use member::Conditions;
 use port::TargetPort;
 use retained::{Match, Retained};
 
-pub(super) use index::{Slice, Slices};
+pub(super) use member::Member;
 pub(super) use retained::Retention;
 
 use super::{
-    Reason,
-    backends::Member,
+    declaration::Declaration,
+    endpoint_slices::Slice,
     findings,
-    load_balancer::Declaration,
-    locality::{self, Distances},
-    missing,
-    reach::{Reach, Refused, Target},
+    messages::missing,
+    pods::{belongs_to, is_managed, selects_pods, target},
+    proximity::{self, Distances},
+    reach::{Reach, Refused},
+    verdict::Reason,
 };
 use crate::{
     api::{BackendService, Prefer},
-    model::{self, Distance, ObjectKey, StableId, Unready},
+    model::{self, Distance, ObjectKey},
     source::{Place, SLICES_OF},
 };
 
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
-/// Says which controller writes a slice.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// The one that looks for the pods that Services select.
-const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
 /// The endpoints behind a Service's port.
 #[derive(Default)]
@@ -99,7 +97,7 @@ pub(super) fn members(
         place.leave_out(Reason::Invalid, message);
     }
     let family = family(service, slices);
-    let near = locality::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
+    let near = proximity::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
     let serving = Serving { port, service, reach: &surroundings.reach, near, before, declaration };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
@@ -178,7 +176,7 @@ impl Serving<'_> {
             unready: (!serves(found.conditions)).then(|| found.conditions.unready()),
             last_resort: !any_ready && serves(found.conditions),
             distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
-            ..member(found.endpoint, found.address)
+            ..Member::of(found.endpoint, found.address)
         };
         let stays = |retained: &Retained| {
             let serves = serves(retained.conditions);
@@ -203,40 +201,10 @@ impl Serving<'_> {
     }
 }
 
-/// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for a
-/// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
-/// a finalizer keeps from going then is told by that.
-pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
-    let managed = is_managed(slice);
-    let kept = slice.metadata.deletion_timestamp.is_none();
-    let pod =
-        endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
-    let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
-    let ours = selects_pods(service) && managed && kept && belongs_to(slice, service) && own;
-    if ours { Target::Pod } else { Target::Anybody }
-}
-
-/// True if Kubernetes looks for the pods of the Service itself.
-pub fn selects_pods(service: &Service) -> bool {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| !selector.is_empty())
-}
-
 /// True if a slice that Kubernetes writes is of an earlier Service of the same name, or about to go.
 fn is_replaced(slice: &EndpointSlice, service: &Service) -> bool {
     let is_of_another = !belongs_to(slice, service) && slice.metadata.owner_references.is_some();
     is_managed(slice) && (slice.metadata.deletion_timestamp.is_some() || is_of_another)
-}
-
-fn is_managed(slice: &EndpointSlice) -> bool {
-    let labels = slice.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS)
-}
-
-fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
-    let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
-    // A manifest of files has no uid.
-    service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))
 }
 
 /// An endpoint may be in two slices for a moment, as it moves from one to the other.
@@ -265,55 +233,5 @@ impl Candidate<'_> {
             *known = self;
         }
         known.conditions = conditions;
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Conditions {
-    ready: bool,
-    terminating: bool,
-    /// Terminates, and serves meanwhile.
-    last_resort: bool,
-}
-
-impl Conditions {
-    fn of(endpoint: &Endpoint) -> Self {
-        let conditions = endpoint.conditions.as_ref();
-        let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-        let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
-        let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-        Self { ready, last_resort: serving && terminating, terminating }
-    }
-
-    fn or(self, other: Self) -> Self {
-        Self {
-            ready: self.ready || other.ready,
-            last_resort: self.last_resort || other.last_resort,
-            terminating: self.terminating || other.terminating,
-        }
-    }
-
-    fn unready(self) -> Unready {
-        if self.terminating { Unready::Terminating } else { Unready::NotReady }
-    }
-}
-
-fn member(endpoint: &Endpoint, address: SocketAddr) -> Member {
-    let target = endpoint.target_ref.as_ref();
-    let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
-    // A pod that has its own name for hostname belongs to a StatefulSet: its name outlives its address.
-    let stable = pod.filter(|pod| pod.name.is_some() && pod.name == endpoint.hostname);
-    let stable_id = stable.map(|pod| {
-        let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
-        StableId::Pod(format!("{namespace}/{name}").into())
-    });
-    Member {
-        address,
-        uid: target.and_then(|target| target.uid.as_deref()).map(Into::into),
-        stable_id: stable_id.unwrap_or(StableId::Address(address)),
-        distance: Distance::Far,
-        unready: None,
-        last_resort: false,
-        until: None,
     }
 }

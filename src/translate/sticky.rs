@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Problem, Reason, Severity, Verdicts};
+use super::verdict::{Problem, Reason, Severity, Verdicts};
 use crate::model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, Upstream, maglev_slots};
 
 /// Decides it for all load balancers, and tells those whose tables would be too large.

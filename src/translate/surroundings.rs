@@ -2,7 +2,7 @@ use std::cell::OnceCell;
 
 use jiff::Timestamp;
 
-use super::{bindings::Bindings, keeping::Pods, locality, reach::Reach, slices::Slices};
+use super::{bindings::Bindings, endpoint_slices::Slices, locality, pods::Pods, reach::Reach};
 use crate::{
     model::Snapshot,
     source::{Place, Quotas, World, oldest_first},

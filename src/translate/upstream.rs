@@ -1,14 +1,14 @@
 //! The endpoints of a load balancer, and how connections are spread over them and opened.
 
 use super::{
-    Problem,
     backends::{self, Found},
     certificates::Certificates,
     checks, client_address,
+    declaration::{Declaration, NONE_SERVED},
     findings::accepted,
-    load_balancer::{Declaration, NONE_SERVED},
     settings,
     slices::Retention,
+    verdict::Problem,
 };
 use crate::model::{Keepalive, Upstream};
 

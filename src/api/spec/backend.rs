@@ -61,6 +61,12 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The declared name, else the Service's, else `default`.
+    pub fn name(&self) -> &str {
+        let service = || self.service.as_ref().map(|service| service.name.0.as_str());
+        self.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
+    }
+
     /// The objects that it refers to.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let of_check = self.check().and_then(ActiveCheck::password_ref).and_then(PasswordRef::reference);

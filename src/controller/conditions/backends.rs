@@ -7,16 +7,16 @@ use super::{
     situation::{Situation, Topic},
 };
 use crate::{
-    api::{BackendStatus, LastFailure},
+    api::{Backend, BackendStatus, LastFailure},
     model::{BackendHealth, FailedOver, Failure, Served},
-    translate::{Severity, backend_name},
+    translate::Severity,
 };
 
 /// One entry for each backend, in the declared order.
 pub fn backends(situation: &Situation) -> Vec<BackendStatus> {
     let reported = situation.served().flat_map(|(_, served)| served.backends.keys());
     let names: Vec<&str> = match situation.spec {
-        Some(spec) => spec.backends.iter().map(backend_name).collect(),
+        Some(spec) => spec.backends.iter().map(Backend::name).collect(),
         None => reported.map(String::as_str).collect(),
     };
     let mut seen = BTreeSet::new();

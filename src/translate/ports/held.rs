@@ -4,8 +4,9 @@ use std::{
     sync::Arc,
 };
 
-use super::Listeners;
 use crate::model::{Listener, ListenerKey};
+
+pub type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
 /// Who serves one port number, by address: many may have addresses of their own for the same port.
 #[derive(Clone, Default)]

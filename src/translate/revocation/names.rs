@@ -18,6 +18,15 @@ pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
     parts.collect()
 }
 
+/// The problem of a list whose issuer is written in another way than the `subject` of its authority.
+pub fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
+    format!(
+        "{place} has a list of the authority {subject} that writes its name in another way, as {issuer}, so that it would \
+         revoke nothing: have the list issued with the name as the certificate of the authority has it, with the same \
+         characters and string types"
+    )
+}
+
 /// The text of a string of any type. Bytes of other types stand for themselves.
 fn text(tag: Tag, bytes: &[u8]) -> String {
     match tag {

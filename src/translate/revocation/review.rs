@@ -8,7 +8,10 @@ use std::{
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::{List, misnamed, names, tie};
+use super::{
+    lists::{List, tie},
+    names,
+};
 use crate::model::{Authority, AuthorityReview, is_self_signed_authority};
 
 /// The certificates of authorities, apart by whether a list has revoked them.
@@ -77,7 +80,7 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
         let issuer = list.crl.issuer();
         if !subjects.contains(issuer.as_raw()) {
             if let Some(subject) = canonical.get(&names::canonical(issuer)) {
-                let refused = Some(misnamed(&authority.source, issuer, &subject.to_string()));
+                let refused = Some(names::misnamed(&authority.source, issuer, &subject.to_string()));
                 return AuthorityReview { refused, warnings };
             }
             strange.push(format!(

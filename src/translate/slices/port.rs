@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 use crate::{
     api::PortRef,
     model::ObjectKey,
-    translate::{Reason, findings::Place},
+    translate::{findings::Place, verdict::Reason},
 };
 
 const TCP: &str = "TCP";

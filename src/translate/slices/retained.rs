@@ -11,13 +11,13 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::{Conditions, Member};
+use super::member::{Conditions, Member};
 use crate::{
     model::{self, EndpointKey},
     translate::{
+        declaration::Declaration,
         keeping::{LONGEST, SETTLING, UNREPORTED},
-        load_balancer::Declaration,
-        reach::Target,
+        pods::Target,
     },
 };
 

@@ -1,0 +1,29 @@
+//! Parts of sentences that several modules use.
+
+use crate::{model::ObjectKey, source::World};
+
+/// What becomes of a listener that is wrong, for the end of a sentence.
+pub(super) fn meanwhile_listener(served_before: bool) -> &'static str {
+    if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
+}
+
+/// What there is, for a sentence: the first few of many.
+pub(super) fn listed(items: impl IntoIterator<Item: ToString>) -> String {
+    const MAX_LISTED: usize = 16;
+
+    let mut all = items.into_iter();
+    let mut items: Vec<_> = all.by_ref().take(MAX_LISTED).map(|item| item.to_string()).collect();
+    let more = all.count();
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}
+
+/// What to tell those who refer to an object that is not in the world.
+pub(super) fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
+    match world.unreadable.get(&(kind, key.clone())) {
+        Some(why) => format!("{kind} {key} cannot be read: {why}"),
+        None => format!("{kind} {key} does not exist: create it, or write the name of another"),
+    }
+}

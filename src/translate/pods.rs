@@ -1,0 +1,93 @@
+//! The pods that EndpointSlices list.
+
+use std::{collections::HashMap, net::IpAddr, rc::Rc};
+
+use k8s_openapi::api::{
+    core::v1::Service,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+
+use crate::{
+    model::ObjectKey,
+    source::{World, service_of},
+};
+
+/// Says which controller writes a slice.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The one that looks for the pods that Services select.
+const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
+
+/// What is known of the one that an address belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// It is a pod of the load balancer's own namespace.
+    Pod,
+    /// It may be anybody.
+    Anybody,
+}
+
+/// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for a
+/// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
+/// a finalizer keeps from going then is told by that.
+pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
+    let managed = is_managed(slice);
+    let kept = slice.metadata.deletion_timestamp.is_none();
+    let pod =
+        endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
+    let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
+    let ours = selects_pods(service) && managed && kept && belongs_to(slice, service) && own;
+    if ours { Target::Pod } else { Target::Anybody }
+}
+
+/// True if Kubernetes looks for the pods of the Service itself.
+pub fn selects_pods(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| !selector.is_empty())
+}
+
+pub(super) fn is_managed(slice: &EndpointSlice) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS)
+}
+
+pub(super) fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
+    let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
+    // A manifest of files has no uid.
+    service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))
+}
+
+/// The pods that EndpointSlices list, by their addresses.
+pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
+
+pub(super) struct Listed {
+    pub uid: Box<str>,
+    pub target: Target,
+    pub ports: Rc<[u16]>,
+}
+
+impl Pods {
+    pub fn of(world: &World) -> Self {
+        let mut pods: HashMap<IpAddr, Vec<Listed>> = HashMap::new();
+        for (key, slice) in &world.endpoint_slices {
+            let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
+            let service = service.and_then(|service| world.services.get(&service));
+            let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
+            for endpoint in &slice.endpoints {
+                let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
+                let target = service.map_or(Target::Anybody, |service| target(slice, endpoint, service));
+                for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
+                    pods.entry(ip.to_canonical()).or_default().push(Listed {
+                        uid: uid.into(),
+                        target,
+                        ports: ports.clone(),
+                    });
+                }
+            }
+        }
+        Self(pods)
+    }
+
+    pub fn at(&self, ip: IpAddr) -> &[Listed] {
+        self.0.get(&ip).map_or(&[], Vec::as_slice)
+    }
+}
