@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{pods::Target, reach::Reach, surroundings::Surroundings};
+use super::context::{Surroundings, pods::Target, reach::Reach};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     source::Declared,

@@ -1,6 +1,9 @@
 use std::{path::Path, sync::Arc};
 
-use super::{before::Before, keeping::NOT_FOR_LONG, surroundings::Surroundings};
+use super::{
+    before::Before,
+    context::{Surroundings, expirations::NOT_FOR_LONG},
+};
 use crate::{
     api::{self, TcpLoadBalancerSpec},
     model::{Endpoint, Listener, ObjectKey, Upstream},

@@ -3,16 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    backends::slices::Retention,
     before::Before,
-    certificates::Certificates,
+    context::Surroundings,
     declaration::{Declaration, NONE_SERVED},
     findings::{Place, accepted, twin},
-    listener::{self, Shared},
+    listeners::{self, Shared, ports::Wish, service},
     messages::meanwhile_listener,
-    ports::Wish,
-    quotas, service, settings,
-    slices::Retention,
-    surroundings::Surroundings,
+    quotas, settings,
+    tls::certificates::Certificates,
     upstream,
     verdict::{Problem, Reason, Severity, Verdict},
 };
@@ -155,7 +154,7 @@ impl Declaration<'_> {
                 // Of what is beyond the quota, no Secret is read.
                 let is_within = within_quota && quotas::check_listener(self, index, place);
                 let before = before.map(|before| &**before);
-                is_within.then(|| listener::translate(declared, shared, self, before, certificates, place)).flatten()
+                is_within.then(|| listeners::translate(declared, shared, self, before, certificates, place)).flatten()
             });
             let wish = match listener.flatten() {
                 Some(listener) => {

@@ -4,42 +4,22 @@
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
-mod authorities;
-mod backend_tls;
 mod backends;
 mod before;
-mod bindings;
-mod certificates;
-mod checks;
-mod client_address;
+mod context;
 mod declaration;
 mod defaults;
-mod endpoint_slices;
 mod findings;
 mod flags;
-mod keeping;
-mod listener;
+mod listeners;
 mod load_balancer;
-mod locality;
-mod loops;
 mod messages;
-mod pem;
-mod pods;
-mod ports;
-mod proximity;
 mod quotas;
-mod reach;
-mod referred;
-mod revocation;
-mod routes;
-mod service;
+mod references;
 mod settings;
-mod slices;
-mod sticky;
-mod surroundings;
+mod tls;
 mod upstream;
 mod verdict;
-mod weights;
 
 #[cfg(test)]
 mod tests;
@@ -50,11 +30,13 @@ use std::{
     sync::Arc,
 };
 
+use backends::{loops, sticky};
+use context::Surroundings;
 use jiff::Timestamp;
+use listeners::ports;
+use tls::certificates::Certificates;
 
-pub use keeping::UNREPORTED;
-pub use pods::selects_pods;
-use surroundings::Surroundings;
+pub use context::{expirations::UNREPORTED, pods::selects_pods};
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
@@ -112,7 +94,7 @@ struct Host {
 
 fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Hosts) -> (Snapshot, Verdicts) {
     let surroundings = Surroundings::of(world, previous, now);
-    let mut certificates = certificates::Certificates::new(world, previous, now);
+    let mut certificates = Certificates::new(world, previous, now);
     let mut hosts: Vec<Host> = Vec::new();
     let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{defaults, findings::Place, surroundings::Surroundings, verdict::Reason};
+use super::{context::Surroundings, defaults, findings::Place, verdict::Reason};
 use crate::{
     api::{self, Prefer, TcpLoadBalancerSpec},
     model::{

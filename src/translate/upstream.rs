@@ -1,13 +1,12 @@
 //! The endpoints of a load balancer, and how connections are spread over them and opened.
 
 use super::{
-    backends::{self, Found},
-    certificates::Certificates,
-    checks, client_address,
+    backends::{self, Found, checks, slices::Retention},
     declaration::{Declaration, NONE_SERVED},
     findings::accepted,
+    listeners::client_address,
     settings,
-    slices::Retention,
+    tls::certificates::Certificates,
     verdict::Problem,
 };
 use crate::model::{Keepalive, Upstream};

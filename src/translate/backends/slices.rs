@@ -19,22 +19,24 @@ use port::TargetPort;
 use retained::{Match, Retained};
 
 pub(super) use member::Member;
-pub(super) use retained::Retention;
+pub use retained::Retention;
 
-use super::{
-    declaration::Declaration,
-    endpoint_slices::Slice,
-    findings,
-    messages::missing,
-    pods::{belongs_to, is_managed, selects_pods, target},
-    proximity::{self, Distances},
-    reach::{Reach, Refused},
-    verdict::Reason,
-};
+use super::proximity::{self, Distances};
 use crate::{
     api::{BackendService, Prefer},
     model::{self, Distance, ObjectKey},
     source::{Place, SLICES_OF},
+    translate::{
+        context::{
+            endpoint_slices::Slice,
+            pods::{belongs_to, is_managed, selects_pods, target},
+            reach::{Reach, Refused},
+        },
+        declaration::Declaration,
+        findings,
+        messages::missing,
+        verdict::Reason,
+    },
 };
 
 const IPV4: &str = "IPv4";

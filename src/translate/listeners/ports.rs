@@ -9,15 +9,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use held::{Held, Listeners};
 
-use super::{
-    messages::meanwhile_listener,
-    verdict::{Problem, Reason, Severity},
+use crate::{
+    model::{Listener, ListenerKey, overlap},
+    translate::{
+        messages::meanwhile_listener,
+        verdict::{Problem, Reason, Severity},
+    },
 };
-use crate::model::{Listener, ListenerKey, overlap};
 
 /// What a listener asks for.
 #[derive(Clone, Debug)]
-pub(super) enum Wish {
+pub enum Wish {
     /// To serve as declared.
     Declared {
         listener: Arc<Listener>,
@@ -47,7 +49,7 @@ impl Wish {
 }
 
 /// The listeners that are served, and what to tell those that are not, or not as declared.
-pub(super) fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
+pub fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     for (key, wish) in wishes {
         // Where they are bound: what they declare may be another port.

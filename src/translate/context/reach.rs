@@ -11,15 +11,14 @@ use std::{
 use forms::{METADATA, forms, nowhere, special};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{
-    bindings::Bindings, endpoint_slices::Slices, findings::Place, messages::listed, pods::Target, verdict::Reason,
-};
+use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
 use crate::{
     model::ObjectKey,
     source::{Tenancy, World, kept},
+    translate::{findings::Place, messages::listed, verdict::Reason},
 };
 
-pub(super) enum Reach<'a> {
+pub enum Reach<'a> {
     /// Nobody shares the process with others.
     Everywhere,
     Bounded(Bounds<'a>),
@@ -27,7 +26,7 @@ pub(super) enum Reach<'a> {
 
 /// Why an address may not be a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// What kind of address it is that nothing can be connected to.
     Nowhere(&'static str),
     /// What kind of address it is.
@@ -78,7 +77,7 @@ impl<'a> Reach<'a> {
 
 /// The addresses of one place that are refused, and why: so many that each is not told on its own.
 #[derive(Default)]
-pub(super) struct Refused(BTreeMap<Refusal, (SocketAddr, usize)>);
+pub struct Refused(BTreeMap<Refusal, (SocketAddr, usize)>);
 
 impl Refused {
     /// Whether the address may be a backend.
@@ -109,7 +108,7 @@ impl Refused {
     }
 }
 
-pub(super) struct Bounds<'a> {
+pub struct Bounds<'a> {
     tenancy: &'a Tenancy,
     /// Addresses of the proxies and of the API server.
     ours: BTreeSet<IpAddr>,

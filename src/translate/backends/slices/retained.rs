@@ -15,9 +15,11 @@ use super::member::{Conditions, Member};
 use crate::{
     model::{self, EndpointKey},
     translate::{
+        context::{
+            expirations::{LONGEST, SETTLING, UNREPORTED},
+            pods::Target,
+        },
         declaration::Declaration,
-        keeping::{LONGEST, SETTLING, UNREPORTED},
-        pods::Target,
     },
 };
 

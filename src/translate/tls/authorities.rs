@@ -13,16 +13,18 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer, revocation_lis
 
 use super::{
     certificates::{Certificates, WRITE_CERTIFICATE, cached, fingerprint, timestamp, whole_certificate},
-    declaration::Declaration,
-    findings::Place,
     pem::{Block, Label},
-    referred::{Meanwhile, Text, either},
     revocation::{self, Anchors, Lists},
-    verdict::Reason,
 };
 use crate::{
     api,
     model::{Authority, AuthorityReview, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned},
+    translate::{
+        declaration::Declaration,
+        findings::Place,
+        references::{Meanwhile, Text, either},
+        verdict::Reason,
+    },
 };
 
 impl<'a> Certificates<'a> {
@@ -345,7 +347,7 @@ fn client_verifier(
 }
 
 /// A verifier for these authorities and their lists, made of those that are made with roots and lists.
-pub(super) fn verifier<V: ?Sized, E>(
+pub fn verifier<V: ?Sized, E>(
     authorities: &[Arc<Authority>],
     now: Timestamp,
     make: impl Fn(Arc<RootCertStore>, Vec<CertificateRevocationListDer<'static>>) -> Result<Arc<V>, E>,

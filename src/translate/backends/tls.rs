@@ -11,13 +11,16 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use super::{
-    authorities::verifier, certificates::Certificates, declaration::Declaration, findings::Place, settings::start_tls,
-    verdict::Reason,
-};
 use crate::{
     api,
     model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient, WithSelfSigned},
+    translate::{
+        declaration::Declaration,
+        findings::Place,
+        settings::start_tls,
+        tls::{authorities::verifier, certificates::Certificates},
+        verdict::Reason,
+    },
 };
 
 /// TLS as declared, to be used only if nothing was refused. What equals that of `before` is the same, with its sessions.

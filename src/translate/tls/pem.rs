@@ -6,6 +6,8 @@ mod tests;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
+use crate::translate::references::Text;
+
 /// The lines between a BEGIN line and an END line, decoded.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
@@ -48,11 +50,19 @@ const MARK: &str =
     "write `-----BEGIN …-----` and `-----END …-----` each on a line of its own, from its first column on";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+impl Text<'_> {
+    /// The blocks of a PEM text.
+    pub fn blocks(&self) -> Result<Vec<Block>, String> {
+        let title = &self.title;
+        blocks(self.bytes).map_err(|PemError { line, problem }| format!("{title} is not PEM at line {line}: {problem}"))
+    }
+}
+
 /// All blocks of a text. Between them there may be explanations; a byte order mark at its beginning means nothing.
 ///
 /// # Errors
 /// If any line is neither an explanation nor part of a whole block with a known label.
-pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
+fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mut blocks = Vec::new();
     let mut open: Option<Open> = None;

@@ -19,7 +19,7 @@ const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
 /// What is known of the one that an address belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
+pub enum Target {
     /// It is a pod of the load balancer's own namespace.
     Pod,
     /// It may be anybody.
@@ -29,7 +29,7 @@ pub(super) enum Target {
 /// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for a
 /// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
 /// a finalizer keeps from going then is told by that.
-pub(super) fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
+pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
     let managed = is_managed(slice);
     let kept = slice.metadata.deletion_timestamp.is_none();
     let pod =
@@ -45,12 +45,12 @@ pub fn selects_pods(service: &Service) -> bool {
     selector.is_some_and(|selector| !selector.is_empty())
 }
 
-pub(super) fn is_managed(slice: &EndpointSlice) -> bool {
+pub fn is_managed(slice: &EndpointSlice) -> bool {
     let labels = slice.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == ENDPOINTS_OF_SELECTORS)
 }
 
-pub(super) fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
+pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
     let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
     // A manifest of files has no uid.
     service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))

@@ -8,9 +8,9 @@ use crate::{
 };
 
 /// All EndpointSlices by the namespace and name of their Service: many are asked for, and each is looked at once.
-pub(super) struct Slices<'a>(HashMap<&'a str, HashMap<&'a str, Vec<Slice<'a>>>>);
+pub struct Slices<'a>(HashMap<&'a str, HashMap<&'a str, Vec<Slice<'a>>>>);
 
-pub(super) type Slice<'a> = (&'a ObjectKey, &'a EndpointSlice);
+pub type Slice<'a> = (&'a ObjectKey, &'a EndpointSlice);
 
 impl<'a> Slices<'a> {
     pub fn of(world: &'a World) -> Self {

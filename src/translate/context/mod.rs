@@ -1,8 +1,21 @@
+//! Everything that the load balancers of one translation share: addresses and ports that may be used, EndpointSlices,
+//! pods, and the place of this process.
+
+pub(super) mod bindings;
+pub(super) mod endpoint_slices;
+pub(super) mod expirations;
+mod locality;
+pub(super) mod pods;
+pub(super) mod reach;
+
 use std::cell::OnceCell;
 
+use bindings::Bindings;
+use endpoint_slices::Slices;
 use jiff::Timestamp;
+use pods::Pods;
+use reach::Reach;
 
-use super::{bindings::Bindings, endpoint_slices::Slices, locality, pods::Pods, reach::Reach};
 use crate::{
     model::Snapshot,
     source::{Place, Quotas, World, oldest_first},
@@ -18,7 +31,7 @@ pub(super) struct Surroundings<'a> {
     pub slices: Slices<'a>,
     pub reach: Reach<'a>,
     /// Made once something has to be kept.
-    pub pods: OnceCell<Pods>,
+    pods: OnceCell<Pods>,
     /// Looked for once somebody prefers what is near.
     here: OnceCell<Place>,
     all_are_elsewhere: OnceCell<bool>,

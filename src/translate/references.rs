@@ -2,14 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{
-    declaration::Declaration,
-    findings::Place,
-    messages::missing,
-    pem::{self, Block, PemError},
-    quotas,
-    verdict::Reason,
-};
+use super::{declaration::Declaration, findings::Place, messages::missing, quotas, verdict::Reason};
 use crate::{
     api::{RefKind, Reference},
     source::{Referred, Site, World},
@@ -56,13 +49,6 @@ impl<'a> Text<'a> {
             Some(Err(problem)) => Err(format!("{title}: {problem}")),
             None => Err(format!("{title} has not been read")),
         }
-    }
-
-    /// The blocks of a PEM text.
-    pub fn blocks(&self) -> Result<Vec<Block>, String> {
-        let title = &self.title;
-        pem::blocks(self.bytes)
-            .map_err(|PemError { line, problem }| format!("{title} is not PEM at line {line}: {problem}"))
     }
 }
 

@@ -14,22 +14,22 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time, x509::X509Version,
 };
 
-use super::{
-    declaration::Declaration,
-    findings::Place,
-    pem::{Block, Label},
-    referred::{Meanwhile, Text, either},
-    verdict::Reason,
-};
+use super::pem::{Block, Label};
 use crate::{
     api,
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
     source::{Referred, World},
+    translate::{
+        declaration::Declaration,
+        findings::Place,
+        references::{Meanwhile, Text, either},
+        verdict::Reason,
+    },
 };
 
 /// Reads certificates, each distinct one once, right or wrong: what was read before with the same result is taken from
 /// the snapshot before.
-pub(super) struct Certificates<'a> {
+pub struct Certificates<'a> {
     pub world: &'a World,
     pub now: Timestamp,
     pub cache: CertificateCache,

@@ -1,9 +1,9 @@
 //! Whether the proxies see their clients' addresses, or those of the nodes that connections come through.
 
-use super::findings::Place;
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
     source::{Site, World},
+    translate::findings::Place,
 };
 
 const INSTEAD: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \
@@ -28,7 +28,7 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
 }
 
 /// The same of what chooses an endpoint.
-pub(super) fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
+pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
     let sticky = spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == Algorithm::Maglev);
     if sticky && is_lost(spec, world) && spec.listeners.iter().any(|listener| listener.proxy_protocol.is_none()) {
         place.at("algorithm").refuse(INSTEAD);

@@ -2,14 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::verdict::{Problem, Reason, Severity, Verdicts};
 use crate::{
     model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
     source::World,
+    translate::verdict::{Problem, Reason, Severity, Verdicts},
 };
 
 /// Leaves endpoints out through which connections would come back to their listener, and tells their load balancers.
-pub(super) fn leave_out(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
+pub fn leave_out(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
     // Other addresses of this host are known to those who serve, not here.
     for (key, endpoints) in loops(&snapshot.listeners, &snapshot.upstreams, |ip: IpAddr| ip.is_loopback()) {
         let object = &key.object;

@@ -9,16 +9,6 @@ use hyper::http::{
 };
 use rustls::pki_types::ServerName;
 
-use super::{
-    declaration::Declaration,
-    defaults,
-    findings::Place,
-    pods::Target,
-    quotas,
-    referred::{Text, either},
-    settings::{MILLISECOND, at_most, given, nonzero_u16},
-    verdict::Reason,
-};
 use crate::{
     api,
     model::{
@@ -26,11 +16,21 @@ use crate::{
         PostgresSession, Probe, RedisSession, Role, Transport,
     },
     source::Site,
+    translate::{
+        context::pods::Target,
+        declaration::Declaration,
+        defaults,
+        findings::Place,
+        quotas,
+        references::{Text, either},
+        settings::{MILLISECOND, at_most, given, nonzero_u16},
+        verdict::Reason,
+    },
 };
 
 /// That of the load balancer. `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes'
 /// readiness rules there, and bare connections hurt some databases.
-pub(super) fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<ActiveCheck>> {
+pub fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<ActiveCheck>> {
     let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
     match declared {
         None if declaration.surroundings.world.site != Site::Standalone => None,

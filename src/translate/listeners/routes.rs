@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{declaration::Declaration, findings::Place, messages::listed, verdict::Reason};
 use crate::{
     api,
     model::{Route, TlsMode},
+    translate::{declaration::Declaration, findings::Place, messages::listed, verdict::Reason},
 };
 
 /// At least one, unless something is refused. A backend that there is not costs its route only: whoever asks for that

@@ -6,16 +6,16 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::{findings::Place, messages::listed, verdict::Reason};
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
     source::{Declared, Quotas, Site, Tenancy, World},
+    translate::{findings::Place, messages::listed, verdict::Reason},
 };
 
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-pub(super) enum Bindings<'a> {
+pub enum Bindings<'a> {
     /// As they are declared.
     Declared,
     /// All to this address.

@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    findings::{Place, accepted, twin},
-    messages::listed,
-    verdict::{Problem, Reason},
-};
 use crate::{
     api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
     source::Tenancy,
+    translate::{
+        findings::{Place, accepted, twin},
+        messages::listed,
+        verdict::{Problem, Reason},
+    },
 };
 
 const MEANWHILE: &str = "its Service is neither created nor changed";
 
-pub(super) fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
+pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
     accepted("spec.service", MEANWHILE, problems, |place| check_template(&template, tenancy, place));
     for index in 0..spec.listeners.len() {
@@ -26,7 +26,7 @@ pub(super) fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mu
 }
 
 /// Refuses what is asked of a Service where none is kept.
-pub(super) fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
+pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
     const MEANWHILE: &str = "it has no Service";
 
     if spec.service.is_some() {

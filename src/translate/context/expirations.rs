@@ -6,25 +6,25 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    pods::{Pods, Target},
-    surroundings::Surroundings,
+use super::pods::{Pods, Target};
+use crate::{
+    model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey},
+    translate::context::Surroundings,
 };
-use crate::model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey};
 
 /// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
 /// to another one sooner or later, of any namespace.
-pub(super) const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+pub const LONGEST: SignedDuration = SignedDuration::from_mins(5);
 
 /// Long enough for EndpointSlices that are written one after the other, while a Service gets new ones or its endpoints
 /// move from one to another.
-pub(super) const SETTLING: SignedDuration = SignedDuration::from_secs(1);
+pub const SETTLING: SignedDuration = SignedDuration::from_secs(1);
 
 /// How long the EndpointSlices of a Service may be missing, or not match it, before it is reported.
 pub const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
 
 /// What is said of endpoints that are kept no longer than that.
-pub(super) const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+pub const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
 
 impl Surroundings<'_> {
     /// What a load balancer had before, as far as it may be kept.

@@ -9,11 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use super::verdict::{Problem, Reason, Severity, Verdicts};
-use crate::model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, Upstream, maglev_slots};
+use crate::{
+    model::{Algorithm, Listener, MAX_MAGLEV_SLOTS, Snapshot, Upstream, maglev_slots},
+    translate::verdict::{Problem, Reason, Severity, Verdicts},
+};
 
 /// Decides it for all load balancers, and tells those whose tables would be too large.
-pub(super) fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
+pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
     let Snapshot { listeners, upstreams, .. } = snapshot;
     let is_sticky = |upstream: &Upstream| upstream.balancing.algorithm == Algorithm::Maglev;
     for (key, upstream) in upstreams.iter_mut().filter(|(_, upstream)| is_sticky(upstream)) {

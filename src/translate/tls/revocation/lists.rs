@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateRevocationListDer;
 use x509_parser::{extensions::ParsedExtension, prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use crate::{model::Authority, translate::certificates::timestamp};
+use crate::{model::Authority, translate::tls::certificates::timestamp};
 
 pub type Der = CertificateRevocationListDer<'static>;
 

@@ -1,16 +1,19 @@
 //! One listener: what it does with a connection before an endpoint is chosen.
 
+pub(super) mod client_address;
+pub(super) mod ports;
+mod routes;
+pub(super) mod service;
+
 use std::{sync::Arc, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    certificates::Certificates,
-    client_address,
     declaration::Declaration,
     findings::Place,
-    routes,
     settings::{nonzero_u32, start_tls},
+    tls::certificates::Certificates,
     verdict::Reason,
 };
 use crate::{

@@ -1,22 +1,30 @@
 //! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
 
+pub(super) mod checks;
+pub(super) mod loops;
+mod proximity;
+pub(super) mod slices;
+pub(super) mod sticky;
+mod tls;
+mod weights;
+
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use slices::{Listed, Member, Retention};
+use weights::{Share, endpoint_weights};
 
 use super::{
-    backend_tls,
-    certificates::Certificates,
-    checks,
+    context::{
+        Surroundings,
+        expirations::{LONGEST, UNREPORTED},
+        pods::Target,
+        reach::{Refusal, Refused},
+    },
     declaration::Declaration,
     findings::{Findings, Place, twin},
-    keeping::{LONGEST, UNREPORTED},
-    pods::Target,
-    reach::{Refusal, Refused},
-    slices::{self, Listed, Member, Retention},
-    surroundings::Surroundings,
+    tls::certificates::Certificates,
     verdict::{Problem, Reason},
-    weights::{Share, endpoint_weights},
 };
 use crate::{
     api::{self, AddressPort, BackendService, Host, TcpLoadBalancerSpec},
@@ -227,9 +235,10 @@ fn settings(
             Some(own) => checks::active_check(own, declaration, &mut place.at("healthCheck").at("active")),
             None => active_check.cloned(),
         },
-        tls: backend.tls.as_ref().and_then(|declared| {
-            backend_tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))
-        }),
+        tls: backend
+            .tls
+            .as_ref()
+            .and_then(|declared| tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))),
         priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
         unready,
         service: backend.service.as_ref().map(|service| service.name.0.as_str().into()),
