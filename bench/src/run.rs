@@ -55,6 +55,18 @@ pub async fn count(contenders: &[String], results: &Path) -> Result<()> {
     kept.write(results)
 }
 
+impl Contender {
+    /// With what only helps this work, and cannot be set for one port.
+    fn tuned_for(self, work: Work) -> Self {
+        match (self.program, work) {
+            (Program::Haproxy, Work::Bulk(_)) => {
+                Self { arguments: &["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/peers/haproxy-bulk.cfg")], ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
 impl Bench {
     async fn measure(&self, axis: &Axis, plan: &Plan) -> Result<Vec<BTreeMap<String, Round>>> {
         let contenders = self.entrants(axis.field, plan)?;

@@ -1,6 +1,7 @@
 //! One endpoint among many changes: how soon that counts, what it costs, and whom it disturbs.
 
 mod configurations;
+mod many;
 
 use std::{
     io,
@@ -10,27 +11,21 @@ use std::{
 
 use anyhow::{Result, bail};
 use configurations::Change;
+pub use many::Many;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
 };
 
-use super::Round;
+use super::round::Round;
 use crate::{
-    backend::{Backends, Opening, WHO, local},
+    backend::WHO,
     contender::{Contender, Running},
     load::{
         Failures,
         client::{Client, Stream, echo},
     },
 };
-
-#[derive(Clone, Copy, Debug)]
-pub struct Many {
-    pub load_balancers: u16,
-    /// Of each.
-    pub endpoints: u8,
-}
 
 /// Connections that are open while it changes, on the load balancer that changes and on as many others.
 const HELD: u16 = 20;
@@ -43,31 +38,6 @@ const COST: Duration = Duration::from_secs(3);
 
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-const FIRST_PORT: u16 = 28500;
-const BACKEND_PORT: u16 = 28320;
-
-impl Many {
-    /// The load balancer whose endpoint changes.
-    fn changing(&self) -> u16 {
-        self.load_balancers / 2
-    }
-
-    fn client(load_balancer: u16) -> Client {
-        Client { server: local([127, 0, 0, 1], FIRST_PORT + load_balancer), tls: None }
-    }
-
-    /// The address of an endpoint's host: numbers from 1. The one after the last is what the last one changes to.
-    fn host(endpoint: u8) -> [u8; 4] {
-        [127, 10, 0, endpoint]
-    }
-
-    /// Servers that say who they are.
-    pub fn add_backends(&self, backends: &mut Backends) -> Result<()> {
-        (1..=self.endpoints + 1)
-            .try_for_each(|endpoint| backends.add(local(Self::host(endpoint), BACKEND_PORT), Opening::None))
-    }
-}
 
 pub async fn round(contender: &Contender, many: Many, folder: &Path) -> Result<Round> {
     let change = Change::prepare(contender, many, folder)?;

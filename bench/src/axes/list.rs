@@ -1,6 +1,12 @@
 //! The axes.
 
-use super::{Axis, Direction, Door, Field, Figure, Goal, Way, Work, change::Many, mixed::Mix};
+use super::{
+    axis::{Axis, Field, Figure, Goal, Way, Work},
+    bulk::Direction,
+    change::Many,
+    door::Door,
+    mixed::Mix,
+};
 use crate::cores;
 
 const fn of_cpu(unit: &'static str, goal: f64) -> Figure {

@@ -11,13 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-pub use programs::{Program, Programs, in_path};
+pub use programs::{OURS, Program, Programs, in_path};
 pub use running::Running;
 
-use crate::{axes::Work, cores};
-
-/// The name of what this bench is for.
-pub const OURS: &str = "tcplb";
+use crate::cores;
 
 /// What is measured: a program and how it is run.
 #[derive(Clone, Debug)]
@@ -42,16 +39,6 @@ impl Contender {
             Program::Envoy => "peers/envoy.yaml",
         };
         Self { name: program.name(), program, path, configuration, arguments: &[], cores: cores::CONTENDER }
-    }
-
-    /// With what only helps this work, and cannot be set for one port.
-    pub fn tuned_for(self, work: Work) -> Self {
-        match (self.program, work) {
-            (Program::Haproxy, Work::Bulk(_)) => {
-                Self { arguments: &["-f", concat!(env!("CARGO_MANIFEST_DIR"), "/peers/haproxy-bulk.cfg")], ..self }
-            }
-            _ => self,
-        }
     }
 
     /// Starts it with its own configuration, in a folder that has the certificates.

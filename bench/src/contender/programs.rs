@@ -9,6 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+/// The name of what this bench is for.
+pub const OURS: &str = "tcplb";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Tcplb,
@@ -22,7 +25,7 @@ impl Program {
 
     pub fn name(self) -> &'static str {
         match self {
-            Self::Tcplb => super::OURS,
+            Self::Tcplb => OURS,
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
             Self::Envoy => "Envoy",

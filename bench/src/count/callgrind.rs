@@ -4,7 +4,7 @@ use std::{ffi::OsString, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Tally;
+use super::counter::Tally;
 
 /// Under this name all instructions are counted.
 const NAME: &str = "instructions";

@@ -1,24 +1,17 @@
 //! `bench count`: what one operation needs, of every contender.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
-use super::{Count, Counter, WORKS, count};
+use super::{
+    counter::{Counter, Counts},
+    operation::count,
+    work::WORKS,
+};
 use crate::{
     axes::ONE_WORKER,
     bench::Bench,
     contender::{Contender, OURS, Program, in_path},
 };
-
-/// Of each contender, of each work, of each counter.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Counts {
-    /// The key of the run that they come from.
-    pub run: String,
-    pub of: BTreeMap<String, BTreeMap<String, BTreeMap<String, Count>>>,
-}
 
 /// Counts all that can be counted. What cannot is said, and left out.
 pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> bool) -> Result<Counts> {

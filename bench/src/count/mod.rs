@@ -3,135 +3,13 @@
 
 mod callgrind;
 mod contenders;
+mod counter;
+mod operation;
 mod smoke;
 mod strace;
 mod work;
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
-};
-
-use anyhow::{Context, Result};
-pub use contenders::{Counts, contenders};
-use serde::{Deserialize, Serialize};
+pub use contenders::contenders;
+pub use counter::{Counter, Counts};
 pub use smoke::{Purpose, smoke};
-use work::CountedWork;
 pub use work::WORKS;
-
-use crate::{axes::Door, bench::Bench, contender::Contender, cores};
-
-/// What counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// Of user space, by `valgrind --tool=callgrind`.
-    Instructions,
-    /// By `strace -c`.
-    SystemCalls,
-}
-
-/// How often each name was counted: system calls by name, instructions by one name.
-type Tally = BTreeMap<String, u64>;
-
-/// What one operation needs.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Count {
-    pub each: f64,
-    /// Those that are there at least once in ten operations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub by_name: BTreeMap<String, f64>,
-}
-
-impl Counter {
-    pub const ALL: [Self; 2] = [Self::SystemCalls, Self::Instructions];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Instructions => "instructions",
-            Self::SystemCalls => "system calls",
-        }
-    }
-
-    /// How many times as many operations as usual. A start varies by half a million instructions, which must not show
-    /// in one operation; the calls of a start hardly vary, and each is slow to count.
-    fn factor(self) -> u32 {
-        match self {
-            Self::Instructions => 4,
-            Self::SystemCalls => 1,
-        }
-    }
-
-    pub fn program(self) -> &'static str {
-        match self {
-            Self::Instructions => "valgrind",
-            Self::SystemCalls => "strace",
-        }
-    }
-}
-
-/// Counts what one operation of this contender needs.
-pub async fn count(bench: &Bench, counter: Counter, work: &CountedWork, contender: &Contender) -> Result<Count> {
-    // On the core of the load: whatever is sent is there, all of it, before anybody looks.
-    let contender = &Contender { cores: cores::LOAD, ..contender.clone() };
-    let operations = counter.factor() * work.operations;
-    let once = tally(bench, counter, work, contender, operations).await?;
-    let twice = tally(bench, counter, work, contender, 2 * operations).await?;
-    Ok(difference(&once, &twice, operations))
-}
-
-async fn tally(
-    bench: &Bench,
-    counter: Counter,
-    work: &CountedWork,
-    contender: &Contender,
-    operations: u32,
-) -> Result<Tally> {
-    let client = &Door::PLAIN.client(&bench.certificates)?;
-    let out = bench.folder.join("counted");
-    if out.exists() {
-        fs::remove_dir_all(&out)?;
-    }
-    fs::create_dir_all(&out)?;
-    // nginx' worker is somebody else, and has to leave its counts here too.
-    fs::set_permissions(&out, Permissions::from_mode(0o777))?;
-    let prefix = match counter {
-        Counter::Instructions => callgrind::prefix(&out),
-        Counter::SystemCalls => strace::prefix(&out),
-    };
-    let mut running = contender.start_under(prefix, &bench.folder)?;
-    running.ready(client).await?;
-    work.run(client, operations).await.with_context(|| format!("{} under {}", contender.name, counter.program()))?;
-    let contender_itself = match counter {
-        // valgrind becomes what it runs; strace stays its parent.
-        Counter::Instructions => running.processes().root,
-        Counter::SystemCalls => *running.processes().processes().get(1).context("strace has no child")?,
-    };
-    running.end(contender_itself).await?;
-    match counter {
-        Counter::Instructions => callgrind::read(&out),
-        Counter::SystemCalls => strace::read(&out),
-    }
-}
-
-fn difference(once: &Tally, twice: &Tally, operations: u32) -> Count {
-    let of = |tally: &Tally, name| tally.get(name).copied().unwrap_or_default() as f64;
-    let each = twice.keys().map(|name| (name.clone(), (of(twice, name) - of(once, name)) / f64::from(operations)));
-    let by_name: BTreeMap<String, f64> = each.collect();
-    Count { each: by_name.values().sum(), by_name: by_name.into_iter().filter(|(_, each)| *each >= 0.1).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_start_costs_cancels_out() {
-        let tally = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        let once = tally(&[("execve", 1), ("read", 130), ("write", 100), ("futex", 3)]);
-        let twice = tally(&[("execve", 1), ("read", 230), ("write", 200), ("futex", 4)]);
-        let count = difference(&once, &twice, 50);
-        assert_eq!(count.by_name, [("read".to_owned(), 2.0), ("write".to_owned(), 2.0)].into());
-        assert!((count.each - 4.02).abs() < 1e-9);
-    }
-}

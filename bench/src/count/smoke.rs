@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Counter, WORKS, count};
+use super::{counter::Counter, operation::count, work::WORKS};
 use crate::{
     bench::Bench,
     contender::{Contender, Program, in_path},

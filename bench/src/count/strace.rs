@@ -4,7 +4,7 @@ use std::{ffi::OsString, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::Tally;
+use super::counter::Tally;
 
 pub fn prefix(out: &Path) -> Vec<OsString> {
     let file = out.join("strace");

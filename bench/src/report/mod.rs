@@ -2,6 +2,7 @@
 
 mod document;
 mod plot;
+mod row;
 mod table;
 
 use std::{
@@ -11,42 +12,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use self::row::{Entry, Row};
 use crate::{
     axes::{AXES, Axis, Field, Figure},
     contender::{OURS, Program},
     results::{Measured, Results},
     statistics::Spread,
 };
-
-/// One figure of an axis.
-struct Row {
-    axis: &'static Axis,
-    figure: &'static Figure,
-    entries: Vec<Entry>,
-    /// With what the others are compared: the best peer, or the first way.
-    base: Option<&'static str>,
-}
-
-/// One contender's.
-struct Entry {
-    name: &'static str,
-    /// Of the rounds without errors, if there are any.
-    spread: Option<Spread>,
-    /// To the base, within each round.
-    ratio: Option<Spread>,
-    errors: u64,
-    first_error: Option<String>,
-}
-
-impl Row {
-    fn entry(&self, name: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.name == name)
-    }
-
-    fn compares_everybody(&self) -> bool {
-        self.axis.field == Field::Everybody
-    }
-}
 
 /// Writes the table into the document between its marks, and the plot beside the results; gives the table.
 pub fn write(results: &Path, document: &Path) -> Result<String> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Row;
+use super::row::Row;
 use crate::{
     contender::{OURS, Program},
     svg::{COLOURS, picture},

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Entry, Row};
+use super::row::{Entry, Row};
 use crate::{
     axes::Goal,
     contender::{OURS, Program},

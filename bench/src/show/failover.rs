@@ -1,5 +1,20 @@
-use super::*;
-use crate::chart::Panel;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{
+    clients::Clients,
+    figure::Figure,
+    outcome::{Outcome, lines},
+    role::Role,
+    server::Server,
+    shown::Shown,
+    watch::{Seen, largest, last, until, watch},
+};
+use crate::{
+    backend::local,
+    chart::{Chart, Panel},
+};
 
 pub const MANIFEST: &str = include_str!("failover.yaml");
 

@@ -1,5 +1,20 @@
-use super::*;
-use crate::chart::Panel;
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use tokio::time::sleep;
+
+use super::{
+    clients::Clients,
+    figure::Figure,
+    outcome::{Outcome, lines},
+    server::Server,
+    shown::Shown,
+    watch::{Seen, largest, last, until, watch},
+};
+use crate::{
+    backend::local,
+    chart::{Chart, Panel},
+};
 
 pub const MANIFEST: &str = include_str!("rebalancing.yaml");
 /// Behind what is there later only.

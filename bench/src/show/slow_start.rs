@@ -10,7 +10,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{Figure, Outcome, Shown, lines};
+use super::{
+    figure::Figure,
+    outcome::{Outcome, lines},
+    shown::Shown,
+};
 use crate::{
     backend::local,
     chart::{Chart, Panel},

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
-use super::{BACKEND_PORT, FIRST_PORT, Many};
+use super::many::{BACKEND_PORT, FIRST_PORT, Many};
 use crate::contender::{Contender, Program, Running};
 
 /// What is written before, and what makes it count.
