@@ -150,21 +150,12 @@ pub fn table() -> String {
     for family in FAMILIES {
         let unit = family.unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
         let kind = family.kind.as_str();
-        let suffix = sample_suffix(kind);
+        let suffix = classic::sample_suffix(kind);
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let name = family.name;
         text += &format!("| `{name}{unit}{suffix}` | {kind} | {} | {} |\n", labels.join(", "), family.help);
     }
     text
-}
-
-/// What a metric of this type appends to its family's name in a sample.
-fn sample_suffix(kind: &str) -> &'static str {
-    match kind {
-        "counter" => "_total",
-        "info" => "_info",
-        _ => "",
-    }
 }
 
 #[derive(Debug)]

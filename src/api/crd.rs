@@ -3,7 +3,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{TcpLoadBalancer, format};
+use super::{scalar::format, spec::TcpLoadBalancer};
 
 /// The annotation of the CustomResourceDefinition that has the [`schema_hash`].
 pub const SCHEMA_HASH: &str = "tcplb.io/schema-hash";

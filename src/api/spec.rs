@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use service::*;
 pub use tls::*;
 
-use super::{Name, TcpLoadBalancerStatus, rules};
+use super::{Name, rules, status::TcpLoadBalancerStatus};
 
 /// The class of objects that name none: the published schema fills it in.
 pub const DEFAULT_CLASS: &str = "tcplb";

@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive};
 use clap::{Args, ValueEnum};
 
 use super::{
-    Run,
+    run::Run,
     values::{AdminAddress, ListenAddress, Quota, Workload, admin_address, label, object_key, port_range, workload},
 };
 use crate::{

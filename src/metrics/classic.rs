@@ -1,8 +1,6 @@
 //! The classic text format, made of OpenMetrics text. They differ in the names and types of families, and in lines that
 //! only OpenMetrics has; samples are the same.
 
-use super::sample_suffix;
-
 pub fn from_open_metrics(text: &str) -> String {
     let mut classic = String::with_capacity(text.len());
     // A family's suffix is known from its TYPE, which comes after its HELP.
@@ -23,4 +21,13 @@ pub fn from_open_metrics(text: &str) -> String {
         }
     }
     classic
+}
+
+/// What a metric of this type appends to its family's name in a sample.
+pub fn sample_suffix(kind: &str) -> &'static str {
+    match kind {
+        "counter" => "_total",
+        "info" => "_info",
+        _ => "",
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
 
-use super::{Certificate, ClientValidation, ListenerDrain, Networks, UpstreamKey};
+use super::{Certificate, ClientValidation, ListenerDrain, Networks, StartTls, UpstreamKey};
 
 /// A port that clients connect to. Frozen for a connection when it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,12 +67,6 @@ pub struct Tls {
     pub client_validation: Option<Arc<ClientValidation>>,
     /// At least one. A client that none of them is for is refused.
     pub routes: Vec<Route>,
-}
-
-/// A protocol of its own in front of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum StartTls {
-    Postgres,
 }
 
 impl Tls {

@@ -5,6 +5,7 @@
 
 mod any_certificate;
 mod certificate;
+mod certificate_cache;
 mod check;
 mod drain;
 mod key;
@@ -17,11 +18,13 @@ mod report;
 mod self_signed;
 pub mod server_name;
 mod snapshot;
+mod start_tls;
 mod trust;
 mod upstream;
 
 pub use any_certificate::AnyCertificate;
-pub use certificate::{AuthorityReview, Certificate, CertificateCache, Fingerprint};
+pub use certificate::{Certificate, Fingerprint};
+pub use certificate_cache::{AuthorityReview, CertificateCache};
 pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
@@ -29,8 +32,8 @@ pub use check::{
 pub use drain::{Close, Departure, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
-    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, StartTls, Timeouts, Tls, TlsMode,
-    TlsVersion, covers, overlap,
+    Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, Timeouts, Tls, TlsMode, TlsVersion,
+    covers, overlap,
 };
 pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
@@ -39,6 +42,7 @@ pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaRe
 pub use report::{ListenerState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;
+pub use start_tls::StartTls;
 pub use trust::{Authority, BackendTls, BackendTlsTerms, ClientValidation, ClientValidationMode, TlsClient};
 pub use upstream::{
     Algorithm, Backend, Balancing, Connect, Distance, Endpoint, Failback, Failover, PassiveCheck, Preconnect, Priority,

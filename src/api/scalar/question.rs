@@ -1,8 +1,9 @@
 //! Parts of what probes ask.
 
-use std::ops::RangeInclusive;
+use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr};
 
-use super::*;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A line of text: 1 to 256 characters, none of them for control.
 #[derive(Clone, Debug, PartialEq, Eq)]

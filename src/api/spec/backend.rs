@@ -4,7 +4,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ActiveCheck, BackendHealthCheck, BackendTls, PasswordRef, Reference};
+use super::{
+    check::PasswordRef,
+    health::{ActiveCheck, BackendHealthCheck},
+    tls::{BackendTls, Reference},
+};
 use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 
 /// A group of endpoints: exactly one of `service` and `addresses`.

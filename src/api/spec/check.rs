@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RefKind, Reference};
+use super::tls::{RefKind, Reference};
 use crate::api::{HeaderName, HexBytes, HttpPath, ObjectName, ServerName, StatusRange, Text, rules};
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]

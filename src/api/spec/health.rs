@@ -4,8 +4,11 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckTransport, CheckType, ExchangeCheck, GrpcCheck, HttpCheck, MySqlCheck, PasswordRef, PostgresCheck, RedisCheck,
-    Reference, TlsCheck,
+    check::{
+        CheckTransport, CheckType, ExchangeCheck, GrpcCheck, HttpCheck, MySqlCheck, PasswordRef, PostgresCheck,
+        RedisCheck, TlsCheck,
+    },
+    tls::Reference,
 };
 use crate::api::{
     Duration,

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ListenerTls, Reference, RouteTls};
+use super::tls::{ListenerTls, Reference, RouteTls};
 use crate::api::{
     Duration, Name, Network, ServerName, rules,
     scalar::{IpAddress, ip_address},

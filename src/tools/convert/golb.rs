@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Conversion, ConvertError};
+use super::conversion::{Conversion, ConvertError};
 use crate::api::{
     Access, ActiveCheck, AddressPort, Backend, CertificateFiles, CertificateRef, Connect, Duration, HealthCheck,
     Limits, Listener, ListenerTls, LoadBalancing, Network, Rate, TcpLoadBalancer, TcpLoadBalancerSpec,
