@@ -7,6 +7,7 @@
 //! - [`app`]: wires everything below into a process, and owns the order in which it starts and stops;
 //! - [`api`]: what users write: the spec, its scalars, the schema that is published;
 //! - [`model`]: what the proxy is told and answers: `Snapshot` and `Report`, plain and valid data;
+//! - [`world`]: everything that is known at one moment, as plain data: load balancers, what they refer to, quotas, ports;
 //! - [`source`]: where manifests come from: a cluster, files, flags, DNS names; what watches them, and when changes have
 //!   settled;
 //! - [`translate`]: from a `World` to a `Snapshot`, and a verdict for each load balancer. Pure;
@@ -48,3 +49,4 @@ mod tcp;
 pub mod tools;
 pub mod translate;
 pub mod upstream;
+pub mod world;

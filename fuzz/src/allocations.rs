@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use tcplb::{
     controller::fuzzing::{Cluster, Event},
-    source::Allocations,
+    world::Allocations,
 };
 
 /// Port allocations: whatever happens in a cluster, no port has two owners, none is lost, and each is held back for its

@@ -30,8 +30,8 @@ pub use takeover::takeover;
 use tcplb::{
     model::Snapshot,
     proxy::fuzzing::{is_visible, printable},
-    source::World,
     translate::{Verdicts, translate},
+    world::World,
 };
 
 /// Panics if an input violates it.

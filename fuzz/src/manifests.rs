@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tcplb::{
     model::{ObjectKey, Snapshot},
-    source::{Allocations, Declared, Identity, Site, Tenancy, World, schema},
+    source::schema,
     translate::translate,
+    world::{Allocations, Declared, Identity, Site, Tenancy, World},
 };
 
 use crate::checked_translation;

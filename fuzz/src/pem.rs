@@ -13,7 +13,8 @@ use tcplb::{
     api::TcpLoadBalancerSpec,
     model::{ObjectKey, Snapshot},
     proxy::fuzzing::identify,
-    source::{Declared, World, schema},
+    source::schema,
+    world::{Declared, World},
 };
 
 use crate::checked_translation;

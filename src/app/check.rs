@@ -6,6 +6,7 @@ mod mode;
 mod node_ports;
 mod related;
 mod report;
+mod templates;
 mod tenancy;
 
 use std::{
@@ -24,13 +25,14 @@ use self::{
     mode::{Absent, Mode, Part},
     report::{Entry, Report},
 };
-use super::{cluster, commands::print, on_control_runtime};
+use super::{cluster, commands::print, runtime::on_control_runtime};
 use crate::{
     api::Name,
     cli::{Check, CheckMode, CheckOutput},
     model::{ObjectKey, Snapshot},
-    source::{Files, Names, World, resolve},
+    source::{Files, Names, resolve},
     translate::{Reason, Verdicts, translate},
+    world::World,
 };
 
 /// The longest wait for DNS.
@@ -83,12 +85,12 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     let mut world = files.read();
     let templates = files.templates();
     let problems = related::related(files.problems(), &world, &templates);
-    related::take_out(&templates, &mut world);
+    templates::take_out(&templates, &mut world);
     let awaiting_pods = mode::awaiting_pods(&world);
     if cluster {
         on_control_runtime(look_up(&mut world, &awaiting_pods))?;
     }
-    related::note_unknown(templates, &mut world);
+    templates::note_unknown(templates, &mut world);
     let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
     let places = files.places();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };

@@ -18,7 +18,8 @@ use crate::{
     controller::{Settings, Workload},
     model::ObjectKey,
     proxy::socket::Sharing,
-    source::{Allocations, Cluster, Home, Scope, Site, Tenancy, connect, installed_schema},
+    source::{Cluster, Home, Scope, connect, installed_schema},
+    world::{Allocations, Site, Tenancy},
 };
 
 const CRD: &str = "tcploadbalancers.tcplb.io";

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{on_control_runtime, shutdown::Signals};
+use super::{runtime::on_control_runtime, shutdown::Signals};
 use crate::{
     api,
     cli::{Cert, Probe, TestBackend},

@@ -17,10 +17,11 @@ use crate::{
     controller::Observed,
     model::{Endpoint, ListenerKey, ObjectKey, Report, Snapshot, Upstream, UpstreamKey},
     proxy::Proxy,
-    source::{Changed, Names, Place, Settle, World, resolve},
+    source::{Changed, Names, Settle, resolve},
     state::{Configuration, State},
     translate::{Problem, Severity, translate},
     upstream::in_place,
+    world::{Place, World},
 };
 
 /// How long a new DNS name may hold up the configuration that it came with.

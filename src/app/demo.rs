@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::rates::{Rates, Sample};
 use super::{
-    on_control_runtime,
+    runtime::on_control_runtime,
     serve::{bind_admin, first_report},
     shutdown::Signals,
 };
@@ -36,10 +36,10 @@ use crate::{
     drain::Draining,
     model::{ObjectKey, Snapshot},
     proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
-    source::{Declared, World},
     state::{Configuration, State},
     tools::backend::{self, Backend},
     translate::{Verdicts, translate},
+    world::{Declared, World},
 };
 
 const NAMES: [&str; 3] = ["blue", "green", "red"];

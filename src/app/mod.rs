@@ -7,6 +7,7 @@ mod configuration;
 mod demo;
 mod last_words;
 mod log;
+mod runtime;
 mod serve;
 mod shutdown;
 mod source;
@@ -14,7 +15,6 @@ mod source;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use tokio::runtime;
 use tracing::error;
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 };
 pub use last_words::print_error;
 use log::log_to_stderr;
+use runtime::on_control_runtime;
 use serve::{Empty, Serving, serve};
 use source::Source;
 
@@ -100,19 +101,4 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
         let source = Source::files(files).context("SIGHUP cannot be caught")?;
         serve(Serving { source, admin, sharing, takeover, empty: Empty::Ends, leading: None, run }).await
     })
-}
-
-/// Runs on the runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
-/// admin pages.
-fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("the control runtime cannot be made")?;
-    let outcome = runtime.block_on(work);
-    // A look-up that hangs is not waited for.
-    runtime.shutdown_background();
-    outcome
 }

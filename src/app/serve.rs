@@ -31,10 +31,10 @@ use crate::{
     descriptors,
     model::{Report, Snapshot},
     proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
-    source::Place,
     state::{Configuration, State},
     takeover::{self, Inheritance, Offer, Successor},
     translate::Verdict,
+    world::Place,
 };
 
 /// How long the end of the admin pages may take, once another process serves them.

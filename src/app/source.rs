@@ -18,7 +18,8 @@ use crate::{
     api::TcpLoadBalancerStatus,
     descriptors::Manifests,
     model::ObjectKey,
-    source::{Changed, Cluster, Files, Watch, World},
+    source::{Changed, Cluster, Files, Watch},
+    world::World,
 };
 
 /// How long something in a cluster that has never been read may hold up everything else.

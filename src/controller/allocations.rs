@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::source::{Allocation, Allocations, kept::Targets, namespace_of};
+use crate::world::{Allocation, Allocations, kept::Targets, namespace_of};
 
 /// A namespace may have this many ports at rest, or an eighth of all, before it gets no more of what is scarce: who changes
 /// its listeners all the time does not use up everybody's ports.

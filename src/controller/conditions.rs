@@ -6,6 +6,7 @@ mod backends;
 mod certificates;
 mod client_address;
 mod deferral;
+mod finding;
 mod programmed;
 mod ready;
 mod reason;
@@ -13,33 +14,34 @@ mod situation;
 mod steady;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-pub use self::{ready::is_summary, steady::steady};
-use self::{reason::ConditionReason, situation::Situation};
-use super::{Observed, Problems, Replicas, Settings, services};
+use self::{
+    finding::Finding,
+    reason::ConditionReason,
+    situation::Situation,
+    types::{CERTIFICATES_VALID, RESOLVED_REFS},
+};
+pub use self::{
+    reason::is_waiting,
+    steady::steady,
+    types::{ACCEPTED, BACKENDS_HEALTHY, CLIENT_ADDRESS_PRESERVED, PROGRAMMED, is_summary},
+};
+use super::{
+    observed::{Observed, Problems},
+    replicas::Replicas,
+    services,
+    settings::Settings,
+};
 use crate::{
     api::{Address, BackendStatus, ListenerStatus, Placement, Summary, TcpLoadBalancerStatus},
     model::ObjectKey,
-    printable::{limited, printable, printable_lines},
-    source::Declared,
+    world::Declared,
 };
-
-pub const ACCEPTED: &str = "Accepted";
-pub const RESOLVED_REFS: &str = "ResolvedRefs";
-pub const PROGRAMMED: &str = "Programmed";
-pub const BACKENDS_HEALTHY: &str = "BackendsHealthy";
-pub const CERTIFICATES_VALID: &str = "CertificatesValid";
-pub const CLIENT_ADDRESS_PRESERVED: &str = "ClientAddressPreserved";
-
-/// The longest message that a condition can have, in bytes; the API server counts characters.
-const LONGEST_MESSAGE: usize = 32 * 1024;
-/// The longest line of a message, in bytes: it may quote what another program says.
-const LONGEST_LINE: usize = 8 * 1024;
 
 /// The statuses of load balancers.
 pub struct Statuses {
@@ -136,69 +138,4 @@ fn summary(
         ready: (!in_sidecars).then_some(ready),
         status: Some(ready::first_fault(conditions).map_or(good, |(_, fault)| fault.reason).as_str().to_owned()),
     }
-}
-
-/// What is found of a condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    holds: Holds,
-    reason: ConditionReason,
-    message: String,
-    /// The time at which a fault that is pending now is to be reported.
-    report_at: Option<Timestamp>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holds {
-    True,
-    False,
-    Unknown,
-}
-
-impl Finding {
-    fn yes(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::True, reason, message: message.into(), report_at: None }
-    }
-
-    fn no(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::False, reason, message: message.into(), report_at: None }
-    }
-
-    fn unknown(reason: ConditionReason, message: impl Into<String>) -> Self {
-        Self { holds: Holds::Unknown, reason, message: message.into(), report_at: None }
-    }
-
-    fn condition(self, type_: &str, situation: &Situation) -> Condition {
-        let status = match self.holds {
-            Holds::True => "True",
-            Holds::False => "False",
-            Holds::Unknown => "Unknown",
-        };
-        #[cfg(test)]
-        assert!(is_summary(type_) || self.reason.types().contains(&type_), "{type_} has {:?}", self.reason);
-        Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: self.reason.as_str().to_owned(),
-            message: limited(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
-            observed_generation: Some(situation.identity.generation),
-            last_transition_time: Time(whole_seconds(situation.now)),
-        }
-    }
-}
-
-/// As it is stored.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-/// True if a condition with this reason waits for something that comes about by itself.
-pub fn is_waiting(condition: &Condition) -> bool {
-    ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
-}
-
-/// Sentences, each on a line of its own.
-fn lines(sentences: impl IntoIterator<Item = impl ToString>) -> String {
-    let line = |sentence: String| printable(&sentence, LONGEST_LINE).into_owned();
-    sentences.into_iter().map(|sentence| line(sentence.to_string())).collect::<Vec<_>>().join("\n")
 }

@@ -21,12 +21,13 @@ use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Observed, Problem, Problems, Replicas, Settings,
+    Replicas, Settings,
     allocations::{Allotment, Claim, Claims, allot},
     calls::{Calls, until},
     conditions::{self, Statuses},
     failure::{Failure, Failures},
     ledger, lookup,
+    observed::{Observed, Problem, Problems},
     owners::Owners,
     plan::{self, Object, Plan, Situation, Successor, Waiting},
     services,
@@ -35,8 +36,9 @@ use super::{
 use crate::{
     api::Placement,
     model::ObjectKey,
-    source::{
-        Allocations, Settle, Site, World,
+    source::Settle,
+    world::{
+        Allocations, Site, World,
         kept::{self, Kept},
     },
 };

@@ -10,7 +10,7 @@ use kube::{
 use tracing::warn;
 
 use super::{Settings, failure::Failure, owners};
-use crate::source::Allocations;
+use crate::world::Allocations;
 
 /// How often somebody else may be faster before it is left to the next time.
 const TRIES: u32 = 5;

@@ -18,6 +18,7 @@ mod leader;
 mod leadership;
 mod ledger;
 mod lookup;
+mod observed;
 mod owners;
 mod plan;
 mod replicas;
@@ -25,12 +26,7 @@ mod services;
 mod settings;
 mod status;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{sync::watch, time::sleep};
@@ -39,51 +35,15 @@ use tracing::error;
 
 #[cfg(feature = "fuzzing")]
 pub use allocations::simulation as fuzzing;
+pub use observed::Observed;
 pub use owners::ANCHOR_DESCRIPTION;
 #[cfg(test)]
 pub use replicas::follow;
 pub use replicas::{Replica, Replicas, gather};
 pub use settings::{Settings, Workload};
 
-use crate::{model::ObjectKey, source::World, translate::Verdicts};
 use leader::Leader;
 use leadership::Candidate;
-
-/// What this replica sees and thinks at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    pub world: Arc<World>,
-    pub verdicts: Arc<Verdicts>,
-}
-
-/// What keeps load balancers from having the ports or the Service that they want.
-pub type Problems = BTreeMap<ObjectKey, Problem>;
-
-/// What keeps a load balancer from having its ports or its Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// The range has none left for these listeners; the others are served.
-    NoFreePort {
-        listeners: BTreeSet<u16>,
-        sentence: String,
-    },
-    /// It cannot be written which ports these listeners have; the others are served.
-    AllocationFailed {
-        listeners: BTreeSet<u16>,
-        sentence: String,
-    },
-    ServiceNotWritten(String),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoFreePort { sentence, .. }
-            | Self::AllocationFailed { sentence, .. }
-            | Self::ServiceNotWritten(sentence) => f.write_str(sentence),
-        }
-    }
-}
 
 /// Reaches for leadership, and leads while it is held, until `stop`.
 pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<Observed>, stop: CancellationToken) {

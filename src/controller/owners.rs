@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use super::{Settings, failure::sentence, settings::Workload};
-use crate::source::World;
+use crate::world::World;
 
 /// The time for which uids are cached.
 const BELIEVED: Duration = Duration::from_secs(2);

@@ -9,12 +9,12 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use tokio::time::Instant;
 
-use super::{Observed, Replicas, Settings, allocations::Claim, services};
+use super::{Replicas, Settings, allocations::Claim, observed::Observed, services};
 use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
-    source::{Allocations, Identity, kept::Kept},
     translate::{Reason, Verdict},
+    world::{Allocations, Identity, kept::Kept},
 };
 
 /// How long a new port waits for replicas that do not have it.
@@ -31,7 +31,7 @@ pub struct Object<'a> {
 
 /// The load balancers that are led.
 pub fn objects<'a>(observed: &'a Observed, settings: &Settings) -> Vec<Object<'a>> {
-    let object = |(key, declared): (&'a ObjectKey, &'a crate::source::Declared)| {
+    let object = |(key, declared): (&'a ObjectKey, &'a crate::world::Declared)| {
         let spec = declared.spec.as_deref();
         let verdict = observed.verdicts.get(key)?;
         spec.is_none_or(|spec| is_ours(spec, settings)).then_some(Object {

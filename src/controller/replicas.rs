@@ -16,10 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::poll::Told;
 pub use self::poll::follow;
-use super::{Observed, Settings};
+use super::{Settings, observed::Observed};
 use crate::{
     model::{ObjectKey, ReplicaReport},
-    source::{World, service_of},
+    world::{World, service_of},
 };
 
 /// The proxies that are ready, by the names of their pods.

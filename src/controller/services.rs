@@ -16,7 +16,7 @@ use super::Settings;
 use crate::{
     api::{ExternalTrafficPolicy, IpFamilyPolicy, Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
     model::ObjectKey,
-    source::{
+    world::{
         World,
         kept::{self, CLASS, Kept, MANAGED_BY, OURS, OWNER, UID, name},
     },

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::record::{Due, Record};
+use self::record::{Due, Record, Wish};
 use super::{
     Settings,
     calls::{Calls, until},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{TcpLoadBalancer, TcpLoadBalancerStatus},
     model::ObjectKey,
-    source::World,
+    world::World,
 };
 
 /// Writes statuses, until it is dropped.
@@ -37,15 +37,6 @@ pub struct Writer {
 }
 
 type Wishes = BTreeMap<ObjectKey, Wish>;
-
-/// What the status of an object is to be.
-#[derive(Clone, Debug)]
-struct Wish {
-    uid: Arc<str>,
-    status: Arc<TcpLoadBalancerStatus>,
-    /// What it was when it was last seen.
-    there: Option<Arc<TcpLoadBalancerStatus>>,
-}
 
 impl Writer {
     pub fn new(client: Client, settings: &Settings) -> Self {

@@ -1,68 +1,45 @@
 //! A [`World`] from a cluster, with memory.
 //!
-//! [`interest`] decides what is to be watched, [`feed`] keeps up one watch, [`store`] has what it has read, [`kinds`] reads
-//! one object, and [`trouble`] says what is wrong with a watch.
+//! [`watches`] lists the watched kinds and decides what is watched, [`feed`] keeps up one watch, [`store`] has what it has
+//! read, [`kinds`] reads one object, and [`trouble`] says what is wrong with a watch.
 
 mod connect;
 mod feed;
 mod interest;
 mod kinds;
+mod scope;
 mod store;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod watches;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 pub use connect::{connect, installed_schema};
 use feed::{Common, Feed, Feeds};
-use interest::{Interest, Subject, Subjects};
+use interest::{Interest, Subject};
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{ConfigMap, Secret, Service},
-    discovery::v1::EndpointSlice,
-};
 use kinds::{Kept, LoadBalancer, Ports, Reading};
-pub use kinds::{SERVICE_NAME, service_of};
 use kube::Client;
+pub use scope::{Home, Scope};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 use tracing::warn;
 pub use trouble::{REFUSAL_DELAY, refused_token, with_causes};
+use watches::{Subjects, Watches};
 
-use super::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept};
 use crate::{
-    api::{KIND, Placement, RefKind, TcpLoadBalancerStatus},
+    api::{KIND, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
+    world::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept},
 };
-
-/// What of a cluster matters.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// The class of load balancers. `None`: any.
-    pub class: Option<String>,
-    pub placement: Placement,
-    /// The namespaces of load balancers. `None`: all.
-    pub namespaces: Option<BTreeSet<String>>,
-    /// The one load balancer that matters, so that rights for the objects it refers to are enough.
-    pub only: Option<ObjectKey>,
-    pub home: Option<Home>,
-}
-
-/// The controller's own namespace, all of whose Services and EndpointSlices matter.
-#[derive(Clone, Debug)]
-pub struct Home {
-    pub namespace: String,
-    /// The ConfigMap of allocated ports, and from where these are.
-    pub allocations: Option<(String, RangeInclusive<u16>)>,
-}
 
 /// What has changed in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +62,7 @@ pub struct Cluster {
     common: Common,
     changes: watch::Receiver<()>,
     status_changes: watch::Receiver<()>,
-    load_balancers: Feeds<LoadBalancer>,
-    services: Feeds<Reading<Service>>,
-    slices: Feeds<Reading<EndpointSlice>>,
-    secrets: Feeds<Reading<Secret>>,
-    config_maps: Feeds<Reading<ConfigMap>>,
-    ports: Feeds<Reading<Ports>>,
+    watches: Watches,
     /// The load balancers of the latest world.
     shown: BTreeMap<ObjectKey, Declared>,
 }
@@ -107,20 +79,8 @@ impl Cluster {
             statuses_changed: Arc::new(statuses_changed),
             outage: Arc::default(),
         };
-        let mut cluster = Self {
-            scope,
-            site,
-            common,
-            changes,
-            status_changes,
-            load_balancers: Feeds::default(),
-            services: Feeds::default(),
-            slices: Feeds::default(),
-            secrets: Feeds::default(),
-            config_maps: Feeds::default(),
-            ports: Feeds::default(),
-            shown: BTreeMap::new(),
-        };
+        let mut cluster =
+            Self { scope, site, common, changes, status_changes, watches: Watches::default(), shown: BTreeMap::new() };
         cluster.watch(&Subjects::of_scope(&cluster.scope));
         cluster
     }
@@ -153,7 +113,7 @@ impl Cluster {
         // Many certificates make for many watches, and whoever writes load balancers decides how many.
         let until = Instant::now() + patience.min(MOMENT);
         let is_awaited = |referred: &Unread| !referred.is_refused_for_good();
-        while unread(&self.secrets).iter().chain(&unread(&self.config_maps)).any(is_awaited) {
+        while unread(&self.watches.secrets).iter().chain(&unread(&self.watches.config_maps)).any(is_awaited) {
             if timeout_at(until, self.changes.changed()).await.is_err() {
                 return;
             }
@@ -195,14 +155,14 @@ impl Cluster {
         self.hold_back(&mut declared, &subjects);
         self.shown = declared;
         subjects.add(&self.subjects(&self.shown));
-        self.forget_all_but(&subjects);
+        self.watches.retain(&subjects);
         self.gather()
     }
 
     /// The load balancers that matter.
     fn declared(&self) -> BTreeMap<ObjectKey, Declared> {
         let mut declared = BTreeMap::new();
-        for (_, feed) in self.load_balancers.iter() {
+        for (_, feed) in self.watches.load_balancers.iter() {
             let state = feed.state();
             let ours = state.store.objects().iter().filter(|(_, object)| self.scope.has(object));
             declared.extend(ours.map(|(key, object)| (key.clone(), object.declared.clone())));
@@ -224,22 +184,7 @@ impl Cluster {
     }
 
     fn watch(&mut self, subjects: &Subjects) {
-        let common = &self.common;
-        self.load_balancers.start(&subjects.load_balancers, common);
-        self.services.start(&subjects.services, common);
-        self.slices.start(&subjects.slices, common);
-        self.secrets.start(&subjects.secrets, common);
-        self.config_maps.start(&subjects.config_maps, common);
-        self.ports.start(&subjects.ports, common);
-    }
-
-    fn forget_all_but(&mut self, subjects: &Subjects) {
-        self.load_balancers.retain(&subjects.load_balancers);
-        self.services.retain(&subjects.services);
-        self.slices.retain(&subjects.slices);
-        self.secrets.retain(&subjects.secrets);
-        self.config_maps.retain(&subjects.config_maps);
-        self.ports.retain(&subjects.ports);
+        self.watches.start(subjects, &self.common);
     }
 
     /// Leaves load balancers as they were while what they refer to is being read for the first time.
@@ -247,10 +192,10 @@ impl Cluster {
         declared.retain(|key, declared| {
             let Some(spec) = &declared.spec else { return true };
             let needed = Subjects::of_load_balancer(&self.scope, key, spec);
-            let all_read = all_read(&self.services, &needed.services)
-                && all_read(&self.slices, &needed.slices)
-                && all_read(&self.secrets, needed.secrets.intersection(&watched.secrets))
-                && all_read(&self.config_maps, needed.config_maps.intersection(&watched.config_maps));
+            let all_read = all_read(&self.watches.services, &needed.services)
+                && all_read(&self.watches.slices, &needed.slices)
+                && all_read(&self.watches.secrets, needed.secrets.intersection(&watched.secrets))
+                && all_read(&self.watches.config_maps, needed.config_maps.intersection(&watched.config_maps));
             if all_read {
                 return true;
             }
@@ -265,22 +210,17 @@ impl Cluster {
         self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
         let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
         world.problems.extend(self.missing());
-        add_refusals(&mut world, &self.load_balancers);
-        add_refusals(&mut world, &self.services);
-        add_refusals(&mut world, &self.slices);
-        add_refusals(&mut world, &self.secrets);
-        add_refusals(&mut world, &self.config_maps);
-        add_refusals(&mut world, &self.ports);
-        world.unreadable.extend(not_read(&self.services));
+        world.problems.extend(self.watches.refusals());
+        world.unreadable.extend(not_read(&self.watches.services));
         world.unreadable.extend(self.slices_not_read());
-        world.unreadable.extend(not_read(&self.secrets));
-        world.unreadable.extend(not_read(&self.config_maps));
+        world.unreadable.extend(not_read(&self.watches.secrets));
+        world.unreadable.extend(not_read(&self.watches.config_maps));
         world.beyond_quota = self.beyond_quota();
-        world.services = add(&mut world, &self.services, &interest);
-        world.endpoint_slices = add(&mut world, &self.slices, &interest);
-        world.secrets = add(&mut world, &self.secrets, &interest);
-        world.config_maps = add(&mut world, &self.config_maps, &interest);
-        let ports = add(&mut world, &self.ports, &interest);
+        world.services = add(&mut world, &self.watches.services, &interest);
+        world.endpoint_slices = add(&mut world, &self.watches.slices, &interest);
+        world.secrets = add(&mut world, &self.watches.secrets, &interest);
+        world.config_maps = add(&mut world, &self.watches.config_maps, &interest);
+        let ports = add(&mut world, &self.watches.ports, &interest);
         world.ports_are_lost = ports.is_empty();
         self.read_ports(&ports, &mut world.problems);
         world.site = self.site(&world);
@@ -291,7 +231,7 @@ impl Cluster {
     fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
         let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec));
         let denied = services.filter_map(|service| {
-            let state = self.slices.of(&Subject::of_service(&service))?.state();
+            let state = self.watches.slices.of(&Subject::of_service(&service))?.state();
             let why = state.refused().filter(|_| !state.store.is_synced())?.into();
             Some(((SLICES_OF, service), why))
         });
@@ -305,8 +245,8 @@ impl Cluster {
         }
         let referred = specs(&self.shown).flat_map(|(key, spec)| interest::references(key, spec));
         let is_read = |Referred { kind, key }: &Referred| match kind {
-            RefKind::Secret => is_read_or_broken(&self.secrets, key),
-            RefKind::ConfigMap => is_read_or_broken(&self.config_maps, key),
+            RefKind::Secret => is_read_or_broken(&self.watches.secrets, key),
+            RefKind::ConfigMap => is_read_or_broken(&self.watches.config_maps, key),
         };
         referred.filter(|referred| !is_read(referred)).collect()
     }
@@ -349,7 +289,7 @@ impl Cluster {
     /// What to do if the one load balancer is not there.
     fn missing(&self) -> Option<String> {
         let only = self.scope.only.as_ref()?;
-        let feed = self.load_balancers.of(&Subject::named(only))?;
+        let feed = self.watches.load_balancers.of(&Subject::named(only))?;
         let state = feed.state();
         let found = state.store.objects().get(only);
         let wanted = kinds::written(self.scope.placement);
@@ -369,21 +309,22 @@ impl Cluster {
     /// Whether there are load balancers that could be read, with the Services and slices of their namespaces.
     fn knows_enough(&self) -> bool {
         let mut read =
-            self.load_balancers.iter().filter(|(_, feed)| is_read(feed)).map(|(subject, _)| subject).peekable();
+            self.watches.load_balancers.iter().filter(|(_, feed)| is_read(feed)).map(|(subject, _)| subject).peekable();
         let of_namespace = |subject: &Subject| {
             // In a pod it is for the application's own rights to name what its load balancer refers to.
             self.scope.only.is_some()
-                || has_read(&self.services, &subject.namespace) && has_read(&self.slices, &subject.namespace)
+                || has_read(&self.watches.services, &subject.namespace)
+                    && has_read(&self.watches.slices, &subject.namespace)
         };
-        read.peek().is_some() && read.all(of_namespace) && self.ports.iter().all(|(_, feed)| is_read(feed))
+        read.peek().is_some() && read.all(of_namespace) && self.watches.ports.iter().all(|(_, feed)| is_read(feed))
     }
 
     /// What has not been read yet, and has to be before there is a world.
     fn unread(&self) -> Vec<Unread> {
-        let mut waiting = unread(&self.load_balancers);
-        waiting.extend(unread(&self.services));
-        waiting.extend(unread(&self.slices));
-        waiting.extend(unread(&self.ports));
+        let mut waiting = unread(&self.watches.load_balancers);
+        waiting.extend(unread(&self.watches.services));
+        waiting.extend(unread(&self.watches.slices));
+        waiting.extend(unread(&self.watches.ports));
         // Whoever installed the controller may have granted rights in the chosen namespaces alone.
         waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));
         waiting
@@ -467,16 +408,6 @@ fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, O
         };
         Some(((K::KIND, subject.key()?), why.into()))
     })
-}
-
-fn add_refusals<K: Kept>(world: &mut World, feeds: &Feeds<K>) {
-    for (subject, feed) in feeds.iter() {
-        let state = feed.state();
-        let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
-        let refusal =
-            state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)));
-        world.problems.extend(refusal);
-    }
 }
 
 /// A watch that has not read everything once.

@@ -1,33 +1,30 @@
 //! Reads the text of a manifest file into objects.
 
+mod kind;
 mod lists;
+mod object;
 mod octal;
 mod parts;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use k8s_openapi::{
-    ByteString,
-    api::{
-        core::v1::{ConfigMap, Secret, Service},
-        discovery::v1::EndpointSlice,
-    },
-};
+use kind::{Kind, Read, is_ours};
 use lists::List;
+pub use object::{Document, Object, Readable};
 use parts::{Part, SyntaxError, json, yaml};
 use serde_json::{Map, Value};
 
 use super::{
-    limits::{MAX_DOCUMENTS, MAX_NAME as MAX_ANY_NAME, MAX_PROBLEMS},
+    limits::{MAX_DOCUMENTS, MAX_NAME},
     problem::{FileProblem, bounded_problems},
-    schema::{self, Checked, near},
 };
 use crate::{
-    api::{GROUP, KIND, Name, ObjectName, TcpLoadBalancerSpec, VERSION},
+    api::{Name, ObjectName},
     model::ObjectKey,
+    world::MAX_PROBLEMS,
 };
 
 /// What a file declares.
@@ -40,60 +37,6 @@ pub struct Documents {
     pub remarks: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
-}
-
-/// An object that a file declares.
-#[derive(Clone)]
-pub struct Document {
-    /// The file and line it starts at, for people.
-    pub place: Arc<str>,
-    /// See [`FileProblem::file`].
-    pub file: Option<Arc<str>>,
-    /// The line alone; zero: it comes from no file.
-    pub line: u64,
-    pub key: ObjectKey,
-    pub object: Object,
-    /// A tool is to replace values in it: see [`Files::templates`](super::Files::templates).
-    pub is_template: bool,
-}
-
-impl Document {
-    /// The kind and key, which tell it from all others.
-    pub fn identity(&self) -> (&'static str, &ObjectKey) {
-        (self.object.kind(), &self.key)
-    }
-}
-
-/// Without what Secrets hold.
-impl fmt::Debug for Document {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.place, self.object.kind(), self.key)
-    }
-}
-
-/// An object of a kind that matters here.
-#[derive(Clone)]
-pub enum Object {
-    LoadBalancer(Readable<TcpLoadBalancerSpec>),
-    Secret(Readable<Secret>),
-    ConfigMap(Readable<ConfigMap>),
-    Service(Readable<Service>),
-    EndpointSlice(Readable<EndpointSlice>),
-}
-
-/// An object, or why it cannot be read: sentences that name the field.
-pub type Readable<T> = Result<Arc<T>, Vec<String>>;
-
-impl Object {
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::LoadBalancer(_) => KIND,
-            Self::Secret(_) => "Secret",
-            Self::ConfigMap(_) => "ConfigMap",
-            Self::Service(_) => "Service",
-            Self::EndpointSlice(_) => "EndpointSlice",
-        }
-    }
 }
 
 impl Documents {
@@ -219,76 +162,6 @@ fn is_kustomization(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name == "kustomization.yaml" || name == "kustomization.yml")
 }
 
-/// What a document is, going by its `apiVersion` and `kind`.
-enum Kind {
-    /// Read by this, which is also told what is wrong with its metadata.
-    Ours(fn(Value, Vec<String>) -> Read),
-    Mistyped(String),
-    Other,
-}
-
-/// The kinds of Kubernetes' own that matter here.
-const KUBERNETES: [(&str, &str); 4] =
-    [("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
-
-impl Kind {
-    fn of(api_version: &str, kind: &str) -> Self {
-        match (api_version, kind) {
-            ("v1", "Secret") => Self::Ours(|value, problems| Read::of(value, problems, secret, Object::Secret)),
-            ("v1", "ConfigMap") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::config_map, Object::ConfigMap))
-            }
-            ("v1", "Service") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::service, Object::Service))
-            }
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                Self::Ours(|value, problems| Read::of(value, problems, schema::endpoint_slice, Object::EndpointSlice))
-            }
-            // Whatever its version and kind are: an object that was served and is now mistyped has not been deleted.
-            _ if is_ours(api_version, kind) => Self::Ours(|value, problems| {
-                let read = |value| load_balancer(value).map(Checked::without_remarks);
-                Read::of(value, problems, read, Object::LoadBalancer)
-            }),
-            ("", "") => Self::Mistyped(format!(
-                "is not a Kubernetes object: begin it with `apiVersion: {GROUP}/{VERSION}` and `kind: {KIND}`"
-            )),
-            _ => match KUBERNETES.into_iter().find_map(|wanted| mistyped(api_version, kind, wanted)) {
-                Some(problem) => Self::Mistyped(problem),
-                None => Self::Other,
-            },
-        }
-    }
-}
-
-/// What to write instead, if something like this was meant.
-fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str)) -> Option<String> {
-    let [its_group, wanted_group] =
-        [api_version, wanted_version].map(|version| version.split_once('/').map_or("", |(group, _)| group));
-    // Other groups may well have a kind of the same name.
-    let kubernetes_own = !its_group.contains('.') || its_group.ends_with(".k8s.io");
-    if api_version == wanted_version {
-        near(kind, [wanted])
-            .map(|_| format!("there is no kind `{kind}` in {api_version}: write `{wanted}`, if that is meant"))
-    } else if kind == wanted && (kubernetes_own || near(its_group, [wanted_group]).is_some()) {
-        Some(match api_version {
-            "" => format!("{kind} has no apiVersion: write `apiVersion: {wanted_version}`"),
-            _ => format!("there is no {kind} in {api_version}: write `apiVersion: {wanted_version}`"),
-        })
-    } else {
-        None
-    }
-}
-
-/// Whether a document is a load balancer, or was meant to be one.
-fn is_ours(api_version: &str, kind: &str) -> bool {
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let (project, _) = GROUP.split_once('.').unwrap_or((GROUP, ""));
-    // Groups without a dot are Kubernetes' own, which have no such kind.
-    let is_near =
-        || !group.contains('.') || near(group, [GROUP]).is_some() || group.split('.').any(|label| label == project);
-    group == GROUP || api_version == GROUP || near(kind, [KIND]).is_some() && is_near()
-}
-
 fn is_named_by_server(document: &Value) -> bool {
     document["metadata"]["generateName"].as_str().is_some_and(|prefix| !prefix.is_empty())
 }
@@ -321,9 +194,9 @@ fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>
     let namespace = text("namespace")?.unwrap_or(namespace);
     // The name is part of much that is said and remembered.
     for (field, text) in [("name", name), ("namespace", namespace)] {
-        if text.len() > MAX_ANY_NAME {
+        if text.len() > MAX_NAME {
             let length = text.len();
-            return Err(format!("has a metadata.{field} of {length} bytes: write at most {MAX_ANY_NAME}"));
+            return Err(format!("has a metadata.{field} of {length} bytes: write at most {MAX_NAME}"));
         }
     }
     let mut problems = Vec::new();
@@ -341,92 +214,5 @@ fn plain(value: &Value) -> String {
         Value::Number(number) => number.to_string(),
         Value::Bool(truth) => truth.to_string(),
         _ => "my-name".into(),
-    }
-}
-
-/// What was made of a document.
-struct Read {
-    object: Object,
-    remarks: Vec<String>,
-}
-
-impl Read {
-    fn of<T>(
-        value: Value,
-        mut problems: Vec<String>,
-        read: impl FnOnce(Value) -> Result<Checked<T>, Vec<String>>,
-        object: fn(Readable<T>) -> Object,
-    ) -> Self {
-        match read(value) {
-            Ok(Checked { object: read, remarks }) if problems.is_empty() => {
-                Self { object: object(Ok(Arc::new(read))), remarks }
-            }
-            Ok(Checked { remarks, .. }) => Self { object: object(Err(problems)), remarks },
-            Err(more) => {
-                problems.extend(more);
-                Self { object: object(Err(problems)), remarks: Vec::new() }
-            }
-        }
-    }
-}
-
-/// The longest name, so that what is made of it fits into 63 characters.
-const MAX_NAME: usize = 52;
-
-fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
-    let mut problems = Vec::new();
-    let wanted = [("apiVersion", format!("{GROUP}/{VERSION}")), ("kind", KIND.to_owned())];
-    for (field, wanted) in wanted {
-        if value[field] != *wanted {
-            problems.push(format!("{field}: must be {wanted}: write `{field}: {wanted}`"));
-        }
-    }
-    let length = value["metadata"]["name"].as_str().map_or(0, str::len);
-    if length > MAX_NAME {
-        problems.push(format!("metadata.name: has {length} characters: write at most {MAX_NAME}"));
-    }
-    let metadata = schema::metadata(&value["metadata"]);
-    if !metadata.is_empty() {
-        // Once is enough.
-        value["metadata"] = Value::Object(Map::new());
-        problems.extend(metadata);
-    }
-    // Fields of another version are not ours to judge.
-    if problems.iter().any(|problem| problem.starts_with("apiVersion")) {
-        return Err(problems);
-    }
-    match schema::load_balancer(value) {
-        Ok(spec) if problems.is_empty() => Ok(spec),
-        Ok(_) => Err(problems),
-        Err(more) => {
-            problems.extend(more);
-            Err(problems)
-        }
-    }
-}
-
-/// A Secret with `stringData` merged into `data`, as the server does. What is said about it holds nothing of it.
-fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
-    if let Some(data) = value["data"].as_object_mut() {
-        unfold(data);
-    }
-    let sentence = |path: &str| match path.split('.').next() {
-        Some("data") => "is not base64: encode it, or write the text itself below `stringData`",
-        Some("stringData") => "must be text: write it with quotes, or as a block after `|`",
-        _ => "is not what a Secret has there",
-    };
-    let mut checked = schema::secret(value, sentence)?;
-    for (name, text) in checked.object.string_data.take().unwrap_or_default() {
-        checked.object.data.get_or_insert_default().insert(name, ByteString(text.into_bytes()));
-    }
-    Ok(checked)
-}
-
-/// Takes line breaks out of base64 text, which the server's decoder passes over.
-fn unfold(data: &mut Map<String, Value>) {
-    for value in data.values_mut() {
-        if let Value::String(text) = value {
-            text.retain(|c| !matches!(c, '\n' | '\r'));
-        }
     }
 }

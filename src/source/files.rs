@@ -1,6 +1,6 @@
 //! A [`World`] from files and flags, with memory.
 
-pub(super) mod listing;
+mod listing;
 #[cfg(test)]
 mod tests;
 
@@ -14,21 +14,22 @@ use std::{
     time::Instant,
 };
 
-use listing::{Found, Listed, Listing, MOMENT};
+use listing::{Found, Listed, Listing, MOMENT, STAYS, said};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    COMMAND_LINE, Declared, Interest, World,
     documents::{Document, Documents, Object, Readable},
-    limits::{MAX_FILE, MAX_FILE_PROBLEMS, MAX_SENTENCE},
+    limits::{MAX_FILE, MAX_FILE_PROBLEMS},
     problem::{FileProblem, bounded_problems},
     schema,
     unfinished::Unfinished,
+    watch::{Interest, look},
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
     model::ObjectKey,
     printable::limited,
+    world::{COMMAND_LINE, Declared, MAX_SENTENCE, World},
 };
 
 /// Manifests in files, in folders and from the command line.
@@ -192,7 +193,7 @@ impl Files {
         let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != Found::InFolder);
         let paths = self.paths.iter().chain(by_path.map(|(path, _)| path)).chain(self.last.files.keys());
         let paths = paths.filter_map(|path| std::path::absolute(path).ok());
-        Interest::of(paths, super::watch::look).noting(self.unfinished.clone())
+        Interest::of(paths, look).noting(self.unfinished.clone())
     }
 }
 
@@ -201,9 +202,6 @@ const STANDARD_INPUT: &str = "standard input";
 
 /// The namespace of objects that name none, unless another is set.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// What is said after why something cannot be read now.
-const STAYS: &str = "; what it declared before stays";
 
 /// What is said of each object that a file declared before, and that may be in what cannot be read of it now. What that
 /// is has been told of the file.
@@ -325,18 +323,6 @@ fn at_most(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
         Err(io::Error::other(format!("it has more than {most} bytes: split it")))
     } else {
         Ok(bytes)
-    }
-}
-
-/// An I/O error in words.
-fn said(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
-        io::ErrorKind::PermissionDenied => {
-            "this user may not read it (permission denied): change its owner or its mode; it is tried again".into()
-        }
-        _ if error.raw_os_error().is_some() => format!("cannot be read: {error}; it is tried again"),
-        _ => format!("cannot be read: {error}"),
     }
 }
 

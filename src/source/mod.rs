@@ -1,4 +1,4 @@
-//! Where manifests come from: a [`World`] gathered from files and flags, or from a cluster.
+//! Where manifests come from: a [`World`](crate::world::World) gathered from files and flags, or from a cluster.
 //!
 //! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
 //! that can no longer be read, or a path that is gone costs nothing that is served. While a file is being written, what
@@ -14,33 +14,22 @@
 //!
 //! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
 
-mod allocations;
 mod cluster;
 pub mod documents;
 mod files;
-pub mod kept;
 mod limits;
 mod names;
 mod problem;
-mod quotas;
 pub mod schema;
 mod settle;
-mod tenancy;
 mod unfinished;
 mod watch;
-mod world;
 
-pub use allocations::{Allocation, Allocations, namespace_of};
 pub use cluster::{
-    Changed, Cluster, Home, REFUSAL_DELAY, SERVICE_NAME, Scope, connect, installed_schema, refused_token, service_of,
-    with_causes,
+    Changed, Cluster, Home, REFUSAL_DELAY, Scope, connect, installed_schema, refused_token, with_causes,
 };
 pub use files::{Files, decoded};
-pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
 pub use names::{Names, resolve};
 pub use problem::FileProblem;
-pub use quotas::{Quotas, Share, oldest_first};
 pub use settle::Settle;
-pub use tenancy::Tenancy;
 pub use watch::{Interest, Watch};
-pub use world::{COMMAND_LINE, Declared, Identity, Lookup, Place, Referred, SLICES_OF, Site, WantedName, World};

@@ -22,8 +22,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use self::limits::{Limits, MAX_OF_OBJECT};
-use super::{Lookup, WantedName};
-use crate::model::ObjectKey;
+use crate::{
+    model::ObjectKey,
+    world::{Lookup, WantedName},
+};
 
 /// The DNS names that are wanted, each looked up by a task of its own, and what is known of them.
 ///

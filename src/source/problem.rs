@@ -1,7 +1,10 @@
 use std::{borrow::Cow, ops::Deref, path::Path, sync::Arc};
 
-use super::limits::{MAX_SENTENCE, more_problems};
-use crate::{model::ObjectKey, printable::limited};
+use crate::{
+    model::ObjectKey,
+    printable::limited,
+    world::{MAX_SENTENCE, more_problems},
+};
 
 /// A mistake in manifest files that belongs to no load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{collections::BTreeSet, fmt, sync::LazyLock};
 
@@ -19,13 +20,16 @@ use k8s_openapi::{
 };
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
-use self::secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value};
-use super::limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
+use self::{
+    secrets::{is_check, may_be_secret, unknown_field as unknown_field_unquoted, unquoted_type, unquoted_value},
+    values::{last_name, said, strings, what_to_write, wrong_value},
+};
 use crate::{
     api::{self, TcpLoadBalancer, TcpLoadBalancerSpec},
     printable::limited,
+    world::{MAX_PROBLEMS, MAX_SENTENCE, more_problems},
 };
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(api::schema);
@@ -292,10 +296,6 @@ impl Problems {
     }
 }
 
-fn strings(list: &Value) -> impl Iterator<Item = &str> {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str)
-}
-
 /// The most field names that anybody wants to read.
 const MOST_LISTED: usize = 16;
 
@@ -378,80 +378,6 @@ fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
     (!values.is_empty()).then_some((field, values))
 }
 
-fn last_name(path: &str) -> &str {
-    let name = path.rsplit('.').next().unwrap_or(path);
-    name.split('[').next().unwrap_or(name)
-}
-
-/// A value in words, short enough for a sentence.
-fn said(value: &Value) -> String {
-    match value {
-        Value::Null => "empty".into(),
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "fields".into(),
-        Value::String(text) => {
-            format!("the text `{}`", text.chars().take(60).flat_map(char::escape_debug).collect::<String>())
-        }
-        Value::Bool(_) | Value::Number(_) => format!("`{value}`"),
-    }
-}
-
-fn wrong_value(schema: &Value, value: &Value, path: &str) -> Option<String> {
-    let name = last_name(path);
-    let bound = |key: &str| schema[key].as_f64();
-    match value {
-        Value::String(text) if schema["enum"].is_array() => not_listed(text, &schema["enum"]),
-        Value::Number(number) => out_of_range(number, bound("minimum"), bound("maximum"), name),
-        Value::String(text) => {
-            let length = text.chars().count() as f64;
-            if text.is_empty() && bound("minLength").is_some_and(|least| least > 0.0) {
-                Some(format!("must not be empty: {}", what_to_write(name, schema)))
-            } else if let Some(most) = bound("maxLength").filter(|most| length > *most) {
-                Some(format!("has {length} characters: write at most {most}"))
-            } else {
-                api::format(schema["format"].as_str()?)?(text).err()
-            }
-        }
-        Value::Array(list) => {
-            let length = list.len() as f64;
-            if bound("minItems").is_some_and(|least| length < least) {
-                Some(format!("must not be empty: {}", what_to_write(name, schema)))
-            } else {
-                too_many(length, bound("maxItems"))
-            }
-        }
-        Value::Object(fields) => too_many(fields.len() as f64, bound("maxProperties")),
-        _ => None,
-    }
-}
-
-fn too_many(length: f64, most: Option<f64>) -> Option<String> {
-    most.filter(|most| length > *most).map(|most| format!("has {length} entries: write at most {most}"))
-}
-
-fn not_listed(text: &str, values: &Value) -> Option<String> {
-    let values: Vec<_> = strings(values).collect();
-    if values.contains(&text) {
-        return None;
-    }
-    let text = said(&Value::from(text));
-    Some(format!("{text} is not possible: write {}", values.join(" or ")))
-}
-
-fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &str) -> Option<String> {
-    let value = number.as_f64()?;
-    if least.is_none_or(|least| value >= least) && most.is_none_or(|most| value <= most) {
-        return None;
-    }
-    let range = match (least, most) {
-        (Some(least), Some(most)) => format!("from {least} to {most}"),
-        (Some(least), None) => format!("of at least {least}"),
-        (None, most) => format!("of at most {}", most.unwrap_or_default()),
-    };
-    let instead = if name == "weight" && value == 0.0 { ", or leave the backend out to send it nothing" } else { "" };
-    Some(format!("{number} is out of range: write a number {range}{instead}"))
-}
-
 /// What may be in a list once only.
 struct Identity {
     value: String,
@@ -479,36 +405,5 @@ fn identity(schema: &Value, entry: &Value, list: &str) -> Option<Identity> {
             })
         }
         _ => None,
-    }
-}
-
-/// What belongs into a field, for people who left it out.
-fn what_to_write(name: &str, schema: &Value) -> String {
-    let example = match name {
-        "spec" => "write `spec:` with `listeners` and `backends` below it",
-        "listeners" => "write the ports clients connect to, for example `listeners: [{port: 5432}]`",
-        "backends" => "write where connections go, for example `backends: [{addresses: [\"192.0.2.7:5432\"]}]`",
-        "addresses" => "write for example `addresses: [\"192.0.2.7:5432\"]`",
-        _ => return described(name, schema),
-    };
-    example.into()
-}
-
-/// What the schema itself says of a field.
-fn described(name: &str, schema: &Value) -> String {
-    let values: Vec<_> = strings(&schema["enum"]).collect();
-    if !values.is_empty() {
-        return format!("write `{name}` ({})", values.join(" or "));
-    }
-    let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
-    // A bound alone says nothing of what belongs there.
-    let instead = rule.and_then(|rule| rule.split_once(": write ")).filter(|(what, _)| *what != "not a line of text");
-    if let Some((_, instead)) = instead {
-        return format!("write {instead}");
-    }
-    let described = schema["description"].as_str().unwrap_or_default();
-    match described.split_inclusive(['.', ':']).next() {
-        Some(first) => format!("write `{name}` ({})", first.trim_end_matches(['.', ':'])),
-        None => "write something, or leave it out".into(),
     }
 }

@@ -19,7 +19,7 @@ use notify::{
 };
 use tokio::{sync::Notify, time::sleep_until};
 
-use super::{files::listing::is_manifest, unfinished::Unfinished};
+use super::unfinished::Unfinished;
 
 /// Watches files through inotify.
 ///
@@ -305,4 +305,11 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> {
             part => part.as_os_str().to_owned(),
         },
     )
+}
+
+/// Whether a file in a folder is taken for a manifest.
+pub fn is_manifest(file: &Path) -> bool {
+    let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    !hidden && ["yaml", "yml", "json"].contains(&extension.to_ascii_lowercase().as_str())
 }

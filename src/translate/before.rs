@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::context::{Surroundings, pods::Target, reach::Reach};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
-    source::Declared,
+    world::Declared,
 };
 
 /// What a load balancer served before and may go on with: what it keeps while its declaration is wrong.

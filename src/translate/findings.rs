@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::verdict::{Problem, Reason, Severity};
-use crate::{api, printable::limited, source::MAX_SENTENCE};
+use crate::{api, printable::limited, world::MAX_SENTENCE};
 
 #[derive(Default)]
 pub(super) struct Findings {

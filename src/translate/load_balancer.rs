@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{self, Placement},
     model::{Listener, ListenerKey, ObjectKey, Upstream},
-    source::{Declared, Site},
+    world::{Declared, Site},
 };
 
 /// What one load balancer comes to, before it is known whether others have its ports.

@@ -1,6 +1,6 @@
 //! Parts of sentences that several modules use.
 
-use crate::{model::ObjectKey, source::World};
+use crate::{model::ObjectKey, world::World};
 
 /// What becomes of a listener that is wrong, for the end of a sentence.
 pub(super) fn meanwhile_listener(served_before: bool) -> &'static str {

@@ -42,7 +42,7 @@ pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 use crate::{
     api::Placement,
     model::{ListenerKey, ObjectKey, Snapshot, Upstream, UpstreamKey},
-    source::{COMMAND_LINE, Declared, Site, World},
+    world::{COMMAND_LINE, Declared, Site, World},
 };
 
 /// What to serve now, and what to tell each load balancer's owner.

@@ -1,7 +1,7 @@
 //! What is said of what is too much for its namespace.
 
 use super::{declaration::Declaration, findings::Place, verdict::Reason};
-use crate::source::{Referred, Share, Tenancy};
+use crate::world::{Referred, Share, Tenancy};
 
 /// Whether the load balancer is within what its namespace may have.
 pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use super::{declaration::Declaration, findings::Place, messages::missing, quotas, verdict::Reason};
 use crate::{
     api::{RefKind, Reference},
-    source::{Referred, Site, World},
+    world::{Referred, Site, World},
 };
 
 /// A text that something refers to.

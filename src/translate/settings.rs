@@ -14,7 +14,7 @@ use crate::{
         Algorithm, Balancing, Close, Connect, EndpointDrain, Failback, Failover, Keepalive, ListenerDrain,
         PassiveCheck, Preconnect, Rebalance, StartTls, Timeouts,
     },
-    source,
+    world,
 };
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -179,9 +179,9 @@ fn warn_of_unknown_place(surroundings: &Surroundings, prefer: Prefer, place: &mu
     let unknown =
         |what: &str| format!("it does nothing here: this process does not know its {what}; start it with --{what}");
     let sentence = match (prefer, surroundings.here()) {
-        (Prefer::SameNode, source::Place { node: None, .. }) => unknown("node"),
-        (Prefer::SameZone | Prefer::Hints, source::Place { zone: None, .. }) => unknown("zone"),
-        (_, source::Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
+        (Prefer::SameNode, world::Place { node: None, .. }) => unknown("node"),
+        (Prefer::SameZone | Prefer::Hints, world::Place { zone: None, .. }) => unknown("zone"),
+        (_, world::Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
             "no endpoint is in zone `{zone}`, where this process runs: check its --zone and the zones of the endpoints"
         ),
         (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,

@@ -7,7 +7,7 @@ use std::{
 use crate::{
     model::ObjectKey,
     printable::printable,
-    source::{Identity, MAX_PROBLEMS, more_problems},
+    world::{Identity, MAX_PROBLEMS, more_problems},
 };
 
 /// What the translation thinks of each load balancer.
@@ -154,6 +154,6 @@ pub enum Reason {
     Pending,
     /// This process is in no place that could be near anything, as far as it knows: others may know better.
     UnknownPlace,
-    /// It depends on an object of which nothing is known: see [`World::unread`](crate::source::World::unread).
+    /// It depends on an object of which nothing is known: see [`World::unread`](crate::world::World::unread).
     Unknown,
 }

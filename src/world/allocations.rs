@@ -39,6 +39,11 @@ impl Allocation {
         namespace_of(&self.object)
     }
 
+    /// Whether a Service leads to the listener whose port it is, or was.
+    pub fn is_of(&self, target: &Target) -> bool {
+        self.uid == target.uid && self.port == target.listener
+    }
+
     /// Makes it nobody's. Then it takes no more room than what a full ConfigMap has for each.
     pub fn free(&mut self, now: Timestamp) {
         self.object = self.namespace().into();
@@ -87,7 +92,7 @@ impl Allocations {
             // Whose a Service is that does not say so is for the ledger to tell.
             let shown: Vec<&Target> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
             let written = believed.0.get(port);
-            if written.is_some_and(|written| shown.iter().any(|target| target.is_of(written))) {
+            if written.is_some_and(|written| shown.iter().any(|target| written.is_of(target))) {
                 continue;
             }
             let Some(Target { uid, object, listener }) = shown.first().copied().cloned() else { continue };

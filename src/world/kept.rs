@@ -8,7 +8,6 @@ use std::{
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::util::intstr::IntOrString};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Allocation;
 use crate::model::ObjectKey;
 
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -44,13 +43,6 @@ pub struct Target {
     pub object: Arc<str>,
     /// The port that clients connect to.
     pub listener: u16,
-}
-
-impl Target {
-    /// Whether the port is, or was, this one's.
-    pub fn is_of(&self, allocation: &Allocation) -> bool {
-        self.uid == allocation.uid && self.listener == allocation.port
-    }
 }
 
 /// Who is sent to each of the proxies' ports; several only if something is wrong.

@@ -1,23 +1,40 @@
+//! Everything that is known at one moment: plain data, which `source` gathers and `translate` reads.
+//!
+//! [`allocations`](Allocations) are the ports of proxies by their owners, [`kept`] reads the Services that the leader keeps,
+//! and [`Quotas`] say what each namespace may have.
+
+mod allocations;
+mod declared;
+mod dns;
+mod endpoint_slice;
+pub mod kept;
+mod limits;
+mod quotas;
+mod site;
+mod tenancy;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use jiff::Timestamp;
+pub use allocations::{Allocation, Allocations, namespace_of};
+pub use declared::{COMMAND_LINE, Declared, Identity, Referred};
+pub use dns::{Lookup, WantedName};
+pub use endpoint_slice::{SERVICE_NAME, SLICES_OF, service_of};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
 };
+pub use limits::{MAX_PROBLEMS, MAX_SENTENCE, more_problems};
+pub use quotas::{Quotas, Share, oldest_first};
+pub use site::{Place, Site};
+pub use tenancy::Tenancy;
 
-use super::{Allocations, Tenancy};
-use crate::{
-    api::{Host, RefKind, Reference, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
-    model::ObjectKey,
-};
+use crate::{api::Host, model::ObjectKey};
 
 /// Everything that users and the cluster say at one moment: what [`translate`](crate::translate) reads.
 #[derive(Clone, Default, PartialEq)]
@@ -47,76 +64,6 @@ pub struct World {
     pub place: Option<Place>,
     /// Whether the ports of a [`Site::Gateway`] are not stored: the leader is to write them.
     pub ports_are_lost: bool,
-}
-
-/// An object with certificates that load balancers refer to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Referred {
-    pub kind: RefKind,
-    pub key: ObjectKey,
-}
-
-impl Referred {
-    /// What a load balancer refers to: something of its own namespace.
-    pub fn by(object: &ObjectKey, Reference { kind, name }: Reference) -> Self {
-        Self { kind, key: ObjectKey { namespace: object.namespace.clone(), name: name.into() } }
-    }
-}
-
-impl fmt::Display for Referred {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.name(), self.key)
-    }
-}
-
-/// Where the process runs, which decides where listeners are bound and what load balancers may do.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Site {
-    /// On somebody's machine: listeners are bound as declared, and every address may be reached.
-    #[default]
-    Standalone,
-    /// In an application's pod: listeners are bound to this address, and every address may be reached.
-    Sidecar(IpAddr),
-    /// In the controller's pods, behind a Service for each load balancer: listeners are bound to the ports allocated to
-    /// them.
-    Gateway(Arc<Allocations>, Arc<Tenancy>),
-    /// On the nodes' own ports.
-    Host(Arc<Tenancy>),
-}
-
-/// Where a process runs, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    pub node: Option<Arc<str>>,
-    pub zone: Option<Arc<str>>,
-}
-
-impl Site {
-    /// The administrator's rules, where load balancers are many people's.
-    pub fn tenancy(&self) -> Option<&Tenancy> {
-        match self {
-            Self::Standalone | Self::Sidecar(_) => None,
-            Self::Gateway(_, tenancy) | Self::Host(tenancy) => Some(tenancy),
-        }
-    }
-
-    /// Whether anything but pods may be a backend.
-    pub fn reaches_addresses(&self) -> bool {
-        self.tenancy().is_none_or(|tenancy| !tenancy.backend_networks.is_empty())
-    }
-}
-
-/// How a DNS name is to be looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedName {
-    pub interval: Duration,
-    /// The first few load balancers of each namespace with the name: looking it up counts as one of theirs.
-    pub objects: Vec<ObjectKey>,
-}
-
-impl WantedName {
-    /// Of one namespace.
-    const MAX_OBJECTS: usize = 8;
 }
 
 impl World {
@@ -176,59 +123,6 @@ impl fmt::Debug for World {
             .field("ports_are_lost", &self.ports_are_lost)
             .finish()
     }
-}
-
-/// The kind, among those of [`World::unreadable`], of all EndpointSlices of a Service.
-pub const SLICES_OF: &str = "EndpointSlices of Service";
-
-/// The origin of what flags and the environment declare.
-pub const COMMAND_LINE: &str = "command line";
-
-/// A load balancer as it is declared.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Declared {
-    /// The latest that could be read. `None`: none could since the start.
-    pub spec: Option<Arc<TcpLoadBalancerSpec>>,
-    /// Why the present text cannot be read, each a sentence that names the field; empty when `spec` is the present text.
-    pub problems: Vec<String>,
-    /// Where it is declared, for people: a file, or [`COMMAND_LINE`].
-    pub origin: Arc<str>,
-    /// What relative paths in it are relative to.
-    pub folder: PathBuf,
-    /// What the API server knows it by. `None`: it does not come from there.
-    pub identity: Option<Identity>,
-    /// What its status says.
-    pub status: Option<Arc<TcpLoadBalancerStatus>>,
-}
-
-/// What the API server knows an object by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
-    pub created: Timestamp,
-    pub uid: Arc<str>,
-    /// Counts changes of the spec; that of the present text, whether it can be read or not.
-    pub generation: i64,
-}
-
-impl Declared {
-    /// The uid that the API server gave it.
-    pub fn uid(&self) -> Option<&str> {
-        self.identity.as_ref().map(|identity| &*identity.uid)
-    }
-
-    /// Where a file is that the manifest names: its key in [`World::files`].
-    pub fn path_of(&self, file: &str) -> PathBuf {
-        self.folder.join(file)
-    }
-}
-
-/// What is known of a DNS name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lookup {
-    /// The last good answer; empty: there was none yet.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Why the latest look-up gave no answer, as it is said of the name: `cannot be looked up: …`.
-    pub problem: Option<Arc<str>>,
 }
 
 #[cfg(test)]

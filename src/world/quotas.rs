@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Declared, Referred, Tenancy};
+use super::{
+    declared::{Declared, Referred},
+    tenancy::Tenancy,
+};
 use crate::{api::Placement, model::ObjectKey};
 
 /// The load balancers by the time of their creation, then by namespace and name: whoever was there first goes first where
@@ -121,7 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{api::RefKind, source::Identity};
+    use crate::{api::RefKind, world::Identity};
 
     /// Created at this second, with these Secrets for each of its listeners.
     fn declared(created: i64, placement: &str, secrets: &[&[&str]]) -> Declared {

@@ -23,8 +23,9 @@ use tcplb::{
     api::{Placement, ServiceType, TcpLoadBalancer},
     controller::{self, Observed, Replica, Replicas, Settings},
     model::{ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot},
-    source::{Allocations, Cluster, Home, Scope, Site, Tenancy},
+    source::{Cluster, Home, Scope},
     translate::translate,
+    world::{Allocations, Site, Tenancy},
 };
 use tokio::{
     sync::watch,

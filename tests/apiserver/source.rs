@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 use tcplb::{
     api::{Placement, TcpLoadBalancer},
     model::ObjectKey,
-    source::{Cluster, Home, Scope, Site, Tenancy, World},
+    source::{Cluster, Home, Scope},
+    world::{Site, Tenancy, World},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 

@@ -20,8 +20,9 @@ use tcplb::{
     api::{Placement, ServiceType, TcpLoadBalancer},
     controller::{Observed, Replica, Replicas, Settings, run_with},
     model::{BackendHealth, ListenerOutcome, ObjectKey, ReplicaReport, Served, Snapshot, UpstreamKey},
-    source::{Cluster, Home, Scope, Site, Tenancy},
+    source::{Cluster, Home, Scope},
     translate::{Verdicts, translate},
+    world::{Site, Tenancy},
 };
 use tokio::{
     sync::watch,

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tcplb::{
     model::{Listener, ProxyVersion, Snapshot, Tls, Upstream},
     proxy::accounting::CloseReason,
-    source::{Declared, World},
     translate::translate,
+    world::{Declared, World},
 };
 
 use crate::{

@@ -22,9 +22,9 @@ use crate::{
         access_log::{AccessLog, Events, Format},
         socket::Sharing,
     },
-    source::{Declared, Identity, Place, World},
     tools::cert,
     translate::translate,
+    world::{Declared, Identity, Place, World},
 };
 
 /// A proxy that serves what is declared, and what it reports.

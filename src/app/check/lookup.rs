@@ -17,7 +17,8 @@ use super::mode::{Missing, missing};
 use crate::{
     api::RefKind,
     model::ObjectKey,
-    source::{SERVICE_NAME, World, with_causes},
+    source::with_causes,
+    world::{SERVICE_NAME, World},
 };
 
 /// Adds what is missing in a world, as far as it exists and may be read. The EndpointSlices of Services that await pods are

@@ -5,13 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use super::related::TEMPLATE;
+use super::templates::TEMPLATE;
 use crate::{
     api::{BackendService, Placement, RefKind, TcpLoadBalancerSpec},
     cli::CheckMode,
     model::ObjectKey,
-    source::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
     translate::{Problem, Reason, selects_pods},
+    world::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
 };
 
 /// Where a load balancer is to be served.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::Placement,
-    source::{Site, World, oldest_first},
     translate::{Problem, Reason, Severity, Verdicts},
+    world::{Site, World, oldest_first},
 };
 
 /// Refuses node ports that an older load balancer of these has.

@@ -2,18 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::mode::service_key;
+use super::{mode::service_key, templates::Identity};
 use crate::{
-    api::{KIND, RefKind, TcpLoadBalancerSpec},
+    api::{KIND, TcpLoadBalancerSpec},
     model::ObjectKey,
-    source::{FileProblem, Referred, World},
+    source::FileProblem,
+    world::{Referred, World},
 };
-
-/// A kind and a key.
-type Identity = (&'static str, ObjectKey);
-
-/// The reason to look no further at an object that a tool completes.
-pub const TEMPLATE: &str = "it has encrypted values or placeholders here: decrypt or render it first";
 
 /// The problems that concern load balancers, or files as a whole.
 pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Identity>) -> Vec<FileProblem> {
@@ -43,28 +38,4 @@ fn objects_of(object: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Vec<Identity> {
         (kind.name(), key)
     });
     services.chain(references).collect()
-}
-
-/// Takes templates out of a world: nothing is known of their values.
-pub fn take_out(templates: &BTreeSet<Identity>, world: &mut World) {
-    for (kind, key) in templates {
-        world.unreadable.remove(&(*kind, key.clone()));
-        if *kind == RefKind::Secret.name() {
-            world.secrets.remove(key);
-        } else if *kind == RefKind::ConfigMap.name() {
-            world.config_maps.remove(key);
-        }
-    }
-}
-
-/// Has those templates be unknown that were not found in the cluster.
-pub fn note_unknown(templates: BTreeSet<Identity>, world: &mut World) {
-    for (kind, key) in templates {
-        let is_found = world.secrets.contains_key(&key) && kind == RefKind::Secret.name()
-            || world.config_maps.contains_key(&key) && kind == RefKind::ConfigMap.name();
-        if !is_found {
-            let why = format!("{kind} {key} cannot be checked: {TEMPLATE}");
-            world.unread.entry((kind, key)).or_insert(why.into());
-        }
-    }
 }

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use crate::{
     api::{Network, ServiceType},
     cli::port_range,
-    source::{Tenancy, decoded, schema::near},
+    source::{decoded, schema::near},
+    world::Tenancy,
 };
 
 /// Whatever an administrator could allow.

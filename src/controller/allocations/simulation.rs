@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Allotment, Claim, Claims, REST, allot};
-use crate::source::{
+use crate::world::{
     Allocation, Allocations,
     kept::{Target, Targets},
 };

@@ -4,7 +4,7 @@ use super::{
     simulation::{Cluster, Event, START, Scene, claim},
     *,
 };
-use crate::source::kept::Target;
+use crate::world::kept::Target;
 
 fn at(minutes: i64) -> Timestamp {
     START + SignedDuration::from_mins(minutes)

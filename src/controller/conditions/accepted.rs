@@ -1,7 +1,8 @@
 //! Whether the declaration can be served as it is written.
 
 use super::{
-    ConditionReason, Finding, lines,
+    finding::{Finding, lines},
+    reason::ConditionReason,
     situation::{Situation, Topic, name_of},
 };
 use crate::translate::{Problem, Severity};

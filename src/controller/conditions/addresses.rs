@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 use super::situation::Situation;
 use crate::{
     api::{Address, AddressType, Placement},
-    source::kept,
+    world::kept,
 };
 
 /// Those from outside the cluster first.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ConditionReason, Finding, lines,
+    finding::{Finding, lines},
+    reason::ConditionReason,
     situation::{Situation, Topic},
 };
 use crate::{

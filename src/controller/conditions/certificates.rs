@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ConditionReason, Finding, lines,
+    finding::{Finding, lines},
+    reason::ConditionReason,
     situation::{Situation, Topic},
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! Whether the proxies see their clients' addresses.
 
-use super::{ConditionReason, Finding, situation::Situation};
+use super::{finding::Finding, reason::ConditionReason, situation::Situation};
 use crate::api::{ExternalTrafficPolicy, Placement, ServiceTemplate, ServiceType};
 
 pub fn preserved(situation: &Situation) -> Finding {

@@ -9,8 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    BACKENDS_HEALTHY, ConditionReason, Finding, PROGRAMMED, RESOLVED_REFS, is_waiting,
+    finding::Finding,
+    reason::{ConditionReason, is_waiting},
     situation::{Situation, Topic},
+    types::{BACKENDS_HEALTHY, PROGRAMMED, RESOLVED_REFS},
 };
 use crate::translate::{Reason, Severity, UNREPORTED};
 

@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::Service;
 
 use super::{
-    ConditionReason, Finding, Holds, PROGRAMMED, addresses, lines,
+    addresses,
+    finding::{Finding, Holds, lines},
+    reason::ConditionReason,
     situation::{Situation, Telling, Topic},
+    types::PROGRAMMED,
 };
 use crate::{
     api::{Address, Listener, ListenerStatus, Placement},
-    controller::Problem,
+    controller::observed::Problem,
     model::ListenerOutcome,
     translate::Severity,
 };

@@ -15,11 +15,11 @@
 //! `kubectl wait --for=condition=Ready` compares the condition's own `observedGeneration` with `metadata.generation`. Argo
 //! CD has a script in docs/kubernetes.md.
 
-use super::{ACCEPTED, CLIENT_ADDRESS_PRESERVED, ConditionReason, Finding, Holds};
-
-pub const READY: &str = "Ready";
-pub const RECONCILING: &str = "Reconciling";
-pub const STALLED: &str = "Stalled";
+use super::{
+    finding::{Finding, Holds},
+    reason::ConditionReason,
+    types::{ACCEPTED, CLIENT_ADDRESS_PRESERVED, READY, RECONCILING, STALLED},
+};
 
 /// The first of the conditions that is not as it should be.
 pub fn first_fault<'a>(conditions: &'a [(&'static str, Finding)]) -> Option<(&'static str, &'a Finding)> {
@@ -52,9 +52,4 @@ pub fn summarised(conditions: &[(&'static str, Finding)]) -> Vec<(&'static str, 
         summarised.push((RECONCILING, Finding::yes(fault.reason, message)));
     }
     summarised
-}
-
-/// True if a condition only repeats what another one says.
-pub fn is_summary(type_: &str) -> bool {
-    [READY, RECONCILING, STALLED].contains(&type_)
 }

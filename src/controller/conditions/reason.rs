@@ -1,6 +1,8 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 #[cfg(test)]
-use super::{
-    ACCEPTED, BACKENDS_HEALTHY, CERTIFICATES_VALID, CLIENT_ADDRESS_PRESERVED, PROGRAMMED, RESOLVED_REFS, ready::READY,
+use super::types::{
+    ACCEPTED, BACKENDS_HEALTHY, CERTIFICATES_VALID, CLIENT_ADDRESS_PRESERVED, PROGRAMMED, READY, RESOLVED_REFS,
 };
 
 macro_rules! condition_reasons {
@@ -73,4 +75,9 @@ impl ConditionReason {
     pub fn is_waiting(self) -> bool {
         Self::WAITING.contains(&self)
     }
+}
+
+/// True if a condition with this reason waits for something that comes about by itself.
+pub fn is_waiting(condition: &Condition) -> bool {
+    ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
 }

@@ -6,15 +6,14 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    super::{Replicas, Settings},
-    ConditionReason,
+    super::{observed, replicas::Replicas, settings::Settings},
+    reason::ConditionReason,
 };
 use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
-    controller,
     model::{ObjectKey, ReplicaReport, Served},
-    source::{Declared, Identity, kept::Kept},
     translate::{Problem, Reason, Severity, Verdict},
+    world::{Declared, Identity, kept::Kept},
 };
 
 /// All that is known of one load balancer.
@@ -29,7 +28,7 @@ pub struct Situation<'a> {
     /// The Service that is kept for it.
     pub service: Option<&'a Kept<'a>>,
     /// Why that, or a port, is not as it is wanted.
-    pub problem: Option<&'a controller::Problem>,
+    pub problem: Option<&'a observed::Problem>,
     /// What each replica tells of it, by the names of the pods.
     pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
     pub all_replicas: &'a Replicas,
@@ -69,7 +68,7 @@ impl<'a> Situation<'a> {
         declared: &'a Declared,
         verdict: &'a Verdict,
         service: Option<&'a Kept<'a>>,
-        problem: Option<&'a controller::Problem>,
+        problem: Option<&'a observed::Problem>,
         all_replicas: &'a Replicas,
         replicas_are_unknown: bool,
         settings: &'a Settings,

@@ -5,14 +5,18 @@ mod transients;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
-use super::{super::Replica, *};
+use super::{
+    super::{Replica, observed},
+    finding::LONGEST_MESSAGE,
+    *,
+};
 use crate::{
-    controller,
     model::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served},
-    source::{Declared, Identity, World, kept},
     translate::{Problem, Reason, Severity, Verdict},
+    world::{Declared, Identity, World, kept},
 };
 
 const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -29,7 +33,7 @@ struct Case {
     problems: Vec<Problem>,
     served: Vec<(&'static str, Option<Served>)>,
     service: Option<Value>,
-    problem: Option<controller::Problem>,
+    problem: Option<observed::Problem>,
     /// The Service of the replicas is there.
     replicas_are_listed: bool,
     before: Option<TcpLoadBalancerStatus>,
@@ -329,7 +333,7 @@ fn the_service_must_send_connections_to_where_they_are_served() {
     case.expect(PROGRAMMED, "False/Pending", "does not have the port yet");
     let case = Case { service: Some(ports(json!([{"port": 5432, "targetPort": 20002}]))), ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod a does not serve port 20002");
-    let problem = controller::Problem::ServiceNotWritten("Service tcplb/x cannot be written: quota".into());
+    let problem = observed::Problem::ServiceNotWritten("Service tcplb/x cannot be written: quota".into());
     let case = Case { problem: Some(problem), ..Case::default() };
     case.expect(PROGRAMMED, "False/ServiceNotWritten", "quota");
 }
@@ -338,8 +342,8 @@ fn the_service_must_send_connections_to_where_they_are_served() {
 fn a_listener_without_a_port_takes_nothing_from_the_others() {
     let (listeners, sentence) = (BTreeSet::from([9]), "there is none".to_owned());
     let problems = [
-        (controller::Problem::NoFreePort { listeners: listeners.clone(), sentence: sentence.clone() }, "NoFreePort"),
-        (controller::Problem::AllocationFailed { listeners, sentence }, "AllocationFailed"),
+        (observed::Problem::NoFreePort { listeners: listeners.clone(), sentence: sentence.clone() }, "NoFreePort"),
+        (observed::Problem::AllocationFailed { listeners, sentence }, "AllocationFailed"),
     ];
     for (problem, reason) in problems {
         let mut case = Case { problem: Some(problem), ..Case::default() };
@@ -568,7 +572,7 @@ fn an_expired_authority_is_told_and_makes_nothing_unready() {
     let expired = problem(Severity::Warning, Reason::AuthorityExpired, field, "the authority CN=old expired");
     let case = Case { problems: vec![expired], ..Case::default() };
     case.expect(RESOLVED_REFS, "True/ResolvedRefs", "the authority CN=old expired");
-    case.expect(super::ready::READY, "True/Ready", "");
+    case.expect(super::types::READY, "True/Ready", "");
     assert!(!case.has(CERTIFICATES_VALID));
 }
 

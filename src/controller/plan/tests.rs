@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     controller::Replica,
     model::{ReplicaReport, Served},
-    source::{Allocation, Declared, World},
     translate::{Problem, Severity, Verdicts},
+    world::{Allocation, Declared, World},
 };
 
 fn db() -> ObjectKey {

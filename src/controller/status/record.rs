@@ -4,14 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    super::{
+use crate::{
+    api::TcpLoadBalancerStatus,
+    controller::{
         conditions::{ACCEPTED, BACKENDS_HEALTHY, is_summary, is_waiting, steady},
         failure::{Failure, Failures},
     },
-    Wish,
 };
-use crate::api::TcpLoadBalancerStatus;
 
 /// Numbers that change alone are written this seldom.
 const COUNTS_REST: Duration = Duration::from_secs(5);
@@ -181,4 +180,13 @@ fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancer
         before.is_none_or(|before| before.status == "True" || is_waiting(fault) && !is_waiting(before))
     });
     new.clone().next().is_some() && new.all(|fault| fault.type_ != ACCEPTED)
+}
+
+/// What the status of an object is to be.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub uid: Arc<str>,
+    pub status: Arc<TcpLoadBalancerStatus>,
+    /// What it was when it was last seen.
+    pub there: Option<Arc<TcpLoadBalancerStatus>>,
 }

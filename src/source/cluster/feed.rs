@@ -23,8 +23,8 @@ use tracing::{info, warn};
 
 use super::{
     interest::{Interest, Subject},
-    kinds::Kept,
-    store::{Change, Store},
+    kinds::{Change, Kept},
+    store::Store,
     trouble::{Outage, Pauses, REFUSAL_DELAY, Trouble, Unreachable},
 };
 
@@ -69,6 +69,15 @@ impl<K: Kept> Feeds<K> {
 
     pub fn iter(&self) -> impl Iterator<Item = (&Subject, &Feed<K>)> {
         self.0.iter()
+    }
+
+    /// What the API server refuses, once it has to be reported: a sentence for each watch.
+    pub fn refusals(&self) -> impl Iterator<Item = String> {
+        self.iter().filter_map(|(subject, feed)| {
+            let state = feed.state();
+            let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
+            state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)))
+        })
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Scope, kinds::SERVICE_NAME};
 use crate::{
-    api::{RefKind, TcpLoadBalancerSpec},
+    api::TcpLoadBalancerSpec,
     model::ObjectKey,
-    source::Referred,
+    world::{Referred, SERVICE_NAME},
 };
 
 /// What one watch is of: objects of one kind.
@@ -29,11 +28,11 @@ pub enum Select {
 }
 
 impl Subject {
-    fn all(namespace: Option<&Arc<str>>) -> Self {
+    pub fn all(namespace: Option<&Arc<str>>) -> Self {
         Self { namespace: namespace.cloned(), select: Select::All }
     }
 
-    fn of_any_service(namespace: Option<&Arc<str>>) -> Self {
+    pub fn of_any_service(namespace: Option<&Arc<str>>) -> Self {
         Self { namespace: namespace.cloned(), select: Select::AnyService }
     }
 
@@ -46,7 +45,7 @@ impl Subject {
     }
 
     /// The API server's own Service, and by the same name its only slice: a right to these two alone is enough.
-    fn of_api_server() -> Self {
+    pub fn of_api_server() -> Self {
         Self::named(&ObjectKey::new(API_SERVER.0, API_SERVER.1))
     }
 
@@ -91,82 +90,6 @@ impl Subject {
     }
 }
 
-/// The watches that are needed, by what they are of.
-#[derive(Debug, Default, PartialEq)]
-pub struct Subjects {
-    pub load_balancers: BTreeSet<Subject>,
-    pub services: BTreeSet<Subject>,
-    pub slices: BTreeSet<Subject>,
-    pub secrets: BTreeSet<Subject>,
-    pub config_maps: BTreeSet<Subject>,
-    pub ports: BTreeSet<Subject>,
-}
-
-impl Subjects {
-    /// Those that are needed whatever is declared.
-    pub fn of_scope(scope: &Scope) -> Self {
-        let home = scope.home.as_ref();
-        let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, &home.allocations.as_ref()?.0)));
-        let ports = ports.iter().map(Subject::named).collect();
-        if let Some(only) = &scope.only {
-            return Self { load_balancers: [Subject::named(only)].into(), ports, ..Self::default() };
-        }
-        let chosen: Option<BTreeSet<Arc<str>>> =
-            scope.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect());
-        let load_balancers = each(chosen.as_ref(), Subject::all);
-        let mut everywhere = chosen;
-        if let (Some(namespaces), Some(home)) = (&mut everywhere, home) {
-            namespaces.insert(home.namespace.as_str().into());
-        }
-        let mut services = each(everywhere.as_ref(), Subject::all);
-        let mut slices = each(everywhere.as_ref(), Subject::of_any_service);
-        let api_server = Subject::of_api_server();
-        if everywhere.is_some_and(|namespaces| !namespaces.contains(API_SERVER.0)) {
-            services.insert(api_server.clone());
-            slices.insert(api_server);
-        }
-        Self { load_balancers, services, slices, ports, ..Self::default() }
-    }
-
-    /// Those that a load balancer needs besides.
-    pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
-        let mut subjects = Self::default();
-        for Referred { kind, key } in references(key, spec) {
-            subjects.referred_mut(kind).insert(Subject::named(&key));
-        }
-        if scope.only.is_some() {
-            let services = services(key, spec);
-            subjects.services = services.iter().map(Subject::named).collect();
-            subjects.slices = services.iter().map(Subject::of_service).collect();
-        }
-        subjects
-    }
-
-    fn referred_mut(&mut self, kind: RefKind) -> &mut BTreeSet<Subject> {
-        match kind {
-            RefKind::Secret => &mut self.secrets,
-            RefKind::ConfigMap => &mut self.config_maps,
-        }
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        let Self { load_balancers, services, slices, secrets, config_maps, ports } = self;
-        load_balancers.extend(other.load_balancers.iter().cloned());
-        services.extend(other.services.iter().cloned());
-        slices.extend(other.slices.iter().cloned());
-        secrets.extend(other.secrets.iter().cloned());
-        config_maps.extend(other.config_maps.iter().cloned());
-        ports.extend(other.ports.iter().cloned());
-    }
-}
-
-fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<str>>) -> Subject) -> BTreeSet<Subject> {
-    match namespaces {
-        None => [subject(None)].into(),
-        Some(namespaces) => namespaces.iter().map(|namespace| subject(Some(namespace))).collect(),
-    }
-}
-
 /// The Secrets and ConfigMaps that a load balancer refers to.
 pub fn references(key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> BTreeSet<Referred> {
     let of_listeners = spec.listeners.iter().flat_map(|listener| listener.references());
@@ -203,4 +126,4 @@ impl Interest {
 }
 
 /// The API server's own Service, which nobody may reach through a load balancer.
-const API_SERVER: (&str, &str) = ("default", "kubernetes");
+pub const API_SERVER: (&str, &str) = ("default", "kubernetes");

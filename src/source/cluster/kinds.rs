@@ -17,26 +17,17 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{
-    super::{Allocations, Declared, Identity},
-    interest::Interest,
-    store::Change,
-};
+use super::interest::Interest;
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
+    world::{Allocations, Declared, Identity, service_of},
 };
 
 /// Where load balancers are declared, for people.
 const ORIGIN: &str = "cluster";
 /// What `kubectl apply` writes: a copy of the object, which nobody here reads.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// The name of the Service that an EndpointSlice is of.
-pub fn service_of(slice: &EndpointSlice) -> Option<&str> {
-    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
-}
 
 /// What is kept of an object. It is made of whatever the API server sends, so that no object ever stops a watch.
 pub trait Kept: PartialEq + Send + 'static {
@@ -352,4 +343,13 @@ fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
         }
         Problem { path, sentence }
     })
+}
+
+/// What an event changes of what somebody wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    Nothing,
+    /// Statuses of load balancers alone.
+    Statuses,
+    Content,
 }

@@ -4,17 +4,11 @@ use std::{collections::BTreeMap, mem};
 
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
-use super::{interest::Interest, kinds::Kept};
+use super::{
+    interest::Interest,
+    kinds::{Change, Kept},
+};
 use crate::model::ObjectKey;
-
-/// What an event changes of what somebody wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
-    Nothing,
-    /// Statuses of load balancers alone.
-    Statuses,
-    Content,
-}
 
 /// The objects of one watch: those of the latest complete listing, and what has changed since.
 pub struct Store<K> {

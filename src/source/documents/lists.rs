@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use super::{KUBERNETES, Kind, near};
-use crate::api::{GROUP, KIND, VERSION};
+use super::kind::{KUBERNETES, Kind};
+use crate::{
+    api::{GROUP, KIND, VERSION},
+    source::schema::near,
+};
 
 /// A list of objects that is read.
 pub enum List {

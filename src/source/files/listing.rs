@@ -7,18 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::{STAYS, said};
-use crate::source::FileProblem;
+use crate::source::{problem::FileProblem, watch::is_manifest};
 
 /// How long a file may be away while it is replaced.
 pub const MOMENT: Duration = Duration::from_millis(100);
-
-/// Whether a file in a folder is taken for a manifest.
-pub fn is_manifest(file: &Path) -> bool {
-    let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    !hidden && ["yaml", "yml", "json"].contains(&extension.to_ascii_lowercase().as_str())
-}
 
 /// The files to read, in order, each once. Of what is in folders, only what is a file when it is listed.
 #[derive(Default)]
@@ -116,4 +108,19 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
     }
     files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(files)
+}
+
+/// What is said after why something cannot be read now.
+pub const STAYS: &str = "; what it declared before stays";
+
+/// An I/O error in words.
+pub fn said(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not read it (permission denied): change its owner or its mode; it is tried again".into()
+        }
+        _ if error.raw_os_error().is_some() => format!("cannot be read: {error}; it is tried again"),
+        _ => format!("cannot be read: {error}"),
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{last_name, wrong_value};
+use super::values::{last_name, wrong_value};
 
 /// Fields below which a password may be, be it in the wrong place: nothing that is written there is quoted.
 const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];

@@ -15,7 +15,6 @@ use crate::{
         ActiveCheck, Backend, Endpoint, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password,
         PostgresSession, Probe, RedisSession, Role, Transport,
     },
-    source::Site,
     translate::{
         context::pods::Target,
         declaration::Declaration,
@@ -26,6 +25,7 @@ use crate::{
         settings::{MILLISECOND, at_most, given, nonzero_u16},
         verdict::Reason,
     },
+    world::Site,
 };
 
 /// That of the load balancer. `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes'

@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     model::{EndpointKey, ListenerKey, ObjectKey, Snapshot, loops},
-    source::World,
     translate::verdict::{Problem, Reason, Severity, Verdicts},
+    world::World,
 };
 
 /// Leaves endpoints out through which connections would come back to their listener, and tells their load balancers.

@@ -32,7 +32,7 @@ use crate::{
         ActiveCheck, Backend, Distance, Endpoint, EndpointKey, Priority, ProxyVersion, StableId, Unready, Upstream,
         Weight,
     },
-    source::Lookup,
+    world::Lookup,
 };
 
 /// What a backend comes to, and what is wrong with it.

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::Endpoint;
 use crate::{
     api::{Prefer, TcpLoadBalancerSpec},
     model::Distance,
-    source::Place,
+    world::Place,
 };
 
 /// The preference that a load balancer has, if it has one.

@@ -25,7 +25,6 @@ use super::proximity::{self, Distances};
 use crate::{
     api::{BackendService, Prefer},
     model::{self, Distance, ObjectKey},
-    source::{Place, SLICES_OF},
     translate::{
         context::{
             endpoint_slices::Slice,
@@ -37,6 +36,7 @@ use crate::{
         messages::missing,
         verdict::Reason,
     },
+    world::{Place, SLICES_OF},
 };
 
 const IPV4: &str = "IPv4";

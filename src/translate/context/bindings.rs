@@ -9,8 +9,8 @@ use std::{
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
-    source::{Declared, Quotas, Site, Tenancy, World},
     translate::{findings::Place, messages::listed, verdict::Reason},
+    world::{Declared, Quotas, Site, Tenancy, World},
 };
 
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::{
     model::ObjectKey,
-    source::{World, service_of},
+    world::{World, service_of},
 };
 
 /// All EndpointSlices by the namespace and name of their Service: many are asked for, and each is looked at once.

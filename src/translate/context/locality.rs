@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1::Endpoint;
 use super::pods::{Target, target};
 use crate::{
     model::ObjectKey,
-    source::{Place, World, service_of},
+    world::{Place, World, service_of},
 };
 
 /// Whether endpoints have zones, and none this one.

@@ -18,7 +18,7 @@ use reach::Reach;
 
 use crate::{
     model::Snapshot,
-    source::{Place, Quotas, World, oldest_first},
+    world::{Place, Quotas, World, oldest_first},
 };
 
 /// What all load balancers of one translation have around them.

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 
 use crate::{
     model::ObjectKey,
-    source::{World, service_of},
+    world::{World, service_of},
 };
 
 /// Says which controller writes a slice.

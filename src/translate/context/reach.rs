@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::Service;
 use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
 use crate::{
     model::ObjectKey,
-    source::{Tenancy, World, kept},
     translate::{findings::Place, messages::listed, verdict::Reason},
+    world::{Tenancy, World, kept},
 };
 
 pub enum Reach<'a> {

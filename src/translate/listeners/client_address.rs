@@ -2,8 +2,8 @@
 
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
-    source::{Site, World},
     translate::findings::Place,
+    world::{Site, World},
 };
 
 const INSTEAD: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \

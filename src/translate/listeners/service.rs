@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
-    source::Tenancy,
     translate::{
         findings::{Place, accepted, twin},
         messages::listed,
         verdict::{Problem, Reason},
     },
+    world::Tenancy,
 };
 
 const MEANWHILE: &str = "its Service is neither created nor changed";

@@ -13,7 +13,7 @@ use super::{manifests::FOLDER, *};
 use crate::{
     api::RefKind,
     model::{BackendTls, ClientValidation, ClientValidationMode},
-    source::Referred,
+    world::Referred,
 };
 
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);

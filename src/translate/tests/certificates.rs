@@ -6,7 +6,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
 
 use super::{manifests::FOLDER, *};
-use crate::{api::RefKind, model::Certificate, source::Referred};
+use crate::{api::RefKind, model::Certificate, world::Referred};
 
 struct Pair {
     certificate: String,

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::ServiceType,
     cost::assert_grows_no_faster_than_n_log_n,
-    source::{Allocation, Allocations, Site, Tenancy},
+    world::{Allocation, Allocations, Site, Tenancy},
 };
 
 fn merged(worlds: impl Iterator<Item = World>) -> World {
@@ -115,7 +115,7 @@ fn what_is_said_of_one_object_is_bounded() {
     let mut world =
         load_balancer("lb", &format!("{{listeners: [{}], backends: [{}]}}", listeners.join(", "), backends.join(", ")));
     let problem = Some(format!("cannot be looked up: {long}").into());
-    let lookup = crate::source::Lookup { problem, ..Default::default() };
+    let lookup = crate::world::Lookup { problem, ..Default::default() };
     world.names = (0..64).map(|number| (format!("{number}.example").into(), lookup.clone())).collect();
     let (_, verdicts) = first(&world);
     let problems = &verdicts[&object("lb")].problems;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{Endpoint, Listener, Networks, overlap},
-    source::{Allocation, Allocations, Declared, Identity, Lookup, Site, Tenancy},
+    world::{Allocation, Allocations, Declared, Identity, Lookup, Site, Tenancy},
 };
 
 const GOOD: &str = "{listeners: [{port: 1}], backends: [{addresses: ['10.0.0.1:1']}]}";

@@ -1,7 +1,7 @@
 //! How far endpoints are, and what is said where that cannot be known.
 
 use super::*;
-use crate::{model::Distance, source::Place};
+use crate::{model::Distance, world::Place};
 
 /// Endpoints 10.0.0.1, 10.0.0.2, … of Service `pg` in zones and on nodes, as seen from zone `here`, node `this`.
 fn seen(locality: &str, endpoints: &[&str]) -> World {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::source::Lookup;
+use crate::world::Lookup;
 
 fn addresses(snapshot: &Snapshot, name: &str) -> Vec<String> {
     snapshot.upstreams[&upstream(name)].endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect()

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     api::{ServiceType, TcpLoadBalancer, TcpLoadBalancerSpec},
     model::ObjectKey,
-    source::{Allocation, Allocations, Declared, Identity, Site, Tenancy, World},
+    world::{Allocation, Allocations, Declared, Identity, Site, Tenancy, World},
 };
 
 /// The namespace of all that does not name one.

@@ -312,7 +312,7 @@ fn a_mistake_on_the_command_line_is_told_by_its_flag() {
         "{listeners: [{port: 1, tls: {certificateRefs: [{files: {certificate: a, key: b}}]}}], \
           backends: [{addresses: ['10.0.0.1:1']}]}",
     );
-    world.load_balancers.get_mut(&object("pg")).unwrap().origin = crate::source::COMMAND_LINE.into();
+    world.load_balancers.get_mut(&object("pg")).unwrap().origin = crate::world::COMMAND_LINE.into();
     told(&first(&world).1, "--tls-certificate, --tls-key (spec.listeners[0].tls.certificateRefs[0]): file ");
 }
 
@@ -401,7 +401,7 @@ fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
 fn an_address_of_a_name_or_a_slice_that_leads_nowhere_is_left_out_with_a_warning() {
     let mut by_name = load_balancer("pg", "{listeners: [{port: 1}], backends: [{addresses: ['db.example:2']}]}");
     let addresses = ["10.0.0.1", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1"].map(|address| address.parse().unwrap());
-    let lookup = crate::source::Lookup { addresses: addresses.into(), problem: None };
+    let lookup = crate::world::Lookup { addresses: addresses.into(), problem: None };
     by_name.names = [("db.example".into(), lookup)].into();
     let by_slice = world(
         "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {name: pg}, spec: {listeners: [{port: 1}], \

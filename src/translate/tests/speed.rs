@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::*;
 use crate::{
     api::ServiceType,
-    source::{Allocation, Allocations, Site, Tenancy},
+    world::{Allocation, Allocations, Site, Tenancy},
 };
 
 const LOAD_BALANCERS: usize = 500;

@@ -334,7 +334,7 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
     let spec =
         "listeners: [{port: 5432}], backends: [{addresses: ['10.1.0.1:5', '10.1.2.3:5', '127.0.0.1:5', 'db:5']}]";
     let mut world = all(&[&gateway(tenancy), &load_balancer("a", 0, spec)]);
-    let lookup = |ips: &[&str]| crate::source::Lookup {
+    let lookup = |ips: &[&str]| crate::world::Lookup {
         addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         problem: None,
     };

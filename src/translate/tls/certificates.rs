@@ -18,13 +18,13 @@ use super::pem::{Block, Label};
 use crate::{
     api,
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
-    source::{Referred, World},
     translate::{
         declaration::Declaration,
         findings::Place,
         references::{Meanwhile, Text, either},
         verdict::Reason,
     },
+    world::{Referred, World},
 };
 
 /// Reads certificates, each distinct one once, right or wrong: what was read before with the same result is taken from

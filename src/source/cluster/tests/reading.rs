@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Home, Scope,
-        interest::{Interest, Subject, Subjects},
-        kinds::{Kept, LoadBalancer, Ports, Reading},
-        store::{
+        interest::{Interest, Subject},
+        kinds::{
             Change::{self, Content, Nothing, Statuses},
-            Store,
+            Kept, LoadBalancer, Ports, Reading,
         },
+        store::Store,
+        watches::Subjects,
     },
     good_spec, load_balancer, object,
 };

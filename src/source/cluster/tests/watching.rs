@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{Placement, RefKind},
     model::ObjectKey,
-    source::{Referred, SLICES_OF, Site, Tenancy, World, kept},
+    world::{Referred, SLICES_OF, Site, Tenancy, World, kept},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
@@ -234,7 +234,10 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
     timeout(PATIENCE, cluster.synced(PATIENCE)).await.unwrap();
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 50).await;
     let read = |world: &World| world.secrets.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
-    assert_eq!((read(&world), cluster.secrets.iter().count()), (vec!["s01".into(), "s02".into(), "s03".into()], 3));
+    assert_eq!(
+        (read(&world), cluster.watches.secrets.iter().count()),
+        (vec!["s01".into(), "s02".into(), "s03".into()], 3)
+    );
     assert_eq!(world.beyond_quota.len(), 47);
     assert!(world.beyond_quota.contains(&referred("s00")) && world.problems.is_empty());
 
@@ -247,7 +250,7 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
     let world = world_where(&mut cluster, |world| world.secrets.contains_key(&key("s04"))).await;
     assert_eq!(read(&world), ["s01", "s03", "s04"]);
     assert!(!world.beyond_quota.contains(&referred("s04")));
-    assert_eq!(cluster.secrets.iter().count(), 3);
+    assert_eq!(cluster.watches.secrets.iter().count(), 3);
 }
 
 #[tokio::test]

@@ -1,0 +1,35 @@
+//! Objects that a tool completes before they are applied.
+
+use std::collections::BTreeSet;
+
+use crate::{api::RefKind, model::ObjectKey, world::World};
+
+/// A kind and a key.
+pub type Identity = (&'static str, ObjectKey);
+
+/// The reason to look no further at an object that a tool completes.
+pub const TEMPLATE: &str = "it has encrypted values or placeholders here: decrypt or render it first";
+
+/// Takes templates out of a world: nothing is known of their values.
+pub fn take_out(templates: &BTreeSet<Identity>, world: &mut World) {
+    for (kind, key) in templates {
+        world.unreadable.remove(&(*kind, key.clone()));
+        if *kind == RefKind::Secret.name() {
+            world.secrets.remove(key);
+        } else if *kind == RefKind::ConfigMap.name() {
+            world.config_maps.remove(key);
+        }
+    }
+}
+
+/// Has those templates be unknown that were not found in the cluster.
+pub fn note_unknown(templates: BTreeSet<Identity>, world: &mut World) {
+    for (kind, key) in templates {
+        let is_found = world.secrets.contains_key(&key) && kind == RefKind::Secret.name()
+            || world.config_maps.contains_key(&key) && kind == RefKind::ConfigMap.name();
+        if !is_found {
+            let why = format!("{kind} {key} cannot be checked: {TEMPLATE}");
+            world.unread.entry((kind, key)).or_insert(why.into());
+        }
+    }
+}

@@ -1,0 +1,17 @@
+use anyhow::Context;
+use tokio::runtime;
+
+/// Runs on the runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
+/// admin pages.
+pub fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control runtime cannot be made")?;
+    let outcome = runtime.block_on(work);
+    // A look-up that hangs is not waited for.
+    runtime.shutdown_background();
+    outcome
+}

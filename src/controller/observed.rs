@@ -1,0 +1,43 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use crate::{model::ObjectKey, translate::Verdicts, world::World};
+
+/// What this replica sees and thinks at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    pub world: Arc<World>,
+    pub verdicts: Arc<Verdicts>,
+}
+
+/// What keeps load balancers from having the ports or the Service that they want.
+pub type Problems = BTreeMap<ObjectKey, Problem>;
+
+/// What keeps a load balancer from having its ports or its Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The range has none left for these listeners; the others are served.
+    NoFreePort {
+        listeners: BTreeSet<u16>,
+        sentence: String,
+    },
+    /// It cannot be written which ports these listeners have; the others are served.
+    AllocationFailed {
+        listeners: BTreeSet<u16>,
+        sentence: String,
+    },
+    ServiceNotWritten(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFreePort { sentence, .. }
+            | Self::AllocationFailed { sentence, .. }
+            | Self::ServiceNotWritten(sentence) => f.write_str(sentence),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+use std::{fmt, sync::Arc};
+
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+
+use crate::{
+    api::{KIND, TcpLoadBalancerSpec},
+    model::ObjectKey,
+};
+
+/// An object that a file declares.
+#[derive(Clone)]
+pub struct Document {
+    /// The file and line it starts at, for people.
+    pub place: Arc<str>,
+    /// See [`FileProblem::file`](crate::source::FileProblem::file).
+    pub file: Option<Arc<str>>,
+    /// The line alone; zero: it comes from no file.
+    pub line: u64,
+    pub key: ObjectKey,
+    pub object: Object,
+    /// A tool is to replace values in it: see [`Files::templates`](crate::source::Files::templates).
+    pub is_template: bool,
+}
+
+impl Document {
+    /// The kind and key, which tell it from all others.
+    pub fn identity(&self) -> (&'static str, &ObjectKey) {
+        (self.object.kind(), &self.key)
+    }
+}
+
+/// Without what Secrets hold.
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {}", self.place, self.object.kind(), self.key)
+    }
+}
+
+/// An object of a kind that matters here.
+#[derive(Clone)]
+pub enum Object {
+    LoadBalancer(Readable<TcpLoadBalancerSpec>),
+    Secret(Readable<Secret>),
+    ConfigMap(Readable<ConfigMap>),
+    Service(Readable<Service>),
+    EndpointSlice(Readable<EndpointSlice>),
+}
+
+/// An object, or why it cannot be read: sentences that name the field.
+pub type Readable<T> = Result<Arc<T>, Vec<String>>;
+
+impl Object {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::LoadBalancer(_) => KIND,
+            Self::Secret(_) => "Secret",
+            Self::ConfigMap(_) => "ConfigMap",
+            Self::Service(_) => "Service",
+            Self::EndpointSlice(_) => "EndpointSlice",
+        }
+    }
+}
