@@ -1,6 +1,6 @@
 //! Of `tcplb::upstream`.
 
-#[path = "../../src/upstream/active.rs"]
+#[path = "../../src/upstream/endpoint/active.rs"]
 pub mod active;
 
 mod sync {

@@ -86,7 +86,7 @@ pub async fn first_reachable(
     introduction: &Introduction<'_>,
     attempts: &mut u16,
 ) -> Result<(Reached, ActiveConnection), CloseReason> {
-    let settings = subset.upstream().connect();
+    let settings = subset.connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
     let (mut deadline, mut told) = (None, false);

@@ -1,3 +1,7 @@
+mod active;
+pub mod pool;
+mod sync;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpStream},
@@ -11,11 +15,11 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
+use self::{
     active::ActiveCount,
-    dial::is_local,
     pool::{Pool, PoolCounters, PoolFigures},
 };
+use super::dial::is_local;
 use crate::model::{Backend, Distance, EndpointKey};
 
 /// Connections to an endpoint count as failing after this many failures in a row.

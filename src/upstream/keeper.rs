@@ -1,15 +1,15 @@
 mod log;
+mod preconnect;
+pub mod task;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     mem,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use futures::FutureExt;
 use tokio::{
     runtime::Handle,
     select,
@@ -17,22 +17,29 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::log::{log, note_switch};
+use self::{
+    log::{log, note_switch},
+    preconnect::Refill,
+    task::spawn,
+};
 use super::{
-    Backends, Current, Subset, Upstream,
-    endpoint::Endpoint,
-    in_place,
+    backends::Backends,
+    endpoint::{
+        Endpoint,
+        pool::{Pool, PreconnectBudget},
+    },
+    in_place::in_place,
     members::{Change, Members},
-    pool::{Pool, PreconnectBudget, Refill},
     priority::Serving,
     probe::{Outcome, Target, probe},
+    published::{Current, Published},
     rebalance::{Group, Rebalancing, Sharer},
-    subset::Candidates,
+    subset::{Candidates, Subset},
 };
 use crate::{
-    capacity::TenantPlaces,
+    capacity::{TenantPlaces, TenantQueue},
     model::{self, Close, Departure, Priority},
 };
 
@@ -44,6 +51,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// probes and pools. No connection ever waits for it.
 pub(super) struct Keeper {
     surroundings: Surroundings,
+    upstream: Arc<Published>,
     members: Members,
     /// `None`: nothing wanted yet, or retired.
     settings: Option<Arc<model::Upstream>>,
@@ -82,10 +90,11 @@ pub(super) struct Surroundings {
 }
 
 impl Keeper {
-    pub fn new(surroundings: Surroundings) -> Self {
+    pub fn new(surroundings: Surroundings, upstream: Arc<Published>) -> Self {
         let (members, probes, pools, subsets) = Default::default();
         Self {
             surroundings,
+            upstream,
             members,
             settings: None,
             probes,
@@ -99,7 +108,7 @@ impl Keeper {
     }
 
     /// The same one for as long as somebody has it. A new one goes on with the group that serves the one most like it.
-    pub fn subset(&mut self, upstream: &Arc<Upstream>, backends: &Backends) -> Arc<Subset> {
+    pub fn subset(&mut self, backends: &Backends) -> Arc<Subset> {
         // Before those are forgotten that nobody has any more.
         let alike = self.serving_alike(backends);
         if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
@@ -108,9 +117,10 @@ impl Keeper {
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
         let candidates = Candidates::new(self.members.candidates(backends, Instant::now()));
         let mut serving = alike.unwrap_or_default();
-        let (subset, switch) = Subset::new(upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
+        let (subset, switch) =
+            Subset::new(self.upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
         if let Some(switch) = switch {
-            note_switch(upstream, backends, switch);
+            note_switch(&self.upstream, backends, switch);
         }
         let subset = Arc::new(subset);
         self.due = self.due.into_iter().chain(serving.due(&settings.balancing.failover)).min();
@@ -122,7 +132,7 @@ impl Keeper {
             self.note_service();
         }
         // Its last endpoint may be ejected.
-        upstream.attention.notify_one();
+        self.upstream.attention.notify_one();
         subset
     }
 
@@ -208,7 +218,8 @@ impl Keeper {
         self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
-    pub fn change(&mut self, upstream: &Arc<Upstream>, wanted: &Arc<model::Upstream>) {
+    /// `keeper` is this one, for its probes.
+    pub fn change(&mut self, keeper: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
         let before = self.settings.replace(wanted.clone());
         if before.as_ref() == Some(wanted) {
             return;
@@ -218,16 +229,16 @@ impl Keeper {
             self.pools.clear();
         }
         self.protect_subsets();
-        self.unlogged.extend(self.members.change(wanted, &upstream.attention, Instant::now()));
+        self.unlogged.extend(self.members.change(wanted, &self.upstream.attention, Instant::now()));
         self.unsettled = false;
-        self.publish(upstream);
-        self.probe_all(upstream);
+        self.publish();
+        self.probe_all(keeper);
         // An ejection may end earlier than the keeper's task knows.
-        upstream.attention.notify_one();
+        self.upstream.attention.notify_one();
     }
 
     /// Records a probe, for the next review. Answers whether the endpoint is healthy now.
-    pub fn probed(&mut self, upstream: &Upstream, id: u64, outcome: Option<Outcome>) -> bool {
+    pub fn probed(&mut self, id: u64, outcome: Option<Outcome>) -> bool {
         let changes = match outcome {
             Some(outcome) => {
                 let changes = self.members.observe(id, outcome, Instant::now());
@@ -239,23 +250,23 @@ impl Keeper {
         };
         if changes {
             self.unsettled = true;
-            upstream.attention.notify_one();
+            self.upstream.attention.notify_one();
         }
         self.members.is_healthy(id)
     }
 
     /// Makes all that was recorded since the last review count, at once: its cost depends on the number of endpoints, not
     /// on how many of them have changed.
-    pub fn review(&mut self, upstream: &Upstream) -> Review {
+    pub fn review(&mut self) -> Review {
         self.protect_subsets();
         let now = Instant::now();
         self.unlogged.extend(self.members.review(now));
         let publishes = mem::take(&mut self.unsettled) || !self.unlogged.is_empty();
         let is_due = self.due.is_some_and(|due| due <= now);
         if publishes {
-            self.publish(upstream);
+            self.publish();
         } else if is_due {
-            self.balance(upstream);
+            self.balance();
         }
         if mem::take(&mut self.standby_outdated) {
             self.note_service();
@@ -274,9 +285,9 @@ impl Keeper {
     }
 
     /// Makes what was decided what connections see.
-    fn publish(&mut self, upstream: &Upstream) {
+    fn publish(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
-        let before = upstream.current.load_full();
+        let before = self.upstream.current.load_full();
         let usable = self.members.usable();
         let current = Current {
             connect: settings.connect,
@@ -290,21 +301,21 @@ impl Keeper {
         let were_any = !before.endpoints.is_empty();
         match (before.refuses, current.refuses) {
             (false, true) if were_any || !current.endpoints.is_empty() => {
-                warn!(upstream = %upstream.key(), "no endpoint is usable, connections are refused");
+                warn!(upstream = %self.upstream.key, "no endpoint is usable, connections are refused");
             }
-            (true, false) if were_any => info!(upstream = %upstream.key(), usable, "connections are served again"),
+            (true, false) if were_any => info!(upstream = %self.upstream.key, usable, "connections are served again"),
             _ => {}
         }
-        upstream.current.store(Arc::new(current));
-        self.balance(upstream);
+        self.upstream.current.store(Arc::new(current));
+        self.balance();
         let changes = mem::take(&mut self.unlogged);
-        log(upstream.key(), &changes);
+        log(&self.upstream.key, &changes);
         self.fill_pools(&settings);
         self.surroundings.usable_changes.send_modify(|count| *count += 1);
     }
 
     /// Has each subset's connections go to those endpoints that they are to go to now.
-    fn balance(&mut self, upstream: &Upstream) {
+    fn balance(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
         let now = Instant::now();
         let candidates = Candidates::new(self.members.candidates(&Backends::All, now));
@@ -325,7 +336,7 @@ impl Keeper {
         self.due = failbacks.chain(self.members.next_step(now)).min();
         self.note_service();
         for (subset, switch) in &switched {
-            note_switch(upstream, subset.backends(), *switch);
+            note_switch(&self.upstream, subset.backends(), *switch);
         }
         if !switched.is_empty() {
             self.surroundings.usable_changes.send_modify(|count| *count += 1);
@@ -348,13 +359,16 @@ impl Keeper {
     }
 
     /// Probes each endpoint as its backend wants it now.
-    fn probe_all(&mut self, upstream: &Arc<Upstream>) {
+    fn probe_all(&mut self, keeper: &Arc<Mutex<Self>>) {
         let targets: BTreeMap<u64, Target> =
             self.members.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
         self.probes.retain(|id, probing| targets.get(id) == Some(&probing.target));
         let fresh = targets.len() - self.probes.len();
         for (id, target) in targets {
-            let start = || Probing::start(&self.surroundings, upstream, id, target, fresh);
+            let start = || {
+                let queue = self.surroundings.probes.queue(&self.upstream.key.object.namespace);
+                Probing::start(&self.surroundings.control, queue, keeper, id, target, fresh)
+            };
             self.probes.entry(id).or_insert_with(start);
         }
     }
@@ -377,6 +391,11 @@ impl Keeper {
     }
 }
 
+pub(super) fn lock(keeper: &Mutex<Keeper>) -> MutexGuard<'_, Keeper> {
+    // Each step leaves it in order; a panic is reported where it happens.
+    keeper.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The outcome of a review.
 pub(super) struct Review {
     /// The time at which the next one is due although nothing happens.
@@ -387,10 +406,11 @@ pub(super) struct Review {
 
 /// The task of an upstream: makes probes count, lets ejections end and begin. The first change counts at once, those that
 /// follow it together.
-pub(super) async fn keep(upstream: Arc<Upstream>) {
+pub(super) async fn keep(keeper: Arc<Mutex<Keeper>>) {
+    let attention = lock(&keeper).upstream.attention.clone();
     loop {
         let started = std::time::Instant::now();
-        let Review { next: due, published } = in_place(|| upstream.keeper().review(&upstream));
+        let Review { next: due, published } = in_place(|| lock(&keeper).review());
         if published {
             sleep(pause_after(started.elapsed())).await;
         }
@@ -402,7 +422,7 @@ pub(super) async fn keep(upstream: Arc<Upstream>) {
         };
         select! {
             () = is_due => {}
-            () = upstream.attention.notified() => {}
+            () = attention.notified() => {}
         }
     }
 }
@@ -410,24 +430,6 @@ pub(super) async fn keep(upstream: Arc<Upstream>) {
 /// The pause after a review that took so long: reviews of one upstream take at most a fifth of a thread.
 fn pause_after(review: Duration) -> Duration {
     (review * 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
-}
-
-/// Runs a task for as long as the handle is held; one that panics is started again.
-pub(super) fn spawn<F>(
-    control: &Handle,
-    name: &'static str,
-    task: impl Fn() -> F + Send + 'static,
-) -> AbortOnDropHandle<()>
-where
-    F: Future<Output = ()> + Send,
-{
-    let forever = async move {
-        while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
-            error!(task = name, "task panicked and is started again");
-            sleep(Duration::from_secs(1)).await;
-        }
-    };
-    AbortOnDropHandle::new(control.spawn(forever))
 }
 
 /// Probes of an endpoint, which end when this is dropped.
@@ -438,20 +440,26 @@ struct Probing {
 
 impl Probing {
     /// At once, but for as many milliseconds as there are others that start at the same time.
-    fn start(surroundings: &Surroundings, upstream: &Arc<Upstream>, id: u64, target: Target, fresh: usize) -> Self {
+    fn start(
+        control: &Handle,
+        queue: Arc<TenantQueue>,
+        keeper: &Arc<Mutex<Keeper>>,
+        id: u64,
+        target: Target,
+        fresh: usize,
+    ) -> Self {
         let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
-        let queue = surroundings.probes.queue(&upstream.key().object.namespace);
-        let (upstream, probed) = (upstream.clone(), target.clone());
-        let task = spawn(&surroundings.control, "probe", move || {
-            let upstream = upstream.clone();
+        let (keeper, probed) = (keeper.clone(), target.clone());
+        let task = spawn(control, "probe", move || {
+            let keeper = keeper.clone();
             let check = probed.check.clone();
             let report = move |outcome| {
-                let mut keeper = upstream.keeper();
+                let mut keeper = lock(&keeper);
                 // An answer to what was asked before a change that has come meanwhile.
                 if keeper.members.check(id).is_none_or(|asked| asked != check) {
                     return keeper.members.is_healthy(id);
                 }
-                keeper.probed(&upstream, id, outcome)
+                keeper.probed(id, outcome)
             };
             probe(probed.clone(), queue.clone(), spread.mul_f64(fastrand::f64()), report)
         });
@@ -480,30 +488,5 @@ impl Drop for OpenPool {
     fn drop(&mut self) {
         self.endpoint.set_pool(None);
         self.pool.flush();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-
-    use tokio::sync::mpsc;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_started_again() {
-        let (done, mut is_done) = mpsc::unbounded_channel();
-        let starts = AtomicU32::new(0);
-        let task = move || {
-            let (start, done) = (starts.fetch_add(1, SeqCst), done.clone());
-            async move {
-                assert!(start > 0, "the first start panics");
-                done.send(start).unwrap();
-            }
-        };
-        let _running = spawn(&Handle::current(), "test", task);
-        assert_eq!(is_done.recv().await, Some(1));
-        assert_eq!(is_done.recv().await, None, "one that ends is not");
     }
 }

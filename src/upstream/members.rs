@@ -1,3 +1,7 @@
+mod health;
+mod member;
+mod outlier;
+mod slow_start;
 mod tally;
 
 use std::{
@@ -9,16 +13,15 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use self::tally::{Parts, Tally};
-use super::{
-    Backends,
-    balance::Candidate,
-    endpoint::{Endpoint, Standing},
-    health::{Health, Transition},
-    outlier::{Outlier, most_ejected},
-    probe::Outcome,
+pub(super) use self::member::{Change, Event};
+use self::{
+    health::Transition,
+    member::Member,
+    outlier::most_ejected,
     slow_start::SlowStart,
+    tally::{Parts, Tally},
 };
+use super::{backends::Backends, balance::Candidate, endpoint::Endpoint, probe::Outcome};
 use crate::model::{self, ActiveCheck, Departure, EndpointKey, PassiveCheck, Priority, Unready};
 
 /// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
@@ -39,33 +42,6 @@ pub(super) struct Members {
     never_empty: Vec<Backends>,
     /// Backends with endpoints that balancing must look at again.
     affected: BTreeSet<Arc<str>>,
-}
-
-#[derive(Debug)]
-struct Member {
-    candidate: Candidate,
-    health: Health,
-    outlier: Outlier,
-    /// Whether it was usable when that was last looked at.
-    was_usable: bool,
-    /// Whether it was only yet to be probed for the first time when others began to serve: it begins as they do.
-    begins_with_others: bool,
-    slow_start: Option<SlowStart>,
-}
-
-/// What happened to an endpoint.
-#[derive(Debug)]
-pub(super) struct Change {
-    pub endpoint: Arc<Endpoint>,
-    pub event: Event,
-}
-
-#[derive(Debug)]
-pub(super) enum Event {
-    Unhealthy { reason: String },
-    Healthy { reason: &'static str },
-    Ejected { length: Duration, failures: u32, reason: String },
-    Returned { reason: &'static str },
 }
 
 impl Members {
@@ -356,89 +332,6 @@ impl Members {
 fn may_be_ejected(check: &PassiveCheck, tally: &Tally, priority: Priority) -> usize {
     let members = tally.level(priority).members;
     if tally.others_serve(priority) { members } else { most_ejected(check, members) }
-}
-
-impl Member {
-    fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
-        let candidate = Candidate {
-            endpoint,
-            stable_id: wanted.stable_id.to_string().into(),
-            weight: wanted.weight,
-            distance: wanted.distance,
-        };
-        let health = Health::of_new(backend.active_check.as_deref());
-        Self {
-            candidate,
-            health,
-            outlier: Outlier::default(),
-            was_usable: false,
-            begins_with_others: false,
-            slow_start: None,
-        }
-    }
-
-    fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
-        if let Some(check) = backend.active_check.as_deref() {
-            self.health.check_changes(self.check().as_deref(), check);
-        }
-        self.candidate.stable_id = wanted.stable_id.to_string().into();
-        self.candidate.weight = wanted.weight;
-        self.candidate.distance = wanted.distance;
-        self
-    }
-
-    fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.candidate.endpoint
-    }
-
-    fn check(&self) -> Option<Arc<ActiveCheck>> {
-        self.endpoint().backend().active_check.clone()
-    }
-
-    fn priority(&self) -> Priority {
-        self.endpoint().backend().priority
-    }
-
-    fn is_last_resort(&self) -> bool {
-        self.endpoint().backend().last_resort
-    }
-
-    fn backend_name(&self) -> &Arc<str> {
-        &self.endpoint().key().backend
-    }
-
-    fn is_ejected(&self) -> bool {
-        self.outlier.ejected_until().is_some()
-    }
-
-    fn standing(&self) -> Standing {
-        Standing {
-            healthy: self.health.healthy(),
-            awaited: self.health.awaited(),
-            ejected_until: self.outlier.ejected_until(),
-        }
-    }
-
-    fn usable(&self) -> bool {
-        self.standing().usable()
-    }
-
-    /// Failures in a row since it became usable.
-    fn failures(&self) -> u32 {
-        // One that is about to come back still shows the failures from before.
-        if self.endpoint().usable() { self.endpoint().consecutive_failures() } else { 0 }
-    }
-
-    fn end_ejection(&mut self, reason: &'static str, now: Instant, changes: &mut Vec<Change>) {
-        if self.outlier.ejected_until().is_some() {
-            self.outlier.end(now);
-            changes.push(self.change(Event::Returned { reason }));
-        }
-    }
-
-    fn change(&self, event: Event) -> Change {
-        Change { endpoint: self.endpoint().clone(), event }
-    }
 }
 
 #[cfg(test)]

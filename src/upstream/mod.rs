@@ -6,55 +6,48 @@
 //! in balancers made for those. Changes that come together are published together, and only subsets whose endpoints have
 //! changed are rebuilt.
 
-mod active;
+mod backends;
 mod balance;
 mod dial;
 mod endpoint;
-mod health;
 mod in_place;
 mod keeper;
 mod log_limit;
 mod members;
-mod outlier;
-mod pool;
 mod priority;
 mod probe;
+mod published;
 pub mod rebalance;
-mod slow_start;
 pub mod socket_options;
 mod subset;
-mod sync;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
 };
 
-use arc_swap::ArcSwap;
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::task::AbortOnDropHandle;
 
 #[cfg(feature = "fuzzing")]
 pub use self::probe::fuzzing;
 pub use self::{
+    backends::Backends,
     dial::{dial, is_local},
-    endpoint::{ActiveConnection, Endpoint, EndpointState, Failure, Tried},
+    endpoint::{
+        ActiveConnection, Endpoint, EndpointState, Failure, Tried,
+        pool::{PoolFigures, PreconnectBudget},
+    },
     in_place::in_place,
     log_limit::LogLimiter,
-    pool::{PoolFigures, PreconnectBudget},
-    subset::{Backends, Subset},
+    subset::Subset,
 };
 use self::{
-    keeper::{Keeper, Surroundings, keep},
+    keeper::{Keeper, Surroundings, keep, task},
+    published::Published,
     rebalance::{Group, Rebalancing},
 };
 use crate::{
@@ -122,8 +115,8 @@ impl Kept {
     fn new(key: &UpstreamKey, wanted: &Arc<model::Upstream>, surroundings: &Surroundings) -> Self {
         let upstream = Arc::new(Upstream::new(key.clone(), wanted, surroundings.clone()));
         upstream.change(wanted);
-        let kept = upstream.clone();
-        let keeper = keeper::spawn(&surroundings.control, "keeper", move || keep(kept.clone()));
+        let kept = upstream.keeper.clone();
+        let keeper = task::spawn(&surroundings.control, "keeper", move || keep(kept.clone()));
         Self { upstream, _keeper: keeper }
     }
 }
@@ -136,73 +129,45 @@ impl Drop for Kept {
 
 /// A set of endpoints that connections are balanced over, live.
 pub struct Upstream {
-    key: UpstreamKey,
-    current: ArcSwap<Current>,
-    /// Wakes the keeper's task.
-    attention: Arc<Notify>,
-    /// Times that other groups of endpoints began to serve.
-    switches: AtomicU64,
+    published: Arc<Published>,
     /// Never locked by a connection.
-    keeper: Mutex<Keeper>,
+    keeper: Arc<Mutex<Keeper>>,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("key", self.key()).finish_non_exhaustive()
     }
-}
-
-/// What connections see; replaced whole.
-struct Current {
-    connect: model::Connect,
-    keepalive: Option<model::Keepalive>,
-    endpoints: Arc<[Arc<Endpoint>]>,
-    usable: usize,
-    /// Whether connections were refused when somebody was last known to be usable or not.
-    refuses: bool,
-    rebalance: Option<Rebalancing>,
 }
 
 impl Upstream {
     fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
-        let nothing_yet = Current {
-            connect: wanted.connect,
-            keepalive: wanted.keepalive,
-            endpoints: Arc::default(),
-            usable: 0,
-            refuses: false,
-            rebalance: None,
-        };
-        Self {
-            key,
-            current: ArcSwap::from_pointee(nothing_yet),
-            attention: Arc::default(),
-            switches: AtomicU64::new(0),
-            keeper: Mutex::new(Keeper::new(surroundings)),
-        }
+        let published = Arc::new(Published::new(key, wanted));
+        let keeper = Keeper::new(surroundings, published.clone());
+        Self { published, keeper: Arc::new(Mutex::new(keeper)) }
     }
 
     pub fn key(&self) -> &UpstreamKey {
-        &self.key
+        &self.published.key
     }
 
     /// The endpoints of these backends, for connections to be balanced over.
-    pub fn subset(self: &Arc<Self>, backends: &Backends) -> Arc<Subset> {
-        self.keeper().subset(self, backends)
+    pub fn subset(&self, backends: &Backends) -> Arc<Subset> {
+        self.keeper().subset(backends)
     }
 
     pub fn connect(&self) -> model::Connect {
-        self.current.load().connect
+        self.published.connect()
     }
 
     /// TCP keepalive towards the endpoints.
     pub fn keepalive(&self) -> Option<model::Keepalive> {
-        self.current.load().keepalive
+        self.published.current.load().keepalive
     }
 
     /// All endpoints, sorted by key.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
-        self.current.load().endpoints.clone()
+        self.published.endpoints()
     }
 
     /// The priority of those that serve connections to these backends, if it is not the lowest of theirs.
@@ -217,7 +182,7 @@ impl Upstream {
 
     /// How its connections are spread anew; `None`: they are not.
     pub fn rebalancing(&self) -> Option<Rebalancing> {
-        self.current.load().rebalance
+        self.published.current.load().rebalance
     }
 
     /// The endpoints that connections are spread over, in groups within which their shares can be compared.
@@ -227,20 +192,19 @@ impl Upstream {
 
     /// How many endpoints are usable.
     pub fn usable(&self) -> usize {
-        self.current.load().usable
+        self.published.current.load().usable
     }
 
     /// How often endpoints of another priority began to serve instead of those before, of the whole or of a route.
     pub fn switches(&self) -> u64 {
-        self.switches.load(Relaxed)
+        self.published.switches.load(Relaxed)
     }
 
-    fn change(self: &Arc<Self>, wanted: &Arc<model::Upstream>) {
-        self.keeper().change(self, wanted);
+    fn change(&self, wanted: &Arc<model::Upstream>) {
+        self.keeper().change(&self.keeper, wanted);
     }
 
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        // Each step leaves it in order; a panic is reported where it happens.
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+        keeper::lock(&self.keeper)
     }
 }

@@ -14,10 +14,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Upstream,
+    backends::Backends,
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, Tried},
     priority::{Groups, Serving, Switch},
+    published::Published,
 };
 use crate::model::{self, ActiveCheck, EndpointKey, Priority};
 
@@ -53,52 +54,10 @@ impl Candidates {
     }
 }
 
-/// Some of the backends of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backends {
-    All,
-    /// By name.
-    Of(Arc<[Arc<str>]>),
-}
-
-impl Backends {
-    /// Those of these names; `None`: all.
-    pub fn named(names: &Option<Arc<[Arc<str>]>>) -> Self {
-        names.as_ref().map_or(Self::All, |names| Self::Of(names.clone()))
-    }
-
-    pub(super) fn have(&self, endpoint: &EndpointKey) -> bool {
-        self.contain(&endpoint.backend)
-    }
-
-    pub(super) fn contain(&self, name: &Arc<str>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Of(names) => names.contains(name),
-        }
-    }
-
-    /// True if some of these backends are among those.
-    pub(super) fn are_among(&self, others: &BTreeSet<Arc<str>>) -> bool {
-        match self {
-            Self::All => !others.is_empty(),
-            Self::Of(names) => names.iter().any(|name| others.contains(name)),
-        }
-    }
-
-    /// True if all of them have other names now.
-    pub(super) fn are_renamed(&self, settings: &model::Upstream) -> bool {
-        match self {
-            Self::All => false,
-            Self::Of(names) => names.iter().all(|name| !settings.backends.contains_key(name)),
-        }
-    }
-}
-
 /// The endpoints of an upstream that are of some of its backends, live: what connections are balanced over. Each subset
 /// takes its own turns; what is known of an endpoint is the same in all.
 pub struct Subset {
-    upstream: Arc<Upstream>,
+    upstream: Arc<Published>,
     backends: Backends,
     current: ArcSwap<Current>,
     /// Counts picks. Not part of `current`, so that a change does not start the round again.
@@ -132,7 +91,7 @@ struct Current {
 
 impl Subset {
     pub(super) fn new(
-        upstream: Arc<Upstream>,
+        upstream: Arc<Published>,
         backends: Backends,
         settings: &model::Upstream,
         candidates: &Candidates,
@@ -144,8 +103,9 @@ impl Subset {
         (Self { upstream, backends, current, turn: AtomicU64::new(0), awaited }, switch)
     }
 
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
+    /// How connections to its endpoints are made.
+    pub fn connect(&self) -> model::Connect {
+        self.upstream.connect()
     }
 
     /// Chooses a usable endpoint that was not tried, and counts the connection until the answer is dropped. `None`:
@@ -249,7 +209,7 @@ impl Subset {
         let before = self.current.load_full();
         let (current, switch) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
         if let Backends::Of(backends) = &self.backends {
-            let (upstream, usable) = (self.upstream.key(), current.usable);
+            let (upstream, usable) = (&self.upstream.key, current.usable);
             match (before.refuses, current.refuses) {
                 (false, true) => {
                     warn!(%upstream, ?backends, "no endpoint of a route is usable, its connections are refused");
@@ -342,7 +302,7 @@ fn address_of(key: &EndpointKey) -> (SocketAddr, Option<Arc<str>>) {
 impl fmt::Debug for Subset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subset")
-            .field("upstream", self.upstream.key())
+            .field("upstream", &self.upstream.key)
             .field("backends", &self.backends)
             .finish_non_exhaustive()
     }

@@ -6,10 +6,8 @@ use std::{
     },
 };
 
-use super::{
-    Endpoint, Tried,
-    shares::{Load, Shares, golden_part},
-};
+use super::shares::{Load, Shares, golden_part};
+use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// The one with the fewest connections for its weight; among equals each in turn, as often as its weight.
 #[derive(Debug)]

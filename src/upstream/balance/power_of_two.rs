@@ -1,9 +1,7 @@
 use std::sync::Arc;
 
-use super::{
-    Endpoint, Tried,
-    shares::{Load, Shares},
-};
+use super::shares::{Load, Shares};
+use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// The better one of two taken at random, by connections for their weight (Mitzenmacher, The Power of Two Choices in
 /// Randomized Load Balancing, 1996). A heavy one is as much more likely to be taken.

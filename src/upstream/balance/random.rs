@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use super::{Endpoint, Tried, shares::Shares};
+use super::shares::Shares;
+use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// Any, as likely as its weight.
 #[derive(Debug)]

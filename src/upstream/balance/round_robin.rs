@@ -3,10 +3,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{
-    Endpoint, Tried,
-    shares::{Shares, gcd, golden_part},
-};
+use super::shares::{Shares, gcd, golden_part};
+use crate::upstream::endpoint::{Endpoint, Tried};
 
 /// Each in turn, as often as its weight.
 ///

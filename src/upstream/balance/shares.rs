@@ -1,6 +1,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
-use super::{Candidate, Endpoint};
+use super::candidate::Candidate;
+use crate::upstream::endpoint::Endpoint;
 
 /// The usable endpoints side by side on a line, each as long as its weight.
 #[derive(Debug)]

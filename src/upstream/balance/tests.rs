@@ -1,13 +1,18 @@
 mod maglev;
 mod nearest;
 
-use std::{net::Ipv4Addr, num::NonZeroU32, thread};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU32,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::EndpointKey,
+    model::{Algorithm, Balancing, Distance, EndpointKey, Weight},
     upstream::endpoint::{ActiveConnection, Standing},
 };
 

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tracing::{info, warn};
 
-use super::{Backends, Upstream};
 use crate::{
     model::UpstreamKey,
     upstream::{
+        backends::Backends,
         members::{Change, Event},
         priority::Switch,
+        published::Published,
     },
 };
 
@@ -28,9 +29,9 @@ pub fn log(upstream: &UpstreamKey, changes: &[Change]) {
 }
 
 /// Counts it and says it.
-pub fn note_switch(upstream: &Upstream, backends: &Backends, switch: Switch) {
+pub fn note_switch(upstream: &Published, backends: &Backends, switch: Switch) {
     upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
-    log_switch(upstream.key(), backends, switch);
+    log_switch(&upstream.key, backends, switch);
 }
 
 /// `backends` are those of a route, or all.

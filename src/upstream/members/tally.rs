@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Backends, Member};
-use crate::model::Priority;
+use super::member::Member;
+use crate::{model::Priority, upstream::backends::Backends};
 
 /// The subsets of an upstream that must keep a usable member, by the names of the backends in them.
 #[derive(Debug)]

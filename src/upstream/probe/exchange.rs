@@ -3,7 +3,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Connection, Failure, printable};
+use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::Exchange;
 
 /// Sends, and reads until what is expected has come.

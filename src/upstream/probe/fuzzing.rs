@@ -1,15 +1,18 @@
 //! Checks of a scripted server, for `fuzz/`.
 
 use std::{
+    io,
     num::NonZeroU16,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::*;
-use crate::model::{Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession};
+use crate::model::{
+    Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession, Role,
+};
 
 /// What checks log in with. It must not be in any message.
 pub const PASSWORD: &str = "sesame";

@@ -8,7 +8,7 @@ use hyper::{
 };
 use tokio::select;
 
-use super::{Connection, Failure, printable};
+use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::GrpcHealth;
 
 /// As TLS names it (ALPN): many servers take no other.

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Connection, Failure, printable};
+use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::HttpRequest;
 
 /// The smallest that the library takes; a head of more is refused.

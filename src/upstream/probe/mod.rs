@@ -2,7 +2,9 @@
 //! endpoint at a time.
 
 mod bounded;
+mod connection;
 mod exchange;
+mod failure;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod grpc;
@@ -10,23 +12,24 @@ mod http;
 mod mysql;
 mod postgres;
 mod redis;
+mod role;
+mod start_tls;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod words;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
-use thiserror::Error;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::warn;
 
 pub(super) use self::tls::TlsClient;
-use self::{bounded::Bounded, postgres::Encryption, words::printable};
+use self::{bounded::Bounded, connection::Connection, failure::Failure, postgres::Encryption};
 use super::{
     dial::{dial, is_local},
     endpoint::Endpoint,
@@ -34,7 +37,7 @@ use super::{
 };
 use crate::{
     capacity::{TenantPermit, TenantQueue},
-    model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Role, Transport},
+    model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Transport},
 };
 
 /// What a probe found, or why it failed.
@@ -106,37 +109,6 @@ async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
     // On the heap, as probes that are under way.
     Box::pin(queue.enter()).await
 }
-
-/// Why a probe failed.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Io(io::Error),
-    /// What came, and what was expected instead. What the endpoint said is in it only as [`printable`] text.
-    #[error("{0}")]
-    Unexpected(String),
-}
-
-impl Failure {
-    fn unexpected(sentence: impl Into<String>) -> Self {
-        Self::Unexpected(sentence.into())
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::unexpected("closed the connection without an answer"),
-            _ => Self::Io(error),
-        }
-    }
-}
-
-type Connection = Box<dyn Stream>;
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Target {
     /// `None`: it is not to be probed.
@@ -257,14 +229,6 @@ fn proxy_header(version: ProxyVersion) -> &'static [u8] {
     match version {
         ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
         ProxyVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
-    }
-}
-
-fn expect_role(is_replica: bool, expected: Role) -> Result<(), Failure> {
-    match (expected, is_replica) {
-        (Role::Primary, true) => Err(Failure::unexpected("is a replica, expected a primary")),
-        (Role::Replica, false) => Err(Failure::unexpected("is a primary, expected a replica")),
-        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use self::{
     login::{Greeting, prove},
     packet::{Packet, Packets},
 };
-use super::{Connection, Failure, TlsClient, expect_role, printable};
+use super::{connection::Connection, failure::Failure, role::expect_role, tls::TlsClient, words::printable};
 use crate::model::{MySqlSession, Role};
 
 /// Logs in and asks for the role: a replica is what has to be read only. A connection that is left before a login counts

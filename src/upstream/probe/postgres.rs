@@ -18,7 +18,9 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::{Connection, Failure, TlsClient, expect_role, printable};
+use super::{
+    connection::Connection, failure::Failure, role::expect_role, start_tls::offer_tls, tls::TlsClient, words::printable,
+};
 use crate::model::{Password, PostgresSession, Role};
 
 /// More than any message that is expected has.
@@ -65,27 +67,6 @@ async fn recognise(mut connection: Connection, encryption: Encryption) -> Result
     match encryption == Encryption::None && offer_tls(&mut connection).await? {
         true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
         false => Ok(connection),
-    }
-}
-
-pub(super) async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
-    match offer_tls(connection).await? {
-        true => Ok(()),
-        false => Err(Failure::unexpected("it does not accept TLS, expected that it does")),
-    }
-}
-
-/// Whether the server accepts it.
-async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
-    let mut question = BytesMut::new();
-    frontend::ssl_request(&mut question);
-    connection.write_all(&question).await?;
-    connection.flush().await?;
-    // One byte and no more: what came with it would count as encrypted.
-    match connection.read_u8().await? {
-        b'S' => Ok(true),
-        b'N' => Ok(false),
-        other => Err(Failure::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-use super::{Connection, Failure, expect_role, printable};
+use super::{connection::Connection, failure::Failure, role::expect_role, words::printable};
 use crate::model::{RedisSession, Role};
 
 type Answers<'a> = BufReader<&'a mut Connection>;

@@ -13,7 +13,7 @@ use crate::{
     capacity::TenantPlaces,
     model::{
         BackendTlsTerms, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession,
-        RedisSession, StartTls,
+        RedisSession, Role, StartTls,
     },
 };
 

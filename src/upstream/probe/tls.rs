@@ -6,10 +6,10 @@ use std::{
 use rustls::{ClientConfig, client::Resumption, crypto::aws_lc_rs, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connection, Failure, postgres, printable};
+use super::{connection::Connection, failure::Failure, start_tls, words::printable};
 use crate::{
     model::{AnyCertificate, BackendTls, StartTls},
-    upstream::is_local,
+    upstream::dial::is_local,
 };
 
 /// How a server is asked for TLS, and verified.
@@ -67,7 +67,7 @@ impl TlsClient {
     /// TLS from the start, or from where the backend is asked for it.
     pub(super) async fn begin(&self, mut connection: Connection) -> Result<Connection, Failure> {
         if self.start_tls == Some(StartTls::Postgres) {
-            postgres::ask_for_tls(&mut connection).await?;
+            start_tls::ask_for_tls(&mut connection).await?;
         }
         self.shake_hands(connection).await
     }

@@ -5,7 +5,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Lasting, Load, Rebalancing, excesses};
+use super::{
+    excess::{Load, Rebalancing, excesses},
+    lasting::Lasting,
+};
 use crate::{
     drain::{Pace, parts_of},
     model,

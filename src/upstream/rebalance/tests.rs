@@ -1,11 +1,17 @@
 mod scene;
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use self::scene::{Scene, Setting};
-use super::*;
+use super::{
+    excess::{Load, Tolerance, excesses},
+    lasting::{LASTING, Lasting},
+    *,
+};
+use crate::model::{self, Algorithm};
 
 fn loads(open: &[u32], weights: &[u64]) -> Vec<Load> {
     open.iter().zip(weights).map(|(&open, &weight)| Load { open, weight }).collect()

@@ -43,8 +43,8 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
 /// Has a probe count at once.
 fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
     let mut keeper = upstream.keeper();
-    keeper.probed(upstream, id, outcome);
-    keeper.review(upstream);
+    keeper.probed(id, outcome);
+    keeper.review();
 }
 
 /// Two endpoints of which it is not known whether they are the right ones, since they say nothing.
@@ -210,7 +210,7 @@ async fn endpoints_that_fail_together_are_published_together() {
         // Within a second, some every millisecond.
         for round in endpoints.chunks(usize::from(count) / 64) {
             for endpoint in round {
-                (0..3).for_each(|_| _ = upstream.keeper().probed(&upstream, endpoint.id(), Some(Err("away".into()))));
+                (0..3).for_each(|_| _ = upstream.keeper().probed(endpoint.id(), Some(Err("away".into()))));
             }
             sleep(Duration::from_millis(1)).await;
         }

@@ -2,7 +2,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Connection;
+use crate::upstream::probe::connection::Connection;
 
 /// The first byte of a command.
 pub(super) const QUIT: u8 = 1;

@@ -3,8 +3,72 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use super::{Balancer, Candidate, Endpoint, Tried};
-use crate::model::{Balancing, Distance};
+use super::{
+    candidate::Candidate, least_connections::LeastConnections, maglev::Maglev, power_of_two::PowerOfTwo,
+    random::Random, round_robin::RoundRobin, shares::Shares,
+};
+use crate::{
+    model::{Algorithm, Balancing, Distance},
+    upstream::endpoint::{Endpoint, Tried},
+};
+
+#[derive(Debug)]
+pub enum Balancer {
+    RoundRobin(RoundRobin),
+    LeastConnections(LeastConnections),
+    PowerOfTwo(PowerOfTwo),
+    Random(Random),
+    Maglev(Maglev),
+    Nearest(Box<Nearest>),
+}
+
+impl Balancer {
+    /// `previous` is the balancer this one replaces: parts of it that stay valid are used again.
+    pub fn new(balancing: Balancing, candidates: &[Candidate], previous: Option<&Self>) -> Self {
+        // Who is sticky has the same endpoint everywhere.
+        if balancing.algorithm != Algorithm::Maglev
+            && let Some(nearest) = Nearest::new(balancing, candidates)
+        {
+            return Self::Nearest(nearest.into());
+        }
+        let usable = || Shares::of_usable(candidates);
+        match balancing.algorithm {
+            Algorithm::RoundRobin => Self::RoundRobin(RoundRobin::new(usable())),
+            Algorithm::LeastConnections => Self::LeastConnections(LeastConnections::new(usable())),
+            Algorithm::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(usable())),
+            Algorithm::Random => Self::Random(Random::new(usable())),
+            Algorithm::Maglev => {
+                let previous = if let Some(Self::Maglev(maglev)) = previous { Some(maglev) } else { None };
+                let with_table = !balancing.without_table;
+                Self::Maglev(Maglev::new(candidates, balancing.hash_prefix_v6, with_table, previous))
+            }
+        }
+    }
+
+    /// Who gets connections, and how many of all; `None`: whoever got one gets it again.
+    pub fn shares(&self) -> Option<&Shares> {
+        match self {
+            Self::RoundRobin(balancer) => Some(balancer.shares()),
+            Self::LeastConnections(balancer) => Some(balancer.shares()),
+            Self::PowerOfTwo(balancer) => Some(balancer.shares()),
+            Self::Random(balancer) => Some(balancer.shares()),
+            Self::Nearest(balancer) => balancer.near().shares(),
+            Self::Maglev(_) => None,
+        }
+    }
+
+    /// A usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
+    pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
+        match self {
+            Self::RoundRobin(balancer) => balancer.pick(tried, turn),
+            Self::LeastConnections(balancer) => balancer.pick(tried, turn),
+            Self::PowerOfTwo(balancer) => balancer.pick(tried),
+            Self::Random(balancer) => balancer.pick(tried),
+            Self::Maglev(balancer) => balancer.pick(client, tried),
+            Self::Nearest(balancer) => balancer.pick(client, tried, turn),
+        }
+    }
+}
 
 /// How many near ones are asked besides the one whose turn it is, before a farther one gets the connection.
 const MOST_ASKED: usize = 8;

@@ -1,0 +1,109 @@
+//! Dials the connections of a pool.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures::future;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::{
+    model::{Connect, Keepalive},
+    upstream::{
+        dial::{dial, is_local},
+        endpoint::{
+            Endpoint,
+            pool::{Idle, Pool, PreconnectBudget, Reservation},
+        },
+        socket_options::{set_keepalive, set_urgent_inline},
+    },
+};
+
+/// How a pool is kept full.
+#[derive(Clone)]
+pub(super) struct Refill {
+    pub connect: Connect,
+    pub keepalive: Option<Keepalive>,
+    pub budget: PreconnectBudget,
+}
+
+impl Refill {
+    /// Keeps `pool` full for ever.
+    pub async fn run(self, endpoint: Arc<Endpoint>, pool: Arc<Pool>) {
+        const FIRST_PAUSE: Duration = Duration::from_millis(100);
+        const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let sweep = pool.sweep(endpoint.pool_counters());
+            if sweep.dead == 0 && pool.missing() == 0 {
+                pause = FIRST_PAUSE;
+                let _ = timeout(sweep.next.min(LOOK_AGAIN), pool.taken.notified()).await;
+                continue;
+            }
+            let round = if sweep.dead > 0 { Err(Setback::Closed) } else { self.round(&endpoint, &pool).await };
+            match round {
+                // Not yet the end of the setbacks: the backend may close what it accepts.
+                Ok(()) => {}
+                Err(Setback::BudgetUsedUp) => drop(timeout(LOOK_AGAIN, pool.taken.notified()).await),
+                Err(setback) => {
+                    if pause == FIRST_PAUSE {
+                        setback.tell_if_local(&endpoint);
+                    }
+                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Dials some of those that are missing at once. However many fail, they are one observation of the endpoint.
+    async fn round(&self, endpoint: &Endpoint, pool: &Pool) -> Result<(), Setback> {
+        const AT_ONCE: usize = 8;
+        let reserved: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| self.budget.reserve()).collect();
+        if reserved.is_empty() {
+            return Err(Setback::BudgetUsedUp);
+        }
+        let dials = reserved.into_iter().map(|reservation| self.open(endpoint, reservation));
+        let (opened, failed): (Vec<_>, Vec<_>) = future::join_all(dials).await.into_iter().partition(Result::is_ok);
+        if !opened.is_empty() {
+            endpoint.reached();
+        }
+        for idle in opened.into_iter().flatten() {
+            pool.put(idle);
+        }
+        let mut errors: Vec<io::Error> = failed.into_iter().filter_map(Result::err).collect();
+        if let Some(error) = errors.iter().find(|error| !is_local(error)) {
+            endpoint.connect_failed(error);
+            return Err(Setback::Unreachable);
+        }
+        errors.pop().map_or(Ok(()), |error| Err(Setback::Local(error)))
+    }
+
+    async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
+        let limit = self.connect.timeout;
+        let stream = match timeout(limit, dial(endpoint.address())).await {
+            Ok(dialled) => dialled?.into_std(),
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))),
+        };
+        set_keepalive(&stream, self.keepalive)?;
+        set_urgent_inline(&stream)?;
+        Ok(Idle::new(stream, reservation))
+    }
+}
+
+/// Why to wait before the next round.
+enum Setback {
+    BudgetUsedUp,
+    /// The backend closed what it had accepted.
+    Closed,
+    Unreachable,
+    Local(io::Error),
+}
+
+impl Setback {
+    fn tell_if_local(&self, endpoint: &Endpoint) {
+        if let Self::Local(error) = self {
+            warn!(endpoint = %endpoint.key(), reason = %error, "cannot preconnect");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{health::Health, outlier::Outlier, slow_start::SlowStart};
+use crate::{
+    model::{self, ActiveCheck, Priority},
+    upstream::{
+        balance::Candidate,
+        endpoint::{Endpoint, Standing},
+    },
+};
+
+/// An endpoint of an upstream, and what decides whether it is usable.
+#[derive(Debug)]
+pub struct Member {
+    pub candidate: Candidate,
+    pub health: Health,
+    pub outlier: Outlier,
+    /// Whether it was usable when that was last looked at.
+    pub was_usable: bool,
+    /// Whether it was only yet to be probed for the first time when others began to serve: it begins as they do.
+    pub begins_with_others: bool,
+    pub slow_start: Option<SlowStart>,
+}
+
+/// What happened to an endpoint.
+#[derive(Debug)]
+pub struct Change {
+    pub endpoint: Arc<Endpoint>,
+    pub event: Event,
+}
+
+#[derive(Debug)]
+pub enum Event {
+    Unhealthy { reason: String },
+    Healthy { reason: &'static str },
+    Ejected { length: Duration, failures: u32, reason: String },
+    Returned { reason: &'static str },
+}
+
+impl Member {
+    pub fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        let candidate = Candidate {
+            endpoint,
+            stable_id: wanted.stable_id.to_string().into(),
+            weight: wanted.weight,
+            distance: wanted.distance,
+        };
+        let health = Health::of_new(backend.active_check.as_deref());
+        Self {
+            candidate,
+            health,
+            outlier: Outlier::default(),
+            was_usable: false,
+            begins_with_others: false,
+            slow_start: None,
+        }
+    }
+
+    pub fn configured(mut self, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
+        if let Some(check) = backend.active_check.as_deref() {
+            self.health.check_changes(self.check().as_deref(), check);
+        }
+        self.candidate.stable_id = wanted.stable_id.to_string().into();
+        self.candidate.weight = wanted.weight;
+        self.candidate.distance = wanted.distance;
+        self
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.candidate.endpoint
+    }
+
+    pub fn check(&self) -> Option<Arc<ActiveCheck>> {
+        self.endpoint().backend().active_check.clone()
+    }
+
+    pub fn priority(&self) -> Priority {
+        self.endpoint().backend().priority
+    }
+
+    pub fn is_last_resort(&self) -> bool {
+        self.endpoint().backend().last_resort
+    }
+
+    pub fn backend_name(&self) -> &Arc<str> {
+        &self.endpoint().key().backend
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.outlier.ejected_until().is_some()
+    }
+
+    pub fn standing(&self) -> Standing {
+        Standing {
+            healthy: self.health.healthy(),
+            awaited: self.health.awaited(),
+            ejected_until: self.outlier.ejected_until(),
+        }
+    }
+
+    pub fn usable(&self) -> bool {
+        self.standing().usable()
+    }
+
+    /// Failures in a row since it became usable.
+    pub fn failures(&self) -> u32 {
+        // One that is about to come back still shows the failures from before.
+        if self.endpoint().usable() { self.endpoint().consecutive_failures() } else { 0 }
+    }
+
+    pub fn end_ejection(&mut self, reason: &'static str, now: Instant, changes: &mut Vec<Change>) {
+        if self.outlier.ejected_until().is_some() {
+            self.outlier.end(now);
+            changes.push(self.change(Event::Returned { reason }));
+        }
+    }
+
+    pub fn change(&self, event: Event) -> Change {
+        Change { endpoint: self.endpoint().clone(), event }
+    }
+}

@@ -1,0 +1,28 @@
+//! PostgreSQL's request for TLS.
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{connection::Connection, failure::Failure, words::printable};
+
+pub async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
+    match offer_tls(connection).await? {
+        true => Ok(()),
+        false => Err(Failure::unexpected("it does not accept TLS, expected that it does")),
+    }
+}
+
+/// Whether the server accepts it.
+pub async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
+    let mut question = BytesMut::new();
+    frontend::ssl_request(&mut question);
+    connection.write_all(&question).await?;
+    connection.flush().await?;
+    // One byte and no more: what came with it would count as encrypted.
+    match connection.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        other => Err(Failure::unexpected(format!("answered `{}`, expected PostgreSQL", printable(&[other])))),
+    }
+}

@@ -1,0 +1,56 @@
+use std::sync::{Arc, atomic::AtomicU64};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::{endpoint::Endpoint, rebalance::Rebalancing};
+use crate::model::{self, UpstreamKey};
+
+/// The part of an upstream that its connections, its subsets and its keeper share.
+pub struct Published {
+    pub key: UpstreamKey,
+    pub current: ArcSwap<Current>,
+    /// Wakes the keeper's task.
+    pub attention: Arc<Notify>,
+    /// Times that other groups of endpoints began to serve.
+    pub switches: AtomicU64,
+}
+
+/// What connections see; replaced whole.
+pub struct Current {
+    pub connect: model::Connect,
+    pub keepalive: Option<model::Keepalive>,
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+    pub usable: usize,
+    /// Whether connections were refused when somebody was last known to be usable or not.
+    pub refuses: bool,
+    pub rebalance: Option<Rebalancing>,
+}
+
+impl Published {
+    pub fn new(key: UpstreamKey, wanted: &model::Upstream) -> Self {
+        let nothing_yet = Current {
+            connect: wanted.connect,
+            keepalive: wanted.keepalive,
+            endpoints: Arc::default(),
+            usable: 0,
+            refuses: false,
+            rebalance: None,
+        };
+        Self {
+            key,
+            current: ArcSwap::from_pointee(nothing_yet),
+            attention: Arc::default(),
+            switches: AtomicU64::new(0),
+        }
+    }
+
+    pub fn connect(&self) -> model::Connect {
+        self.current.load().connect
+    }
+
+    /// All endpoints, sorted by key.
+    pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        self.current.load().endpoints.clone()
+    }
+}

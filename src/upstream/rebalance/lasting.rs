@@ -1,0 +1,47 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+/// An excess counts once it has lasted for this long: connections that come and go make one at most looks.
+pub const LASTING: Duration = Duration::from_secs(3);
+
+/// Which endpoints have had too many for some time, by their ids.
+#[derive(Clone, Debug, Default)]
+pub struct Lasting(BTreeMap<u64, Excess>);
+
+#[derive(Clone, Copy, Debug)]
+struct Excess {
+    since: Instant,
+    closed: Option<Instant>,
+}
+
+impl Lasting {
+    /// How many of the excesses of these endpoints have lasted. It has to be asked at every look.
+    pub fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
+        let of_endpoint = |(id, count): &(u64, u32)| {
+            if *count == 0 {
+                // What was closed may come back to where it was: then it is still the same excess.
+                let is_over = |excess: &Excess| excess.closed.is_none_or(|closed| now >= closed + LASTING);
+                if self.0.get(id).is_some_and(is_over) {
+                    self.0.remove(id);
+                }
+                return 0;
+            }
+            let excess = self.0.entry(*id).or_insert(Excess { since: now, closed: None });
+            if now >= excess.since + LASTING { *count } else { 0 }
+        };
+        excesses.iter().map(of_endpoint).collect()
+    }
+
+    /// Connections of this one have been closed.
+    pub fn closed(&mut self, id: u64, now: Instant) {
+        if let Some(excess) = self.0.get_mut(&id) {
+            excess.closed = Some(now);
+        }
+    }
+
+    /// Forgets all but these.
+    pub fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
+        self.0.retain(|id, _| is_known(*id));
+    }
+}
