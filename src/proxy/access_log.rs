@@ -2,6 +2,7 @@
 //!
 //! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
 
+mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod read_back;
 #[cfg(test)]
@@ -18,69 +19,18 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use self::text::write_text;
-use super::{accounting::CloseReason, tls::ClientTls};
+pub use self::event::{Event, Kind, Label};
+use self::{event::timestamp, text::write_text};
 use crate::printable::visible_json;
 
 /// How many events may wait to be written.
 const QUEUE: usize = 8192;
-
-/// What is known of a connection, at its end.
-#[derive(Clone, Debug)]
-pub struct Event {
-    pub kind: Kind,
-    pub at: SystemTime,
-    pub listener: Arc<Label>,
-    /// The other end of the TCP connection.
-    pub peer: SocketAddr,
-    /// The client as a PROXY header announced it; otherwise the peer.
-    pub client: SocketAddr,
-    pub tls: Option<Arc<ClientTls>>,
-    pub endpoint: Option<SocketAddr>,
-    /// How many endpoints were tried.
-    pub attempts: u16,
-    pub bytes_to_backend: u64,
-    pub bytes_to_client: u64,
-    /// From choosing the first endpoint to an established connection, failed attempts included.
-    pub connect: Option<Duration>,
-    pub duration: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Start,
-    End(CloseReason),
-}
-
-impl Kind {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::End(_) => "end",
-        }
-    }
-
-    fn reason(self) -> Option<&'static str> {
-        match self {
-            Self::Start => None,
-            Self::End(reason) => Some(reason.label()),
-        }
-    }
-}
-
-/// How a listener is called in logs and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// `namespace/name:port`.
-    pub label: Box<str>,
-    pub name: Box<str>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -298,11 +248,6 @@ impl<'a> Line<'a> {
 /// With all digits, so that times sort as text.
 fn write_time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.6}"))
-}
-
-/// To the microsecond.
-fn timestamp(at: SystemTime) -> Timestamp {
-    Timestamp::try_from(at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default()
 }
 
 /// To the microsecond.

@@ -12,6 +12,7 @@
 mod count;
 mod gcra;
 mod rate;
+mod refusal;
 mod sources;
 mod sync;
 #[cfg(test)]
@@ -23,10 +24,11 @@ use std::{
     time::Instant,
 };
 
-use thiserror::Error;
-
-pub use self::sources::{Prefix, SWEEP, SourcePermit, Sources};
 use self::{count::OpenCount, rate::RateState, sources::SourceTable};
+pub use self::{
+    refusal::Refusal,
+    sources::{Prefix, SWEEP, SourcePermit, Sources},
+};
 use crate::{
     capacity::Terms,
     model::{Access, Limits, Listener, ListenerKey},
@@ -35,21 +37,6 @@ use crate::{
 /// How the process's connections are divided among load balancers: a quarter is guaranteed. One that is declared later
 /// finds its guaranteed places free, even if all others are taken.
 pub const CONNECTIONS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
-
-/// Why a connection is not let in.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
-    #[error("the listener has as many connections as maxConnections allows")]
-    ListenerFull,
-    #[error("the listener gets new connections faster than newConnections allows")]
-    ListenerRate,
-    #[error("the client's address is not allowed by the access lists")]
-    Denied,
-    #[error("the client's address has as many connections as maxConnectionsPerSource allows")]
-    SourceFull,
-    #[error("the client's address opens connections faster than newConnectionsPerSource allows")]
-    SourceRate,
-}
 
 /// The live side of one listener's limits. Outlives changes of its configuration: counts stay, limits come with each call.
 #[derive(Debug)]

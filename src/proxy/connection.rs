@@ -1,5 +1,11 @@
 //! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
 
+pub mod account;
+mod connect;
+mod relay;
+mod sides;
+pub mod turns;
+
 use std::{
     collections::BTreeMap,
     future::poll_fn,
@@ -15,25 +21,31 @@ use tokio::{
     io::AsyncWrite,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
-use super::{
+use self::{
     account::{Account, Ledger, Session, canonical},
+    connect::{Encryption, Introduction, Reached, TlsBackend},
+    relay::{Deadlines, Side},
+    sides::TlsClient,
+    turns::Turns,
+};
+use super::{
     accounting::CloseReason,
     admission::{ConnectionPermit, Refusal},
-    connect::{self, Encryption, Introduction, Reached, TlsBackend},
-    handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
-    listener::{Serving, Way},
+    listener::{
+        Serving, Way,
+        routes::{Route, Routes},
+    },
     postgres::{self, CancelRequest, Opening, OpeningError, Requester},
-    preceded::Preceded,
-    prefixed::Prefixed,
     proxy_protocol::{self, SignatureGuard},
-    relay::{self, Deadlines, Side},
-    routes::{Route, Routes},
-    stream::Stream,
+    stream::{
+        Stream,
+        handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
+        prefixed::Prefixed,
+    },
     tls::{self, HandshakeFault, HelloError, Identity, LastFlight, ServerTls, read_client_hello_with},
-    turns::Turns,
 };
 use crate::{
     capacity::Permit,
@@ -246,8 +258,6 @@ async fn terminate(
     Box::pin(forward(client, guard, subset, Encryption::OfBackend, account)).await
 }
 
-type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
-
 async fn handshake(
     client: Prefixed<Stream>,
     tls: &ServerTls,
@@ -347,55 +357,5 @@ impl From<Refusal> for CloseReason {
             Refusal::SourceFull => Self::SourceFull,
             Refusal::SourceRate => Self::SourceRate,
         }
-    }
-}
-
-impl Side for Stream {
-    fn stream(&mut self) -> &mut Stream {
-        self
-    }
-
-    fn plain(&self) -> Option<&TcpSocket> {
-        Some(self.tcp())
-    }
-}
-
-impl Side for Prefixed<Stream> {
-    fn stream(&mut self) -> &mut Stream {
-        self.get_mut()
-    }
-
-    fn plain(&self) -> Option<&TcpSocket> {
-        self.replayed_all().map(Stream::tcp)
-    }
-}
-
-impl Side for Preceded<Stream> {
-    fn stream(&mut self) -> &mut Stream {
-        self.get_mut()
-    }
-
-    fn plain(&self) -> Option<&TcpSocket> {
-        self.sent().map(Stream::tcp)
-    }
-}
-
-impl Side for TlsBackend {
-    fn stream(&mut self) -> &mut Stream {
-        self.get_mut().0.get_mut()
-    }
-
-    fn plain(&self) -> Option<&TcpSocket> {
-        None
-    }
-}
-
-impl Side for TlsClient {
-    fn stream(&mut self) -> &mut Stream {
-        self.get_mut().0.get_mut().get_mut()
-    }
-
-    fn plain(&self) -> Option<&TcpSocket> {
-        None
     }
 }

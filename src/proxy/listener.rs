@@ -1,13 +1,13 @@
 //! What accepted connections are served with.
 
+pub mod routes;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{
-    access_log::Label, accounting::ListenerCounters, admission::Admission, postgres::Cancels, routes::Routes,
-    tls::ServerTls,
-};
+use self::routes::Routes;
+use super::{access_log::Label, accounting::ListenerCounters, admission::Admission, postgres::Cancels, tls::ServerTls};
 use crate::{
     capacity::Share,
     model::{self, ListenerKey},

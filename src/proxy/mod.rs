@@ -4,34 +4,20 @@
 //! its way: PROXY header, admission, TLS, connect, relay, account.
 
 pub mod access_log;
-mod account;
 pub mod accounting;
 pub mod admission;
-mod connect;
 mod connection;
-mod departures;
+mod drain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod handshake_memory;
 mod listener;
-mod local_addresses;
-mod loops;
-mod pipe;
-mod plan;
 pub mod postgres;
-mod preceded;
-mod prefixed;
 pub mod proxy_protocol;
-mod relay;
-mod routes;
-mod sessions;
-mod shutdown;
 pub mod socket;
 mod stream;
 pub mod tls;
 mod topology;
-mod turns;
-mod undelivered;
+mod view;
 mod worker;
 
 use std::{
@@ -50,10 +36,11 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-pub use departures::{Departing, Gone};
+pub use drain::{Departing, Gone};
 pub use listener::LiveListener;
-pub use topology::{Sockets, View, cannot_listen};
-pub use worker::{Closing, Drained};
+pub use topology::{Sockets, cannot_listen};
+pub use view::View;
+pub use worker::handle::{Closing, Drained};
 
 use crate::{
     capacity::Places,
@@ -63,13 +50,15 @@ use crate::{
 };
 use access_log::AccessLog;
 use admission::{CONNECTIONS, SWEEP, Sources};
-use departures::Departures;
-use handshake_memory::HANDSHAKE_MEMORY;
+use drain::Departures;
 use postgres::Cancels;
-use shutdown::Drains;
 use socket::Sharing;
+use stream::handshake_memory::HANDSHAKE_MEMORY;
 use topology::Topology;
-use worker::{Shared, WorkerHandle};
+use worker::{
+    handle::{Order, Shared, WorkerHandle},
+    shutdown::{self, Drains},
+};
 
 /// What a proxy is started with.
 #[derive(Debug)]
@@ -200,7 +189,7 @@ impl Proxy {
         for worker in &self.shared.workers {
             let (done, answer) = oneshot::channel();
             let drains = Drains::new(how, &declared, longest, workers, tokio::time::Instant::now());
-            let _ = worker.orders.send(worker::Order::Drain { drains, done });
+            let _ = worker.orders.send(Order::Drain { drains, done });
             answers.push(answer);
         }
         let mut drained = Drained::default();
@@ -213,7 +202,7 @@ impl Proxy {
     /// Ends the workers; connections that are still open are reset.
     pub fn stop(&self) {
         for worker in &self.shared.workers {
-            let _ = worker.orders.send(worker::Order::Stop);
+            let _ = worker.orders.send(Order::Stop);
         }
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -234,18 +223,6 @@ async fn sweep(sources: Weak<Sources>) {
         tokio::time::sleep(SWEEP).await;
         let Some(sources) = sources.upgrade() else { return };
         sources.sweep(Instant::now());
-    }
-}
-
-/// Takes the process with it when what holds it panics: better no load balancer, and another in its place, than one
-/// that holds sockets and no longer serves them.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
     }
 }
 

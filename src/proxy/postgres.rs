@@ -1,10 +1,10 @@
 //! How a PostgreSQL session asks for TLS, in the clear, before anything else
 //! ([Message Flow](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL)).
 
+mod cancel_request;
 mod cancels;
 
 use std::{
-    fmt,
     future::poll_fn,
     io,
     mem::MaybeUninit,
@@ -16,8 +16,11 @@ use std::{
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-pub use self::cancels::{Cancels, Requester};
-use super::prefixed::Prefixed;
+pub use self::{
+    cancel_request::CancelRequest,
+    cancels::{Cancels, Requester},
+};
+use super::stream::prefixed::Prefixed;
 
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
@@ -40,15 +43,6 @@ pub enum Opening {
     DirectTls,
     /// It wants a query of another connection to be cancelled.
     Cancel(CancelRequest),
-}
-
-/// The whole of it, with the key of a session.
-pub struct CancelRequest(Vec<u8>);
-
-impl fmt::Debug for CancelRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelRequest").finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Error)]

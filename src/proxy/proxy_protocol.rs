@@ -4,6 +4,7 @@
 //! Source: [The PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), sections 2.1 and 2.2.
 
 mod encode;
+mod limits;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use self::signature::{Match, Version};
 pub use self::{
     encode::encode,
+    limits::MAX_V1,
     signature::{Inspection, SignatureGuard},
 };
 
@@ -64,8 +66,6 @@ pub enum HeaderError {
     Read(#[from] io::Error),
 }
 
-/// The longest version 1 header, its CRLF included.
-pub const MAX_V1: usize = 107;
 /// The longest version 2 header that is read, its additional fields included: far above what is seen in the field,
 /// far below the 64 KiB that a peer could announce.
 pub const MAX_V2: usize = 4096;

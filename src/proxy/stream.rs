@@ -1,3 +1,9 @@
+pub mod handshake_memory;
+pub mod pipe;
+pub mod preceded;
+pub mod prefixed;
+pub mod undelivered;
+
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
@@ -8,7 +14,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::undelivered::undelivered;
+use self::undelivered::undelivered;
 use crate::tcp::TcpSocket;
 
 /// A TCP connection that is reset when it is dropped, unless it was ended cleanly before.

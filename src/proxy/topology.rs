@@ -1,5 +1,9 @@
 //! The one task that owns listeners and upstreams: makes reality equal to the latest snapshot, and reports.
 
+mod local_addresses;
+mod loops;
+mod plan;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -17,51 +21,36 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::{
+    loops::LoopGuard,
+    plan::{Opening, plan},
+};
 use super::{
     access_log::Label,
     accounting::ListenerCounters,
     admission::{Admission, Sources},
-    listener::{Address, LiveListener, Serving, Way},
-    loops::LoopGuard,
-    plan::{Opening, plan},
+    listener::{
+        Address, LiveListener, Serving, Way,
+        routes::{Route, Routes},
+    },
     postgres::Cancels,
-    routes::{Route, Routes},
     socket::{self, Sharing},
     tls::ServerTls,
-    worker::{Closing, Order as WorkerOrder, Shared, SocketId},
+    view::{GoneListener, View},
+    worker::{
+        abort_on_panic::AbortOnPanic,
+        handle::{Closing, Order as WorkerOrder, Shared, SocketId},
+    },
 };
 use crate::{
     capacity::Share,
-    model::{
-        self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, UpstreamKey, overlap,
-    },
+    model::{self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, overlap},
     upstream::{Backends, Upstream, Upstreams, in_place},
 };
 
 /// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// Everything that is live at one moment: what metrics and the admin pages show.
-#[derive(Debug, Default)]
-pub struct View {
-    pub snapshot: Arc<Snapshot>,
-    pub report: Arc<Report>,
-    /// Also those that are no longer served and still have connections.
-    pub listeners: Vec<Arc<LiveListener>>,
-    /// The latter alone.
-    pub gone: Vec<GoneListener>,
-    /// Sorted by key.
-    pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
-}
-
-/// A listener that is no longer served and still has connections.
-#[derive(Clone, Debug)]
-pub struct GoneListener {
-    pub listener: Arc<LiveListener>,
-    /// What is done with these, as it was declared last.
-    pub drain: ListenerDrain,
-}
 
 /// The listening sockets of one address.
 pub type Sockets = (SocketAddr, Vec<Arc<AsyncFd<TcpListener>>>);
@@ -136,7 +125,7 @@ struct Live {
 impl Topology {
     /// Runs until the orders' other end is dropped.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let _abort = super::AbortOnPanic;
+        let _abort = AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
             let next_look = self.state.loop_guard.next_look();

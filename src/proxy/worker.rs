@@ -1,22 +1,24 @@
 //! A thread with its own event loop and listening sockets: a connection lives and dies on one worker.
 
+pub mod abort_on_panic;
+mod accept;
+pub mod handle;
+pub mod sessions;
+pub mod shutdown;
+
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd, AsRawFd, RawFd},
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, AsRawFd},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::{Duration, Instant as StdInstant},
+    time::Duration,
 };
 
 use futures::FutureExt;
-use rustix::{io::Errno, net::SocketFlags};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime::{Builder, LocalOptions},
@@ -24,21 +26,28 @@ use tokio::{
     task::{JoinHandle, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::{
+    abort_on_panic::AbortOnPanic,
+    accept::{Backoff, accept, is_exhausted, registered},
+    handle::{Closing, Drained, Order, Shared, SocketId, WorkerHandle},
+    sessions::{Excess, Sessions},
+    shutdown::Drains,
+};
 use super::{
-    access_log::AccessLog,
-    account::{Ledger, Session},
     accounting::CloseReason,
-    connection::{self, Accepted, Permits, Surroundings},
+    connection::{
+        self, Accepted, Permits, Surroundings,
+        account::{Ledger, Session},
+        turns::Turns,
+    },
     listener::{Address, Serving},
-    pipe,
-    sessions::{Owner, Sessions, Wishes},
-    shutdown::{Drains, Excess},
-    turns::Turns,
+    socket,
+    stream::pipe,
 };
 use crate::{
-    capacity::{Places, Share},
+    capacity::Share,
     tcp::{self, TcpSocket},
     upstream::LogLimiter,
 };
@@ -53,102 +62,7 @@ const HANDSHAKES_PER_TURN: usize = 4;
 /// otherwise keep the others from hearing of theirs.
 const TASKS_PER_TURN: u32 = 16;
 /// How many connections are accepted from a socket that is being closed, at most as many as its queue holds.
-const LAST_ACCEPTS: usize = 2 * super::socket::BACKLOG as usize;
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Shared {
-    pub workers: Vec<WorkerHandle>,
-    pub capacity: Arc<Places>,
-    /// No client gets a descriptor from this one on.
-    pub spare_from: RawFd,
-    /// How many pipes the connections of each worker may have at a time.
-    pub pipes: usize,
-    pub access_log: Arc<AccessLog>,
-    pub started: StdInstant,
-}
-
-/// A worker, seen from other threads.
-#[derive(Debug)]
-pub struct WorkerHandle {
-    pub orders: mpsc::UnboundedSender<Order>,
-    /// Connections it has or has been handed.
-    open: AtomicUsize,
-    /// Milliseconds after the start when it last was seen alive.
-    heartbeat: AtomicU64,
-}
-
-impl WorkerHandle {
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Order>) {
-        let (orders, inbox) = mpsc::unbounded_channel();
-        (Self { orders, open: AtomicUsize::new(0), heartbeat: AtomicU64::new(0) }, inbox)
-    }
-
-    pub fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-
-    /// How long ago the worker was seen alive, when the process is as old as `now`.
-    pub fn silent_for(&self, now: Duration) -> Duration {
-        now.saturating_sub(Duration::from_millis(self.heartbeat.load(Relaxed)))
-    }
-}
-
-/// What a worker is told.
-#[derive(Debug)]
-pub enum Order {
-    /// Accept on a socket.
-    Listen {
-        id: SocketId,
-        address: Arc<Address>,
-        socket: TcpListener,
-        /// The same socket: a second descriptor for it would be one less for a connection.
-        done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
-    },
-    /// Stop accepting on a socket and let go of it.
-    Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
-    /// Serve a connection that another worker accepted.
-    Adopt(TcpStream, Box<Accepted>),
-    /// Tell how many connections have reached each endpoint, by its id.
-    Count { done: oneshot::Sender<BTreeMap<u64, u32>> },
-    /// Tell how long those connections have been silent, or open, that would be closed first.
-    Rank { wishes: Arc<Wishes>, done: oneshot::Sender<BTreeMap<Owner, Vec<Instant>>> },
-    /// Close some connections, and tell how many these were.
-    CloseSome { wishes: Wishes, done: oneshot::Sender<BTreeMap<Owner, usize>> },
-    /// End open connections, and tell how they have ended.
-    Drain { drains: Drains, done: oneshot::Sender<Drained> },
-    /// End the thread; what is still open is reset.
-    Stop,
-}
-
-pub type SocketId = u64;
-
-/// What becomes of the connections that wait in a socket's queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closing {
-    /// They are accepted first: closing the socket would reset them.
-    Last,
-    /// They are left to another process that has the same socket.
-    HandedOver,
-}
-
-/// How the connections that were open at the beginning of a drain have ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drained {
-    pub by_themselves: usize,
-    /// Closed over the spread.
-    pub closed: usize,
-    /// Reset at the deadline.
-    pub reset: usize,
-}
-
-impl std::ops::AddAssign for Drained {
-    fn add_assign(&mut self, other: Self) {
-        self.by_themselves += other.by_themselves;
-        self.closed += other.closed;
-        self.reset += other.reset;
-    }
-}
+const LAST_ACCEPTS: usize = 2 * socket::BACKLOG as usize;
 
 /// A worker, seen from its own thread.
 #[derive(Debug)]
@@ -176,7 +90,7 @@ pub fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let (started, outcome) = std::sync::mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let _abort = super::AbortOnPanic;
+        let _abort = AbortOnPanic;
         let runtime = match Builder::new_current_thread()
             .enable_all()
             .event_interval(TASKS_PER_TURN)
@@ -273,7 +187,7 @@ impl Worker {
 
     /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
     async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<AsyncFd<TcpListener>>) {
-        let _abort = super::AbortOnPanic;
+        let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
             match socket.async_io(Interest::READABLE, accept).await.and_then(registered) {
@@ -441,43 +355,4 @@ pub fn jittered(pause: Duration) -> Duration {
 fn reset(tcp: &impl AsFd) {
     // Fails only for a connection that is gone already.
     let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
-}
-
-/// Accepts a connection that waits now, whether or not the event loop has heard of it.
-fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((tcp.into(), peer))
-}
-
-fn registered((tcp, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpSocket, SocketAddr)> {
-    Ok((TcpSocket::new(tcp)?, peer))
-}
-
-/// Whether this host has no descriptor or memory left: the connection still waits.
-fn is_exhausted(error: &io::Error) -> bool {
-    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    error.raw_os_error().is_some_and(|code| EXHAUSTED.iter().any(|errno| errno.raw_os_error() == code))
-}
-
-/// Growing pauses while this host has no descriptor or memory for a new connection.
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    fn failed(&mut self, error: &io::Error) -> Duration {
-        if self.failures == 0 {
-            warn!(%error, "cannot accept connections for now");
-        }
-        self.failures += 1;
-        Duration::from_millis(10 << self.failures.min(7))
-    }
-
-    fn succeeded(&mut self) {
-        if std::mem::take(&mut self.failures) > 0 {
-            info!("accepting connections again");
-        }
-    }
 }

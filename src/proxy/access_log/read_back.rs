@@ -1,11 +1,14 @@
 //! Log lines read back as readers of logfmt and JSON do, for tests and `fuzz/`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use super::*;
 use crate::{
     printable::is_visible,
-    proxy::tls::{Agreed, Identity},
+    proxy::{
+        accounting::CloseReason,
+        tls::{Agreed, ClientTls, Identity},
+    },
 };
 
 /// Every text of a log line that a client or an administrator chooses.

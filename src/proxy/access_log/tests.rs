@@ -1,4 +1,4 @@
-use std::{io, sync::Mutex};
+use std::{io, sync::Mutex, time::SystemTime};
 
 use proptest::prelude::*;
 
@@ -6,6 +6,7 @@ use super::{
     read_back::{Chosen, check_read_back, event},
     *,
 };
+use crate::proxy::{accounting::CloseReason, tls::ClientTls};
 
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);

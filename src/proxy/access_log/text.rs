@@ -3,7 +3,7 @@
 
 use std::{io::Write, net::SocketAddr, time::Duration};
 
-use super::{Event, timestamp};
+use super::event::{Event, timestamp};
 use crate::printable::quoted;
 
 /// `TIME connection end listener=… client=… …`: pairs in the order of JSON's fields, absent ones left out.

@@ -9,7 +9,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{Refusal, gcra::Gcra};
+use super::{gcra::Gcra, refusal::Refusal};
 use crate::{
     capacity::{Place, Places, Share, Terms},
     model::{Limits, ListenerKey},

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::CancelRequest;
+use super::cancel_request::CancelRequest;
 use crate::{proxy::admission::Prefix, upstream::LogLimiter};
 
 /// A CancelRequest does not say which server its session is on. It is sent to at most so many.

@@ -2,11 +2,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 
-use super::{
-    super::tls::{Agreed, ClientTls},
-    MAX_V1,
+use super::limits::MAX_V1;
+use crate::{
+    model::ProxyVersion,
+    proxy::tls::{Agreed, ClientTls},
 };
-use crate::model::ProxyVersion;
 
 /// What a backend is told of a client: `source` is its address, `destination` the one it connected to, and version 2 has
 /// room for what is known of its TLS: the server name, the application protocol, and who it is

@@ -1,4 +1,4 @@
-use super::MAX_V1;
+use super::limits::MAX_V1;
 
 /// Watches the first bytes that a client sends for a PROXY signature: a backend that trusts this proxy could take what
 /// follows it for this proxy's own word.

@@ -11,9 +11,10 @@ use std::{
 use thiserror::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::proxy::handshake_memory::MemoryFull;
-
-use crate::model::server_name::{is_address, normalized};
+use crate::{
+    model::server_name::{is_address, normalized},
+    proxy::stream::handshake_memory::MemoryFull,
+};
 
 /// The largest ClientHello that is read, in bytes. One with a post-quantum key share has about 1,700.
 const MAX_HELLO: usize = 64 * 1024;

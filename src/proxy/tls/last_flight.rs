@@ -6,7 +6,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::{
+use crate::proxy::stream::{
     handshake_memory::{Charge, HANDSHAKE_MEMORY},
     preceded::Preceded,
 };
@@ -119,7 +119,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::proxy::preceded::tests::Packets;
+    use crate::proxy::stream::preceded::tests::Packets;
 
     const HELLO: &str = "\x16hello\x17encrypted";
     const TICKETS: &str = "\x17tickets";

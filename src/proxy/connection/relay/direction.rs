@@ -7,12 +7,10 @@ use std::{
 
 use tokio::{io::ReadBuf, task::yield_now};
 
-use super::{
-    super::{
-        pipe::{Drained, Pipe},
-        proxy_protocol::{Inspection, SignatureGuard},
-    },
-    Side,
+use super::side::Side;
+use crate::proxy::{
+    proxy_protocol::{Inspection, SignatureGuard},
+    stream::pipe::{Drained, Pipe},
 };
 
 /// The buffer of a worker's connections, and the most that is read at once.

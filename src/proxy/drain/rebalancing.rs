@@ -7,8 +7,8 @@ use crate::{
     model::{self, UpstreamKey},
     proxy::{
         accounting::CloseReason,
-        sessions::{Choice, First, Owner, Wish, Wishes},
-        topology::View,
+        view::View,
+        worker::sessions::{Choice, First, Owner, Wish, Wishes},
     },
     upstream::{
         Upstream,

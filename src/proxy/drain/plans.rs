@@ -14,7 +14,7 @@ use crate::{
     proxy::{
         accounting::CloseReason,
         listener::LiveListener,
-        sessions::{Choice, Owner, Wish, Wishes},
+        worker::sessions::{Choice, Owner, Wish, Wishes},
     },
     upstream::{Endpoint, Upstream},
 };

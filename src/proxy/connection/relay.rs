@@ -9,6 +9,7 @@
 //! the other gets what was sent to it.
 
 mod direction;
+mod side;
 #[cfg(test)]
 mod tests;
 
@@ -20,14 +21,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::direction::{BUFFER, Direction, Fault, State};
-use super::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
-use crate::tcp::TcpSocket;
+pub use self::side::Side;
+use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
 
 /// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
 /// sending to a backend that has ended and gone: closing while bytes come in resets the connection.
@@ -42,15 +40,6 @@ const DELIVERY_TICK: Duration = Duration::from_millis(10);
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
-}
-
-/// One side of a relayed connection.
-pub trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The TCP connection below.
-    fn stream(&mut self) -> &mut Stream;
-
-    /// The same, if bytes may be moved to and from it as they are.
-    fn plain(&self) -> Option<&TcpSocket>;
 }
 
 /// When a relayed connection is ended by the clock; `None`: never.

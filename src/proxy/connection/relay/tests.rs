@@ -11,14 +11,14 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::{LocalSet, spawn_local, yield_now},
     time::advance,
 };
 
 use super::*;
-use crate::proxy::undelivered::undelivered;
+use crate::{proxy::stream::undelivered::undelivered, tcp::TcpSocket};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);

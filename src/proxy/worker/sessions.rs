@@ -5,7 +5,7 @@ use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{account::Session, accounting::CloseReason, shutdown::Excess};
+use crate::proxy::{accounting::CloseReason, connection::account::Session};
 
 /// Something that connections belong to, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,13 @@ pub enum First {
     #[default]
     Silent,
     Oldest,
+}
+
+/// How a drain closes connections at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Excess {
+    pub count: usize,
+    pub reason: CloseReason,
 }
 
 impl Choice {

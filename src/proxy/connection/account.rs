@@ -10,17 +10,19 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    access_log::{AccessLog, Event, Kind},
-    accounting::{CloseReason, Shard},
-    listener::Serving,
-    relay::Meter,
-    stream::Stream,
-    tls::{ClientTls, HandshakeFault},
-};
-use crate::upstream::{
-    Endpoint,
-    socket_options::{set_keepalive, set_urgent_inline},
+use super::relay::Meter;
+use crate::{
+    proxy::{
+        access_log::{AccessLog, Event, Kind},
+        accounting::{CloseReason, Shard},
+        listener::Serving,
+        stream::Stream,
+        tls::{ClientTls, HandshakeFault},
+    },
+    upstream::{
+        Endpoint,
+        socket_options::{set_keepalive, set_urgent_inline},
+    },
 };
 
 /// How many refusals each worker logs in a second; the others are only counted.

@@ -8,10 +8,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{accounting::CloseReason, topology::View};
+use super::sessions::Excess;
 use crate::{
     drain::{Draining, Pace, Schedule},
     model::{Close, ObjectKey},
+    proxy::{accounting::CloseReason, view::View},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,13 +43,6 @@ struct Drain {
     pace: Option<Pace>,
     /// How many connections there were at the beginning.
     total: usize,
-}
-
-/// How a drain closes connections at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Excess {
-    pub count: usize,
-    pub reason: CloseReason,
 }
 
 impl Drains {

@@ -8,9 +8,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
 
-use super::{accounting::CloseReason, postgres, preceded::Preceded, proxy_protocol, stream::Stream, tls::ClientTls};
 use crate::{
     model::{Backend, BackendTls, ProxyVersion, StartTls},
+    proxy::{
+        accounting::CloseReason,
+        postgres, proxy_protocol,
+        stream::{Stream, preceded::Preceded},
+        tls::ClientTls,
+    },
     tcp::TcpSocket,
     upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, Tried, dial, is_local},
 };

@@ -4,29 +4,29 @@
 //! One task decides for all workers: it follows what is live, and tells each worker how many of whose connections to
 //! close, so that all together close those first that were silent for the longest time, and never more than they may.
 
+mod closing;
 mod plans;
 mod rebalancing;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use futures::future::join_all;
 use tokio::{
     select,
-    sync::{oneshot, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
 pub use self::plans::{Departing, Gone};
 use self::{
+    closing::{close, established},
     plans::{Plans, Seen},
     rebalancing::Rebalance,
 };
 use super::{
     accounting::CloseReason,
-    sessions::{Owner, Wishes, shared_out},
-    topology::View,
-    worker::{DRAIN_TICK, Order, Shared, jittered},
+    view::View,
+    worker::{DRAIN_TICK, abort_on_panic::AbortOnPanic, handle::Shared, jittered},
 };
 use crate::{
     model::{Departure, Report},
@@ -43,7 +43,7 @@ pub struct Departures {
 impl Departures {
     /// Runs until the reports' other end is dropped.
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
-        let _abort = super::AbortOnPanic;
+        let _abort = AbortOnPanic;
         let (mut plans, mut rebalance) = (Plans::default(), Rebalance::default());
         let mut next = Instant::now();
         loop {
@@ -107,44 +107,4 @@ fn reason_for(departure: Departure) -> CloseReason {
         Departure::Unhealthy => CloseReason::EndpointUnhealthy,
         Departure::Failback => CloseReason::Failback,
     }
-}
-
-/// Closes what is wished, and answers how many that were.
-pub async fn close(shared: &Shared, wishes: &Wishes) -> BTreeMap<Owner, usize> {
-    if wishes.is_empty() {
-        return BTreeMap::new();
-    }
-    let asked = Arc::new(wishes.clone());
-    let rank = |done| Order::Rank { wishes: asked.clone(), done };
-    let ranks = ask(shared, (0..shared.workers.len()).map(|_| rank)).await;
-    let shares = shared_out(wishes, &ranks).into_iter();
-    let closed = ask(shared, shares.map(|wishes| |done| Order::CloseSome { wishes, done })).await;
-    let mut sums = BTreeMap::new();
-    for (owner, count) in closed.into_iter().flatten() {
-        *sums.entry(owner).or_insert(0) += count;
-    }
-    sums
-}
-
-/// How many connections have reached each endpoint.
-async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
-    let mut sums = BTreeMap::new();
-    let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| Order::Count { done })).await;
-    for (endpoint, count) in counts.into_iter().flatten() {
-        *sums.entry(endpoint).or_insert(0) += count;
-    }
-    sums
-}
-
-/// Gives each worker its order, and waits for the answers. That of a worker that has ended is empty.
-async fn ask<T: Default>(
-    shared: &Shared,
-    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,
-) -> Vec<T> {
-    let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
-        let (done, answer) = oneshot::channel();
-        let _ = worker.orders.send(order(done));
-        async { answer.await.unwrap_or_default() }
-    });
-    join_all(answers.collect::<Vec<_>>()).await
 }

@@ -1,0 +1,65 @@
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use jiff::{Timestamp, Unit};
+
+use crate::proxy::{accounting::CloseReason, tls::ClientTls};
+
+/// What is known of a connection, at its end.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: Kind,
+    pub at: SystemTime,
+    pub listener: Arc<Label>,
+    /// The other end of the TCP connection.
+    pub peer: SocketAddr,
+    /// The client as a PROXY header announced it; otherwise the peer.
+    pub client: SocketAddr,
+    pub tls: Option<Arc<ClientTls>>,
+    pub endpoint: Option<SocketAddr>,
+    /// How many endpoints were tried.
+    pub attempts: u16,
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
+    /// From choosing the first endpoint to an established connection, failed attempts included.
+    pub connect: Option<Duration>,
+    pub duration: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Start,
+    End(CloseReason),
+}
+
+impl Kind {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::End(_) => "end",
+        }
+    }
+
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Start => None,
+            Self::End(reason) => Some(reason.label()),
+        }
+    }
+}
+
+/// How a listener is called in logs and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// `namespace/name:port`.
+    pub label: Box<str>,
+    pub name: Box<str>,
+}
+
+/// To the microsecond.
+pub fn timestamp(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default()
+}

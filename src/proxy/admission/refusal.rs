@@ -1,0 +1,16 @@
+use thiserror::Error;
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("the listener has as many connections as maxConnections allows")]
+    ListenerFull,
+    #[error("the listener gets new connections faster than newConnections allows")]
+    ListenerRate,
+    #[error("the client's address is not allowed by the access lists")]
+    Denied,
+    #[error("the client's address has as many connections as maxConnectionsPerSource allows")]
+    SourceFull,
+    #[error("the client's address opens connections faster than newConnectionsPerSource allows")]
+    SourceRate,
+}

@@ -1,0 +1,64 @@
+//! The connections of clients and backends as the relay sees them.
+
+use tokio_rustls::server::TlsStream;
+
+use super::{connect::TlsBackend, relay::Side};
+use crate::{
+    proxy::{
+        stream::{Stream, preceded::Preceded, prefixed::Prefixed},
+        tls::LastFlight,
+    },
+    tcp::TcpSocket,
+};
+
+pub type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
+
+impl Side for Stream {
+    fn stream(&mut self) -> &mut Stream {
+        self
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        Some(self.tcp())
+    }
+}
+
+impl Side for Prefixed<Stream> {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        self.replayed_all().map(Stream::tcp)
+    }
+}
+
+impl Side for Preceded<Stream> {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        self.sent().map(Stream::tcp)
+    }
+}
+
+impl Side for TlsBackend {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut().0.get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        None
+    }
+}
+
+impl Side for TlsClient {
+    fn stream(&mut self) -> &mut Stream {
+        self.get_mut().0.get_mut().get_mut()
+    }
+
+    fn plain(&self) -> Option<&TcpSocket> {
+        None
+    }
+}

@@ -1,0 +1,49 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::join_all;
+use tokio::sync::oneshot;
+
+use crate::proxy::worker::{
+    handle::{Order, Shared},
+    sessions::{Owner, Wishes, shared_out},
+};
+
+/// Closes what is wished, and answers how many that were.
+pub async fn close(shared: &Shared, wishes: &Wishes) -> BTreeMap<Owner, usize> {
+    if wishes.is_empty() {
+        return BTreeMap::new();
+    }
+    let asked = Arc::new(wishes.clone());
+    let rank = |done| Order::Rank { wishes: asked.clone(), done };
+    let ranks = ask(shared, (0..shared.workers.len()).map(|_| rank)).await;
+    let shares = shared_out(wishes, &ranks).into_iter();
+    let closed = ask(shared, shares.map(|wishes| |done| Order::CloseSome { wishes, done })).await;
+    let mut sums = BTreeMap::new();
+    for (owner, count) in closed.into_iter().flatten() {
+        *sums.entry(owner).or_insert(0) += count;
+    }
+    sums
+}
+
+/// How many connections have reached each endpoint.
+pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
+    let mut sums = BTreeMap::new();
+    let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| Order::Count { done })).await;
+    for (endpoint, count) in counts.into_iter().flatten() {
+        *sums.entry(endpoint).or_insert(0) += count;
+    }
+    sums
+}
+
+/// Gives each worker its order, and waits for the answers. That of a worker that has ended is empty.
+async fn ask<T: Default>(
+    shared: &Shared,
+    orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,
+) -> Vec<T> {
+    let answers = shared.workers.iter().zip(orders).map(|(worker, order)| {
+        let (done, answer) = oneshot::channel();
+        let _ = worker.orders.send(order(done));
+        async { answer.await.unwrap_or_default() }
+    });
+    join_all(answers.collect::<Vec<_>>()).await
+}
