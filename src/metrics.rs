@@ -286,7 +286,7 @@ impl Collector for Live {
         )?;
         encoder.counters(
             &SWITCHES,
-            view.upstreams.iter().map(|(key, upstream)| (labels_of(&key.object, []), upstream.switches())),
+            view.upstreams.iter().map(|(key, upstream)| (labels_of(&key.object, []), upstream.priority_changes())),
         )?;
         encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
         let configuration = self.state.configuration();

@@ -232,7 +232,7 @@ fn count(endpoint: &Endpoint, health: &mut BackendHealth) {
     health.usable += u32::from(endpoint.usable());
     health.standby += u32::from(endpoint.usable() && !endpoint.in_service());
     health.failing += u32::from(endpoint.usable() && endpoint.is_failing());
-    health.unchecked += u32::from(!endpoint.usable() && endpoint.awaited());
+    health.unchecked += u32::from(!endpoint.usable() && endpoint.pending_first_check());
     let Some(failure) = endpoint.state().last_failure else { return };
     if health.last_failure.as_ref().is_none_or(|latest| latest.time < failure.at) {
         let (endpoint, reason) = (endpoint.address().to_string(), printable(&failure.reason, MAX_REASON).into_owned());

@@ -52,19 +52,19 @@ pub struct EndpointDrain {
 
 impl EndpointDrain {
     /// `None`: connections are kept.
-    pub fn on(&self, departure: Departure) -> Option<Close> {
-        match departure {
-            Departure::Terminating => self.terminating,
-            Departure::Removed => self.removed,
-            Departure::Unhealthy => self.unhealthy,
-            Departure::Failback => self.failback,
+    pub fn on(&self, cause: DrainCause) -> Option<Close> {
+        match cause {
+            DrainCause::Terminating => self.terminating,
+            DrainCause::Removed => self.removed,
+            DrainCause::Unhealthy => self.unhealthy,
+            DrainCause::Failback => self.failback,
         }
     }
 }
 
 /// Why an endpoint gets no more connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Departure {
+pub enum DrainCause {
     Terminating,
     Removed,
     Unhealthy,

@@ -29,7 +29,7 @@ pub use check::{
     ActiveCheck, Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, Probe,
     RedisSession, Role, Transport,
 };
-pub use drain::{Close, Departure, EndpointDrain, ListenerDrain, Rebalance};
+pub use drain::{Close, DrainCause, EndpointDrain, ListenerDrain, Rebalance};
 pub use key::{EndpointKey, ListenerKey, ObjectKey, UpstreamKey};
 pub use listener::{
     Access, Keepalive, Limits, Listener, ProxyMode, ProxyProtocol, Rate, Route, Timeouts, Tls, TlsMode, TlsVersion,

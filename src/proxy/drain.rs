@@ -29,7 +29,7 @@ use super::{
     worker::{DRAIN_TICK, abort_on_panic::AbortOnPanic, handle::Shared, jittered},
 };
 use crate::{
-    model::{Departure, Report},
+    model::{DrainCause, Report},
     upstream::in_place,
 };
 
@@ -86,8 +86,8 @@ fn seen(view: &View) -> Seen {
     let mut seen = Seen::default();
     for (key, upstream) in &view.upstreams {
         seen.upstreams.push(upstream.clone());
-        for (endpoint, departure, close) in upstream.departing() {
-            let (upstream, reason) = (upstream.clone(), reason_for(departure));
+        for (endpoint, cause, close) in upstream.draining() {
+            let (upstream, reason) = (upstream.clone(), reason_for(cause));
             let gone = Gone::Endpoint { upstream, endpoint };
             seen.departing.insert((gone.owner(), reason), (key.object.clone(), gone, close));
         }
@@ -100,11 +100,11 @@ fn seen(view: &View) -> Seen {
     seen
 }
 
-fn reason_for(departure: Departure) -> CloseReason {
-    match departure {
-        Departure::Terminating => CloseReason::EndpointTerminating,
-        Departure::Removed => CloseReason::EndpointRemoved,
-        Departure::Unhealthy => CloseReason::EndpointUnhealthy,
-        Departure::Failback => CloseReason::Failback,
+fn reason_for(cause: DrainCause) -> CloseReason {
+    match cause {
+        DrainCause::Terminating => CloseReason::EndpointTerminating,
+        DrainCause::Removed => CloseReason::EndpointRemoved,
+        DrainCause::Unhealthy => CloseReason::EndpointUnhealthy,
+        DrainCause::Failback => CloseReason::Failback,
     }
 }

@@ -34,7 +34,7 @@ pub struct Endpoint {
     id: u64,
     backend: ArcSwap<Backend>,
     usable: AtomicBool,
-    standing: ArcSwap<Standing>,
+    status: ArcSwap<HealthStatus>,
     /// `None`: in service.
     standby_since: ArcSwapOption<Instant>,
     /// In percent of its weight.
@@ -51,9 +51,9 @@ pub struct Endpoint {
     /// The number of these that no longer count towards an ejection.
     forgiven_failures: AtomicU32,
     /// How many failures in a row the keeper wants to know of; 0: it does not.
-    worrying_failures: AtomicU32,
+    ejection_threshold: AtomicU32,
     last_failure: ArcSwapOption<Failure>,
-    keeper: Arc<Notify>,
+    control: Arc<Notify>,
     pool: ArcSwapOption<Pool>,
     pool_counters: PoolCounters,
 }
@@ -79,28 +79,32 @@ pub struct Failure {
 
 /// What decides whether an endpoint is usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct HealthStatus {
     pub healthy: bool,
     /// Whether its first probe is about to say if it is healthy.
-    pub awaited: bool,
+    pub pending_first_check: bool,
     pub ejected_until: Option<Instant>,
 }
 
-impl Standing {
+impl HealthStatus {
     pub fn usable(&self) -> bool {
         self.healthy && self.ejected_until.is_none()
     }
 }
 
 impl Endpoint {
-    pub(super) fn new(key: EndpointKey, backend: Arc<Backend>, keeper: Arc<Notify>) -> Self {
+    pub(super) fn new(key: EndpointKey, backend: Arc<Backend>, control: Arc<Notify>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
         Self {
             key,
             id: IDS.fetch_add(1, Relaxed),
             backend: ArcSwap::from(backend),
             usable: AtomicBool::new(true),
-            standing: ArcSwap::from_pointee(Standing { healthy: true, awaited: false, ejected_until: None }),
+            status: ArcSwap::from_pointee(HealthStatus {
+                healthy: true,
+                pending_first_check: false,
+                ejected_until: None,
+            }),
             standby_since: ArcSwapOption::empty(),
             share: AtomicU32::new(100),
             near: AtomicBool::new(false),
@@ -112,9 +116,9 @@ impl Endpoint {
             probes_failed: AtomicU64::new(0),
             failures_in_row: AtomicU32::new(0),
             forgiven_failures: AtomicU32::new(0),
-            worrying_failures: AtomicU32::new(0),
+            ejection_threshold: AtomicU32::new(0),
             last_failure: ArcSwapOption::empty(),
-            keeper,
+            control,
             pool: ArcSwapOption::empty(),
             pool_counters: PoolCounters::default(),
         }
@@ -144,8 +148,8 @@ impl Endpoint {
     }
 
     /// Whether it may become usable in a moment, when its first probe ends.
-    pub fn awaited(&self) -> bool {
-        self.standing.load().awaited
+    pub fn pending_first_check(&self) -> bool {
+        self.status.load().pending_first_check
     }
 
     /// Whether new connections would go to it while it is usable. If not, endpoints of another priority serve, wherever
@@ -170,10 +174,10 @@ impl Endpoint {
     }
 
     pub fn state(&self) -> EndpointState {
-        let standing = self.standing.load();
+        let status = self.status.load();
         EndpointState {
-            healthy: standing.healthy,
-            ejected_until: standing.ejected_until.map(wall_clock),
+            healthy: status.healthy,
+            ejected_until: status.ejected_until.map(wall_clock),
             consecutive_failures: self.consecutive_failures(),
             last_failure: self.last_failure.load_full(),
         }
@@ -223,10 +227,10 @@ impl Endpoint {
         self.note_failure(error.to_string());
         let in_row = self.failures_in_row.fetch_add(1, Relaxed).wrapping_add(1);
         let failures = in_row.saturating_sub(self.forgiven_failures.load(Relaxed));
-        let worrying = self.worrying_failures.load(Relaxed);
+        let threshold = self.ejection_threshold.load(Relaxed);
         // At every multiple, in case it could not be ejected the first time.
-        if worrying > 0 && failures.is_multiple_of(worrying) {
-            self.keeper.notify_one();
+        if threshold > 0 && failures.is_multiple_of(threshold) {
+            self.control.notify_one();
         }
     }
 
@@ -279,20 +283,20 @@ impl Endpoint {
         self.ejections.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn configure(&self, backend: &Arc<Backend>, distance: Distance, worrying_failures: Option<u16>) {
+    pub(super) fn configure(&self, backend: &Arc<Backend>, distance: Distance, ejection_threshold: Option<u16>) {
         self.near.store(distance != Distance::Far, Relaxed);
         self.backend.store(backend.clone());
-        self.worrying_failures.store(worrying_failures.unwrap_or(0).into(), Relaxed);
+        self.ejection_threshold.store(ejection_threshold.unwrap_or(0).into(), Relaxed);
     }
 
     /// One that becomes usable again starts with no failures. Answers whether anything changes.
-    pub(super) fn stand(&self, standing: Standing) -> bool {
-        if **self.standing.load() == standing {
+    pub(super) fn set_status(&self, status: HealthStatus) -> bool {
+        if **self.status.load() == status {
             return false;
         }
-        self.standing.store(Arc::new(standing));
-        let was_usable = self.usable.swap(standing.usable(), Relaxed);
-        if standing.usable() && !was_usable {
+        self.status.store(Arc::new(status));
+        let was_usable = self.usable.swap(status.usable(), Relaxed);
+        if status.usable() && !was_usable {
             self.forgiven_failures.store(self.failures_in_row.load(Relaxed), Relaxed);
         }
         true
@@ -302,9 +306,9 @@ impl Endpoint {
         self.share.store(percent, Relaxed);
     }
 
-    pub(super) fn stand_by(&self, stands_by: bool) {
-        if stands_by == self.in_service() {
-            self.standby_since.store(stands_by.then(|| Arc::new(Instant::now())));
+    pub(super) fn set_standby(&self, is_standby: bool) {
+        if is_standby == self.in_service() {
+            self.standby_since.store(is_standby.then(|| Arc::new(Instant::now())));
         }
     }
 
@@ -445,14 +449,14 @@ mod tests {
     #[test]
     fn failing_lasts_through_ejections_until_an_attempt_succeeds() {
         let endpoint = endpoint();
-        let usable = |usable| Standing { healthy: usable, awaited: false, ejected_until: None };
+        let usable = |usable| HealthStatus { healthy: usable, pending_first_check: false, ejected_until: None };
         for failures in 1..=FAILING_AFTER {
             assert!(!endpoint.is_failing(), "{failures}");
             endpoint.connect_failed(&Errno::CONNREFUSED.into());
         }
         assert!(endpoint.is_failing());
-        endpoint.stand(usable(false));
-        endpoint.stand(usable(true));
+        endpoint.set_status(usable(false));
+        endpoint.set_status(usable(true));
         assert_eq!(
             (endpoint.is_failing(), endpoint.consecutive_failures()),
             (true, 0),

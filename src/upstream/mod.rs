@@ -8,12 +8,12 @@
 
 mod backends;
 mod balance;
+mod control;
 mod dial;
 mod endpoint;
+mod endpoint_set;
 mod in_place;
-mod keeper;
 mod log_limit;
-mod members;
 mod priority;
 mod probe;
 mod published;
@@ -46,7 +46,7 @@ pub use self::{
     subset::Subset,
 };
 use self::{
-    keeper::{Keeper, Surroundings, keep, task},
+    control::{UpstreamContext, UpstreamControl, run, task},
     published::Published,
     rebalance::{Group, Rebalancing},
 };
@@ -57,8 +57,8 @@ use crate::{
 
 /// All upstreams, by key.
 pub struct Upstreams {
-    surroundings: Surroundings,
-    kept: BTreeMap<UpstreamKey, Kept>,
+    context: UpstreamContext,
+    entries: BTreeMap<UpstreamKey, UpstreamEntry>,
 }
 
 impl Upstreams {
@@ -66,7 +66,7 @@ impl Upstreams {
     /// more than `probes` are made at a time, which are divided among namespaces.
     pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
         let (usable_changes, probes) = (watch::Sender::new(0), TenantPlaces::new(probes));
-        Self { surroundings: Surroundings { control, budget, probes, usable_changes }, kept: BTreeMap::new() }
+        Self { context: UpstreamContext { control, budget, probes, usable_changes }, entries: BTreeMap::new() }
     }
 
     /// Adds and changes upstreams. What is known of their endpoints is kept for those that stay, by key.
@@ -74,13 +74,13 @@ impl Upstreams {
     /// A `pick` that begins after this returned knows only the endpoints that are wanted now.
     pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
         let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
-        self.surroundings.probes.divide(probed.map(|(key, _)| &key.object.namespace));
+        self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
         for (key, wanted) in wanted {
-            match self.kept.get(key) {
-                Some(kept) => kept.upstream.change(wanted),
+            match self.entries.get(key) {
+                Some(entry) => entry.upstream.change(wanted),
                 None => {
-                    let kept = Kept::new(key, wanted, &self.surroundings);
-                    self.kept.insert(key.clone(), kept);
+                    let entry = UpstreamEntry::new(key, wanted, &self.context);
+                    self.entries.insert(key.clone(), entry);
                 }
             }
         }
@@ -88,42 +88,42 @@ impl Upstreams {
 
     /// Removes the upstreams that are not wanted. Their connections go on.
     pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
-        self.kept.retain(|key, _| wanted.contains_key(key));
+        self.entries.retain(|key, _| wanted.contains_key(key));
     }
 
     pub fn find(&self, key: &UpstreamKey) -> Option<Arc<Upstream>> {
-        self.kept.get(key).map(|kept| kept.upstream.clone())
+        self.entries.get(key).map(|entry| entry.upstream.clone())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&UpstreamKey, &Arc<Upstream>)> {
-        self.kept.iter().map(|(key, kept)| (key, &kept.upstream))
+        self.entries.iter().map(|(key, entry)| (key, &entry.upstream))
     }
 
     /// Counts up whenever some endpoint may have become usable or unusable.
     pub fn usable_changes(&self) -> watch::Receiver<u64> {
-        self.surroundings.usable_changes.subscribe()
+        self.context.usable_changes.subscribe()
     }
 }
 
 /// An upstream with its task.
-struct Kept {
+struct UpstreamEntry {
     upstream: Arc<Upstream>,
     _keeper: AbortOnDropHandle<()>,
 }
 
-impl Kept {
-    fn new(key: &UpstreamKey, wanted: &Arc<model::Upstream>, surroundings: &Surroundings) -> Self {
-        let upstream = Arc::new(Upstream::new(key.clone(), wanted, surroundings.clone()));
+impl UpstreamEntry {
+    fn new(key: &UpstreamKey, wanted: &Arc<model::Upstream>, context: &UpstreamContext) -> Self {
+        let upstream = Arc::new(Upstream::new(key.clone(), wanted, context.clone()));
         upstream.change(wanted);
-        let kept = upstream.keeper.clone();
-        let keeper = task::spawn(&surroundings.control, "keeper", move || keep(kept.clone()));
-        Self { upstream, _keeper: keeper }
+        let entry = upstream.control.clone();
+        let control = task::spawn(&context.control, "keeper", move || run(entry.clone()));
+        Self { upstream, _keeper: control }
     }
 }
 
-impl Drop for Kept {
+impl Drop for UpstreamEntry {
     fn drop(&mut self) {
-        self.upstream.keeper().retire();
+        self.upstream.control().retire();
     }
 }
 
@@ -131,7 +131,7 @@ impl Drop for Kept {
 pub struct Upstream {
     published: Arc<Published>,
     /// Never locked by a connection.
-    keeper: Arc<Mutex<Keeper>>,
+    control: Arc<Mutex<UpstreamControl>>,
 }
 
 impl fmt::Debug for Upstream {
@@ -141,10 +141,10 @@ impl fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    fn new(key: UpstreamKey, wanted: &model::Upstream, surroundings: Surroundings) -> Self {
+    fn new(key: UpstreamKey, wanted: &model::Upstream, context: UpstreamContext) -> Self {
         let published = Arc::new(Published::new(key, wanted));
-        let keeper = Keeper::new(surroundings, published.clone());
-        Self { published, keeper: Arc::new(Mutex::new(keeper)) }
+        let control = UpstreamControl::new(context, published.clone());
+        Self { published, control: Arc::new(Mutex::new(control)) }
     }
 
     pub fn key(&self) -> &UpstreamKey {
@@ -153,7 +153,7 @@ impl Upstream {
 
     /// The endpoints of these backends, for connections to be balanced over.
     pub fn subset(&self, backends: &Backends) -> Arc<Subset> {
-        self.keeper().subset(backends)
+        self.control().subset(backends)
     }
 
     pub fn connect(&self) -> model::Connect {
@@ -172,12 +172,12 @@ impl Upstream {
 
     /// The priority of those that serve connections to these backends, if it is not the lowest of theirs.
     pub fn failed_over(&self, backends: &Backends) -> Option<model::Priority> {
-        self.keeper().failed_over(backends)
+        self.control().failed_over(backends)
     }
 
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
-    pub fn departing(&self) -> Vec<(Arc<Endpoint>, model::Departure, Option<model::Close>)> {
-        self.keeper().departing()
+    pub fn draining(&self) -> Vec<(Arc<Endpoint>, model::DrainCause, Option<model::Close>)> {
+        self.control().draining()
     }
 
     /// How its connections are spread anew; `None`: they are not.
@@ -187,7 +187,7 @@ impl Upstream {
 
     /// The endpoints that connections are spread over, in groups within which their shares can be compared.
     pub fn groups(&self) -> Vec<Group> {
-        self.keeper().groups()
+        self.control().groups()
     }
 
     /// How many endpoints are usable.
@@ -196,15 +196,15 @@ impl Upstream {
     }
 
     /// How often endpoints of another priority began to serve instead of those before, of the whole or of a route.
-    pub fn switches(&self) -> u64 {
-        self.published.switches.load(Relaxed)
+    pub fn priority_changes(&self) -> u64 {
+        self.published.priority_changes.load(Relaxed)
     }
 
     fn change(&self, wanted: &Arc<model::Upstream>) {
-        self.keeper().change(&self.keeper, wanted);
+        self.control().change(&self.control, wanted);
     }
 
-    fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        keeper::lock(&self.keeper)
+    fn control(&self) -> MutexGuard<'_, UpstreamControl> {
+        control::lock(&self.control)
     }
 }

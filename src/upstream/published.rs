@@ -13,7 +13,7 @@ pub struct Published {
     /// Wakes the keeper's task.
     pub attention: Arc<Notify>,
     /// Times that other groups of endpoints began to serve.
-    pub switches: AtomicU64,
+    pub priority_changes: AtomicU64,
 }
 
 /// What connections see; replaced whole.
@@ -41,7 +41,7 @@ impl Published {
             key,
             current: ArcSwap::from_pointee(nothing_yet),
             attention: Arc::default(),
-            switches: AtomicU64::new(0),
+            priority_changes: AtomicU64::new(0),
         }
     }
 

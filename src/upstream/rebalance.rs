@@ -5,14 +5,14 @@
 //! fewest, and by and by too few where they go anywhere: then it goes on until it is enough.
 
 mod excess;
-mod lasting;
-mod leveller;
-mod sharer;
+mod rebalancer;
+mod sustained;
+mod weighted_endpoint;
 
 pub use self::{
     excess::Rebalancing,
-    leveller::{Counted, Counts, Leveller},
-    sharer::{Group, Sharer},
+    rebalancer::{Counts, EndpointLoad, Rebalancer},
+    weighted_endpoint::{Group, WeightedEndpoint},
 };
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{
     backends::Backends,
     balance::{Balancer, Candidate},
     endpoint::{ActiveConnection, Endpoint, Tried},
-    priority::{Groups, Serving, Switch},
+    priority::{ActivePriority, PriorityChange, PriorityLevels},
     published::Published,
 };
 use crate::model::{self, ActiveCheck, EndpointKey, Priority};
@@ -63,23 +63,23 @@ pub struct Subset {
     /// Counts picks. Not part of `current`, so that a change does not start the round again.
     turn: AtomicU64,
     /// Apart from `current`, to wake those that wait.
-    awaited: watch::Sender<Awaited>,
+    pending: watch::Sender<PendingChecks>,
 }
 
 /// Of whom probes are wanting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
-    Nobody,
+enum PendingChecks {
+    None,
     /// Others of the group that serves: their first ones.
     Others,
     /// Nobody serves before, be it that nobody can or that it is too early to tell who is to.
-    Anybody,
+    Deciding,
 }
 
 /// What connections see; replaced whole.
 struct Current {
     usable: usize,
-    awaited: Awaited,
+    pending: PendingChecks,
     /// Whether connections were refused when somebody was last known to be usable or not.
     refuses: bool,
     /// The group that connections are balanced over. `None`: it is too early to tell.
@@ -95,12 +95,12 @@ impl Subset {
         backends: Backends,
         settings: &model::Upstream,
         candidates: &Candidates,
-        serving: &mut Serving,
-    ) -> (Self, Option<Switch>) {
-        let (current, switch) = Current::of(&backends, settings, candidates, None, serving);
-        let awaited = watch::Sender::new(current.awaited);
+        serving: &mut ActivePriority,
+    ) -> (Self, Option<PriorityChange>) {
+        let (current, change) = Current::of(&backends, settings, candidates, None, serving);
+        let pending = watch::Sender::new(current.pending);
         let current = ArcSwap::from_pointee(current);
-        (Self { upstream, backends, current, turn: AtomicU64::new(0), awaited }, switch)
+        (Self { upstream, backends, current, turn: AtomicU64::new(0), pending }, change)
     }
 
     /// How connections to its endpoints are made.
@@ -113,7 +113,7 @@ impl Subset {
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         let current = self.current.load();
         // Some may be usable and yet not be the ones to serve.
-        if current.awaited == Awaited::Anybody {
+        if current.pending == PendingChecks::Deciding {
             return None;
         }
         current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
@@ -129,26 +129,26 @@ impl Subset {
 
     /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
     /// to wait for.
-    pub async fn waited_for_probes(&self) -> bool {
-        let mut awaited = self.awaited.subscribe();
-        if *awaited.borrow() != Awaited::Anybody {
+    pub async fn wait_for_first_checks(&self) -> bool {
+        let mut pending = self.pending.subscribe();
+        if *pending.borrow() != PendingChecks::Deciding {
             return false;
         }
         // Fails only without a sender, which is here.
-        let _ = awaited.wait_for(|awaited| *awaited != Awaited::Anybody).await;
-        let _ = timeout(OTHERS, awaited.wait_for(|awaited| *awaited == Awaited::Nobody)).await;
+        let _ = pending.wait_for(|pending| *pending != PendingChecks::Deciding).await;
+        let _ = timeout(OTHERS, pending.wait_for(|pending| *pending == PendingChecks::None)).await;
         true
     }
 
     /// Nobody is to be waited for any more: its upstream is gone.
     pub(super) fn retire(&self) {
-        self.awaited.send_replace(Awaited::Nobody);
+        self.pending.send_replace(PendingChecks::None);
     }
 
     /// Whether somebody serves, or that is about to turn out.
     pub fn may_serve(&self) -> bool {
         // In this order: what is awaited is told last.
-        *self.awaited.borrow() == Awaited::Anybody || self.current.load().usable > 0
+        *self.pending.borrow() == PendingChecks::Deciding || self.current.load().usable > 0
     }
 
     /// Tells what connections see from what they saw before.
@@ -204,10 +204,10 @@ impl Subset {
         &self,
         settings: &model::Upstream,
         candidates: &Candidates,
-        serving: &mut Serving,
-    ) -> Option<Switch> {
+        serving: &mut ActivePriority,
+    ) -> Option<PriorityChange> {
         let before = self.current.load_full();
-        let (current, switch) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
+        let (current, change) = Current::of(&self.backends, settings, candidates, Some(&before), serving);
         if let Backends::Of(backends) = &self.backends {
             let (upstream, usable) = (&self.upstream.key, current.usable);
             match (before.refuses, current.refuses) {
@@ -218,10 +218,10 @@ impl Subset {
                 _ => {}
             }
         }
-        let awaited = current.awaited;
+        let pending = current.pending;
         self.current.store(Arc::new(current));
-        self.awaited.send_if_modified(|before| mem::replace(before, awaited) != awaited);
-        switch
+        self.pending.send_if_modified(|before| mem::replace(before, pending) != pending);
+        change
     }
 }
 
@@ -231,8 +231,8 @@ impl Current {
         settings: &model::Upstream,
         candidates: &Candidates,
         before: Option<&Self>,
-        serving: &mut Serving,
-    ) -> (Self, Option<Switch>) {
+        serving: &mut ActivePriority,
+    ) -> (Self, Option<PriorityChange>) {
         let own = match before {
             // Who was on the way to their addresses may still go there.
             Some(before) if backends.are_renamed(settings) => {
@@ -240,37 +240,37 @@ impl Current {
             }
             _ => candidates.of(backends),
         };
-        let groups = groups(backends, settings, &own);
-        let (serving, switch) = serving.settle(&groups, &settings.balancing.failover, Instant::now());
-        let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.awaited();
+        let levels = priority_levels(backends, settings, &own);
+        let (serving, change) = serving.settle(&levels, &settings.balancing.failover, Instant::now());
+        let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.pending_first_check();
         let too_early_to_tell = serving.is_none() && own.iter().any(may_serve);
         // With nothing usable, sticky balancing keeps its table at least.
-        let balanced = serving.or_else(|| groups.keys().next().copied());
+        let balanced = serving.or_else(|| levels.keys().next().copied());
         let serving = balanced.filter(|_| !too_early_to_tell);
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
         let endpoints = own.iter().map(|candidate| candidate.endpoint.clone()).collect();
         let mut group = own;
         group.retain(|candidate| balanced == Some(priority(settings, candidate)));
-        let awaited = if too_early_to_tell {
-            Awaited::Anybody
-        } else if group.iter().any(|candidate| candidate.endpoint.awaited()) {
-            Awaited::Others
+        let pending = if too_early_to_tell {
+            PendingChecks::Deciding
+        } else if group.iter().any(|candidate| candidate.endpoint.pending_first_check()) {
+            PendingChecks::Others
         } else {
-            Awaited::Nobody
+            PendingChecks::None
         };
-        let refuses = match awaited {
-            Awaited::Anybody => before.is_some_and(|before| before.refuses),
-            Awaited::Nobody | Awaited::Others => usable == 0,
+        let refuses = match pending {
+            PendingChecks::Deciding => before.is_some_and(|before| before.refuses),
+            PendingChecks::None | PendingChecks::Others => usable == 0,
         };
         let balancer = Balancer::new(settings.balancing, &group, before.map(|before| &before.balancer));
-        (Self { usable, awaited, refuses, serving, balancer, endpoints }, switch)
+        (Self { usable, pending, refuses, serving, balancer, endpoints }, change)
     }
 }
 
-fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) -> Groups {
-    let mut groups = Groups::new();
+fn priority_levels(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) -> PriorityLevels {
+    let mut levels = PriorityLevels::new();
     for (name, backend) in settings.backends.iter().filter(|(name, _)| backends.contain(name)) {
-        let group = groups.entry(backend.priority).or_default();
+        let group = levels.entry(backend.priority).or_default();
         group.backends.push(name.clone());
         let seen_within = backend.active_check.as_deref().map_or(Duration::ZERO, ActiveCheck::sees_recovery_within);
         // For clients that wait there is then time left to be connected.
@@ -278,17 +278,17 @@ fn groups(backends: &Backends, settings: &model::Upstream, own: &[Candidate]) ->
         group.endpoints += backend.unready;
     }
     for candidate in own {
-        let group = groups.entry(priority(settings, candidate)).or_default();
+        let group = levels.entry(priority(settings, candidate)).or_default();
         let usable = usize::from(candidate.endpoint.usable());
         if settings.backends[&candidate.endpoint.key().backend].last_resort {
             group.last_resort += usable;
         } else {
             group.endpoints += 1;
             group.usable += usable;
-            group.awaited += usize::from(candidate.endpoint.awaited());
+            group.pending += usize::from(candidate.endpoint.pending_first_check());
         }
     }
-    groups
+    levels
 }
 
 fn priority(settings: &model::Upstream, candidate: &Candidate) -> Priority {

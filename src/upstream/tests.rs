@@ -165,7 +165,7 @@ async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
     probe_with(&mut settings, fast_check());
     settings.connect.preconnect = preconnect(2);
     let (mut upstreams, upstream) = start(settings, 2);
-    let budget = upstreams.surroundings.budget.clone();
+    let budget = upstreams.context.budget.clone();
     let connection = upstream.subset(&Backends::All).pick(CLIENT, &Tried::default()).unwrap();
     eventually(|| connection.endpoint().pool_figures().idle == 2).await;
 
@@ -211,7 +211,7 @@ async fn shares_are_compared_among_those_that_the_same_routes_lead_to() {
     }
     let (_upstreams, upstream) = start(settings, 0);
     let groups = || -> Vec<Vec<u16>> {
-        let ports = |group: rebalance::Group| group.iter().map(|sharer| sharer.endpoint.address().port()).collect();
+        let ports = |group: rebalance::Group| group.iter().map(|weighted| weighted.endpoint.address().port()).collect();
         upstream.groups().into_iter().map(ports).collect()
     };
     let all = upstream.subset(&Backends::All);
@@ -275,12 +275,12 @@ async fn the_next_priority_serves_while_the_first_cannot() {
     let (upstreams, upstream) = start(settings, 0);
     let all = upstream.subset(&Backends::All);
     let spare = &upstream.endpoints()[1];
-    assert_eq!((ports(&all, 2), upstream.switches()), (vec![1; 2], 0));
+    assert_eq!((ports(&all, 2), upstream.priority_changes()), (vec![1; 2], 0));
     assert!(!spare.in_service() && spare.standby_since().is_some());
 
     upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
     usable_becomes(&upstreams, &upstream, 1).await;
-    assert_eq!((ports(&all, 2), upstream.switches()), (vec![2; 2], 1));
+    assert_eq!((ports(&all, 2), upstream.priority_changes()), (vec![2; 2], 1));
     assert!(spare.in_service() && !upstream.endpoints()[0].in_service());
 
     // Its ejection lasts 30 s, and it must be able to serve for 60 s then.
@@ -290,10 +290,10 @@ async fn the_next_priority_serves_while_the_first_cannot() {
         changes.changed().await.unwrap();
     }
     assert_eq!(ports(&all, 2), [2; 2]);
-    while upstream.switches() < 2 {
+    while upstream.priority_changes() < 2 {
         changes.changed().await.unwrap();
     }
-    assert_eq!((ports(&all, 2), upstream.switches()), (vec![1; 2], 2));
+    assert_eq!((ports(&all, 2), upstream.priority_changes()), (vec![1; 2], 2));
     assert!(ejected.elapsed() >= Duration::from_secs(90), "{:?}", ejected.elapsed());
     assert_eq!((spare.in_service(), all.usable()), (false, 2));
 }
@@ -314,10 +314,10 @@ async fn a_route_that_is_edited_stays_with_the_group_that_serves() {
     let only = route(&["spare"]);
     sleep(Duration::from_secs(20)).await;
     usable_becomes(&upstreams, &upstream, 2).await;
-    assert_eq!((ports(&before, 1), upstream.switches()), (vec![2], 1));
+    assert_eq!((ports(&before, 1), upstream.priority_changes()), (vec![2], 1));
 
     let edited = route(&["main", "spare", "extra"]);
-    assert_eq!((ports(&edited, 1), upstream.switches()), (vec![2], 1), "main could serve again");
+    assert_eq!((ports(&edited, 1), upstream.priority_changes()), (vec![2], 1), "main could serve again");
     drop(before);
     drop(edited);
     let again = route(&["spare", "main"]);
@@ -335,7 +335,7 @@ async fn a_group_of_which_all_terminate_gives_way_to_one_that_is_ready() {
     let main = model::Backend { last_resort: true, ..model::Backend::default() };
     settings.backends.insert("main".into(), Arc::new(main));
     upstreams.update(&wanted(settings.clone()));
-    assert_eq!((ports(&all, 1), upstream.switches()), (vec![2], 1));
+    assert_eq!((ports(&all, 1), upstream.priority_changes()), (vec![2], 1));
     settings.endpoints.pop();
     upstreams.update(&wanted(settings));
     assert_eq!(ports(&all, 1), [1], "the last resort");

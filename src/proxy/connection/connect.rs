@@ -155,7 +155,7 @@ fn wait_for_probes<'a>(
     until: Instant,
 ) -> LocalBoxFuture<'a, Result<bool, CloseReason>> {
     async move {
-        let mut waited = pin!(timeout_at(until, subset.waited_for_probes()));
+        let mut waited = pin!(timeout_at(until, subset.wait_for_first_checks()));
         loop {
             let outcome = timeout(LOOK, &mut waited).await;
             match outcome {

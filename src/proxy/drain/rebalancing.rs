@@ -12,7 +12,7 @@ use crate::{
     },
     upstream::{
         Upstream,
-        rebalance::{Counted, Counts, Leveller, Rebalancing, Sharer},
+        rebalance::{Counts, EndpointLoad, Rebalancer, Rebalancing, WeightedEndpoint},
     },
 };
 
@@ -29,7 +29,7 @@ pub struct Rebalance {
 
 #[derive(Debug)]
 struct State {
-    leveller: Leveller,
+    rebalancer: Rebalancer,
     under_way: Option<UnderWay>,
 }
 
@@ -54,7 +54,7 @@ impl Rebalance {
             match upstream.rebalancing() {
                 Some(rebalancing) => {
                     let state = self.upstreams.entry(key.clone()).or_insert_with(|| State::new(&rebalancing, now));
-                    wishes.extend(state.due(key, &rebalancing, &counted(upstream), now));
+                    wishes.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
                 }
                 None => drop(self.upstreams.remove(key)),
             }
@@ -68,7 +68,7 @@ impl Rebalance {
         let due = counts(wishes.iter().map(|(owner, wish)| (owner, wish.count)));
         for (key, upstream) in &view.upstreams {
             let (Some(rebalancing), Some(state)) = (upstream.rebalancing(), self.upstreams.get(key)) else { continue };
-            let of_upstream = state.leveller.confirmed(&rebalancing, &counted(upstream), &due, established);
+            let of_upstream = state.rebalancer.confirmed(&rebalancing, &endpoint_loads(upstream), &due, established);
             for (owner, count) in of_upstream.into_iter().map(|(id, count)| (Owner::Endpoint(id), count)) {
                 confirmed.insert(owner, Wish { count, ..wishes[&owner] });
             }
@@ -88,19 +88,25 @@ impl Rebalance {
 
 impl State {
     fn new(rebalancing: &Rebalancing, now: Instant) -> Self {
-        Self { leveller: Leveller::new(&rebalancing.rebalance, now), under_way: None }
+        Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), under_way: None }
     }
 
-    fn due(&mut self, key: &UpstreamKey, rebalancing: &Rebalancing, groups: &[Vec<Counted>], now: Instant) -> Wishes {
-        let due = self.leveller.due(rebalancing, groups, now);
-        self.tell(key, self.leveller.too_many(), now);
+    fn due(
+        &mut self,
+        key: &UpstreamKey,
+        rebalancing: &Rebalancing,
+        groups: &[Vec<EndpointLoad>],
+        now: Instant,
+    ) -> Wishes {
+        let due = self.rebalancer.due(rebalancing, groups, now);
+        self.tell(key, self.rebalancer.too_many(), now);
         let Some(choice) = choice(&rebalancing.rebalance, now) else { return Wishes::new() };
         let wish = |count| Wish { count, reason: CloseReason::Rebalanced, choice };
         due.into_iter().map(|(id, count)| (Owner::Endpoint(id), wish(count))).collect()
     }
 
     fn note(&mut self, due: &Counts, closed: &Counts, now: Instant) {
-        let closed = self.leveller.note(due, closed, now);
+        let closed = self.rebalancer.note(due, closed, now);
         if let Some(under_way) = &mut self.under_way {
             under_way.closed += closed;
         }
@@ -134,8 +140,8 @@ fn choice(settings: &model::Rebalance, now: Instant) -> Option<Choice> {
     })
 }
 
-fn counted(upstream: &Upstream) -> Vec<Vec<Counted>> {
-    upstream.groups().iter().map(|group| group.iter().map(Sharer::counted).collect()).collect()
+fn endpoint_loads(upstream: &Upstream) -> Vec<Vec<EndpointLoad>> {
+    upstream.groups().iter().map(|group| group.iter().map(WeightedEndpoint::load).collect()).collect()
 }
 
 /// Those of endpoints.

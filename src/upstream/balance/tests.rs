@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{Algorithm, Balancing, Distance, EndpointKey, Weight},
-    upstream::endpoint::{ActiveConnection, Standing},
+    upstream::endpoint::{ActiveConnection, HealthStatus},
 };
 
 const ALGORITHMS: [Algorithm; 5] =
@@ -39,7 +39,7 @@ fn candidates(weights: &[u32]) -> Vec<Candidate> {
 }
 
 fn set_usable(candidate: &Candidate, usable: bool) {
-    candidate.endpoint.stand(Standing { healthy: usable, awaited: false, ejected_until: None });
+    candidate.endpoint.set_status(HealthStatus { healthy: usable, pending_first_check: false, ejected_until: None });
 }
 
 fn balancer(algorithm: Algorithm, candidates: &[Candidate]) -> Balancer {

@@ -10,21 +10,21 @@ const SECOND: Duration = Duration::from_secs(1);
 type Counts = [(usize, usize)];
 
 /// Groups 0, 1, …, each of a backend of that name.
-fn groups(counts: &Counts) -> Groups {
-    let group = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
+fn levels(counts: &Counts) -> PriorityLevels {
+    let level = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
-        (Priority(number as u8), Group { backends, endpoints, usable, ..Group::default() })
+        (Priority(number as u8), PriorityLevel { backends, endpoints, usable, ..PriorityLevel::default() })
     };
-    counts.iter().enumerate().map(group).collect()
+    counts.iter().enumerate().map(level).collect()
 }
 
 /// Which group serves after each step of some seconds, `-` for none.
 fn served(failover: Failover, steps: &[(u64, &Counts)]) -> String {
-    let (mut serving, mut now) = (Serving::default(), Instant::now());
+    let (mut serving, mut now) = (ActivePriority::default(), Instant::now());
     let step = |(seconds, counts): &(u64, &Counts)| {
         now += *seconds as u32 * SECOND;
-        let (group, _) = serving.settle(&groups(counts), &failover, now);
-        group.map_or("-".to_owned(), |group| group.to_string())
+        let (level, _) = serving.settle(&levels(counts), &failover, now);
+        level.map_or("-".to_owned(), |level| level.to_string())
     };
     steps.iter().map(step).collect()
 }
@@ -91,7 +91,7 @@ fn nobody_is_failed_back_by_a_policy_of_never_until_the_group_cannot_serve() {
 #[test]
 fn a_group_of_which_all_terminate_serves_only_while_no_other_can() {
     let never = failover(50, Failback::Never);
-    let (mut serving, now) = (Serving::default(), Instant::now());
+    let (mut serving, now) = (ActivePriority::default(), Instant::now());
     for (first, second, expected) in [
         // Of each group: usable ones, all, and those that terminate.
         ((2, 2, 0), (1, 1, 0), Some(0)),
@@ -103,19 +103,19 @@ fn a_group_of_which_all_terminate_serves_only_while_no_other_can() {
         ((1, 2, 5), (1, 1, 0), Some(0)),
         ((0, 0, 0), (0, 1, 0), None),
     ] {
-        let mut groups = groups(&[(first.0, first.1), (second.0, second.1)]);
-        groups.values_mut().zip([first.2, second.2]).for_each(|(group, terminate)| group.last_resort = terminate);
-        let chosen = serving.settle(&groups, &never, now).0;
+        let mut levels = levels(&[(first.0, first.1), (second.0, second.1)]);
+        levels.values_mut().zip([first.2, second.2]).for_each(|(level, terminate)| level.last_resort = terminate);
+        let chosen = serving.settle(&levels, &never, now).0;
         assert_eq!(chosen, expected.map(Priority), "{first:?} {second:?}");
     }
 }
 
 #[test]
 fn a_group_that_gets_another_number_goes_on() {
-    let (mut serving, now) = (Serving::default(), Instant::now());
+    let (mut serving, now) = (ActivePriority::default(), Instant::now());
     let never = failover(0, Failback::Never);
-    serving.settle(&groups(&[(0, 1), (1, 1)]), &never, now);
-    let mut swapped = groups(&[(1, 1), (1, 1)]);
+    serving.settle(&levels(&[(0, 1), (1, 1)]), &never, now);
+    let mut swapped = levels(&[(1, 1), (1, 1)]);
     swapped.get_mut(&Priority(0)).unwrap().backends = vec!["1".into()];
     swapped.get_mut(&Priority(1)).unwrap().backends = vec!["0".into()];
     assert_eq!(serving.settle(&swapped, &never, now), (Some(Priority(0)), None));
@@ -123,16 +123,16 @@ fn a_group_that_gets_another_number_goes_on() {
 
 #[test]
 fn it_is_said_when_another_group_serves() {
-    let (mut serving, now) = (Serving::default(), Instant::now());
-    let mut switch = |counts: &Counts| serving.settle(&groups(counts), &Failover::default(), now).1;
+    let (mut serving, now) = (ActivePriority::default(), Instant::now());
+    let mut change = |counts: &Counts| serving.settle(&levels(counts), &Failover::default(), now).1;
     let expected =
-        |from: Option<u8>, to| Some(Switch { from: from.map(Priority), to: Priority(to), first: Priority(0) });
-    assert_eq!(switch(&[(1, 1), (1, 1)]), expected(None, 0));
-    assert_eq!(switch(&[(1, 1), (0, 1)]), None);
-    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1));
-    assert_eq!(switch(&[(1, 1), (1, 1)]), expected(Some(1), 0));
-    assert_eq!(switch(&[(0, 1), (0, 1)]), None);
-    assert_eq!(switch(&[(0, 1), (1, 1)]), expected(Some(0), 1), "also after an outage of all");
+        |from: Option<u8>, to| Some(PriorityChange { from: from.map(Priority), to: Priority(to), first: Priority(0) });
+    assert_eq!(change(&[(1, 1), (1, 1)]), expected(None, 0));
+    assert_eq!(change(&[(1, 1), (0, 1)]), None);
+    assert_eq!(change(&[(0, 1), (1, 1)]), expected(Some(0), 1));
+    assert_eq!(change(&[(1, 1), (1, 1)]), expected(Some(1), 0));
+    assert_eq!(change(&[(0, 1), (0, 1)]), None);
+    assert_eq!(change(&[(0, 1), (1, 1)]), expected(Some(0), 1), "also after an outage of all");
 }
 
 #[test]
@@ -140,21 +140,21 @@ fn after_an_outage_of_all_the_group_that_was_the_last_to_serve_is_waited_for() {
     let (all, none): (&Counts, &Counts) = (&[(1, 1), (1, 1)], &[(0, 1), (0, 1)]);
     let (main, spare): (&Counts, &Counts) = (&[(1, 1), (0, 1)], &[(0, 1), (1, 1)]);
     let served = |failback, steps: &[(u64, &Counts)]| {
-        let (mut serving, mut now, failover) = (Serving::default(), Instant::now(), failover(0, failback));
+        let (mut serving, mut now, failover) = (ActivePriority::default(), Instant::now(), failover(0, failback));
         let step = |(seconds, counts): &(u64, &Counts)| {
             now += *seconds as u32 * SECOND;
-            let mut groups = groups(counts);
-            groups.values_mut().for_each(|group| group.seen_within = 5 * SECOND);
-            let (group, _) = serving.settle(&groups, &failover, now);
-            let waits = group.is_none() && *counts != none;
+            let mut levels = levels(counts);
+            levels.values_mut().for_each(|level| level.seen_within = 5 * SECOND);
+            let (level, _) = serving.settle(&levels, &failover, now);
+            let waits = level.is_none() && *counts != none;
             assert_eq!(
                 serving.due(&failover).is_some_and(|due| due > now),
                 waits
-                    || group.is_some_and(|group| {
-                        failover.failback == Failback::After(60 * SECOND) && group == Priority(1) && counts[0].0 == 1
+                    || level.is_some_and(|level| {
+                        failover.failback == Failback::After(60 * SECOND) && level == Priority(1) && counts[0].0 == 1
                     })
             );
-            group.map_or("-".to_owned(), |group| group.to_string())
+            level.map_or("-".to_owned(), |level| level.to_string())
         };
         steps.iter().map(step).collect::<String>()
     };
@@ -189,12 +189,12 @@ fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
         (&[(2, 0, true), (0, 4, true), (0, 0, true)], "0-1"),
         (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),
     ] {
-        let mut serving = Serving::default();
-        let step = |&(usable, awaited, second): &(usize, usize, bool)| {
-            let mut groups = groups(&[(usable, 4), (usize::from(second), 1)]);
-            groups.get_mut(&Priority(0)).unwrap().awaited = awaited;
-            let (group, _) = serving.settle(&groups, &never, Instant::now());
-            group.map_or("-".to_owned(), |group| group.to_string())
+        let mut serving = ActivePriority::default();
+        let step = |&(usable, pending, second): &(usize, usize, bool)| {
+            let mut levels = levels(&[(usable, 4), (usize::from(second), 1)]);
+            levels.get_mut(&Priority(0)).unwrap().pending = pending;
+            let (level, _) = serving.settle(&levels, &never, Instant::now());
+            level.map_or("-".to_owned(), |level| level.to_string())
         };
         assert_eq!(steps.iter().map(step).collect::<String>(), expected, "{steps:?}");
     }
@@ -218,19 +218,19 @@ proptest! {
         failover in policy(),
         steps in prop::collection::vec((0..15_u32, counts()), 1..40),
     ) {
-        let (mut serving, mut now, mut before) = (Serving::default(), Instant::now(), None);
+        let (mut serving, mut now, mut before) = (ActivePriority::default(), Instant::now(), None);
         for (seconds, counts) in steps {
             now += seconds * SECOND;
-            let groups = groups(&counts);
-            let (chosen, _) = serving.settle(&groups, &failover, now);
-            let any = groups.values().any(|group| group.usable > 0);
+            let levels = levels(&counts);
+            let (chosen, _) = serving.settle(&levels, &failover, now);
+            let any = levels.values().any(|level| level.usable > 0);
             prop_assert_eq!(chosen.is_some(), any, "one serves if any can");
             if let Some(chosen) = chosen {
-                prop_assert!(groups[&chosen].usable > 0);
-                let able = groups.values().any(|group| group.can_serve(&failover));
-                prop_assert_eq!(groups[&chosen].can_serve(&failover), able, "one that can, if any can");
-                prop_assert!(Some(chosen) == before || best(&groups, &failover) == Some(chosen), "a new one is the best");
-                let waits = best(&groups, &failover) != Some(chosen);
+                prop_assert!(levels[&chosen].usable > 0);
+                let able = levels.values().any(|level| level.can_serve(&failover));
+                prop_assert_eq!(levels[&chosen].can_serve(&failover), able, "one that can, if any can");
+                prop_assert!(Some(chosen) == before || best(&levels, &failover) == Some(chosen), "a new one is the best");
+                let waits = best(&levels, &failover) != Some(chosen);
                 prop_assert!(failover.failback != Failback::default() || !waits);
                 prop_assert_eq!(serving.due(&failover).is_some(), waits && failover.failback != Failback::Never);
                 prop_assert!(serving.due(&failover).is_none_or(|due| due > now));

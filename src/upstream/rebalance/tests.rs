@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use self::scene::{Scene, Setting};
 use super::{
     excess::{Load, Tolerance, excesses},
-    lasting::{LASTING, Lasting},
+    sustained::{SUSTAINED_AFTER, SustainedExcess},
     *,
 };
 use crate::model::{self, Algorithm};
@@ -53,7 +53,7 @@ fn sticky_connections_would_come_back_to_where_they_were() {
 
 #[test]
 fn an_excess_counts_once_it_has_lasted() {
-    let (mut lasting, now) = (Lasting::default(), Instant::now());
+    let (mut lasting, now) = (SustainedExcess::default(), Instant::now());
     let mut look = |millis, count| lasting.of(&[(7, count), (8, 0)], now + Duration::from_millis(millis))[0];
     assert_eq!(look(0, 5), 0);
     assert_eq!(look(2900, 5), 0);
@@ -64,7 +64,7 @@ fn an_excess_counts_once_it_has_lasted() {
 
 #[test]
 fn what_comes_back_to_where_it_was_closed_is_the_same_excess() {
-    let (mut lasting, now) = (Lasting::default(), Instant::now());
+    let (mut lasting, now) = (SustainedExcess::default(), Instant::now());
     let at = |millis| now + Duration::from_millis(millis);
     lasting.of(&[(7, 5)], at(0));
     assert_eq!(lasting.of(&[(7, 5)], at(3000)), [5]);
@@ -88,71 +88,71 @@ fn rebalancing() -> Rebalancing {
 }
 
 /// Endpoints 0, 1 … with so many connections, and so many in all so far.
-fn group(open: &[u32], connections: u64) -> Vec<Counted> {
-    let counted = |(id, open): (u64, &u32)| Counted {
+fn group(open: &[u32], connections: u64) -> Vec<EndpointLoad> {
+    let endpoint = |(id, open): (u64, &u32)| EndpointLoad {
         id,
         load: Load { open: *open, weight: 1 },
         connections: if id == 0 { connections } else { 0 },
     };
-    (0..).zip(open).map(counted).collect()
+    (0..).zip(open).map(endpoint).collect()
 }
 
 /// One for which the first of two endpoints has had 38 too many for some time, by now.
-fn leveller(begun: Instant) -> (Leveller, Instant) {
-    let mut leveller = Leveller::new(&rebalancing().rebalance, begun);
-    assert_eq!(leveller.due(&rebalancing(), &[group(&[98, 2], 100)], begun), Counts::new(), "it has not lasted");
-    (leveller, begun + LASTING)
+fn rebalancer(begun: Instant) -> (Rebalancer, Instant) {
+    let mut rebalancer = Rebalancer::new(&rebalancing().rebalance, begun);
+    assert_eq!(rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], begun), Counts::new(), "it has not lasted");
+    (rebalancer, begun + SUSTAINED_AFTER)
 }
 
 #[test]
 fn what_was_closed_counts_until_as_many_have_come() {
-    let (mut leveller, now) = leveller(Instant::now());
-    let due = |leveller: &mut Leveller, open: &[u32], connections, seconds| {
+    let (mut rebalancer, now) = rebalancer(Instant::now());
+    let due = |rebalancer: &mut Rebalancer, open: &[u32], connections, seconds| {
         let now = now + Duration::from_secs(seconds);
-        leveller.due(&rebalancing(), &[group(open, connections)], now);
-        leveller.too_many()
+        rebalancer.due(&rebalancing(), &[group(open, connections)], now);
+        rebalancer.too_many()
     };
-    assert_eq!(due(&mut leveller, &[98, 2], 100, 0), 38);
+    assert_eq!(due(&mut rebalancer, &[98, 2], 100, 0), 38);
     let closed = Counts::from([(0, 38)]);
-    assert_eq!(leveller.note(&closed, &closed, now), 38);
-    assert_eq!(due(&mut leveller, &[60, 2], 100, 1), 0, "they are expected back");
-    assert_eq!(due(&mut leveller, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
+    assert_eq!(rebalancer.note(&closed, &closed, now), 38);
+    assert_eq!(due(&mut rebalancer, &[60, 2], 100, 1), 0, "they are expected back");
+    assert_eq!(due(&mut rebalancer, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
     // All are back, and 20 have left: of 80 the first may have 48.
-    assert_eq!(due(&mut leveller, &[60, 20], 138, 2), 12);
+    assert_eq!(due(&mut rebalancer, &[60, 20], 138, 2), 12);
 }
 
 #[test]
 fn what_is_known_of_endpoints_ends_when_another_joins() {
-    let (mut leveller, now) = leveller(Instant::now());
-    leveller.due(&rebalancing(), &[group(&[98, 2], 100)], now);
+    let (mut rebalancer, now) = rebalancer(Instant::now());
+    rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], now);
     let closed = Counts::from([(0, 38)]);
-    leveller.note(&closed, &closed, now);
-    leveller.due(&rebalancing(), &[group(&[60, 2], 100)], now);
-    assert_eq!(leveller.too_many(), 0, "38 are expected back");
-    leveller.due(&rebalancing(), &[group(&[60, 2, 0], 100)], now);
-    assert_eq!(leveller.too_many(), 35, "nobody is");
+    rebalancer.note(&closed, &closed, now);
+    rebalancer.due(&rebalancing(), &[group(&[60, 2], 100)], now);
+    assert_eq!(rebalancer.too_many(), 0, "38 are expected back");
+    rebalancer.due(&rebalancing(), &[group(&[60, 2, 0], 100)], now);
+    assert_eq!(rebalancer.too_many(), 35, "nobody is");
 }
 
 #[test]
 fn after_a_look_that_found_none_to_close_nothing_is_due_for_a_second() {
-    let (mut leveller, now) = leveller(Instant::now());
+    let (mut rebalancer, now) = rebalancer(Instant::now());
     let groups = [group(&[98, 2], 100)];
-    let due = leveller.due(&rebalancing(), &groups, now);
+    let due = rebalancer.due(&rebalancing(), &groups, now);
     assert!(!due.is_empty());
-    leveller.note(&Counts::from([(7, 1)]), &Counts::new(), now);
-    assert_eq!(leveller.due(&rebalancing(), &groups, now), due, "that was another's");
-    leveller.note(&due, &Counts::new(), now);
-    assert_eq!(leveller.due(&rebalancing(), &groups, now + Duration::from_millis(999)), Counts::new());
-    assert_ne!(leveller.due(&rebalancing(), &groups, now + Duration::from_secs(1)), Counts::new());
+    rebalancer.note(&Counts::from([(7, 1)]), &Counts::new(), now);
+    assert_eq!(rebalancer.due(&rebalancing(), &groups, now), due, "that was another's");
+    rebalancer.note(&due, &Counts::new(), now);
+    assert_eq!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_millis(999)), Counts::new());
+    assert_ne!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_secs(1)), Counts::new());
 }
 
 #[test]
 fn connections_that_have_not_reached_their_endpoint_are_no_reason_to_close_others() {
-    let (mut leveller, now) = leveller(Instant::now());
+    let (mut rebalancer, now) = rebalancer(Instant::now());
     let groups = [group(&[98, 2], 100)];
-    let due = leveller.due(&rebalancing(), &groups, now);
+    let due = rebalancer.due(&rebalancing(), &groups, now);
     let confirmed =
-        |reached| leveller.confirmed(&rebalancing(), &groups, &due, &BTreeMap::from([(0, reached), (1, 2)]));
+        |reached| rebalancer.confirmed(&rebalancing(), &groups, &due, &BTreeMap::from([(0, reached), (1, 2)]));
     assert_eq!(confirmed(98), due);
     // Seven have reached them: of these the first may have five, a fifth more than half.
     assert_eq!(confirmed(5), Counts::new());

@@ -42,9 +42,9 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
 
 /// Has a probe count at once.
 fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
-    let mut keeper = upstream.keeper();
-    keeper.probed(id, outcome);
-    keeper.review();
+    let mut control = upstream.control();
+    control.probed(id, outcome);
+    control.review();
 }
 
 /// Two endpoints of which it is not known whether they are the right ones, since they say nothing.
@@ -63,14 +63,14 @@ async fn who_waited_for_first_probes_also_waits_for_the_others_of_the_group() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
     let [one, other] = [0, 1].map(|place: usize| upstream.endpoints()[place].id());
-    let mut waiting = Box::pin(subset.waited_for_probes());
+    let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     probed(&upstream, one, Some(Ok(())));
     assert!(subset.pick(CLIENT, &Tried::default()).is_some(), "who comes now is served");
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     probed(&upstream, other, Some(Err("a replica".into())));
     assert_eq!(futures::poll!(&mut waiting), Poll::Ready(true));
-    assert!(!subset.waited_for_probes().await, "nobody is awaited any more");
+    assert!(!subset.wait_for_first_checks().await, "nobody is awaited any more");
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
     let first = upstream.endpoints()[0].id();
-    let mut waiting = Box::pin(subset.waited_for_probes());
+    let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     probed(&upstream, first, Some(Ok(())));
     assert_eq!(timeout(Duration::from_secs(20), waiting).await, Ok(true));
@@ -115,10 +115,10 @@ async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_w
     probed(&spare, "---");
     probed(&main, "++");
     assert_eq!(picked(), None, "the main one can, but the spare one served");
-    let mut waiting = Box::pin(subset.waited_for_probes());
+    let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
-    let reasons = || upstream.departing().into_iter().map(|(_, why, _)| why).collect::<Vec<_>>();
-    assert!(!reasons().contains(&model::Departure::Failback));
+    let reasons = || upstream.draining().into_iter().map(|(_, why, _)| why).collect::<Vec<_>>();
+    assert!(!reasons().contains(&model::DrainCause::Failback));
     probed(&spare, "++");
     assert_eq!(picked(), Some(spare.id()));
     assert_eq!(futures::poll!(waiting), Poll::Ready(true));
@@ -129,7 +129,7 @@ async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_w
 async fn nobody_waits_for_probes_that_cannot_be_made_or_of_what_is_gone() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
-    let mut waiting = Box::pin(subset.waited_for_probes());
+    let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     let ids: Vec<_> = upstream.endpoints().iter().map(|endpoint| endpoint.id()).collect();
     ids.into_iter().for_each(|id| probed(&upstream, id, None));
@@ -138,7 +138,7 @@ async fn nobody_waits_for_probes_that_cannot_be_made_or_of_what_is_gone() {
 
     let (upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
-    let mut waiting = Box::pin(subset.waited_for_probes());
+    let mut waiting = Box::pin(subset.wait_for_first_checks());
     assert_eq!(futures::poll!(&mut waiting), Poll::Pending);
     drop(upstreams);
     assert_eq!(futures::poll!(waiting), Poll::Ready(true));
@@ -210,7 +210,7 @@ async fn endpoints_that_fail_together_are_published_together() {
         // Within a second, some every millisecond.
         for round in endpoints.chunks(usize::from(count) / 64) {
             for endpoint in round {
-                (0..3).for_each(|_| _ = upstream.keeper().probed(endpoint.id(), Some(Err("away".into()))));
+                (0..3).for_each(|_| _ = upstream.control().probed(endpoint.id(), Some(Err("away".into()))));
             }
             sleep(Duration::from_millis(1)).await;
         }

@@ -123,7 +123,7 @@ async fn all_pools_together_stay_within_the_budget() {
     let (upstreams, upstream) = start(wanted, 5);
     let idle = || upstream.endpoints().iter().map(|endpoint| endpoint.pool_figures().idle).sum::<usize>();
     eventually(|| idle() == 5).await;
-    let budget = upstreams.surroundings.budget.clone();
+    let budget = upstreams.context.budget.clone();
     assert_eq!(budget.left(), 0);
     let _taken = upstream.endpoints().iter().find_map(|endpoint| endpoint.take_preconnected()).unwrap();
     assert_eq!(budget.left(), 1, "what a client has is no longer the pool's");
@@ -135,7 +135,7 @@ async fn pools_are_flushed_when_their_endpoint_goes_or_they_are_turned_off() {
     let (_listener, address) = backend();
     for after in [settings([]), settings([address])] {
         let (mut upstreams, upstream) = start(with_pool(address, 2), 10);
-        let budget = upstreams.surroundings.budget.clone();
+        let budget = upstreams.context.budget.clone();
         let endpoint = filled(&upstream, 2).await;
         upstreams.update(&wanted(after));
         assert!(endpoint.take_preconnected().is_none());

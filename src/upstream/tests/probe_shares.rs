@@ -26,7 +26,7 @@ async fn endpoints_of_a_namespace_that_never_answer_do_not_delay_the_probes_of_a
     let mut wanted: Wanted = load_balancers.map(|key| (key, silent_endpoints(100, &silent))).collect();
     upstreams.update(&wanted);
     // All but those that are kept for a namespace that is to come.
-    let places = upstreams.surroundings.probes.clone();
+    let places = upstreams.context.probes.clone();
     eventually(|| places.queue(&"silent".into()).in_use() == PROBES - 2).await;
 
     let servers: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

@@ -44,7 +44,7 @@ pub struct Scene {
 }
 
 struct Replica {
-    leveller: Leveller,
+    rebalancer: Rebalancer,
     /// Of each endpoint, in the order in which they were accepted.
     open: Vec<VecDeque<(Instant, usize)>>,
     /// How many each endpoint has got in all.
@@ -72,7 +72,7 @@ impl Scene {
         let rebalancing = Rebalancing { rebalance, tolerance: Tolerance::of(algorithm, percent).unwrap() };
         let now = Instant::now();
         let replica = || Replica {
-            leveller: Leveller::new(&rebalance, now),
+            rebalancer: Rebalancer::new(&rebalance, now),
             open: vec![VecDeque::new(); weights.len()],
             connections: vec![0; weights.len()],
             turn: 0,
@@ -144,20 +144,20 @@ impl Scene {
         self.now += STEP;
         for at in 0..self.replicas.len() {
             self.look(at);
-            is_quiet &= self.replicas[at].leveller.too_many() == 0;
+            is_quiet &= self.replicas[at].rebalancer.too_many() == 0;
         }
         self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
     }
 
     /// Whether nothing happened for so long that nothing is to come: no excess lasts, and nobody is away.
     pub fn is_over(&self) -> bool {
-        self.quiet as u32 * STEP > LASTING + PATIENCE as u32 * STEP
+        self.quiet as u32 * STEP > SUSTAINED_AFTER + PATIENCE as u32 * STEP
     }
 
     /// Whether an endpoint of a replica has too many at this moment, if nothing was closed.
     pub fn somebody_has_too_many(&self) -> bool {
         let has_too_many = |at: usize| {
-            let loads: Vec<Load> = self.counted(at).iter().map(|counted| counted.load).collect();
+            let loads: Vec<Load> = self.endpoint(at).iter().map(|endpoint| endpoint.load).collect();
             excesses(&loads, 0, self.rebalancing.tolerance).iter().any(|count| *count > 0)
         };
         (0..self.replicas.len()).any(has_too_many)
@@ -194,16 +194,16 @@ impl Scene {
     }
 
     fn close_what_is_due(&mut self, at: usize) -> usize {
-        let (groups, now) = ([self.counted(at)], self.now);
+        let (groups, now) = ([self.endpoint(at)], self.now);
         let replica = &mut self.replicas[at];
-        let due = replica.leveller.due(&self.rebalancing, &groups, now);
+        let due = replica.rebalancer.due(&self.rebalancing, &groups, now);
         if due.is_empty() {
             return 0;
         }
         let established: BTreeMap<u64, u32> = (0..).zip(replica.open.iter().map(|open| open.len() as u32)).collect();
-        let confirmed = replica.leveller.confirmed(&self.rebalancing, &groups, &due, &established);
+        let confirmed = replica.rebalancer.confirmed(&self.rebalancing, &groups, &due, &established);
         let closed = confirmed.iter().map(|(id, count)| (*id, self.close(at, *id as usize, *count))).collect();
-        self.replicas[at].leveller.note(&due, &closed, now)
+        self.replicas[at].rebalancer.note(&due, &closed, now)
     }
 
     /// Closes up to so many that are old enough, the oldest first.
@@ -222,14 +222,14 @@ impl Scene {
         closed
     }
 
-    fn counted(&self, at: usize) -> Vec<Counted> {
+    fn endpoint(&self, at: usize) -> Vec<EndpointLoad> {
         let replica = &self.replicas[at];
-        let counted = |(endpoint, weight): (usize, &u64)| Counted {
+        let endpoint = |(endpoint, weight): (usize, &u64)| EndpointLoad {
             id: endpoint as u64,
             load: Load { open: replica.open[endpoint].len() as u32, weight: *weight },
             connections: replica.connections[endpoint],
         };
-        self.weights.iter().enumerate().map(counted).collect()
+        self.weights.iter().enumerate().map(endpoint).collect()
     }
 
     fn leave(&mut self, client: usize) {

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::{
-    log::{log, note_switch},
+    log::{log, record_priority_change},
     preconnect::Refill,
     task::spawn,
 };
@@ -30,17 +30,17 @@ use super::{
         Endpoint,
         pool::{Pool, PreconnectBudget},
     },
+    endpoint_set::{Change, EndpointSet},
     in_place::in_place,
-    members::{Change, Members},
-    priority::Serving,
+    priority::ActivePriority,
     probe::{Outcome, Target, probe},
     published::{Current, Published},
-    rebalance::{Group, Rebalancing, Sharer},
+    rebalance::{Group, Rebalancing, WeightedEndpoint},
     subset::{Candidates, Subset},
 };
 use crate::{
     capacity::{TenantPlaces, TenantQueue},
-    model::{self, Close, Departure, Priority},
+    model::{self, Close, DrainCause, Priority},
 };
 
 /// Changes are gathered for this long at least once some have been published.
@@ -49,18 +49,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
 /// probes and pools. No connection ever waits for it.
-pub(super) struct Keeper {
-    surroundings: Surroundings,
+pub(super) struct UpstreamControl {
+    context: UpstreamContext,
     upstream: Arc<Published>,
-    members: Members,
+    endpoint_set: EndpointSet,
     /// `None`: nothing wanted yet, or retired.
     settings: Option<Arc<model::Upstream>>,
     /// By endpoint id.
-    probes: BTreeMap<u64, Probing>,
+    probes: BTreeMap<u64, ProbeTask>,
     /// By endpoint id.
-    pools: BTreeMap<u64, OpenPool>,
+    pools: BTreeMap<u64, PoolTask>,
     /// Those that connections may still be balanced over, and some that are gone.
-    subsets: Vec<Known>,
+    subsets: Vec<SubsetEntry>,
     /// When connections have to see something else although nothing has happened.
     due: Option<Instant>,
     /// Probes have changed what is usable since the last review.
@@ -72,15 +72,15 @@ pub(super) struct Keeper {
 }
 
 /// A subset, and which group of its endpoints serves.
-struct Known {
+struct SubsetEntry {
     backends: Backends,
     subset: Weak<Subset>,
-    serving: Serving,
+    serving: ActivePriority,
 }
 
 /// What all keepers share.
 #[derive(Clone)]
-pub(super) struct Surroundings {
+pub(super) struct UpstreamContext {
     pub control: Handle,
     pub budget: PreconnectBudget,
     /// Probes that may be made at a time: each needs a descriptor.
@@ -89,13 +89,13 @@ pub(super) struct Surroundings {
     pub usable_changes: watch::Sender<u64>,
 }
 
-impl Keeper {
-    pub fn new(surroundings: Surroundings, upstream: Arc<Published>) -> Self {
-        let (members, probes, pools, subsets) = Default::default();
+impl UpstreamControl {
+    pub fn new(context: UpstreamContext, upstream: Arc<Published>) -> Self {
+        let (endpoint_set, probes, pools, subsets) = Default::default();
         Self {
-            surroundings,
+            context,
             upstream,
-            members,
+            endpoint_set,
             settings: None,
             probes,
             pools,
@@ -110,26 +110,26 @@ impl Keeper {
     /// The same one for as long as somebody has it. A new one goes on with the group that serves the one most like it.
     pub fn subset(&mut self, backends: &Backends) -> Arc<Subset> {
         // Before those are forgotten that nobody has any more.
-        let alike = self.serving_alike(backends);
+        let alike = self.active_of_most_similar(backends);
         if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
             return subset;
         }
         let settings = self.settings.as_ref().expect("what connections are sent to is wanted");
-        let candidates = Candidates::new(self.members.candidates(backends, Instant::now()));
+        let candidates = Candidates::new(self.endpoint_set.candidates(backends, Instant::now()));
         let mut serving = alike.unwrap_or_default();
-        let (subset, switch) =
+        let (subset, change) =
             Subset::new(self.upstream.clone(), backends.clone(), settings, &candidates, &mut serving);
-        if let Some(switch) = switch {
-            note_switch(&self.upstream, backends, switch);
+        if let Some(change) = change {
+            record_priority_change(&self.upstream, backends, change);
         }
         let subset = Arc::new(subset);
         self.due = self.due.into_iter().chain(serving.due(&settings.balancing.failover)).min();
-        self.subsets.push(Known { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
+        self.subsets.push(SubsetEntry { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
         if self.has_one_priority() {
             // Its endpoints are in service, as they are unless they are marked otherwise.
             self.standby_outdated = true;
         } else {
-            self.note_service();
+            self.update_standby();
         }
         // Its last endpoint may be ejected.
         self.upstream.attention.notify_one();
@@ -138,12 +138,12 @@ impl Keeper {
 
     /// Which group serves the subset that has most backends in common with these, so that a route that is edited is the
     /// same route. These must be of several groups: two routes that share no more than those that stand in are two.
-    fn serving_alike(&self, backends: &Backends) -> Option<Serving> {
+    fn active_of_most_similar(&self, backends: &Backends) -> Option<ActivePriority> {
         if self.has_one_priority() {
             return None;
         }
         let all = &self.settings.as_ref()?.backends;
-        let likeness = |known: &Known| {
+        let likeness = |known: &SubsetEntry| {
             let common = || all.iter().filter(|(name, _)| backends.contain(name) && known.backends.contain(name));
             let groups: BTreeSet<_> = common().map(|(_, backend)| backend.priority).collect();
             let others = all.keys().filter(|name| known.backends.contain(name)).count() - common().count();
@@ -169,7 +169,7 @@ impl Keeper {
     }
 
     /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
-    pub fn departing(&mut self) -> Vec<(Arc<Endpoint>, Departure, Option<Close>)> {
+    pub fn draining(&mut self) -> Vec<(Arc<Endpoint>, DrainCause, Option<Close>)> {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
         self.protect_subsets();
         let open = self.open_subsets();
@@ -183,24 +183,27 @@ impl Keeper {
             })
         };
         // Also what goes for another reason: its connections are given back for as long as they would be otherwise.
-        let failed_back = self.members.endpoints().chain(self.members.gone()).filter(&mut gives_way);
-        let failed_back = failed_back.map(|endpoint| (endpoint.clone(), Departure::Failback));
-        let departing = self.members.departing(&settings.unready).into_iter().chain(failed_back);
-        departing.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
+        let failed_back = self.endpoint_set.endpoints().chain(self.endpoint_set.removed()).filter(&mut gives_way);
+        let failed_back = failed_back.map(|endpoint| (endpoint.clone(), DrainCause::Failback));
+        let draining = self.endpoint_set.draining(&settings.unready).into_iter().chain(failed_back);
+        draining.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
     }
 
     /// The endpoints that connections are spread over, in groups within which their shares can be compared: those of one
     /// group are in the same subsets.
     pub fn groups(&mut self) -> Vec<Group> {
-        let mut of: BTreeMap<u64, (Vec<usize>, Sharer)> = BTreeMap::new();
+        let mut of: BTreeMap<u64, (Vec<usize>, WeightedEndpoint)> = BTreeMap::new();
         for (number, subset) in self.open_subsets().iter().enumerate() {
             for (endpoint, weight) in subset.shares() {
-                of.entry(endpoint.id()).or_insert_with(|| (Vec::new(), Sharer { endpoint, weight })).0.push(number);
+                of.entry(endpoint.id())
+                    .or_insert_with(|| (Vec::new(), WeightedEndpoint { endpoint, weight }))
+                    .0
+                    .push(number);
             }
         }
         let mut groups: BTreeMap<Vec<usize>, Group> = BTreeMap::new();
-        for (subsets, sharer) in of.into_values() {
-            groups.entry(subsets).or_default().push(sharer);
+        for (subsets, weighted) in of.into_values() {
+            groups.entry(subsets).or_default().push(weighted);
         }
         groups.into_values().collect()
     }
@@ -210,7 +213,7 @@ impl Keeper {
         let open = self.open_subsets();
         // The whole is protected in any case.
         let parts = open.iter().map(|subset| subset.backends()).filter(|backends| **backends != Backends::All);
-        self.members.never_empty(parts.cloned().collect());
+        self.endpoint_set.protect(parts.cloned().collect());
     }
 
     fn open_subsets(&mut self) -> Vec<Arc<Subset>> {
@@ -218,8 +221,8 @@ impl Keeper {
         self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
-    /// `keeper` is this one, for its probes.
-    pub fn change(&mut self, keeper: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
+    /// `control` is this one, for its probes.
+    pub fn change(&mut self, control: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
         let before = self.settings.replace(wanted.clone());
         if before.as_ref() == Some(wanted) {
             return;
@@ -229,10 +232,10 @@ impl Keeper {
             self.pools.clear();
         }
         self.protect_subsets();
-        self.unlogged.extend(self.members.change(wanted, &self.upstream.attention, Instant::now()));
+        self.unlogged.extend(self.endpoint_set.change(wanted, &self.upstream.attention, Instant::now()));
         self.unsettled = false;
         self.publish();
-        self.probe_all(keeper);
+        self.probe_all(control);
         // An ejection may end earlier than the keeper's task knows.
         self.upstream.attention.notify_one();
     }
@@ -241,18 +244,18 @@ impl Keeper {
     pub fn probed(&mut self, id: u64, outcome: Option<Outcome>) -> bool {
         let changes = match outcome {
             Some(outcome) => {
-                let changes = self.members.observe(id, outcome, Instant::now());
+                let changes = self.endpoint_set.observe(id, outcome, Instant::now());
                 let any = !changes.is_empty();
                 self.unlogged.extend(changes);
                 any
             }
-            None => self.members.could_not_probe(id),
+            None => self.endpoint_set.probe_not_sent(id),
         };
         if changes {
             self.unsettled = true;
             self.upstream.attention.notify_one();
         }
-        self.members.is_healthy(id)
+        self.endpoint_set.is_healthy(id)
     }
 
     /// Makes all that was recorded since the last review count, at once: its cost depends on the number of endpoints, not
@@ -260,7 +263,7 @@ impl Keeper {
     pub fn review(&mut self) -> Review {
         self.protect_subsets();
         let now = Instant::now();
-        self.unlogged.extend(self.members.review(now));
+        self.unlogged.extend(self.endpoint_set.review(now));
         let publishes = mem::take(&mut self.unsettled) || !self.unlogged.is_empty();
         let is_due = self.due.is_some_and(|due| due <= now);
         if publishes {
@@ -269,9 +272,9 @@ impl Keeper {
             self.balance();
         }
         if mem::take(&mut self.standby_outdated) {
-            self.note_service();
+            self.update_standby();
         }
-        let next = self.members.next_return().into_iter().chain(self.due).min();
+        let next = self.endpoint_set.next_return().into_iter().chain(self.due).min();
         Review { next, published: publishes || is_due }
     }
 
@@ -288,14 +291,14 @@ impl Keeper {
     fn publish(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
         let before = self.upstream.current.load_full();
-        let usable = self.members.usable();
+        let usable = self.endpoint_set.usable();
         let current = Current {
             connect: settings.connect,
             keepalive: settings.keepalive,
-            endpoints: self.members.endpoints().cloned().collect(),
+            endpoints: self.endpoint_set.endpoints().cloned().collect(),
             usable,
             // As long as first probes are awaited, it is what it was.
-            refuses: usable == 0 && (before.refuses || !self.members.awaits_anybody()),
+            refuses: usable == 0 && (before.refuses || !self.endpoint_set.awaits_first_check()),
             rebalance: Rebalancing::of(&settings),
         };
         let were_any = !before.endpoints.is_empty();
@@ -311,63 +314,63 @@ impl Keeper {
         let changes = mem::take(&mut self.unlogged);
         log(&self.upstream.key, &changes);
         self.fill_pools(&settings);
-        self.surroundings.usable_changes.send_modify(|count| *count += 1);
+        self.context.usable_changes.send_modify(|count| *count += 1);
     }
 
     /// Has each subset's connections go to those endpoints that they are to go to now.
     fn balance(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
         let now = Instant::now();
-        let candidates = Candidates::new(self.members.candidates(&Backends::All, now));
-        let affected = self.members.take_affected();
+        let candidates = Candidates::new(self.endpoint_set.candidates(&Backends::All, now));
+        let affected = self.endpoint_set.take_affected();
         let failover = &settings.balancing.failover;
-        let mut switched = Vec::new();
-        for Known { backends, subset, serving } in &mut self.subsets {
+        let mut changed = Vec::new();
+        for SubsetEntry { backends, subset, serving } in &mut self.subsets {
             let is_due = serving.due(failover).is_some_and(|due| due <= now);
             if !(is_due || backends.are_among(&affected) || backends.are_renamed(&settings)) {
                 continue;
             }
             let Some(subset) = subset.upgrade() else { continue };
-            if let Some(switch) = subset.publish(&settings, &candidates, serving) {
-                switched.push((subset, switch));
+            if let Some(change) = subset.publish(&settings, &candidates, serving) {
+                changed.push((subset, change));
             }
         }
         let failbacks = self.subsets.iter().filter_map(|known| known.serving.due(failover));
-        self.due = failbacks.chain(self.members.next_step(now)).min();
-        self.note_service();
-        for (subset, switch) in &switched {
-            note_switch(&self.upstream, subset.backends(), *switch);
+        self.due = failbacks.chain(self.endpoint_set.next_step(now)).min();
+        self.update_standby();
+        for (subset, change) in &changed {
+            record_priority_change(&self.upstream, subset.backends(), *change);
         }
-        if !switched.is_empty() {
-            self.surroundings.usable_changes.send_modify(|count| *count += 1);
+        if !changed.is_empty() {
+            self.context.usable_changes.send_modify(|count| *count += 1);
         }
     }
 
     /// Has each endpoint know whether it stands by, while others serve all that would go to it.
-    fn note_service(&mut self) {
+    fn update_standby(&mut self) {
         let open = self.open_subsets();
         // The same for all endpoints of a backend.
         let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
-        for endpoint in self.members.endpoints() {
+        for endpoint in self.endpoint_set.endpoints() {
             let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
-            let stands_by = *known.entry(of_backend).or_insert_with(|| {
+            let is_standby = *known.entry(of_backend).or_insert_with(|| {
                 let served = || open.iter().filter_map(|subset| subset.is_served_by(endpoint));
                 served().next().is_some() && !served().any(|serves| serves)
             });
-            endpoint.stand_by(stands_by);
+            endpoint.set_standby(is_standby);
         }
     }
 
     /// Probes each endpoint as its backend wants it now.
-    fn probe_all(&mut self, keeper: &Arc<Mutex<Self>>) {
+    fn probe_all(&mut self, control: &Arc<Mutex<Self>>) {
         let targets: BTreeMap<u64, Target> =
-            self.members.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
-        self.probes.retain(|id, probing| targets.get(id) == Some(&probing.target));
+            self.endpoint_set.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
+        self.probes.retain(|id, task| targets.get(id) == Some(&task.target));
         let fresh = targets.len() - self.probes.len();
         for (id, target) in targets {
             let start = || {
-                let queue = self.surroundings.probes.queue(&self.upstream.key.object.namespace);
-                Probing::start(&self.surroundings.control, queue, keeper, id, target, fresh)
+                let queue = self.context.probes.queue(&self.upstream.key.object.namespace);
+                ProbeTask::start(&self.context.control, queue, control, id, target, fresh)
             };
             self.probes.entry(id).or_insert_with(start);
         }
@@ -376,24 +379,21 @@ impl Keeper {
     /// Keeps a pool for each usable endpoint, if pools are wanted, and no others.
     fn fill_pools(&mut self, settings: &model::Upstream) {
         let Some(preconnect) = settings.connect.preconnect else { return };
-        let usable = self.members.endpoints().filter(|endpoint| endpoint.usable());
+        let usable = self.endpoint_set.endpoints().filter(|endpoint| endpoint.usable());
         let usable: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.id(), endpoint)).collect();
         self.pools.retain(|id, _| usable.contains_key(id));
-        let refill = || Refill {
-            connect: settings.connect,
-            keepalive: settings.keepalive,
-            budget: self.surroundings.budget.clone(),
-        };
+        let refill =
+            || Refill { connect: settings.connect, keepalive: settings.keepalive, budget: self.context.budget.clone() };
         for (id, endpoint) in usable {
-            let open = || OpenPool::new(&self.surroundings.control, endpoint, Pool::new(preconnect), refill());
+            let open = || PoolTask::new(&self.context.control, endpoint, Pool::new(preconnect), refill());
             self.pools.entry(id).or_insert_with(open);
         }
     }
 }
 
-pub(super) fn lock(keeper: &Mutex<Keeper>) -> MutexGuard<'_, Keeper> {
+pub(super) fn lock(control: &Mutex<UpstreamControl>) -> MutexGuard<'_, UpstreamControl> {
     // Each step leaves it in order; a panic is reported where it happens.
-    keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    control.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The outcome of a review.
@@ -406,11 +406,11 @@ pub(super) struct Review {
 
 /// The task of an upstream: makes probes count, lets ejections end and begin. The first change counts at once, those that
 /// follow it together.
-pub(super) async fn keep(keeper: Arc<Mutex<Keeper>>) {
-    let attention = lock(&keeper).upstream.attention.clone();
+pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
+    let attention = lock(&control).upstream.attention.clone();
     loop {
         let started = std::time::Instant::now();
-        let Review { next: due, published } = in_place(|| lock(&keeper).review());
+        let Review { next: due, published } = in_place(|| lock(&control).review());
         if published {
             sleep(pause_after(started.elapsed())).await;
         }
@@ -433,33 +433,33 @@ fn pause_after(review: Duration) -> Duration {
 }
 
 /// Probes of an endpoint, which end when this is dropped.
-struct Probing {
+struct ProbeTask {
     target: Target,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Probing {
+impl ProbeTask {
     /// At once, but for as many milliseconds as there are others that start at the same time.
     fn start(
         control: &Handle,
         queue: Arc<TenantQueue>,
-        keeper: &Arc<Mutex<Keeper>>,
+        upstream: &Arc<Mutex<UpstreamControl>>,
         id: u64,
         target: Target,
         fresh: usize,
     ) -> Self {
         let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
-        let (keeper, probed) = (keeper.clone(), target.clone());
+        let (upstream, probed) = (upstream.clone(), target.clone());
         let task = spawn(control, "probe", move || {
-            let keeper = keeper.clone();
+            let upstream = upstream.clone();
             let check = probed.check.clone();
             let report = move |outcome| {
-                let mut keeper = lock(&keeper);
+                let mut upstream = lock(&upstream);
                 // An answer to what was asked before a change that has come meanwhile.
-                if keeper.members.check(id).is_none_or(|asked| asked != check) {
-                    return keeper.members.is_healthy(id);
+                if upstream.endpoint_set.check(id).is_none_or(|asked| asked != check) {
+                    return upstream.endpoint_set.is_healthy(id);
                 }
-                keeper.probed(id, outcome)
+                upstream.probed(id, outcome)
             };
             probe(probed.clone(), queue.clone(), spread.mul_f64(fastrand::f64()), report)
         });
@@ -468,13 +468,13 @@ impl Probing {
 }
 
 /// A pool that is kept full; dropping it flushes it.
-struct OpenPool {
+struct PoolTask {
     endpoint: Arc<Endpoint>,
     pool: Arc<Pool>,
     _refill: AbortOnDropHandle<()>,
 }
 
-impl OpenPool {
+impl PoolTask {
     fn new(control: &Handle, endpoint: &Arc<Endpoint>, pool: Pool, refill: Refill) -> Self {
         let pool = Arc::new(pool);
         endpoint.set_pool(Some(pool.clone()));
@@ -484,7 +484,7 @@ impl OpenPool {
     }
 }
 
-impl Drop for OpenPool {
+impl Drop for PoolTask {
     fn drop(&mut self) {
         self.endpoint.set_pool(None);
         self.pool.flush();

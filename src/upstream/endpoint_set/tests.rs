@@ -65,7 +65,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
     }
 }
 
-impl Members {
+impl EndpointSet {
     /// A probe that is reviewed at once.
     fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = self.observe(id, outcome, now);
@@ -76,43 +76,43 @@ impl Members {
 
 /// Members with a clock.
 struct Scene {
-    members: Members,
-    keeper: Arc<Notify>,
+    entries: EndpointSet,
+    control: Arc<Notify>,
     now: Instant,
 }
 
 impl Scene {
     fn new(ports: impl IntoIterator<Item = u16>) -> Self {
-        let mut scene = Self { members: Members::default(), keeper: Arc::default(), now: Instant::now() };
+        let mut scene = Self { entries: EndpointSet::default(), control: Arc::default(), now: Instant::now() };
         scene.change(&upstream(ports));
         scene
     }
 
     fn change(&mut self, wanted: &model::Upstream) -> Vec<Change> {
-        self.members.change(wanted, &self.keeper, self.now)
+        self.entries.change(wanted, &self.control, self.now)
     }
 
     fn endpoint(&self, index: usize) -> Arc<Endpoint> {
-        self.members.endpoints().nth(index).unwrap().clone()
+        self.entries.endpoints().nth(index).unwrap().clone()
     }
 
     /// So many clients fail to connect.
     fn fail(&mut self, index: usize, times: usize) -> Vec<Change> {
         (0..times).for_each(|_| self.endpoint(index).connect_failed(&Errno::CONNREFUSED.into()));
-        self.members.review(self.now)
+        self.entries.review(self.now)
     }
 
     /// One probe for each character, `+` or `-`.
     fn probe(&mut self, index: usize, outcomes: &str) -> Vec<Change> {
         let id = self.endpoint(index).id();
         let outcome = |character| if character == '+' { Ok(()) } else { Err("probe failed".to_owned()) };
-        let probe = |character| self.members.probed(id, outcome(character), self.now);
+        let probe = |character| self.entries.probed(id, outcome(character), self.now);
         outcomes.chars().flat_map(probe).collect()
     }
 
     fn pass(&mut self, time: Duration) -> Vec<Change> {
         self.now += time;
-        self.members.review(self.now)
+        self.entries.review(self.now)
     }
 
     /// `u` usable, `e` ejected, `-` unhealthy, `x` both.
@@ -128,7 +128,7 @@ impl Scene {
             assert_eq!(endpoint.usable(), letter == 'u');
             letter
         };
-        self.members.endpoints().map(letter).collect()
+        self.entries.endpoints().map(letter).collect()
     }
 }
 
@@ -146,7 +146,7 @@ fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
     };
     assert!(*length == 30 * SECOND && reason.contains("refused"));
     assert_eq!((scene.picture().as_str(), scene.endpoint(0).ejections()), ("euuu", 1));
-    assert_eq!(scene.members.next_return(), Some(scene.now + 30 * SECOND));
+    assert_eq!(scene.entries.next_return(), Some(scene.now + 30 * SECOND));
 
     assert!(scene.pass(29 * SECOND).is_empty());
     assert!(is_return(&scene.pass(SECOND), "its time is over"));
@@ -168,9 +168,9 @@ fn the_keeper_is_woken_when_an_endpoint_has_failed_often_enough() {
     let scene = Scene::new(1..=4);
     let fail = || scene.endpoint(0).connect_failed(&Errno::CONNREFUSED.into());
     (0..4).for_each(|_| fail());
-    assert!(scene.keeper.notified().now_or_never().is_none());
+    assert!(scene.control.notified().now_or_never().is_none());
     fail();
-    assert!(scene.keeper.notified().now_or_never().is_some());
+    assert!(scene.control.notified().now_or_never().is_some());
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn ejections_leave_each_subset_an_endpoint() {
     wanted.endpoints[1].key.backend = "own".into();
     let mut scene = Scene::new([]);
     scene.change(&wanted);
-    scene.members.never_empty(vec![Backends::All, Backends::Of(["own".into()].into())]);
+    scene.entries.protect(vec![Backends::All, Backends::Of(["own".into()].into())]);
     scene.fail(0, 5);
     scene.fail(1, 5);
     assert_eq!(scene.picture(), "euuuu", "the second is the last of its backend");
@@ -210,7 +210,7 @@ fn ejections_leave_each_subset_an_endpoint() {
 
 /// What is done about the first of three endpoints, the only one of `eu`, that has a connection and is gone, for this
 /// reason; `None`: it keeps its connections.
-fn departure(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<Departure> {
+fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<DrainCause> {
     let mut wanted = upstream(1..=3);
     wanted.backends.insert("eu".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "eu".into();
@@ -222,20 +222,21 @@ fn departure(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<
     let key = wanted.endpoints.remove(0).key;
     scene.change(&wanted);
     let of = |names: &&[&str]| Backends::Of(names.iter().map(|name| Arc::from(*name)).collect());
-    scene.members.never_empty(subsets.iter().map(of).collect());
-    let departing = scene.members.departing(&why.map(|why| (key.clone(), why)).into_iter().collect());
-    departing.into_iter().find(|(endpoint, _)| *endpoint.key() == key).map(|(_, departure)| departure)
+    scene.entries.protect(subsets.iter().map(of).collect());
+    let draining = scene.entries.draining(&why.map(|why| (key.clone(), why)).into_iter().collect());
+    draining.into_iter().find(|(endpoint, _)| *endpoint.key() == key).map(|(_, cause)| cause)
 }
 
 #[test]
 fn who_is_not_ready_or_terminates_keeps_its_connections_while_they_could_go_nowhere() {
-    for (why, expected) in [(Unready::NotReady, Departure::Unhealthy), (Unready::Terminating, Departure::Terminating)] {
-        assert_eq!(departure(Some(why), &[], "+"), Some(expected));
-        assert_eq!(departure(Some(why), &[], "---"), None, "nothing is usable");
-        assert_eq!(departure(Some(why), &[&["eu", "b"]], "+"), Some(expected));
-        assert_eq!(departure(Some(why), &[&["b"], &["eu"]], "+"), None, "one route has nothing else");
+    for (why, expected) in [(Unready::NotReady, DrainCause::Unhealthy), (Unready::Terminating, DrainCause::Terminating)]
+    {
+        assert_eq!(cause(Some(why), &[], "+"), Some(expected));
+        assert_eq!(cause(Some(why), &[], "---"), None, "nothing is usable");
+        assert_eq!(cause(Some(why), &[&["eu", "b"]], "+"), Some(expected));
+        assert_eq!(cause(Some(why), &[&["b"], &["eu"]], "+"), None, "one route has nothing else");
     }
-    assert_eq!(departure(None, &[&["eu"]], "---"), Some(Departure::Removed), "nobody says that it is there");
+    assert_eq!(cause(None, &[&["eu"]], "---"), Some(DrainCause::Removed), "nobody says that it is there");
 }
 
 #[test]
@@ -246,10 +247,10 @@ fn who_is_unhealthy_keeps_its_connections_while_a_route_has_nothing_else() {
     let mut scene = Scene::new([]);
     scene.change(&wanted);
     scene.probe(0, "---");
-    let departing = |scene: &Scene| scene.members.departing(&BTreeMap::new()).len();
-    assert_eq!(departing(&scene), 1);
-    scene.members.never_empty(vec![Backends::Of(["eu".into()].into()), Backends::Of(["b".into()].into())]);
-    assert_eq!(departing(&scene), 0, "the other route's endpoint is not for its clients");
+    let draining = |scene: &Scene| scene.entries.draining(&BTreeMap::new()).len();
+    assert_eq!(draining(&scene), 1);
+    scene.entries.protect(vec![Backends::Of(["eu".into()].into()), Backends::Of(["b".into()].into())]);
+    assert_eq!(draining(&scene), 0, "the other route's endpoint is not for its clients");
 }
 
 #[test]
@@ -260,14 +261,14 @@ fn who_comes_back_keeps_its_connections_until_its_first_probe_has_failed() {
     scene.change(&wanted(&[1, 2]));
     (0..2).for_each(|index| _ = scene.probe(index, "+"));
     let connection = ActiveConnection::begin(&scene.endpoint(0));
-    let departing = |scene: &Scene| scene.members.departing(&BTreeMap::new()).into_iter().map(|(_, why)| why).next();
+    let draining = |scene: &Scene| scene.entries.draining(&BTreeMap::new()).into_iter().map(|(_, why)| why).next();
     scene.change(&wanted(&[2]));
-    assert_eq!(departing(&scene), Some(Departure::Removed));
+    assert_eq!(draining(&scene), Some(DrainCause::Removed));
     scene.change(&wanted(&[1, 2]));
-    assert_eq!(departing(&scene), None);
+    assert_eq!(draining(&scene), None);
     assert!(Arc::ptr_eq(connection.endpoint(), &scene.endpoint(0)));
     scene.probe(0, "-");
-    assert_eq!(departing(&scene), Some(Departure::Unhealthy));
+    assert_eq!(draining(&scene), Some(DrainCause::Unhealthy));
 }
 
 #[test]
@@ -277,8 +278,8 @@ fn a_connection_that_was_on_its_way_to_an_endpoint_while_it_was_removed_is_seen_
     scene.change(&upstream([2]));
     let _late = ActiveConnection::begin(&removed);
     scene.change(&upstream([2]));
-    let departing = scene.members.departing(&BTreeMap::new());
-    assert!(matches!(&departing[..], [(endpoint, Departure::Removed)] if Arc::ptr_eq(endpoint, &removed)));
+    let draining = scene.entries.draining(&BTreeMap::new());
+    assert!(matches!(&draining[..], [(endpoint, DrainCause::Removed)] if Arc::ptr_eq(endpoint, &removed)));
 }
 
 #[test]
@@ -288,13 +289,13 @@ fn a_last_resort_departs_when_others_serve_instead() {
     wanted.backends.insert("0".into(), Arc::new(terminates));
     let mut scene = Scene::new([]);
     scene.change(&wanted);
-    let departing = |scene: &Scene| {
-        let departing = scene.members.departing(&BTreeMap::new()).into_iter();
-        departing.map(|(endpoint, why)| (endpoint.address().port(), why)).collect::<Vec<_>>()
+    let draining = |scene: &Scene| {
+        let draining = scene.entries.draining(&BTreeMap::new()).into_iter();
+        draining.map(|(endpoint, why)| (endpoint.address().port(), why)).collect::<Vec<_>>()
     };
-    assert_eq!(departing(&scene), [(1, Departure::Terminating)]);
+    assert_eq!(draining(&scene), [(1, DrainCause::Terminating)]);
     scene.probe(1, "---");
-    assert_eq!(departing(&scene), [(2, Departure::Unhealthy)]);
+    assert_eq!(draining(&scene), [(2, DrainCause::Unhealthy)]);
 }
 
 /// A scene whose endpoints have these priorities.
@@ -333,7 +334,7 @@ fn all_of_a_group_are_ejected_while_another_can_serve() {
 
 /// The weights that balancing sees.
 fn weights(scene: &Scene) -> Vec<u32> {
-    scene.members.candidates(&Backends::All, scene.now).iter().map(|candidate| candidate.weight.value()).collect()
+    scene.entries.candidates(&Backends::All, scene.now).iter().map(|candidate| candidate.weight.value()).collect()
 }
 
 fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
@@ -345,7 +346,7 @@ fn slowly(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
 fn endpoints_that_are_new_or_usable_again_start_slowly() {
     let mut scene = Scene::new([]);
     scene.change(&slowly(1..=2));
-    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 2], None), "all are new");
+    assert_eq!((weights(&scene), scene.entries.next_step(scene.now)), (vec![1; 2], None), "all are new");
 
     scene.change(&slowly(1..=3));
     assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![100, 100, 10], 10));
@@ -355,13 +356,13 @@ fn endpoints_that_are_new_or_usable_again_start_slowly() {
     assert_eq!(weights(&scene), [10, 100, 50]);
     scene.pass(10 * SECOND);
     assert_eq!((weights(&scene), scene.endpoint(2).share()), (vec![50, 100, 100], 100));
-    assert!(scene.members.next_step(scene.now).is_some());
+    assert!(scene.entries.next_step(scene.now).is_some());
 
     scene.fail(1, 5);
     scene.pass(30 * SECOND);
     assert_eq!(weights(&scene), [100, 10, 100], "back from its ejection");
     scene.change(&upstream(1..=3));
-    assert_eq!((weights(&scene), scene.members.next_step(scene.now)), (vec![1; 3], None), "nobody is to start slowly");
+    assert_eq!((weights(&scene), scene.entries.next_step(scene.now)), (vec![1; 3], None), "nobody is to start slowly");
 }
 
 #[test]
@@ -461,7 +462,7 @@ fn unhealthy_endpoints_are_not_usable_until_probes_pass_again() {
     assert_eq!(scene.endpoint(0).state().last_failure.unwrap().reason, "probe failed");
     assert!(scene.probe(0, "----").is_empty(), "transitions only");
     scene.probe(1, "---");
-    assert_eq!((scene.picture().as_str(), scene.members.usable()), ("--", 0));
+    assert_eq!((scene.picture().as_str(), scene.entries.usable()), ("--", 0));
     assert!(matches!(&scene.probe(0, "++")[..], [Change { event: Event::Healthy { .. }, .. }]));
     assert_eq!(scene.picture(), "u-");
 }
@@ -491,7 +492,7 @@ fn state_survives_a_change_of_other_endpoints_and_of_settings() {
     assert!(scene.change(&wanted).is_empty());
     assert_eq!(scene.picture(), "-euuu");
     assert!(Arc::ptr_eq(&kept, &scene.endpoint(1)));
-    assert_eq!(scene.members.candidates(&Backends::All, scene.now)[1].weight.value(), 7);
+    assert_eq!(scene.entries.candidates(&Backends::All, scene.now)[1].weight.value(), 7);
     assert_eq!(kept.backend().proxy_protocol, Some(model::ProxyVersion::V2));
 }
 
@@ -516,7 +517,7 @@ fn a_check_that_is_removed_leaves_no_trace() {
     assert_eq!((changes.len(), scene.picture().as_str()), (2, "uuuu"));
     assert!(scene.probe(0, "------").is_empty(), "the answer of a probe that was under way");
     assert!(scene.fail(1, 100).is_empty());
-    assert!(scene.members.next_return().is_none());
+    assert!(scene.entries.next_return().is_none());
 }
 
 #[test]
@@ -525,7 +526,7 @@ fn a_shorter_longest_ejection_shortens_the_present_one() {
     scene.fail(0, 5);
     let passive_check = Some(PassiveCheck { eject_for: SECOND, max_eject_for: 2 * SECOND, ..passive() });
     scene.change(&model::Upstream { passive_check, ..upstream(1..=4) });
-    assert_eq!(scene.members.next_return(), Some(scene.now + 2 * SECOND));
+    assert_eq!(scene.entries.next_return(), Some(scene.now + 2 * SECOND));
 }
 
 /// Members of which all are about to fail, in 64 subsets.
@@ -540,11 +541,11 @@ fn about_to_fail(count: usize) -> Scene {
     let subset = |number: usize| Backends::Of((0..16).map(|other| name(number + other * 5)).collect());
     let mut scene = Scene::new([]);
     scene.change(&wanted);
-    scene.members.never_empty((0..64).map(subset).collect());
-    let endpoints: Vec<_> = scene.members.endpoints().cloned().collect();
+    scene.entries.protect((0..64).map(subset).collect());
+    let endpoints: Vec<_> = scene.entries.endpoints().cloned().collect();
     for (number, endpoint) in endpoints.iter().enumerate() {
         if number % 2 == 0 {
-            (0..3).for_each(|_| drop(scene.members.observe(endpoint.id(), Err("away".into()), scene.now)));
+            (0..3).for_each(|_| drop(scene.entries.observe(endpoint.id(), Err("away".into()), scene.now)));
         } else {
             (0..5).for_each(|_| endpoint.connect_failed(&Errno::CONNREFUSED.into()));
         }
@@ -555,10 +556,10 @@ fn about_to_fail(count: usize) -> Scene {
 #[test]
 fn a_review_of_endpoints_that_fail_together_costs_as_much_as_there_are_endpoints() {
     crate::cost::assert_grows_no_faster_than_n_log_n(1_000, about_to_fail, |scene| {
-        assert!(!scene.members.review(scene.now).is_empty());
-        let all = scene.members.endpoints().count();
-        assert!(scene.members.usable() < all);
-        assert!(scene.members.departing(&BTreeMap::new()).len() > all / 4);
+        assert!(!scene.entries.review(scene.now).is_empty());
+        let all = scene.entries.endpoints().count();
+        assert!(scene.entries.usable() < all);
+        assert!(scene.entries.draining(&BTreeMap::new()).len() > all / 4);
     });
 }
 
@@ -589,7 +590,7 @@ proptest! {
         let (mut priorities, mut percent) = (vec![0; 10], 50);
         let mut scene = groups(&priorities);
         for step in steps {
-            let count = scene.members.endpoints().count();
+            let count = scene.entries.endpoints().count();
             match step {
                 Step::Fail(index) if index < count => drop(scene.fail(index, 2)),
                 Step::Succeed(index) if index < count => scene.endpoint(index).connected(),
@@ -612,7 +613,7 @@ proptest! {
                 prop_assert!(share_holds || others_serve, "{picture} of {priorities:?} with {percent} %");
             }
             prop_assert!(picture.contains('u') || picture.chars().all(|letter| letter == '-' || letter == 'x'), "{picture}");
-            prop_assert!(scene.members.next_return().is_none_or(|at| at > scene.now && at <= scene.now + 300 * SECOND));
+            prop_assert!(scene.entries.next_return().is_none_or(|at| at > scene.now && at <= scene.now + 300 * SECOND));
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     excess::{Load, Rebalancing, excesses},
-    lasting::Lasting,
+    sustained::SustainedExcess,
 };
 use crate::{
     drain::{Pace, parts_of},
@@ -20,7 +20,7 @@ pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// What an endpoint has at a look, and what it had so far.
 #[derive(Clone, Copy, Debug)]
-pub struct Counted {
+pub struct EndpointLoad {
     pub id: u64,
     pub load: Load,
     /// How many connections it has got in all.
@@ -32,11 +32,11 @@ pub type Counts = BTreeMap<u64, usize>;
 
 /// Decides, look by look, how many connections are to be closed of which endpoints of an upstream.
 #[derive(Debug)]
-pub struct Leveller {
+pub struct Rebalancer {
     pace: Pace,
     /// By the ids of their endpoints: what is known of a group ends when another endpoint joins or one leaves it.
-    groups: BTreeMap<Vec<u64>, Returning>,
-    lasting: Lasting,
+    groups: BTreeMap<Vec<u64>, ExpectedReturns>,
+    sustained: SustainedExcess,
     too_many: usize,
     /// Nothing is closed before.
     pauses_until: Instant,
@@ -44,16 +44,16 @@ pub struct Leveller {
 
 /// Connections of a group that were closed and are expected to be opened again.
 #[derive(Clone, Copy, Debug)]
-struct Returning {
+struct ExpectedReturns {
     count: u64,
     /// How many connections the group had got when that was last looked at.
     connections: u64,
 }
 
-impl Leveller {
+impl Rebalancer {
     pub fn new(settings: &model::Rebalance, now: Instant) -> Self {
         let pace = Pace::new(settings.max_closes_per_minute.get() as usize, MINUTE, now);
-        Self { pace, groups: BTreeMap::new(), lasting: Lasting::default(), too_many: 0, pauses_until: now }
+        Self { pace, groups: BTreeMap::new(), sustained: SustainedExcess::default(), too_many: 0, pauses_until: now }
     }
 
     /// How many are too many for some time, as of the last look.
@@ -62,29 +62,31 @@ impl Leveller {
     }
 
     /// What is to be closed now, if connections that are still being dialled count. It has to be asked at every look.
-    pub fn due(&mut self, rebalancing: &Rebalancing, groups: &[Vec<Counted>], now: Instant) -> Counts {
+    pub fn due(&mut self, rebalancing: &Rebalancing, groups: &[Vec<EndpointLoad>], now: Instant) -> Counts {
         let most = rebalancing.rebalance.max_closes_per_minute.get() as usize;
         let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
         let mut known = std::mem::take(&mut self.groups);
         let mut due = Counts::new();
         self.too_many = 0;
         for group in groups {
-            let connections = group.iter().map(|counted| counted.connections).sum();
-            let mut returning = known.remove(&ids(group)).unwrap_or(Returning { count: 0, connections });
+            let connections = group.iter().map(|endpoint| endpoint.connections).sum();
+            let mut returning = known.remove(&ids(group)).unwrap_or(ExpectedReturns { count: 0, connections });
             returning.note_connections(connections);
             self.groups.insert(ids(group), returning);
-            let loads: Vec<Load> = group.iter().map(|counted| counted.load).collect();
+            let loads: Vec<Load> = group.iter().map(|endpoint| endpoint.load).collect();
             let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
             let excesses: Vec<(u64, u32)> = ids(group).into_iter().zip(excesses).collect();
-            let lasting: Vec<usize> = self.lasting.of(&excesses, now).into_iter().map(|count| count as usize).collect();
-            self.too_many += lasting.iter().sum::<usize>();
-            for (id, count) in ids(group).into_iter().zip(parts_of(allowed, &lasting)).filter(|(_, count)| *count > 0) {
+            let sustained: Vec<usize> =
+                self.sustained.of(&excesses, now).into_iter().map(|count| count as usize).collect();
+            self.too_many += sustained.iter().sum::<usize>();
+            for (id, count) in ids(group).into_iter().zip(parts_of(allowed, &sustained)).filter(|(_, count)| *count > 0)
+            {
                 allowed -= count;
                 due.insert(id, count);
             }
         }
         let known: BTreeSet<u64> = self.groups.keys().flatten().copied().collect();
-        self.lasting.retain(|id| known.contains(&id));
+        self.sustained.retain(|id| known.contains(&id));
         if now < self.pauses_until { Counts::new() } else { due }
     }
 
@@ -93,7 +95,7 @@ impl Leveller {
     pub fn confirmed(
         &self,
         rebalancing: &Rebalancing,
-        groups: &[Vec<Counted>],
+        groups: &[Vec<EndpointLoad>],
         due: &Counts,
         established: &BTreeMap<u64, u32>,
     ) -> Counts {
@@ -101,7 +103,7 @@ impl Leveller {
         for group in groups {
             let Some(returning) = self.groups.get(&ids(group)) else { continue };
             let reached = |id: &u64| established.get(id).copied().unwrap_or(0);
-            let load = |counted: &Counted| Load { open: reached(&counted.id), ..counted.load };
+            let load = |endpoint: &EndpointLoad| Load { open: reached(&endpoint.id), ..endpoint.load };
             let loads: Vec<Load> = group.iter().map(load).collect();
             let excesses = excesses(&loads, returning.count, rebalancing.tolerance);
             for (id, excess) in ids(group).into_iter().zip(excesses) {
@@ -120,7 +122,7 @@ impl Leveller {
         let is_own = |id: &u64| self.groups.keys().any(|ids| ids.contains(id));
         let (is_due, mut all) = (due.keys().any(is_own), 0);
         for (ids, returning) in &mut self.groups {
-            ids.iter().filter(|id| of(id) > 0).for_each(|id| self.lasting.closed(*id, now));
+            ids.iter().filter(|id| of(id) > 0).for_each(|id| self.sustained.closed(*id, now));
             let count: usize = ids.iter().map(of).sum();
             returning.count += count as u64;
             self.pace.spend(count, now);
@@ -133,7 +135,7 @@ impl Leveller {
     }
 }
 
-impl Returning {
+impl ExpectedReturns {
     /// Whoever comes may be one of those.
     fn note_connections(&mut self, connections: u64) {
         self.count = self.count.saturating_sub(connections.saturating_sub(self.connections));
@@ -141,6 +143,6 @@ impl Returning {
     }
 }
 
-fn ids(group: &[Counted]) -> Vec<u64> {
-    group.iter().map(|counted| counted.id).collect()
+fn ids(group: &[EndpointLoad]) -> Vec<u64> {
+    group.iter().map(|endpoint| endpoint.id).collect()
 }

@@ -1,21 +1,21 @@
 use std::sync::Arc;
 
-use super::{excess::Load, leveller::Counted};
+use super::{excess::Load, rebalancer::EndpointLoad};
 use crate::upstream::endpoint::Endpoint;
 
 /// Endpoints whose shares can be compared, sorted by their ids.
-pub type Group = Vec<Sharer>;
+pub type Group = Vec<WeightedEndpoint>;
 
 /// An endpoint that gets connections.
 #[derive(Clone, Debug)]
-pub struct Sharer {
+pub struct WeightedEndpoint {
     pub endpoint: Arc<Endpoint>,
     pub weight: u64,
 }
 
-impl Sharer {
-    pub fn counted(&self) -> Counted {
+impl WeightedEndpoint {
+    pub fn load(&self) -> EndpointLoad {
         let load = Load { open: self.endpoint.active(), weight: self.weight };
-        Counted { id: self.endpoint.id(), load, connections: self.endpoint.connections() }
+        EndpointLoad { id: self.endpoint.id(), load, connections: self.endpoint.connections() }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::member::Member;
+use super::entry::EndpointEntry;
 use crate::{model::Priority, upstream::backends::Backends};
 
 /// The subsets of an upstream that must keep a usable member, by the names of the backends in them.
@@ -42,10 +42,10 @@ impl Parts {
     }
 
     /// For each subset, whether it has a member like this.
-    pub fn with<'a>(&self, members: impl Iterator<Item = &'a Member>) -> Vec<bool> {
+    pub fn with<'a>(&self, entries: impl Iterator<Item = &'a EndpointEntry>) -> Vec<bool> {
         let mut found = vec![false; self.count];
-        for member in members {
-            self.of(member.backend_name()).for_each(|number| found[number] = true);
+        for entry in entries {
+            self.of(entry.backend_name()).for_each(|number| found[number] = true);
         }
         found
     }
@@ -56,21 +56,21 @@ pub(super) struct Tally {
     parts: Parts,
     /// Usable members of each subset.
     usable: Vec<usize>,
-    levels: BTreeMap<Priority, Level>,
+    levels: BTreeMap<Priority, LevelCounts>,
 }
 
 /// The members of one priority.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Level {
-    pub members: usize,
+pub(super) struct LevelCounts {
+    pub entries: usize,
     pub ejected: usize,
     pub usable: usize,
 }
 
 impl Tally {
-    pub fn new(parts: Parts, members: &[Member]) -> Self {
+    pub fn new(parts: Parts, entries: &[EndpointEntry]) -> Self {
         let mut tally = Self { usable: vec![0; parts.count], parts, levels: BTreeMap::new() };
-        members.iter().for_each(|member| tally.add(member));
+        entries.iter().for_each(|entry| tally.add(entry));
         tally
     }
 
@@ -78,7 +78,7 @@ impl Tally {
         self.levels.keys().copied().collect()
     }
 
-    pub fn level(&self, priority: Priority) -> Level {
+    pub fn level(&self, priority: Priority) -> LevelCounts {
         self.levels.get(&priority).copied().unwrap_or_default()
     }
 
@@ -88,38 +88,38 @@ impl Tally {
     }
 
     /// True if some subset has no usable member but this one.
-    pub fn is_last(&self, member: &Member) -> bool {
-        let own = usize::from(member.usable());
-        self.parts.of(member.backend_name()).any(|number| self.usable[number] <= own)
+    pub fn is_last(&self, entry: &EndpointEntry) -> bool {
+        let own = usize::from(entry.usable());
+        self.parts.of(entry.backend_name()).any(|number| self.usable[number] <= own)
     }
 
     /// True if some subset of this member has no usable one.
-    pub fn is_needed(&self, member: &Member) -> bool {
-        self.parts.of(member.backend_name()).any(|number| self.usable[number] == 0)
+    pub fn is_needed(&self, entry: &EndpointEntry) -> bool {
+        self.parts.of(entry.backend_name()).any(|number| self.usable[number] == 0)
     }
 
     /// Changes a member and the counts with it.
-    pub fn change(&mut self, member: &mut Member, change: impl FnOnce(&mut Member)) {
-        self.remove(member);
-        change(member);
-        self.add(member);
+    pub fn change(&mut self, entry: &mut EndpointEntry, change: impl FnOnce(&mut EndpointEntry)) {
+        self.remove(entry);
+        change(entry);
+        self.add(entry);
     }
 
-    fn add(&mut self, member: &Member) {
-        let (usable, ejected) = (usize::from(member.usable()), usize::from(member.is_ejected()));
-        let level = self.levels.entry(member.priority()).or_default();
-        level.members += 1;
+    fn add(&mut self, entry: &EndpointEntry) {
+        let (usable, ejected) = (usize::from(entry.usable()), usize::from(entry.is_ejected()));
+        let level = self.levels.entry(entry.priority()).or_default();
+        level.entries += 1;
         level.ejected += ejected;
         level.usable += usable;
-        self.parts.of(member.backend_name()).for_each(|number| self.usable[number] += usable);
+        self.parts.of(entry.backend_name()).for_each(|number| self.usable[number] += usable);
     }
 
-    fn remove(&mut self, member: &Member) {
-        let (usable, ejected) = (usize::from(member.usable()), usize::from(member.is_ejected()));
-        let level = self.levels.entry(member.priority()).or_default();
-        level.members -= 1;
+    fn remove(&mut self, entry: &EndpointEntry) {
+        let (usable, ejected) = (usize::from(entry.usable()), usize::from(entry.is_ejected()));
+        let level = self.levels.entry(entry.priority()).or_default();
+        level.entries -= 1;
         level.ejected -= ejected;
         level.usable -= usable;
-        self.parts.of(member.backend_name()).for_each(|number| self.usable[number] -= usable);
+        self.parts.of(entry.backend_name()).for_each(|number| self.usable[number] -= usable);
     }
 }

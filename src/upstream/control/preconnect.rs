@@ -31,23 +31,23 @@ impl Refill {
     pub async fn run(self, endpoint: Arc<Endpoint>, pool: Arc<Pool>) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
         let mut pause = FIRST_PAUSE;
         loop {
             let sweep = pool.sweep(endpoint.pool_counters());
             if sweep.dead == 0 && pool.missing() == 0 {
                 pause = FIRST_PAUSE;
-                let _ = timeout(sweep.next.min(LOOK_AGAIN), pool.taken.notified()).await;
+                let _ = timeout(sweep.next.min(SWEEP_INTERVAL), pool.taken.notified()).await;
                 continue;
             }
-            let round = if sweep.dead > 0 { Err(Setback::Closed) } else { self.round(&endpoint, &pool).await };
+            let round = if sweep.dead > 0 { Err(RefillFailure::Closed) } else { self.round(&endpoint, &pool).await };
             match round {
                 // Not yet the end of the setbacks: the backend may close what it accepts.
                 Ok(()) => {}
-                Err(Setback::BudgetUsedUp) => drop(timeout(LOOK_AGAIN, pool.taken.notified()).await),
-                Err(setback) => {
+                Err(RefillFailure::BudgetUsedUp) => drop(timeout(SWEEP_INTERVAL, pool.taken.notified()).await),
+                Err(failure) => {
                     if pause == FIRST_PAUSE {
-                        setback.tell_if_local(&endpoint);
+                        failure.log_if_local(&endpoint);
                     }
                     sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -57,11 +57,11 @@ impl Refill {
     }
 
     /// Dials some of those that are missing at once. However many fail, they are one observation of the endpoint.
-    async fn round(&self, endpoint: &Endpoint, pool: &Pool) -> Result<(), Setback> {
+    async fn round(&self, endpoint: &Endpoint, pool: &Pool) -> Result<(), RefillFailure> {
         const AT_ONCE: usize = 8;
         let reserved: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| self.budget.reserve()).collect();
         if reserved.is_empty() {
-            return Err(Setback::BudgetUsedUp);
+            return Err(RefillFailure::BudgetUsedUp);
         }
         let dials = reserved.into_iter().map(|reservation| self.open(endpoint, reservation));
         let (opened, failed): (Vec<_>, Vec<_>) = future::join_all(dials).await.into_iter().partition(Result::is_ok);
@@ -74,9 +74,9 @@ impl Refill {
         let mut errors: Vec<io::Error> = failed.into_iter().filter_map(Result::err).collect();
         if let Some(error) = errors.iter().find(|error| !is_local(error)) {
             endpoint.connect_failed(error);
-            return Err(Setback::Unreachable);
+            return Err(RefillFailure::Unreachable);
         }
-        errors.pop().map_or(Ok(()), |error| Err(Setback::Local(error)))
+        errors.pop().map_or(Ok(()), |error| Err(RefillFailure::Local(error)))
     }
 
     async fn open(&self, endpoint: &Endpoint, reservation: Reservation) -> io::Result<Idle> {
@@ -92,7 +92,7 @@ impl Refill {
 }
 
 /// Why to wait before the next round.
-enum Setback {
+enum RefillFailure {
     BudgetUsedUp,
     /// The backend closed what it had accepted.
     Closed,
@@ -100,8 +100,8 @@ enum Setback {
     Local(io::Error),
 }
 
-impl Setback {
-    fn tell_if_local(&self, endpoint: &Endpoint) {
+impl RefillFailure {
+    fn log_if_local(&self, endpoint: &Endpoint) {
         if let Self::Local(error) = self {
             warn!(endpoint = %endpoint.key(), reason = %error, "cannot preconnect");
         }

@@ -3,32 +3,32 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// An excess counts once it has lasted for this long: connections that come and go make one at most looks.
-pub const LASTING: Duration = Duration::from_secs(3);
+pub const SUSTAINED_AFTER: Duration = Duration::from_secs(3);
 
 /// Which endpoints have had too many for some time, by their ids.
 #[derive(Clone, Debug, Default)]
-pub struct Lasting(BTreeMap<u64, Excess>);
+pub struct SustainedExcess(BTreeMap<u64, Overload>);
 
 #[derive(Clone, Copy, Debug)]
-struct Excess {
+struct Overload {
     since: Instant,
     closed: Option<Instant>,
 }
 
-impl Lasting {
+impl SustainedExcess {
     /// How many of the excesses of these endpoints have lasted. It has to be asked at every look.
     pub fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
         let of_endpoint = |(id, count): &(u64, u32)| {
             if *count == 0 {
                 // What was closed may come back to where it was: then it is still the same excess.
-                let is_over = |excess: &Excess| excess.closed.is_none_or(|closed| now >= closed + LASTING);
+                let is_over = |excess: &Overload| excess.closed.is_none_or(|closed| now >= closed + SUSTAINED_AFTER);
                 if self.0.get(id).is_some_and(is_over) {
                     self.0.remove(id);
                 }
                 return 0;
             }
-            let excess = self.0.entry(*id).or_insert(Excess { since: now, closed: None });
-            if now >= excess.since + LASTING { *count } else { 0 }
+            let excess = self.0.entry(*id).or_insert(Overload { since: now, closed: None });
+            if now >= excess.since + SUSTAINED_AFTER { *count } else { 0 }
         };
         excesses.iter().map(of_endpoint).collect()
     }

@@ -8,8 +8,8 @@ use crate::{
     model::UpstreamKey,
     upstream::{
         backends::Backends,
-        members::{Change, Event},
-        priority::Switch,
+        endpoint_set::{Change, Event},
+        priority::PriorityChange,
         published::Published,
     },
 };
@@ -29,13 +29,17 @@ pub fn log(upstream: &UpstreamKey, changes: &[Change]) {
 }
 
 /// Counts it and says it.
-pub fn note_switch(upstream: &Published, backends: &Backends, switch: Switch) {
-    upstream.switches.fetch_add(u64::from(switch.from.is_some()), Relaxed);
-    log_switch(&upstream.key, backends, switch);
+pub fn record_priority_change(upstream: &Published, backends: &Backends, change: PriorityChange) {
+    upstream.priority_changes.fetch_add(u64::from(change.from.is_some()), Relaxed);
+    log_priority_change(&upstream.key, backends, change);
 }
 
 /// `backends` are those of a route, or all.
-fn log_switch(upstream: &UpstreamKey, backends: &Backends, Switch { from, to, first }: Switch) {
+fn log_priority_change(
+    upstream: &UpstreamKey,
+    backends: &Backends,
+    PriorityChange { from, to, first }: PriorityChange,
+) {
     let backends = match backends {
         Backends::All => None,
         Backends::Of(names) => Some(names.join(", ")),

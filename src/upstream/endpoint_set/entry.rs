@@ -7,13 +7,13 @@ use crate::{
     model::{self, ActiveCheck, Priority},
     upstream::{
         balance::Candidate,
-        endpoint::{Endpoint, Standing},
+        endpoint::{Endpoint, HealthStatus},
     },
 };
 
 /// An endpoint of an upstream, and what decides whether it is usable.
 #[derive(Debug)]
-pub struct Member {
+pub struct EndpointEntry {
     pub candidate: Candidate,
     pub health: Health,
     pub outlier: Outlier,
@@ -39,7 +39,7 @@ pub enum Event {
     Returned { reason: &'static str },
 }
 
-impl Member {
+impl EndpointEntry {
     pub fn new(endpoint: Arc<Endpoint>, wanted: &model::Endpoint, backend: &model::Backend) -> Self {
         let candidate = Candidate {
             endpoint,
@@ -92,16 +92,16 @@ impl Member {
         self.outlier.ejected_until().is_some()
     }
 
-    pub fn standing(&self) -> Standing {
-        Standing {
+    pub fn status(&self) -> HealthStatus {
+        HealthStatus {
             healthy: self.health.healthy(),
-            awaited: self.health.awaited(),
+            pending_first_check: self.health.pending_first_check(),
             ejected_until: self.outlier.ejected_until(),
         }
     }
 
     pub fn usable(&self) -> bool {
-        self.standing().usable()
+        self.status().usable()
     }
 
     /// Failures in a row since it became usable.

@@ -11,7 +11,7 @@ pub(super) struct Health {
     /// No probe has been made.
     unprobed: bool,
     /// The last probe could not be made.
-    could_not_ask: bool,
+    probe_not_sent: bool,
     /// Probes in a row that said the opposite of `healthy`.
     against: u16,
 }
@@ -36,7 +36,7 @@ impl Health {
     }
 
     fn decided(healthy: bool) -> Self {
-        Self { healthy, undecided: false, unprobed: false, could_not_ask: false, against: 0 }
+        Self { healthy, undecided: false, unprobed: false, probe_not_sent: false, against: 0 }
     }
 
     /// It stays what it is, but a new question that tells servers apart is answered by the next probe.
@@ -61,17 +61,17 @@ impl Health {
     }
 
     /// Whether its first probe is about to say what it is: worth waiting for.
-    pub fn awaited(&self) -> bool {
-        self.unprobed && !self.could_not_ask
+    pub fn pending_first_check(&self) -> bool {
+        self.unprobed && !self.probe_not_sent
     }
 
     /// A probe could not be made, for want of something here.
-    pub fn could_not_ask(&mut self) {
-        self.could_not_ask = true;
+    pub fn probe_not_sent(&mut self) {
+        self.probe_not_sent = true;
     }
 
     pub fn observe(&mut self, passed: bool, thresholds: &ActiveCheck) -> Option<Transition> {
-        self.could_not_ask = false;
+        self.probe_not_sent = false;
         let transition = if passed { Transition::Healthy } else { Transition::Unhealthy };
         if self.undecided {
             let changes = !passed || !self.healthy;
@@ -177,16 +177,16 @@ mod tests {
     #[test]
     fn a_first_probe_is_awaited_until_it_has_been_made_or_could_not_be() {
         let mut health = Health::of_new(Some(&for_primaries()));
-        assert!(health.awaited());
-        health.could_not_ask();
-        assert!(!health.awaited() && health.unknown());
+        assert!(health.pending_first_check());
+        health.probe_not_sent();
+        assert!(!health.pending_first_check() && health.unknown());
         assert_eq!(
             health.observe(true, &for_primaries()),
             Some(Transition::Healthy),
             "the first one decides all the same"
         );
-        assert!(!health.awaited());
-        assert!(!Health::of_new(Some(&thresholds(2, 3))).awaited());
+        assert!(!health.pending_first_check());
+        assert!(!Health::of_new(Some(&thresholds(2, 3))).pending_first_check());
     }
 
     #[test]

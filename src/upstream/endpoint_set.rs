@@ -1,0 +1,339 @@
+mod entry;
+mod health;
+mod outlier;
+mod slow_start;
+mod tally;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+pub(super) use self::entry::{Change, Event};
+use self::{
+    entry::EndpointEntry,
+    health::Transition,
+    outlier::most_ejected,
+    slow_start::SlowStart,
+    tally::{Parts, Tally},
+};
+use super::{backends::Backends, balance::Candidate, endpoint::Endpoint, probe::Outcome};
+use crate::model::{self, ActiveCheck, DrainCause, EndpointKey, PassiveCheck, Priority, Unready};
+
+/// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
+///
+/// After each call these hold: no more endpoints are ejected than the passive check allows, of a group that no other can
+/// serve instead of; and while any endpoint is healthy, one is usable; so it is with the endpoints of those backends that
+/// connections are balanced over by themselves.
+#[derive(Debug, Default)]
+pub(super) struct EndpointSet {
+    entries: Vec<EndpointEntry>,
+    /// Places in `entries` by endpoint id.
+    places: HashMap<u64, usize>,
+    passive: Option<PassiveCheck>,
+    /// How long the share of an endpoint grows that becomes usable.
+    slow_start: Option<Duration>,
+    /// Endpoints that are no longer wanted and may have connections.
+    removed: Vec<Arc<Endpoint>>,
+    protected: Vec<Backends>,
+    /// Backends with endpoints that balancing must look at again.
+    affected: BTreeSet<Arc<str>>,
+}
+
+impl EndpointSet {
+    /// Takes over other endpoints and settings. Endpoints that stay, by key, keep their state.
+    pub fn change(&mut self, wanted: &model::Upstream, control: &Arc<Notify>, now: Instant) -> Vec<Change> {
+        self.affected.extend(self.entries.iter().map(|entry| entry.backend_name().clone()));
+        let before = mem::take(&mut self.entries).into_iter();
+        let mut before: BTreeMap<EndpointKey, EndpointEntry> =
+            before.map(|entry| (entry.endpoint().key().clone(), entry)).collect();
+        // State of removed endpoints that still have connections, for those that come back.
+        let removed = mem::take(&mut self.removed);
+        let open = removed.iter().filter(|endpoint| endpoint.active() > 0);
+        let mut returning: HashMap<&EndpointKey, &Arc<Endpoint>> =
+            open.map(|removed| (removed.key(), removed)).collect();
+        let mut returned = BTreeSet::new();
+        let threshold = wanted.passive_check.map(|check| check.consecutive_failures.get());
+        for endpoint in &wanted.endpoints {
+            let live = before.remove(&endpoint.key);
+            let backend = &wanted.backends[&endpoint.key.backend];
+            let entry = match live {
+                Some(entry) => entry.configured(endpoint, backend),
+                None => {
+                    let live = returning.remove(&endpoint.key).cloned();
+                    returned.extend(live.as_ref().map(|live| live.id()));
+                    let fresh = || Arc::new(Endpoint::new(endpoint.key.clone(), backend.clone(), control.clone()));
+                    EndpointEntry::new(live.unwrap_or_else(fresh), endpoint, backend)
+                }
+            };
+            entry.endpoint().configure(backend, endpoint.distance, threshold);
+            self.entries.push(entry);
+        }
+        self.places = self.entries.iter().map(|entry| entry.endpoint().id()).zip(0..).collect();
+        self.affected.extend(wanted.backends.keys().cloned());
+        // Not those that go now: until balancing knows of it, a connection may still be sent there.
+        self.removed = removed;
+        self.removed.retain(|endpoint| endpoint.active() > 0 && !returned.contains(&endpoint.id()));
+        self.removed.extend(before.into_values().map(|entry| entry.candidate.endpoint));
+        self.passive = wanted.passive_check;
+        self.slow_start = wanted.balancing.slow_start;
+
+        let mut changes = Vec::new();
+        for entry in &mut self.entries {
+            match &self.passive {
+                Some(passive) => entry.outlier.shorten(passive, now),
+                None => entry.end_ejection("ejection is off", now, &mut changes),
+            }
+            if entry.check().is_none() && !mem::take(&mut entry.health).healthy() {
+                changes.push(entry.change(Event::Healthy { reason: "no longer probed" }));
+            }
+        }
+        self.settle(now, &mut changes);
+        changes
+    }
+
+    /// Those that get no more connections, with the reason.
+    pub fn draining(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, DrainCause)> {
+        let parts = Parts::new(&self.protected);
+        let served = parts.with(self.entries.iter().filter(|entry| entry.usable()));
+        // Clients of an endpoint that serves no more have somewhere to go, whichever subset they came by.
+        let others_serve = |endpoint: &Endpoint| parts.of(&endpoint.key().backend).all(|number| served[number]);
+        // One that came back, and is only to be probed, has not been found unhealthy.
+        let unusable = self.entries.iter().filter(|entry| !entry.usable() && !entry.health.is_unprobed());
+        let unusable = unusable.map(|entry| (entry.endpoint(), DrainCause::Unhealthy));
+        let removed = self.removed.iter().map(|endpoint| {
+            let cause = match unready.get(endpoint.key()) {
+                Some(Unready::Terminating) => DrainCause::Terminating,
+                Some(Unready::NotReady) => DrainCause::Unhealthy,
+                None => DrainCause::Removed,
+            };
+            (endpoint, cause)
+        });
+        let leave = |endpoint, cause| cause == DrainCause::Removed || others_serve(endpoint);
+        let draining = unusable.chain(removed).filter(|(endpoint, cause)| leave(endpoint, *cause));
+        let draining = draining.map(|(endpoint, cause)| (endpoint.clone(), cause));
+        draining.chain(self.replaceable_last_resorts(&parts)).collect()
+    }
+
+    /// Those that terminate, where others serve instead, wherever connections could go to them.
+    fn replaceable_last_resorts(&self, parts: &Parts) -> impl Iterator<Item = (Arc<Endpoint>, DrainCause)> {
+        let served = parts.with(self.entries.iter().filter(|entry| entry.usable() && !entry.is_last_resort()));
+        let terminate = self.entries.iter().filter(|entry| entry.usable() && entry.is_last_resort());
+        let go = terminate.filter(move |entry| parts.of(entry.backend_name()).all(|number| served[number]));
+        go.map(|entry| (entry.endpoint().clone(), DrainCause::Terminating))
+    }
+
+    /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole; and what goes keeps its
+    /// connections while one of these that it is of has no other.
+    pub fn protect(&mut self, subsets: Vec<Backends>) {
+        self.protected = subsets;
+    }
+
+    /// Records the outcome of a probe of the endpoint with this id. [`review`](Self::review) makes it count.
+    pub fn observe(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(entry) = self.places.get(&id).map(|place| &mut self.entries[*place]) else { return changes };
+        let Some(check) = entry.check() else { return changes };
+        let passed = outcome.is_ok();
+        entry.endpoint().count_probe(passed);
+        let reason = outcome.err().unwrap_or_default();
+        if !passed {
+            entry.endpoint().note_failure(reason.clone());
+        }
+        match entry.health.observe(passed, &check) {
+            Some(Transition::Unhealthy) => changes.push(entry.change(Event::Unhealthy { reason })),
+            Some(Transition::Healthy) => changes.push(entry.change(Event::Healthy { reason: "probes pass" })),
+            None => {}
+        }
+        if entry.outlier.observe(passed, check.healthy_after) {
+            entry.end_ejection("probes pass", now, &mut changes);
+        }
+        changes
+    }
+
+    /// Records that a probe of the endpoint with this id could not be made. Answers whether connections no longer wait
+    /// for it.
+    pub fn probe_not_sent(&mut self, id: u64) -> bool {
+        let Some(entry) = self.places.get(&id).map(|place| &mut self.entries[*place]) else { return false };
+        let was_awaited = entry.health.pending_first_check();
+        entry.health.probe_not_sent();
+        was_awaited
+    }
+
+    /// Ends what is due and ejects what fails.
+    pub fn review(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.settle(now, &mut changes);
+        changes
+    }
+
+    /// When the next ejection ends.
+    pub fn next_return(&self) -> Option<Instant> {
+        self.entries.iter().filter_map(|entry| entry.outlier.ejected_until()).min()
+    }
+
+    /// The active check of the endpoint with this id.
+    pub fn check(&self, id: u64) -> Option<Arc<ActiveCheck>> {
+        self.entry(id)?.check()
+    }
+
+    /// Whether the endpoint with this id passes its check.
+    pub fn is_healthy(&self, id: u64) -> bool {
+        self.entry(id).is_none_or(|entry| entry.health.healthy())
+    }
+
+    fn entry(&self, id: u64) -> Option<&EndpointEntry> {
+        self.places.get(&id).map(|place| &self.entries[*place])
+    }
+
+    /// Backends whose candidates have changed since this was last called.
+    pub fn take_affected(&mut self) -> BTreeSet<Arc<str>> {
+        mem::take(&mut self.affected)
+    }
+
+    /// The endpoints of these backends. Those that start slowly have less weight.
+    pub fn candidates(&self, of: &Backends, now: Instant) -> Vec<Candidate> {
+        let percent = |entry: &EndpointEntry| self.slow_start_of(entry).and_then(|slow| slow.percent(now));
+        let anybody_starts = self.entries.iter().any(|entry| percent(entry).is_some());
+        let weighted = |entry: &EndpointEntry| {
+            let percent = percent(entry).unwrap_or(100);
+            entry.endpoint().note_share(percent);
+            let mut candidate = entry.candidate.clone();
+            if anybody_starts {
+                candidate.weight = candidate.weight.times(percent);
+            }
+            candidate
+        };
+        let by_backend = self.entries.chunk_by(|one, next| one.backend_name() == next.backend_name());
+        let own = by_backend.filter(|entries| entries.iter().take(1).all(|entry| of.contain(entry.backend_name())));
+        own.flatten().map(weighted).collect()
+    }
+
+    /// When candidates will have other weights although nothing has happened.
+    pub fn next_step(&self, now: Instant) -> Option<Instant> {
+        self.entries.iter().filter_map(|entry| self.slow_start_of(entry)?.next_step(now)).min()
+    }
+
+    fn slow_start_of(&self, entry: &EndpointEntry) -> Option<SlowStart> {
+        entry.slow_start.filter(|_| self.slow_start.is_some())
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.entries.iter().map(EndpointEntry::endpoint)
+    }
+
+    /// Those that are no longer wanted and had connections.
+    pub fn removed(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.removed.iter()
+    }
+
+    /// Whether first probes may make somebody usable in a moment.
+    pub fn awaits_first_check(&self) -> bool {
+        self.entries.iter().any(|entry| entry.health.pending_first_check())
+    }
+
+    pub fn usable(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.usable()).count()
+    }
+
+    fn settle(&mut self, now: Instant, changes: &mut Vec<Change>) {
+        for entry in &mut self.entries {
+            if entry.outlier.ejected_until().is_some_and(|until| until <= now) {
+                entry.end_ejection("its time is over", now, changes);
+            }
+        }
+        if let Some(check) = self.passive {
+            let mut tally = Tally::new(Parts::new(&self.protected), &self.entries);
+            self.return_excess(&check, &mut tally, now, changes);
+            self.return_needed(&mut tally, now, changes);
+            self.eject_failing(&check, &mut tally, now, changes);
+            // Less of a level may be ejected once another has no usable endpoint left.
+            self.return_excess(&check, &mut tally, now, changes);
+        }
+        // Where nobody else serves, there is nobody to take the rest of its share.
+        let others_serve = self.entries.iter().any(|entry| entry.was_usable && entry.usable());
+        let serving_begins = !others_serve && self.usable() > 0;
+        for entry in &mut self.entries {
+            let with_others = entry.health.unknown() && (serving_begins || entry.begins_with_others);
+            let begins_with_others = mem::replace(&mut entry.begins_with_others, with_others);
+            if entry.usable() && !entry.was_usable {
+                let slow_start = self.slow_start.filter(|_| others_serve && !begins_with_others);
+                entry.slow_start = slow_start.map(|over| SlowStart { since: now, over });
+            }
+            entry.was_usable = entry.usable();
+            let changed = entry.endpoint().set_status(entry.status());
+            if (changed || entry.slow_start.is_some()) && !self.affected.contains(entry.backend_name()) {
+                self.affected.insert(entry.backend_name().clone());
+            }
+        }
+    }
+
+    fn return_excess(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+        let mut by_level: BTreeMap<Priority, Vec<usize>> = BTreeMap::new();
+        for place in self.ejected_by_end() {
+            by_level.entry(self.entries[place].priority()).or_default().push(place);
+        }
+        // The lower ones first: if some of these return, all of the others may be ejected.
+        for priority in tally.levels() {
+            let too_many = tally.level(priority).ejected.saturating_sub(may_be_ejected(check, tally, priority));
+            for place in by_level.remove(&priority).into_iter().flatten().take(too_many) {
+                let end = |entry: &mut EndpointEntry| entry.end_ejection("too large a share is ejected", now, changes);
+                tally.change(&mut self.entries[place], end);
+            }
+        }
+    }
+
+    /// Ends ejections of healthy endpoints until each subset that has such has a usable one.
+    fn return_needed(&mut self, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+        for place in self.ejected_by_end() {
+            let entry = &mut self.entries[place];
+            if entry.health.healthy() && tally.is_needed(entry) {
+                let end = |entry: &mut EndpointEntry| entry.end_ejection("no other endpoint is usable", now, changes);
+                tally.change(entry, end);
+            }
+        }
+    }
+
+    fn eject_failing(&mut self, check: &PassiveCheck, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
+        let threshold = check.consecutive_failures.get().into();
+        for entry in &mut self.entries {
+            let failures = entry.failures();
+            if failures < threshold || !entry.usable() {
+                continue;
+            }
+            let priority = entry.priority();
+            let has_room = tally.level(priority).ejected < may_be_ejected(check, tally, priority);
+            if !has_room || tally.is_last(entry) {
+                continue;
+            }
+            tally.change(entry, |entry| {
+                let length = entry.outlier.eject(check, now);
+                entry.endpoint().count_ejection();
+                let last = entry.endpoint().state().last_failure;
+                let reason = last.map_or_else(String::new, |failure| failure.reason.clone());
+                changes.push(entry.change(Event::Ejected { length, failures, reason }));
+            });
+        }
+    }
+
+    /// Places of ejected members, those first whose ejection ends first.
+    fn ejected_by_end(&self) -> Vec<usize> {
+        let ejected = self.entries.iter().enumerate().filter(|(_, entry)| entry.is_ejected());
+        let mut places: Vec<usize> = ejected.map(|(place, _)| place).collect();
+        places.sort_by_key(|place| self.entries[*place].outlier.ejected_until());
+        places
+    }
+}
+
+/// How many members of a level may be ejected: all, while another level can serve instead.
+fn may_be_ejected(check: &PassiveCheck, tally: &Tally, priority: Priority) -> usize {
+    let entries = tally.level(priority).entries;
+    if tally.others_serve(priority) { entries } else { most_ejected(check, entries) }
+}
+
+#[cfg(test)]
+mod tests;
