@@ -11,14 +11,14 @@ use crate::model::Close;
 
 /// What decides how long open connections may go on when the process shuts down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Draining {
+pub enum DrainMode {
     /// Their listeners' `drain.shutdown`: the process leaves and nobody takes its place here.
     AsDeclared,
     /// They themselves: another process serves the addresses, and nothing waits for this one's end.
     UntilTheyEnd,
 }
 
-impl Draining {
+impl DrainMode {
     /// The schedule of a listener's connections, none of which stays for more than `longest`.
     pub fn schedule(self, declared: Option<Close>, longest: Duration) -> Schedule {
         match (self, declared) {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_to_be_kept_stays_until_the_process_has_to_go() {
-        let schedule = Draining::AsDeclared.schedule(None, Duration::from_secs(10));
+        let schedule = DrainMode::AsDeclared.schedule(None, Duration::from_secs(10));
         assert_eq!(schedule.may_remain(7, Duration::from_millis(9_999)), 7);
         assert_eq!(schedule.may_remain(7, Duration::from_secs(10)), 0);
     }

@@ -17,7 +17,7 @@ use crate::{
     model::{ListenerKey, ObjectKey, UpstreamKey},
     printable::printable,
     proxy::{
-        LiveListener, Monitor,
+        ListenerState, Monitor,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
     state::State,
@@ -314,8 +314,8 @@ impl Collector for Live {
 /// Connections that are to be closed, by load balancer and reason.
 fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
     let mut open: BTreeMap<_, i64> = BTreeMap::new();
-    for departing in &*monitor.departing() {
-        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.gone.open() as i64;
+    for departing in &*monitor.draining() {
+        *open.entry((departing.object.clone(), departing.reason)).or_default() += departing.resource.open() as i64;
     }
     open.iter().map(|((object, reason), open)| (labels_of(object, [reason.label().into()]), *open)).collect()
 }
@@ -337,7 +337,7 @@ struct Listening {
 }
 
 impl Listening {
-    fn of(listener: &LiveListener) -> Self {
+    fn of(listener: &ListenerState) -> Self {
         Self { key: listener.key.clone(), totals: listener.counters.totals() }
     }
 

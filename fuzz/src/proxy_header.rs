@@ -41,7 +41,7 @@ fn read(bytes: &[u8], sizes: &[usize]) -> Option<(Addresses, Vec<u8>)> {
     let mut stream = Script::new(bytes, sizes);
     let header = proxy_protocol::read_header(&mut stream).now_or_never().expect("the stream never waits").ok()?;
     assert!(header.rest.len() <= MAX_V1);
-    let addresses = header.announced.map(|announced| (announced.source, announced.destination));
+    let addresses = header.addresses.map(|addresses| (addresses.source, addresses.destination));
     Some((addresses, [&header.rest, stream.unread].concat()))
 }
 

@@ -16,11 +16,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rendering::Rendering;
 use crate::{
     model::{
-        BackendHealth, Certificate, FailedOver, Failure, ListenerOutcome, ListenerState, ObjectKey, ReplicaReport,
-        Served, UpstreamKey,
+        BackendHealth, BindState, Certificate, FailedOver, Failure, ListenerOutcome, ObjectKey, ReplicaReport, Served,
+        UpstreamKey,
     },
     printable::printable,
-    proxy::{Departing, Gone, Monitor, View},
+    proxy::{Draining, DrainingResource, Monitor, View},
     state::{Configuration, State},
     translate::{Reason, Verdict},
     upstream::{Backends, Endpoint, Upstream},
@@ -105,7 +105,7 @@ impl Reports {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
             last.whole = whole(&configuration, &last.whole);
-            last.told = Arc::new(Told::new(&of(&configuration, &view, &self.monitor.departing(), &last.whole)));
+            last.told = Arc::new(Told::new(&of(&configuration, &view, &self.monitor.draining(), &last.whole)));
         }
         last.told.clone()
     }
@@ -134,12 +134,12 @@ fn whole(configuration: &Configuration, before: &BTreeMap<Arc<str>, i64>) -> BTr
 fn of(
     configuration: &Configuration,
     view: &View,
-    departing: &[Departing],
+    departing: &[Draining],
     whole: &BTreeMap<Arc<str>, i64>,
 ) -> ReplicaReport {
     let upstreams: BTreeMap<&ObjectKey, &Upstream> =
         view.upstreams.iter().map(|(key, upstream)| (&key.object, &**upstream)).collect();
-    let mut departing_of: BTreeMap<&ObjectKey, Vec<&Departing>> = BTreeMap::new();
+    let mut departing_of: BTreeMap<&ObjectKey, Vec<&Draining>> = BTreeMap::new();
     for departing in departing {
         departing_of.entry(&departing.object).or_default().push(departing);
     }
@@ -167,9 +167,9 @@ fn here(object: &ObjectKey, verdict: &Verdict, view: &View) -> BTreeSet<String> 
 }
 
 fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> {
-    let outcome = |state: &ListenerState| match state {
-        ListenerState::Bound(address) => ListenerOutcome::Bound(address.port()),
-        ListenerState::Failed(sentence) => ListenerOutcome::Failed(sentence.to_string()),
+    let outcome = |state: &BindState| match state {
+        BindState::Bound(address) => ListenerOutcome::Bound(address.port()),
+        BindState::Failed(sentence) => ListenerOutcome::Failed(sentence.to_string()),
     };
     let listeners = view.report.listeners.range(object.listeners());
     listeners.map(|(key, state)| (key.port, outcome(state))).collect()
@@ -206,7 +206,7 @@ fn expiries<'a>(certificates: impl Iterator<Item = &'a Arc<Certificate>>) -> BTr
     certificates.map(|certificate| (certificate.source.to_string(), certificate.not_after)).collect()
 }
 
-fn backends(upstream: &Upstream, departing: &[&Departing]) -> BTreeMap<String, BackendHealth> {
+fn backends(upstream: &Upstream, departing: &[&Draining]) -> BTreeMap<String, BackendHealth> {
     let mut backends: BTreeMap<String, BackendHealth> = BTreeMap::new();
     for endpoint in &*upstream.endpoints() {
         count(endpoint, backends.entry(endpoint.key().backend.to_string()).or_default());
@@ -218,10 +218,10 @@ fn backends(upstream: &Upstream, departing: &[&Departing]) -> BTreeMap<String, B
 }
 
 /// Each once, for however many reasons it is drained.
-fn draining<'a>(departing: &[&'a Departing]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-    let endpoints = departing.iter().filter_map(|departing| match &departing.gone {
-        Gone::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),
-        Gone::Listener(_) => None,
+fn draining<'a>(departing: &[&'a Draining]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    let endpoints = departing.iter().filter_map(|departing| match &departing.resource {
+        DrainingResource::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),
+        DrainingResource::Listener(_) => None,
     });
     let with_connections = endpoints.filter(|(_, endpoint)| endpoint.active() > 0);
     with_connections.collect::<BTreeMap<_, _>>().into_values()

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    model::{self, ListenerKey, ListenerState, ObjectKey, UpstreamKey},
+    model::{self, BindState, ListenerKey, ObjectKey, UpstreamKey},
     printable::limited,
-    proxy::{Departing, LiveListener, Monitor, View},
+    proxy::{self, ListenerState, Monitor, View},
     state::State,
     translate::{Severity, Verdict},
     upstream::{Endpoint, Upstream},
@@ -121,16 +121,21 @@ pub fn of(monitor: &Monitor, state: &State) -> Picture {
             .map(|(key, verdict)| load_balancer(key, verdict, &view, &live))
             .collect(),
         problems: configuration.problems.iter().map(bounded).collect(),
-        draining: monitor.departing().iter().map(draining).filter(|draining| draining.active > 0).collect(),
+        draining: monitor.draining().iter().map(draining).filter(|draining| draining.active > 0).collect(),
     }
 }
 
-fn draining(departing: &Departing) -> Draining {
-    let Departing { object, reason, gone } = departing;
-    Draining { load_balancer: bounded(object), what: bounded(gone), reason: reason.label(), active: gone.open() }
+fn draining(departing: &proxy::Draining) -> Draining {
+    let proxy::Draining { object, reason, resource } = departing;
+    Draining {
+        load_balancer: bounded(object),
+        what: bounded(resource),
+        reason: reason.label(),
+        active: resource.open(),
+    }
 }
 
-type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<LiveListener>>;
+type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<ListenerState>>;
 
 fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancer {
     let key = UpstreamKey { object: object.clone() };
@@ -162,8 +167,8 @@ fn label(severity: Severity) -> &'static str {
 
 fn port(key: &ListenerKey, listener: &Arc<model::Listener>, view: &View, live: &LiveListeners) -> Port {
     let (bound, failure) = match view.report.listeners.get(key) {
-        Some(ListenerState::Bound(address)) => (Some(address.to_string()), None),
-        Some(ListenerState::Failed(sentence)) => (None, Some(bounded(sentence))),
+        Some(BindState::Bound(address)) => (Some(address.to_string()), None),
+        Some(BindState::Failed(sentence)) => (None, Some(bounded(sentence))),
         None => (None, None),
     };
     let totals = live.get(key).map(|live| live.counters.totals()).unwrap_or_default();

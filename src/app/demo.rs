@@ -33,7 +33,7 @@ use crate::{
     api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
     descriptors,
-    drain::Draining,
+    drain::DrainMode,
     model::{ObjectKey, Snapshot},
     proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
     state::{Configuration, State},
@@ -121,8 +121,8 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
     let drained = tokio::select! {
-        drained = proxy.drain(Draining::AsDeclared, PATIENCE) => drained,
-        () = signals.second() => proxy.drain(Draining::AsDeclared, Duration::ZERO).await,
+        drained = proxy.drain(DrainMode::AsDeclared, PATIENCE) => drained,
+        () = signals.second() => proxy.drain(DrainMode::AsDeclared, Duration::ZERO).await,
     };
     writeln!(out, "{}", display.summary())?;
     let closed = drained.closed + drained.reset;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Run,
-    drain::Draining,
+    drain::DrainMode,
     proxy::{Closing, Proxy},
     state::State,
 };
@@ -121,11 +121,11 @@ pub async fn leave(
     }
     drop(following);
     info!("no longer accepting; draining");
-    let as_declared = proxy.drain(Draining::AsDeclared, run.max_drain.0);
+    let as_declared = proxy.drain(DrainMode::AsDeclared, run.max_drain.0);
     let drained = match cause {
         Cause::Signal => as_declared.await,
         Cause::TakenOver => tokio::select! {
-            drained = proxy.drain(Draining::UntilTheyEnd, run.max_drain.0) => drained,
+            drained = proxy.drain(DrainMode::UntilTheyEnd, run.max_drain.0) => drained,
             // Whoever runs this process wants it to end after all.
             () = async { signals.first().await } => as_declared.await,
         },

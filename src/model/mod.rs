@@ -39,7 +39,7 @@ pub use loops::{Loops, loops};
 pub use maglev::{MAX_MAGLEV_SLOTS, maglev_slots};
 pub use network::Networks;
 pub use replica::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served};
-pub use report::{ListenerState, Report};
+pub use report::{BindState, Report};
 pub use self_signed::{WithSelfSigned, is_self_signed_authority};
 pub use snapshot::Snapshot;
 pub use start_tls::StartTls;

@@ -10,7 +10,7 @@ const MAX_NAMED: usize = 10;
 pub struct Report {
     /// The generation of the snapshot that is applied.
     pub generation: u64,
-    pub listeners: BTreeMap<ListenerKey, ListenerState>,
+    pub listeners: BTreeMap<ListenerKey, BindState>,
     /// Endpoints that are left out because their connections would come back to their listener.
     pub loops: Loops,
     /// Counts up when endpoints may have become usable or unusable: whoever shows them looks again.
@@ -21,8 +21,8 @@ impl Report {
     /// The listeners that could not be bound, each with the reason.
     pub fn unbound(&self) -> impl Iterator<Item = (&ListenerKey, &Arc<str>)> {
         self.listeners.iter().filter_map(|(key, state)| match state {
-            ListenerState::Bound(_) => None,
-            ListenerState::Failed(sentence) => Some((key, sentence)),
+            BindState::Bound(_) => None,
+            BindState::Failed(sentence) => Some((key, sentence)),
         })
     }
 
@@ -46,7 +46,7 @@ impl Report {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenerState {
+pub enum BindState {
     /// Accepting connections on this address.
     Bound(SocketAddr),
     /// Not bound; tried again with growing pauses. The sentence says why.

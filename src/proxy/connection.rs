@@ -1,10 +1,10 @@
 //! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
 
-pub mod account;
 mod connect;
+pub mod handshake_limiter;
+pub mod record;
 mod relay;
 mod sides;
-pub mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -25,27 +25,27 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
 use self::{
-    account::{Account, Ledger, Session, canonical},
-    connect::{Encryption, Introduction, Reached, TlsBackend},
+    connect::{BackendConnection, ClientInfo, Encryption, TlsBackend},
+    handshake_limiter::HandshakeLimiter,
+    record::{ConnectionRecord, ConnectionRecorder, Session, canonical},
     relay::{Deadlines, Side},
     sides::TlsClient,
-    turns::Turns,
 };
 use super::{
     accounting::CloseReason,
     admission::{ConnectionPermit, Refusal},
     listener::{
-        Serving, Way,
+        ListenerConfig, TlsHandling,
         routes::{Route, Routes},
     },
-    postgres::{self, CancelRequest, Opening, OpeningError, Requester},
+    postgres::{self, CancelRequest, PostgresStartup, Requester, StartupError},
     proxy_protocol::{self, SignatureGuard},
     stream::{
         Stream,
         handshake_memory::{HANDSHAKE_MEMORY, MemoryFull},
-        prefixed::Prefixed,
+        prefixed_io::PrefixedIo,
     },
-    tls::{self, HandshakeFault, HelloError, Identity, LastFlight, ServerTls, read_client_hello_with},
+    tls::{self, DeferredTickets, HandshakeFault, HelloError, Identity, ServerTls, read_client_hello_with},
 };
 use crate::{
     capacity::Permit,
@@ -56,19 +56,19 @@ use crate::{
 
 /// What is known of a connection that has been counted and not been read from.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct AcceptedConnection {
     pub peer: SocketAddr,
-    pub serving: Arc<Serving>,
+    pub config: Arc<ListenerConfig>,
     pub at: Instant,
     pub permits: Permits,
 }
 
 /// What all connections of a worker share.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
-    pub ledger: Rc<Ledger>,
+pub struct WorkerContext {
+    pub recorder: Rc<ConnectionRecorder>,
     /// The turns of TLS handshakes.
-    pub handshakes: Rc<Turns>,
+    pub handshakes: Rc<HandshakeLimiter>,
 }
 
 /// The places of an open connection: that of its load balancer in the process, and one in its listener.
@@ -77,44 +77,52 @@ pub type Permits = (Permit, ConnectionPermit);
 /// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
 pub fn serve(
     tcp: TcpSocket,
-    accepted: Accepted,
-    surroundings: Surroundings,
+    accepted: AcceptedConnection,
+    context: WorkerContext,
     session: Rc<Session>,
 ) -> impl Future<Output = ()> {
-    let Accepted { peer, serving, permits, .. } = accepted;
-    let Surroundings { ledger, handshakes } = surroundings;
-    let mut account = Account::open(ledger, serving, session, peer);
+    let AcceptedConnection { peer, config, permits, .. } = accepted;
+    let WorkerContext { recorder, handshakes } = context;
+    let mut record = ConnectionRecord::open(recorder, config, session, peer);
     let client = Stream::new(tcp);
     async move {
-        account.reason = Some(admit(client, &handshakes, &mut account).await.unwrap_or_else(|reason| reason));
-        drop((account, permits));
+        record.reason = Some(admit(client, &handshakes, &mut record).await.unwrap_or_else(|reason| reason));
+        drop((record, permits));
     }
 }
 
 /// Learns who the client is and whether it may connect. Nothing is dialled or decrypted for one that may not.
-async fn admit(mut client: Stream, handshakes: &Turns, account: &mut Account) -> Result<CloseReason, CloseReason> {
-    let serving = account.serving.clone();
-    let listener = &*serving.listener;
-    let announced = read_proxy_header(&mut client, listener, account).await?;
-    let admission = &serving.live.admission;
+async fn admit(
+    mut client: Stream,
+    handshakes: &HandshakeLimiter,
+    record: &mut ConnectionRecord,
+) -> Result<CloseReason, CloseReason> {
+    let config = record.config.clone();
+    let listener = &*config.listener;
+    let identity = read_proxy_header(&mut client, listener, record).await?;
+    let admission = &config.state.admission;
     let _permit = admission
-        .admit_source(listener, account.client.ip(), announced.source, Instant::now().into_std())
+        .admit_source(listener, record.client.ip(), identity.source, Instant::now().into_std())
         .map_err(CloseReason::from)?;
-    account.log_start();
-    let client = Prefixed::new(announced.rest, client);
-    match &serving.way {
+    record.log_start();
+    let client = PrefixedIo::new(identity.rest, client);
+    match &config.tls_handling {
         // Boxed like that of a TLS connection, which otherwise would have room for both.
-        Way::Plain(subset) => Box::pin(forward(client, announced.guard, subset, Encryption::OfBackend, account)).await,
-        Way::Terminate { tls, subset } => {
-            let deadline = Instant::now() + listener.timeouts.handshake;
-            Box::pin(terminate(client, announced.guard, tls, subset, deadline, handshakes, account)).await
+        TlsHandling::Plaintext(subset) => {
+            Box::pin(forward(client, identity.guard, subset, Encryption::OfBackend, record)).await
         }
-        Way::Routed { tls, routes } => Box::pin(route(client, announced.guard, tls, routes, handshakes, account)).await,
+        TlsHandling::Terminate { tls, subset } => {
+            let deadline = Instant::now() + listener.timeouts.handshake;
+            Box::pin(terminate(client, identity.guard, tls, subset, deadline, handshakes, record)).await
+        }
+        TlsHandling::SniRouting { tls, routes } => {
+            Box::pin(route(client, identity.guard, tls, routes, handshakes, record)).await
+        }
     }
 }
 
 /// What a PROXY header, or its absence, says of the client.
-struct Announced {
+struct ClientIdentity {
     /// Whose limits it counts against; `None`: nobody's (a health check of the load balancer in front).
     source: Option<IpAddr>,
     /// Bytes that came with the header.
@@ -125,17 +133,17 @@ struct Announced {
 async fn read_proxy_header(
     client: &mut Stream,
     listener: &Listener,
-    account: &mut Account,
-) -> Result<Announced, CloseReason> {
-    let peer = account.peer.ip();
+    record: &mut ConnectionRecord,
+) -> Result<ClientIdentity, CloseReason> {
+    let peer = record.peer.ip();
     let Some(expected) = &listener.proxy_protocol else {
-        return Ok(Announced { source: Some(peer), rest: Vec::new(), guard: None });
+        return Ok(ClientIdentity { source: Some(peer), rest: Vec::new(), guard: None });
     };
     let guard = Some(Box::new(SignatureGuard::new()));
     if !expected.trusted.contains(peer) {
         return match expected.mode {
             ProxyMode::Required => Err(CloseReason::ProxyUntrusted),
-            ProxyMode::Optional => Ok(Announced { source: Some(peer), rest: Vec::new(), guard }),
+            ProxyMode::Optional => Ok(ClientIdentity { source: Some(peer), rest: Vec::new(), guard }),
         };
     }
     // Boxed, so that a connection without a header has no room for one.
@@ -143,41 +151,41 @@ async fn read_proxy_header(
         .await
         .map_err(|_| CloseReason::ProxyInvalid)?
         .map_err(|_| CloseReason::ProxyInvalid)?;
-    if let Some(announced) = header.announced {
-        account.client = canonical(announced.source);
-        account.destination = Some(announced.destination);
+    if let Some(addresses) = header.addresses {
+        record.client = canonical(addresses.source);
+        record.destination = Some(addresses.destination);
     }
-    Ok(Announced { source: header.announced.map(|_| account.client.ip()), rest: header.rest, guard })
+    Ok(ClientIdentity { source: header.addresses.map(|_| record.client.ip()), rest: header.rest, guard })
 }
 
 /// Looks at what a client asks for, and does what its route says.
 async fn route(
-    mut client: Prefixed<Stream>,
+    mut client: PrefixedIo<Stream>,
     guard: Option<Box<SignatureGuard>>,
     tls: &ServerTls,
     routes: &Routes,
-    turns: &Turns,
-    account: &mut Account,
+    limiter: &HandshakeLimiter,
+    record: &mut ConnectionRecord,
 ) -> Result<CloseReason, CloseReason> {
-    let listener = account.serving.listener.clone();
+    let listener = record.config.listener.clone();
     let deadline = Instant::now() + listener.timeouts.handshake;
     let mut start_tls = None;
     if listener.tls.as_ref().is_some_and(|tls| tls.start_tls == Some(StartTls::Postgres)) {
         match timeout_at(deadline, postgres::open(&mut client)).await.map_err(|_| CloseReason::TlsTimeout)? {
-            Ok(Opening::AskedForTls) => start_tls = Some(StartTls::Postgres),
-            Ok(Opening::DirectTls) => {}
-            Ok(Opening::Cancel(request)) => return cancel(client, request, routes, account).await,
+            Ok(PostgresStartup::AskedForTls) => start_tls = Some(StartTls::Postgres),
+            Ok(PostgresStartup::DirectTls) => {}
+            Ok(PostgresStartup::Cancel(request)) => return cancel(client, request, routes, record).await,
             Err(error) => {
-                if matches!(error, OpeningError::Unencrypted) {
+                if matches!(error, StartupError::Unencrypted) {
                     client.get_mut().ended_cleanly();
                 }
-                return Err(account.handshake_failed(error.into()));
+                return Err(record.handshake_failed(error.into()));
             }
         }
     }
-    let server_name = timeout_at(deadline, server_name(&mut client, account)).await;
+    let server_name = timeout_at(deadline, server_name(&mut client, record)).await;
     let server_name = server_name.map_err(|_| CloseReason::TlsTimeout)??;
-    account.asked_for(server_name.as_deref());
+    record.asked_for(server_name.as_deref());
     let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
         // One attempt: a socket that takes no seven bytes now is not waited for.
         let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_write(cx, &tls::UNRECOGNIZED_NAME))).await;
@@ -185,22 +193,25 @@ async fn route(
         return Err(CloseReason::NoRoute);
     };
     match mode {
-        TlsMode::Terminate => terminate(client, guard, tls, subset, deadline, turns, account).await,
+        TlsMode::Terminate => terminate(client, guard, tls, subset, deadline, limiter, record).await,
         TlsMode::Passthrough => {
             let encryption = Encryption::PassedThrough(start_tls);
-            Box::pin(forward(client, guard, subset, encryption, account)).await
+            Box::pin(forward(client, guard, subset, encryption, record)).await
         }
     }
 }
 
 /// The server name in a client's first bytes, which are left for whoever reads next.
-async fn server_name(client: &mut Prefixed<Stream>, account: &mut Account) -> Result<Option<Box<str>>, CloseReason> {
+async fn server_name(
+    client: &mut PrefixedIo<Stream>,
+    record: &mut ConnectionRecord,
+) -> Result<Option<Box<str>>, CloseReason> {
     let (mut read, mut charge) = (Vec::new(), None);
     let grow = |room| HANDSHAKE_MEMORY.cover(&mut charge, room);
     let hello = match read_client_hello_with(client, &mut read, grow).await {
         Ok(hello) => hello,
         Err(HelloError::MemoryFull(_)) => return Err(CloseReason::HandshakeMemory),
-        Err(error) => return Err(account.handshake_failed(HandshakeFault::of_hello(&error, &read))),
+        Err(error) => return Err(record.handshake_failed(HandshakeFault::of_hello(&error, &read))),
     };
     client.unread(read);
     client.charge(charge);
@@ -209,31 +220,31 @@ async fn server_name(client: &mut Prefixed<Stream>, account: &mut Account) -> Re
 
 /// Hands a request to cancel a query to every server that may have its session.
 async fn cancel(
-    mut client: Prefixed<Stream>,
+    mut client: PrefixedIo<Stream>,
     request: CancelRequest,
     routes: &Routes,
-    account: &Account,
+    record: &ConnectionRecord,
 ) -> Result<CloseReason, CloseReason> {
     let endpoints = routes.all().iter().flat_map(|route| route.subset.endpoints());
     let usable = endpoints.filter(|endpoint| endpoint.usable());
     let servers: BTreeMap<_, _> = usable.map(|endpoint| (endpoint.address(), endpoint)).collect();
-    let introduction = introduce(client.get_mut(), Encryption::OfBackend, account);
+    let client_info = client_info_of(client.get_mut(), Encryption::OfBackend, record);
     let open = async |endpoint: Arc<Endpoint>| {
         // A reset could overtake the request.
-        Ok(match connect::open(&endpoint, &introduction).await? {
-            Reached::Plain(mut server) => {
+        Ok(match connect::open(&endpoint, &client_info).await? {
+            BackendConnection::Plain(mut server) => {
                 server.get_mut().ended_cleanly();
                 Either::Left(server)
             }
-            Reached::Tls(mut server) => {
+            BackendConnection::Tls(mut server) => {
                 server.stream().ended_cleanly();
                 Either::Right(server)
             }
         })
     };
-    let live = &account.serving.live;
-    let from = Requester::new(live.id, account.client.ip());
-    if !request.hand_over(&live.cancels, from, servers.into_values().map(open)).await {
+    let state = &record.config.state;
+    let from = Requester::new(state.id, record.client.ip());
+    if !request.hand_over(&state.cancels, from, servers.into_values().map(open)).await {
         return Err(CloseReason::CancelSuperseded);
     }
     client.get_mut().ended_cleanly();
@@ -241,38 +252,38 @@ async fn cancel(
 }
 
 async fn terminate(
-    client: Prefixed<Stream>,
+    client: PrefixedIo<Stream>,
     guard: Option<Box<SignatureGuard>>,
     tls: &ServerTls,
     subset: &Subset,
     deadline: Instant,
-    turns: &Turns,
-    account: &mut Account,
+    limiter: &HandshakeLimiter,
+    record: &mut ConnectionRecord,
 ) -> Result<CloseReason, CloseReason> {
     // Nothing usable is known before any work on TLS.
     if !subset.may_serve() {
         return Err(CloseReason::NoEndpoint);
     }
     // A handshake's state is large: a connection has no room for it later.
-    let client = Box::pin(handshake(client, tls, deadline, turns, account)).await?;
-    Box::pin(forward(client, guard, subset, Encryption::OfBackend, account)).await
+    let client = Box::pin(handshake(client, tls, deadline, limiter, record)).await?;
+    Box::pin(forward(client, guard, subset, Encryption::OfBackend, record)).await
 }
 
 async fn handshake(
-    client: Prefixed<Stream>,
+    client: PrefixedIo<Stream>,
     tls: &ServerTls,
     deadline: Instant,
-    turns: &Turns,
-    account: &mut Account,
+    limiter: &HandshakeLimiter,
+    record: &mut ConnectionRecord,
 ) -> Result<TlsClient, CloseReason> {
-    let accepting = TlsAcceptor::from(tls.config()).accept(LastFlight::new(client)).into_fallible();
-    match timeout_at(deadline, turns.run(accepting)).await {
+    let accepting = TlsAcceptor::from(tls.config()).accept(DeferredTickets::new(client)).into_fallible();
+    match timeout_at(deadline, limiter.run(accepting)).await {
         Ok(Ok(mut client)) => {
             client.get_mut().0.handshake_done();
-            account.handshake_done(client.get_ref().1);
-            let identity = account.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
+            record.handshake_done(client.get_ref().1);
+            let identity = record.tls.as_ref().and_then(|tls| tls.agreed.as_ref()?.identity.as_ref());
             if identity.is_some_and(Identity::has_expired) {
-                return Err(account.handshake_failed(HandshakeFault::Expired));
+                return Err(record.handshake_failed(HandshakeFault::Expired));
             }
             Ok(client)
         }
@@ -282,7 +293,7 @@ async fn handshake(
             if error.get_ref().is_some_and(|error| error.is::<MemoryFull>()) {
                 return Err(CloseReason::HandshakeMemory);
             }
-            Err(account.handshake_failed(HandshakeFault::of(&error)))
+            Err(record.handshake_failed(HandshakeFault::of(&error)))
         }
         Err(_) => Err(CloseReason::TlsTimeout),
     }
@@ -294,25 +305,25 @@ fn forward<'a, C: Side + 'a>(
     guard: Option<Box<SignatureGuard>>,
     subset: &'a Subset,
     encryption: Encryption,
-    account: &'a mut Account,
+    record: &'a mut ConnectionRecord,
 ) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
-    let serving = account.serving.clone();
+    let config = record.config.clone();
     // Not an `async fn`, which would have room for the client twice.
     async move {
         // Boxed, so that an open connection has no room for what was to do before.
         let begun = Instant::now();
-        let introduction = introduce(client.stream(), encryption, account);
-        let reached = connect::first_reachable(subset, &introduction, &mut account.attempts);
+        let client_info = client_info_of(client.stream(), encryption, record);
+        let reached = connect::first_reachable(subset, &client_info, &mut record.attempts);
         let (backend, active) = Box::pin(reached).await?;
-        account.connected(active.endpoint(), begun.elapsed());
-        let deadlines = deadlines(&serving.listener, account.accepted_at());
+        record.connected(active.endpoint(), begun.elapsed());
+        let deadlines = deadlines(&config.listener, record.accepted_at());
         Ok(match backend {
-            Reached::Plain(mut backend) => {
-                relay::both_ways(&mut client, &mut backend, deadlines, guard, &*account).await
+            BackendConnection::Plain(mut backend) => {
+                relay::both_ways(&mut client, &mut backend, deadlines, guard, &*record).await
             }
-            Reached::Tls(backend) => {
-                account.backend_handshake_done(backend.get_ref().1);
-                relay_encrypted(&mut client, backend, deadlines, guard, account).await
+            BackendConnection::Tls(backend) => {
+                record.backend_handshake_done(backend.get_ref().1);
+                relay_encrypted(&mut client, backend, deadlines, guard, record).await
             }
         })
     }
@@ -325,15 +336,15 @@ fn relay_encrypted<'a>(
     mut backend: Box<TlsBackend>,
     deadlines: Deadlines,
     guard: Option<Box<SignatureGuard>>,
-    account: &'a Account,
+    record: &'a ConnectionRecord,
 ) -> LocalBoxFuture<'a, CloseReason> {
-    async move { relay::both_ways(client, &mut *backend, deadlines, guard, account).await }.boxed_local()
+    async move { relay::both_ways(client, &mut *backend, deadlines, guard, record).await }.boxed_local()
 }
 
 /// What endpoints are told of a client.
-fn introduce<'a>(stream: &'a Stream, encryption: Encryption, account: &Account) -> Introduction<'a> {
-    let (client, destination, client_tls) = (account.client, account.destination, account.tls.clone());
-    Introduction { stream, client, destination, client_tls, encryption }
+fn client_info_of<'a>(stream: &'a Stream, encryption: Encryption, record: &ConnectionRecord) -> ClientInfo<'a> {
+    let (client, destination, client_tls) = (record.client, record.destination, record.tls.clone());
+    ClientInfo { stream, client, destination, client_tls, encryption }
 }
 
 fn deadlines(listener: &Listener, accepted_at: Instant) -> Deadlines {

@@ -17,10 +17,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::plans::{Departing, Gone};
+pub use self::plans::{Draining, DrainingResource};
 use self::{
     closing::{close, established},
-    plans::{Plans, Seen},
+    plans::{DrainInput, DrainPlans},
     rebalancing::Rebalance,
 };
 use super::{
@@ -33,23 +33,23 @@ use crate::{
     upstream::in_place,
 };
 
-pub struct Departures {
+pub struct Drainer {
     pub shared: Arc<Shared>,
     pub view: Arc<ArcSwap<View>>,
     /// Tells what is being drained.
-    pub departing: Arc<ArcSwap<Vec<Departing>>>,
+    pub draining: Arc<ArcSwap<Vec<Draining>>>,
 }
 
-impl Departures {
+impl Drainer {
     /// Runs until the reports' other end is dropped.
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = AbortOnPanic;
-        let (mut plans, mut rebalance) = (Plans::default(), Rebalance::default());
+        let (mut plans, mut rebalance) = (DrainPlans::default(), Rebalance::default());
         let mut next = Instant::now();
         loop {
             // Without anything to close this waits for the next change.
             let tick = async {
-                match plans.have_work(Instant::now()) || Rebalance::is_wanted(&self.view.load()) {
+                match plans.have_work(Instant::now()) || Rebalance::is_enabled(&self.view.load()) {
                     // Not anew with each change: these may come faster.
                     true => sleep_until(next).await,
                     false => std::future::pending().await,
@@ -57,47 +57,49 @@ impl Departures {
             };
             select! {
                 changed = reports.changed() => match changed {
-                    Ok(()) => in_place(|| plans.follow(seen(&self.view.load()), Instant::now())),
+                    Ok(()) => in_place(|| plans.follow(drain_input(&self.view.load()), Instant::now())),
                     Err(_) => return,
                 },
                 () = tick => {
                     next = Instant::now() + jittered(DRAIN_TICK);
-                    let wishes = plans.due(Instant::now());
-                    let closed = close(&self.shared, &wishes).await;
-                    plans.note(&closed, Instant::now());
+                    let requests = plans.due(Instant::now());
+                    let closed = close(&self.shared, &requests).await;
+                    plans.record(&closed, Instant::now());
                     let view = self.view.load_full();
-                    let wishes = rebalance.due(&view, Instant::now());
-                    if !wishes.is_empty() {
-                        let confirmed = rebalance.confirmed(&view, &wishes, &established(&self.shared).await);
+                    let requests = rebalance.due(&view, Instant::now());
+                    if !requests.is_empty() {
+                        let confirmed = rebalance.confirmed(&view, &requests, &established(&self.shared).await);
                         let closed = close(&self.shared, &confirmed).await;
-                        rebalance.note(&wishes, &closed, Instant::now());
+                        rebalance.record(&requests, &closed, Instant::now());
                     }
                 }
             }
-            if let Some(departing) = plans.news() {
-                self.departing.store(Arc::new(departing));
+            if let Some(draining) = plans.take_changed() {
+                self.draining.store(Arc::new(draining));
             }
         }
     }
 }
 
 /// What gets no more connections, and what has some that go on.
-fn seen(view: &View) -> Seen {
-    let mut seen = Seen::default();
+fn drain_input(view: &View) -> DrainInput {
+    let mut input = DrainInput::default();
     for (key, upstream) in &view.upstreams {
-        seen.upstreams.push(upstream.clone());
+        input.upstreams.push(upstream.clone());
         for (endpoint, cause, close) in upstream.draining() {
             let (upstream, reason) = (upstream.clone(), reason_for(cause));
-            let gone = Gone::Endpoint { upstream, endpoint };
-            seen.departing.insert((gone.owner(), reason), (key.object.clone(), gone, close));
+            let resource = DrainingResource::Endpoint { upstream, endpoint };
+            input.draining.insert((resource.target(), reason), (key.object.clone(), resource, close));
         }
     }
-    for gone in &view.gone {
-        let object = gone.listener.key.object.clone();
-        let listener = Gone::Listener(gone.listener.clone());
-        seen.departing.insert((listener.owner(), CloseReason::ListenerRemoved), (object, listener, gone.drain.removed));
+    for draining in &view.draining {
+        let object = draining.listener.key.object.clone();
+        let listener = DrainingResource::Listener(draining.listener.clone());
+        input
+            .draining
+            .insert((listener.target(), CloseReason::ListenerRemoved), (object, listener, draining.drain.removed));
     }
-    seen
+    input
 }
 
 fn reason_for(cause: DrainCause) -> CloseReason {

@@ -16,7 +16,7 @@ use crate::{
 
 /// The part of a listener that outlives changes of its configuration.
 #[derive(Debug)]
-pub struct LiveListener {
+pub struct ListenerState {
     pub key: ListenerKey,
     /// Tells it from every other one of this process, also from an earlier one with the same key.
     pub id: u64,
@@ -30,29 +30,29 @@ pub struct LiveListener {
 
 /// Everything that a connection is served with, frozen when it is accepted.
 #[derive(Debug)]
-pub struct Serving {
+pub struct ListenerConfig {
     pub listener: Arc<model::Listener>,
     pub label: Arc<Label>,
-    pub live: Arc<LiveListener>,
+    pub state: Arc<ListenerState>,
     pub upstream: Arc<Upstream>,
-    pub way: Way,
+    pub tls_handling: TlsHandling,
 }
 
 /// How connections find their endpoints.
 #[derive(Debug)]
-pub enum Way {
-    Plain(Arc<Subset>),
+pub enum TlsHandling {
+    Plaintext(Arc<Subset>),
     /// All of them are decrypted, and go to the same endpoints.
     Terminate {
         tls: Arc<ServerTls>,
         subset: Arc<Subset>,
     },
     /// By what the ClientHello says.
-    Routed {
+    SniRouting {
         tls: Arc<ServerTls>,
         routes: Routes,
     },
 }
 
 /// The sockets of one address, whichever listener they serve at the moment.
-pub type Address = ArcSwap<Serving>;
+pub type ListenerSlot = ArcSwap<ListenerConfig>;

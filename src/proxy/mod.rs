@@ -36,21 +36,21 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-pub use drain::{Departing, Gone};
-pub use listener::LiveListener;
+pub use drain::{Draining, DrainingResource};
+pub use listener::ListenerState;
 pub use topology::{Sockets, cannot_listen};
 pub use view::View;
-pub use worker::handle::{Closing, Drained};
+pub use worker::handle::{Closing, DrainOutcome};
 
 use crate::{
     capacity::Places,
-    drain::Draining,
+    drain::DrainMode,
     model::{Report, Snapshot},
     upstream::{PreconnectBudget, Upstreams},
 };
 use access_log::AccessLog;
 use admission::{CONNECTIONS, SWEEP, Sources};
-use drain::Departures;
+use drain::Drainer;
 use postgres::Cancels;
 use socket::Sharing;
 use stream::handshake_memory::HANDSHAKE_MEMORY;
@@ -91,7 +91,7 @@ pub struct Proxy {
     reports: watch::Receiver<Arc<Report>>,
     orders: mpsc::UnboundedSender<topology::Order>,
     view: Arc<ArcSwap<View>>,
-    departing: Arc<ArcSwap<Vec<Departing>>>,
+    draining: Arc<ArcSwap<Vec<Draining>>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -137,10 +137,10 @@ impl Proxy {
         };
         control.spawn(topology.run(inbox));
         control.spawn(sweep(Arc::downgrade(&sources)));
-        let departing = Arc::new(ArcSwap::default());
-        let departures = Departures { shared: shared.clone(), view: view.clone(), departing: departing.clone() };
-        control.spawn(departures.run(reports.clone()));
-        Ok(Self { shared, snapshots, reports, orders, view, departing, threads: Mutex::new(threads) })
+        let draining = Arc::new(ArcSwap::default());
+        let drainer = Drainer { shared: shared.clone(), view: view.clone(), draining: draining.clone() };
+        control.spawn(drainer.run(reports.clone()));
+        Ok(Self { shared, snapshots, reports, orders, view, draining, threads: Mutex::new(threads) })
     }
 
     /// Makes this the wanted configuration. Only the latest one counts.
@@ -163,7 +163,7 @@ impl Proxy {
         Monitor {
             shared: self.shared.clone(),
             view: self.view.clone(),
-            departing: self.departing.clone(),
+            draining: self.draining.clone(),
             reports: self.reports.clone(),
         }
     }
@@ -183,7 +183,7 @@ impl Proxy {
     }
 
     /// Ends all open connections, none later than `longest`.
-    pub async fn drain(&self, how: Draining, longest: Duration) -> Drained {
+    pub async fn drain(&self, how: DrainMode, longest: Duration) -> DrainOutcome {
         let (declared, workers) = (shutdown::declared(&self.view.load()), self.shared.workers.len());
         let mut answers = Vec::new();
         for worker in &self.shared.workers {
@@ -192,7 +192,7 @@ impl Proxy {
             let _ = worker.orders.send(Order::Drain { drains, done });
             answers.push(answer);
         }
-        let mut drained = Drained::default();
+        let mut drained = DrainOutcome::default();
         for answer in answers {
             drained += answer.await.unwrap_or_default();
         }
@@ -231,7 +231,7 @@ async fn sweep(sources: Weak<Sources>) {
 pub struct Monitor {
     shared: Arc<Shared>,
     view: Arc<ArcSwap<View>>,
-    departing: Arc<ArcSwap<Vec<Departing>>>,
+    draining: Arc<ArcSwap<Vec<Draining>>>,
     reports: watch::Receiver<Arc<Report>>,
 }
 
@@ -251,8 +251,8 @@ impl Monitor {
     }
 
     /// What gets no more connections, and has those closed that it has.
-    pub fn departing(&self) -> Arc<Vec<Departing>> {
-        self.departing.load_full()
+    pub fn draining(&self) -> Arc<Vec<Draining>> {
+        self.draining.load_full()
     }
 
     pub fn access_log(&self) -> &AccessLog {

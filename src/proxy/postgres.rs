@@ -20,7 +20,7 @@ pub use self::{
     cancel_request::CancelRequest,
     cancels::{Cancels, Requester},
 };
-use super::stream::prefixed::Prefixed;
+use super::stream::prefixed_io::PrefixedIo;
 
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
@@ -36,7 +36,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 
 /// What a client begins with.
 #[derive(Debug)]
-pub enum Opening {
+pub enum PostgresStartup {
     /// It has asked for TLS and has been answered.
     AskedForTls,
     /// It begins a handshake without asking.
@@ -46,7 +46,7 @@ pub enum Opening {
 }
 
 #[derive(Debug, Error)]
-pub enum OpeningError {
+pub enum StartupError {
     #[error("not the beginning of a PostgreSQL session")]
     Invalid,
     #[error("the session would not be encrypted")]
@@ -62,13 +62,15 @@ pub enum OpeningError {
 ///
 /// # Errors
 /// If it is something else, or the stream ends or fails. A client that wants a session without TLS is told so.
-pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Prefixed<S>) -> Result<Opening, OpeningError> {
+pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut PrefixedIo<S>,
+) -> Result<PostgresStartup, StartupError> {
     let mut declined = false;
     loop {
         let first = client.read_u8().await?;
         if first == HANDSHAKE_RECORD {
             client.unread(vec![first]);
-            return Ok(Opening::DirectTls);
+            return Ok(PostgresStartup::DirectTls);
         }
         let mut head = [first, 0, 0, 0, 0, 0, 0, 0];
         client.read_exact(&mut head[1..]).await?;
@@ -76,10 +78,10 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Prefixed<S>) -
         match (length as usize, code) {
             (8, SSL_REQUEST) => {
                 if has_more(client).await? {
-                    return Err(OpeningError::BehindRequest);
+                    return Err(StartupError::BehindRequest);
                 }
                 client.write_all(b"S").await?;
-                return Ok(Opening::AskedForTls);
+                return Ok(PostgresStartup::AskedForTls);
             }
             // Once: PostgreSQL answers each request at most once, too.
             (8, GSSENC_REQUEST) if !declined => {
@@ -90,15 +92,15 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Prefixed<S>) -
                 let mut request = head.to_vec();
                 request.resize(length, 0);
                 client.read_exact(&mut request[head.len()..]).await?;
-                return Ok(Opening::Cancel(CancelRequest(request)));
+                return Ok(PostgresStartup::Cancel(CancelRequest(request)));
             }
             (length @ 9..=MAX_STARTUP, 0x0003_0000..=0x0003_ffff) => {
                 // Closing with something unread would reset the connection, and the client might never see why.
                 skip(client, length - head.len()).await?;
                 client.write_all(&encryption_required()).await?;
-                return Err(OpeningError::Unencrypted);
+                return Err(StartupError::Unencrypted);
             }
-            _ => return Err(OpeningError::Invalid),
+            _ => return Err(StartupError::Invalid),
         }
     }
 }
@@ -156,10 +158,10 @@ mod tests {
     const GSSENC: [u8; 8] = *b"\0\0\0\x08\x04\xd2\x16\x30";
 
     /// What is made of a client that says this and then nothing more, and what it is answered.
-    async fn opened(said: &[u8]) -> (Option<Result<Opening, OpeningError>>, Vec<u8>, Prefixed<DuplexStream>) {
+    async fn opened(said: &[u8]) -> (Option<Result<PostgresStartup, StartupError>>, Vec<u8>, PrefixedIo<DuplexStream>) {
         let (near, mut far) = duplex(1000);
         far.write_all(said).await.unwrap();
-        let mut client = Prefixed::new(Vec::new(), near);
+        let mut client = PrefixedIo::new(Vec::new(), near);
         let outcome = open(&mut client).now_or_never();
         let mut answer = vec![0; 1000];
         let length = far.read(&mut answer).now_or_never().map_or(0, Result::unwrap);
@@ -175,13 +177,15 @@ mod tests {
 
     #[tokio::test]
     async fn tls_can_be_asked_for_or_begun_at_once() {
-        let asked = |outcome: Option<Result<Opening, OpeningError>>| matches!(outcome, Some(Ok(Opening::AskedForTls)));
+        let asked = |outcome: Option<Result<PostgresStartup, StartupError>>| {
+            matches!(outcome, Some(Ok(PostgresStartup::AskedForTls)))
+        };
         let (outcome, answer, _) = opened(&ASK).await;
         assert!(asked(outcome));
         assert_eq!(answer, b"S");
         // A client that would rather have GSSAPI asks for that first, and waits for the answer.
         let (near, mut far) = duplex(1000);
-        let mut client = Prefixed::new(Vec::new(), near);
+        let mut client = PrefixedIo::new(Vec::new(), near);
         let conversation = async {
             far.write_all(&GSSENC).await.unwrap();
             assert_eq!(far.read_u8().await.unwrap(), b'N');
@@ -192,7 +196,7 @@ mod tests {
         assert!(asked(Some(outcome)));
 
         let (outcome, answer, mut client) = opened(&[22, 3, 1]).await;
-        assert!(matches!(outcome, Some(Ok(Opening::DirectTls))) && answer.is_empty());
+        assert!(matches!(outcome, Some(Ok(PostgresStartup::DirectTls))) && answer.is_empty());
         assert_eq!(client.read_u8().await.unwrap(), 22, "it is left for the handshake");
     }
 
@@ -201,7 +205,7 @@ mod tests {
         for length in [16, 12 + 256] {
             let request = cancel_request(length);
             let (outcome, answer, _) = opened(&request).await;
-            assert!(matches!(outcome, Some(Ok(Opening::Cancel(read))) if read.0 == request));
+            assert!(matches!(outcome, Some(Ok(PostgresStartup::Cancel(read))) if read.0 == request));
             assert!(answer.is_empty());
             let (outcome, ..) = opened(&request[..request.len() - 1]).await;
             assert!(outcome.is_none(), "the rest is waited for");
@@ -211,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_in_the_clear_behind_the_request_are_refused_unanswered() {
         let (outcome, answer, _) = opened(&[&ASK[..], b"Q"].concat()).await;
-        assert!(matches!(outcome, Some(Err(OpeningError::BehindRequest))));
+        assert!(matches!(outcome, Some(Err(StartupError::BehindRequest))));
         assert!(answer.is_empty());
     }
 
@@ -221,7 +225,7 @@ mod tests {
         let (outcome, ..) = opened(&startup[..startup.len() - 1]).await;
         assert!(outcome.is_none(), "the rest is waited for");
         let (outcome, answer, _) = opened(startup).await;
-        assert!(matches!(outcome, Some(Err(OpeningError::Unencrypted))));
+        assert!(matches!(outcome, Some(Err(StartupError::Unencrypted))));
         let length = u32::from_be_bytes(answer[1..5].try_into().unwrap()) as usize;
         assert_eq!((answer[0], length), (b'E', answer.len() - 1));
         assert!(String::from_utf8_lossy(&answer).contains("sslmode=require"));
@@ -233,7 +237,7 @@ mod tests {
         for said in [&b"GET / HTTP/1.1\r\n"[..], &twice, &cancel_request(15), &cancel_request(269), &[0; 8], &[255; 8]]
         {
             let (outcome, ..) = opened(said).await;
-            assert!(matches!(outcome, Some(Err(OpeningError::Invalid))), "{said:?}: {outcome:?}");
+            assert!(matches!(outcome, Some(Err(StartupError::Invalid))), "{said:?}: {outcome:?}");
         }
     }
 }

@@ -30,19 +30,19 @@ pub use self::{
 pub struct Header {
     /// `None`: the peer speaks for itself (LOCAL), or for a client it cannot name in TCP's terms (UNKNOWN, UNSPEC,
     /// UDP, Unix sockets).
-    pub announced: Option<Announced>,
+    pub addresses: Option<ProxyAddresses>,
     /// Bytes of the client that were read with the header, to be replayed; at most 107, normally none.
     pub rest: Vec<u8>,
 }
 
 /// The connection a header speaks of. IPv4-mapped IPv6 addresses are given as the IPv4 ones they map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub struct ProxyAddresses {
     pub source: SocketAddr,
     pub destination: SocketAddr,
 }
 
-impl Announced {
+impl ProxyAddresses {
     fn new(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Self {
         Self {
             source: SocketAddr::new(source.0.to_canonical(), source.1),
@@ -113,7 +113,7 @@ impl<S: AsyncRead + Unpin> Input<'_, S> {
         loop {
             let read = &self.bytes[..self.filled];
             if let Some(end) = line_end(read)? {
-                return Ok(Header { announced: parse_v1(&read[..end - 2])?, rest: read[end..].to_vec() });
+                return Ok(Header { addresses: parse_v1(&read[..end - 2])?, rest: read[end..].to_vec() });
             }
             if self.filled == MAX_V1 {
                 return Err(HeaderError::TooLong { limit: MAX_V1 });
@@ -130,14 +130,14 @@ impl<S: AsyncRead + Unpin> Input<'_, S> {
             return Err(HeaderError::TooLong { limit: MAX_V2 });
         }
         self.fill(length.min(BUFFER)).await?;
-        let announced = parse_v2(command, family, &self.bytes[V2_FIXED..self.filled])?;
+        let addresses = parse_v2(command, family, &self.bytes[V2_FIXED..self.filled])?;
         let mut unread = length - self.filled;
         while unread > 0 {
             self.filled = 0;
             self.read_towards(unread.min(BUFFER)).await?;
             unread -= self.filled;
         }
-        Ok(Header { announced, rest: Vec::new() })
+        Ok(Header { addresses, rest: Vec::new() })
     }
 
     async fn fill(&mut self, end: usize) -> Result<(), HeaderError> {
@@ -169,7 +169,7 @@ fn line_end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
     }
 }
 
-fn parse_v1(line: &[u8]) -> Result<Option<Announced>, HeaderError> {
+fn parse_v1(line: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
     // Whatever follows UNKNOWN must be ignored, be it text or not.
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
         return Ok(None);
@@ -185,12 +185,12 @@ fn parse_v1(line: &[u8]) -> Result<Option<Announced>, HeaderError> {
     .ok_or(HeaderError::Malformed("it has not two addresses of its family and two ports"))
 }
 
-fn addresses_v1<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = &'a str>) -> Option<Announced> {
+fn addresses_v1<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = &'a str>) -> Option<ProxyAddresses> {
     let mut address = || fields.next()?.parse::<A>().ok().map(Into::into);
     let (source, destination) = (address()?, address()?);
     let mut port = || fields.next().and_then(port_v1);
-    let announced = Announced::new((source, port()?), (destination, port()?));
-    fields.next().is_none().then_some(announced)
+    let addresses = ProxyAddresses::new((source, port()?), (destination, port()?));
+    fields.next().is_none().then_some(addresses)
 }
 
 /// Without signs and leading zeroes, which `u16::from_str` accepts.
@@ -201,7 +201,7 @@ fn port_v1(field: &str) -> Option<u16> {
     field.parse().ok()
 }
 
-fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<Announced>, HeaderError> {
+fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
     match command {
         // LOCAL: valid whatever family and block are, which must be ignored.
         0x20 => return Ok(None),
@@ -217,7 +217,7 @@ fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<Announced>, 
     .ok_or(HeaderError::Malformed("it is too short for its addresses"))
 }
 
-fn addresses_v2<const N: usize>(block: &[u8]) -> Option<Announced>
+fn addresses_v2<const N: usize>(block: &[u8]) -> Option<ProxyAddresses>
 where
     IpAddr: From<[u8; N]>,
 {
@@ -225,7 +225,7 @@ where
     let (destination, block) = block.split_first_chunk::<N>()?;
     let (source_port, block) = block.split_first_chunk()?;
     let (destination_port, _additional) = block.split_first_chunk()?;
-    Some(Announced::new(
+    Some(ProxyAddresses::new(
         (IpAddr::from(*source), u16::from_be_bytes(*source_port)),
         (IpAddr::from(*destination), u16::from_be_bytes(*destination_port)),
     ))

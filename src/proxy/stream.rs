@@ -1,8 +1,8 @@
 pub mod handshake_memory;
 pub mod pipe;
-pub mod preceded;
-pub mod prefixed;
+pub mod prefixed_io;
 pub mod undelivered;
+pub mod with_preamble;
 
 use std::{
     io::{self, IoSlice},

@@ -3,8 +3,8 @@
 mod certificates;
 mod client;
 mod client_hello;
+mod deferred_tickets;
 mod fault;
-mod last_flight;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +22,8 @@ use self::certificates::Certificates;
 pub use self::{
     client::{Agreed, ClientTls, Identity},
     client_hello::{HelloError, read_client_hello, read_client_hello_with},
+    deferred_tickets::DeferredTickets,
     fault::HandshakeFault,
-    last_flight::LastFlight,
 };
 use crate::model::{self, ClientValidation};
 

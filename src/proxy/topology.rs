@@ -23,20 +23,20 @@ use tracing::{error, info, warn};
 
 use self::{
     loops::LoopGuard,
-    plan::{Opening, plan},
+    plan::{BindPlan, plan},
 };
 use super::{
     access_log::Label,
     accounting::ListenerCounters,
     admission::{Admission, Sources},
     listener::{
-        Address, LiveListener, Serving, Way,
+        ListenerConfig, ListenerSlot, ListenerState, TlsHandling,
         routes::{Route, Routes},
     },
     postgres::Cancels,
     socket::{self, Sharing},
     tls::ServerTls,
-    view::{GoneListener, View},
+    view::{DrainingListener, View},
     worker::{
         abort_on_panic::AbortOnPanic,
         handle::{Closing, Order as WorkerOrder, Shared, SocketId},
@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     capacity::Share,
-    model::{self, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Report, Snapshot, overlap},
+    model::{self, BindState, Listener, ListenerDrain, ListenerKey, ObjectKey, Report, Snapshot, overlap},
     upstream::{Backends, Upstream, Upstreams, in_place},
 };
 
@@ -87,10 +87,10 @@ pub struct State {
     applied: Arc<Snapshot>,
     open: BTreeMap<SocketAddr, OpenAddress>,
     failed: BTreeMap<SocketAddr, Failure>,
-    listeners: BTreeMap<ListenerKey, Live>,
+    listeners: BTreeMap<ListenerKey, ListenerEntry>,
     shares: BTreeMap<ObjectKey, Arc<Share>>,
     /// Listeners that are no longer served and still had connections when that was last looked at.
-    retired: Vec<GoneListener>,
+    draining_listeners: Vec<DrainingListener>,
     next_id: u64,
     loop_guard: LoopGuard,
     stopped: bool,
@@ -98,7 +98,7 @@ pub struct State {
 
 struct OpenAddress {
     listener: ListenerKey,
-    serving: Arc<Address>,
+    slot: Arc<ListenerSlot>,
     sockets: Vec<OpenSocket>,
 }
 
@@ -115,8 +115,8 @@ struct Failure {
     retry_at: Instant,
 }
 
-struct Live {
-    listener: Arc<LiveListener>,
+struct ListenerEntry {
+    listener: Arc<ListenerState>,
     tls: Option<Arc<ServerTls>>,
     /// What is done with its connections, as it was declared last.
     drain: ListenerDrain,
@@ -128,7 +128,7 @@ impl Topology {
         let _abort = AbortOnPanic;
         loop {
             let retry_at = self.state.failed.values().map(|failure| failure.retry_at).min();
-            let next_look = self.state.loop_guard.next_look();
+            let next_refresh = self.state.loop_guard.next_refresh();
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => self.apply().await,
@@ -144,7 +144,7 @@ impl Topology {
                 },
                 Ok(()) = self.usable_changes.changed() => in_place(|| self.report()),
                 () = sleep_until(retry_at) => self.retry().await,
-                () = sleep_until(next_look) => self.look_for_loops(),
+                () = sleep_until(next_refresh) => self.refresh_loops(),
             }
         }
     }
@@ -160,9 +160,9 @@ impl Topology {
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         let inherited = self.inherited.keys().copied().collect();
         let plan = plan(&open, &inherited, &snapshot.listeners);
-        self.state.failed.retain(|address, _| plan.open.iter().any(|opening| opening.address == *address));
-        for opening in plan.open {
-            self.open(opening).await;
+        self.state.failed.retain(|address, _| plan.open.iter().any(|bind| bind.address == *address));
+        for bind in plan.open {
+            self.open(bind).await;
         }
         for (address, listener) in plan.keep {
             self.keep(address, &listener);
@@ -177,8 +177,8 @@ impl Topology {
     }
 
     /// Loops come and go with the addresses of this host.
-    fn look_for_loops(&mut self) {
-        if in_place(|| self.state.loop_guard.look()) && !self.state.stopped {
+    fn refresh_loops(&mut self) {
+        if in_place(|| self.state.loop_guard.refresh()) && !self.state.stopped {
             self.update_upstreams();
             self.report();
         }
@@ -189,24 +189,24 @@ impl Topology {
         in_place(|| self.upstreams.update(&upstreams));
     }
 
-    async fn open(&mut self, opening: Opening) {
-        let Opening { address, listener: key, overlaps } = opening;
-        let Some(serving) = self.serving(&key) else { return };
+    async fn open(&mut self, bind: BindPlan) {
+        let BindPlan { address, listener: key, overlaps } = bind;
+        let Some(config) = self.listener_config(&key) else { return };
         let sharing = if overlaps { Sharing::Shared } else { self.sharing };
-        let sockets = match self.listen(address, sharing, &serving.listener) {
+        let sockets = match self.listen(address, sharing, &config.listener) {
             Ok(sockets) => sockets,
             Err(error) => return self.failed(address, key, &error),
         };
         self.state.failed.remove(&address);
         info!(listener = %key, %address, "listening");
-        let serving = Arc::new(Address::from(serving));
-        let mut open = OpenAddress { listener: key.clone(), serving: serving.clone(), sockets: Vec::new() };
+        let slot = Arc::new(ListenerSlot::from(config));
+        let mut open = OpenAddress { listener: key.clone(), slot: slot.clone(), sockets: Vec::new() };
         let mut answers = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
             self.state.next_id += 1;
             let (id, worker) = (self.state.next_id, number % self.shared.workers.len());
             let (done, answer) = oneshot::channel();
-            let order = WorkerOrder::Listen { id, address: serving.clone(), socket, done };
+            let order = WorkerOrder::Listen { id, slot: slot.clone(), socket, done };
             let _ = self.shared.workers[worker].orders.send(order);
             answers.push((id, worker, answer));
         }
@@ -287,7 +287,7 @@ impl Topology {
         let due: Vec<_> = due.map(|(address, failure)| (*address, failure.listener.clone())).collect();
         for (address, listener) in due {
             let overlaps = self.state.open.keys().any(|other| overlap(*other, address));
-            self.open(Opening { address, listener, overlaps }).await;
+            self.open(BindPlan { address, listener, overlaps }).await;
         }
         let open: BTreeSet<SocketAddr> = self.state.open.keys().copied().collect();
         self.close_all(plan(&open, &BTreeSet::new(), &self.state.applied.listeners).close).await;
@@ -313,29 +313,28 @@ impl Topology {
         if self.state.open.get(&address).is_some_and(|open| open.listener == *key && self.serves_already(open)) {
             return;
         }
-        let Some(serving) = self.serving(key) else { return };
+        let Some(config) = self.listener_config(key) else { return };
         let Some(open) = self.state.open.get_mut(&address) else { return };
-        let before = open.serving.load_full();
-        if before.listener.keepalive != serving.listener.keepalive {
+        let before = open.slot.load_full();
+        if before.listener.keepalive != config.listener.keepalive {
             for socket in &open.sockets {
-                if let Err(error) =
-                    socket::set_inherited_options(socket.listening.get_ref(), serving.listener.keepalive)
+                if let Err(error) = socket::set_inherited_options(socket.listening.get_ref(), config.listener.keepalive)
                 {
                     warn!(listener = %key, %error, "cannot change tcpKeepalive");
                 }
             }
         }
         open.listener = key.clone();
-        open.serving.store(serving);
+        open.slot.store(config);
     }
 
     /// Whether an address is served with what is wanted now: a change of endpoints changes no listener.
     fn serves_already(&self, open: &OpenAddress) -> bool {
-        let serving = open.serving.load();
+        let config = open.slot.load();
         let wanted = self.state.applied.listeners.get(&open.listener);
-        let upstream = self.upstreams.find(&serving.listener.upstream);
-        wanted.is_some_and(|wanted| *wanted == serving.listener)
-            && upstream.is_some_and(|upstream| Arc::ptr_eq(&upstream, &serving.upstream))
+        let upstream = self.upstreams.find(&config.listener.upstream);
+        wanted.is_some_and(|wanted| *wanted == config.listener)
+            && upstream.is_some_and(|upstream| Arc::ptr_eq(&upstream, &config.upstream))
     }
 
     /// The future is ready when the address is free.
@@ -352,17 +351,17 @@ impl Topology {
         Some(async { drop(join_all(closed).await) })
     }
 
-    fn serving(&mut self, key: &ListenerKey) -> Option<Arc<Serving>> {
+    fn listener_config(&mut self, key: &ListenerKey) -> Option<Arc<ListenerConfig>> {
         let listener = self.state.applied.listeners.get(key)?.clone();
         let Some(upstream) = self.upstreams.find(&listener.upstream) else {
             error!(listener = %key, upstream = %listener.upstream, "the listener's upstream is missing: not served");
             return None;
         };
-        let live = self.live(key);
-        live.drain = listener.drain;
-        let tls = match (&live.tls, &listener.tls) {
+        let entry = self.entry(key);
+        entry.drain = listener.drain;
+        let tls = match (&entry.tls, &listener.tls) {
             (_, None) => None,
-            (live, Some(wanted)) => match updated(live.as_ref(), wanted) {
+            (entry, Some(wanted)) => match updated(entry.as_ref(), wanted) {
                 Ok(tls) => Some(tls),
                 Err(error) => {
                     error!(listener = %key, %error, "TLS cannot be set up: not served");
@@ -370,22 +369,22 @@ impl Topology {
                 }
             },
         };
-        live.tls.clone_from(&tls);
-        let way = way(&listener, &upstream, tls);
+        entry.tls.clone_from(&tls);
+        let tls_handling = tls_handling(&listener, &upstream, tls);
         let label = Arc::new(Label { label: key.to_string().into(), name: (*listener.name).into() });
-        Some(Arc::new(Serving { listener, label, live: live.listener.clone(), upstream, way }))
+        Some(Arc::new(ListenerConfig { listener, label, state: entry.listener.clone(), upstream, tls_handling }))
     }
 
-    fn live(&mut self, key: &ListenerKey) -> &mut Live {
-        let State { listeners, shares, retired, next_id, .. } = &mut self.state;
+    fn entry(&mut self, key: &ListenerKey) -> &mut ListenerEntry {
+        let State { listeners, shares, draining_listeners, next_id, .. } = &mut self.state;
         listeners.entry(key.clone()).or_insert_with(|| {
-            if let Some(place) = retired.iter().position(|gone| gone.listener.key == *key) {
-                let GoneListener { listener, drain } = retired.swap_remove(place);
-                return Live { listener, tls: None, drain };
+            if let Some(place) = draining_listeners.iter().position(|draining| draining.listener.key == *key) {
+                let DrainingListener { listener, drain } = draining_listeners.swap_remove(place);
+                return ListenerEntry { listener, tls: None, drain };
             }
             *next_id += 1;
             let share = || Arc::new(Share::new(self.shared.capacity.clone()));
-            let listener = LiveListener {
+            let listener = ListenerState {
                 key: key.clone(),
                 id: *next_id,
                 counters: ListenerCounters::new(self.shared.workers.len()),
@@ -393,23 +392,23 @@ impl Topology {
                 share: shares.entry(key.object.clone()).or_insert_with(share).clone(),
                 cancels: self.cancels.clone(),
             };
-            Live { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
+            ListenerEntry { listener: Arc::new(listener), tls: None, drain: ListenerDrain::default() }
         })
     }
 
     fn forget_listeners(&mut self) {
-        let State { applied, listeners, retired, shares, .. } = &mut self.state;
-        listeners.retain(|key, live| {
+        let State { applied, listeners, draining_listeners, shares, .. } = &mut self.state;
+        listeners.retain(|key, entry| {
             let wanted = applied.listeners.contains_key(key);
             if !wanted {
-                retired.push(GoneListener { listener: live.listener.clone(), drain: live.drain });
+                draining_listeners.push(DrainingListener { listener: entry.listener.clone(), drain: entry.drain });
             }
             wanted
         });
-        retired.retain(|gone| gone.listener.counters.totals().active() > 0);
+        draining_listeners.retain(|draining| draining.listener.counters.totals().active() > 0);
         let used = |object: &ObjectKey| {
             listeners.range(object.listeners()).next().is_some()
-                || retired.iter().any(|gone| gone.listener.key.object == *object)
+                || draining_listeners.iter().any(|draining| draining.listener.key.object == *object)
         };
         shares.retain(|object, _| used(object));
     }
@@ -431,26 +430,28 @@ impl Topology {
     fn report(&mut self) {
         let snapshot = self.state.applied.clone();
         // Not those that are kept open within the listener's own address.
-        let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.serving.load().listener.bind == **address;
+        let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.slot.load().listener.bind == **address;
         let bound = self.state.open.iter().filter(own).map(|(_, open)| {
             let address = open.sockets.first().and_then(|socket| socket.listening.get_ref().local_addr().ok());
-            let address = address.unwrap_or(open.serving.load().listener.bind);
-            (open.listener.clone(), ListenerState::Bound(address))
+            let address = address.unwrap_or(open.slot.load().listener.bind);
+            (open.listener.clone(), BindState::Bound(address))
         });
         let failed = self.state.failed.values();
-        let failed = failed.map(|failure| (failure.listener.clone(), ListenerState::Failed(failure.sentence.clone())));
+        let failed = failed.map(|failure| (failure.listener.clone(), BindState::Failed(failure.sentence.clone())));
         let report = Arc::new(Report {
             generation: snapshot.generation,
             listeners: bound.chain(failed).collect(),
             loops: self.state.loop_guard.found().clone(),
             usable_changes: *self.usable_changes.borrow_and_update(),
         });
-        let live = self.state.listeners.values().map(|live| live.listener.clone());
+        let entry = self.state.listeners.values().map(|entry| entry.listener.clone());
         self.view.store(Arc::new(View {
             snapshot,
             report: report.clone(),
-            listeners: live.chain(self.state.retired.iter().map(|gone| gone.listener.clone())).collect(),
-            gone: self.state.retired.clone(),
+            listeners: entry
+                .chain(self.state.draining_listeners.iter().map(|draining| draining.listener.clone()))
+                .collect(),
+            draining: self.state.draining_listeners.clone(),
             upstreams: self.upstreams.iter().map(|(key, upstream)| (key.clone(), upstream.clone())).collect(),
         }));
         self.reports.send_if_modified(|last| {
@@ -470,22 +471,22 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// TLS as it is wanted: the one before, if there is one.
-fn updated(live: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<ServerTls>, rustls::Error> {
-    match live {
-        Some(live) => live.update(wanted).map(|()| live.clone()),
+fn updated(entry: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<ServerTls>, rustls::Error> {
+    match entry {
+        Some(entry) => entry.update(wanted).map(|()| entry.clone()),
         None => ServerTls::new(wanted).map(Arc::new),
     }
 }
 
-fn way(listener: &Listener, upstream: &Arc<Upstream>, live: Option<Arc<ServerTls>>) -> Way {
+fn tls_handling(listener: &Listener, upstream: &Arc<Upstream>, entry: Option<Arc<ServerTls>>) -> TlsHandling {
     let subset = |backends: &Option<Arc<[Arc<str>]>>| upstream.subset(&Backends::named(backends));
-    let (Some(declared), Some(tls)) = (&listener.tls, live) else { return Way::Plain(subset(&None)) };
+    let (Some(declared), Some(tls)) = (&listener.tls, entry) else { return TlsHandling::Plaintext(subset(&None)) };
     if let Some(route) = declared.only_route() {
-        return Way::Terminate { tls, subset: subset(&route.backends) };
+        return TlsHandling::Terminate { tls, subset: subset(&route.backends) };
     }
     let route = |route: &model::Route| Route { mode: route.mode, subset: subset(&route.backends) };
     let routes = Routes::new(declared.routes.iter().map(|declared| (&declared.server_names[..], route(declared))));
-    Way::Routed { tls, routes }
+    TlsHandling::SniRouting { tls, routes }
 }
 
 /// Why an address cannot be listened on, and what to do about it.

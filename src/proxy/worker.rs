@@ -31,18 +31,18 @@ use tracing::warn;
 use self::{
     abort_on_panic::AbortOnPanic,
     accept::{Backoff, accept, is_exhausted, registered},
-    handle::{Closing, Drained, Order, Shared, SocketId, WorkerHandle},
-    sessions::{Excess, Sessions},
+    handle::{Closing, DrainOutcome, Order, Shared, SocketId, WorkerHandle},
+    sessions::{CloseQuota, Sessions},
     shutdown::Drains,
 };
 use super::{
     accounting::CloseReason,
     connection::{
-        self, Accepted, Permits, Surroundings,
-        account::{Ledger, Session},
-        turns::Turns,
+        self, AcceptedConnection, Permits, WorkerContext,
+        handshake_limiter::HandshakeLimiter,
+        record::{ConnectionRecorder, Session},
     },
-    listener::{Address, Serving},
+    listener::{ListenerConfig, ListenerSlot},
     socket,
     stream::pipe,
 };
@@ -69,14 +69,14 @@ const LAST_ACCEPTS: usize = 2 * socket::BACKLOG as usize;
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
-    surroundings: Surroundings,
+    context: WorkerContext,
     sessions: Sessions,
     sockets: RefCell<HashMap<SocketId, Socket>>,
 }
 
 #[derive(Debug)]
 struct Socket {
-    address: Arc<Address>,
+    slot: Arc<ListenerSlot>,
     listening: Arc<AsyncFd<TcpListener>>,
     accepting: JoinHandle<()>,
 }
@@ -101,9 +101,9 @@ pub fn start(
         };
         let _ = started.send(Ok(()));
         pipe::allow(shared.pipes);
-        let ledger = Rc::new(Ledger::new(index, shared.access_log.clone()));
-        let surroundings = Surroundings { ledger, handshakes: Turns::new(HANDSHAKES_PER_TURN) };
-        let worker = Worker { index, shared, surroundings, sessions: Sessions::default(), sockets: RefCell::default() };
+        let recorder = Rc::new(ConnectionRecorder::new(index, shared.access_log.clone()));
+        let context = WorkerContext { recorder, handshakes: HandshakeLimiter::new(HANDSHAKES_PER_TURN) };
+        let worker = Worker { index, shared, context, sessions: Sessions::default(), sockets: RefCell::default() };
         runtime.block_on(Rc::new(worker).run(inbox));
     })?;
     outcome.recv().map_err(io::Error::other)??;
@@ -112,7 +112,7 @@ pub fn start(
 
 impl Worker {
     async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        spawn_local(self.surroundings.handshakes.clone().renew());
+        spawn_local(self.context.handshakes.clone().renew());
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -132,8 +132,8 @@ impl Worker {
 
     fn follow(self: &Rc<Self>, order: Order) {
         match order {
-            Order::Listen { id, address, socket, done } => {
-                let _ = done.send(self.listen(id, address, socket));
+            Order::Listen { id, slot, socket, done } => {
+                let _ = done.send(self.listen(id, slot, socket));
             }
             Order::Close { id, closing, done } => self.close(id, closing, done),
             Order::Adopt(tcp, accepted) => match TcpSocket::new(tcp) {
@@ -141,8 +141,8 @@ impl Worker {
                 Err(_) => self.lost(&accepted, CloseReason::LocalFailure),
             },
             Order::Count { done } => drop(done.send(self.sessions.established())),
-            Order::Rank { wishes, done } => drop(done.send(self.sessions.first_to_close(&wishes))),
-            Order::CloseSome { wishes, done } => drop(done.send(self.sessions.close(&wishes))),
+            Order::Rank { requests, done } => drop(done.send(self.sessions.first_to_close(&requests))),
+            Order::CloseSome { requests, done } => drop(done.send(self.sessions.close(&requests))),
             Order::Drain { drains, done } => {
                 let worker = self.clone();
                 spawn_local(async move { done.send(worker.drain(drains).await) });
@@ -154,23 +154,23 @@ impl Worker {
     fn listen(
         self: &Rc<Self>,
         id: SocketId,
-        address: Arc<Address>,
+        slot: Arc<ListenerSlot>,
         socket: TcpListener,
     ) -> io::Result<Arc<AsyncFd<TcpListener>>> {
         let listening = Arc::new(tcp::listening(socket)?);
-        let accepting = spawn_local(self.clone().accept_all(address.clone(), listening.clone()));
-        self.sockets.borrow_mut().insert(id, Socket { address, listening: listening.clone(), accepting });
+        let accepting = spawn_local(self.clone().accept_all(slot.clone(), listening.clone()));
+        self.sockets.borrow_mut().insert(id, Socket { slot, listening: listening.clone(), accepting });
         Ok(listening)
     }
 
     fn close(self: &Rc<Self>, id: SocketId, closing: Closing, done: oneshot::Sender<()>) {
         let socket = self.sockets.borrow_mut().remove(&id);
-        let Some(Socket { address, listening, accepting }) = socket else { return };
+        let Some(Socket { slot, listening, accepting }) = socket else { return };
         accepting.abort();
         if closing == Closing::Last {
             for _ in 0..LAST_ACCEPTS {
                 match accept(listening.get_ref()).and_then(registered) {
-                    Ok((tcp, peer)) => self.accepted(tcp, peer, &address),
+                    Ok((tcp, peer)) => self.accepted(tcp, peer, &slot),
                     // That one was reset while it waited; others may wait behind it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(_) => break,
@@ -186,14 +186,14 @@ impl Worker {
     }
 
     /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
-    async fn accept_all(self: Rc<Self>, address: Arc<Address>, socket: Arc<AsyncFd<TcpListener>>) {
+    async fn accept_all(self: Rc<Self>, slot: Arc<ListenerSlot>, socket: Arc<AsyncFd<TcpListener>>) {
         let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
         loop {
             match socket.async_io(Interest::READABLE, accept).await.and_then(registered) {
                 Ok((tcp, peer)) => {
                     backoff.succeeded();
-                    self.accepted(tcp, peer, &address);
+                    self.accepted(tcp, peer, &slot);
                 }
                 Err(error) if is_exhausted(&error) => sleep(backoff.failed(&error)).await,
                 // This connection is gone (it was reset while it waited); others may wait behind it.
@@ -203,15 +203,15 @@ impl Worker {
     }
 
     /// Counts a new connection, refuses it or has it served by the least busy worker.
-    fn accepted(self: &Rc<Self>, tcp: TcpSocket, peer: SocketAddr, address: &Address) {
-        let serving = address.load_full();
-        serving.live.counters.shard(self.index).accept();
+    fn accepted(self: &Rc<Self>, tcp: TcpSocket, peer: SocketAddr, slot: &ListenerSlot) {
+        let config = slot.load_full();
+        config.state.counters.shard(self.index).accept();
         let at = Instant::now();
-        let permits = match self.admit(&tcp, &serving, at) {
+        let permits = match self.admit(&tcp, &config, at) {
             Ok(permits) => permits,
-            Err(reason) => return self.refuse(&tcp, peer, &serving, at, reason),
+            Err(reason) => return self.refuse(&tcp, peer, &config, at, reason),
         };
-        let accepted = Accepted { peer, serving, at, permits };
+        let accepted = AcceptedConnection { peer, config, at, permits };
         self.own().open.fetch_add(1, Relaxed);
         match self.less_busy() {
             None => self.serve(tcp, accepted),
@@ -219,7 +219,7 @@ impl Worker {
         }
     }
 
-    fn hand_over(&self, tcp: TcpSocket, accepted: Accepted, other: &WorkerHandle) {
+    fn hand_over(&self, tcp: TcpSocket, accepted: AcceptedConnection, other: &WorkerHandle) {
         let tcp = tcp.into_std();
         other.open.fetch_add(1, Relaxed);
         self.own().open.fetch_sub(1, Relaxed);
@@ -229,8 +229,8 @@ impl Worker {
             // The other worker has stopped, and so will this one in a moment.
             other.open.fetch_sub(1, Relaxed);
             reset(&tcp);
-            self.surroundings.ledger.never_served(
-                &accepted.serving,
+            self.context.recorder.record_unserved(
+                &accepted.config,
                 accepted.peer,
                 accepted.at,
                 CloseReason::DrainDeadline,
@@ -239,30 +239,30 @@ impl Worker {
     }
 
     /// A counted connection that could not be given to an event loop.
-    fn lost(&self, accepted: &Accepted, reason: CloseReason) {
+    fn lost(&self, accepted: &AcceptedConnection, reason: CloseReason) {
         self.own().open.fetch_sub(1, Relaxed);
-        self.surroundings.ledger.never_served(&accepted.serving, accepted.peer, accepted.at, reason);
+        self.context.recorder.record_unserved(&accepted.config, accepted.peer, accepted.at, reason);
     }
 
     fn own(&self) -> &WorkerHandle {
         &self.shared.workers[self.index]
     }
 
-    fn admit(&self, tcp: &TcpSocket, serving: &Serving, now: Instant) -> Result<Permits, CloseReason> {
+    fn admit(&self, tcp: &TcpSocket, config: &ListenerConfig, now: Instant) -> Result<Permits, CloseReason> {
         let permit =
-            if tcp.as_fd().as_raw_fd() < self.shared.spare_from { Share::permit(&serving.live.share) } else { None };
-        let permit = permit.ok_or_else(|| self.process_full(serving))?;
-        let listener = serving.live.admission.admit_connection(&serving.listener.limits, now.into_std())?;
+            if tcp.as_fd().as_raw_fd() < self.shared.spare_from { Share::permit(&config.state.share) } else { None };
+        let permit = permit.ok_or_else(|| self.process_full(config))?;
+        let listener = config.state.admission.admit_connection(&config.listener.limits, now.into_std())?;
         Ok((permit, listener))
     }
 
     #[cold]
-    fn process_full(&self, serving: &Serving) -> CloseReason {
+    fn process_full(&self, config: &ListenerConfig) -> CloseReason {
         static LOG: LogLimiter = LogLimiter::new();
         if LOG.allow() {
-            let share = &serving.live.share;
+            let share = &config.state.share;
             warn!(
-                load_balancer = %serving.live.key.object, connections = share.in_use(), guaranteed = share.guaranteed(),
+                load_balancer = %config.state.key.object, connections = share.in_use(), guaranteed = share.guaranteed(),
                 process_limit = self.shared.capacity.total(),
                 "connections are refused: no file descriptor is left that is not kept for something else: raise the \
                  limit of open files"
@@ -271,9 +271,16 @@ impl Worker {
         CloseReason::ProcessFull
     }
 
-    fn refuse(&self, tcp: &TcpSocket, peer: SocketAddr, serving: &Arc<Serving>, at: Instant, reason: CloseReason) {
+    fn refuse(
+        &self,
+        tcp: &TcpSocket,
+        peer: SocketAddr,
+        config: &Arc<ListenerConfig>,
+        at: Instant,
+        reason: CloseReason,
+    ) {
         reset(tcp);
-        self.surroundings.ledger.never_served(serving, peer, at, reason);
+        self.context.recorder.record_unserved(config, peer, at, reason);
     }
 
     /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
@@ -285,18 +292,18 @@ impl Worker {
         (own > open + open / 8).then_some(least)
     }
 
-    fn serve(self: &Rc<Self>, tcp: TcpSocket, accepted: Accepted) {
-        let session = Rc::new(Session::new(&accepted.serving, accepted.at));
+    fn serve(self: &Rc<Self>, tcp: TcpSocket, accepted: AcceptedConnection) {
+        let session = Rc::new(Session::new(&accepted.config, accepted.at));
         self.sessions.add(session.clone(), |place| {
-            let registered = Registered { worker: self.clone(), place };
-            let served = connection::serve(tcp, accepted, self.surroundings.clone(), session);
+            let registered = SessionGuard { worker: self.clone(), place };
+            let served = connection::serve(tcp, accepted, self.context.clone(), session);
             // Not an `async` block: that would have room for it twice, where it is captured and where it is awaited.
             spawn_local(served.map(|()| drop(registered))).abort_handle()
         });
     }
 
     /// Ends open connections as their listeners' drains say: idle ones first.
-    async fn drain(self: Rc<Self>, mut drains: Drains) -> Drained {
+    async fn drain(self: Rc<Self>, mut drains: Drains) -> DrainOutcome {
         let open = |drains: &Drains| {
             let mut open = vec![0; drains.len()];
             self.sessions.for_each(|session| open[drains.of(session.listener)] += 1);
@@ -304,11 +311,11 @@ impl Worker {
         };
         let at_first = self.sessions.len();
         drains.begin(&open(&drains));
-        let mut drained = Drained::default();
+        let mut drained = DrainOutcome::default();
         while self.sessions.len() > 0 {
             let due = drains.due(&open(&drains), Instant::now());
             self.sessions.close_first(&due, |session| drains.of(session.listener));
-            for Excess { count, reason } in due {
+            for CloseQuota { count, reason } in due {
                 match reason {
                     CloseReason::DrainDeadline => drained.reset += count,
                     _ => drained.closed += count,
@@ -334,12 +341,12 @@ impl Worker {
 }
 
 /// Takes an open connection off its worker's books, however its task ends.
-struct Registered {
+struct SessionGuard {
     worker: Rc<Worker>,
     place: usize,
 }
 
-impl Drop for Registered {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.worker.sessions.remove(self.place);
         self.worker.shared.workers[self.worker.index].open.fetch_sub(1, Relaxed);

@@ -57,7 +57,7 @@ fn connections_of_what_goes_are_kept_where_nothing_else_is_said() {
         snapshot.listeners.clear();
         snapshot.upstreams.clear();
     });
-    assert!(rig.monitor.departing().is_empty());
+    assert!(rig.monitor.draining().is_empty());
     clients.iter().for_each(is_echoed);
 }
 
@@ -111,11 +111,11 @@ fn an_endpoint_that_comes_back_before_its_turn_keeps_its_connections() {
     let before = rig.endpoint(backend);
     let other = Backend::echo();
     rig.change_upstream(replaced_by(other));
-    wait_until("it is to be drained", || rig.monitor.departing().len() == 1);
-    assert_eq!(rig.monitor.departing()[0].gone.open(), 3);
+    wait_until("it is to be drained", || rig.monitor.draining().len() == 1);
+    assert_eq!(rig.monitor.draining()[0].resource.open(), 3);
     rig.change_upstream(replaced_by(backend));
     // The other one goes, though it never had any.
-    let is_drained = || rig.monitor.departing().iter().any(|departing| departing.gone.open() > 0);
+    let is_drained = || rig.monitor.draining().iter().any(|departing| departing.resource.open() > 0);
     wait_until("it is not any more", || !is_drained());
     clients.iter().for_each(is_echoed);
     assert_eq!(rig.endpoint(backend).id(), before.id(), "its connections still count");
@@ -147,7 +147,7 @@ fn a_terminating_endpoint_has_its_own_way_and_then_that_of_a_removed_one() {
                 replaced_by(other)(upstream);
                 upstream.unready = [(endpoint(backend).key, unready)].into();
             });
-            assert!(rig.monitor.departing().is_empty());
+            assert!(rig.monitor.draining().is_empty());
             clients.iter().for_each(is_echoed);
         }
         rig.change_upstream(|upstream| {
@@ -176,7 +176,7 @@ fn connections_of_an_unhealthy_endpoint_are_closed() {
     drop(sick);
     wait_until("it is unhealthy", || !rig.endpoint(address).usable());
     is_connected(&client, &served);
-    assert!(rig.monitor.departing().is_empty(), "there is nowhere to go for its clients");
+    assert!(rig.monitor.draining().is_empty(), "there is nowhere to go for its clients");
     rig.change_upstream(|upstream| {
         upstream.endpoints.push(endpoint(other));
         upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
@@ -206,14 +206,14 @@ fn what_was_being_drained_goes_on_when_its_load_balancer_is_gone() {
     let mut rig = rig(Backend::echo(), removed(close(AFTER, Duration::ZERO)));
     let clients = clients(&rig, 3);
     rig.change_upstream(replaced_by(Backend::echo()));
-    wait_until("it is to be drained", || rig.monitor.departing().len() == 1);
+    wait_until("it is to be drained", || rig.monitor.draining().len() == 1);
     rig.publish(|snapshot| {
         snapshot.listeners.clear();
         snapshot.upstreams.clear();
     });
     clients.iter().for_each(is_reset);
     rig.wait_closed(CloseReason::EndpointRemoved, 3);
-    wait_until("nothing is left to be drained", || rig.monitor.departing().is_empty());
+    wait_until("nothing is left to be drained", || rig.monitor.draining().is_empty());
 }
 
 #[test]
@@ -276,10 +276,10 @@ fn a_failback_that_is_over_closes_nothing_of_who_is_not_ready_meanwhile() {
     });
     let clients = clients(&rig, 3);
     let why = |rig: &Rig| {
-        let departing = rig.monitor.departing();
+        let departing = rig.monitor.draining();
         departing
             .iter()
-            .filter(|departing| departing.gone.open() > 0)
+            .filter(|departing| departing.resource.open() > 0)
             .map(|departing| departing.reason)
             .collect::<Vec<_>>()
     };

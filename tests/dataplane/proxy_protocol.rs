@@ -41,7 +41,7 @@ fn header_at(backend: &mut TcpStream) -> Option<(SocketAddr, SocketAddr)> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut bytes = std::io::Cursor::new(read_exactly(backend, 28));
     let header = runtime.block_on(proxy_protocol::read_header(&mut bytes)).unwrap();
-    header.announced.map(|announced| (announced.source, announced.destination))
+    header.addresses.map(|addresses| (addresses.source, addresses.destination))
 }
 
 #[test]

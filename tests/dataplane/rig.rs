@@ -17,14 +17,14 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 use tcplb::{
-    drain::Draining,
+    drain::DrainMode,
     model::{
-        Access, ActiveCheck, Balancing, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey, Keepalive,
-        Limits, Listener, ListenerDrain, ListenerKey, ListenerState, ObjectKey, Priority, Probe, Snapshot, StableId,
+        Access, ActiveCheck, Balancing, BindState, Close, Connect, Distance, Endpoint, EndpointDrain, EndpointKey,
+        Keepalive, Limits, Listener, ListenerDrain, ListenerKey, ObjectKey, Priority, Probe, Snapshot, StableId,
         Timeouts, Transport, Upstream, UpstreamKey, Weight,
     },
     proxy::{
-        Closing, Drained, LiveListener, Monitor, Options, Proxy,
+        Closing, DrainOutcome, ListenerState, Monitor, Options, Proxy,
         access_log::{AccessLog, Events, Format},
         accounting::CloseReason,
         socket::Sharing,
@@ -42,7 +42,7 @@ pub struct Rig {
     pub monitor: Monitor,
     snapshot: Snapshot,
     /// All there ever were: the proxy forgets those that are gone.
-    listeners: BTreeMap<String, Arc<LiveListener>>,
+    listeners: BTreeMap<String, Arc<ListenerState>>,
     endpoints: Vec<Arc<upstream::Endpoint>>,
     log: Lines,
     control: Runtime,
@@ -138,10 +138,10 @@ impl Rig {
     }
 
     /// Accepts no more, and ends open connections as it is declared, none later than this.
-    pub fn shut_down(&self, longest: Duration) -> Drained {
+    pub fn shut_down(&self, longest: Duration) -> DrainOutcome {
         self.control.block_on(async {
             self.proxy().stop_accepting(Closing::Last).await;
-            self.proxy().drain(Draining::AsDeclared, longest).await
+            self.proxy().drain(DrainMode::AsDeclared, longest).await
         })
     }
 
@@ -182,8 +182,8 @@ impl Rig {
 
     pub fn address_of(&self, key: &ListenerKey) -> SocketAddr {
         match &self.proxy().reports().borrow().listeners[key] {
-            ListenerState::Bound(address) => *address,
-            ListenerState::Failed(sentence) => panic!("{key} is not bound: {sentence}"),
+            BindState::Bound(address) => *address,
+            BindState::Failed(sentence) => panic!("{key} is not bound: {sentence}"),
         }
     }
 

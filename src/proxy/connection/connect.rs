@@ -13,7 +13,7 @@ use crate::{
     proxy::{
         accounting::CloseReason,
         postgres, proxy_protocol,
-        stream::{Stream, preceded::Preceded},
+        stream::{Stream, with_preamble::WithPreamble},
         tls::ClientTls,
     },
     tcp::TcpSocket,
@@ -22,16 +22,16 @@ use crate::{
 
 /// A connection to an endpoint, for what the client sends.
 #[derive(Debug)]
-pub enum Reached {
-    Plain(Preceded<Stream>),
+pub enum BackendConnection {
+    Plain(WithPreamble<Stream>),
     Tls(Box<TlsBackend>),
 }
 
-pub type TlsBackend = TlsStream<Preceded<Stream>>;
+pub type TlsBackend = TlsStream<WithPreamble<Stream>>;
 
 /// What an endpoint is told before it gets what the client sends.
 #[derive(Debug)]
-pub struct Introduction<'a> {
+pub struct ClientInfo<'a> {
     pub stream: &'a Stream,
     pub client: SocketAddr,
     /// Where the client connected to, as a PROXY header announced it.
@@ -49,7 +49,7 @@ pub enum Encryption {
     PassedThrough(Option<StartTls>),
 }
 
-impl Introduction<'_> {
+impl ClientInfo<'_> {
     /// The PROXY header. Fails for a client that is gone.
     fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
         let destination = match self.destination {
@@ -59,25 +59,25 @@ impl Introduction<'_> {
         Ok(proxy_protocol::encode(version, self.client, destination, self.client_tls.as_deref()))
     }
 
-    fn opening(&self, backend: &Backend) -> Result<Opening, CloseReason> {
+    fn preamble(&self, backend: &Backend) -> Result<Preamble, CloseReason> {
         let header = backend.proxy_protocol.map(|version| self.header(version)).transpose()?;
         let tls = backend.tls.as_ref().filter(|_| self.encryption == Encryption::OfBackend).cloned();
         let start_tls = match self.encryption {
             Encryption::OfBackend => tls.as_ref().and_then(|tls| tls.terms.start_tls),
             Encryption::PassedThrough(start_tls) => start_tls,
         };
-        Ok(Opening { header, start_tls, tls })
+        Ok(Preamble { header, start_tls, tls })
     }
 }
 
 /// How a connection to an endpoint begins.
-struct Opening {
+struct Preamble {
     header: Option<Box<[u8]>>,
     start_tls: Option<StartTls>,
     tls: Option<Arc<BackendTls>>,
 }
 
-impl Opening {
+impl Preamble {
     /// Whether the endpoint has a say in it.
     fn asks(&self) -> bool {
         self.start_tls.is_some() || self.tls.is_some()
@@ -88,15 +88,15 @@ impl Opening {
 /// answers, or attempts or time run out. `attempts` counts the endpoints tried.
 pub async fn first_reachable(
     subset: &Subset,
-    introduction: &Introduction<'_>,
+    client_info: &ClientInfo<'_>,
     attempts: &mut u16,
-) -> Result<(Reached, ActiveConnection), CloseReason> {
+) -> Result<(BackendConnection, ActiveConnection), CloseReason> {
     let settings = subset.connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
     let (mut deadline, mut told) = (None, false);
     while *attempts < settings.attempts.get() {
-        let Some(active) = subset.pick_again(introduction.client.ip(), &tried) else {
+        let Some(active) = subset.pick_again(client_info.client.ip(), &tried) else {
             if told || !tried.is_empty() {
                 return Err(failure);
             }
@@ -104,16 +104,16 @@ pub async fn first_reachable(
             // There has to be time left for dialling.
             let until = deadline - settings.deadline / 4;
             // What has become usable since it was picked is picked the next time.
-            told = !wait_for_probes(subset, introduction.stream, until).await?;
+            told = !wait_for_probes(subset, client_info.stream, until).await?;
             continue;
         };
         *attempts += 1;
         let endpoint = active.endpoint();
-        let opening = introduction.opening(&endpoint.backend())?;
+        let preamble = client_info.preamble(&endpoint.backend())?;
         let ready = endpoint.take_preconnected().and_then(|socket| TcpSocket::new(socket).ok());
         let ready = match ready {
-            Some(ready) if !opening.asks() => {
-                return Ok((Reached::Plain(Preceded::new(opening.header, Stream::new(ready))), active));
+            Some(ready) if !preamble.asks() => {
+                return Ok((BackendConnection::Plain(WithPreamble::new(preamble.header, Stream::new(ready))), active));
             }
             ready => ready,
         };
@@ -121,7 +121,7 @@ pub async fn first_reachable(
         let deadline = *deadline.get_or_insert(now + settings.deadline);
         let attempt = Attempt { address: endpoint.address(), ends: deadline.min(now + settings.timeout) };
         let is_dialled = ready.is_none();
-        let error = match attempt.reach(ready, opening).await {
+        let error = match attempt.reach(ready, preamble).await {
             Ok(reached) => {
                 if is_dialled {
                     endpoint.connected();
@@ -157,7 +157,7 @@ fn wait_for_probes<'a>(
     async move {
         let mut waited = pin!(timeout_at(until, subset.wait_for_first_checks()));
         loop {
-            let outcome = timeout(LOOK, &mut waited).await;
+            let outcome = timeout(LIVENESS_INTERVAL, &mut waited).await;
             match outcome {
                 Ok(Ok(false) | Err(_)) => return Ok(false),
                 _ if client.peer_has_ended() => return Err(CloseReason::ClientReset),
@@ -170,13 +170,13 @@ fn wait_for_probes<'a>(
 }
 
 /// How often it is looked whether a client that waits is still there.
-const LOOK: Duration = Duration::from_secs(1);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection to an endpoint for what is no session of a client's. The caller bounds the time.
-pub async fn open(endpoint: &Endpoint, introduction: &Introduction<'_>) -> io::Result<Reached> {
-    let opening = introduction.opening(&endpoint.backend()).map_err(|_| io::ErrorKind::NotConnected)?;
+pub async fn open(endpoint: &Endpoint, client_info: &ClientInfo<'_>) -> io::Result<BackendConnection> {
+    let preamble = client_info.preamble(&endpoint.backend()).map_err(|_| io::ErrorKind::NotConnected)?;
     let address = endpoint.address();
-    encrypt(Stream::new(dial(address).await?), opening, address).await
+    encrypt(Stream::new(dial(address).await?), preamble, address).await
 }
 
 /// An attempt to reach one endpoint.
@@ -187,18 +187,18 @@ struct Attempt {
 }
 
 /// Why an endpoint was not reached.
-struct Unreached {
+struct AttemptError {
     cause: io::Error,
     of_tls: bool,
     is_timeout: bool,
 }
 
 impl Attempt {
-    async fn reach(self, ready: Option<TcpSocket>, opening: Opening) -> Result<Reached, Unreached> {
-        let failed = |of_tls| move |cause| Unreached { cause, of_tls, is_timeout: false };
+    async fn reach(self, ready: Option<TcpSocket>, preamble: Preamble) -> Result<BackendConnection, AttemptError> {
+        let failed = |of_tls| move |cause| AttemptError { cause, of_tls, is_timeout: false };
         let too_late = |of_tls, what: &str| {
             let cause = io::Error::new(io::ErrorKind::TimedOut, what);
-            Unreached { cause, of_tls, is_timeout: true }
+            AttemptError { cause, of_tls, is_timeout: true }
         };
         let tcp = match ready {
             Some(ready) => ready,
@@ -207,11 +207,11 @@ impl Attempt {
                 .map_err(|_| too_late(false, "no answer within connect.timeout"))?
                 .map_err(failed(false))?,
         };
-        if !opening.asks() {
-            return Ok(Reached::Plain(Preceded::new(opening.header, Stream::new(tcp))));
+        if !preamble.asks() {
+            return Ok(BackendConnection::Plain(WithPreamble::new(preamble.header, Stream::new(tcp))));
         }
         // Boxed: a handshake's state is large, and most connections have none.
-        timeout_at(self.ends, Box::pin(encrypt(Stream::new(tcp), opening, self.address)))
+        timeout_at(self.ends, Box::pin(encrypt(Stream::new(tcp), preamble, self.address)))
             .await
             .map_err(|_| too_late(true, "it was asked for TLS and did not answer within connect.timeout"))?
             .map_err(failed(true))
@@ -219,21 +219,21 @@ impl Attempt {
 }
 
 /// Agrees on TLS with an endpoint, as far as that is not the client's.
-async fn encrypt(stream: Stream, opening: Opening, address: SocketAddr) -> io::Result<Reached> {
-    let mut stream = Preceded::new(opening.header, stream);
-    if opening.start_tls == Some(StartTls::Postgres) {
+async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io::Result<BackendConnection> {
+    let mut stream = WithPreamble::new(preamble.header, stream);
+    if preamble.start_tls == Some(StartTls::Postgres) {
         match postgres::ask_for_tls(&mut stream).await {
             Ok(true) => {}
             Ok(false) => return Err(io::Error::other("it was asked for TLS and has none")),
             Err(_) => return Err(io::Error::other("it was asked for TLS and ended the connection")),
         }
     }
-    let Some(tls) = opening.tls else { return Ok(Reached::Plain(stream)) };
+    let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
     // A certificate that is not verified may be for any name, and for an address none is asked for.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
     let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("no TLS with it: {error}")))?;
-    Ok(Reached::Tls(Box::new(stream)))
+    Ok(BackendConnection::Tls(Box::new(stream)))
 }
 
 /// What is wanting here is told to whoever runs this host, at a bounded rate.

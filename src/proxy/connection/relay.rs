@@ -32,9 +32,9 @@ use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stre
 const LINGER: Duration = Duration::from_secs(5);
 /// How often a side that is not being read is asked whether it still is there, and how long nothing must have moved
 /// before its answer counts.
-const LOOK: Duration = Duration::from_secs(1);
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 /// From then on a connection has what short ones are spared.
-pub const LASTING: Duration = Duration::from_secs(1);
+pub const LONG_LIVED_AFTER: Duration = Duration::from_secs(1);
 /// How often is looked whether what was sent has arrived.
 const DELIVERY_TICK: Duration = Duration::from_millis(10);
 
@@ -59,8 +59,8 @@ pub trait Meter {
     fn sent_to_client(&self, bytes: usize);
     /// Called after each turn that moved bytes.
     fn active(&self, now: Instant);
-    /// Called once, when it has been relayed for [`LASTING`].
-    fn lasting(&self, backend: &Stream);
+    /// Called once, when it has been relayed for [`LONG_LIVED_AFTER`].
+    fn long_lived(&self, backend: &Stream);
 }
 
 /// Moves bytes until both directions have ended, one side breaks, or a deadline passes.
@@ -81,9 +81,9 @@ pub fn both_ways<'a>(
         deadlines,
         last_activity: now,
         undelivered: (0, 0),
-        lasting_at: Some(now + LASTING),
+        long_lived_at: Some(now + LONG_LIVED_AFTER),
         linger_until: None,
-        look_at: None,
+        check_at: None,
         timer: None,
     };
     async move {
@@ -116,9 +116,9 @@ struct Relay {
     /// What had not arrived at the client and the backend when that was last asked.
     undelivered: (usize, usize),
     /// When the meter is told that it lasts; `None`: that has been told.
-    lasting_at: Option<Instant>,
+    long_lived_at: Option<Instant>,
     linger_until: Option<Instant>,
-    look_at: Option<Instant>,
+    check_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -224,9 +224,9 @@ impl Relay {
         backend: &Stream,
         meter: &impl Meter,
     ) -> Poll<Ending> {
-        let looks = self.leaves_client_unread() || self.leaves_backend_unread();
-        if looks && self.look_at.is_none() {
-            self.look_at = Some(Instant::now() + LOOK);
+        let checks = self.leaves_client_unread() || self.leaves_backend_unread();
+        if checks && self.check_at.is_none() {
+            self.check_at = Some(Instant::now() + LIVENESS_INTERVAL);
         }
         loop {
             let Some((due, alarm)) = self.next_alarm() else {
@@ -255,13 +255,13 @@ impl Relay {
                 }
                 Alarm::Silence(reason) => return Poll::Ready(Ending::Cut(reason)),
                 Alarm::Linger => return Poll::Ready(Ending::Cut(CloseReason::BackendReset)),
-                Alarm::Lasting => {
-                    self.lasting_at = None;
-                    meter.lasting(backend);
+                Alarm::LongLived => {
+                    self.long_lived_at = None;
+                    meter.long_lived(backend);
                 }
-                Alarm::Look => {
-                    self.look_at = looks.then(|| now + LOOK);
-                    if let Some(ending) = self.look(now, client, backend) {
+                Alarm::Liveness => {
+                    self.check_at = checks.then(|| now + LIVENESS_INTERVAL);
+                    if let Some(ending) = self.check_liveness(now, client, backend) {
                         return Poll::Ready(ending);
                     }
                 }
@@ -280,8 +280,8 @@ impl Relay {
                 self.deadlines.half_closed.filter(|_| half_closed).and_then(after),
                 Alarm::Silence(CloseReason::HalfClosedTimeout),
             ),
-            (self.look_at, Alarm::Look),
-            (self.lasting_at, Alarm::Lasting),
+            (self.check_at, Alarm::Liveness),
+            (self.long_lived_at, Alarm::LongLived),
         ]
         .into_iter()
         .filter_map(|(due, alarm)| Some((due?, alarm)))
@@ -300,8 +300,8 @@ impl Relay {
     }
 
     /// Finds a side that broke while it was not being read.
-    fn look(&mut self, now: Instant, client: &Stream, backend: &Stream) -> Option<Ending> {
-        if now < self.last_activity + LOOK {
+    fn check_liveness(&mut self, now: Instant, client: &Stream, backend: &Stream) -> Option<Ending> {
+        if now < self.last_activity + LIVENESS_INTERVAL {
             return None;
         }
         if self.still_delivers(client, backend) {
@@ -330,8 +330,8 @@ enum Alarm {
     End,
     Linger,
     Silence(CloseReason),
-    Look,
-    Lasting,
+    Liveness,
+    LongLived,
 }
 
 /// How a relayed connection ends for both sides.

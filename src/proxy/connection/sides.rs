@@ -5,13 +5,13 @@ use tokio_rustls::server::TlsStream;
 use super::{connect::TlsBackend, relay::Side};
 use crate::{
     proxy::{
-        stream::{Stream, preceded::Preceded, prefixed::Prefixed},
-        tls::LastFlight,
+        stream::{Stream, prefixed_io::PrefixedIo, with_preamble::WithPreamble},
+        tls::DeferredTickets,
     },
     tcp::TcpSocket,
 };
 
-pub type TlsClient = TlsStream<LastFlight<Prefixed<Stream>>>;
+pub type TlsClient = TlsStream<DeferredTickets<PrefixedIo<Stream>>>;
 
 impl Side for Stream {
     fn stream(&mut self) -> &mut Stream {
@@ -23,7 +23,7 @@ impl Side for Stream {
     }
 }
 
-impl Side for Prefixed<Stream> {
+impl Side for PrefixedIo<Stream> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut()
     }
@@ -33,7 +33,7 @@ impl Side for Prefixed<Stream> {
     }
 }
 
-impl Side for Preceded<Stream> {
+impl Side for WithPreamble<Stream> {
     fn stream(&mut self) -> &mut Stream {
         self.get_mut()
     }

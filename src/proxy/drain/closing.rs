@@ -5,22 +5,22 @@ use tokio::sync::oneshot;
 
 use crate::proxy::worker::{
     handle::{Order, Shared},
-    sessions::{Owner, Wishes, shared_out},
+    sessions::{CloseRequests, DrainTarget, divide_requests},
 };
 
 /// Closes what is wished, and answers how many that were.
-pub async fn close(shared: &Shared, wishes: &Wishes) -> BTreeMap<Owner, usize> {
-    if wishes.is_empty() {
+pub async fn close(shared: &Shared, requests: &CloseRequests) -> BTreeMap<DrainTarget, usize> {
+    if requests.is_empty() {
         return BTreeMap::new();
     }
-    let asked = Arc::new(wishes.clone());
-    let rank = |done| Order::Rank { wishes: asked.clone(), done };
+    let asked = Arc::new(requests.clone());
+    let rank = |done| Order::Rank { requests: asked.clone(), done };
     let ranks = ask(shared, (0..shared.workers.len()).map(|_| rank)).await;
-    let shares = shared_out(wishes, &ranks).into_iter();
-    let closed = ask(shared, shares.map(|wishes| |done| Order::CloseSome { wishes, done })).await;
+    let shares = divide_requests(requests, &ranks).into_iter();
+    let closed = ask(shared, shares.map(|requests| |done| Order::CloseSome { requests, done })).await;
     let mut sums = BTreeMap::new();
-    for (owner, count) in closed.into_iter().flatten() {
-        *sums.entry(owner).or_insert(0) += count;
+    for (target, count) in closed.into_iter().flatten() {
+        *sums.entry(target).or_insert(0) += count;
     }
     sums
 }

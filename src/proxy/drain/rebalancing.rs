@@ -8,7 +8,7 @@ use crate::{
     proxy::{
         accounting::CloseReason,
         view::View,
-        worker::sessions::{Choice, First, Owner, Wish, Wishes},
+        worker::sessions::{CloseCriteria, CloseOrder, CloseRequest, CloseRequests, DrainTarget},
     },
     upstream::{
         Upstream,
@@ -30,11 +30,11 @@ pub struct Rebalance {
 #[derive(Debug)]
 struct State {
     rebalancer: Rebalancer,
-    under_way: Option<UnderWay>,
+    run: Option<Run>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct UnderWay {
+struct Run {
     closed: usize,
     /// When there was something to close last.
     last: Instant,
@@ -42,53 +42,53 @@ struct UnderWay {
 
 impl Rebalance {
     /// Whether it has to be looked at from time to time.
-    pub fn is_wanted(view: &View) -> bool {
+    pub fn is_enabled(view: &View) -> bool {
         view.upstreams.iter().any(|(_, upstream)| upstream.rebalancing().is_some())
     }
 
     /// What is to be closed now, if connections that are still being dialled count.
-    pub fn due(&mut self, view: &View, now: Instant) -> Wishes {
-        let mut wishes = Wishes::new();
+    pub fn due(&mut self, view: &View, now: Instant) -> CloseRequests {
+        let mut requests = CloseRequests::new();
         self.upstreams.retain(|key, _| view.upstreams.iter().any(|(other, _)| other == key));
         for (key, upstream) in &view.upstreams {
             match upstream.rebalancing() {
                 Some(rebalancing) => {
                     let state = self.upstreams.entry(key.clone()).or_insert_with(|| State::new(&rebalancing, now));
-                    wishes.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
+                    requests.extend(state.due(key, &rebalancing, &endpoint_loads(upstream), now));
                 }
                 None => drop(self.upstreams.remove(key)),
             }
         }
-        wishes
+        requests
     }
 
     /// What of it is to be closed if these are the connections that reached each endpoint.
-    pub fn confirmed(&self, view: &View, wishes: &Wishes, established: &BTreeMap<u64, u32>) -> Wishes {
-        let mut confirmed = Wishes::new();
-        let due = counts(wishes.iter().map(|(owner, wish)| (owner, wish.count)));
+    pub fn confirmed(&self, view: &View, requests: &CloseRequests, established: &BTreeMap<u64, u32>) -> CloseRequests {
+        let mut confirmed = CloseRequests::new();
+        let due = counts(requests.iter().map(|(target, request)| (target, request.count)));
         for (key, upstream) in &view.upstreams {
             let (Some(rebalancing), Some(state)) = (upstream.rebalancing(), self.upstreams.get(key)) else { continue };
             let of_upstream = state.rebalancer.confirmed(&rebalancing, &endpoint_loads(upstream), &due, established);
-            for (owner, count) in of_upstream.into_iter().map(|(id, count)| (Owner::Endpoint(id), count)) {
-                confirmed.insert(owner, Wish { count, ..wishes[&owner] });
+            for (target, count) in of_upstream.into_iter().map(|(id, count)| (DrainTarget::Endpoint(id), count)) {
+                confirmed.insert(target, CloseRequest { count, ..requests[&target] });
             }
         }
         confirmed
     }
 
     /// Takes note of what has been wished and closed.
-    pub fn note(&mut self, wishes: &Wishes, closed: &BTreeMap<Owner, usize>, now: Instant) {
-        let due = counts(wishes.iter().map(|(owner, wish)| (owner, wish.count)));
-        let closed = counts(closed.iter().map(|(owner, count)| (owner, *count)));
+    pub fn record(&mut self, requests: &CloseRequests, closed: &BTreeMap<DrainTarget, usize>, now: Instant) {
+        let due = counts(requests.iter().map(|(target, request)| (target, request.count)));
+        let closed = counts(closed.iter().map(|(target, count)| (target, *count)));
         for state in self.upstreams.values_mut() {
-            state.note(&due, &closed, now);
+            state.record(&due, &closed, now);
         }
     }
 }
 
 impl State {
     fn new(rebalancing: &Rebalancing, now: Instant) -> Self {
-        Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), under_way: None }
+        Self { rebalancer: Rebalancer::new(&rebalancing.rebalance, now), run: None }
     }
 
     fn due(
@@ -97,32 +97,32 @@ impl State {
         rebalancing: &Rebalancing,
         groups: &[Vec<EndpointLoad>],
         now: Instant,
-    ) -> Wishes {
+    ) -> CloseRequests {
         let due = self.rebalancer.due(rebalancing, groups, now);
-        self.tell(key, self.rebalancer.too_many(), now);
-        let Some(choice) = choice(&rebalancing.rebalance, now) else { return Wishes::new() };
-        let wish = |count| Wish { count, reason: CloseReason::Rebalanced, choice };
-        due.into_iter().map(|(id, count)| (Owner::Endpoint(id), wish(count))).collect()
+        self.log_progress(key, self.rebalancer.too_many(), now);
+        let Some(criteria) = criteria(&rebalancing.rebalance, now) else { return CloseRequests::new() };
+        let request = |count| CloseRequest { count, reason: CloseReason::Rebalanced, criteria };
+        due.into_iter().map(|(id, count)| (DrainTarget::Endpoint(id), request(count))).collect()
     }
 
-    fn note(&mut self, due: &Counts, closed: &Counts, now: Instant) {
-        let closed = self.rebalancer.note(due, closed, now);
-        if let Some(under_way) = &mut self.under_way {
-            under_way.closed += closed;
+    fn record(&mut self, due: &Counts, closed: &Counts, now: Instant) {
+        let closed = self.rebalancer.record(due, closed, now);
+        if let Some(run) = &mut self.run {
+            run.closed += closed;
         }
     }
 
     /// Says when it begins and when it has come to an end.
-    fn tell(&mut self, load_balancer: &UpstreamKey, too_many: usize, now: Instant) {
-        match &mut self.under_way {
+    fn log_progress(&mut self, load_balancer: &UpstreamKey, too_many: usize, now: Instant) {
+        match &mut self.run {
             None if too_many > 0 => {
                 info!(%load_balancer, too_many, "rebalancing: endpoints have more connections than their share");
-                self.under_way = Some(UnderWay { closed: 0, last: now });
+                self.run = Some(Run { closed: 0, last: now });
             }
-            Some(under_way) if too_many > 0 => under_way.last = now,
-            Some(UnderWay { closed, last }) if now.saturating_duration_since(*last) > OVER => {
+            Some(run) if too_many > 0 => run.last = now,
+            Some(Run { closed, last }) if now.saturating_duration_since(*last) > OVER => {
                 info!(%load_balancer, closed, "rebalanced");
-                self.under_way = None;
+                self.run = None;
             }
             _ => {}
         }
@@ -131,10 +131,10 @@ impl State {
 
 /// Which connections may be closed, and which first. `None`: the clock does not reach back so far, and has seen none
 /// that is old enough.
-fn choice(settings: &model::Rebalance, now: Instant) -> Option<Choice> {
+fn criteria(settings: &model::Rebalance, now: Instant) -> Option<CloseCriteria> {
     let silent_since = now.checked_sub(IDLE)?;
-    Some(Choice {
-        first: if settings.idle_only { First::Silent } else { First::Oldest },
+    Some(CloseCriteria {
+        order: if settings.idle_only { CloseOrder::LeastRecentlyActive } else { CloseOrder::Oldest },
         accepted_before: Some(now.checked_sub(settings.min_age)?),
         silent_since: settings.idle_only.then_some(silent_since),
     })
@@ -145,10 +145,10 @@ fn endpoint_loads(upstream: &Upstream) -> Vec<Vec<EndpointLoad>> {
 }
 
 /// Those of endpoints.
-fn counts<'a>(of: impl Iterator<Item = (&'a Owner, usize)>) -> Counts {
-    let of_endpoint = |(owner, count): (&Owner, usize)| match owner {
-        Owner::Endpoint(id) => Some((*id, count)),
-        Owner::Listener(_) => None,
+fn counts<'a>(of: impl Iterator<Item = (&'a DrainTarget, usize)>) -> Counts {
+    let of_endpoint = |(target, count): (&DrainTarget, usize)| match target {
+        DrainTarget::Endpoint(id) => Some((*id, count)),
+        DrainTarget::Listener(_) => None,
     };
     of.filter_map(of_endpoint).collect()
 }

@@ -48,8 +48,8 @@ impl AsyncRead for Peer {
     }
 }
 
-fn announced(source: &str, destination: &str) -> Option<Announced> {
-    Some(Announced { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
+fn addresses(source: &str, destination: &str) -> Option<ProxyAddresses> {
+    Some(ProxyAddresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
 }
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -60,27 +60,27 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
 #[test]
 fn version_1_announces_what_its_line_says() {
     for (line, expected) in [
-        ("PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", announced("192.168.0.1:56324", "192.168.0.11:443")),
-        ("PROXY TCP4 1.1.1.1 2.2.2.2 0 65535\r\n", announced("1.1.1.1:0", "2.2.2.2:65535")),
-        ("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", announced("[2001:db8::1]:1", "[::1]:2")),
-        ("PROXY TCP6 :: :: 1 1\r\n", announced("[::]:1", "[::]:1")),
+        ("PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", addresses("192.168.0.1:56324", "192.168.0.11:443")),
+        ("PROXY TCP4 1.1.1.1 2.2.2.2 0 65535\r\n", addresses("1.1.1.1:0", "2.2.2.2:65535")),
+        ("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", addresses("[2001:db8::1]:1", "[::1]:2")),
+        ("PROXY TCP6 :: :: 1 1\r\n", addresses("[::]:1", "[::]:1")),
         (
             "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff FFFF:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
-            announced(
+            addresses(
                 "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
                 "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
             ),
         ),
-        ("PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 2\r\n", announced("192.0.2.7:1", "[2001:db8::1]:2")),
+        ("PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 2\r\n", addresses("192.0.2.7:1", "[2001:db8::1]:2")),
         ("PROXY UNKNOWN\r\n", None),
         ("PROXY UNKNOWN anything at all\r\n", None),
     ] {
         let header = Peer::sending(line).header().unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        assert_eq!(header, Header { announced: expected, rest: Vec::new() }, "{line:?}");
+        assert_eq!(header, Header { addresses: expected, rest: Vec::new() }, "{line:?}");
     }
     let unknown = [&b"PROXY UNKNOWN "[..], &[0xff; 91], b"\r\n"].concat();
     assert_eq!(unknown.len(), MAX_V1);
-    assert_eq!(Peer::sending(unknown).header().unwrap().announced, None);
+    assert_eq!(Peer::sending(unknown).header().unwrap().addresses, None);
 }
 
 #[test]
@@ -127,10 +127,10 @@ fn version_2_announces_tcp_addresses_and_skips_the_rest() {
     let v4 = [192, 0, 2, 1, 198, 51, 100, 2, 0x1f, 0x90, 0x01, 0xbb];
     let mapped = "::ffff:192.0.2.1".parse::<Ipv6Addr>().unwrap().octets();
     let v6 = [&mapped[..], &[0; 15], &[1, 0x1f, 0x90, 0x01, 0xbb]].concat();
-    let tcp4 = announced("192.0.2.1:8080", "198.51.100.2:443");
+    let tcp4 = addresses("192.0.2.1:8080", "198.51.100.2:443");
     for (bytes, expected) in [
         (v2(0x21, 0x11, &v4), tcp4),
-        (v2(0x21, 0x21, &v6), announced("192.0.2.1:8080", "[::1]:443")),
+        (v2(0x21, 0x21, &v6), addresses("192.0.2.1:8080", "[::1]:443")),
         (v2(0x21, 0x11, &[&v4[..], &[4, 0, 0]].concat()), tcp4),
         (v2(0x21, 0x11, &[&v4[..], &[0xff; MAX_V2 - 16 - 12]].concat()), tcp4),
         (v2(0x20, 0x00, &[]), None),
@@ -144,7 +144,7 @@ fn version_2_announces_tcp_addresses_and_skips_the_rest() {
     ] {
         let length = bytes.len();
         let mut peer = Peer::sending([bytes.clone(), b"SSH-2.0".to_vec()].concat());
-        assert_eq!(peer.header().unwrap(), Header { announced: expected, rest: Vec::new() }, "{bytes:?}");
+        assert_eq!(peer.header().unwrap(), Header { addresses: expected, rest: Vec::new() }, "{bytes:?}");
         assert_eq!(peer.taken, length, "nothing past the header is read");
     }
 }
@@ -260,11 +260,11 @@ proptest! {
         let read = peer.header().unwrap();
 
         let (expected, _) = ProxyHeader::parse(&header, ParseConfig::default()).unwrap();
-        let expected = expected.proxied_address().map(|address| Announced {
+        let expected = expected.proxied_address().map(|address| ProxyAddresses {
             source: canonical(address.source),
             destination: canonical(address.destination),
         });
-        prop_assert_eq!(read.announced, expected);
+        prop_assert_eq!(read.addresses, expected);
         prop_assert_eq!(peer.taken - read.rest.len(), header.len());
         prop_assert!(following.starts_with(&read.rest));
     }
@@ -285,8 +285,8 @@ proptest! {
     ) {
         let header = encode(version, source, destination, None);
         let read = Peer::sending(&*header).header().unwrap();
-        let expected = Announced { source: canonical(source), destination: canonical(destination) };
-        prop_assert_eq!(read, Header { announced: Some(expected), rest: Vec::new() });
+        let expected = ProxyAddresses { source: canonical(source), destination: canonical(destination) };
+        prop_assert_eq!(read, Header { addresses: Some(expected), rest: Vec::new() });
     }
 
     #[test]

@@ -124,16 +124,16 @@ impl Pipe {
     }
 
     /// Passes on what is in it, or a part.
-    pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpSocket) -> Poll<io::Result<Drained>> {
-        let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(Drained::Bytes(0))) };
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpSocket) -> Poll<io::Result<PipeOutput>> {
+        let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(PipeOutput::Bytes(0))) };
         match ready!(to.poll_write_io(cx, |socket| move_bytes(reader, socket, self.filled))) {
             Ok(count) => {
                 self.filled -= count;
-                Poll::Ready(Ok(Drained::Bytes(count)))
+                Poll::Ready(Ok(PipeOutput::Bytes(count)))
             }
             Err(error) if is_refusal(&error) => {
                 copy_from_now_on("splice", &error);
-                self.read_back().map(|bytes| Poll::Ready(Ok(Drained::ReadBack(bytes))))?
+                self.read_back().map(|bytes| Poll::Ready(Ok(PipeOutput::ReadBack(bytes))))?
             }
             Err(error) => Poll::Ready(Err(error)),
         }
@@ -155,7 +155,7 @@ impl Pipe {
 }
 
 /// The way in which bytes left a pipe.
-pub enum Drained {
+pub enum PipeOutput {
     /// This many are with the receiver's socket.
     Bytes(usize),
     /// They are here, to be written, because splice(2) is refused.
@@ -271,7 +271,7 @@ mod tests {
         let mut pipe = Pipe::borrow().unwrap();
         assert_eq!(poll_fn(|cx| pipe.poll_fill(cx, &from)).await.unwrap(), 3);
         let drained = poll_fn(|cx| pipe.poll_drain(cx, &to)).await.unwrap();
-        assert!(matches!(drained, Drained::Bytes(3)));
+        assert!(matches!(drained, PipeOutput::Bytes(3)));
         let mut said = [0; 3];
         server.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"new");

@@ -5,7 +5,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use super::client_hello::HelloError;
-use crate::proxy::postgres::OpeningError;
+use crate::proxy::postgres::StartupError;
 
 /// Makes the enum, with what is documented of each fault at hand for the documentation.
 macro_rules! handshake_faults {
@@ -257,14 +257,14 @@ impl HandshakeFault {
     }
 }
 
-impl From<OpeningError> for HandshakeFault {
-    fn from(error: OpeningError) -> Self {
+impl From<StartupError> for HandshakeFault {
+    fn from(error: StartupError) -> Self {
         match error {
-            OpeningError::Invalid => Self::NotPostgres,
-            OpeningError::Unencrypted => Self::Unencrypted,
-            OpeningError::BehindRequest => Self::BehindRequest,
-            OpeningError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Ended,
-            OpeningError::Io(_) => Self::Reset,
+            StartupError::Invalid => Self::NotPostgres,
+            StartupError::Unencrypted => Self::Unencrypted,
+            StartupError::BehindRequest => Self::BehindRequest,
+            StartupError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Ended,
+            StartupError::Io(_) => Self::Reset,
         }
     }
 }

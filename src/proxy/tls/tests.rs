@@ -317,7 +317,8 @@ async fn tickets_come_with_the_first_data_also_after_a_second_client_hello() {
         let (near, far) = duplex(16 << 10);
         let connector = TlsConnector::from(Arc::new(authority.client_with(groups(offered), &[&TLS13])));
         let name = ServerName::try_from("db.example.com").unwrap();
-        let (client, accepted) = tokio::join!(connector.connect(name, near), acceptor.accept(LastFlight::new(far)));
+        let (client, accepted) =
+            tokio::join!(connector.connect(name, near), acceptor.accept(DeferredTickets::new(far)));
         let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
         assert_eq!(client.get_ref().1.handshake_kind(), Some(kind));
 

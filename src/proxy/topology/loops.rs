@@ -8,10 +8,10 @@ use tracing::{info, warn};
 use super::local_addresses::LocalAddresses;
 use crate::model::{EndpointKey, Loops, Snapshot, Upstream, UpstreamKey, loops};
 
-/// The addresses of this host are looked at again after this long, or after [`LOOK_COST`] times as long as a look took.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The addresses of this host are looked at again after this long, or after [`REFRESH_COST`] times as long as a look took.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// At most a hundredth of a thread is used for looks.
-const LOOK_COST: u32 = 100;
+const REFRESH_COST: u32 = 100;
 
 /// Keeps connections from looping through the host's own addresses until there is no descriptor left. The translation
 /// refuses the loops that manifests show; the addresses of this host are known here only.
@@ -20,7 +20,7 @@ pub struct LoopGuard {
     addresses: LocalAddresses,
     found: Loops,
     /// `None`: there is nothing to look at.
-    next_look: Option<Instant>,
+    next_refresh: Option<Instant>,
 }
 
 impl LoopGuard {
@@ -35,8 +35,8 @@ impl LoopGuard {
         }
         log_difference(&self.found, &found, snapshot);
         self.found = found;
-        let due = || Instant::now() + LOOK_AGAIN;
-        self.next_look = (!self.addresses.is_empty()).then(|| self.next_look.unwrap_or_else(due));
+        let due = || Instant::now() + REFRESH_INTERVAL;
+        self.next_refresh = (!self.addresses.is_empty()).then(|| self.next_refresh.unwrap_or_else(due));
         upstreams
     }
 
@@ -45,17 +45,17 @@ impl LoopGuard {
         &self.found
     }
 
-    /// When [`Self::look`] is due.
-    pub fn next_look(&self) -> Option<Instant> {
-        self.next_look
+    /// When [`Self::refresh`] is due.
+    pub fn next_refresh(&self) -> Option<Instant> {
+        self.next_refresh
     }
 
     /// Looks at the addresses of this host. True if those of endpoints have changed: then other endpoints may loop.
-    pub fn look(&mut self) -> bool {
+    pub fn refresh(&mut self) -> bool {
         let begun = Instant::now();
         let changed = self.addresses.refresh();
         let now = Instant::now();
-        self.next_look = Some(now + LOOK_AGAIN.max((now - begun) * LOOK_COST));
+        self.next_refresh = Some(now + REFRESH_INTERVAL.max((now - begun) * REFRESH_COST));
         changed
     }
 }

@@ -15,14 +15,14 @@ use crate::model::{Listener, ListenerKey, covers, overlap};
 /// would reset those that are just being made.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub open: Vec<Opening>,
+    pub open: Vec<BindPlan>,
     /// Addresses that stay open, each with its listener.
     pub keep: Vec<(SocketAddr, ListenerKey)>,
     pub close: Vec<SocketAddr>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub struct Opening {
+pub struct BindPlan {
     pub address: SocketAddr,
     pub listener: ListenerKey,
     /// An address that is open now, or is opened too, competes for the same connections: the sockets must be able to
@@ -47,7 +47,7 @@ pub fn plan(
             plan.keep.push((address, listener));
         } else {
             let overlaps = open.union(inherited).any(|other| *other != address && overlap(*other, address));
-            plan.open.push(Opening { address, listener, overlaps });
+            plan.open.push(BindPlan { address, listener, overlaps });
         }
     }
     for &address in open.union(inherited).filter(|address| !owners.contains_key(address)) {
@@ -56,7 +56,7 @@ pub fn plan(
             (true, Some((_, &listener))) => plan.keep.push((address, listener.clone())),
             (true, None) => plan.close.push(address),
             (false, Some((_, &listener))) => {
-                plan.open.push(Opening { address, listener: listener.clone(), overlaps: true });
+                plan.open.push(BindPlan { address, listener: listener.clone(), overlaps: true });
             }
             (false, None) => {}
         }
@@ -110,9 +110,9 @@ mod tests {
         let addresses = |texts: &[&str]| texts.iter().copied().map(address).collect();
         let wanted = wanted.iter().map(|(name, bind)| (key(name), listener(bind))).collect();
         let plan = plan(&addresses(open), &addresses(inherited), &wanted);
-        let opened = plan.open.iter().map(|opening| {
-            let mark = if opening.overlaps { '!' } else { '+' };
-            format!("{mark}{} {}", opening.address, opening.listener.object.name)
+        let opened = plan.open.iter().map(|bind| {
+            let mark = if bind.overlaps { '!' } else { '+' };
+            format!("{mark}{} {}", bind.address, bind.listener.object.name)
         });
         let kept = plan.keep.iter().map(|(address, listener)| format!("={address} {}", listener.object.name));
         opened.chain(kept).chain(plan.close.iter().map(|address| format!("-{address}"))).collect()

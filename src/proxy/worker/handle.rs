@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use super::{
-    sessions::{Owner, Wishes},
+    sessions::{CloseRequests, DrainTarget},
     shutdown::Drains,
 };
 use crate::{
     capacity::Places,
-    proxy::{access_log::AccessLog, connection::Accepted, listener::Address},
+    proxy::{access_log::AccessLog, connection::AcceptedConnection, listener::ListenerSlot},
 };
 
 /// What all workers share.
@@ -72,7 +72,7 @@ pub enum Order {
     /// Accept on a socket.
     Listen {
         id: SocketId,
-        address: Arc<Address>,
+        slot: Arc<ListenerSlot>,
         socket: TcpListener,
         /// The same socket: a second descriptor for it would be one less for a connection.
         done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
@@ -80,15 +80,15 @@ pub enum Order {
     /// Stop accepting on a socket and let go of it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
-    Adopt(TcpStream, Box<Accepted>),
+    Adopt(TcpStream, Box<AcceptedConnection>),
     /// Tell how many connections have reached each endpoint, by its id.
     Count { done: oneshot::Sender<BTreeMap<u64, u32>> },
     /// Tell how long those connections have been silent, or open, that would be closed first.
-    Rank { wishes: Arc<Wishes>, done: oneshot::Sender<BTreeMap<Owner, Vec<Instant>>> },
+    Rank { requests: Arc<CloseRequests>, done: oneshot::Sender<BTreeMap<DrainTarget, Vec<Instant>>> },
     /// Close some connections, and tell how many these were.
-    CloseSome { wishes: Wishes, done: oneshot::Sender<BTreeMap<Owner, usize>> },
+    CloseSome { requests: CloseRequests, done: oneshot::Sender<BTreeMap<DrainTarget, usize>> },
     /// End open connections, and tell how they have ended.
-    Drain { drains: Drains, done: oneshot::Sender<Drained> },
+    Drain { drains: Drains, done: oneshot::Sender<DrainOutcome> },
     /// End the thread; what is still open is reset.
     Stop,
 }
@@ -106,7 +106,7 @@ pub enum Closing {
 
 /// How the connections that were open at the beginning of a drain have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drained {
+pub struct DrainOutcome {
     pub by_themselves: usize,
     /// Closed over the spread.
     pub closed: usize,
@@ -114,7 +114,7 @@ pub struct Drained {
     pub reset: usize,
 }
 
-impl std::ops::AddAssign for Drained {
+impl std::ops::AddAssign for DrainOutcome {
     fn add_assign(&mut self, other: Self) {
         self.by_themselves += other.by_themselves;
         self.closed += other.closed;

@@ -5,30 +5,30 @@ use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
 use slab::Slab;
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::proxy::{accounting::CloseReason, connection::account::Session};
+use crate::proxy::{accounting::CloseReason, connection::record::Session};
 
 /// Something that connections belong to, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owner {
+pub enum DrainTarget {
     Endpoint(u64),
     Listener(u64),
 }
 
 /// Which connections are to be closed, by whose they are.
-pub type Wishes = BTreeMap<Owner, Wish>;
+pub type CloseRequests = BTreeMap<DrainTarget, CloseRequest>;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct CloseRequest {
     /// At most so many.
     pub count: usize,
     pub reason: CloseReason,
-    pub choice: Choice,
+    pub criteria: CloseCriteria,
 }
 
 /// Which connections may be closed, and which of them first.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Choice {
-    pub first: First,
+pub struct CloseCriteria {
+    pub order: CloseOrder,
     /// Only those accepted before; `None`: all.
     pub accepted_before: Option<Instant>,
     /// Only those without a byte since then; `None`: all.
@@ -36,31 +36,31 @@ pub struct Choice {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum First {
+pub enum CloseOrder {
     /// Those that were silent for the longest time.
     #[default]
-    Silent,
+    LeastRecentlyActive,
     Oldest,
 }
 
 /// How a drain closes connections at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Excess {
+pub struct CloseQuota {
     pub count: usize,
     pub reason: CloseReason,
 }
 
-impl Choice {
-    fn has(&self, session: &Session) -> bool {
+impl CloseCriteria {
+    fn matches(&self, session: &Session) -> bool {
         self.accepted_before.is_none_or(|before| session.accepted_at < before)
             && self.silent_since.is_none_or(|since| session.last_activity() <= since)
     }
 
     /// The earlier, the sooner it is closed.
     fn rank(&self, session: &Session) -> Instant {
-        match self.first {
-            First::Silent => session.last_activity(),
-            First::Oldest => session.accepted_at,
+        match self.order {
+            CloseOrder::LeastRecentlyActive => session.last_activity(),
+            CloseOrder::Oldest => session.accepted_at,
         }
     }
 }
@@ -113,21 +113,21 @@ impl Sessions {
     }
 
     /// Closes so many of each, those first that were silent for the longest time. `of` has each connection's place there.
-    pub fn close_first(&self, excesses: &[Excess], of: impl Fn(&Session) -> usize) {
-        if excesses.iter().all(|excess| excess.count == 0) {
+    pub fn close_first(&self, quotas: &[CloseQuota], of: impl Fn(&Session) -> usize) {
+        if quotas.iter().all(|quota| quota.count == 0) {
             return;
         }
         let sessions = self.0.borrow();
-        let mut open: Vec<Vec<&Entry>> = excesses.iter().map(|_| Vec::new()).collect();
+        let mut open: Vec<Vec<&Entry>> = quotas.iter().map(|_| Vec::new()).collect();
         for (_, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
             let place = of(&entry.session);
-            if excesses[place].count > 0 {
+            if quotas[place].count > 0 {
                 open[place].push(entry);
             }
         }
-        for (mut open, excess) in open.into_iter().zip(excesses) {
+        for (mut open, quota) in open.into_iter().zip(quotas) {
             open.sort_by_key(|entry| entry.session.last_activity());
-            open.iter().take(excess.count).for_each(|entry| entry.close(excess.reason));
+            open.iter().take(quota.count).for_each(|entry| entry.close(quota.reason));
         }
     }
 
@@ -139,57 +139,57 @@ impl Sessions {
     }
 
     /// The ranks of those that would be closed first here, in order.
-    pub fn first_to_close(&self, wishes: &Wishes) -> BTreeMap<Owner, Vec<Instant>> {
+    pub fn first_to_close(&self, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<Instant>> {
         let sessions = self.0.borrow();
         let ranks = |chosen: Vec<(Instant, usize)>| chosen.into_iter().map(|(rank, _)| rank).collect();
-        chosen(&sessions, wishes).into_iter().map(|(owner, chosen)| (owner, ranks(chosen))).collect()
+        chosen(&sessions, requests).into_iter().map(|(target, chosen)| (target, ranks(chosen))).collect()
     }
 
     /// Closes what is wished, and answers how many that were.
-    pub fn close(&self, wishes: &Wishes) -> BTreeMap<Owner, usize> {
+    pub fn close(&self, requests: &CloseRequests) -> BTreeMap<DrainTarget, usize> {
         let sessions = self.0.borrow();
-        let close = |(owner, places): (Owner, Vec<(Instant, usize)>)| {
+        let close = |(target, places): (DrainTarget, Vec<(Instant, usize)>)| {
             let entries = places.iter().map(|(_, place)| &sessions[*place]);
             // One may belong to two that go.
             let open: Vec<_> = entries.filter(|entry| !entry.session.is_cancelled()).collect();
-            open.iter().for_each(|entry| entry.close(wishes[&owner].reason));
-            (owner, open.len())
+            open.iter().for_each(|entry| entry.close(requests[&target].reason));
+            (target, open.len())
         };
-        chosen(&sessions, wishes).into_iter().map(close).collect()
+        chosen(&sessions, requests).into_iter().map(close).collect()
     }
 }
 
 /// The places of those that are to be closed first, with their ranks, in order.
-fn chosen(sessions: &Slab<Entry>, wishes: &Wishes) -> BTreeMap<Owner, Vec<(Instant, usize)>> {
-    let mut chosen: BTreeMap<Owner, Vec<_>> = BTreeMap::new();
+fn chosen(sessions: &Slab<Entry>, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<(Instant, usize)>> {
+    let mut chosen: BTreeMap<DrainTarget, Vec<_>> = BTreeMap::new();
     for (place, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
         let session = &entry.session;
-        for owner in [Owner::Endpoint(session.endpoint()), Owner::Listener(session.listener)] {
-            if let Some(wish) = wishes.get(&owner).filter(|wish| wish.choice.has(session)) {
-                chosen.entry(owner).or_default().push((wish.choice.rank(session), place));
+        for target in [DrainTarget::Endpoint(session.endpoint()), DrainTarget::Listener(session.listener)] {
+            if let Some(request) = requests.get(&target).filter(|request| request.criteria.matches(session)) {
+                chosen.entry(target).or_default().push((request.criteria.rank(session), place));
             }
         }
     }
-    for (owner, places) in &mut chosen {
+    for (target, places) in &mut chosen {
         places.sort_unstable();
-        places.truncate(wishes[owner].count);
+        places.truncate(requests[target].count);
     }
     chosen
 }
 
 /// What each worker is to close so that all together close those first that come first among all: `ranks` has those of
 /// each worker, in order.
-pub fn shared_out(wishes: &Wishes, ranks: &[BTreeMap<Owner, Vec<Instant>>]) -> Vec<Wishes> {
-    let mut shares = vec![Wishes::new(); ranks.len()];
-    for (owner, wish) in wishes {
-        let of_worker = |(worker, ranks): (usize, &BTreeMap<Owner, Vec<Instant>>)| {
-            let ranks = ranks.get(owner).cloned().unwrap_or_default();
+pub fn divide_requests(requests: &CloseRequests, ranks: &[BTreeMap<DrainTarget, Vec<Instant>>]) -> Vec<CloseRequests> {
+    let mut shares = vec![CloseRequests::new(); ranks.len()];
+    for (target, request) in requests {
+        let of_worker = |(worker, ranks): (usize, &BTreeMap<DrainTarget, Vec<Instant>>)| {
+            let ranks = ranks.get(target).cloned().unwrap_or_default();
             ranks.into_iter().map(move |rank| (rank, worker)).collect::<Vec<_>>()
         };
         let mut all: Vec<_> = ranks.iter().enumerate().flat_map(of_worker).collect();
         all.sort_by_key(|(rank, worker)| (*rank, Reverse(*worker)));
-        for (_, worker) in all.into_iter().take(wish.count) {
-            shares[worker].entry(*owner).or_insert(Wish { count: 0, ..*wish }).count += 1;
+        for (_, worker) in all.into_iter().take(request.count) {
+            shares[worker].entry(*target).or_insert(CloseRequest { count: 0, ..*request }).count += 1;
         }
     }
     shares
@@ -203,16 +203,18 @@ mod tests {
 
     #[test]
     fn all_workers_together_close_those_first_that_were_silent_for_the_longest_time() {
-        let (now, owner) = (Instant::now(), Owner::Endpoint(7));
+        let (now, target) = (Instant::now(), DrainTarget::Endpoint(7));
         let ranks = |seconds: &[u64]| {
             let ranks = seconds.iter().map(|seconds| now + Duration::from_secs(*seconds)).collect();
-            BTreeMap::from([(owner, ranks)])
+            BTreeMap::from([(target, ranks)])
         };
         let workers = [ranks(&[1, 2, 9]), ranks(&[3, 4, 5]), BTreeMap::new()];
         for (count, expected) in [(0, [0, 0, 0]), (1, [1, 0, 0]), (3, [2, 1, 0]), (5, [2, 3, 0]), (9, [3, 3, 0])] {
-            let wish = Wish { count, reason: CloseReason::EndpointRemoved, choice: Choice::default() };
-            let shares = shared_out(&Wishes::from([(owner, wish)]), &workers);
-            let counts: Vec<usize> = shares.iter().map(|share| share.values().map(|wish| wish.count).sum()).collect();
+            let request =
+                CloseRequest { count, reason: CloseReason::EndpointRemoved, criteria: CloseCriteria::default() };
+            let shares = divide_requests(&CloseRequests::from([(target, request)]), &workers);
+            let counts: Vec<usize> =
+                shares.iter().map(|share| share.values().map(|request| request.count).sum()).collect();
             assert_eq!(counts, expected, "{count} of all");
         }
     }

@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::sessions::Excess;
+use super::sessions::CloseQuota;
 use crate::{
-    drain::{Draining, Pace, Schedule},
+    drain::{DrainMode, Pace, Schedule},
     model::{Close, ObjectKey},
     proxy::{accounting::CloseReason, view::View},
 };
@@ -24,8 +24,8 @@ pub type Declared = HashMap<u64, (ObjectKey, Option<Close>)>;
 /// What is declared now. Of listeners that are gone it is what was declared last.
 pub fn declared(view: &View) -> Declared {
     let live = view.listeners.iter().filter_map(|live| Some((live, view.snapshot.listeners.get(&live.key)?.drain)));
-    let gone = view.gone.iter().map(|gone| (&gone.listener, gone.drain));
-    live.chain(gone).map(|(listener, drain)| (listener.id, (listener.key.object.clone(), drain.shutdown))).collect()
+    let draining = view.draining.iter().map(|draining| (&draining.listener, draining.drain));
+    live.chain(draining).map(|(listener, drain)| (listener.id, (listener.key.object.clone(), drain.shutdown))).collect()
 }
 
 /// The drains of a worker, one for each load balancer, by their numbers.
@@ -47,11 +47,11 @@ struct Drain {
 
 impl Drains {
     /// One of as many workers, each of which closes its own connections.
-    pub fn new(how: Draining, declared: &Declared, longest: Duration, workers: usize, now: Instant) -> Self {
+    pub fn new(how: DrainMode, declared: &Declared, longest: Duration, workers: usize, now: Instant) -> Self {
         let mut drains = Self { begun: now, drains: Vec::new(), of: HashMap::new() };
         // What nobody declared is the process's: one drain for all of that.
         drains.drains.push(Drain::new(how.schedule(None, longest), None, workers, now));
-        if how == Draining::UntilTheyEnd {
+        if how == DrainMode::UntilTheyEnd {
             return drains;
         }
         // Those of a load balancer share its rate. One that is gone may have said something else.
@@ -86,7 +86,7 @@ impl Drains {
     }
 
     /// How many each closes of those that it has.
-    pub fn due(&mut self, open: &[usize], now: Instant) -> Vec<Excess> {
+    pub fn due(&mut self, open: &[usize], now: Instant) -> Vec<CloseQuota> {
         let elapsed = now - self.begun;
         self.drains.iter_mut().zip(open).map(|(drain, open)| drain.due(*open, elapsed, now)).collect()
     }
@@ -98,16 +98,16 @@ impl Drain {
         Self { schedule, pace, total: 0 }
     }
 
-    fn due(&mut self, open: usize, elapsed: Duration, now: Instant) -> Excess {
+    fn due(&mut self, open: usize, elapsed: Duration, now: Instant) -> CloseQuota {
         let count = open.saturating_sub(self.schedule.may_remain(self.total, elapsed));
         if elapsed >= self.schedule.deadline() {
-            return Excess { count, reason: CloseReason::DrainDeadline };
+            return CloseQuota { count, reason: CloseReason::DrainDeadline };
         }
         let allowed = self.pace.as_mut().map_or(usize::MAX, |pace| pace.allows(now));
         let count = count.min(allowed);
         // All that is due is closed.
         self.pace.iter_mut().for_each(|pace| pace.spend(count, now));
-        Excess { count, reason: CloseReason::Drained }
+        CloseQuota { count, reason: CloseReason::Drained }
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
             (id as u64, (ObjectKey::new("shop", object), *close))
         };
         let declared = listeners.iter().enumerate().map(declared).collect();
-        let mut drains = Drains::new(Draining::AsDeclared, &declared, Duration::from_secs(60), 1, now);
+        let mut drains = Drains::new(DrainMode::AsDeclared, &declared, Duration::from_secs(60), 1, now);
         let mut open = vec![0; drains.len()];
         for (id, (_, _, connections)) in listeners.iter().enumerate() {
             open[drains.of(id as u64)] += connections;
@@ -135,7 +135,7 @@ mod tests {
         drains.begin(&open);
         for tick in 0..=after.as_millis() as u64 / 100 {
             let due = drains.due(&open, now + Duration::from_millis(100 * tick));
-            open.iter_mut().zip(due).for_each(|(open, excess)| *open -= excess.count);
+            open.iter_mut().zip(due).for_each(|(open, quota)| *open -= quota.count);
         }
         (0..listeners.len()).map(|id| open[drains.of(id as u64)]).collect()
     }

@@ -117,7 +117,7 @@ impl Rebalancer {
     }
 
     /// Takes note of what was due and what has been closed of it, in all upstreams, and answers how many that were here.
-    pub fn note(&mut self, due: &Counts, closed: &Counts, now: Instant) -> usize {
+    pub fn record(&mut self, due: &Counts, closed: &Counts, now: Instant) -> usize {
         let of = |id: &u64| closed.get(id).copied().unwrap_or(0);
         let is_own = |id: &u64| self.groups.keys().any(|ids| ids.contains(id));
         let (is_due, mut all) = (due.keys().any(is_own), 0);

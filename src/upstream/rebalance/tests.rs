@@ -114,7 +114,7 @@ fn what_was_closed_counts_until_as_many_have_come() {
     };
     assert_eq!(due(&mut rebalancer, &[98, 2], 100, 0), 38);
     let closed = Counts::from([(0, 38)]);
-    assert_eq!(rebalancer.note(&closed, &closed, now), 38);
+    assert_eq!(rebalancer.record(&closed, &closed, now), 38);
     assert_eq!(due(&mut rebalancer, &[60, 2], 100, 1), 0, "they are expected back");
     assert_eq!(due(&mut rebalancer, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
     // All are back, and 20 have left: of 80 the first may have 48.
@@ -126,7 +126,7 @@ fn what_is_known_of_endpoints_ends_when_another_joins() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], now);
     let closed = Counts::from([(0, 38)]);
-    rebalancer.note(&closed, &closed, now);
+    rebalancer.record(&closed, &closed, now);
     rebalancer.due(&rebalancing(), &[group(&[60, 2], 100)], now);
     assert_eq!(rebalancer.too_many(), 0, "38 are expected back");
     rebalancer.due(&rebalancing(), &[group(&[60, 2, 0], 100)], now);
@@ -139,9 +139,9 @@ fn after_a_look_that_found_none_to_close_nothing_is_due_for_a_second() {
     let groups = [group(&[98, 2], 100)];
     let due = rebalancer.due(&rebalancing(), &groups, now);
     assert!(!due.is_empty());
-    rebalancer.note(&Counts::from([(7, 1)]), &Counts::new(), now);
+    rebalancer.record(&Counts::from([(7, 1)]), &Counts::new(), now);
     assert_eq!(rebalancer.due(&rebalancing(), &groups, now), due, "that was another's");
-    rebalancer.note(&due, &Counts::new(), now);
+    rebalancer.record(&due, &Counts::new(), now);
     assert_eq!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_millis(999)), Counts::new());
     assert_ne!(rebalancer.due(&rebalancing(), &groups, now + Duration::from_secs(1)), Counts::new());
 }

@@ -10,7 +10,7 @@ use tokio::{io::ReadBuf, task::yield_now};
 use super::side::Side;
 use crate::proxy::{
     proxy_protocol::{Inspection, SignatureGuard},
-    stream::pipe::{Drained, Pipe},
+    stream::pipe::{Pipe, PipeOutput},
 };
 
 /// The buffer of a worker's connections, and the most that is read at once.
@@ -195,9 +195,9 @@ impl Direction {
         let (Some(pipe), Some(to)) = (&mut self.pipe, destination.plain()) else { return Poll::Ready(Ok(())) };
         while !pipe.is_empty() {
             match ready!(pipe.poll_drain(cx, to)) {
-                Ok(Drained::Bytes(0)) | Err(_) => return Poll::Ready(Err(Fault::Write)),
-                Ok(Drained::Bytes(count)) => wrote(count),
-                Ok(Drained::ReadBack(bytes)) => self.pending = bytes,
+                Ok(PipeOutput::Bytes(0)) | Err(_) => return Poll::Ready(Err(Fault::Write)),
+                Ok(PipeOutput::Bytes(count)) => wrote(count),
+                Ok(PipeOutput::ReadBack(bytes)) => self.pending = bytes,
             }
         }
         self.pipe = None;

@@ -43,7 +43,7 @@ struct Near {
 struct Counts {
     to_backend: Cell<usize>,
     to_client: Cell<usize>,
-    lasting: Cell<usize>,
+    long_lived: Cell<usize>,
 }
 
 impl Meter for Counts {
@@ -57,8 +57,8 @@ impl Meter for Counts {
 
     fn active(&self, _: Instant) {}
 
-    fn lasting(&self, _: &Stream) {
-        self.lasting.set(self.lasting.get() + 1);
+    fn long_lived(&self, _: &Stream) {
+        self.long_lived.set(self.long_lived.get() + 1);
     }
 }
 
@@ -178,13 +178,13 @@ async fn an_open_connection_has_little_room_for_its_relay() {
 async fn a_connection_that_lasts_is_told_of_once() {
     with_still_clock(async {
         let mut ends = Ends::relayed(Deadlines::default()).await;
-        advance(LASTING - TICK).await;
+        advance(LONG_LIVED_AFTER - TICK).await;
         ends.pass_up().await;
-        assert_eq!((ends.ended().await, ends.moved.lasting.get()), (None, 0));
+        assert_eq!((ends.ended().await, ends.moved.long_lived.get()), (None, 0));
         for _ in 0..3 {
-            advance(LASTING).await;
+            advance(LONG_LIVED_AFTER).await;
             ends.pass_down().await;
-            assert_eq!((ends.ended().await, ends.moved.lasting.get()), (None, 1));
+            assert_eq!((ends.ended().await, ends.moved.long_lived.get()), (None, 1));
         }
     })
     .await;
@@ -341,7 +341,7 @@ async fn a_reset_is_noticed_soon_on_a_side_that_is_not_read() {
             None
         );
         for _ in 0..3 {
-            advance(LOOK + TICK).await;
+            advance(LIVENESS_INTERVAL + TICK).await;
             settled().await;
         }
         assert_eq!(ended.get(), Some(CloseReason::ClientReset));

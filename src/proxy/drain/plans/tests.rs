@@ -11,9 +11,9 @@ use crate::{
 };
 
 /// Something with so many connections. What it is makes no difference here.
-fn gone(id: u64, connections: u64) -> Arc<LiveListener> {
+fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
     let sources = Arc::new(Sources::new(std::time::Instant::now()));
-    let listener = LiveListener {
+    let listener = ListenerState {
         key: ListenerKey { object: object(), port: 1 },
         id,
         counters: ListenerCounters::new(1),
@@ -35,24 +35,25 @@ fn at_once(max_per_second: Option<u32>) -> Option<Close> {
 }
 
 /// All for these reasons.
-fn seen(departing: &[(&Arc<LiveListener>, CloseReason, Option<Close>)]) -> Seen {
-    let case = |(listener, reason, close): &(&Arc<LiveListener>, CloseReason, Option<Close>)| {
-        let gone = Gone::Listener(Arc::clone(listener));
-        ((gone.owner(), *reason), (object(), gone, *close))
+fn input(draining: &[(&Arc<ListenerState>, CloseReason, Option<Close>)]) -> DrainInput {
+    let case = |(listener, reason, close): &(&Arc<ListenerState>, CloseReason, Option<Close>)| {
+        let resource = DrainingResource::Listener(Arc::clone(listener));
+        ((resource.target(), *reason), (object(), resource, *close))
     };
-    Seen { departing: departing.iter().map(case).collect(), upstreams: Vec::new() }
+    DrainInput { draining: draining.iter().map(case).collect(), upstreams: Vec::new() }
 }
 
 /// Closes what is due, and answers how many that were.
-fn close(plans: &mut Plans, of: &[&Arc<LiveListener>], now: Instant) -> Vec<usize> {
-    let wishes = plans.due(now);
-    let count = |listener: &LiveListener| wishes.get(&Owner::Listener(listener.id)).map_or(0, |wish| wish.count);
+fn close(plans: &mut DrainPlans, of: &[&Arc<ListenerState>], now: Instant) -> Vec<usize> {
+    let requests = plans.due(now);
+    let count =
+        |listener: &ListenerState| requests.get(&DrainTarget::Listener(listener.id)).map_or(0, |request| request.count);
     let counts: Vec<usize> = of.iter().map(|listener| count(listener)).collect();
     for (listener, count) in of.iter().zip(&counts) {
         (0..*count).for_each(|_| listener.counters.shard(0).close(CloseReason::ListenerRemoved));
     }
-    let owners = of.iter().map(|listener| Owner::Listener(listener.id));
-    plans.note(&owners.zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect(), now);
+    let targets = of.iter().map(|listener| DrainTarget::Listener(listener.id));
+    plans.record(&targets.zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect(), now);
     counts
 }
 
@@ -60,12 +61,12 @@ fn close(plans: &mut Plans, of: &[&Arc<LiveListener>], now: Instant) -> Vec<usiz
 fn what_is_closed_for_one_reason_does_not_use_up_the_rate_of_another() {
     use CloseReason::{EndpointRemoved, EndpointTerminating};
     let (slow, now) = (at_once(Some(10)), Instant::now());
-    let (both, other) = (gone(1, 2000), gone(2, 100));
-    let mut plans = Plans::default();
-    plans.follow(seen(&[(&both, EndpointTerminating, slow), (&both, EndpointRemoved, at_once(None))]), now);
+    let (both, other) = (resource(1, 2000), resource(2, 100));
+    let mut plans = DrainPlans::default();
+    plans.follow(input(&[(&both, EndpointTerminating, slow), (&both, EndpointRemoved, at_once(None))]), now);
     assert_eq!(close(&mut plans, &[&both], now), [2000], "as the sooner one says");
     let later = now + Duration::from_millis(200);
-    plans.follow(seen(&[(&both, EndpointTerminating, slow), (&other, EndpointTerminating, slow)]), later);
+    plans.follow(input(&[(&both, EndpointTerminating, slow), (&other, EndpointTerminating, slow)]), later);
     let mut closed = 0;
     for tick in 0..10 {
         closed += close(&mut plans, &[&other], later + Duration::from_millis(100 * tick))[0];
@@ -77,10 +78,10 @@ fn what_is_closed_for_one_reason_does_not_use_up_the_rate_of_another() {
 fn what_goes_for_two_reasons_is_closed_at_the_rates_of_both() {
     use CloseReason::{EndpointRemoved, EndpointTerminating};
     let now = Instant::now();
-    let both = gone(1, 1000);
-    let mut plans = Plans::default();
+    let both = resource(1, 1000);
+    let mut plans = DrainPlans::default();
     plans.follow(
-        seen(&[(&both, EndpointTerminating, at_once(Some(10))), (&both, EndpointRemoved, at_once(Some(20)))]),
+        input(&[(&both, EndpointTerminating, at_once(Some(10))), (&both, EndpointRemoved, at_once(Some(20)))]),
         now,
     );
     let mut ticks = (0..100).map(|tick| now + Duration::from_millis(100 * tick));

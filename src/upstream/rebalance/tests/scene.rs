@@ -203,7 +203,7 @@ impl Scene {
         let established: BTreeMap<u64, u32> = (0..).zip(replica.open.iter().map(|open| open.len() as u32)).collect();
         let confirmed = replica.rebalancer.confirmed(&self.rebalancing, &groups, &due, &established);
         let closed = confirmed.iter().map(|(id, count)| (*id, self.close(at, *id as usize, *count))).collect();
-        self.replicas[at].rebalancer.note(&due, &closed, now)
+        self.replicas[at].rebalancer.record(&due, &closed, now)
     }
 
     /// Closes up to so many that are old enough, the oldest first.

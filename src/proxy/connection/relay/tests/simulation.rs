@@ -206,7 +206,7 @@ impl Meter for Activity {
         self.last.set(now);
     }
 
-    fn lasting(&self, _: &Stream) {}
+    fn long_lived(&self, _: &Stream) {}
 }
 
 fn holds(limit: Duration, elapsed: Duration) -> bool {

@@ -12,7 +12,7 @@ use super::handshake_memory::Charge;
 ///
 /// Writes are the stream's own. Once the bytes are replayed nothing is held for them.
 #[derive(Debug)]
-pub struct Prefixed<S> {
+pub struct PrefixedIo<S> {
     prefix: Vec<u8>,
     replayed: usize,
     /// For the memory of the prefix.
@@ -20,7 +20,7 @@ pub struct Prefixed<S> {
     stream: S,
 }
 
-impl<S> Prefixed<S> {
+impl<S> PrefixedIo<S> {
     pub fn new(prefix: Vec<u8>, stream: S) -> Self {
         Self { prefix, replayed: 0, charge: None, stream }
     }
@@ -51,7 +51,7 @@ impl<S> Prefixed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -107,7 +107,7 @@ mod tests {
     async fn bytes_read_too_early_come_before_those_of_the_stream() {
         let (near, mut far) = duplex(64);
         far.write_all(b" world").await.unwrap();
-        let mut stream = Prefixed::new(b"hello".to_vec(), near);
+        let mut stream = PrefixedIo::new(b"hello".to_vec(), near);
 
         let mut first = [0; 2];
         stream.read_exact(&mut first).await.unwrap();
@@ -122,14 +122,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_read_yet_is_still_to_be_replayed() {
-        let mut stream = Prefixed::new(b"hello".to_vec(), tokio::io::empty());
+        let mut stream = PrefixedIo::new(b"hello".to_vec(), tokio::io::empty());
         stream.read_exact(&mut [0; 2]).await.unwrap();
         assert_eq!(stream.prefix(), b"llo");
     }
 
     #[tokio::test]
     async fn bytes_can_be_put_back_at_any_time() {
-        let mut stream = Prefixed::new(b"hello".to_vec(), &b" world"[..]);
+        let mut stream = PrefixedIo::new(b"hello".to_vec(), &b" world"[..]);
         let mut first = [0; 2];
         stream.read_exact(&mut first).await.unwrap();
         stream.unread(first.to_vec());
@@ -144,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn writes_go_to_the_stream() {
         let (near, mut far) = duplex(64);
-        let mut stream = Prefixed::new(b"unread".to_vec(), near);
+        let mut stream = PrefixedIo::new(b"unread".to_vec(), near);
         stream.write_all(b"greeting").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut received = String::new();

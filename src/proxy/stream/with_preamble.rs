@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 ///
 /// Reads are the stream's own. Once the bytes are sent nothing is held for them.
 #[derive(Debug)]
-pub struct Preceded<S> {
+pub struct WithPreamble<S> {
     /// Boxed, so that a connection without any has little room for it.
     unsent: Option<Box<Unsent>>,
     stream: S,
@@ -24,15 +24,15 @@ struct Unsent {
     written: usize,
 }
 
-impl<S> Preceded<S> {
+impl<S> WithPreamble<S> {
     pub fn new(bytes: Option<Box<[u8]>>, stream: S) -> Self {
         let mut preceded = Self { unsent: None, stream };
-        bytes.into_iter().for_each(|bytes| preceded.precede(bytes));
+        bytes.into_iter().for_each(|bytes| preceded.set_preamble(bytes));
         preceded
     }
 
     /// Has these bytes go ahead, once those before are sent.
-    pub fn precede(&mut self, bytes: Box<[u8]>) {
+    pub fn set_preamble(&mut self, bytes: Box<[u8]>) {
         self.unsent = Some(Box::new(Unsent { bytes, written: 0 }));
     }
 
@@ -46,7 +46,7 @@ impl<S> Preceded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Preceded<S> {
+impl<S: AsyncWrite + Unpin> WithPreamble<S> {
     /// Writes what goes ahead, and says how many of the bytes behind it went with it.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while let Some(unsent) = &mut self.unsent {
@@ -70,13 +70,13 @@ impl<S: AsyncWrite + Unpin> Preceded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Preceded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WithPreamble<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Preceded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WithPreamble<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match ready!(self.poll_send(cx, &[IoSlice::new(bytes)]))? {
             0 => Pin::new(&mut self.stream).poll_write(cx, bytes),
@@ -149,8 +149,8 @@ pub mod tests {
         }
     }
 
-    fn preceded(size: usize) -> Preceded<Packets> {
-        Preceded::new(Some(HEADER.as_bytes().into()), Packets { size, written: Vec::new() })
+    fn preceded(size: usize) -> WithPreamble<Packets> {
+        WithPreamble::new(Some(HEADER.as_bytes().into()), Packets { size, written: Vec::new() })
     }
 
     #[tokio::test]

@@ -12,13 +12,13 @@ use tokio_util::sync::PollSemaphore;
 /// A step is one poll of the work. Work that waits for its peer takes no turns meanwhile, so peers that say nothing
 /// hold up nobody; work that waits for a turn gets it in order.
 #[derive(Debug)]
-pub struct Turns {
+pub struct HandshakeLimiter {
     at_once: usize,
     left: Arc<Semaphore>,
     used_up: Notify,
 }
 
-impl Turns {
+impl HandshakeLimiter {
     pub fn new(at_once: usize) -> Rc<Self> {
         Rc::new(Self { at_once, left: Arc::new(Semaphore::new(at_once)), used_up: Notify::new() })
     }
@@ -26,9 +26,9 @@ impl Turns {
     /// Runs the work, each step of it in its turn.
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
-        let mut turns = PollSemaphore::new(self.left.clone());
+        let mut limiter = PollSemaphore::new(self.left.clone());
         poll_fn(|cx| {
-            if let Some(turn) = ready!(turns.poll_acquire(cx)) {
+            if let Some(turn) = ready!(limiter.poll_acquire(cx)) {
                 turn.forget();
             }
             if self.left.available_permits() == 0 {
@@ -66,7 +66,7 @@ mod tests {
     #[tokio::test]
     async fn others_have_their_turn_between_costly_steps() {
         let log = Rc::new(RefCell::new(String::new()));
-        let costly = Turns::new(2);
+        let costly = HandshakeLimiter::new(2);
         let say = |what: char| {
             let log = log.clone();
             async move { log.borrow_mut().push(what) }
@@ -94,11 +94,11 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_is_given_up_does_not_keep_its_place() {
-        let costly = Turns::new(1);
+        let costly = HandshakeLimiter::new(1);
         let local = LocalSet::new();
         let last = async {
             let renewing = costly.clone();
-            let run = |costly: &Rc<Turns>| {
+            let run = |costly: &Rc<HandshakeLimiter>| {
                 let costly = costly.clone();
                 spawn_local(async move { costly.run(async {}).await })
             };
@@ -137,7 +137,7 @@ mod tests {
         const RENEWAL: usize = 0;
         for (seed, some_go) in (0..2000).zip([false, true].into_iter().cycle()) {
             let random = Rc::new(RefCell::new(fastrand::Rng::with_seed(seed)));
-            let (costly, steps) = (Turns::new(AT_ONCE), Rc::new(Cell::new(0)));
+            let (costly, steps) = (HandshakeLimiter::new(AT_ONCE), Rc::new(Cell::new(0)));
             // Those whose peers have not answered yet.
             let peers: Rc<RefCell<Vec<Waker>>> = Rc::default();
             let work = |mut left: u32| -> Pin<Box<dyn Future<Output = ()>>> {
@@ -189,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_waits_takes_no_turns() {
-        let costly = Turns::new(1);
+        let costly = HandshakeLimiter::new(1);
         let local = LocalSet::new();
         local
             .run_until(async {

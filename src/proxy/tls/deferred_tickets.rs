@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::stream::{
     handshake_memory::{Charge, HANDSHAKE_MEMORY},
-    preceded::Preceded,
+    with_preamble::WithPreamble,
 };
 
 /// The content type of encrypted records (RFC 8446, section 5.2).
@@ -21,9 +21,9 @@ const APPLICATION_DATA: u8 = 23;
 /// The tickets are known by their place: everything else that a server says in a handshake begins with a record that is
 /// not encrypted.
 #[derive(Debug)]
-pub struct LastFlight<S> {
+pub struct DeferredTickets<S> {
     handshake: Option<Handshake>,
-    stream: Preceded<S>,
+    stream: WithPreamble<S>,
 }
 
 #[derive(Debug)]
@@ -35,11 +35,11 @@ struct Handshake {
     charge: Option<Charge>,
 }
 
-impl<S> LastFlight<S> {
+impl<S> DeferredTickets<S> {
     pub fn new(stream: S) -> Self {
         Self {
             handshake: Some(Handshake { between_records: true, read: 0, charge: None }),
-            stream: Preceded::new(None, stream),
+            stream: WithPreamble::new(None, stream),
         }
     }
 
@@ -53,14 +53,14 @@ impl<S> LastFlight<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> LastFlight<S> {
+impl<S: AsyncWrite + Unpin> DeferredTickets<S> {
     /// Writes what waits.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_send(cx, &[]).map_ok(drop)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for LastFlight<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DeferredTickets<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -72,7 +72,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LastFlight<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for LastFlight<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeferredTickets<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
@@ -91,7 +91,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LastFlight<S> {
             let tickets: Box<[u8]> = bytes.collect();
             let length = tickets.len();
             ready!(this.poll_send(cx))?;
-            this.stream.precede(tickets);
+            this.stream.set_preamble(tickets);
             return Poll::Ready(Ok(length));
         }
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -119,17 +119,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::proxy::stream::preceded::tests::Packets;
+    use crate::proxy::stream::with_preamble::tests::Packets;
 
     const HELLO: &str = "\x16hello\x17encrypted";
     const TICKETS: &str = "\x17tickets";
 
-    fn written(stream: &LastFlight<Packets>) -> &[String] {
+    fn written(stream: &DeferredTickets<Packets>) -> &[String] {
         &stream.stream.sent().unwrap().written
     }
 
-    async fn after_handshake(size: usize) -> LastFlight<Packets> {
-        let mut stream = LastFlight::new(Packets { size, written: Vec::new() });
+    async fn after_handshake(size: usize) -> DeferredTickets<Packets> {
+        let mut stream = DeferredTickets::new(Packets { size, written: Vec::new() });
         stream.write_all(HELLO.as_bytes()).await.unwrap();
         stream.write_all(TICKETS.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
@@ -161,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn data_is_never_held_up() {
         // A handshake of TLS 1.2 ends with a record that is not encrypted.
-        let mut stream = LastFlight::new(Packets { size: 1000, written: Vec::new() });
+        let mut stream = DeferredTickets::new(Packets { size: 1000, written: Vec::new() });
         stream.write_all(b"\x16hello").await.unwrap();
         stream.write_all(b"\x16finished").await.unwrap();
         stream.handshake_done();

@@ -15,7 +15,7 @@ use crate::{
     proxy::{
         access_log::{AccessLog, Event, Kind},
         accounting::{CloseReason, Shard},
-        listener::Serving,
+        listener::ListenerConfig,
         stream::Stream,
         tls::{ClientTls, HandshakeFault},
     },
@@ -30,7 +30,7 @@ const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
 
 /// The books of one worker.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct ConnectionRecorder {
     worker: usize,
     log: Arc<AccessLog>,
     started: StdInstant,
@@ -38,16 +38,22 @@ pub struct Ledger {
     refusals: Cell<(u64, u32)>,
 }
 
-impl Ledger {
+impl ConnectionRecorder {
     pub fn new(worker: usize, log: Arc<AccessLog>) -> Self {
         Self { worker, log, started: StdInstant::now(), refusals: Cell::default() }
     }
 
     /// Closes the books of a connection that was never served.
-    pub fn never_served(self: &Rc<Self>, serving: &Arc<Serving>, peer: SocketAddr, at: Instant, reason: CloseReason) {
-        let session = Rc::new(Session::new(serving, at));
-        let mut account = Account::open(self.clone(), serving.clone(), session, peer);
-        account.reason = Some(reason);
+    pub fn record_unserved(
+        self: &Rc<Self>,
+        config: &Arc<ListenerConfig>,
+        peer: SocketAddr,
+        at: Instant,
+        reason: CloseReason,
+    ) {
+        let session = Rc::new(Session::new(config, at));
+        let mut record = ConnectionRecord::open(self.clone(), config.clone(), session, peer);
+        record.reason = Some(reason);
     }
 
     /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
@@ -87,10 +93,10 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(serving: &Serving, accepted_at: Instant) -> Self {
+    pub fn new(config: &ListenerConfig, accepted_at: Instant) -> Self {
         Self {
             accepted_at,
-            listener: serving.live.id,
+            listener: config.state.id,
             endpoint: Cell::new(0),
             last_activity: Cell::new(accepted_at),
             bytes_to_backend: Cell::new(0),
@@ -118,10 +124,10 @@ impl Session {
 }
 
 /// Keeps the books of one connection and closes them when it is dropped: also when the task is cancelled or panics.
-pub struct Account {
-    ledger: Rc<Ledger>,
+pub struct ConnectionRecord {
+    recorder: Rc<ConnectionRecorder>,
     session: Rc<Session>,
-    pub serving: Arc<Serving>,
+    pub config: Arc<ListenerConfig>,
     /// The other end of the TCP connection.
     pub peer: SocketAddr,
     /// The client as a PROXY header announced it; otherwise the peer.
@@ -136,13 +142,18 @@ pub struct Account {
     pub reason: Option<CloseReason>,
 }
 
-impl Account {
-    pub fn open(ledger: Rc<Ledger>, serving: Arc<Serving>, session: Rc<Session>, peer: SocketAddr) -> Self {
+impl ConnectionRecord {
+    pub fn open(
+        recorder: Rc<ConnectionRecorder>,
+        config: Arc<ListenerConfig>,
+        session: Rc<Session>,
+        peer: SocketAddr,
+    ) -> Self {
         let peer = canonical(peer);
         Self {
-            ledger,
+            recorder,
             session,
-            serving,
+            config,
             peer,
             client: peer,
             destination: None,
@@ -159,7 +170,7 @@ impl Account {
     }
 
     fn shard(&self) -> &Shard {
-        self.serving.live.counters.shard(self.ledger.worker)
+        self.config.state.counters.shard(self.recorder.worker)
     }
 
     pub fn handshake_done(&mut self, tls: &rustls::ServerConnection) {
@@ -199,8 +210,8 @@ impl Account {
     }
 
     pub fn log_start(&self) {
-        if self.ledger.log.wants_starts() {
-            self.ledger.log.offer(self.event(Kind::Start, self.accepted_at().elapsed()));
+        if self.recorder.log.wants_starts() {
+            self.recorder.log.offer(self.event(Kind::Start, self.accepted_at().elapsed()));
         }
     }
 
@@ -208,7 +219,7 @@ impl Account {
         Event {
             kind,
             at: SystemTime::now(),
-            listener: self.serving.label.clone(),
+            listener: self.config.label.clone(),
             peer: self.peer,
             client: self.client,
             tls: self.tls.clone(),
@@ -222,18 +233,18 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         let reason = self.reason.or(self.session.cancelled.get()).unwrap_or(CloseReason::Internal);
         let shard = self.shard();
         shard.close(reason);
         let duration = self.accepted_at().elapsed();
         shard.duration.observe(duration);
-        self.ledger.log_end(reason, || self.event(Kind::End(reason), duration));
+        self.recorder.log_end(reason, || self.event(Kind::End(reason), duration));
     }
 }
 
-impl Meter for Account {
+impl Meter for ConnectionRecord {
     fn sent_to_backend(&self, bytes: usize) {
         self.session.bytes_to_backend.set(self.session.bytes_to_backend.get() + bytes as u64);
         self.shard().bytes_to_backend.add(bytes as u64);
@@ -250,9 +261,9 @@ impl Meter for Account {
 
     /// Keepalive is for connections that last: its four system calls would be a part of every short one's cost. So would
     /// SO_OOBINLINE, which a connection gets earlier only where urgent data is noticed.
-    fn lasting(&self, backend: &Stream) {
+    fn long_lived(&self, backend: &Stream) {
         // Fails only for a socket that is gone, which the relay is about to find.
-        let _ = set_keepalive(backend.tcp(), self.serving.upstream.keepalive());
+        let _ = set_keepalive(backend.tcp(), self.config.upstream.keepalive());
         let _ = set_urgent_inline(backend.tcp());
     }
 }
