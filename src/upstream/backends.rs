@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::model::{self, EndpointKey};
 
-/// Some of the backends of an upstream.
+/// A selection of the backends of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backends {
     All,
@@ -11,7 +11,7 @@ pub enum Backends {
 }
 
 impl Backends {
-    /// Those of these names; `None`: all.
+    /// The backends with these names; `None`: all.
     pub fn named(names: &Option<Arc<[Arc<str>]>>) -> Self {
         names.as_ref().map_or(Self::All, |names| Self::Of(names.clone()))
     }
@@ -27,7 +27,7 @@ impl Backends {
         }
     }
 
-    /// True if some of these backends are among those.
+    /// True if at least one of these backends is in `others`.
     pub fn are_among(&self, others: &BTreeSet<Arc<str>>) -> bool {
         match self {
             Self::All => !others.is_empty(),
@@ -35,7 +35,7 @@ impl Backends {
         }
     }
 
-    /// True if all of them have other names now.
+    /// True if none of these names exists in the settings any more.
     pub fn are_renamed(&self, settings: &model::Upstream) -> bool {
         match self {
             Self::All => false,

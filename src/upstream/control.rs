@@ -43,49 +43,49 @@ use crate::{
     model::{self, Close, DrainCause, Priority},
 };
 
-/// Changes are gathered for this long at least once some have been published.
+/// The minimum pause after a publication, in which further changes are gathered.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The control side of an upstream: decides which endpoints are usable, publishes that to the connections, and runs
+/// The control side of an upstream: decides which endpoints are usable, publishes the result to connections, and runs
 /// probes and pools. No connection ever waits for it.
 pub(super) struct UpstreamControl {
     context: UpstreamContext,
     upstream: Arc<Published>,
     endpoint_set: EndpointSet,
-    /// `None`: nothing wanted yet, or retired.
+    /// `None`: not configured yet, or retired.
     settings: Option<Arc<model::Upstream>>,
     /// By endpoint id.
     probes: BTreeMap<u64, ProbeTask>,
     /// By endpoint id.
     pools: BTreeMap<u64, PoolTask>,
-    /// Those that connections may still be balanced over, and some that are gone.
+    /// The subsets in use, and some that were dropped.
     subsets: Vec<SubsetEntry>,
-    /// When connections have to see something else although nothing has happened.
+    /// The time at which the published state changes without an event.
     due: Option<Instant>,
-    /// Probes have changed what is usable since the last review.
+    /// True if probes have changed usable endpoints since the last review.
     unsettled: bool,
-    /// Changes that connections do not see yet: logged once they do.
+    /// Changes that are not published yet: logged once they are.
     unlogged: Vec<Change>,
-    /// A subset was added since endpoints were last marked as standby.
+    /// True if a subset was added since the last update of standby marks.
     standby_outdated: bool,
 }
 
-/// A subset, and which group of its endpoints serves.
+/// A subset, and its active priority level.
 struct SubsetEntry {
     backends: Backends,
     subset: Weak<Subset>,
     serving: ActivePriority,
 }
 
-/// What all keepers share.
+/// The resources that all upstreams share.
 #[derive(Clone)]
 pub(super) struct UpstreamContext {
     pub control: Handle,
     pub budget: PreconnectBudget,
-    /// Probes that may be made at a time: each needs a descriptor.
+    /// The permits of concurrent probes: each probe needs a descriptor.
     pub probes: Arc<TenantPlaces>,
-    /// Counts changes of what is usable.
+    /// Counts changes of usable endpoints.
     pub usable_changes: watch::Sender<u64>,
 }
 
@@ -107,9 +107,10 @@ impl UpstreamControl {
         }
     }
 
-    /// The same one for as long as somebody has it. A new one goes on with the group that serves the one most like it.
+    /// Returns the subset of these backends, shared while it is in use. A new one starts with the active priority level
+    /// of the most similar one.
     pub fn subset(&mut self, backends: &Backends) -> Arc<Subset> {
-        // Before those are forgotten that nobody has any more.
+        // Before unused subsets are removed.
         let alike = self.active_of_most_similar(backends);
         if let Some(subset) = self.open_subsets().into_iter().find(|subset| subset.backends() == backends) {
             return subset;
@@ -126,18 +127,19 @@ impl UpstreamControl {
         self.due = self.due.into_iter().chain(serving.due(&settings.balancing.failover)).min();
         self.subsets.push(SubsetEntry { backends: backends.clone(), subset: Arc::downgrade(&subset), serving });
         if self.has_one_priority() {
-            // Its endpoints are in service, as they are unless they are marked otherwise.
+            // Its endpoints are not on standby, which is the default.
             self.standby_outdated = true;
         } else {
             self.update_standby();
         }
-        // Its last endpoint may be ejected.
+        // Its last endpoint may be ejected and must return.
         self.upstream.attention.notify_one();
         subset
     }
 
-    /// Which group serves the subset that has most backends in common with these, so that a route that is edited is the
-    /// same route. These must be of several groups: two routes that share no more than those that stand in are two.
+    /// The active priority level of the subset that has most backends in common with these, so that an edited route
+    /// keeps it. The common backends must have several priorities: two routes that share only their fallback are
+    /// different routes.
     fn active_of_most_similar(&self, backends: &Backends) -> Option<ActivePriority> {
         if self.has_one_priority() {
             return None;
@@ -159,7 +161,7 @@ impl UpstreamControl {
         priorities.all(|priority| Some(priority) == first)
     }
 
-    /// The group that serves those of these backends, if it is not the first of theirs.
+    /// The active priority of these backends, if it is not their first one.
     pub fn failed_over(&mut self, backends: &Backends) -> Option<Priority> {
         let subset = self.open_subsets().into_iter().find(|subset| subset.backends() == backends)?;
         let own =
@@ -168,12 +170,12 @@ impl UpstreamControl {
         subset.serving().filter(|serving| *serving > first)
     }
 
-    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    /// The endpoints that get no new connections, with the cause, and the policy for their open connections.
     pub fn draining(&mut self) -> Vec<(Arc<Endpoint>, DrainCause, Option<Close>)> {
         let Some(settings) = self.settings.clone() else { return Vec::new() };
         self.protect_subsets();
         let open = self.open_subsets();
-        // The same for all endpoints of a backend.
+        // The result is the same for all endpoints of a backend.
         let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
         let mut gives_way = |endpoint: &&Arc<Endpoint>| {
             let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
@@ -182,15 +184,15 @@ impl UpstreamControl {
                 given_way().next().is_some() && given_way().all(|gives_way| gives_way)
             })
         };
-        // Also what goes for another reason: its connections are given back for as long as they would be otherwise.
+        // Including endpoints that drain for another cause: their connections fail back just the same.
         let failed_back = self.endpoint_set.endpoints().chain(self.endpoint_set.removed()).filter(&mut gives_way);
         let failed_back = failed_back.map(|endpoint| (endpoint.clone(), DrainCause::Failback));
         let draining = self.endpoint_set.draining(&settings.unready).into_iter().chain(failed_back);
         draining.map(|(endpoint, why)| (endpoint, why, settings.drain.on(why))).collect()
     }
 
-    /// The endpoints that connections are spread over, in groups within which their shares can be compared: those of one
-    /// group are in the same subsets.
+    /// The endpoints that connections are balanced over, in groups of comparable shares: the endpoints of one group are
+    /// in the same subsets.
     pub fn groups(&mut self) -> Vec<Group> {
         let mut of: BTreeMap<u64, (Vec<usize>, WeightedEndpoint)> = BTreeMap::new();
         for (number, subset) in self.open_subsets().iter().enumerate() {
@@ -208,10 +210,10 @@ impl UpstreamControl {
         groups.into_values().collect()
     }
 
-    /// Has what is decided of endpoints leave those subsets one that somebody has now.
+    /// Makes ejections leave each subset in use a usable endpoint.
     fn protect_subsets(&mut self) {
         let open = self.open_subsets();
-        // The whole is protected in any case.
+        // The subset of all backends is always protected.
         let parts = open.iter().map(|subset| subset.backends()).filter(|backends| **backends != Backends::All);
         self.endpoint_set.protect(parts.cloned().collect());
     }
@@ -221,7 +223,7 @@ impl UpstreamControl {
         self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
-    /// `control` is this one, for its probes.
+    /// Applies new settings. `control` is this instance, for its probes.
     pub fn change(&mut self, control: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
         let before = self.settings.replace(wanted.clone());
         if before.as_ref() == Some(wanted) {
@@ -236,11 +238,11 @@ impl UpstreamControl {
         self.unsettled = false;
         self.publish();
         self.probe_all(control);
-        // An ejection may end earlier than the keeper's task knows.
+        // An ejection may end earlier than the control task knows.
         self.upstream.attention.notify_one();
     }
 
-    /// Records a probe, for the next review. Answers whether the endpoint is healthy now.
+    /// Records the outcome of a probe for the next review. Returns true if the endpoint is healthy.
     pub fn probed(&mut self, id: u64, outcome: Option<Outcome>) -> bool {
         let changes = match outcome {
             Some(outcome) => {
@@ -258,8 +260,8 @@ impl UpstreamControl {
         self.endpoint_set.is_healthy(id)
     }
 
-    /// Makes all that was recorded since the last review count, at once: its cost depends on the number of endpoints, not
-    /// on how many of them have changed.
+    /// Applies everything that was recorded since the last review. The cost depends on the number of endpoints, not on
+    /// the number of changes.
     pub fn review(&mut self) -> Review {
         self.protect_subsets();
         let now = Instant::now();
@@ -278,7 +280,7 @@ impl UpstreamControl {
         Review { next, published: publishes || is_due }
     }
 
-    /// Stops all tasks and closes what no client uses.
+    /// Stops all tasks and closes pooled sockets.
     pub fn retire(&mut self) {
         self.settings = None;
         self.unlogged.clear();
@@ -287,7 +289,7 @@ impl UpstreamControl {
         self.open_subsets().iter().for_each(|subset| subset.retire());
     }
 
-    /// Makes what was decided what connections see.
+    /// Publishes the current decisions to connections.
     fn publish(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
         let before = self.upstream.current.load_full();
@@ -297,7 +299,7 @@ impl UpstreamControl {
             keepalive: settings.keepalive,
             endpoints: self.endpoint_set.endpoints().cloned().collect(),
             usable,
-            // As long as first probes are awaited, it is what it was.
+            // Unchanged while first checks are pending.
             refuses: usable == 0 && (before.refuses || !self.endpoint_set.awaits_first_check()),
             rebalance: Rebalancing::of(&settings),
         };
@@ -317,7 +319,7 @@ impl UpstreamControl {
         self.context.usable_changes.send_modify(|count| *count += 1);
     }
 
-    /// Has each subset's connections go to those endpoints that they are to go to now.
+    /// Rebuilds the balancers of the subsets that have changed.
     fn balance(&mut self) {
         let Some(settings) = self.settings.clone() else { return };
         let now = Instant::now();
@@ -346,10 +348,10 @@ impl UpstreamControl {
         }
     }
 
-    /// Has each endpoint know whether it stands by, while others serve all that would go to it.
+    /// Marks endpoints of inactive priorities as standby.
     fn update_standby(&mut self) {
         let open = self.open_subsets();
-        // The same for all endpoints of a backend.
+        // The result is the same for all endpoints of a backend.
         let mut known: BTreeMap<(Arc<str>, Priority), bool> = BTreeMap::new();
         for endpoint in self.endpoint_set.endpoints() {
             let of_backend = (endpoint.key().backend.clone(), endpoint.backend().priority);
@@ -361,7 +363,7 @@ impl UpstreamControl {
         }
     }
 
-    /// Probes each endpoint as its backend wants it now.
+    /// Starts and stops probes according to the settings of each backend.
     fn probe_all(&mut self, control: &Arc<Mutex<Self>>) {
         let targets: BTreeMap<u64, Target> =
             self.endpoint_set.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
@@ -376,7 +378,7 @@ impl UpstreamControl {
         }
     }
 
-    /// Keeps a pool for each usable endpoint, if pools are wanted, and no others.
+    /// Keeps a pool for each usable endpoint, if preconnecting is enabled, and no other pools.
     fn fill_pools(&mut self, settings: &model::Upstream) {
         let Some(preconnect) = settings.connect.preconnect else { return };
         let usable = self.endpoint_set.endpoints().filter(|endpoint| endpoint.usable());
@@ -392,20 +394,20 @@ impl UpstreamControl {
 }
 
 pub(super) fn lock(control: &Mutex<UpstreamControl>) -> MutexGuard<'_, UpstreamControl> {
-    // Each step leaves it in order; a panic is reported where it happens.
+    // Each step leaves the state consistent; a panic is reported where it happens.
     control.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The outcome of a review.
 pub(super) struct Review {
-    /// The time at which the next one is due although nothing happens.
+    /// The time of the next review without an event.
     pub next: Option<Instant>,
-    /// True if connections see something else now.
+    /// True if the published state has changed.
     pub published: bool,
 }
 
-/// The task of an upstream: makes probes count, lets ejections end and begin. The first change counts at once, those that
-/// follow it together.
+/// The control task of an upstream: applies probe results, begins and ends ejections. The first change is applied at
+/// once, changes that follow it together.
 pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     let attention = lock(&control).upstream.attention.clone();
     loop {
@@ -427,19 +429,19 @@ pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     }
 }
 
-/// The pause after a review that took so long: reviews of one upstream take at most a fifth of a thread.
+/// The pause after a review of this duration: reviews of one upstream take at most a fifth of a thread.
 fn pause_after(review: Duration) -> Duration {
     (review * 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
-/// Probes of an endpoint, which end when this is dropped.
+/// The task that probes an endpoint, stopped on drop.
 struct ProbeTask {
     target: Target,
     _task: AbortOnDropHandle<()>,
 }
 
 impl ProbeTask {
-    /// At once, but for as many milliseconds as there are others that start at the same time.
+    /// The first probe is delayed by at most one millisecond for each task that starts at the same time.
     fn start(
         control: &Handle,
         queue: Arc<TenantQueue>,
@@ -455,7 +457,7 @@ impl ProbeTask {
             let check = probed.check.clone();
             let report = move |outcome| {
                 let mut upstream = lock(&upstream);
-                // An answer to what was asked before a change that has come meanwhile.
+                // The result of a check whose settings have changed since.
                 if upstream.endpoint_set.check(id).is_none_or(|asked| asked != check) {
                     return upstream.endpoint_set.is_healthy(id);
                 }
@@ -467,7 +469,7 @@ impl ProbeTask {
     }
 }
 
-/// A pool that is kept full; dropping it flushes it.
+/// A pool and the task that fills it; dropping it flushes the pool.
 struct PoolTask {
     endpoint: Arc<Endpoint>,
     pool: Arc<Pool>,

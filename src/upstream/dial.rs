@@ -9,10 +9,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::socket_options;
 use crate::tcp::TcpSocket;
 
-/// Opens a TCP connection. The caller bounds the time, and sees to keepalive if it lasts.
+/// Opens a TCP connection. The caller bounds the time, and sets keepalive on long-lived connections.
 ///
 /// # Errors
-/// [`is_local`] tells those that say nothing about the address.
+/// [`is_local`] recognises errors of this host, which are no failures of the address.
 pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
     try_dial(address).await.map_err(|error| explained(error, address))
 }
@@ -29,16 +29,16 @@ async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// True if a dial failed for want of descriptors, memory or local ports, which says nothing about the address. A host that
-/// has no route to it, or whose firewall forbids it, is no such case: other addresses may be reached all the same.
+/// True if a dial failed for lack of descriptors, memory or local ports, which is no failure of the address. A missing
+/// route or a firewall rule is not local: other addresses may still be reachable.
 pub fn is_local(error: &io::Error) -> bool {
     const LOCAL: [Errno; 6] =
         [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC, Errno::ADDRNOTAVAIL];
-    // What was explained has no code any more.
+    // Explained errors have no code.
     error.raw_os_error().is_some_and(|code| LOCAL.iter().any(|local| local.raw_os_error() == code))
 }
 
-/// Errors that sound like this host's, and are about the way to this one address.
+/// Explains errors that look local, but concern the route to this address.
 #[cold]
 fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     let explanation = match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -53,7 +53,7 @@ fn explained(error: io::Error, address: SocketAddr) -> io::Error {
 /// True if this host has a local address for connections to this one. If so, EADDRNOTAVAIL means that all ports are used.
 fn has_source_for(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    // Without descriptors or ports even for this, nothing is known of the address.
+    // Without descriptors or ports for this test, assume that there is one.
     let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
     // Nothing is sent.
     socket.connect((ip, 9)).is_ok()
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_that_is_refused_says_so() {
+    async fn a_refused_connection_is_reported() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(dial(address).await.unwrap().into_std().peer_addr().unwrap(), address);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing_here_is_local() {
+    fn only_local_shortages_are_local_errors() {
         for (errno, local) in [
             (Errno::MFILE, true),
             (Errno::NFILE, true),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_local_address_is_told_from_missing_ports() {
+    fn a_missing_local_address_differs_from_missing_ports() {
         let explained = |address: &str| explained(Errno::ADDRNOTAVAIL.into(), address.parse().unwrap());
         assert!(is_local(&explained("127.0.0.1:1")), "there is an address, so that ports are missing");
         // Without its interface there is no way to it, on any host.
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_firewall_forbids_is_about_one_address() {
+    fn a_firewall_refusal_concerns_one_address() {
         for errno in [Errno::PERM, Errno::ACCESS] {
             let error = explained(errno.into(), "192.0.2.1:1".parse().unwrap());
             assert!(!is_local(&error) && error.to_string().contains("forbids it"), "{error}");

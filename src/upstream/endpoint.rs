@@ -22,20 +22,20 @@ use self::{
 use super::dial::is_local;
 use crate::model::{Backend, Distance, EndpointKey};
 
-/// Connections to an endpoint count as failing after this many failures in a row.
+/// The number of consecutive failures after which connections to an endpoint count as failing.
 const FAILING_AFTER: u32 = 5;
-/// Without another attempt, it is forgotten after this time that connections failed.
+/// The time without another attempt after which failures are forgotten.
 const FAILING_LASTS: SignedDuration = SignedDuration::from_mins(5);
 
-/// The live state of an endpoint, the same for as long as its key stays in its upstream, or it has connections.
+/// The live state of an endpoint, kept for as long as its key stays in its upstream or it has connections.
 pub struct Endpoint {
     key: EndpointKey,
-    /// Tells it from every other one of this process, also from an earlier one with the same key.
+    /// Unique in this process, also among earlier endpoints with the same key.
     id: u64,
     backend: ArcSwap<Backend>,
     usable: AtomicBool,
     status: ArcSwap<HealthStatus>,
-    /// `None`: in service.
+    /// `None`: not on standby.
     standby_since: ArcSwapOption<Instant>,
     /// In percent of its weight.
     share: AtomicU32,
@@ -46,11 +46,11 @@ pub struct Endpoint {
     ejections: AtomicU64,
     probes_passed: AtomicU64,
     probes_failed: AtomicU64,
-    /// Attempts to connect that failed since one succeeded.
+    /// Failed attempts to connect since the last success.
     failures_in_row: AtomicU32,
-    /// The number of these that no longer count towards an ejection.
+    /// The number of failures in a row that no longer count towards an ejection.
     forgiven_failures: AtomicU32,
-    /// How many failures in a row the keeper wants to know of; 0: it does not.
+    /// The number of consecutive failures that wakes the control task; 0: none does.
     ejection_threshold: AtomicU32,
     last_failure: ArcSwapOption<Failure>,
     control: Arc<Notify>,
@@ -58,16 +58,16 @@ pub struct Endpoint {
     pool_counters: PoolCounters,
 }
 
-/// What the checks say of an endpoint, for people.
+/// The results of checks of an endpoint, for display.
 #[derive(Clone, Debug)]
 pub struct EndpointState {
-    /// Whether the active check, if there is one, finds it healthy.
+    /// True if the endpoint has no active check or passes it.
     pub healthy: bool,
-    /// When its ejection ends at the latest; `None`: not ejected.
+    /// The latest end of its ejection; `None`: not ejected.
     pub ejected_until: Option<Timestamp>,
-    /// Attempts to connect that failed since one succeeded. Probes do not count.
+    /// Failed attempts to connect since the last success, without probes.
     pub consecutive_failures: u32,
-    /// The latest failure of a probe or of an attempt to connect, however long ago.
+    /// The latest failure of a probe or of an attempt to connect, of any age.
     pub last_failure: Option<Arc<Failure>>,
 }
 
@@ -77,11 +77,11 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// What decides whether an endpoint is usable.
+/// The health of an endpoint, which decides whether it is usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HealthStatus {
     pub healthy: bool,
-    /// Whether its first probe is about to say if it is healthy.
+    /// True if the first probe, which decides its health, is in progress.
     pub pending_first_check: bool,
     pub ejected_until: Option<Instant>,
 }
@@ -137,38 +137,37 @@ impl Endpoint {
         self.key.address
     }
 
-    /// How connections to it begin.
+    /// The settings of its backend.
     pub fn backend(&self) -> Guard<Arc<Backend>> {
         self.backend.load()
     }
 
-    /// Whether new connections may go to it.
+    /// True if new connections may go to it.
     pub fn usable(&self) -> bool {
         self.usable.load(Relaxed)
     }
 
-    /// Whether it may become usable in a moment, when its first probe ends.
+    /// True if it may become usable as soon as its first probe ends.
     pub fn pending_first_check(&self) -> bool {
         self.status.load().pending_first_check
     }
 
-    /// Whether new connections would go to it while it is usable. If not, endpoints of another priority serve, wherever
-    /// connections may be sent to this one: it stands by.
+    /// True if its priority level is active in at least one of its subsets. If not, it is on standby.
     pub fn in_service(&self) -> bool {
         self.standby_since.load().is_none()
     }
 
-    /// Since when it stands by; `None`: it is in service.
+    /// The start of its standby; `None`: it is not on standby.
     pub fn standby_since(&self) -> Option<Instant> {
         self.standby_since.load().as_deref().copied()
     }
 
-    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    /// The effective share of its weight, in percent: less than 100 during slow start.
     pub fn share(&self) -> u32 {
         self.share.load(Relaxed)
     }
 
-    /// Whether its load balancer prefers it since it is near.
+    /// True if its load balancer prefers it because of its locality.
     pub fn near(&self) -> bool {
         self.near.load(Relaxed)
     }
@@ -183,17 +182,17 @@ impl Endpoint {
         }
     }
 
-    /// Connections that were given this endpoint and have not ended, those still being dialled included.
+    /// Open connections to this endpoint, including those that are being dialled.
     pub fn active(&self) -> u32 {
         self.active.get()
     }
 
-    /// Client connections that reached it, dialled for them or taken from the pool.
+    /// Established client connections, dialled or taken from the pool.
     pub fn connections(&self) -> u64 {
         self.dialled.load(Relaxed) + self.pool_counters.hits()
     }
 
-    /// Failed attempts to connect, of clients' connections and of the pool. Neither probes nor local failures count.
+    /// Failed attempts to connect, for clients and for the pool. Neither probes nor local failures count.
     pub fn connect_failures(&self) -> u64 {
         self.connect_failures.load(Relaxed)
     }
@@ -202,23 +201,23 @@ impl Endpoint {
         self.ejections.load(Relaxed)
     }
 
-    /// Probes whose answer was as it should be.
+    /// Probes that passed.
     pub fn probes_passed(&self) -> u64 {
         self.probes_passed.load(Relaxed)
     }
 
-    /// Probes that failed. Local failures are none.
+    /// Probes that failed, without local failures.
     pub fn probes_failed(&self) -> u64 {
         self.probes_failed.load(Relaxed)
     }
 
-    /// A client's dial succeeded. Not for a connection taken from the pool, which counts by itself.
+    /// Records a successful dial for a client. Connections taken from the pool are counted separately.
     pub fn connected(&self) {
         self.dialled.fetch_add(1, Relaxed);
         self.reached();
     }
 
-    /// A client's dial failed or took too long. Local failures say nothing about an endpoint and are not counted.
+    /// Records a dial that failed or timed out. Local failures are not failures of the endpoint and are not counted.
     pub fn connect_failed(&self, error: &io::Error) {
         if is_local(error) {
             return;
@@ -228,14 +227,14 @@ impl Endpoint {
         let in_row = self.failures_in_row.fetch_add(1, Relaxed).wrapping_add(1);
         let failures = in_row.saturating_sub(self.forgiven_failures.load(Relaxed));
         let threshold = self.ejection_threshold.load(Relaxed);
-        // At every multiple, in case it could not be ejected the first time.
+        // At every multiple, in case the endpoint could not be ejected the first time.
         if threshold > 0 && failures.is_multiple_of(threshold) {
             self.control.notify_one();
         }
     }
 
-    /// A connection that was opened in advance and never used, checked to be alive; not blocking, with the options of
-    /// every backend connection set. `None`: there is none, dial. No socket is ever handed out twice.
+    /// Takes a preconnected socket that was never used and is alive; non-blocking, with the options of every backend
+    /// connection set. `None`: there is none. No socket is ever handed out twice.
     pub fn take_preconnected(&self) -> Option<TcpStream> {
         self.pool.load().as_ref()?.take(&self.pool_counters)
     }
@@ -245,14 +244,14 @@ impl Endpoint {
         self.pool_counters.figures(idle)
     }
 
-    /// True if connections to it keep failing: several in a row, the last one a short while ago. It may be usable all
-    /// the same, since the last endpoints of a group are not ejected; it is for people, and balancing ignores it.
+    /// True if connections to it keep failing: several in a row, the last one recently. It may still be usable, since
+    /// the last endpoints of a priority level are not ejected. For display only; balancing ignores it.
     pub fn is_failing(&self) -> bool {
         let recent = |failure: &Failure| Timestamp::now().duration_since(failure.at) < FAILING_LASTS;
         self.failures_in_row.load(Relaxed) >= FAILING_AFTER && self.last_failure.load().as_deref().is_some_and(recent)
     }
 
-    /// Those since it became usable.
+    /// The consecutive failures since it became usable.
     pub(super) fn consecutive_failures(&self) -> u32 {
         self.failures_in_row.load(Relaxed).saturating_sub(self.forgiven_failures.load(Relaxed))
     }
@@ -261,9 +260,9 @@ impl Endpoint {
         &self.pool_counters
     }
 
-    /// An attempt to connect succeeded.
+    /// Records a successful attempt to connect.
     pub(super) fn reached(&self) {
-        // A load first: this line is written by every worker, and there is nearly never a failure to forget.
+        // A load first: every worker shares this cache line, and there is rarely a failure to reset.
         if self.failures_in_row.load(Relaxed) != 0 {
             self.failures_in_row.store(0, Relaxed);
             self.forgiven_failures.store(0, Relaxed);
@@ -289,7 +288,7 @@ impl Endpoint {
         self.ejection_threshold.store(ejection_threshold.unwrap_or(0).into(), Relaxed);
     }
 
-    /// One that becomes usable again starts with no failures. Answers whether anything changes.
+    /// Sets the health status. An endpoint that becomes usable again starts without failures. Returns true on a change.
     pub(super) fn set_status(&self, status: HealthStatus) -> bool {
         if **self.status.load() == status {
             return false;
@@ -333,7 +332,7 @@ fn wall_clock(instant: Instant) -> Timestamp {
     Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
 }
 
-/// A connection that was given an endpoint, counted as active until this is dropped.
+/// A connection to an endpoint, counted as active until this is dropped.
 #[derive(Debug)]
 pub struct ActiveConnection {
     endpoint: Arc<Endpoint>,
@@ -356,13 +355,13 @@ impl Drop for ActiveConnection {
     }
 }
 
-/// The endpoints that one connection has tried already. The first ten need no allocation.
+/// The endpoints that one connection has tried. The first ten need no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Tried {
     /// Ids; 0: free.
     first: [u64; 10],
     more: Vec<u64>,
-    /// True if endpoints whose last attempt failed, of any connection, count as tried too.
+    /// True if endpoints whose last attempt failed, for any connection, count as tried too.
     with_failing: bool,
 }
 
@@ -382,7 +381,7 @@ impl Tried {
         ids.any(|id| *id == endpoint.id) || (self.with_failing && endpoint.consecutive_failures() > 0)
     }
 
-    /// These, and all endpoints that failed the last time that anybody tried them.
+    /// A copy in which endpoints whose last attempt failed count as tried too.
     pub fn with_failing(&self) -> Self {
         Self { with_failing: true, ..self.clone() }
     }
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_ends_a_row_of_failures_but_not_their_total() {
+    fn a_success_resets_consecutive_failures_but_not_their_total() {
         let endpoint = endpoint();
         endpoint.connect_failed(&Errno::CONNREFUSED.into());
         endpoint.connected();

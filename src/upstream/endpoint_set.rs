@@ -24,34 +24,34 @@ use self::{
 use super::{backends::Backends, balance::Candidate, endpoint::Endpoint, probe::Outcome};
 use crate::model::{self, ActiveCheck, DrainCause, EndpointKey, PassiveCheck, Priority, Unready};
 
-/// The endpoints of an upstream and which of them are usable: decisions only, no I/O.
+/// The endpoints of an upstream, and the decisions which of them are usable. No I/O.
 ///
-/// After each call these hold: no more endpoints are ejected than the passive check allows, of a group that no other can
-/// serve instead of; and while any endpoint is healthy, one is usable; so it is with the endpoints of those backends that
-/// connections are balanced over by themselves.
+/// These invariants hold after each call: no more endpoints are ejected than the passive check allows, in a priority
+/// level that no other one can replace; and while an endpoint is healthy, one is usable, in the whole and in each
+/// subset of backends that connections are balanced over.
 #[derive(Debug, Default)]
 pub(super) struct EndpointSet {
     entries: Vec<EndpointEntry>,
-    /// Places in `entries` by endpoint id.
+    /// Indexes into `entries`, by endpoint id.
     places: HashMap<u64, usize>,
     passive: Option<PassiveCheck>,
-    /// How long the share of an endpoint grows that becomes usable.
+    /// The duration of slow start.
     slow_start: Option<Duration>,
-    /// Endpoints that are no longer wanted and may have connections.
+    /// Removed endpoints that may have connections.
     removed: Vec<Arc<Endpoint>>,
     protected: Vec<Backends>,
-    /// Backends with endpoints that balancing must look at again.
+    /// Backends whose endpoints have changed for balancing.
     affected: BTreeSet<Arc<str>>,
 }
 
 impl EndpointSet {
-    /// Takes over other endpoints and settings. Endpoints that stay, by key, keep their state.
+    /// Applies new endpoints and settings. Endpoints that stay, by key, keep their state.
     pub fn change(&mut self, wanted: &model::Upstream, control: &Arc<Notify>, now: Instant) -> Vec<Change> {
         self.affected.extend(self.entries.iter().map(|entry| entry.backend_name().clone()));
         let before = mem::take(&mut self.entries).into_iter();
         let mut before: BTreeMap<EndpointKey, EndpointEntry> =
             before.map(|entry| (entry.endpoint().key().clone(), entry)).collect();
-        // State of removed endpoints that still have connections, for those that come back.
+        // The state of removed endpoints that still have connections, for endpoints that come back.
         let removed = mem::take(&mut self.removed);
         let open = removed.iter().filter(|endpoint| endpoint.active() > 0);
         let mut returning: HashMap<&EndpointKey, &Arc<Endpoint>> =
@@ -75,7 +75,7 @@ impl EndpointSet {
         }
         self.places = self.entries.iter().map(|entry| entry.endpoint().id()).zip(0..).collect();
         self.affected.extend(wanted.backends.keys().cloned());
-        // Not those that go now: until balancing knows of it, a connection may still be sent there.
+        // Endpoints removed now are kept without connections too: until balancing is updated, they may still get some.
         self.removed = removed;
         self.removed.retain(|endpoint| endpoint.active() > 0 && !returned.contains(&endpoint.id()));
         self.removed.extend(before.into_values().map(|entry| entry.candidate.endpoint));
@@ -96,13 +96,13 @@ impl EndpointSet {
         changes
     }
 
-    /// Those that get no more connections, with the reason.
+    /// The endpoints that get no new connections, with the cause.
     pub fn draining(&self, unready: &BTreeMap<EndpointKey, Unready>) -> Vec<(Arc<Endpoint>, DrainCause)> {
         let parts = Parts::new(&self.protected);
         let served = parts.with(self.entries.iter().filter(|entry| entry.usable()));
-        // Clients of an endpoint that serves no more have somewhere to go, whichever subset they came by.
+        // True if another endpoint can take over, in every subset of this endpoint.
         let others_serve = |endpoint: &Endpoint| parts.of(&endpoint.key().backend).all(|number| served[number]);
-        // One that came back, and is only to be probed, has not been found unhealthy.
+        // An endpoint that came back and awaits its first probe is not unhealthy.
         let unusable = self.entries.iter().filter(|entry| !entry.usable() && !entry.health.is_unprobed());
         let unusable = unusable.map(|entry| (entry.endpoint(), DrainCause::Unhealthy));
         let removed = self.removed.iter().map(|endpoint| {
@@ -119,7 +119,7 @@ impl EndpointSet {
         draining.chain(self.replaceable_last_resorts(&parts)).collect()
     }
 
-    /// Those that terminate, where others serve instead, wherever connections could go to them.
+    /// Terminating endpoints that another endpoint can replace in all of their subsets.
     fn replaceable_last_resorts(&self, parts: &Parts) -> impl Iterator<Item = (Arc<Endpoint>, DrainCause)> {
         let served = parts.with(self.entries.iter().filter(|entry| entry.usable() && !entry.is_last_resort()));
         let terminate = self.entries.iter().filter(|entry| entry.usable() && entry.is_last_resort());
@@ -127,13 +127,13 @@ impl EndpointSet {
         go.map(|entry| (entry.endpoint().clone(), DrainCause::Terminating))
     }
 
-    /// From the next call on, ejections leave each of these subsets an endpoint, besides the whole; and what goes keeps its
-    /// connections while one of these that it is of has no other.
+    /// Sets the subsets in which ejections leave a usable endpoint, besides the whole. A draining endpoint keeps its
+    /// connections while one of its subsets has no other endpoint.
     pub fn protect(&mut self, subsets: Vec<Backends>) {
         self.protected = subsets;
     }
 
-    /// Records the outcome of a probe of the endpoint with this id. [`review`](Self::review) makes it count.
+    /// Records the outcome of a probe. [`review`](Self::review) applies it.
     pub fn observe(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         let Some(entry) = self.places.get(&id).map(|place| &mut self.entries[*place]) else { return changes };
@@ -155,8 +155,7 @@ impl EndpointSet {
         changes
     }
 
-    /// Records that a probe of the endpoint with this id could not be made. Answers whether connections no longer wait
-    /// for it.
+    /// Records that a probe could not be sent. Returns true if connections no longer wait for the endpoint.
     pub fn probe_not_sent(&mut self, id: u64) -> bool {
         let Some(entry) = self.places.get(&id).map(|place| &mut self.entries[*place]) else { return false };
         let was_awaited = entry.health.pending_first_check();
@@ -164,24 +163,24 @@ impl EndpointSet {
         was_awaited
     }
 
-    /// Ends what is due and ejects what fails.
+    /// Ends due ejections, and ejects failing endpoints.
     pub fn review(&mut self, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         self.settle(now, &mut changes);
         changes
     }
 
-    /// When the next ejection ends.
+    /// The end of the next ejection.
     pub fn next_return(&self) -> Option<Instant> {
         self.entries.iter().filter_map(|entry| entry.outlier.ejected_until()).min()
     }
 
-    /// The active check of the endpoint with this id.
+    /// The active check of an endpoint.
     pub fn check(&self, id: u64) -> Option<Arc<ActiveCheck>> {
         self.entry(id)?.check()
     }
 
-    /// Whether the endpoint with this id passes its check.
+    /// True if the endpoint passes its check.
     pub fn is_healthy(&self, id: u64) -> bool {
         self.entry(id).is_none_or(|entry| entry.health.healthy())
     }
@@ -190,12 +189,12 @@ impl EndpointSet {
         self.places.get(&id).map(|place| &self.entries[*place])
     }
 
-    /// Backends whose candidates have changed since this was last called.
+    /// The backends whose candidates have changed since the last call.
     pub fn take_affected(&mut self) -> BTreeSet<Arc<str>> {
         mem::take(&mut self.affected)
     }
 
-    /// The endpoints of these backends. Those that start slowly have less weight.
+    /// The endpoints of these backends, with reduced weight during slow start.
     pub fn candidates(&self, of: &Backends, now: Instant) -> Vec<Candidate> {
         let percent = |entry: &EndpointEntry| self.slow_start_of(entry).and_then(|slow| slow.percent(now));
         let anybody_starts = self.entries.iter().any(|entry| percent(entry).is_some());
@@ -213,7 +212,7 @@ impl EndpointSet {
         own.flatten().map(weighted).collect()
     }
 
-    /// When candidates will have other weights although nothing has happened.
+    /// The time of the next change of weights by slow start.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
         self.entries.iter().filter_map(|entry| self.slow_start_of(entry)?.next_step(now)).min()
     }
@@ -226,12 +225,12 @@ impl EndpointSet {
         self.entries.iter().map(EndpointEntry::endpoint)
     }
 
-    /// Those that are no longer wanted and had connections.
+    /// The removed endpoints that had connections.
     pub fn removed(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.removed.iter()
     }
 
-    /// Whether first probes may make somebody usable in a moment.
+    /// True if a pending first check may make an endpoint usable.
     pub fn awaits_first_check(&self) -> bool {
         self.entries.iter().any(|entry| entry.health.pending_first_check())
     }
@@ -251,10 +250,10 @@ impl EndpointSet {
             self.return_excess(&check, &mut tally, now, changes);
             self.return_needed(&mut tally, now, changes);
             self.eject_failing(&check, &mut tally, now, changes);
-            // Less of a level may be ejected once another has no usable endpoint left.
+            // The limit of a level may have dropped because another level has no usable endpoint left.
             self.return_excess(&check, &mut tally, now, changes);
         }
-        // Where nobody else serves, there is nobody to take the rest of its share.
+        // Without another serving endpoint, slow start has no effect.
         let others_serve = self.entries.iter().any(|entry| entry.was_usable && entry.usable());
         let serving_begins = !others_serve && self.usable() > 0;
         for entry in &mut self.entries {
@@ -277,7 +276,7 @@ impl EndpointSet {
         for place in self.ejected_by_end() {
             by_level.entry(self.entries[place].priority()).or_default().push(place);
         }
-        // The lower ones first: if some of these return, all of the others may be ejected.
+        // Low priorities first: if some of their endpoints return, all of the others may be ejected.
         for priority in tally.levels() {
             let too_many = tally.level(priority).ejected.saturating_sub(may_be_ejected(check, tally, priority));
             for place in by_level.remove(&priority).into_iter().flatten().take(too_many) {
@@ -287,7 +286,7 @@ impl EndpointSet {
         }
     }
 
-    /// Ends ejections of healthy endpoints until each subset that has such has a usable one.
+    /// Ends ejections of healthy endpoints until each subset with one has a usable endpoint.
     fn return_needed(&mut self, tally: &mut Tally, now: Instant, changes: &mut Vec<Change>) {
         for place in self.ejected_by_end() {
             let entry = &mut self.entries[place];
@@ -320,7 +319,7 @@ impl EndpointSet {
         }
     }
 
-    /// Places of ejected members, those first whose ejection ends first.
+    /// The indexes of ejected endpoints, in the order in which their ejections end.
     fn ejected_by_end(&self) -> Vec<usize> {
         let ejected = self.entries.iter().enumerate().filter(|(_, entry)| entry.is_ejected());
         let mut places: Vec<usize> = ejected.map(|(place, _)| place).collect();
@@ -329,7 +328,7 @@ impl EndpointSet {
     }
 }
 
-/// How many members of a level may be ejected: all, while another level can serve instead.
+/// The number of endpoints of a level that may be ejected: all, while another level can serve.
 fn may_be_ejected(check: &PassiveCheck, tally: &Tally, priority: Priority) -> usize {
     let entries = tally.level(priority).entries;
     if tally.others_serve(priority) { entries } else { most_ejected(check, entries) }

@@ -3,7 +3,7 @@ use tokio::{
     task::block_in_place,
 };
 
-/// Runs work that may take long, while another thread of the runtime goes on with its other tasks.
+/// Runs blocking work, while another thread of the runtime takes over the other tasks.
 pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         // There is no other thread.

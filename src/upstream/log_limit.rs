@@ -1,17 +1,17 @@
-//! Bounds how often a line is logged that clients can cause.
+//! A rate limit for log lines that clients can trigger.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Seconds between two lines.
+/// The seconds between two lines.
 const PERIOD: u64 = 10;
 
 /// Allows one line every ten seconds, over all workers.
 #[derive(Debug)]
 pub struct LogLimiter {
-    /// Seconds since 1970 from which on the next line is allowed.
+    /// The time of the next allowed line, in seconds since 1970.
     next: AtomicU64,
 }
 

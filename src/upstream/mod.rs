@@ -1,10 +1,10 @@
 //! Live state of endpoints that outlives snapshots: counts, balancing, health, ejection, preconnected sockets.
 //!
-//! [`Upstreams`] belongs to whoever applies snapshots. A connection asks a [`Subset`] of an [`Upstream`] for an endpoint
-//! and gets an [`ActiveConnection`]; that path takes no lock. Everything else happens in each upstream's keeper, on the
-//! control runtime: probes and failed connections tell it what they saw, it decides which endpoints are usable, and swaps
-//! in balancers made for those. Changes that come together are published together, and only subsets whose endpoints have
-//! changed are rebuilt.
+//! The topology task owns [`Upstreams`]. A connection picks an endpoint from a [`Subset`] of an [`Upstream`] and gets
+//! an [`ActiveConnection`], without a lock. Everything else happens in the control task of each upstream, on the
+//! control runtime: probes and failed connections report to it; it decides which endpoints are usable, and publishes
+//! new balancers. Changes that arrive together are published together, and only subsets whose endpoints have changed
+//! are rebuilt.
 
 mod backends;
 mod balance;
@@ -62,16 +62,16 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Probes, pools and keepers run on `control`. All pools together hold as many sockets as `budget` allows, and no
-    /// more than `probes` are made at a time, which are divided among namespaces.
+    /// Probes, pools and control tasks run on `control`. All pools together hold as many sockets as `budget` allows. At
+    /// most `probes` run concurrently, divided among namespaces.
     pub fn new(control: Handle, budget: PreconnectBudget, probes: usize) -> Self {
         let (usable_changes, probes) = (watch::Sender::new(0), TenantPlaces::new(probes));
         Self { context: UpstreamContext { control, budget, probes, usable_changes }, entries: BTreeMap::new() }
     }
 
-    /// Adds and changes upstreams. What is known of their endpoints is kept for those that stay, by key.
+    /// Adds and changes upstreams. Endpoints that stay, by key, keep their state.
     ///
-    /// A `pick` that begins after this returned knows only the endpoints that are wanted now.
+    /// A `pick` that begins after this returns sees only the new endpoints.
     pub fn update(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
         let probed = wanted.iter().filter(|(_, wanted)| wanted.backends.values().any(|it| it.active_check.is_some()));
         self.context.probes.divide(probed.map(|(key, _)| &key.object.namespace));
@@ -86,7 +86,7 @@ impl Upstreams {
         }
     }
 
-    /// Removes the upstreams that are not wanted. Their connections go on.
+    /// Removes the upstreams that are not in `wanted`. Their connections continue.
     pub fn retain(&mut self, wanted: &BTreeMap<UpstreamKey, Arc<model::Upstream>>) {
         self.entries.retain(|key, _| wanted.contains_key(key));
     }
@@ -99,13 +99,13 @@ impl Upstreams {
         self.entries.iter().map(|(key, entry)| (key, &entry.upstream))
     }
 
-    /// Counts up whenever some endpoint may have become usable or unusable.
+    /// A counter that is incremented when an endpoint may have become usable or unusable.
     pub fn usable_changes(&self) -> watch::Receiver<u64> {
         self.context.usable_changes.subscribe()
     }
 }
 
-/// An upstream with its task.
+/// An upstream and its control task.
 struct UpstreamEntry {
     upstream: Arc<Upstream>,
     _keeper: AbortOnDropHandle<()>,
@@ -151,7 +151,7 @@ impl Upstream {
         &self.published.key
     }
 
-    /// The endpoints of these backends, for connections to be balanced over.
+    /// The subset of these backends, which connections are balanced over.
     pub fn subset(&self, backends: &Backends) -> Arc<Subset> {
         self.control().subset(backends)
     }
@@ -170,32 +170,32 @@ impl Upstream {
         self.published.endpoints()
     }
 
-    /// The priority of those that serve connections to these backends, if it is not the lowest of theirs.
+    /// The active priority of these backends, if it is not their first one.
     pub fn failed_over(&self, backends: &Backends) -> Option<model::Priority> {
         self.control().failed_over(backends)
     }
 
-    /// The endpoints that get no more connections and may have some, with the reason, and what is done with these.
+    /// The endpoints that get no new connections, with the cause, and the policy for their open connections.
     pub fn draining(&self) -> Vec<(Arc<Endpoint>, model::DrainCause, Option<model::Close>)> {
         self.control().draining()
     }
 
-    /// How its connections are spread anew; `None`: they are not.
+    /// The rebalancing settings; `None`: disabled.
     pub fn rebalancing(&self) -> Option<Rebalancing> {
         self.published.current.load().rebalance
     }
 
-    /// The endpoints that connections are spread over, in groups within which their shares can be compared.
+    /// The endpoints that connections are balanced over, in groups of comparable shares.
     pub fn groups(&self) -> Vec<Group> {
         self.control().groups()
     }
 
-    /// How many endpoints are usable.
+    /// The number of usable endpoints.
     pub fn usable(&self) -> usize {
         self.published.current.load().usable
     }
 
-    /// How often endpoints of another priority began to serve instead of those before, of the whole or of a route.
+    /// The number of changes of the active priority level, of the whole or of a route.
     pub fn priority_changes(&self) -> u64 {
         self.published.priority_changes.load(Relaxed)
     }

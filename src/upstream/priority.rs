@@ -1,11 +1,11 @@
-//! Which of several groups of endpoints serves: one at a time.
+//! The active priority level of a subset: one level serves at a time.
 //!
-//! A group can serve if enough of its endpoints are usable. Of those that can, the one of the lowest number serves; if
-//! none can, the lowest that has a usable endpoint at all, even if it terminates. One that no longer can gives way at
-//! once. One of a lower number that can again takes over when the policy of failing back says so.
+//! A level can serve if enough of its endpoints are usable. The level with the lowest number that can serve is active;
+//! if none can, the lowest one with any usable endpoint, even a terminating one. A level that can no longer serve is
+//! replaced at once. A level with a lower number that can serve again takes over according to the failback policy.
 //!
-//! Several processes see probes pass in different orders. At the start, and after an outage of all groups, none may stay
-//! with the first one that it happens to see: one would serve here, another there.
+//! Processes see probes pass in different orders. At the start, and after an outage of all levels, a process must not
+//! stay with the first usable level that it sees: different processes would use different levels.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,19 +13,19 @@ use tokio::time::Instant;
 
 use crate::model::{Failback, Failover, Priority};
 
-/// Those endpoints of a subset that have the same priority.
+/// The endpoints of a subset with the same priority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PriorityLevel {
     /// The names of their backends.
     pub backends: Vec<Arc<str>>,
-    /// How many there are, ready or not, without those that terminate.
+    /// The number of endpoints, ready or not, without terminating ones.
     pub endpoints: usize,
     pub usable: usize,
-    /// How many more may be in a moment: their first probes are about to say so.
+    /// The number of endpoints that pending first checks may make usable.
     pub pending: usize,
-    /// How many more are usable if nobody else is: they terminate.
+    /// The number of usable terminating endpoints, which serve if there are no others.
     pub last_resort: usize,
-    /// How long it may take to see that they are usable again.
+    /// The time within which a recovery is detected.
     pub seen_within: Duration,
 }
 
@@ -34,7 +34,7 @@ impl PriorityLevel {
         self.usable > 0 && self.are_enough(self.usable, failover)
     }
 
-    /// Whether it may be able to as soon as its first probes are made.
+    /// True if the level may be able to serve once pending first checks complete.
     fn is_about_to_serve(&self, failover: &Failover) -> bool {
         self.pending > 0 && self.are_enough(self.usable + self.pending, failover)
     }
@@ -46,33 +46,34 @@ impl PriorityLevel {
 
 pub(super) type PriorityLevels = BTreeMap<Priority, PriorityLevel>;
 
-/// Which group of a subset serves, and since when another one is about to.
+/// The active priority level of a subset, and the level that is about to replace it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActivePriority {
-    /// Whether one does.
+    /// True if a level is active.
     serves: bool,
-    /// The names of the backends of the one that does, or was the last that did: it stays the same group when it gets
-    /// another number. Empty: none ever did.
+    /// The names of the backends of the active or last active level: it stays the same level if its number changes.
+    /// Empty: no level was ever active.
     backends: Vec<Arc<str>>,
-    /// None serves, another than the last one could, and until then that one is waited for.
+    /// While no level is active and another than the last one could serve: the time until which the last one is waited
+    /// for.
     waits_until: Option<Instant>,
-    /// The group of a lower number that can serve, and since when it can without a break.
+    /// The level with a lower number that can serve, and the time since which it can without a break.
     recovered: Option<(Priority, Instant)>,
 }
 
-/// Another group serves than before.
+/// A change of the active priority level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PriorityChange {
-    /// `None`: none did.
+    /// `None`: none was active.
     pub from: Option<Priority>,
     pub to: Priority,
-    /// The one that would, if it could.
+    /// The most preferred level.
     pub first: Priority,
 }
 
 impl ActivePriority {
-    /// The group that serves from now on, and whether that is another one. `None`: no endpoint is usable, or it is too
-    /// early to tell.
+    /// Determines the active level, and the change if it is another one. `None`: no endpoint is usable, or pending
+    /// first checks decide.
     pub fn settle(
         &mut self,
         levels: &PriorityLevels,
@@ -101,7 +102,7 @@ impl ActivePriority {
         let recovered = self.recovered.take();
         let waits_until = self.waits_until.take();
         let best = best(levels, failover)?;
-        // All of its endpoints are new.
+        // All usable endpoints of the active level were replaced by new ones.
         if before.is_some_and(|before| levels[&before].usable == 0 && levels[&before].is_about_to_serve(failover)) {
             return None;
         }
@@ -109,7 +110,7 @@ impl ActivePriority {
             if levels.range(..best).any(|(_, level)| level.is_about_to_serve(failover)) {
                 return None;
             }
-            // Where failing back is immediate, nobody stays with who stands in for a moment.
+            // With immediate failback, a temporary replacement does no harm.
             let last = before.filter(|last| !levels[last].can_serve(failover) && *last != best);
             if let Some(last) = last.filter(|_| failover.failback != Failback::default()) {
                 let until = waits_until.unwrap_or(now + levels[&last].seen_within);
@@ -131,7 +132,7 @@ impl ActivePriority {
         Some(before)
     }
 
-    /// When another group will serve if nothing changes.
+    /// The time at which another level becomes active without an event.
     pub fn due(&self, failover: &Failover) -> Option<Instant> {
         if !self.serves {
             return self.waits_until;
@@ -141,7 +142,7 @@ impl ActivePriority {
     }
 }
 
-/// The one that would serve if none did before.
+/// The level that is active if none was before.
 fn best(levels: &PriorityLevels, failover: &Failover) -> Option<Priority> {
     let able = levels.iter().find(|(_, level)| level.can_serve(failover));
     let usable = || levels.iter().find(|(_, level)| level.usable > 0);

@@ -6,23 +6,23 @@ use tokio::sync::Notify;
 use super::{endpoint::Endpoint, rebalance::Rebalancing};
 use crate::model::{self, UpstreamKey};
 
-/// The part of an upstream that its connections, its subsets and its keeper share.
+/// The part of an upstream that its connections, its subsets and its control task share.
 pub struct Published {
     pub key: UpstreamKey,
     pub current: ArcSwap<Current>,
-    /// Wakes the keeper's task.
+    /// Wakes the control task.
     pub attention: Arc<Notify>,
-    /// Times that other groups of endpoints began to serve.
+    /// The number of changes of the active priority level.
     pub priority_changes: AtomicU64,
 }
 
-/// What connections see; replaced whole.
+/// The state that connections see; replaced as a whole.
 pub struct Current {
     pub connect: model::Connect,
     pub keepalive: Option<model::Keepalive>,
     pub endpoints: Arc<[Arc<Endpoint>]>,
     pub usable: usize,
-    /// Whether connections were refused when somebody was last known to be usable or not.
+    /// True if connections were refused when the state was last certain.
     pub refuses: bool,
     pub rebalance: Option<Rebalancing>,
 }

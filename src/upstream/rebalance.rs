@@ -1,8 +1,9 @@
-//! How many connections endpoints have beyond their share, a function over counts, and how many of them are closed when.
+//! Rebalancing: the number of connections that endpoints have above their share, and the rate at which these are
+//! closed.
 //!
-//! Each replica decides over its own connections by itself. What it closes comes back to any replica, and there goes where
-//! the algorithm sends new connections. So closing as many as are too many is right where these go to whoever has the
-//! fewest, and by and by too few where they go anywhere: then it goes on until it is enough.
+//! Each replica decides over its own connections. A closed connection returns to any replica, whose algorithm then
+//! picks an endpoint. With algorithms that prefer the endpoint with the fewest connections, closing the excess once is
+//! enough; with the others, rebalancing continues until no excess is left.
 
 mod excess;
 mod rebalancer;

@@ -4,20 +4,20 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::model::Keepalive;
 
-/// Sets what every proxied TCP socket has from the beginning: no delay of small segments.
+/// Sets TCP_NODELAY, which every proxied socket has from the beginning.
 pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)
 }
 
-/// Has urgent bytes arrive in line with the others, instead of being lost (RFC 6093, section 6).
+/// Delivers urgent bytes in line with the others, instead of losing them (RFC 6093, section 6).
 pub fn set_urgent_inline(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_out_of_band_inline(true)
 }
 
-/// Turns keepalive probes on where they are wanted.
+/// Enables keepalive probes if configured.
 ///
-/// TCP_USER_TIMEOUT is set to the time the probes take to give up, so that a peer that is gone is found as soon when
-/// data waits to be acknowledged as when the connection is silent (tcp(7)).
+/// TCP_USER_TIMEOUT is set to the time the probes take to give up, so that a dead peer is detected as soon with
+/// unacknowledged data as on an idle connection (tcp(7)).
 pub fn set_keepalive(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     let Some(keepalive) = keepalive else { return Ok(()) };
     let socket = SockRef::from(socket);

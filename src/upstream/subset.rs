@@ -22,8 +22,8 @@ use super::{
 };
 use crate::model::{self, ActiveCheck, EndpointKey, Priority};
 
-/// For how long clients that have waited go on to, once one endpoint is usable, for its others: all of them would go to
-/// the one that was probed first.
+/// The time for which waiting clients wait for further endpoints once one is usable: otherwise all of them would go to
+/// the endpoint that was probed first.
 const OTHERS: Duration = Duration::from_millis(250);
 
 /// The candidates of an upstream, by the names of their backends.
@@ -47,45 +47,45 @@ impl Candidates {
         own.flat_map(|(_, candidates)| candidates).cloned().collect()
     }
 
-    /// Those with one of these addresses.
+    /// The candidates with one of these addresses.
     fn at(&self, addresses: &BTreeSet<(SocketAddr, Option<Arc<str>>)>) -> Vec<Candidate> {
         let all = self.0.values().flatten();
         all.filter(|candidate| addresses.contains(&address_of(candidate.endpoint.key()))).cloned().collect()
     }
 }
 
-/// The endpoints of an upstream that are of some of its backends, live: what connections are balanced over. Each subset
-/// takes its own turns; what is known of an endpoint is the same in all.
+/// The endpoints of some backends of an upstream, which connections are balanced over. Each subset counts its own
+/// picks; the state of an endpoint is shared by all subsets.
 pub struct Subset {
     upstream: Arc<Published>,
     backends: Backends,
     current: ArcSwap<Current>,
-    /// Counts picks. Not part of `current`, so that a change does not start the round again.
+    /// Counts picks. Not part of `current`, so that a change does not restart the round.
     turn: AtomicU64,
-    /// Apart from `current`, to wake those that wait.
+    /// Separate from `current`, to wake waiting clients.
     pending: watch::Sender<PendingChecks>,
 }
 
-/// Of whom probes are wanting.
+/// The pending first checks of a subset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PendingChecks {
     None,
-    /// Others of the group that serves: their first ones.
+    /// Of further endpoints of the active priority level.
     Others,
-    /// Nobody serves before, be it that nobody can or that it is too early to tell who is to.
+    /// Of endpoints that decide which level serves: no level is active yet.
     Deciding,
 }
 
-/// What connections see; replaced whole.
+/// The state that connections see; replaced as a whole.
 struct Current {
     usable: usize,
     pending: PendingChecks,
-    /// Whether connections were refused when somebody was last known to be usable or not.
+    /// True if connections were refused when the state was last certain.
     refuses: bool,
-    /// The group that connections are balanced over. `None`: it is too early to tell.
+    /// The active priority. `None`: pending first checks decide.
     serving: Option<Priority>,
     balancer: Balancer,
-    /// All its endpoints, of whatever priority.
+    /// All its endpoints, of any priority.
     endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -103,61 +103,60 @@ impl Subset {
         (Self { upstream, backends, current, turn: AtomicU64::new(0), pending }, change)
     }
 
-    /// How connections to its endpoints are made.
+    /// The settings for connecting to its endpoints.
     pub fn connect(&self) -> model::Connect {
         self.upstream.connect()
     }
 
-    /// Chooses a usable endpoint that was not tried, and counts the connection until the answer is dropped. `None`:
-    /// there is none (left).
+    /// Picks a usable endpoint that was not tried, and counts the connection until the result is dropped. `None`: there
+    /// is none (left).
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         let current = self.current.load();
-        // Some may be usable and yet not be the ones to serve.
+        // Usable endpoints may be of an inactive level.
         if current.pending == PendingChecks::Deciding {
             return None;
         }
         current.balancer.pick(client, tried, &self.turn).map(ActiveConnection::begin)
     }
 
-    /// The same for an attempt that may follow others: then endpoints that failed the last time that anybody tried them are
-    /// only chosen if there are no others. Where many have just gone, as when a Service is scaled down, each attempt would
-    /// meet another of those otherwise.
+    /// Like [`pick`](Self::pick), for an attempt that may follow others: a retry prefers endpoints whose last attempt,
+    /// for any connection, did not fail. Otherwise, when many endpoints have just disappeared, as when a Service is
+    /// scaled down, each attempt would try another dead one.
     pub fn pick_again(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         let proven = if tried.is_empty() { None } else { self.pick(client, &tried.with_failing()) };
         proven.or_else(|| self.pick(client, tried))
     }
 
-    /// Waits while nobody serves only because probes are wanting that say who is to. Answers whether there was something
-    /// to wait for.
+    /// Waits for pending first checks while they decide which level serves. Returns true if it had to wait.
     pub async fn wait_for_first_checks(&self) -> bool {
         let mut pending = self.pending.subscribe();
         if *pending.borrow() != PendingChecks::Deciding {
             return false;
         }
-        // Fails only without a sender, which is here.
+        // Fails only without a sender, which `self` holds.
         let _ = pending.wait_for(|pending| *pending != PendingChecks::Deciding).await;
         let _ = timeout(OTHERS, pending.wait_for(|pending| *pending == PendingChecks::None)).await;
         true
     }
 
-    /// Nobody is to be waited for any more: its upstream is gone.
+    /// Ends all waiting: the upstream is removed.
     pub(super) fn retire(&self) {
         self.pending.send_replace(PendingChecks::None);
     }
 
-    /// Whether somebody serves, or that is about to turn out.
+    /// True if an endpoint is usable, or pending first checks may make one usable.
     pub fn may_serve(&self) -> bool {
-        // In this order: what is awaited is told last.
+        // In this order: pending checks are published last.
         *self.pending.borrow() == PendingChecks::Deciding || self.current.load().usable > 0
     }
 
-    /// Tells what connections see from what they saw before.
+    /// Identifies the published state.
     #[cfg(test)]
     pub fn published(&self) -> *const () {
         Arc::as_ptr(&self.current.load()).cast()
     }
 
-    /// How many endpoints are usable.
+    /// The number of usable endpoints.
     #[cfg(test)]
     pub fn usable(&self) -> usize {
         self.current.load().usable
@@ -169,7 +168,7 @@ impl Subset {
         all.iter().filter(|endpoint| self.backends.have(endpoint.key())).cloned().collect()
     }
 
-    /// Who gets its connections, and how many of all.
+    /// The share of each endpoint in new connections.
     pub(super) fn shares(&self) -> Vec<(Arc<Endpoint>, u64)> {
         let current = self.current.load();
         let shares = current.balancer.shares().into_iter();
@@ -180,26 +179,26 @@ impl Subset {
         &self.backends
     }
 
-    /// The group that its connections go to; with nothing usable the first. `None`: it has none.
+    /// The active priority; without usable endpoints the first one. `None`: undecided, or no endpoints.
     pub(super) fn serving(&self) -> Option<Priority> {
         self.current.load().serving
     }
 
-    /// Whether its connections may go to this endpoint now. `None`: it is none of its own.
+    /// True if the endpoint's priority is active. `None`: it is not in this subset.
     pub(super) fn is_served_by(&self, endpoint: &Endpoint) -> Option<bool> {
         self.backends.have(endpoint.key()).then(|| self.serving() == Some(endpoint.backend().priority))
     }
 
-    /// Whether its connections go to others because these have a lower priority. `None`: it is none of its own.
+    /// True if a preferred priority is active instead of the endpoint's. `None`: it is not in this subset.
     pub(super) fn prefers_others_to(&self, endpoint: &Endpoint) -> Option<bool> {
         let current = self.current.load();
-        // With nothing usable, none serves.
+        // Without usable endpoints, no level serves.
         let serving = current.serving.filter(|_| current.usable > 0);
         let preferred = || serving.is_some_and(|serving| serving < endpoint.backend().priority);
         self.backends.have(endpoint.key()).then(preferred)
     }
 
-    /// Has connections see these candidates of the upstream as they are now. Answers whether another group serves.
+    /// Publishes the current state of these candidates. Returns a change of the active level.
     pub(super) fn publish(
         &self,
         settings: &model::Upstream,
@@ -234,7 +233,7 @@ impl Current {
         serving: &mut ActivePriority,
     ) -> (Self, Option<PriorityChange>) {
         let own = match before {
-            // Who was on the way to their addresses may still go there.
+            // Connections in progress may still use their addresses.
             Some(before) if backends.are_renamed(settings) => {
                 candidates.at(&before.endpoints.iter().map(|endpoint| address_of(endpoint.key())).collect())
             }
@@ -244,7 +243,7 @@ impl Current {
         let (serving, change) = serving.settle(&levels, &settings.balancing.failover, Instant::now());
         let may_serve = |candidate: &Candidate| candidate.endpoint.usable() || candidate.endpoint.pending_first_check();
         let too_early_to_tell = serving.is_none() && own.iter().any(may_serve);
-        // With nothing usable, sticky balancing keeps its table at least.
+        // Without usable endpoints, sticky balancing still keeps its table.
         let balanced = serving.or_else(|| levels.keys().next().copied());
         let serving = balanced.filter(|_| !too_early_to_tell);
         let usable = own.iter().filter(|candidate| candidate.endpoint.usable()).count();
@@ -273,7 +272,7 @@ fn priority_levels(backends: &Backends, settings: &model::Upstream, own: &[Candi
         let group = levels.entry(backend.priority).or_default();
         group.backends.push(name.clone());
         let seen_within = backend.active_check.as_deref().map_or(Duration::ZERO, ActiveCheck::sees_recovery_within);
-        // For clients that wait there is then time left to be connected.
+        // Leave time for waiting clients to connect.
         group.seen_within = group.seen_within.max(seen_within).min(settings.connect.deadline / 2);
         group.endpoints += backend.unready;
     }

@@ -84,7 +84,7 @@ fn fast_check() -> ActiveCheck {
     }
 }
 
-/// Has all its endpoints probed.
+/// Adds an active check to all endpoints.
 fn probe_with(settings: &mut model::Upstream, check: ActiveCheck) {
     let check = Some(Arc::new(check));
     settings.backends.values_mut().for_each(|backend| Arc::make_mut(backend).active_check = check.clone());
@@ -148,7 +148,7 @@ fn picked(upstream: &Arc<Upstream>) -> Option<SocketAddr> {
 }
 
 #[tokio::test]
-async fn a_change_is_picked_from_as_soon_as_the_update_returns() {
+async fn picks_see_a_change_as_soon_as_the_update_returns() {
     let [first, second] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let (mut upstreams, upstream) = start(settings([first]), 0);
     assert_eq!(picked(&upstream), Some(first));
@@ -178,7 +178,7 @@ async fn a_removed_upstream_stops_its_work_and_leaves_its_connections() {
 }
 
 #[tokio::test]
-async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_them() {
+async fn a_subset_has_the_endpoints_of_its_backends_and_shares_their_state() {
     let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut settings = settings(addresses);
     let names: [Arc<str>; 2] = ["one".into(), "two".into()];
@@ -201,7 +201,7 @@ async fn a_subset_has_the_endpoints_of_its_backends_and_shares_what_is_known_of_
 }
 
 #[tokio::test]
-async fn shares_are_compared_among_those_that_the_same_routes_lead_to() {
+async fn shares_are_compared_among_endpoints_of_the_same_routes() {
     let addresses = [1, 2, 3].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let mut settings = settings(addresses);
     let names: [Arc<str>; 2] = ["one".into(), "two".into()];
@@ -225,7 +225,7 @@ async fn shares_are_compared_among_those_that_the_same_routes_lead_to() {
 }
 
 #[tokio::test]
-async fn whoever_has_a_subset_of_a_backend_that_is_renamed_goes_on_with_its_addresses() {
+async fn a_subset_of_a_renamed_backend_keeps_its_addresses() {
     let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let (mut upstreams, upstream) = start(settings(addresses), 0);
     let subset = upstream.subset(&Backends::Of(["b".into()].into()));
@@ -299,7 +299,7 @@ async fn the_next_priority_serves_while_the_first_cannot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_that_is_edited_stays_with_the_group_that_serves() {
+async fn an_edited_route_keeps_its_active_level() {
     let mut settings = main_and_spare();
     settings.balancing.failover.failback = model::Failback::Never;
     settings.backends.extend(backends(["extra"]));
@@ -327,7 +327,7 @@ async fn a_route_that_is_edited_stays_with_the_group_that_serves() {
 }
 
 #[tokio::test]
-async fn a_group_of_which_all_terminate_gives_way_to_one_that_is_ready() {
+async fn a_terminating_level_is_replaced_by_a_ready_one() {
     let mut settings = main_and_spare();
     let (mut upstreams, upstream) = start(settings.clone(), 0);
     let all = upstream.subset(&Backends::All);
@@ -367,7 +367,7 @@ async fn a_new_endpoints_share_grows_in_a_straight_line() {
 }
 
 #[tokio::test]
-async fn an_endpoint_stands_by_unless_some_subset_has_it_in_service() {
+async fn an_endpoint_is_on_standby_unless_a_subset_uses_its_priority() {
     let (_upstreams, upstream) = start(main_and_spare(), 0);
     let spare = &upstream.endpoints()[1];
     assert!(spare.in_service(), "nobody has anything of it");
@@ -378,7 +378,7 @@ async fn an_endpoint_stands_by_unless_some_subset_has_it_in_service() {
 }
 
 #[tokio::test]
-async fn sticky_clients_are_those_of_the_group_that_serves() {
+async fn sticky_clients_use_the_active_level() {
     let mut settings = main_and_spare();
     settings.balancing.algorithm = Algorithm::Maglev;
     let spare = settings.endpoints[1].clone();
@@ -419,7 +419,7 @@ async fn a_route_to_an_ejected_endpoint_takes_it_back() {
     let subset = upstream.subset(&Backends::Of(["one".into()].into()));
     usable_becomes(&upstreams, &upstream, 2).await;
     assert_eq!(subset.usable(), 1);
-    // Once nobody has it, its endpoint is no longer the last of anything.
+    // Once the subset is unused, its endpoint is not the last of any subset.
     drop(subset);
     upstream.endpoints()[0].connect_failed(&Errno::CONNREFUSED.into());
     usable_becomes(&upstreams, &upstream, 1).await;
@@ -441,7 +441,7 @@ fn concurrent_picks_see_each_others_connections() {
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let active = || upstream.endpoints().iter().map(|endpoint| endpoint.active()).collect::<Vec<_>>();
-    // Those that look at the same moment may choose alike, each once.
+    // Concurrent picks may choose the same endpoint, each once.
     assert!(active().iter().all(|active| active.abs_diff(200) <= THREADS), "{:?}", active());
     drop(open);
     assert_eq!(active(), [0; 5]);

@@ -23,9 +23,9 @@ pub enum Balancer {
 }
 
 impl Balancer {
-    /// `previous` is the balancer this one replaces: parts of it that stay valid are used again.
+    /// `previous` is the balancer this one replaces; its parts that stay valid are reused.
     pub fn new(balancing: Balancing, candidates: &[Candidate], previous: Option<&Self>) -> Self {
-        // Who is sticky has the same endpoint everywhere.
+        // Sticky clients have the same endpoint in every process, whatever its locality.
         if balancing.algorithm != Algorithm::Maglev
             && let Some(nearest) = Nearest::new(balancing, candidates)
         {
@@ -45,7 +45,7 @@ impl Balancer {
         }
     }
 
-    /// Who gets connections, and how many of all; `None`: whoever got one gets it again.
+    /// The share of each endpoint in new connections; `None`: a closed connection returns to its endpoint.
     pub fn shares(&self) -> Option<&Shares> {
         match self {
             Self::RoundRobin(balancer) => Some(balancer.shares()),
@@ -57,7 +57,7 @@ impl Balancer {
         }
     }
 
-    /// A usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
+    /// Picks a usable endpoint that was not tried; `None`: there is none. `turn` counts the picks of all workers.
     pub fn pick(&self, client: IpAddr, tried: &Tried, turn: &AtomicU64) -> Option<&Arc<Endpoint>> {
         match self {
             Self::RoundRobin(balancer) => balancer.pick(tried, turn),
@@ -70,22 +70,22 @@ impl Balancer {
     }
 }
 
-/// How many near ones are asked besides the one whose turn it is, before a farther one gets the connection.
+/// The number of further near endpoints that are tried before a remote one gets the connection.
 const MOST_ASKED: usize = 8;
 
-/// The nearest ones first; the others where those are overloaded, or were tried.
+/// Prefers the nearest endpoints; uses remote ones if those are overloaded or were tried.
 #[derive(Debug)]
 pub struct Nearest {
     near: Balancer,
     farther: Balancer,
-    /// An endpoint with so many connections is overloaded.
+    /// The number of connections at which an endpoint is overloaded.
     overloaded_at: u32,
-    /// Of those that are farther. With one count for both, a round would skip those whose turn went to the others.
+    /// Counts the picks of remote endpoints. With one count for both, a round would skip endpoints.
     turn: AtomicU64,
 }
 
 impl Nearest {
-    /// `None`: all that are usable are equally far.
+    /// `None`: all usable endpoints are equally near.
     pub fn new(balancing: Balancing, candidates: &[Candidate]) -> Option<Self> {
         let usable = || candidates.iter().filter(|candidate| candidate.endpoint.usable());
         let nearest = usable().map(|candidate| candidate.distance).min()?;
@@ -102,7 +102,7 @@ impl Nearest {
         })
     }
 
-    /// Among whom connections are shared as long as none is overloaded.
+    /// The balancer of the near endpoints, which get all connections as long as none is overloaded.
     pub fn near(&self) -> &Balancer {
         &self.near
     }
@@ -118,13 +118,13 @@ impl Nearest {
         }
         let farther = self.farther.pick(client, tried, &self.turn);
         match near {
-            // Where all are overloaded, there is nothing to be gained far away.
+            // If all are overloaded, a remote endpoint is no better.
             Some(near) => farther.filter(has_room).or(Some(near)),
             None => farther,
         }
     }
 
-    /// Another near one than this.
+    /// Picks another near endpoint with room.
     fn other_with_room(
         &self,
         full: &Endpoint,

@@ -5,11 +5,11 @@ use crate::{
     upstream::endpoint::Endpoint,
 };
 
-/// An endpoint as balancing sees it. Whether it is usable is asked when a balancer is built.
+/// An endpoint as an input of balancing. A balancer checks on creation whether it is usable.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
-    /// What sticky balancing hashes.
+    /// The input of the hash of sticky balancing.
     pub stable_id: Arc<str>,
     pub weight: Weight,
     pub distance: Distance,

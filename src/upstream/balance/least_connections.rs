@@ -9,7 +9,7 @@ use std::{
 use super::shares::{Load, Shares, golden_part};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// The one with the fewest connections for its weight; among equals each in turn, as often as its weight.
+/// Picks the endpoint with the fewest connections for its weight; equal ones take turns by weight.
 #[derive(Debug)]
 pub struct LeastConnections {
     shares: Shares,
@@ -50,7 +50,7 @@ impl LeastConnections {
             point = point.saturating_sub(weight);
             covers
         });
-        // Counts go on changing meanwhile; none is found when all the equals got another connection.
+        // Counts change concurrently; none is found if all equal endpoints have got another connection.
         Some(&endpoints[chosen.unwrap_or(index_of_least)])
     }
 }

@@ -1,7 +1,7 @@
-//! Which endpoint a connection gets.
+//! The selection of an endpoint for a connection.
 //!
-//! A [`Balancer`] is built for one set of usable endpoints and never changes; another is built when the set does. What
-//! goes on from one to the next (whose turn it is) is outside of it.
+//! A [`Balancer`] is built for one set of usable endpoints and never changes; another one is built when the set
+//! changes. State that continues from one to the next (the count of picks) is kept outside.
 //!
 //! A new algorithm is one file here and one arm in each `match` of [`Balancer`].
 

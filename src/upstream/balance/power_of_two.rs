@@ -3,8 +3,8 @@ use std::sync::Arc;
 use super::shares::{Load, Shares};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// The better one of two taken at random, by connections for their weight (Mitzenmacher, The Power of Two Choices in
-/// Randomized Load Balancing, 1996). A heavy one is as much more likely to be taken.
+/// Picks the better of two random endpoints, by connections for their weight (Mitzenmacher, The Power of Two Choices in
+/// Randomized Load Balancing, 1996). The random choice is weighted.
 #[derive(Debug)]
 pub struct PowerOfTwo {
     shares: Shares,

@@ -6,12 +6,12 @@ use std::sync::{
 use super::shares::{Shares, gcd, golden_part};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// Each in turn, as often as its weight.
+/// Picks each endpoint in turn, as often as its weight.
 ///
-/// A round has as many turns as the line of shares is long. Turn `n` goes to the endpoint that covers the point
-/// `n × stride`, wrapped at the end of the line. The stride has no divisor in common with the length, so a round visits
-/// every point once and the shares are exact, with any weights and without a table; and its multiples are spread
-/// evenly, so that a heavy endpoint does not get its turns all at once.
+/// A round has as many turns as the line of shares is long. Turn `n` goes to the endpoint that covers the point `n ×
+/// stride`, wrapped at the end of the line. The stride is coprime to the length, so a round visits every point once and
+/// the shares are exact, with any weights and without a table. Its multiples are spread evenly, so that a heavy
+/// endpoint does not get its turns in a burst.
 #[derive(Debug)]
 pub struct RoundRobin {
     shares: Shares,
@@ -34,8 +34,8 @@ impl RoundRobin {
             return None;
         }
         if !tried.is_empty() {
-            // A retry takes no turn. Otherwise the retries of clients that met the dead one of two endpoints would have
-            // all the turns of the other, and every client would meet the dead one.
+            // A retry takes no turn. Otherwise, if one of two endpoints is dead, retries would take all the turns of
+            // the other, and every client would try the dead one first.
             let other = self.shares.random(|index| !tried.contains(&self.shares.endpoints()[index]))?;
             return Some(&self.shares.endpoints()[other]);
         }

@@ -3,16 +3,16 @@ use std::{cmp::Ordering, sync::Arc};
 use super::candidate::Candidate;
 use crate::upstream::endpoint::Endpoint;
 
-/// The usable endpoints side by side on a line, each as long as its weight.
+/// The usable endpoints in a row on a line, each as long as its weight.
 #[derive(Debug)]
 pub struct Shares {
     endpoints: Vec<Arc<Endpoint>>,
-    /// Where each one ends on the line.
+    /// The end of each endpoint on the line.
     ends: Vec<u64>,
 }
 
 impl Shares {
-    /// Weights are divided by what divides all of them.
+    /// Weights are divided by their greatest common divisor.
     pub fn of_usable(candidates: &[Candidate]) -> Self {
         let usable: Vec<_> = candidates.iter().filter(|candidate| candidate.endpoint.usable()).collect();
         let weight = |candidate: &Candidate| u64::from(candidate.weight.value());
@@ -38,7 +38,7 @@ impl Shares {
         self.endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint, self.weight(index)))
     }
 
-    /// Whether all have the same weight, which is then 1.
+    /// True if all have the same weight, which is then 1.
     pub fn are_equal(&self) -> bool {
         self.total() == self.endpoints.len() as u64
     }
@@ -48,17 +48,17 @@ impl Shares {
         self.ends[index] - self.start(index)
     }
 
-    /// The index of the endpoint that covers this point of the line, which is below `total`.
+    /// The index of the endpoint that covers a point of the line below `total`.
     pub fn covering(&self, point: u64) -> usize {
         self.ends.partition_point(|end| *end <= point)
     }
 
-    /// The index of a random endpoint, as likely as its share, among those that are allowed.
+    /// The index of a random allowed endpoint, weighted by share.
     pub fn random(&self, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         if self.total() == 0 {
             return None;
         }
-        // Nearly always all or all but a few are allowed, and the first throw hits.
+        // Nearly always all or all but a few are allowed, and the first try succeeds.
         for _ in 0..4 {
             let index = self.covering(fastrand::u64(..self.total()));
             if allowed(index) {
@@ -82,7 +82,7 @@ impl Shares {
     }
 }
 
-/// How many connections an endpoint has, and its weight; the least comes first.
+/// The number of connections of an endpoint, and its weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     active: u32,

@@ -55,7 +55,7 @@ fn index_of(candidates: &[Candidate], endpoint: &Arc<Endpoint>) -> usize {
     candidates.iter().position(|candidate| Arc::ptr_eq(&candidate.endpoint, endpoint)).unwrap()
 }
 
-/// How often each candidate is chosen in so many picks of different clients, no connection staying open.
+/// The number of picks of each candidate, by different clients, without open connections.
 fn counts(algorithm: Algorithm, candidates: &[Candidate], picks: u32) -> Vec<u32> {
     let (balancer, turn) = (balancer(algorithm, candidates), AtomicU64::new(0));
     let mut counts = vec![0; candidates.len()];
@@ -105,7 +105,7 @@ fn each_retry_gets_another_usable_endpoint_until_all_were_tried() {
 }
 
 #[test]
-fn retries_leave_the_round_to_those_who_come_first() {
+fn retries_take_no_turns_of_the_round() {
     let candidates = candidates(&[1, 1]);
     let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
     let dead = &candidates[0].endpoint;

@@ -1,4 +1,4 @@
-//! Log lines about changes.
+//! Log lines for changes.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -28,13 +28,13 @@ pub fn log(upstream: &UpstreamKey, changes: &[Change]) {
     }
 }
 
-/// Counts it and says it.
+/// Counts and logs a change of the active priority level.
 pub fn record_priority_change(upstream: &Published, backends: &Backends, change: PriorityChange) {
     upstream.priority_changes.fetch_add(u64::from(change.from.is_some()), Relaxed);
     log_priority_change(&upstream.key, backends, change);
 }
 
-/// `backends` are those of a route, or all.
+/// `backends` are the backends of a route, or all.
 fn log_priority_change(
     upstream: &UpstreamKey,
     backends: &Backends,

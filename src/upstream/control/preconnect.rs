@@ -1,4 +1,4 @@
-//! Dials the connections of a pool.
+//! Fills the pools of preconnected sockets.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// How a pool is kept full.
+/// The settings for filling a pool.
 #[derive(Clone)]
 pub(super) struct Refill {
     pub connect: Connect,
@@ -42,7 +42,7 @@ impl Refill {
             }
             let round = if sweep.dead > 0 { Err(RefillFailure::Closed) } else { self.round(&endpoint, &pool).await };
             match round {
-                // Not yet the end of the setbacks: the backend may close what it accepts.
+                // Do not reset the pause yet: the backend may close the connections that it accepts.
                 Ok(()) => {}
                 Err(RefillFailure::BudgetUsedUp) => drop(timeout(SWEEP_INTERVAL, pool.taken.notified()).await),
                 Err(failure) => {
@@ -56,7 +56,8 @@ impl Refill {
         }
     }
 
-    /// Dials some of those that are missing at once. However many fail, they are one observation of the endpoint.
+    /// Dials some of the missing connections concurrently. All failures of a round count as one observation of the
+    /// endpoint.
     async fn round(&self, endpoint: &Endpoint, pool: &Pool) -> Result<(), RefillFailure> {
         const AT_ONCE: usize = 8;
         let reserved: Vec<_> = (0..pool.missing().min(AT_ONCE)).map_while(|_| self.budget.reserve()).collect();
@@ -91,10 +92,10 @@ impl Refill {
     }
 }
 
-/// Why to wait before the next round.
+/// The reason for a pause before the next round.
 enum RefillFailure {
     BudgetUsedUp,
-    /// The backend closed what it had accepted.
+    /// The backend closed pooled connections.
     Closed,
     Unreachable,
     Local(io::Error),

@@ -5,7 +5,7 @@ use tokio::{runtime::Handle, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
-/// Runs a task for as long as the handle is held; one that panics is started again.
+/// Runs a task until the handle is dropped, and restarts it if it panics.
 pub fn spawn<F>(control: &Handle, name: &'static str, task: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
 where
     F: Future<Output = ()> + Send,

@@ -1,4 +1,4 @@
-//! The connections that an endpoint has.
+//! The number of open connections of an endpoint.
 
 use super::sync::{AtomicU32, Ordering::Relaxed};
 

@@ -1,7 +1,7 @@
-//! Connections that are opened before a client needs them.
+//! Pools of preconnected sockets.
 //!
-//! None of them was ever used, so nothing of one client can reach another. A greeting that is already waiting goes to
-//! the client that gets the connection.
+//! Pooled sockets were never used, so bytes of one client cannot reach another. A greeting that has already arrived
+//! goes to the client that gets the connection.
 
 use std::{
     net::TcpStream,
@@ -21,7 +21,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::model::Preconnect;
 
-/// How many sockets all pools together may hold, being dialled included.
+/// The number of sockets that all pools together may hold, including those being dialled.
 #[derive(Clone, Debug)]
 pub struct PreconnectBudget(Arc<AtomicUsize>);
 
@@ -30,7 +30,7 @@ impl PreconnectBudget {
         Self(Arc::new(AtomicUsize::new(sockets)))
     }
 
-    /// How many more there may be now.
+    /// The number of sockets that may still be opened.
     pub fn left(&self) -> usize {
         self.0.load(Relaxed)
     }
@@ -49,16 +49,16 @@ impl Drop for Reservation {
     }
 }
 
-/// What became of an endpoint's preconnected sockets.
+/// Statistics of the pool of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolFigures {
-    /// Waiting for a client now.
+    /// Sockets in the pool.
     pub idle: usize,
-    /// Taken by a client.
+    /// Sockets taken by clients.
     pub hits: u64,
-    /// Times a client found none and dialled.
+    /// Clients that found the pool empty and dialled.
     pub misses: u64,
-    /// Closed unused: too old or dead.
+    /// Sockets closed unused: expired or dead.
     pub discarded: u64,
 }
 
@@ -90,7 +90,7 @@ pub struct Pool {
 pub struct Idle {
     stream: TcpStream,
     born: Instant,
-    /// Held until a client has the socket or it is closed.
+    /// Held until a client takes the socket or it is closed.
     _reservation: Reservation,
 }
 
@@ -117,7 +117,7 @@ impl Pool {
         while self.idle.pop().is_some() {}
     }
 
-    /// The oldest one that is still good.
+    /// Takes the oldest socket that is still good.
     pub fn take(&self, counters: &PoolCounters) -> Option<TcpStream> {
         let mut taken = None;
         while let Some(idle) = self.idle.pop() {
@@ -145,14 +145,14 @@ impl Pool {
         drop(self.idle.push(idle));
     }
 
-    /// Closes those that are too old or dead.
+    /// Closes expired and dead sockets.
     pub fn sweep(&self, counters: &PoolCounters) -> Sweep {
         let mut sweep = Sweep { dead: 0, next: self.idle_timeout };
         for _ in 0..self.idle.len() {
             let Some(idle) = self.idle.pop() else { break };
             if self.is_good(&idle) {
                 sweep.next = sweep.next.min(self.idle_timeout.saturating_sub(idle.born.elapsed()));
-                // Cannot be full: only this task puts sockets in.
+                // Cannot be full: only this task adds sockets.
                 drop(self.idle.push(idle));
             } else {
                 sweep.dead += usize::from(!self.is_old(&idle));
@@ -168,15 +168,15 @@ impl Pool {
 }
 
 pub struct Sweep {
-    /// How many the backend had closed.
+    /// The number of sockets that the backend had closed.
     pub dead: usize,
-    /// How long until the oldest of the others is too old.
+    /// The time until the oldest of the others expires.
     pub next: Duration,
 }
 
-/// Whether the peer has neither closed nor reset the connection. Bytes that wait are a greeting and no bad sign.
+/// True if the peer has neither closed nor reset the connection. Unread bytes are a greeting and no sign of failure.
 fn is_alive(stream: &TcpStream) -> bool {
-    // A peek would not do: it sees the bytes before the end ("Too many connections") and takes them for life.
+    // A peek is not enough: it would take bytes before the end ("Too many connections") as a sign of life.
     let mut asked = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let dead = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;

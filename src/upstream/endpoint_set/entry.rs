@@ -11,20 +11,20 @@ use crate::{
     },
 };
 
-/// An endpoint of an upstream, and what decides whether it is usable.
+/// An endpoint of an upstream, and the state that decides whether it is usable.
 #[derive(Debug)]
 pub struct EndpointEntry {
     pub candidate: Candidate,
     pub health: Health,
     pub outlier: Outlier,
-    /// Whether it was usable when that was last looked at.
+    /// True if it was usable at the last review.
     pub was_usable: bool,
-    /// Whether it was only yet to be probed for the first time when others began to serve: it begins as they do.
+    /// True if its first probe was still pending when others began to serve: it starts without slow start, as they did.
     pub begins_with_others: bool,
     pub slow_start: Option<SlowStart>,
 }
 
-/// What happened to an endpoint.
+/// A change of an endpoint, for the log.
 #[derive(Debug)]
 pub struct Change {
     pub endpoint: Arc<Endpoint>,
@@ -104,9 +104,9 @@ impl EndpointEntry {
         self.status().usable()
     }
 
-    /// Failures in a row since it became usable.
+    /// Consecutive failures since it became usable.
     pub fn failures(&self) -> u32 {
-        // One that is about to come back still shows the failures from before.
+        // An endpoint that is about to return still has its previous failures.
         if self.endpoint().usable() { self.endpoint().consecutive_failures() } else { 0 }
     }
 

@@ -1,8 +1,8 @@
 use crate::model::ActiveCheck;
 
-/// What probes say of an endpoint: healthy until they have failed often enough. Where they may tell servers apart, the
-/// first one decides alone, and nobody goes there before: a replica must not be taken for a primary for as long as it
-/// takes to see that it fails often enough.
+/// The result of probes: healthy until they have failed often enough. If probes can distinguish servers, the first one
+/// decides alone, and the endpoint gets no connections before: a replica must not be used as a primary until enough
+/// probes have failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Health {
     healthy: bool,
@@ -12,7 +12,7 @@ pub(super) struct Health {
     unprobed: bool,
     /// The last probe could not be made.
     probe_not_sent: bool,
-    /// Probes in a row that said the opposite of `healthy`.
+    /// Consecutive probes that contradict `healthy`.
     against: u16,
 }
 
@@ -29,7 +29,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Of an endpoint that was never probed.
+    /// The health of a new endpoint.
     pub fn of_new(check: Option<&ActiveCheck>) -> Self {
         let undecided = check.is_some_and(ActiveCheck::tells_servers_apart);
         Self { healthy: !undecided, undecided, unprobed: undecided, ..Self::default() }
@@ -39,7 +39,8 @@ impl Health {
         Self { healthy, undecided: false, unprobed: false, probe_not_sent: false, against: 0 }
     }
 
-    /// It stays what it is, but a new question that tells servers apart is answered by the next probe.
+    /// Applies a changed check: the health stays, but the next probe decides alone if the new check distinguishes
+    /// servers.
     pub fn check_changes(&mut self, before: Option<&ActiveCheck>, now: &ActiveCheck) {
         if now.tells_servers_apart() && before.is_none_or(|before| !now.asks_like(before)) {
             self.undecided = true;
@@ -50,22 +51,22 @@ impl Health {
         self.healthy
     }
 
-    /// Whether its first probe, which decides, is still to be made.
+    /// True if the first probe, which decides, is still to be made.
     pub fn unknown(&self) -> bool {
         self.undecided && !self.healthy
     }
 
-    /// Whether it is one that nobody uses only because it was never probed.
+    /// True if it is unusable only because it was never probed.
     pub fn is_unprobed(&self) -> bool {
         self.unprobed
     }
 
-    /// Whether its first probe is about to say what it is: worth waiting for.
+    /// True if the first probe is in progress: clients wait for it.
     pub fn pending_first_check(&self) -> bool {
         self.unprobed && !self.probe_not_sent
     }
 
-    /// A probe could not be made, for want of something here.
+    /// Records that a probe could not be sent for lack of a local resource.
     pub fn probe_not_sent(&mut self) {
         self.probe_not_sent = true;
     }
@@ -148,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_threshold_counts_what_was_seen_before_it() {
+    fn a_lower_threshold_counts_earlier_probes() {
         let mut health = Health::default();
         assert_eq!(health.observe(false, &thresholds(1, 10)), None);
         assert_eq!(health.observe(false, &thresholds(1, 2)), Some(Transition::Unhealthy));
     }
 
     #[test]
-    fn where_servers_are_told_apart_nobody_goes_there_before_the_first_probe_which_decides() {
+    fn the_first_probe_decides_alone_if_the_check_distinguishes_servers() {
         let asks = |probe| ActiveCheck { probe, ..thresholds(2, 3) };
         let path = PathAndQuery::from_static("/primary");
         for check in [
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_probe_is_awaited_until_it_has_been_made_or_could_not_be() {
+    fn a_first_check_is_pending_until_the_probe_ends_or_cannot_be_sent() {
         let mut health = Health::of_new(Some(&for_primaries()));
         assert!(health.pending_first_check());
         health.probe_not_sent();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_question_about_roles_is_decided_by_the_next_probe_and_changes_nothing_before() {
+    fn the_next_probe_alone_decides_after_a_new_role_check() {
         let mut health = Health::of_new(Some(&thresholds(2, 3)));
         health.check_changes(Some(&thresholds(2, 3)), &for_primaries());
         assert!(health.healthy());
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_question_by_somebody_else_is_not_a_new_one() {
+    fn the_same_check_with_another_account_is_not_a_new_one() {
         let mut health = Health::of_new(Some(&for_primaries()));
         health.observe(true, &for_primaries());
         let session = RedisSession { user: None, password: Some(Hidden::new("another".into())), role: Role::Primary };

@@ -1,4 +1,4 @@
-//! When an endpoint that connections fail to reach is left out for a while.
+//! Outlier ejection: an endpoint that connections fail to reach is ejected for a time.
 
 use std::{num::NonZeroU16, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::model::PassiveCheck;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outlier {
     ejection: Option<Ejection>,
-    /// Ejections so far, without `max_eject_for` between the end of one and the start of the next.
+    /// The number of ejections in succession, each less than `max_eject_for` after the previous one.
     in_a_row: u32,
     last_end: Option<Instant>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Outlier {
 #[derive(Clone, Copy, Debug)]
 struct Ejection {
     until: Instant,
-    /// Probes in a row that passed since it began.
+    /// Consecutive passed probes since the ejection began.
     passes: u16,
 }
 
@@ -27,7 +27,7 @@ impl Outlier {
         self.ejection.map(|ejection| ejection.until)
     }
 
-    /// Begins an ejection and answers how long it is: twice as long as the one before.
+    /// Begins an ejection and returns its duration: twice that of the previous one.
     pub fn eject(&mut self, check: &PassiveCheck, now: Instant) -> Duration {
         if self.last_end.is_some_and(|end| now.duration_since(end) >= check.max_eject_for) {
             self.in_a_row = 0;
@@ -39,7 +39,7 @@ impl Outlier {
         length
     }
 
-    /// Takes note of a probe. True: enough passed for the ejection to end.
+    /// Records a probe. True if enough have passed to end the ejection.
     pub fn observe(&mut self, passed: bool, healthy_after: NonZeroU16) -> bool {
         let Some(ejection) = &mut self.ejection else { return false };
         ejection.passes = if passed { ejection.passes.saturating_add(1) } else { 0 };
@@ -52,7 +52,7 @@ impl Outlier {
         }
     }
 
-    /// After a change of settings: no ejection lasts longer than they allow.
+    /// Shortens the ejection to the maximum of changed settings.
     pub fn shorten(&mut self, check: &PassiveCheck, now: Instant) {
         if let Some(ejection) = &mut self.ejection {
             ejection.until = ejection.until.min(now + check.max_eject_for);
@@ -60,7 +60,7 @@ impl Outlier {
     }
 }
 
-/// How many of so many endpoints may be ejected at a time.
+/// The number of endpoints that may be ejected at a time.
 pub(super) fn most_ejected(check: &PassiveCheck, endpoints: usize) -> usize {
     endpoints * usize::from(check.max_ejected_percent.min(100)) / 100
 }

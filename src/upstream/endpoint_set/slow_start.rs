@@ -1,17 +1,17 @@
-//! How the share of an endpoint grows that has become usable: from a tenth of its weight to all of it, in a straight
-//! line over the time that `loadBalancing.slowStart` says.
+//! Slow start: the share of an endpoint that has become usable grows linearly from a tenth of its weight to all of it,
+//! over the time in `loadBalancing.slowStart`.
 
 use std::{cmp, time::Duration};
 
 use tokio::time::Instant;
 
-/// Enough that an endpoint with few clients is tried at all.
+/// Enough for an endpoint with few clients to get connections at all.
 const LEAST: u32 = 10;
-/// Balancers are made anew at each step.
+/// Balancers are rebuilt at each step.
 const SHORTEST_STEP: Duration = Duration::from_millis(250);
 const STEPS: u32 = 50;
 
-/// An endpoint that starts slowly.
+/// The slow start of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlowStart {
     pub since: Instant,
@@ -19,7 +19,7 @@ pub(super) struct SlowStart {
 }
 
 impl SlowStart {
-    /// How much of its weight counts, in percent. `None`: all of it.
+    /// The effective share of the weight, in percent. `None`: all of it.
     pub fn percent(&self, now: Instant) -> Option<u32> {
         let passed = now.saturating_duration_since(self.since);
         let percent = (passed.as_millis() * 100).checked_div(self.over.as_millis())?;
@@ -27,7 +27,7 @@ impl SlowStart {
         Some(cmp::max(percent, LEAST))
     }
 
-    /// When it is time for another share. `None`: it has all of it.
+    /// The time of the next step. `None`: slow start is over.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
         self.percent(now)?;
         let step = cmp::max(self.over / STEPS, SHORTEST_STEP);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_a_few_steps_a_second_at_most_and_the_last_is_at_the_end() {
+    fn steps_are_bounded_and_the_last_is_at_the_end() {
         for (seconds, expected) in [(1, 4), (5, 20), (30, 50), (3600, 50)] {
             let start = slow_start(seconds);
             let steps: Vec<_> = std::iter::successors(Some(start.since), |now| start.next_step(*now)).collect();

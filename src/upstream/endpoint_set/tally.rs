@@ -1,14 +1,14 @@
-//! Counts of usable and ejected members, by priority level and by subset.
+//! Counts of usable and ejected endpoints, by priority level and by subset.
 //!
-//! Decisions about one member need these counts. They are taken once for a review and adjusted with each decision, so
-//! that a review costs as much as there are members, however many of them change.
+//! Decisions about one endpoint need these counts. They are taken once for each review and adjusted with each decision,
+//! so that the cost of a review depends on the number of endpoints, not on the number of changes.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::entry::EndpointEntry;
 use crate::{model::Priority, upstream::backends::Backends};
 
-/// The subsets of an upstream that must keep a usable member, by the names of the backends in them.
+/// The subsets of an upstream that must keep a usable endpoint, by the names of their backends.
 #[derive(Debug)]
 pub(super) struct Parts {
     /// Numbers of the subsets that list a backend by name.
@@ -16,14 +16,14 @@ pub(super) struct Parts {
     count: usize,
 }
 
-/// The number of the subset that has all backends.
+/// The number of the subset of all backends.
 const WHOLE: usize = 0;
 
 impl Parts {
     pub fn new(subsets: &[Backends]) -> Self {
         let mut by_backend: HashMap<_, Vec<usize>> = HashMap::new();
         for (number, subset) in (WHOLE + 1..).zip(subsets) {
-            // The whole is counted in any case.
+            // The subset of all backends is always counted.
             let Backends::Of(names) = subset else { continue };
             for name in &**names {
                 let numbers = by_backend.entry(name.clone()).or_default();
@@ -41,7 +41,7 @@ impl Parts {
         [WHOLE].into_iter().chain(named.iter().copied())
     }
 
-    /// For each subset, whether it has a member like this.
+    /// For each subset, true if it contains one of these endpoints.
     pub fn with<'a>(&self, entries: impl Iterator<Item = &'a EndpointEntry>) -> Vec<bool> {
         let mut found = vec![false; self.count];
         for entry in entries {
@@ -54,12 +54,12 @@ impl Parts {
 #[derive(Debug)]
 pub(super) struct Tally {
     parts: Parts,
-    /// Usable members of each subset.
+    /// The usable endpoints of each subset.
     usable: Vec<usize>,
     levels: BTreeMap<Priority, LevelCounts>,
 }
 
-/// The members of one priority.
+/// The counts of one priority level.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LevelCounts {
     pub entries: usize,
@@ -82,23 +82,23 @@ impl Tally {
         self.levels.get(&priority).copied().unwrap_or_default()
     }
 
-    /// True if a level other than this one has a usable member.
+    /// True if another level has a usable endpoint.
     pub fn others_serve(&self, priority: Priority) -> bool {
         self.usable[WHOLE] > self.level(priority).usable
     }
 
-    /// True if some subset has no usable member but this one.
+    /// True if a subset has no usable endpoint but this one.
     pub fn is_last(&self, entry: &EndpointEntry) -> bool {
         let own = usize::from(entry.usable());
         self.parts.of(entry.backend_name()).any(|number| self.usable[number] <= own)
     }
 
-    /// True if some subset of this member has no usable one.
+    /// True if a subset of this endpoint has no usable one.
     pub fn is_needed(&self, entry: &EndpointEntry) -> bool {
         self.parts.of(entry.backend_name()).any(|number| self.usable[number] == 0)
     }
 
-    /// Changes a member and the counts with it.
+    /// Changes an endpoint and adjusts the counts.
     pub fn change(&mut self, entry: &mut EndpointEntry, change: impl FnOnce(&mut EndpointEntry)) {
         self.remove(entry);
         change(entry);

@@ -164,7 +164,7 @@ fn a_success_in_between_prevents_an_ejection() {
 }
 
 #[test]
-fn the_keeper_is_woken_when_an_endpoint_has_failed_often_enough() {
+fn consecutive_failures_wake_the_control_task() {
     let scene = Scene::new(1..=4);
     let fail = || scene.endpoint(0).connect_failed(&Errno::CONNREFUSED.into());
     (0..4).for_each(|_| fail());
@@ -208,8 +208,8 @@ fn ejections_leave_each_subset_an_endpoint() {
     assert_eq!(scene.picture(), "u-euu", "the first returns, for the second is unhealthy");
 }
 
-/// What is done about the first of three endpoints, the only one of `eu`, that has a connection and is gone, for this
-/// reason; `None`: it keeps its connections.
+/// The cause for which the first of three endpoints drains, the only one of `eu`, which has a connection and was
+/// removed, for this state of the others.
 fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<DrainCause> {
     let mut wanted = upstream(1..=3);
     wanted.backends.insert("eu".into(), backend(Some(check())));
@@ -228,7 +228,7 @@ fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<Drai
 }
 
 #[test]
-fn who_is_not_ready_or_terminates_keeps_its_connections_while_they_could_go_nowhere() {
+fn unready_endpoints_keep_their_connections_without_an_alternative() {
     for (why, expected) in [(Unready::NotReady, DrainCause::Unhealthy), (Unready::Terminating, DrainCause::Terminating)]
     {
         assert_eq!(cause(Some(why), &[], "+"), Some(expected));
@@ -240,7 +240,7 @@ fn who_is_not_ready_or_terminates_keeps_its_connections_while_they_could_go_nowh
 }
 
 #[test]
-fn who_is_unhealthy_keeps_its_connections_while_a_route_has_nothing_else() {
+fn unhealthy_endpoints_keep_their_connections_while_a_route_needs_them() {
     let mut wanted = upstream(1..=2);
     wanted.backends.insert("eu".into(), backend(Some(check())));
     wanted.endpoints[0].key.backend = "eu".into();
@@ -254,7 +254,7 @@ fn who_is_unhealthy_keeps_its_connections_while_a_route_has_nothing_else() {
 }
 
 #[test]
-fn who_comes_back_keeps_its_connections_until_its_first_probe_has_failed() {
+fn a_returned_endpoint_keeps_its_connections_until_its_first_probe_fails() {
     let wanted =
         |ports: &[u16]| model::Upstream { backends: [("b".into(), roles())].into(), ..upstream(ports.iter().copied()) };
     let mut scene = Scene::new([]);
@@ -272,7 +272,7 @@ fn who_comes_back_keeps_its_connections_until_its_first_probe_has_failed() {
 }
 
 #[test]
-fn a_connection_that_was_on_its_way_to_an_endpoint_while_it_was_removed_is_seen_there() {
+fn a_connection_in_progress_counts_for_its_removed_endpoint() {
     let mut scene = Scene::new([1, 2]);
     let removed = scene.endpoint(0);
     scene.change(&upstream([2]));
@@ -283,7 +283,7 @@ fn a_connection_that_was_on_its_way_to_an_endpoint_while_it_was_removed_is_seen_
 }
 
 #[test]
-fn a_last_resort_departs_when_others_serve_instead() {
+fn a_last_resort_drains_when_others_serve() {
     let mut wanted = grouped(&[0, 1], passive());
     let terminates = model::Backend { last_resort: true, ..model::Backend::clone(&backend(Some(check()))) };
     wanted.backends.insert("0".into(), Arc::new(terminates));
@@ -317,7 +317,7 @@ fn grouped(priorities: &[u8], passive: PassiveCheck) -> model::Upstream {
 }
 
 #[test]
-fn all_of_a_group_are_ejected_while_another_can_serve() {
+fn a_whole_level_may_be_ejected_while_another_can_serve() {
     let mut scene = groups(&[0, 0, 1]);
     scene.fail(0, 5);
     scene.fail(1, 5);
@@ -366,7 +366,7 @@ fn endpoints_that_are_new_or_usable_again_start_slowly() {
 }
 
 #[test]
-fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
+fn slow_start_has_no_effect_without_other_usable_endpoints() {
     let mut scene = Scene::new([]);
     scene.change(&slowly(1..=2));
     scene.probe(0, "---");
@@ -381,7 +381,7 @@ fn whoever_is_usable_while_nobody_else_is_starts_with_all_of_its_share() {
 }
 
 #[test]
-fn those_that_wait_for_their_first_probes_together_start_together() {
+fn endpoints_whose_first_checks_end_together_start_together() {
     let wanted = |ports| model::Upstream { backends: [("b".into(), roles())].into(), ..slowly(ports) };
     let mut scene = Scene::new([]);
     scene.change(&wanted(1..=4));
@@ -401,7 +401,7 @@ fn those_that_wait_for_their_first_probes_together_start_together() {
 }
 
 #[test]
-fn an_endpoint_that_had_no_room_is_ejected_when_there_is_some() {
+fn an_endpoint_above_the_ejection_limit_is_ejected_later() {
     let mut scene = Scene::new(1..=2);
     scene.fail(0, 5);
     scene.fail(1, 7);
@@ -421,7 +421,7 @@ fn an_ejected_endpoint_returns_early_when_no_other_is_usable() {
 }
 
 #[test]
-fn ejections_that_are_too_many_after_a_removal_end_those_first_that_would_end_first() {
+fn excess_ejections_after_a_removal_end_in_their_order() {
     let mut scene = Scene::new(1..=6);
     scene.fail(0, 5);
     scene.pass(SECOND);
@@ -521,7 +521,7 @@ fn a_check_that_is_removed_leaves_no_trace() {
 }
 
 #[test]
-fn a_shorter_longest_ejection_shortens_the_present_one() {
+fn a_shorter_maximum_shortens_the_current_ejection() {
     let mut scene = Scene::new(1..=4);
     scene.fail(0, 5);
     let passive_check = Some(PassiveCheck { eject_for: SECOND, max_eject_for: 2 * SECOND, ..passive() });
@@ -554,7 +554,7 @@ fn about_to_fail(count: usize) -> Scene {
 }
 
 #[test]
-fn a_review_of_endpoints_that_fail_together_costs_as_much_as_there_are_endpoints() {
+fn the_cost_of_a_review_is_linear_in_the_number_of_endpoints() {
     crate::cost::assert_grows_no_faster_than_n_log_n(1_000, about_to_fail, |scene| {
         assert!(!scene.entries.review(scene.now).is_empty());
         let all = scene.entries.endpoints().count();
@@ -586,7 +586,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_share_holds_and_a_healthy_set_serves(steps in prop::collection::vec(step(), 1..200)) {
+    fn ejection_limits_hold_and_a_healthy_set_serves(steps in prop::collection::vec(step(), 1..200)) {
         let (mut priorities, mut percent) = (vec![0; 10], 50);
         let mut scene = groups(&priorities);
         for step in steps {

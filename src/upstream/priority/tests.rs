@@ -18,7 +18,7 @@ fn levels(counts: &Counts) -> PriorityLevels {
     counts.iter().enumerate().map(level).collect()
 }
 
-/// Which group serves after each step of some seconds, `-` for none.
+/// The active level after each step of some seconds, `-` for none.
 fn served(failover: Failover, steps: &[(u64, &Counts)]) -> String {
     let (mut serving, mut now) = (ActivePriority::default(), Instant::now());
     let step = |(seconds, counts): &(u64, &Counts)| {
@@ -34,7 +34,7 @@ fn failover(min_usable_percent: u8, failback: Failback) -> Failover {
 }
 
 #[test]
-fn the_lowest_group_with_a_usable_endpoint_serves() {
+fn the_lowest_level_with_a_usable_endpoint_serves() {
     let steps: &[(u64, &Counts)] = &[
         (0, &[(3, 3), (2, 2), (1, 1)]),
         (1, &[(1, 3), (2, 2), (1, 1)]),
@@ -49,7 +49,7 @@ fn the_lowest_group_with_a_usable_endpoint_serves() {
 }
 
 #[test]
-fn a_group_below_its_minimum_gives_way_unless_all_are() {
+fn a_level_below_its_minimum_is_replaced_unless_all_are() {
     let steps: &[(u64, &Counts)] = &[
         (0, &[(3, 4), (4, 4)]),
         (1, &[(2, 4), (4, 4)]),
@@ -65,7 +65,7 @@ fn a_group_below_its_minimum_gives_way_unless_all_are() {
 }
 
 #[test]
-fn a_group_fails_back_once_it_has_been_able_to_serve_without_a_break() {
+fn failback_follows_once_a_level_could_serve_without_a_break() {
     let (down, up): (&Counts, &Counts) = (&[(0, 1), (1, 1)], &[(1, 1), (1, 1)]);
     let after = failover(0, Failback::After(10 * SECOND));
     for (steps, expected) in [
@@ -82,14 +82,14 @@ fn a_group_fails_back_once_it_has_been_able_to_serve_without_a_break() {
 }
 
 #[test]
-fn nobody_is_failed_back_by_a_policy_of_never_until_the_group_cannot_serve() {
+fn without_failback_the_active_level_stays_while_it_can_serve() {
     let steps: &[(u64, &Counts)] =
         &[(0, &[(1, 1), (1, 1)]), (1, &[(0, 1), (1, 1)]), (9000, &[(1, 1), (1, 1)]), (1, &[(1, 1), (0, 1)])];
     assert_eq!(served(failover(0, Failback::Never), steps), "0110");
 }
 
 #[test]
-fn a_group_of_which_all_terminate_serves_only_while_no_other_can() {
+fn a_terminating_level_serves_only_while_no_other_can() {
     let never = failover(50, Failback::Never);
     let (mut serving, now) = (ActivePriority::default(), Instant::now());
     for (first, second, expected) in [
@@ -111,7 +111,7 @@ fn a_group_of_which_all_terminate_serves_only_while_no_other_can() {
 }
 
 #[test]
-fn a_group_that_gets_another_number_goes_on() {
+fn a_level_stays_active_when_its_number_changes() {
     let (mut serving, now) = (ActivePriority::default(), Instant::now());
     let never = failover(0, Failback::Never);
     serving.settle(&levels(&[(0, 1), (1, 1)]), &never, now);
@@ -122,7 +122,7 @@ fn a_group_that_gets_another_number_goes_on() {
 }
 
 #[test]
-fn it_is_said_when_another_group_serves() {
+fn a_change_of_the_active_level_is_reported() {
     let (mut serving, now) = (ActivePriority::default(), Instant::now());
     let mut change = |counts: &Counts| serving.settle(&levels(counts), &Failover::default(), now).1;
     let expected =
@@ -136,7 +136,7 @@ fn it_is_said_when_another_group_serves() {
 }
 
 #[test]
-fn after_an_outage_of_all_the_group_that_was_the_last_to_serve_is_waited_for() {
+fn after_an_outage_of_all_levels_the_last_active_one_is_waited_for() {
     let (all, none): (&Counts, &Counts) = (&[(1, 1), (1, 1)], &[(0, 1), (0, 1)]);
     let (main, spare): (&Counts, &Counts) = (&[(1, 1), (0, 1)], &[(0, 1), (1, 1)]);
     let served = |failback, steps: &[(u64, &Counts)]| {
@@ -174,7 +174,7 @@ fn after_an_outage_of_all_the_group_that_was_the_last_to_serve_is_waited_for() {
 }
 
 #[test]
-fn nobody_is_sent_elsewhere_because_first_probes_are_still_to_be_made() {
+fn pending_first_checks_do_not_cause_a_failover() {
     let never = failover(50, Failback::Never);
     // Of the first group of four: usable ones, and awaited ones; whether the second can serve.
     for (steps, expected) in [
@@ -214,7 +214,7 @@ fn policy() -> impl Strategy<Value = Failover> {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_right_group_serves(
+    fn the_active_level_is_right_after_any_events(
         failover in policy(),
         steps in prop::collection::vec((0..15_u32, counts()), 1..40),
     ) {

@@ -6,10 +6,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// More than any honest answer to a probe has.
+/// More than any valid answer to a probe has.
 const MOST: usize = 64 << 10;
 
-/// A stream that fails once the peer has sent too much: no answer takes more memory, or more time to read.
+/// A stream that fails once the peer has sent too much, which bounds the memory and time of an answer.
 pub(super) struct Bounded<S> {
     stream: S,
     left: usize,

@@ -6,7 +6,7 @@ use tokio::{
 use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::Exchange;
 
-/// Sends, and reads until what is expected has come.
+/// Sends, and reads until the expected bytes have arrived.
 pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadline: Instant) -> Result<(), Failure> {
     let mut answer = Vec::new();
     let wrong = |answer: &[u8], how: &str| {
@@ -14,7 +14,7 @@ pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadli
         let came = match answer.len() {
             0 => "nothing".into(),
             _ if exchange.send.reveal().is_empty() => format!("`{}` and no more", printable(answer)),
-            // What was sent may be a password, and come back.
+            // The sent bytes may be a password, which the server may repeat.
             count => format!("{count} other bytes and no more"),
         };
         Err(Failure::unexpected(format!("answered {came}{how}, expected `{expected}`")))
@@ -27,12 +27,12 @@ pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadli
     sent?;
     let mut searched = 0;
     while !contains(&answer[searched..], &exchange.expect) {
-        // What is expected may have begun with the last bytes.
+        // The expected bytes may begin with the last received ones.
         searched = answer.len().saturating_sub(exchange.expect.len());
         match timeout_at(deadline, connection.read_buf(&mut answer)).await {
             Ok(Ok(0)) => return wrong(&answer, ", then closed the connection"),
             Ok(Ok(_)) => {}
-            // It closed without reading everything.
+            // The server closed without reading everything.
             Ok(Err(_)) if !answer.is_empty() => return wrong(&answer, ""),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return wrong(&answer, IN_TIME),

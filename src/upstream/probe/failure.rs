@@ -2,12 +2,13 @@ use std::io;
 
 use thiserror::Error;
 
-/// Why a probe failed.
+/// The failure of a probe.
 #[derive(Debug, Error)]
 pub enum Failure {
     #[error(transparent)]
     Io(io::Error),
-    /// What came, and what was expected instead. What the endpoint said is in it only as [`printable`](super::words::printable) text.
+    /// The actual and the expected answer. It contains text of the endpoint only as
+    /// [`printable`](super::words::printable) text.
     #[error("{0}")]
     Unexpected(String),
 }

@@ -14,7 +14,7 @@ use crate::model::{
     Exchange, GrpcHealth, Hidden, HttpRequest, MySqlSession, Password, PostgresSession, RedisSession, Role,
 };
 
-/// What checks log in with. It must not be in any message.
+/// The password of checks. It must not be in any message.
 pub const PASSWORD: &str = "sesame";
 
 /// True if the server is sent the password.
@@ -26,8 +26,8 @@ pub fn sends_password(which: u8) -> bool {
     }
 }
 
-/// Runs one check of a server that sends `answer` in pieces of `size` bytes, whatever it receives, and then ends. `which`
-/// chooses the check (bits 0 to 2), the role (bits 4 and 5) and whether Redis has a password (bit 6).
+/// Runs one check of a server that sends `answer` in pieces of `size` bytes, whatever it receives, and then ends.
+/// `which` selects the check (bits 0 to 2), the role (bits 4 and 5) and a password for Redis (bit 6).
 ///
 /// # Errors
 /// The message that would be shown for the endpoint.
@@ -67,7 +67,7 @@ pub async fn probe(which: u8, size: usize, answer: &[u8]) -> Outcome {
     asked.map(drop).map_err(|failure| failure.to_string())
 }
 
-/// Takes everything that it is sent.
+/// A server that accepts all input.
 struct Server {
     unread: Vec<u8>,
     sent: usize,

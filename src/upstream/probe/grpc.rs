@@ -1,4 +1,4 @@
-//! gRPC's health checking protocol: <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
+//! The gRPC health checking protocol: <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, client};
@@ -11,7 +11,7 @@ use tokio::select;
 use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::GrpcHealth;
 
-/// As TLS names it (ALPN): many servers take no other.
+/// The ALPN protocol name, which many servers require.
 pub(super) const PROTOCOL: &[u8] = b"h2";
 
 const MOST_OF_HEAD: u32 = 8192;
@@ -46,7 +46,7 @@ pub(super) async fn ask(connection: &mut Connection, health: &GrpcHealth) -> Res
 }
 
 fn request() -> Request<()> {
-    // The authority is nobody's name: what is asked is this server, whatever it is called.
+    // A neutral authority: the check asks this server, whatever its name.
     let mut request = Request::new(());
     *request.method_mut() = hyper::Method::POST;
     *request.uri_mut() = hyper::Uri::from_static("http://tcplb/grpc.health.v1.Health/Check");
@@ -89,7 +89,7 @@ async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     Ok(answer)
 }
 
-/// `required`: these are the trailers, where it has to be.
+/// Reads the gRPC status of headers or trailers. `required`: these are the trailers, which must have one.
 fn check_status(headers: &HeaderMap, required: bool) -> Result<(), Failure> {
     const OK: &[u8] = b"0";
     const UNIMPLEMENTED: &[u8] = b"12";
@@ -109,10 +109,10 @@ fn check_status(headers: &HeaderMap, required: bool) -> Result<(), Failure> {
     Err(Failure::unexpected(format!("gRPC status {}{what}, expected SERVING", printable(status.as_bytes()))))
 }
 
-/// Looks for the status in a `HealthCheckResponse`: field 1, a number.
+/// Finds the status in a `HealthCheckResponse`: field 1, a number.
 fn serving(answer: &[u8]) -> Result<(), Failure> {
     let status = match answer.get(5..) {
-        // A number of 0 is left out.
+        // A zero is omitted.
         Some([]) => 0,
         Some([0x08, status, ..]) => *status,
         _ => return Err(Failure::unexpected(format!("gRPC: answered `{}`, expected SERVING", printable(answer)))),
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_are_as_protobuf_writes_them() {
+    fn requests_are_encoded_like_protobuf() {
         assert_eq!(&question("")[..], b"\0\0\0\0\0");
         assert_eq!(&question("db")[..], b"\0\0\0\0\x04\x0a\x02db");
         let long = question(&"x".repeat(200));

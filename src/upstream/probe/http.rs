@@ -17,10 +17,10 @@ use tokio::{
 use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::HttpRequest;
 
-/// The smallest that the library takes; a head of more is refused.
+/// The smallest buffer that the library accepts; larger response heads are refused.
 const MOST_OF_HEAD: usize = 8192;
 
-/// Asks, and looks at the status alone. No redirection is followed. `None`: no status until the deadline.
+/// Sends the request, and checks only the status. Redirects are not followed. `None`: no status until the deadline.
 pub(super) async fn ask(
     connection: &mut Connection,
     wanted: &HttpRequest,
@@ -38,7 +38,7 @@ pub(super) async fn ask(
         select! {
             biased;
             response = sender.send_request(request(wanted, to)) => response,
-            // It hands the error to whoever asks, as a rule.
+            // The library usually reports the error on the request.
             Err(error) = &mut exchange => Err(error),
         }
     };
@@ -53,7 +53,8 @@ pub(super) async fn ask(
             Err(_) = &mut exchange => {}
         }
     };
-    // What nobody reads would reset the connection, which servers log. A body that is longer, or slower, decides nothing.
+    // Closing with an unread body would reset the connection, which servers log. A longer or slower body does not
+    // change the result.
     let _ = timeout_at(deadline, rest).await;
     Some(judge(status, wanted))
 }

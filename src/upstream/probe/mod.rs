@@ -1,4 +1,4 @@
-//! Questions to endpoints, on connections of their own: never on the path of a client's connection, and never two to an
+//! Probes of endpoints, on their own connections: never on the path of a client's connection, and never two of one
 //! endpoint at a time.
 
 mod bounded;
@@ -40,10 +40,10 @@ use crate::{
     model::{ActiveCheck, Backend, BackendTls, Probe, ProxyVersion, Transport},
 };
 
-/// What a probe found, or why it failed.
+/// The outcome of a probe: passed, or the reason of its failure.
 pub(super) type Outcome = Result<(), String>;
 
-/// What is probed, and how.
+/// The target of probes, and its settings.
 #[derive(Clone, PartialEq)]
 pub(super) struct Target {
     pub address: SocketAddr,
@@ -54,10 +54,10 @@ pub(super) struct Target {
     pub tls: Option<TlsClient>,
 }
 
-/// Probes at each interval, the first time after `delay`. `report` answers whether the endpoint is healthy now.
+/// Probes at each interval, the first time after `delay`. `report` returns true if the endpoint is healthy.
 ///
-/// `None` is reported where a failure is not the target's. A probe waits for its turn in `queue`, and its interval and
-/// timeout begin then.
+/// A local failure is reported as `None`. A probe waits for a permit of `queue`; its interval and timeout begin with
+/// the permit.
 pub(super) async fn probe(
     target: Target,
     queue: Arc<TenantQueue>,
@@ -71,7 +71,7 @@ pub(super) async fn probe(
         let permit = permit(&queue).await;
         let started = Instant::now();
         let deadline = started + check.timeout;
-        // On the heap only while it is under way: between probes, thousands of tasks wait for a timer alone.
+        // On the heap only while in progress: between probes, thousands of tasks only wait for a timer.
         let healthy = match Box::pin(target.ask(deadline)).await {
             Ok(connection) => {
                 let healthy = report(Some(Ok(())));
@@ -93,7 +93,7 @@ pub(super) async fn probe(
     }
 }
 
-/// A permit for one probe, in the order in which they are asked for.
+/// Waits for the permit of one probe, in order of requests.
 async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
     static LOG: LogLimiter = LogLimiter::new();
     if let Some(permit) = queue.try_enter() {
@@ -106,12 +106,12 @@ async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
              open files"
         );
     }
-    // On the heap, as probes that are under way.
+    // On the heap, like probes in progress.
     Box::pin(queue.enter()).await
 }
 
 impl Target {
-    /// `None`: it is not to be probed.
+    /// `None`: the endpoint has no active check.
     pub fn of(endpoint: &Endpoint) -> Option<Self> {
         let backend = endpoint.backend();
         let check = backend.active_check.clone()?;
@@ -130,7 +130,7 @@ impl Target {
         let of_connections = backend.tls.as_ref().filter(|_| is_encrypted);
         let of = |tls: &BackendTls, name: Option<&ServerName<'static>>| {
             let client = TlsClient::of(tls, name, address);
-            // Behind another port is another server, which need not be PostgreSQL.
+            // Another port is another server, which may not be PostgreSQL.
             if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.without_asking() }
         };
         match (&check.probe, of_connections) {
@@ -142,7 +142,7 @@ impl Target {
         }
     }
 
-    /// A connection on which everything was as it should be.
+    /// Runs the probe. Returns the connection if it passed.
     async fn ask(&self, deadline: Instant) -> Result<Connection, Failure> {
         let connection = timeout_at(deadline, self.connect()).await.map_err(|_| self.timed_out())??;
         self.ask_connected(connection, deadline).await
@@ -152,9 +152,9 @@ impl Target {
         self.found(connection, deadline).await.map_err(|failure| self.without_password(failure))
     }
 
-    /// A failure that does not quote the password, which a server may repeat.
+    /// Replaces a failure that quotes the password, which a server may repeat.
     fn without_password(&self, failure: Failure) -> Failure {
-        /// Shorter ones are in other words too.
+        /// Shorter passwords occur in ordinary words.
         const SHORTEST: usize = 4;
 
         let password = match &self.check.probe {
@@ -177,7 +177,7 @@ impl Target {
 
     async fn found(&self, mut connection: Connection, deadline: Instant) -> Result<Connection, Failure> {
         match &self.check.probe {
-            // These two may have something to tell even if not all has come until then.
+            // These two can report a partial answer at the deadline.
             Probe::Exchange(exchange) => exchange::ask(&mut connection, exchange, deadline).await?,
             Probe::Http(request) => {
                 let asked = http::ask(&mut connection, request, self.address, deadline).await;
@@ -204,7 +204,7 @@ impl Target {
         }
         let stream: Connection = Box::new(Bounded::new(stream));
         match (&self.check.probe, &self.tls) {
-            // Its server speaks before TLS begins.
+            // The server speaks before TLS begins.
             (Probe::MySql(_), _) | (_, None) => Ok(stream),
             (_, Some(tls)) => tls.begin(stream).await,
         }
@@ -224,7 +224,7 @@ impl Target {
     }
 }
 
-/// A connection that is nobody's: whoever expects a header learns that it is a probe.
+/// A header without client addresses, which marks the connection as a probe.
 fn proxy_header(version: ProxyVersion) -> &'static [u8] {
     match version {
         ProxyVersion::V1 => b"PROXY UNKNOWN\r\n",
@@ -232,8 +232,8 @@ fn proxy_header(version: ProxyVersion) -> &'static [u8] {
     }
 }
 
-/// Says the end first and reads what the target has to say: closing with unread bytes would reset the connection, which
-/// servers that greet log as an error.
+/// Ends its direction first and reads the rest: closing with unread bytes would reset the connection, which servers
+/// with greetings log as an error.
 async fn close(mut connection: Connection) {
     let mut unread = [0; 512];
     if connection.shutdown().await.is_ok() {
@@ -241,7 +241,7 @@ async fn close(mut connection: Connection) {
     }
 }
 
-/// So many percent more or less, so that probes of many endpoints do not stay in step.
+/// Randomises an interval by this many percent, so that probes of many endpoints do not synchronise.
 fn jittered(interval: Duration, percent: u8) -> Duration {
     let most = f64::from(percent) / 100.0;
     interval.mul_f64(1.0 - most + fastrand::f64() * 2.0 * most)

@@ -10,8 +10,8 @@ use self::{
 use super::{connection::Connection, failure::Failure, role::expect_role, tls::TlsClient, words::printable};
 use crate::model::{MySqlSession, Role};
 
-/// Logs in and asks for the role: a replica is what has to be read only. A connection that is left before a login counts
-/// against the host it is from, so there is none without an account.
+/// Logs in and checks the role: a read-only server is a replica. An aborted login counts against the host it comes
+/// from, so there is no check without an account.
 pub(super) async fn ask(
     connection: Connection,
     session: &MySqlSession,
@@ -34,7 +34,7 @@ pub(super) async fn ask(
         Role::Any => Ok(()),
         role => expect_role(is_read_only(&mut packets).await?, role),
     };
-    // The server counts those that leave without a word.
+    // The server counts connections that end without QUIT.
     packets.say(&[packet::QUIT]).await?;
     has_role?;
     Ok(packets.connection)
@@ -79,7 +79,7 @@ async fn is_read_only(packets: &mut Packets) -> Result<bool, Failure> {
         Answer::Other(packet) if packet.0 == ONE_COLUMN => {}
         _ => return Err(not_understood()),
     }
-    // Its definition, and what ends those of all.
+    // The column's definition, and the end of all definitions.
     packets.next().await?;
     packets.next().await?;
     let row = packets.next().await?;
@@ -88,10 +88,10 @@ async fn is_read_only(packets: &mut Packets) -> Result<bool, Failure> {
     Ok(!matches!(value, b"0" | b"OFF"))
 }
 
-/// What a server may answer.
+/// The answers of a server.
 enum Answer {
     Ok,
-    /// Another kind of login, with its nonce.
+    /// A switch to another authentication method, with its nonce.
     Switch(String, Vec<u8>),
     Other(Packet),
 }
@@ -111,7 +111,7 @@ impl Packet {
     }
 }
 
-/// What the server says is wrong: a number, perhaps a state of SQL, and words.
+/// An error of the server: a number, an optional SQL state, and a message.
 fn said(error: &[u8]) -> Failure {
     let words = error.get(2..).unwrap_or_default();
     let words = words.strip_prefix(b"#").and_then(|words| words.get(5..)).unwrap_or(words);

@@ -23,16 +23,16 @@ use super::{
 };
 use crate::model::{Password, PostgresSession, Role};
 
-/// More than any message that is expected has.
+/// More than any expected message has.
 const LONGEST_MESSAGE: i32 = 16 << 10;
-/// Five times what servers ask for by default: the server decides how long the password is hashed here.
+/// Five times the servers' default: the server decides how often the password is hashed here.
 const MOST_ITERATIONS: u32 = 20_000;
-/// Hashes that are made at a time, of all probes together.
+/// The concurrent hashes of all probes together.
 pub(super) static HASHES: Semaphore = Semaphore::const_new(MOST_HASHES);
 pub(super) const MOST_HASHES: usize = 2;
 
-/// Logs in as `session` says and asks for the role. Without an account, it only sees whether it is PostgreSQL that
-/// answers: anybody else's login would be one that failed.
+/// Logs in with `session` and checks the role. Without an account, it only checks that PostgreSQL answers, to avoid
+/// failed logins.
 pub(super) async fn ask(
     connection: Connection,
     session: Option<&PostgresSession>,
@@ -55,7 +55,7 @@ pub(super) async fn ask(
     Ok(conversation.connection)
 }
 
-/// What the connection has been through.
+/// The encryption of the connection so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encryption {
     None,
@@ -63,7 +63,7 @@ pub(super) enum Encryption {
 }
 
 async fn recognise(mut connection: Connection, encryption: Encryption) -> Result<Connection, Failure> {
-    // A server that is left after having agreed to TLS would log it.
+    // A server would log a connection that ends after TLS was accepted.
     match encryption == Encryption::None && offer_tls(&mut connection).await? {
         true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
         false => Ok(connection),
@@ -112,7 +112,7 @@ impl Conversation {
         }
     }
 
-    /// Shows that it knows the password, and has the server show the same.
+    /// Proves knowledge of the password, and verifies that the server knows it too.
     async fn prove(&mut self, password: &Password) -> Result<(), Failure> {
         let mut proof = ScramSha256::new(password.reveal().as_bytes(), ChannelBinding::unsupported());
         self.say(|text| frontend::sasl_initial_response(SCRAM_SHA_256, proof.message(), text)).await?;
@@ -156,7 +156,7 @@ impl Conversation {
 
     async fn next(&mut self) -> Result<Message, Failure> {
         loop {
-            // The library would make room for a message of any length.
+            // The library would allocate for a message of any length.
             let header = Header::parse(&self.unread).map_err(|_| not_understood())?;
             if header.is_some_and(|header| header.len() > LONGEST_MESSAGE) {
                 return Err(not_understood());
@@ -171,7 +171,7 @@ impl Conversation {
     }
 }
 
-/// Hashes the password as often as the server asks in `challenge`, beside the threads that others wait for.
+/// Hashes the password as often as the server requests in `challenge`, on a blocking thread.
 async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, Failure> {
     if let Some(count) = iterations(challenge).filter(|count| *count > MOST_ITERATIONS) {
         return Err(Failure::unexpected(format!(
@@ -188,7 +188,7 @@ async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256,
     hash.await.ok().and_then(Result::ok).ok_or_else(not_understood)
 }
 
-/// What is last in a challenge: <https://www.rfc-editor.org/rfc/rfc5802#section-7>.
+/// The iteration count at the end of a challenge: <https://www.rfc-editor.org/rfc/rfc5802#section-7>.
 fn iterations(challenge: &[u8]) -> Option<u32> {
     let last = challenge.rsplit(|byte| *byte == b',').next()?;
     str::from_utf8(last.strip_prefix(b"i=")?).ok()?.parse().ok()
@@ -210,7 +210,7 @@ fn unexpected(message: &Message) -> Failure {
     }
 }
 
-/// What the server says is wrong.
+/// The error message of the server.
 fn said(body: &ErrorResponseBody) -> Option<Failure> {
     const MESSAGE: u8 = b'M';
     let message = body.fields().find(|field| Ok(field.type_() == MESSAGE)).ok()??;

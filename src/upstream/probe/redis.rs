@@ -1,4 +1,4 @@
-//! Redis, as its serialization protocol says: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//! The Redis serialization protocol: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -7,7 +7,7 @@ use crate::model::{RedisSession, Role};
 
 type Answers<'a> = BufReader<&'a mut Connection>;
 
-/// Logs in where there is a password, and asks for its role.
+/// Logs in if there is a password, and checks the role.
 pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> Result<(), Failure> {
     let mut answers = BufReader::new(connection);
     if let Some(password) = &session.password {
@@ -15,7 +15,7 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
         let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([&**password.reveal()]).collect();
         match command(&mut answers, &words).await?.as_str() {
             "+OK" => {}
-            // Its first word alone: some servers repeat what they were told, and that is the password.
+            // Only the first word: some servers repeat the command, which contains the password.
             wrong => {
                 let code = wrong.split(' ').next().unwrap_or_default();
                 return Err(Failure::unexpected(format!("the login was answered `{code}`, expected `+OK`")));
@@ -24,7 +24,7 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
     }
     match command(&mut answers, &["PING"]).await?.as_str() {
         "+PONG" => {}
-        // It is up, and does not tell strangers more.
+        // The server is up, and requires authentication for more.
         answer if answer.starts_with("-NOAUTH") && session.password.is_none() && session.role == Role::Any => {
             return Ok(());
         }
@@ -48,7 +48,7 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
     }
 }
 
-/// The first line of what a command is answered.
+/// The first line of the answer to a command.
 async fn command(answers: &mut Answers<'_>, words: &[&str]) -> Result<String, Failure> {
     let mut text = format!("*{}\r\n", words.len());
     for word in words {

@@ -1,4 +1,4 @@
-//! PostgreSQL's request for TLS.
+//! The PostgreSQL request for TLS.
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -13,13 +13,13 @@ pub async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
     }
 }
 
-/// Whether the server accepts it.
+/// Requests TLS. True if the server accepts.
 pub async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
     let mut question = BytesMut::new();
     frontend::ssl_request(&mut question);
     connection.write_all(&question).await?;
     connection.flush().await?;
-    // One byte and no more: what came with it would count as encrypted.
+    // One byte only: bytes behind it would count as encrypted.
     match connection.read_u8().await? {
         b'S' => Ok(true),
         b'N' => Ok(false),

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn check(probe: Probe) -> ActiveCheck {
     let one = NonZeroU16::MIN;
@@ -28,7 +28,7 @@ fn check(probe: Probe) -> ActiveCheck {
         interval: Duration::from_millis(5),
         unhealthy_interval: Duration::from_millis(5),
         jitter_percent: 0,
-        timeout: PATIENCE,
+        timeout: PROBE_TIMEOUT,
         healthy_after: one,
         unhealthy_after: one,
     }
@@ -67,7 +67,7 @@ impl Scripted {
     }
 }
 
-/// What one probe of such a server finds.
+/// The outcome of one probe of such a server.
 async fn found(probe: Probe, lines: &[(&'static [u8], &'static [u8])]) -> Outcome {
     let server = Scripted::new(lines).await;
     asked(target(server.address, probe)).await
@@ -90,7 +90,7 @@ fn redis(password: Option<Password>, role: Role) -> Probe {
 }
 
 #[tokio::test]
-async fn an_exchange_passes_when_what_is_expected_has_come() {
+async fn an_exchange_passes_when_the_expected_bytes_arrive() {
     const PING: &[u8] = b"PING\r\n";
     for (probe, lines, expected) in [
         (expect(PING, b"+PONG"), &[(PING, &b"+PONG\r\n"[..])][..], ""),
@@ -113,7 +113,7 @@ async fn an_exchange_passes_when_what_is_expected_has_come() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_not_answered_ends_at_its_timeout_and_says_what_came() {
+async fn an_unanswered_probe_times_out_and_reports_received_bytes() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let _server = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -135,14 +135,14 @@ async fn a_probe_that_is_not_answered_ends_at_its_timeout_and_says_what_came() {
         if matches!(target.check.probe, Probe::Tls(_)) {
             target.tls = Some(TlsClient::that_takes_anyone(None));
         }
-        let outcome = timeout(PATIENCE, asked(target)).await.expect("it ends");
+        let outcome = timeout(PROBE_TIMEOUT, asked(target)).await.expect("it ends");
         assert_eq!(outcome.unwrap_err(), expected);
     }
 }
 
 #[tokio::test]
-async fn of_an_endless_answer_no_more_than_the_bound_is_read() {
-    // What the kernel keeps for both sides is counted too.
+async fn an_endless_answer_is_read_up_to_the_bound() {
+    // The buffers of the kernel on both sides count too.
     const MOST_SENT: usize = 16 << 20;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -163,12 +163,12 @@ async fn of_an_endless_answer_no_more_than_the_bound_is_read() {
         Probe::Grpc(GrpcHealth { service: "".into() }),
         Probe::MySql(MySqlSession { user: "u".into(), password: None, role: Role::Any }),
     ] {
-        let outcome = timeout(PATIENCE, asked(target(address, probe))).await.expect("it ends before its timeout");
+        let outcome = timeout(PROBE_TIMEOUT, asked(target(address, probe))).await.expect("it ends before its timeout");
         assert!(outcome.is_err());
         assert!(sent.swap(0, SeqCst) < MOST_SENT);
     }
-    let connection = target(address, Probe::Tcp).ask(Instant::now() + PATIENCE).await.unwrap();
-    timeout(PATIENCE, close(connection)).await.expect("it ends");
+    let connection = target(address, Probe::Tcp).ask(Instant::now() + PROBE_TIMEOUT).await.unwrap();
+    timeout(PROBE_TIMEOUT, close(connection)).await.expect("it ends");
     assert!(sent.load(SeqCst) < MOST_SENT);
 }
 
@@ -266,7 +266,7 @@ fn packet(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn mysql_is_logged_into_as_it_wants() {
+async fn mysql_logins_use_the_servers_method() {
     const GREETING: &[u8] = b"\x0a8.0.36\0\x01\0\0\0abcdefgh\0\x00\x82\x21\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0\
                               ijklmnopqrst\0caching_sha2_password\0";
     const FAST: &[u8] = b"\x01\x03";
@@ -358,12 +358,12 @@ async fn a_password_is_hashed_only_so_often_and_for_so_many_at_a_time() {
     let server = Scripted::new(&challenged("4096")).await;
     let mut target = target(server.address, session());
     Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
-    let waiting = timeout(PATIENCE, asked(target)).await.expect("it ends");
+    let waiting = timeout(PROBE_TIMEOUT, asked(target)).await.expect("it ends");
     assert_eq!(waiting.unwrap_err(), "no answer within 100ms");
 }
 
 #[tokio::test]
-async fn whoever_expects_a_proxy_header_gets_one_of_nobodys() {
+async fn probes_send_a_proxy_header_without_addresses() {
     for (version, header) in
         [(ProxyVersion::V1, &b"PROXY UNKNOWN\r\n"[..]), (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")]
     {
@@ -378,7 +378,7 @@ async fn whoever_expects_a_proxy_header_gets_one_of_nobodys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_is_unhealthy_is_probed_at_an_interval_of_its_own() {
+async fn an_unhealthy_endpoint_is_probed_at_the_unhealthy_interval() {
     let (told, mut times) = tokio::sync::mpsc::unbounded_channel();
     let begun = Instant::now();
     let mut target = target(([127, 0, 0, 1], 1).into(), Probe::Tcp);
@@ -413,7 +413,7 @@ fn intervals_vary_by_no_more_than_the_jitter() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever a server says, a probe ends without a panic, and its reason is short and printable.
+    /// For any answer of a server, a probe ends without a panic, and its reason is short and printable.
     #[test]
     fn any_answer_is_an_answer(answer in prop::collection::vec(any::<u8>(), 0..200), kind in 0..7) {
         let session = MySqlSession { user: "u".into(), password: password("p"), role: Role::Primary };
@@ -430,7 +430,7 @@ proptest! {
         };
         let outcome = Runtime::new().unwrap().block_on(async {
             let answer: &'static [u8] = answer.leak();
-            timeout(PATIENCE, found(probe, &[(b"", answer)])).await
+            timeout(PROBE_TIMEOUT, found(probe, &[(b"", answer)])).await
         });
         let reason = outcome.expect("it ends").err().unwrap_or_default();
         prop_assert!(reason.len() < 700 && !reason.contains(|c: char| c.is_control()), "{reason:?}");
@@ -476,7 +476,7 @@ fn only_postgresql_is_asked_for_tls_behind_another_port() {
 }
 
 #[test]
-fn a_probe_that_is_not_under_way_needs_little_memory() {
+fn a_probe_between_its_runs_needs_little_memory() {
     let target = target((Ipv4Addr::LOCALHOST, 1).into(), Probe::Tcp);
     let size = size_of_val(&probe(target, TenantPlaces::new(1).queue(&"a".into()), Duration::ZERO, |_| true));
     assert!(size <= 512, "{size} bytes for each endpoint");

@@ -12,15 +12,15 @@ use crate::{
     upstream::dial::is_local,
 };
 
-/// How a server is asked for TLS, and verified.
+/// The TLS client of probes.
 #[derive(Clone)]
 pub(in crate::upstream) struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     start_tls: Option<StartTls>,
-    /// What is spoken within (ALPN); `None`: nobody asks.
+    /// The ALPN protocol; `None`: no ALPN.
     protocol: Option<&'static [u8]>,
-    /// Whether sessions are resumed, in which servers show no certificate.
+    /// True if sessions are resumed, in which servers show no certificate.
     resumes: bool,
 }
 
@@ -32,13 +32,13 @@ impl PartialEq for TlsClient {
 }
 
 impl TlsClient {
-    /// As connections to the backend do. Another `name` may be asked for.
+    /// Uses the TLS settings of connections to the backend, optionally with another `name`.
     pub fn of(tls: &BackendTls, name: Option<&ServerName<'static>>, to: SocketAddr) -> Self {
         let name = name.or(tls.terms.server_name.as_ref()).cloned().unwrap_or_else(|| nobody(to.ip()));
         Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
     }
 
-    /// For probes that want no more than a handshake, from a server that clients verify for themselves.
+    /// For probes that only need a handshake, with a server that clients verify themselves.
     pub fn that_takes_anyone(name: Option<&ServerName<'static>>) -> Self {
         static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(that_takes_anyone()));
         Self {
@@ -50,12 +50,12 @@ impl TlsClient {
         }
     }
 
-    /// For probes that want to see the certificate that the server has now.
+    /// For probes that need the server's current certificate.
     pub fn that_never_resumes(self) -> Self {
         Self { resumes: false, ..self }
     }
 
-    /// For a server that is not asked for TLS first.
+    /// For a server without a StartTLS request.
     pub fn without_asking(self) -> Self {
         Self { start_tls: None, ..self }
     }
@@ -64,7 +64,7 @@ impl TlsClient {
         Self { protocol: Some(protocol), ..self }
     }
 
-    /// TLS from the start, or from where the backend is asked for it.
+    /// Negotiates TLS, after a StartTLS request if configured.
     pub(super) async fn begin(&self, mut connection: Connection) -> Result<Connection, Failure> {
         if self.start_tls == Some(StartTls::Postgres) {
             start_tls::ask_for_tls(&mut connection).await?;
@@ -89,7 +89,7 @@ impl TlsClient {
     }
 }
 
-/// An address in place of a name is not asked for.
+/// An address as server name: no SNI is sent.
 fn nobody(to: IpAddr) -> ServerName<'static> {
     ServerName::IpAddress(to.into())
 }

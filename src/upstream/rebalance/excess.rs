@@ -1,6 +1,6 @@
 use crate::model::{self, Algorithm};
 
-/// How an upstream's connections are spread anew.
+/// The rebalancing settings of an upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct Rebalancing {
     pub rebalance: model::Rebalance,
@@ -8,7 +8,7 @@ pub struct Rebalancing {
 }
 
 impl Rebalancing {
-    /// `None`: connections stay where they are.
+    /// `None`: rebalancing is disabled.
     pub fn of(settings: &model::Upstream) -> Option<Self> {
         let rebalance = settings.rebalance?;
         let tolerance = Tolerance::of(settings.balancing.algorithm, rebalance.max_imbalance_percent)?;
@@ -16,26 +16,25 @@ impl Rebalancing {
     }
 }
 
-/// An endpoint that connections are spread over.
+/// The load of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     pub open: u32,
-    /// Its share is as large, compared with those of the others.
+    /// The share of the endpoint, relative to those of the others.
     pub weight: u64,
 }
 
-/// How far above its share an endpoint may be.
+/// The tolerated number of connections above the share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance {
     /// In percent of the share.
     pub percent: u16,
-    /// Whether chance decides where connections go: then as many above it are nothing out of the ordinary as its square
-    /// root.
+    /// True if the algorithm places connections at random: then the square root of the share is a normal deviation.
     pub by_chance: bool,
 }
 
 impl Tolerance {
-    /// `None`: these connections come back to the endpoint they were closed at.
+    /// `None`: closed connections return to the same endpoint.
     pub fn of(algorithm: Algorithm, percent: u16) -> Option<Self> {
         match algorithm {
             Algorithm::LeastConnections | Algorithm::PowerOfTwo => Some(Self { percent, by_chance: false }),
@@ -44,8 +43,8 @@ impl Tolerance {
         }
     }
 
-    /// The most connections that are not too many, of a share of `weight` out of `weights`. It is rounded up: somebody
-    /// has to have the odd one.
+    /// The maximum tolerated number of connections for a share of `weight` out of `weights`. Rounded up: one endpoint
+    /// has to have the odd connection.
     fn most(self, all: u64, weight: u64, weights: u64) -> u32 {
         let parts = u128::from(all) * u128::from(weight) * (100 + u128::from(self.percent));
         let by_percent = parts.div_ceil(u128::from(weights).max(1) * 100);
@@ -55,9 +54,9 @@ impl Tolerance {
     }
 }
 
-/// How many connections of each endpoint are too many. `coming_back` were closed here and are expected to be opened
-/// again: they belong to the shares as well. Otherwise, while clients wait before they come back, everybody would have
-/// too many of the few that are left.
+/// The number of excess connections of each endpoint. `coming_back` connections were closed here and are expected to
+/// return: they count towards the shares. Otherwise, while clients wait before they reconnect, all endpoints would have
+/// an excess of the remaining connections.
 pub fn excesses(loads: &[Load], coming_back: u64, tolerance: Tolerance) -> Vec<u32> {
     let all: u64 = loads.iter().map(|load| u64::from(load.open)).sum::<u64>() + coming_back;
     let weights = loads.iter().map(|load| load.weight).sum();

@@ -15,38 +15,38 @@ use crate::{
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// After a look at the connections that found none to close it is looked again after this long.
+/// The pause after a tick that found no connection to close.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
-/// What an endpoint has at a look, and what it had so far.
+/// The load of an endpoint at a tick, and its total connections.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointLoad {
     pub id: u64,
     pub load: Load,
-    /// How many connections it has got in all.
+    /// The total number of established connections.
     pub connections: u64,
 }
 
-/// How many connections of which endpoints, by their ids.
+/// Numbers of connections, by endpoint id.
 pub type Counts = BTreeMap<u64, usize>;
 
-/// Decides, look by look, how many connections are to be closed of which endpoints of an upstream.
+/// Decides at each tick how many connections of which endpoints of an upstream to close.
 #[derive(Debug)]
 pub struct Rebalancer {
     pace: Pace,
-    /// By the ids of their endpoints: what is known of a group ends when another endpoint joins or one leaves it.
+    /// By the ids of the group's endpoints: the state of a group ends when an endpoint joins or leaves.
     groups: BTreeMap<Vec<u64>, ExpectedReturns>,
     sustained: SustainedExcess,
     too_many: usize,
-    /// Nothing is closed before.
+    /// No connection is closed before.
     pauses_until: Instant,
 }
 
-/// Connections of a group that were closed and are expected to be opened again.
+/// Connections of a group that were closed and are expected to return.
 #[derive(Clone, Copy, Debug)]
 struct ExpectedReturns {
     count: u64,
-    /// How many connections the group had got when that was last looked at.
+    /// The total connections of the group at the last tick.
     connections: u64,
 }
 
@@ -56,12 +56,12 @@ impl Rebalancer {
         Self { pace, groups: BTreeMap::new(), sustained: SustainedExcess::default(), too_many: 0, pauses_until: now }
     }
 
-    /// How many are too many for some time, as of the last look.
+    /// The sustained excess as of the last tick.
     pub fn too_many(&self) -> usize {
         self.too_many
     }
 
-    /// What is to be closed now, if connections that are still being dialled count. It has to be asked at every look.
+    /// The connections to close now, counting those that are still being dialled. Must be called at every tick.
     pub fn due(&mut self, rebalancing: &Rebalancing, groups: &[Vec<EndpointLoad>], now: Instant) -> Counts {
         let most = rebalancing.rebalance.max_closes_per_minute.get() as usize;
         let mut allowed = self.pace.changed(most, MINUTE, now).allows(now);
@@ -90,8 +90,8 @@ impl Rebalancer {
         if now < self.pauses_until { Counts::new() } else { due }
     }
 
-    /// What of it is to be closed if these are the connections that reached each endpoint: those that wait for one that
-    /// does not answer are no reason to close what it has.
+    /// Limits the closes to the excess among established connections: connections that wait for an unresponsive
+    /// endpoint are no reason to close its open ones.
     pub fn confirmed(
         &self,
         rebalancing: &Rebalancing,
@@ -116,7 +116,7 @@ impl Rebalancer {
         confirmed
     }
 
-    /// Takes note of what was due and what has been closed of it, in all upstreams, and answers how many that were here.
+    /// Records the due and the closed connections of all upstreams, and returns the number that were closed here.
     pub fn record(&mut self, due: &Counts, closed: &Counts, now: Instant) -> usize {
         let of = |id: &u64| closed.get(id).copied().unwrap_or(0);
         let is_own = |id: &u64| self.groups.keys().any(|ids| ids.contains(id));
@@ -136,7 +136,7 @@ impl Rebalancer {
 }
 
 impl ExpectedReturns {
-    /// Whoever comes may be one of those.
+    /// Each new connection may be one that returns.
     fn note_connections(&mut self, connections: u64) {
         self.count = self.count.saturating_sub(connections.saturating_sub(self.connections));
         self.connections = connections;

@@ -2,10 +2,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// An excess counts once it has lasted for this long: connections that come and go make one at most looks.
+/// The time after which an excess counts: short-lived connections cause a brief excess at most ticks.
 pub const SUSTAINED_AFTER: Duration = Duration::from_secs(3);
 
-/// Which endpoints have had too many for some time, by their ids.
+/// The endpoints with a sustained excess, by id.
 #[derive(Clone, Debug, Default)]
 pub struct SustainedExcess(BTreeMap<u64, Overload>);
 
@@ -16,11 +16,11 @@ struct Overload {
 }
 
 impl SustainedExcess {
-    /// How many of the excesses of these endpoints have lasted. It has to be asked at every look.
+    /// The sustained part of the excesses of these endpoints. Must be called at every tick.
     pub fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
         let of_endpoint = |(id, count): &(u64, u32)| {
             if *count == 0 {
-                // What was closed may come back to where it was: then it is still the same excess.
+                // Closed connections may return to the same endpoint: then it is still the same excess.
                 let is_over = |excess: &Overload| excess.closed.is_none_or(|closed| now >= closed + SUSTAINED_AFTER);
                 if self.0.get(id).is_some_and(is_over) {
                     self.0.remove(id);
@@ -33,14 +33,14 @@ impl SustainedExcess {
         excesses.iter().map(of_endpoint).collect()
     }
 
-    /// Connections of this one have been closed.
+    /// Records that connections of this endpoint were closed.
     pub fn closed(&mut self, id: u64, now: Instant) {
         if let Some(excess) = self.0.get_mut(&id) {
             excess.closed = Some(now);
         }
     }
 
-    /// Forgets all but these.
+    /// Removes the endpoints that are not known.
     pub fn retain(&mut self, is_known: impl Fn(u64) -> bool) {
         self.0.retain(|id, _| is_known(*id));
     }

@@ -18,14 +18,14 @@ fn loads(open: &[u32], weights: &[u64]) -> Vec<Load> {
 }
 
 #[test]
-fn what_is_beyond_the_share_and_the_tolerance_is_too_many() {
+fn connections_above_share_and_tolerance_are_excess() {
     let fewest = |percent| Tolerance { percent, by_chance: false };
     let chance = |percent| Tolerance { percent, by_chance: true };
     for (open, weights, coming_back, tolerance, expected) in [
         // A fourth joins three.
         (&[1667, 1667, 1666, 0][..], &[1, 1, 1, 1][..], 0, fewest(20), &[167, 167, 166, 0][..]),
         (&[1667, 1667, 1666, 0], &[1, 1, 1, 1], 0, fewest(100), &[0, 0, 0, 0]),
-        // What was closed counts until it is back.
+        // Closed connections count until they return.
         (&[1500, 1500, 1500, 0], &[1, 1, 1, 1], 500, fewest(20), &[0, 0, 0, 0]),
         (&[1500, 1500, 1500, 0], &[1, 1, 1, 1], 0, fewest(20), &[150, 150, 150, 0]),
         // By weight.
@@ -47,12 +47,12 @@ fn what_is_beyond_the_share_and_the_tolerance_is_too_many() {
 }
 
 #[test]
-fn sticky_connections_would_come_back_to_where_they_were() {
+fn sticky_connections_are_not_rebalanced() {
     assert_eq!(Tolerance::of(Algorithm::Maglev, 20), None);
 }
 
 #[test]
-fn an_excess_counts_once_it_has_lasted() {
+fn an_excess_counts_once_it_is_sustained() {
     let (mut lasting, now) = (SustainedExcess::default(), Instant::now());
     let mut look = |millis, count| lasting.of(&[(7, count), (8, 0)], now + Duration::from_millis(millis))[0];
     assert_eq!(look(0, 5), 0);
@@ -63,7 +63,7 @@ fn an_excess_counts_once_it_has_lasted() {
 }
 
 #[test]
-fn what_comes_back_to_where_it_was_closed_is_the_same_excess() {
+fn connections_that_return_continue_the_same_excess() {
     let (mut lasting, now) = (SustainedExcess::default(), Instant::now());
     let at = |millis| now + Duration::from_millis(millis);
     lasting.of(&[(7, 5)], at(0));
@@ -105,7 +105,7 @@ fn rebalancer(begun: Instant) -> (Rebalancer, Instant) {
 }
 
 #[test]
-fn what_was_closed_counts_until_as_many_have_come() {
+fn closed_connections_count_until_as_many_return() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     let due = |rebalancer: &mut Rebalancer, open: &[u32], connections, seconds| {
         let now = now + Duration::from_secs(seconds);
@@ -122,7 +122,7 @@ fn what_was_closed_counts_until_as_many_have_come() {
 }
 
 #[test]
-fn what_is_known_of_endpoints_ends_when_another_joins() {
+fn the_state_of_a_group_ends_when_an_endpoint_joins() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], now);
     let closed = Counts::from([(0, 38)]);
@@ -134,7 +134,7 @@ fn what_is_known_of_endpoints_ends_when_another_joins() {
 }
 
 #[test]
-fn after_a_look_that_found_none_to_close_nothing_is_due_for_a_second() {
+fn after_a_tick_without_closes_nothing_is_due_for_a_second() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     let groups = [group(&[98, 2], 100)];
     let due = rebalancer.due(&rebalancing(), &groups, now);
@@ -147,7 +147,7 @@ fn after_a_look_that_found_none_to_close_nothing_is_due_for_a_second() {
 }
 
 #[test]
-fn connections_that_have_not_reached_their_endpoint_are_no_reason_to_close_others() {
+fn pending_connections_are_no_reason_to_close_established_ones() {
     let (mut rebalancer, now) = rebalancer(Instant::now());
     let groups = [group(&[98, 2], 100)];
     let due = rebalancer.due(&rebalancing(), &groups, now);
@@ -160,7 +160,7 @@ fn connections_that_have_not_reached_their_endpoint_are_no_reason_to_close_other
 }
 
 #[test]
-fn short_connections_are_no_reason_to_close_those_that_last() {
+fn short_connections_are_no_reason_to_close_long_lived_ones() {
     let mut looks_with_an_excess = 0;
     for seed in 0..100 {
         let setting = Setting {
@@ -182,7 +182,8 @@ fn short_connections_are_no_reason_to_close_those_that_last() {
     assert!(looks_with_an_excess > 100, "at {looks_with_an_excess} looks somebody had too many");
 }
 
-/// How many times an excess is closed until it is gone: what goes anywhere may go where there are too many already.
+/// The number of times an excess is closed until it is gone: with random placement, connections may return to an
+/// endpoint with an excess.
 /// `room` is the part of the weights that others have.
 fn closings(algorithm: Algorithm, room: f64) -> f64 {
     match algorithm {
@@ -214,7 +215,7 @@ proptest! {
     /// The first half of the endpoints, or fewer, have all connections when the others join; then clients come and go for
     /// 20 s, with this many tenths in a step.
     #[test]
-    fn independent_replicas_close_what_is_too_many_once_and_come_to_an_end(
+    fn independent_replicas_close_an_excess_once_and_settle(
         seed: u64,
         setting in settings(),
         there in 0..4_usize,

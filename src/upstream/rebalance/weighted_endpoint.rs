@@ -6,7 +6,7 @@ use crate::upstream::endpoint::Endpoint;
 /// Endpoints whose shares can be compared, sorted by their ids.
 pub type Group = Vec<WeightedEndpoint>;
 
-/// An endpoint that gets connections.
+/// An endpoint and its weight in balancing.
 #[derive(Clone, Debug)]
 pub struct WeightedEndpoint {
     pub endpoint: Arc<Endpoint>,

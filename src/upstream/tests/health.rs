@@ -7,7 +7,7 @@ use crate::model::{Close, Exchange, Failback, Hidden, Priority};
 
 #[tokio::test]
 async fn a_killed_backend_becomes_unhealthy_and_recovers() {
-    // An address of its own, so that no other test takes the port meanwhile.
+    // A separate address, so that no other test takes the port.
     let listener = TcpListener::bind("127.71.1.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let backend = serve(listener);
@@ -40,7 +40,7 @@ async fn a_new_endpoint_is_usable_and_probed_at_once() {
     timeout(Duration::from_secs(20), listener.accept()).await.unwrap().unwrap();
 }
 
-/// Has a probe count at once.
+/// Applies a probe at once.
 fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
     let mut control = upstream.control();
     control.probed(id, outcome);
@@ -59,7 +59,7 @@ async fn start_unknown() -> (Upstreams, Arc<Upstream>, [TcpListener; 2]) {
 }
 
 #[tokio::test]
-async fn who_waited_for_first_probes_also_waits_for_the_others_of_the_group() {
+async fn waiting_clients_also_wait_for_further_endpoints_of_the_level() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
     let [one, other] = [0, 1].map(|place: usize| upstream.endpoints()[place].id());
@@ -74,7 +74,7 @@ async fn who_waited_for_first_probes_also_waits_for_the_others_of_the_group() {
 }
 
 #[tokio::test]
-async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
+async fn waiting_for_further_endpoints_is_bounded() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
     let first = upstream.endpoints()[0].id();
@@ -85,7 +85,7 @@ async fn who_waits_for_first_probes_waits_for_some_of_them_only_a_moment() {
 }
 
 #[tokio::test]
-async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_waited_for() {
+async fn no_level_serves_while_the_last_active_one_is_waited_for() {
     let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let mut settings = settings(silent.each_ref().map(|server| server.local_addr().unwrap()));
     settings.backends.insert("spare".into(), model::Backend { priority: Priority(1), ..Default::default() }.into());
@@ -126,7 +126,7 @@ async fn who_could_serve_gets_no_connection_while_those_that_served_before_are_w
 }
 
 #[tokio::test]
-async fn nobody_waits_for_probes_that_cannot_be_made_or_of_what_is_gone() {
+async fn clients_do_not_wait_for_failed_probes_or_removed_endpoints() {
     let (_upstreams, upstream, _silent) = start_unknown().await;
     let subset = upstream.subset(&Backends::All);
     let mut waiting = Box::pin(subset.wait_for_first_checks());
@@ -170,7 +170,7 @@ async fn a_probe_of_a_server_that_speaks_first_ends_cleanly() {
 }
 
 #[tokio::test]
-async fn clients_failures_eject_an_endpoint_and_its_time_brings_it_back() {
+async fn clients_failures_eject_an_endpoint_until_its_time_is_over() {
     let mut settings = settings([1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
     settings.passive_check = Some(PassiveCheck { eject_for: Duration::from_millis(20), ..passive_check(3) });
     let (upstreams, upstream) = start(settings, 0);

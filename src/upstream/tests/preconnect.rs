@@ -75,7 +75,7 @@ async fn dead_sockets_are_discarded_and_never_handed_out() {
 }
 
 #[tokio::test]
-async fn a_backend_that_closes_what_it_accepts_is_dialled_less_and_less() {
+async fn a_backend_that_closes_accepted_connections_is_dialled_less_and_less() {
     let (listener, address) = backend();
     listener.set_nonblocking(true).unwrap();
     let listener = net::TcpListener::from_std(listener).unwrap();
@@ -131,7 +131,7 @@ async fn all_pools_together_stay_within_the_budget() {
 }
 
 #[tokio::test]
-async fn pools_are_flushed_when_their_endpoint_goes_or_they_are_turned_off() {
+async fn pools_are_flushed_when_their_endpoint_is_removed_or_they_are_disabled() {
     let (_listener, address) = backend();
     for after in [settings([]), settings([address])] {
         let (mut upstreams, upstream) = start(with_pool(address, 2), 10);

@@ -27,7 +27,7 @@ fn gets(algorithm: Algorithm, distances: &str, unusable: &[usize], picks: usize)
 }
 
 #[test]
-fn the_nearest_that_are_usable_get_all_connections() {
+fn the_nearest_usable_endpoints_get_all_connections() {
     for algorithm in ALGORITHMS.into_iter().filter(|algorithm| *algorithm != Algorithm::Maglev) {
         for (distances, unusable, expected) in [
             ("fff", &[][..], "f"),
@@ -46,7 +46,7 @@ fn the_nearest_that_are_usable_get_all_connections() {
 }
 
 #[test]
-fn a_retry_goes_farther_once_all_near_ones_were_tried() {
+fn a_retry_goes_to_a_remote_endpoint_once_all_near_ones_were_tried() {
     let candidates = at("zff");
     let (balancer, turn) = (balancer(Algorithm::RoundRobin, &candidates), AtomicU64::new(0));
     let mut tried = Tried::default();
@@ -59,7 +59,7 @@ fn a_retry_goes_farther_once_all_near_ones_were_tried() {
 }
 
 #[test]
-fn overloaded_ones_get_no_more_while_farther_ones_have_less() {
+fn overloaded_endpoints_get_no_more_while_remote_ones_have_room() {
     let candidates = at("nzff");
     let balancing = Balancing { overloaded_at: NonZeroU32::new(10), ..Balancing::default() };
     let (balancer, turn) = (Balancer::new(balancing, &candidates, None), AtomicU64::new(0));
@@ -80,7 +80,7 @@ fn overloaded_ones_get_no_more_while_farther_ones_have_less() {
 }
 
 #[test]
-fn a_near_one_with_room_comes_before_a_farther_one() {
+fn a_near_endpoint_with_room_precedes_a_remote_one() {
     let candidates = at("zzff");
     let _full: Vec<_> = (0..5).map(|_| ActiveConnection::begin(&candidates[0].endpoint)).collect();
     for algorithm in [Algorithm::RoundRobin, Algorithm::Random, Algorithm::PowerOfTwo] {

@@ -5,14 +5,14 @@ use super::packet::{Packet, until_nul};
 const NATIVE: &str = "mysql_native_password";
 const SHA2: &str = "caching_sha2_password";
 
-/// What a server says first.
+/// The greeting of a server.
 pub(super) struct Greeting {
     pub offers_tls: bool,
     nonce: Vec<u8>,
     plugin: String,
 }
 
-/// What the two sides may do.
+/// Capability flags.
 mod capability {
     pub const LONG_PASSWORD: u32 = 1;
     pub const PROTOCOL_41: u32 = 1 << 9;
@@ -23,12 +23,12 @@ mod capability {
 }
 
 impl Greeting {
-    /// Protocol::HandshakeV10. `None`: it is none.
+    /// Parses a Protocol::HandshakeV10. `None`: it is malformed.
     pub fn read(packet: &Packet) -> Option<Self> {
         let rest = packet.0.strip_prefix(&[10])?;
         let (_version, rest) = until_nul(rest)?;
-        // The thread's number, 4 bytes; the nonce's beginning, 8, and a zero; capabilities, the lower half; character set
-        // and status, 3; the upper half; the nonce's length; 10 that are nothing.
+        // Thread id, 4 bytes; first part of the nonce, 8 bytes, and a zero; lower half of the capabilities; character
+        // set and status, 3 bytes; upper half; length of the nonce; 10 unused bytes.
         let lower = rest.get(13..15)?;
         let upper = rest.get(18..20)?;
         let capabilities = u32::from_le_bytes([lower[0], lower[1], upper[0], upper[1]]);
@@ -54,7 +54,7 @@ pub(super) fn tls_request() -> Vec<u8> {
     head(CAPABILITIES | capability::TLS)
 }
 
-/// What requests to log in begin with.
+/// The beginning of login requests.
 fn head(capabilities: u32) -> Vec<u8> {
     const LONGEST_PACKET: u32 = 1 << 24;
     const UTF8: u8 = 33;
@@ -62,7 +62,7 @@ fn head(capabilities: u32) -> Vec<u8> {
     [&capabilities.to_le_bytes()[..], &LONGEST_PACKET.to_le_bytes(), &[UTF8], &NOTHING].concat()
 }
 
-/// Protocol::HandshakeResponse41, with a proof of the kind that the server would like, if that is known here.
+/// Protocol::HandshakeResponse41, with a proof for the server's preferred method, if supported.
 pub(super) fn response(greeting: &Greeting, user: &str, password: &[u8], encrypted: bool) -> Vec<u8> {
     let capabilities = if encrypted { CAPABILITIES | capability::TLS } else { CAPABILITIES };
     let plugin = if greeting.plugin == SHA2 { SHA2 } else { NATIVE };
@@ -71,7 +71,7 @@ pub(super) fn response(greeting: &Greeting, user: &str, password: &[u8], encrypt
     [&head(capabilities)[..], user.as_bytes(), b"\0", &length, &proof, plugin.as_bytes(), b"\0"].concat()
 }
 
-/// Shows that one knows the password, without saying it. `None`: that kind of login is not known here.
+/// Proves knowledge of the password without sending it. `None`: the method is not supported.
 pub(super) fn prove(plugin: &str, password: &[u8], nonce: &[u8]) -> Option<Vec<u8>> {
     let algorithm = match plugin {
         NATIVE => &SHA1_FOR_LEGACY_USE_ONLY,
@@ -83,7 +83,7 @@ pub(super) fn prove(plugin: &str, password: &[u8], nonce: &[u8]) -> Option<Vec<u
     }
     let once = hash(algorithm, &[password]);
     let twice = hash(algorithm, &[once.as_ref()]);
-    // The two differ in what comes first.
+    // The two methods differ in the order of their inputs.
     let mask = if plugin == NATIVE {
         hash(algorithm, &[nonce, twice.as_ref()])
     } else {

@@ -12,10 +12,10 @@ pub(super) const QUERY: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Packet(pub Vec<u8>);
 
-/// A connection as packets, each with its length and its number.
+/// A connection of packets, each with its length and sequence number.
 pub(super) struct Packets {
     pub connection: Connection,
-    /// The number of the next one.
+    /// The next sequence number.
     number: u8,
 }
 
@@ -24,7 +24,7 @@ impl Packets {
         Self { connection, number: 0 }
     }
 
-    /// Reads no more than one, for what follows may be encrypted.
+    /// Reads exactly one packet: the following bytes may be encrypted.
     pub async fn next(&mut self) -> io::Result<Packet> {
         let mut header = [0; 4];
         self.connection.read_exact(&mut header).await?;
@@ -32,7 +32,7 @@ impl Packets {
         self.number = number.wrapping_add(1);
         let length = u32::from_le_bytes([low, middle, high, 0]);
         let mut packet = Vec::new();
-        // As it comes: the length may be a lie.
+        // Allocate as bytes arrive: the length may be false.
         (&mut self.connection).take(length.into()).read_to_end(&mut packet).await?;
         if packet.len() as u64 == u64::from(length) {
             Ok(Packet(packet))
@@ -41,7 +41,7 @@ impl Packets {
         }
     }
 
-    /// Within a conversation.
+    /// Sends a packet within a conversation.
     pub async fn answer(&mut self, packet: &[u8]) -> io::Result<()> {
         let length = u32::try_from(packet.len()).expect("what is said is short").to_le_bytes();
         let text = [&length[..3], &[self.number], packet].concat();
@@ -50,14 +50,14 @@ impl Packets {
         self.connection.flush().await
     }
 
-    /// A command, which begins one.
+    /// Sends a command, which begins a conversation.
     pub async fn say(&mut self, command: &[u8]) -> io::Result<()> {
         self.number = 0;
         self.answer(command).await
     }
 }
 
-/// What is before the next zero, and what is after it.
+/// Splits at the next zero byte.
 pub(super) fn until_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))

@@ -12,7 +12,7 @@ use super::*;
 
 const STEP: Duration = Duration::from_millis(100);
 /// Steps after which a client is back at the latest.
-const PATIENCE: usize = 10;
+const MAX_RETURN_STEPS: usize = 10;
 /// Steps after which a short connection has ended at the latest.
 const SHORT: usize = 5;
 
@@ -33,9 +33,9 @@ pub struct Scene {
     weights: Vec<u64>,
     replicas: Vec<Replica>,
     clients: Vec<Client>,
-    /// Who is back in which step.
+    /// The clients that return in each step.
     away: VecDeque<Vec<usize>>,
-    /// Who has short connections, by the step in which they end.
+    /// The clients with short connections, by the step in which these end.
     short: VecDeque<Vec<usize>>,
     now: Instant,
     /// For so many steps nothing has happened.
@@ -47,10 +47,10 @@ struct Replica {
     rebalancer: Rebalancer,
     /// Of each endpoint, in the order in which they were accepted.
     open: Vec<VecDeque<(Instant, usize)>>,
-    /// How many each endpoint has got in all.
+    /// The total connections of each endpoint.
     connections: Vec<u64>,
     turn: u64,
-    /// How many were closed in the last second, step by step, and the most in any.
+    /// The closes in the last second, step by step, and the maximum.
     recently: VecDeque<usize>,
     most_in_a_second: usize,
 }
@@ -86,7 +86,7 @@ impl Scene {
             weights: weights.clone(),
             replicas: (0..replicas).map(|_| replica()).collect(),
             clients: Vec::new(),
-            away: VecDeque::from(vec![Vec::new(); PATIENCE]),
+            away: VecDeque::from(vec![Vec::new(); MAX_RETURN_STEPS]),
             short: VecDeque::from(vec![Vec::new(); SHORT]),
             now,
             quiet: 0,
@@ -149,12 +149,12 @@ impl Scene {
         self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
     }
 
-    /// Whether nothing happened for so long that nothing is to come: no excess lasts, and nobody is away.
+    /// True if the scene is settled: no sustained excess, and no client is away.
     pub fn is_over(&self) -> bool {
-        self.quiet as u32 * STEP > SUSTAINED_AFTER + PATIENCE as u32 * STEP
+        self.quiet as u32 * STEP > SUSTAINED_AFTER + MAX_RETURN_STEPS as u32 * STEP
     }
 
-    /// Whether an endpoint of a replica has too many at this moment, if nothing was closed.
+    /// True if an endpoint of a replica has an excess now, if nothing was closed.
     pub fn somebody_has_too_many(&self) -> bool {
         let has_too_many = |at: usize| {
             let loads: Vec<Load> = self.endpoint(at).iter().map(|endpoint| endpoint.load).collect();
@@ -163,7 +163,7 @@ impl Scene {
         (0..self.replicas.len()).any(has_too_many)
     }
 
-    /// How many of all connections each endpoint has beyond what it may have: no replica knows all of them.
+    /// The excess of each endpoint over all replicas, none of which knows all connections.
     pub fn too_many(&self) -> Vec<f64> {
         let of_all =
             |endpoint: usize| self.replicas.iter().map(|replica| replica.open[endpoint].len() as f64).sum::<f64>();
@@ -174,7 +174,7 @@ impl Scene {
         (0..self.weights.len()).map(|endpoint| (of_all(endpoint) - most(endpoint)).max(0.0)).collect()
     }
 
-    /// How often each client was closed.
+    /// The number of closes of each client.
     pub fn moves(&self) -> impl Iterator<Item = u32> {
         self.clients.iter().map(|client| client.closed)
     }
@@ -215,7 +215,7 @@ impl Scene {
             let Some((_, client)) = open.pop_front_if(is_old) else { break };
             self.clients[client].place = None;
             self.clients[client].closed += 1;
-            let after = self.random.usize(..PATIENCE);
+            let after = self.random.usize(..MAX_RETURN_STEPS);
             self.away[after].push(client);
             closed += 1;
         }
