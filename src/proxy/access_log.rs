@@ -1,6 +1,7 @@
-//! One event for each connection at its end (and on request one at its start), written by a thread of its own.
+//! The access log: one event at the end of each connection, and optionally one at its start, written by a dedicated
+//! thread.
 //!
-//! Workers never wait for it: events go through a bounded queue, and what does not fit is counted.
+//! Workers never wait for the log: events go through a bounded queue, and events that do not fit are counted.
 
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -29,7 +30,7 @@ pub use self::event::{Event, Kind, Label};
 use self::{event::timestamp, text::write_text};
 use crate::printable::visible_json;
 
-/// How many events may wait to be written.
+/// The capacity of the queue in events.
 const QUEUE: usize = 8192;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub enum Format {
     Json,
 }
 
-/// Which events are written.
+/// The events that are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Events {
     #[default]
@@ -49,7 +50,7 @@ pub enum Events {
     None,
 }
 
-/// The queue's end that workers have. `logged + dropped` is the number of ends that were offered.
+/// The workers' end of the queue. `logged + dropped` is the number of end events that were offered.
 #[derive(Debug)]
 pub struct AccessLog {
     events: Events,
@@ -83,7 +84,7 @@ impl AccessLog {
         (Self { events, queue, figures }, Writer { ended })
     }
 
-    /// Whether ends are wanted; if not they are neither logged nor dropped.
+    /// True if end events are logged. If not, they count neither as logged nor as dropped.
     pub fn wants_ends(&self) -> bool {
         self.events != Events::None
     }
@@ -92,7 +93,7 @@ impl AccessLog {
         self.events == Events::StartsAndEnds
     }
 
-    /// Offers an event; drops it, and counts that, when the writer is behind.
+    /// Queues an event. If the queue is full, drops and counts it.
     pub fn offer(&self, event: Event) {
         let is_end = matches!(event.kind, Kind::End(_));
         let taken = self.queue.try_send(Some(event)).is_ok();
@@ -103,7 +104,7 @@ impl AccessLog {
         };
     }
 
-    /// Counts an end that is not offered because there are too many of its kind.
+    /// Counts an end event that is not offered because its kind exceeds its rate limit.
     pub fn leave_out(&self) {
         self.figures.dropped.fetch_add(1, Relaxed);
     }
@@ -120,13 +121,13 @@ impl AccessLog {
 /// The writing thread.
 #[derive(Debug)]
 pub struct Writer {
-    /// Its other end is dropped when the thread ends.
+    /// Disconnected when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Writer {
-    /// Ends the writing after what has been offered so far. A sink that takes nothing (a pipe that nobody reads) is not
-    /// waited for longer than `limit`.
+    /// Stops the writer after the events that were offered so far. Waits at most `limit` for a sink that accepts no
+    /// data, such as a pipe without a reader.
     pub fn finish(self, log: &AccessLog, limit: Duration) {
         let deadline = Instant::now() + limit;
         while let Err(TrySendError::Full(_)) = log.queue.try_send(None) {
@@ -139,10 +140,10 @@ impl Writer {
     }
 }
 
-/// How many events are written at once.
+/// The maximum number of events in one write.
 const BATCH: usize = 256;
-/// How long events gather once those that waited are written. So a busy worker finds the writer awake or asleep for a
-/// time, and never has to wake it, which would cost more than all the rest of a line; and a line is at most this late.
+/// The pause after the queue is drained, in which new events gather. A busy worker never has to wake the writer, which
+/// would cost more than the rest of a line. A line is delayed by at most this time.
 const GATHER: Duration = Duration::from_millis(5);
 
 fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: impl Write, figures: &Figures) {
@@ -164,7 +165,7 @@ fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: imp
             text.push(b'\n');
         }
         if sink.write_all(&text).and_then(|()| sink.flush()).is_err() {
-            // Nobody reads any more (a closed pipe, a full disk): what was counted as logged was not.
+            // The sink failed (a closed pipe, a full disk): these events were counted as logged but are lost.
             figures.logged.fetch_sub(ends, Relaxed);
             figures.dropped.fetch_add(ends, Relaxed);
         }
@@ -189,7 +190,7 @@ fn write_json(text: &mut Vec<u8>, event: &Event) {
     }
 }
 
-/// What is written of an event in JSON.
+/// The JSON form of an event.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(serialize_with = "write_time")]

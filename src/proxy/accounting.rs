@@ -1,4 +1,4 @@
-//! What is counted of connections: `accepted = active + Σ closed{reason}`, refusals being reasons too.
+//! Counters of connections: `accepted = active + Σ closed{reason}`, where refusals are reasons too.
 
 use std::{
     array,
@@ -25,7 +25,7 @@ macro_rules! close_reasons {
                 }
             }
 
-            /// What it says of the connection, in sentences.
+            /// Its description, in sentences.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$reason => concat!($($meaning),+).trim_ascii(),)+
@@ -111,7 +111,7 @@ close_reasons! {
 }
 
 impl CloseReason {
-    /// Whether the connection was turned away before a backend was dialled. Refusals are logged at a bounded rate.
+    /// True if the connection was refused before a backend was dialled. Refusals are logged at a bounded rate.
     pub const fn is_refusal(self) -> bool {
         match self {
             Self::ProcessFull
@@ -153,7 +153,7 @@ impl CloseReason {
     }
 }
 
-/// One of something for each reason.
+/// One value for each reason.
 #[derive(Clone, Debug)]
 struct ByReason<T>([T; CloseReason::ALL.len()]);
 
@@ -163,15 +163,15 @@ impl<T: Default> Default for ByReason<T> {
     }
 }
 
-/// The counters of one listener, a shard for each worker so that workers never share a cache line.
+/// The counters of one listener, with one shard for each worker so that workers never share a cache line.
 ///
-/// They outlive changes of the listener's configuration.
+/// Counters outlive changes of the listener's configuration.
 #[derive(Debug)]
 pub struct ListenerCounters {
     shards: Box<[Shard]>,
 }
 
-/// A worker's own counters: only that worker's thread writes them.
+/// The counters of one worker. Only that worker's thread writes them.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Shard {
@@ -193,12 +193,12 @@ impl ListenerCounters {
         Self { shards: (0..workers).map(|_| Shard::default()).collect() }
     }
 
-    /// The counters that this worker writes.
+    /// The shard of this worker.
     pub fn shard(&self, worker: usize) -> &Shard {
         &self.shards[worker]
     }
 
-    /// The sum over all workers. What is closed is read before what is accepted, so `active` is never negative.
+    /// The sum over all workers. Closed connections are read before accepted ones, so `active` is never negative.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for shard in &self.shards {
@@ -231,7 +231,7 @@ impl Shard {
     }
 }
 
-/// What a listener has counted since it came.
+/// The totals of a listener since it was created.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     pub accepted: u64,
@@ -260,7 +260,7 @@ impl Totals {
     }
 }
 
-/// A counter with a single writing thread: no locked instruction.
+/// A counter with a single writing thread, without locked instructions.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -302,7 +302,7 @@ impl Histogram {
 /// The sum of several histograms.
 #[derive(Clone, Debug, Default)]
 pub struct HistogramTotals {
-    /// Observations in each bucket, not cumulated; the last one is beyond all [`BUCKETS`].
+    /// Observations in each bucket, not cumulated; the last one counts values above all [`BUCKETS`].
     pub buckets: [u64; BUCKETS.len() + 1],
     pub seconds: f64,
 }

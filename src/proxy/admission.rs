@@ -1,13 +1,13 @@
-//! Who may connect, how many, and how fast: exact over all workers.
+//! Admission: access lists, connection limits and rate limits, exact over all workers.
 //!
-//! A connection passes three gates, each refusing it as early as it can:
-//! 1. the [`Share`](crate::capacity::Share) that its load balancer has of the connections that this process has room for;
-//! 2. [`Admission::admit_connection`], before a byte is read: the listener's count is taken, its rate only looked at;
+//! A connection passes three gates, each of which refuses as early as possible:
+//! 1. the [`Share`](crate::capacity::Share) of its load balancer in the connections that the process has room for;
+//! 2. [`Admission::admit_connection`], before a byte is read: takes a place in the listener's count, checks its rate;
 //! 3. [`Admission::admit_source`], when the client's address is known: access lists, the source's count and rate, the
 //!    listener's rate. They are all asked before any of them is charged.
 //!
-//! So a refused connection costs no other its place: tokens are charged only for connections that pass every gate, and
-//! counts are given back by dropping the permits.
+//! A refused connection costs other connections nothing: tokens are charged only for connections that pass every gate,
+//! and dropping the permits gives counts back.
 
 mod count;
 mod gcra;
@@ -34,8 +34,8 @@ use crate::{
     model::{Access, Limits, Listener, ListenerKey},
 };
 
-/// How the process's connections are divided among load balancers: a quarter is guaranteed. One that is declared later
-/// finds its guaranteed places free, even if all others are taken.
+/// The division of the process's connections among load balancers: a quarter is guaranteed. The guaranteed places of a
+/// load balancer that is declared later are free even if all others are taken.
 pub const CONNECTIONS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
 
 /// The live side of one listener's limits. Outlives changes of its configuration: counts stay, limits come with each call.
@@ -43,22 +43,22 @@ pub const CONNECTIONS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowe
 pub struct Admission {
     key: ListenerKey,
     sources: Arc<Sources>,
-    /// Made when the listener first has limits per source.
+    /// Created when the listener first has limits per source.
     table: OnceLock<Arc<SourceTable>>,
     open: OpenCount,
     rate: RateState,
 }
 
 impl Admission {
-    /// The table of the listener's sources has a part of what `sources` has room for.
+    /// The listener's source table takes its entries from `sources`.
     pub fn new(key: ListenerKey, sources: Arc<Sources>) -> Self {
         Self { key, sources, table: OnceLock::new(), open: OpenCount::default(), rate: RateState::default() }
     }
 
     /// The first gate of a listener, before a byte of the connection is read: takes a place in its count.
     ///
-    /// An exhausted rate refuses here already, but a token is charged only by [`admit_source`](Self::admit_source), which
-    /// must follow: otherwise clients that are refused for their address would use up the rate of the others.
+    /// An exhausted rate refuses here already, but only [`admit_source`](Self::admit_source), which must follow,
+    /// charges a token. Otherwise clients that are refused for their address would use up the rate of the others.
     pub fn admit_connection(self: &Arc<Self>, limits: &Limits, now: Instant) -> Result<ConnectionPermit, Refusal> {
         if let Some(rate) = limits.new_connections
             && !self.rate.conforms(rate.into(), self.sources.nanoseconds(now))
@@ -71,9 +71,9 @@ impl Admission {
 
     /// The second gate, on the effective client address. Charges the rates of source and listener, or neither.
     ///
-    /// `source` is what per-source limits count; `None`: they do not apply, as for a proxy that speaks for itself.
-    /// The permit is `None` while the listener does not count connections per source; those it did not count then stay
-    /// uncounted when it begins to.
+    /// `source` is the address that per-source limits count; `None`: they do not apply, as for a health check of the
+    /// proxy in front. The permit is `None` while the listener does not count connections per source; connections
+    /// admitted then stay uncounted when it begins to.
     pub fn admit_source(
         self: &Arc<Self>,
         listener: &Listener,
@@ -100,7 +100,7 @@ impl Admission {
         self.table.get_or_init(|| self.sources.table(self.key.clone()))
     }
 
-    /// The number of the listener's sources with an entry of their own.
+    /// The number of sources with an entry in the listener's table.
     pub fn sources(&self) -> usize {
         self.table.get().map_or(0, |table| table.entries())
     }

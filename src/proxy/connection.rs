@@ -1,4 +1,4 @@
-//! The way of a connection: PROXY header, admission, TLS, connect, relay, account.
+//! The steps of a connection: PROXY header, admission, TLS, connect, relay, record.
 
 mod connect;
 pub mod handshake_limiter;
@@ -54,7 +54,7 @@ use crate::{
     upstream::{Endpoint, Subset},
 };
 
-/// What is known of a connection that has been counted and not been read from.
+/// A connection that was accepted and counted, and not yet read from.
 #[derive(Debug)]
 pub struct AcceptedConnection {
     pub peer: SocketAddr,
@@ -63,18 +63,18 @@ pub struct AcceptedConnection {
     pub permits: Permits,
 }
 
-/// What all connections of a worker share.
+/// The state that all connections of a worker share.
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     pub recorder: Rc<ConnectionRecorder>,
-    /// The turns of TLS handshakes.
+    /// Limits TLS handshakes.
     pub handshakes: Rc<HandshakeLimiter>,
 }
 
-/// The places of an open connection: that of its load balancer in the process, and one in its listener.
+/// The permits of an open connection: one of its load balancer in the process, one of its listener.
 pub type Permits = (Permit, ConnectionPermit);
 
-/// Serves a client to the end and accounts for it, however it ends: also when the task is never run.
+/// Serves a client until the connection ends, and records its end in every case, even if the task never runs.
 pub fn serve(
     tcp: TcpSocket,
     accepted: AcceptedConnection,
@@ -91,7 +91,7 @@ pub fn serve(
     }
 }
 
-/// Learns who the client is and whether it may connect. Nothing is dialled or decrypted for one that may not.
+/// Identifies and admits the client. Nothing is dialled or decrypted for a client that is refused.
 async fn admit(
     mut client: Stream,
     handshakes: &HandshakeLimiter,
@@ -107,7 +107,7 @@ async fn admit(
     record.log_start();
     let client = PrefixedIo::new(identity.rest, client);
     match &config.tls_handling {
-        // Boxed like that of a TLS connection, which otherwise would have room for both.
+        // Boxed like the future of a TLS connection: otherwise this future would have room for both.
         TlsHandling::Plaintext(subset) => {
             Box::pin(forward(client, identity.guard, subset, Encryption::OfBackend, record)).await
         }
@@ -121,9 +121,10 @@ async fn admit(
     }
 }
 
-/// What a PROXY header, or its absence, says of the client.
+/// The identity of the client, from a PROXY header or from its address.
 struct ClientIdentity {
-    /// Whose limits it counts against; `None`: nobody's (a health check of the load balancer in front).
+    /// The address that per-source limits count; `None`: no limit applies (a health check of the load balancer in
+    /// front).
     source: Option<IpAddr>,
     /// Bytes that came with the header.
     rest: Vec<u8>,
@@ -158,7 +159,7 @@ async fn read_proxy_header(
     Ok(ClientIdentity { source: header.addresses.map(|_| record.client.ip()), rest: header.rest, guard })
 }
 
-/// Looks at what a client asks for, and does what its route says.
+/// Reads the server name that the client requests, and serves the connection as its route says.
 async fn route(
     mut client: PrefixedIo<Stream>,
     guard: Option<Box<SignatureGuard>>,
@@ -187,7 +188,7 @@ async fn route(
     let server_name = server_name.map_err(|_| CloseReason::TlsTimeout)??;
     record.asked_for(server_name.as_deref());
     let Some(Route { mode, subset }) = routes.find(server_name.as_deref()) else {
-        // One attempt: a socket that takes no seven bytes now is not waited for.
+        // One attempt: does not wait for a socket that cannot take seven bytes now.
         let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_write(cx, &tls::UNRECOGNIZED_NAME))).await;
         client.get_mut().ended_cleanly();
         return Err(CloseReason::NoRoute);
@@ -201,7 +202,7 @@ async fn route(
     }
 }
 
-/// The server name in a client's first bytes, which are left for whoever reads next.
+/// The server name in the ClientHello. The bytes are put back in front of the stream.
 async fn server_name(
     client: &mut PrefixedIo<Stream>,
     record: &mut ConnectionRecord,
@@ -218,7 +219,7 @@ async fn server_name(
     Ok(hello.server_name)
 }
 
-/// Hands a request to cancel a query to every server that may have its session.
+/// Sends a request to cancel a query to every server that may have its session.
 async fn cancel(
     mut client: PrefixedIo<Stream>,
     request: CancelRequest,
@@ -260,7 +261,7 @@ async fn terminate(
     limiter: &HandshakeLimiter,
     record: &mut ConnectionRecord,
 ) -> Result<CloseReason, CloseReason> {
-    // Nothing usable is known before any work on TLS.
+    // Refuse before any work on TLS if no endpoint is usable.
     if !subset.may_serve() {
         return Err(CloseReason::NoEndpoint);
     }
@@ -288,7 +289,7 @@ async fn handshake(
             Ok(client)
         }
         Ok(Err((error, mut client))) => {
-            // The alert that says why, if the handshake had come that far.
+            // Send the alert, if the handshake produced one.
             let _ = poll_fn(|cx| Poll::Ready(client.poll_send(cx))).await;
             if error.get_ref().is_some_and(|error| error.is::<MemoryFull>()) {
                 return Err(CloseReason::HandshakeMemory);
@@ -299,7 +300,7 @@ async fn handshake(
     }
 }
 
-/// Connects an admitted client with a backend and relays.
+/// Connects an admitted client to a backend and relays.
 fn forward<'a, C: Side + 'a>(
     mut client: C,
     guard: Option<Box<SignatureGuard>>,
@@ -310,7 +311,7 @@ fn forward<'a, C: Side + 'a>(
     let config = record.config.clone();
     // Not an `async fn`, which would have room for the client twice.
     async move {
-        // Boxed, so that an open connection has no room for what was to do before.
+        // Boxed, so that an open connection has no room for the state of connecting.
         let begun = Instant::now();
         let client_info = client_info_of(client.stream(), encryption, record);
         let reached = connect::first_reachable(subset, &client_info, &mut record.attempts);
@@ -329,7 +330,7 @@ fn forward<'a, C: Side + 'a>(
     }
 }
 
-/// Apart from the relay over TCP, which the compiler would make slower if it made one piece of both.
+/// Separate from the relay over TCP: compiled as one piece, that one would be slower.
 #[inline(never)]
 fn relay_encrypted<'a>(
     client: &'a mut impl Side,
@@ -341,7 +342,7 @@ fn relay_encrypted<'a>(
     async move { relay::both_ways(client, &mut *backend, deadlines, guard, record).await }.boxed_local()
 }
 
-/// What endpoints are told of a client.
+/// The client information for endpoints.
 fn client_info_of<'a>(stream: &'a Stream, encryption: Encryption, record: &ConnectionRecord) -> ClientInfo<'a> {
     let (client, destination, client_tls) = (record.client, record.destination, record.tls.clone());
     ClientInfo { stream, client, destination, client_tls, encryption }

@@ -1,8 +1,8 @@
-//! Closes the connections of what gets no more of them, as its load balancer's `drain` says, and some of those of
-//! endpoints that have more than their share, as its `rebalance` says.
+//! Closes the connections of endpoints and listeners that are draining, as `drain` of their load balancer says, and
+//! excess connections of endpoints with more than their share, as `rebalance` says.
 //!
-//! One task decides for all workers: it follows what is live, and tells each worker how many of whose connections to
-//! close, so that all together close those first that were silent for the longest time, and never more than they may.
+//! One task decides for all workers. It follows the view, and tells each worker how many connections of which target to
+//! close. The workers together close the least recently active connections first, and never exceed the rate.
 
 mod closing;
 mod plans;
@@ -36,21 +36,21 @@ use crate::{
 pub struct Drainer {
     pub shared: Arc<Shared>,
     pub view: Arc<ArcSwap<View>>,
-    /// Tells what is being drained.
+    /// Publishes the drains in progress.
     pub draining: Arc<ArcSwap<Vec<Draining>>>,
 }
 
 impl Drainer {
-    /// Runs until the reports' other end is dropped.
+    /// Runs until the sender of reports is dropped.
     pub async fn run(self, mut reports: watch::Receiver<Arc<Report>>) {
         let _abort = AbortOnPanic;
         let (mut plans, mut rebalance) = (DrainPlans::default(), Rebalance::default());
         let mut next = Instant::now();
         loop {
-            // Without anything to close this waits for the next change.
+            // Without connections to close, this waits for the next change.
             let tick = async {
                 match plans.have_work(Instant::now()) || Rebalance::is_enabled(&self.view.load()) {
-                    // Not anew with each change: these may come faster.
+                    // Not restarted by each change: changes may arrive faster than ticks.
                     true => sleep_until(next).await,
                     false => std::future::pending().await,
                 }
@@ -81,7 +81,7 @@ impl Drainer {
     }
 }
 
-/// What gets no more connections, and what has some that go on.
+/// The draining endpoints and listeners in a view.
 fn drain_input(view: &View) -> DrainInput {
     let mut input = DrainInput::default();
     for (key, upstream) in &view.upstreams {

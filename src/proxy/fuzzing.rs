@@ -1,4 +1,4 @@
-//! Readers of foreign bytes, for `fuzz/`.
+//! Parsers of untrusted bytes, for `fuzz/`.
 
 use rustls::pki_types::CertificateDer;
 

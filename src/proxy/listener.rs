@@ -1,4 +1,4 @@
-//! What accepted connections are served with.
+//! Listeners: the configuration and the state that serve accepted connections.
 
 pub mod routes;
 
@@ -18,17 +18,17 @@ use crate::{
 #[derive(Debug)]
 pub struct ListenerState {
     pub key: ListenerKey,
-    /// Tells it from every other one of this process, also from an earlier one with the same key.
+    /// Unique in this process, also among earlier listeners with the same key.
     pub id: u64,
     pub counters: ListenerCounters,
     pub admission: Arc<Admission>,
-    /// The share of its load balancer in the connections that the process has room for.
+    /// The share of its load balancer in the process's connections.
     pub share: Arc<Share>,
-    /// The requests to cancel queries that are under way, those of other listeners among them.
+    /// The requests to cancel queries that are in progress, of all listeners.
     pub cancels: Arc<Cancels>,
 }
 
-/// Everything that a connection is served with, frozen when it is accepted.
+/// The configuration of a connection, frozen when it is accepted.
 #[derive(Debug)]
 pub struct ListenerConfig {
     pub listener: Arc<model::Listener>,
@@ -38,21 +38,21 @@ pub struct ListenerConfig {
     pub tls_handling: TlsHandling,
 }
 
-/// How connections find their endpoints.
+/// The treatment of TLS, and the endpoints that connections go to.
 #[derive(Debug)]
 pub enum TlsHandling {
     Plaintext(Arc<Subset>),
-    /// All of them are decrypted, and go to the same endpoints.
+    /// All connections are decrypted, and go to the same endpoints.
     Terminate {
         tls: Arc<ServerTls>,
         subset: Arc<Subset>,
     },
-    /// By what the ClientHello says.
+    /// The server name in the ClientHello selects a route.
     SniRouting {
         tls: Arc<ServerTls>,
         routes: Routes,
     },
 }
 
-/// The sockets of one address, whichever listener they serve at the moment.
+/// The current configuration of the sockets of one address.
 pub type ListenerSlot = ArcSwap<ListenerConfig>;

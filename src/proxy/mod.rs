@@ -1,7 +1,7 @@
 //! The data plane: makes sockets and connections equal to the latest snapshot.
 //!
-//! [`Topology`](topology) owns what there is, [workers](worker) accept and serve, and a [connection](connection) goes
-//! its way: PROXY header, admission, TLS, connect, relay, account.
+//! [`Topology`](topology) owns listeners and upstreams, [workers](worker) accept and serve, and a
+//! [connection](connection) goes through its steps: PROXY header, admission, TLS, connect, relay, record.
 
 pub mod access_log;
 pub mod accounting;
@@ -60,25 +60,25 @@ use worker::{
     shutdown::{self, Drains},
 };
 
-/// What a proxy is started with.
+/// The options of a proxy.
 #[derive(Debug)]
 pub struct Options {
     /// Not zero.
     pub workers: usize,
-    /// How many descriptors listening sockets (one each) and connections of clients (two each) may have.
+    /// The descriptors for listening sockets (one each) and client connections (two each).
     pub descriptors: usize,
-    /// No client gets a descriptor from this one on.
+    /// Client connections only use descriptors below this one.
     pub spare_from: RawFd,
-    /// How many preconnected sockets there may be at a time.
+    /// The maximum number of preconnected sockets.
     pub preconnected: usize,
-    /// How many pipes the connections of each worker may have at a time.
+    /// The maximum number of pipes of each worker.
     pub pipes: usize,
-    /// How many probes may be under way at a time.
+    /// The maximum number of concurrent probes.
     pub probes: usize,
-    /// How many connections may hand over PostgreSQL's requests to cancel queries at a time.
+    /// The maximum number of concurrent connections that deliver PostgreSQL's requests to cancel queries.
     pub cancels: usize,
     pub sharing: Sharing,
-    /// Listening sockets of the process that this one takes over from, by the address they were opened for.
+    /// Listening sockets inherited from the previous process, by the address they were opened for.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
     pub access_log: AccessLog,
 }
@@ -96,10 +96,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts the workers, and control work on the runtime given. Nothing is served before the first snapshot.
+    /// Starts the workers, and control tasks on the given runtime. Nothing is served before the first snapshot.
     ///
     /// # Errors
-    /// When a worker's thread or event loop cannot be made.
+    /// If a worker's thread or event loop cannot be created.
     pub fn start(options: Options, control: &Handle) -> io::Result<Self> {
         let (workers, inboxes): (Vec<_>, Vec<_>) = (0..options.workers).map(|_| WorkerHandle::new()).unzip();
         let shared = Arc::new(Shared {
@@ -143,7 +143,7 @@ impl Proxy {
         Ok(Self { shared, snapshots, reports, orders, view, draining, threads: Mutex::new(threads) })
     }
 
-    /// Makes this the wanted configuration. Only the latest one counts.
+    /// Publishes a configuration. Only the latest one counts.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshots.send_replace(snapshot);
     }
@@ -153,12 +153,12 @@ impl Proxy {
         self.snapshots.borrow().generation
     }
 
-    /// What the proxy made of the snapshots, whenever that changes.
+    /// The reports on applied snapshots.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
     }
 
-    /// What is live now, for metrics and admin pages.
+    /// Access to the live state, for metrics and admin pages.
     pub fn monitor(&self) -> Monitor {
         Monitor {
             shared: self.shared.clone(),
@@ -168,14 +168,14 @@ impl Proxy {
         }
     }
 
-    /// The listening sockets there are, for a process that takes over.
+    /// The open listening sockets, for a process that takes over.
     pub async fn sockets(&self) -> Vec<Sockets> {
         let (answer, sockets) = oneshot::channel();
         let _ = self.orders.send(topology::Order::Sockets(answer));
         sockets.await.unwrap_or_default()
     }
 
-    /// Closes all listening sockets, for good. Open connections go on.
+    /// Closes all listening sockets permanently. Open connections continue.
     pub async fn stop_accepting(&self, closing: Closing) {
         let (done, answer) = oneshot::channel();
         let _ = self.orders.send(topology::Order::StopAccepting(closing, done));
@@ -217,7 +217,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Has entries of client addresses that say nothing any more removed, for as long as the proxy is there.
+/// Removes expired entries of client addresses until the proxy is dropped.
 async fn sweep(sources: Weak<Sources>) {
     loop {
         tokio::time::sleep(SWEEP).await;
@@ -226,7 +226,7 @@ async fn sweep(sources: Weak<Sources>) {
     }
 }
 
-/// Looks at a running proxy.
+/// Read access to a running proxy.
 #[derive(Clone, Debug)]
 pub struct Monitor {
     shared: Arc<Shared>,
@@ -240,17 +240,17 @@ impl Monitor {
         self.view.load_full()
     }
 
-    /// Bytes that unfinished handshakes have, beyond what each may have in any case.
+    /// Bytes that unfinished handshakes hold beyond their free allowance.
     pub fn handshake_memory(&self) -> usize {
         HANDSHAKE_MEMORY.in_use()
     }
 
-    /// What the proxy made of the snapshots, whenever that changes; the view has it already then.
+    /// The reports on applied snapshots. The view is updated before each report.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.clone()
     }
 
-    /// What gets no more connections, and has those closed that it has.
+    /// The drains in progress.
     pub fn draining(&self) -> Arc<Vec<Draining>> {
         self.draining.load_full()
     }
@@ -263,13 +263,13 @@ impl Monitor {
         &self.shared.capacity
     }
 
-    /// How long ago each worker was last seen alive.
+    /// The time since the last heartbeat of each worker.
     pub fn workers_silent_for(&self) -> impl Iterator<Item = Duration> {
         let now = self.shared.started.elapsed();
         self.shared.workers.iter().map(move |worker| worker.silent_for(now))
     }
 
-    /// How many connections each worker has.
+    /// The number of open connections of each worker.
     pub fn open_by_worker(&self) -> impl Iterator<Item = usize> {
         self.shared.workers.iter().map(WorkerHandle::open)
     }

@@ -1,5 +1,5 @@
-//! How a PostgreSQL session asks for TLS, in the clear, before anything else
-//! ([Message Flow](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL)).
+//! The request for TLS at the start of a PostgreSQL session ([Message
+//! Flow](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL)).
 
 mod cancel_request;
 mod cancels;
@@ -25,23 +25,23 @@ use super::stream::prefixed_io::PrefixedIo;
 const CANCEL_REQUEST: u32 = 80_877_102;
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
-/// A CancelRequest in bytes: with a key of 4 bytes, or since protocol 3.2 of up to 256.
+/// The length of a CancelRequest in bytes: with a key of 4 bytes, or since protocol 3.2 of up to 256.
 const CANCEL_LENGTHS: RangeInclusive<usize> = 16..=12 + 256;
-/// The longest StartupMessage that PostgreSQL takes, in bytes.
+/// The longest StartupMessage that PostgreSQL accepts, in bytes.
 const MAX_STARTUP: usize = 10_000;
 /// An SSLRequest, as it is sent.
 const ASK: [u8; 8] = *b"\0\0\0\x08\x04\xd2\x16\x2f";
-/// What begins a TLS handshake without being asked for.
+/// The first byte of a TLS handshake (direct TLS).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// What a client begins with.
+/// The first message of a client.
 #[derive(Debug)]
 pub enum PostgresStartup {
-    /// It has asked for TLS and has been answered.
+    /// The client requested TLS and got the answer.
     AskedForTls,
-    /// It begins a handshake without asking.
+    /// The client begins a TLS handshake without a request.
     DirectTls,
-    /// It wants a query of another connection to be cancelled.
+    /// The client requests that a query of another connection is cancelled.
     Cancel(CancelRequest),
 }
 
@@ -51,17 +51,18 @@ pub enum StartupError {
     Invalid,
     #[error("the session would not be encrypted")]
     Unencrypted,
-    /// Whoever puts bytes behind the request wants them to be taken for encrypted ones (CVE-2021-23214).
+    /// Bytes behind the request are an attempt to pass them off as encrypted ones (CVE-2021-23214).
     #[error("bytes in the clear behind an SSLRequest")]
     BehindRequest,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Reads what a client begins with, and answers it as far as TLS can begin.
+/// Reads the first message of a client, and answers it up to the point where TLS can begin.
 ///
 /// # Errors
-/// If it is something else, or the stream ends or fails. A client that wants a session without TLS is told so.
+/// If the message is another one, or the stream ends or fails. A client that requests a session without TLS
+/// gets an error response.
 pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut PrefixedIo<S>,
 ) -> Result<PostgresStartup, StartupError> {
@@ -83,7 +84,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
                 client.write_all(b"S").await?;
                 return Ok(PostgresStartup::AskedForTls);
             }
-            // Once: PostgreSQL answers each request at most once, too.
+            // Once only, like PostgreSQL.
             (8, GSSENC_REQUEST) if !declined => {
                 declined = true;
                 client.write_all(b"N").await?;
@@ -95,7 +96,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
                 return Ok(PostgresStartup::Cancel(CancelRequest(request)));
             }
             (length @ 9..=MAX_STARTUP, 0x0003_0000..=0x0003_ffff) => {
-                // Closing with something unread would reset the connection, and the client might never see why.
+                // Closing with unread bytes would reset the connection, and the client might not see the error.
                 skip(client, length - head.len()).await?;
                 client.write_all(&encryption_required()).await?;
                 return Err(StartupError::Unencrypted);
@@ -105,7 +106,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Whether something has come that is not read yet.
+/// True if there are unread bytes.
 async fn has_more(client: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     let mut byte = [0];
     let mut byte = ReadBuf::new(&mut byte);
@@ -115,25 +116,25 @@ async fn has_more(client: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
     }
 }
 
-/// An ErrorResponse for a client that asks for no TLS.
+/// The ErrorResponse for a client that does not request TLS.
 fn encryption_required() -> Vec<u8> {
     let fields = b"SFATAL\0VFATAL\0C28000\0MTLS is required here: connect with sslmode=require or verify-full\0\0";
     [b"E", &(4 + fields.len() as u32).to_be_bytes()[..], fields].concat()
 }
 
-/// Asks a server for TLS on behalf of a client that was answered already. `false`: it has none.
+/// Requests TLS from a server. `false`: the server does not support it.
 pub async fn ask_for_tls(server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<bool> {
     server.write_all(&ASK).await?;
     server.flush().await?;
-    // One byte: what comes behind it is the handshake's.
+    // One byte only: the bytes behind it belong to the handshake.
     Ok(server.read_u8().await? == b'S')
 }
 
-/// Reads so many bytes and forgets them.
+/// Reads and discards `count` bytes.
 async fn skip(stream: &mut (impl AsyncRead + Unpin), mut count: usize) -> io::Result<()> {
     while count > 0 {
         let read = poll_fn(|cx| {
-            // Not a part of the future, so that a client that sends nothing more has none.
+            // Not a part of the future, so that a silent client holds no buffer.
             let mut bytes = [MaybeUninit::uninit(); 512];
             let length = bytes.len().min(count);
             let mut bytes = ReadBuf::uninit(&mut bytes[..length]);
@@ -157,7 +158,7 @@ mod tests {
 
     const GSSENC: [u8; 8] = *b"\0\0\0\x08\x04\xd2\x16\x30";
 
-    /// What is made of a client that says this and then nothing more, and what it is answered.
+    /// The outcome for a client that sends these bytes only, and the answer to it.
     async fn opened(said: &[u8]) -> (Option<Result<PostgresStartup, StartupError>>, Vec<u8>, PrefixedIo<DuplexStream>) {
         let (near, mut far) = duplex(1000);
         far.write_all(said).await.unwrap();
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tls_can_be_asked_for_or_begun_at_once() {
+    async fn tls_can_be_requested_or_direct() {
         let asked = |outcome: Option<Result<PostgresStartup, StartupError>>| {
             matches!(outcome, Some(Ok(PostgresStartup::AskedForTls)))
         };
@@ -213,14 +214,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_in_the_clear_behind_the_request_are_refused_unanswered() {
+    async fn plaintext_bytes_behind_the_request_are_refused_unanswered() {
         let (outcome, answer, _) = opened(&[&ASK[..], b"Q"].concat()).await;
         assert!(matches!(outcome, Some(Err(StartupError::BehindRequest))));
         assert!(answer.is_empty());
     }
 
     #[tokio::test]
-    async fn a_session_without_tls_is_told_what_is_wanted() {
+    async fn a_session_without_tls_gets_an_error_response() {
         let startup = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0";
         let (outcome, ..) = opened(&startup[..startup.len() - 1]).await;
         assert!(outcome.is_none(), "the rest is waited for");

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: read from peers that announce their client's address, sent to backends that
-//! want ours, and found in the first bytes of clients that may not send it.
+//! The PROXY protocol, versions 1 and 2: headers are read from trusted peers, sent to backends, and detected in the
+//! first bytes of clients that may not send them.
 //!
 //! Source: [The PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), sections 2.1 and 2.2.
 
@@ -25,17 +25,17 @@ pub use self::{
     signature::{Inspection, SignatureGuard},
 };
 
-/// What a peer said before its client's bytes.
+/// A PROXY header, and the bytes read behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// `None`: the peer speaks for itself (LOCAL), or for a client it cannot name in TCP's terms (UNKNOWN, UNSPEC,
-    /// UDP, Unix sockets).
+    /// `None`: the connection is the peer's own (LOCAL), or the client has no TCP address (UNKNOWN, UNSPEC, UDP, Unix
+    /// sockets).
     pub addresses: Option<ProxyAddresses>,
     /// Bytes of the client that were read with the header, to be replayed; at most 107, normally none.
     pub rest: Vec<u8>,
 }
 
-/// The connection a header speaks of. IPv4-mapped IPv6 addresses are given as the IPv4 ones they map.
+/// The addresses in a header. IPv4-mapped IPv6 addresses are converted to IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyAddresses {
     pub source: SocketAddr,
@@ -51,7 +51,7 @@ impl ProxyAddresses {
     }
 }
 
-/// Why no header could be read. The connection is of no use after any of them.
+/// The failure to read a header. The connection is unusable afterwards.
 #[derive(Debug, Error)]
 pub enum HeaderError {
     #[error("the first bytes are not a PROXY header")]
@@ -66,18 +66,18 @@ pub enum HeaderError {
     Read(#[from] io::Error),
 }
 
-/// The longest version 2 header that is read, its additional fields included: far above what is seen in the field,
-/// far below the 64 KiB that a peer could announce.
+/// The longest version 2 header that is read, its additional fields included: far above the sizes seen in practice, far
+/// below the 64 KiB that a peer could announce.
 pub const MAX_V2: usize = 4096;
 
 /// Reads a header and nothing else. The caller sets the deadline.
 ///
-/// Usually two reads: the first 16 bytes are all of a version 2 header that tells its length, so that nothing past it is
-/// read; the end of a version 1 header can only be searched for, and what is read past it is handed back.
+/// Usually two reads: the first 16 bytes of a version 2 header contain its length, so that nothing past it is read; the
+/// end of a version 1 header can only be searched for, and bytes read past it are returned.
 ///
-/// The parser is our own because those at hand either accept what the specification forbids (any byte after `PROXY`,
-/// signs and leading zeroes in ports, lines of any length), refuse what it demands (LOCAL with an unknown family), or
-/// want a header of any length in memory at once.
+/// The parser is our own because existing ones either accept input that the specification forbids (any byte after
+/// `PROXY`, signs and leading zeroes in ports, lines of any length), refuse input that it demands (LOCAL with an
+/// unknown family), or need a header of any length in memory at once.
 pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Header, HeaderError> {
     let mut input = Input { stream, bytes: [0; BUFFER], filled: 0 };
     match input.version().await? {
@@ -159,7 +159,7 @@ impl<S: AsyncRead + Unpin> Input<'_, S> {
     }
 }
 
-/// Where the line ends, its CRLF included; `None`: not yet.
+/// The end of the line, its CRLF included; `None`: not received yet.
 fn line_end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
     let Some(at) = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else { return Ok(None) };
     match bytes[at..] {
@@ -170,7 +170,7 @@ fn line_end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
 }
 
 fn parse_v1(line: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
-    // Whatever follows UNKNOWN must be ignored, be it text or not.
+    // Everything after UNKNOWN must be ignored, text or not.
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
         return Ok(None);
     }
@@ -193,7 +193,7 @@ fn addresses_v1<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = 
     fields.next().is_none().then_some(addresses)
 }
 
-/// Without signs and leading zeroes, which `u16::from_str` accepts.
+/// Parses a port without signs and leading zeroes, which `u16::from_str` accepts.
 fn port_v1(field: &str) -> Option<u16> {
     if field != "0" && field.starts_with(['0', '+']) {
         return None;
@@ -203,7 +203,7 @@ fn port_v1(field: &str) -> Option<u16> {
 
 fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
     match command {
-        // LOCAL: valid whatever family and block are, which must be ignored.
+        // LOCAL: family and block must be ignored.
         0x20 => return Ok(None),
         0x21 => {}
         _ => return Err(HeaderError::Malformed("its version or command is unknown")),

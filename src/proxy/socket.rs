@@ -11,21 +11,21 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{model::Keepalive, upstream::socket_options};
 
-/// How many connections may wait in each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
+/// The length of each socket's accept queue; the kernel's `net.core.somaxconn` caps it.
 pub const BACKLOG: i32 = 4096;
 
-/// Whether other sockets may have the same address.
+/// The sharing of an address with other sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Only the sockets that are opened together: a port that another process has is an error.
+    /// Only sockets that are opened together share the address: a port in use by another process is an error.
     Exclusive,
-    /// Any socket of the same user that asks for it too (SO_REUSEPORT), such as another one of this process.
+    /// Any socket of the same user with SO_REUSEPORT shares the address, such as another one of this process.
     Shared,
 }
 
 /// Opens `count` sockets (at least one) on one address; the kernel spreads connections over them.
 ///
-/// `[::]` takes IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
+/// `[::]` accepts IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
 /// chooses one port for all.
 ///
 /// The first exclusive socket is bound and listens *without* SO_REUSEPORT, which is set only before the others join: with
@@ -45,7 +45,7 @@ pub fn join(first: &TcpListener) -> io::Result<TcpListener> {
     Ok(listen_on(first.local_addr()?, Sharing::Shared)?.into())
 }
 
-/// Sets what accepted connections inherit at no system call each: TCP_NODELAY, SO_OOBINLINE, keepalive and
+/// Sets the options that accepted connections inherit without a system call: TCP_NODELAY, SO_OOBINLINE, keepalive and
 /// TCP_USER_TIMEOUT. May be called again with other settings.
 pub fn set_inherited_options(socket: &impl AsFd, keepalive: Option<Keepalive>) -> io::Result<()> {
     if keepalive.is_none() {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_in_use_is_an_error_even_between_sockets_that_could_share_it() {
+    fn a_port_in_use_is_an_error_even_if_its_sockets_could_share_it() {
         let sockets = open(address("127.0.0.1:0"), 3, Sharing::Exclusive).unwrap();
         let taken = sockets[0].local_addr().unwrap();
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == taken));

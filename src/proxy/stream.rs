@@ -17,10 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use self::undelivered::undelivered;
 use crate::tcp::TcpSocket;
 
-/// A TCP connection that is reset when it is dropped, unless it was ended cleanly before.
+/// A TCP connection that is reset on drop, unless it ended cleanly before.
 ///
-/// So whatever goes wrong (a refusal, a timeout, a cancelled or panicking task), a transfer that was cut never looks
-/// complete to the other side.
+/// After any failure (a refusal, a timeout, a cancelled or panicking task), an interrupted transfer never looks
+/// complete to the peer.
 #[derive(Debug)]
 pub struct Stream {
     tcp: TcpSocket,
@@ -36,23 +36,23 @@ impl Stream {
         &self.tcp
     }
 
-    /// Everything that was to be said has been: closing is an ordinary end.
+    /// Marks the connection as complete: closing it is a clean end.
     pub fn ended_cleanly(&mut self) {
         self.clean = true;
     }
 
-    /// Whether the peer has reset the connection, or died, and no read or write has met that yet.
+    /// True if the peer has reset the connection or died, even if no read or write has failed yet.
     pub fn has_failed(&self) -> bool {
-        // POLLERR alone: POLLHUP comes for a connection that both sides have ended cleanly, too.
+        // POLLERR alone: POLLHUP is also set when both sides have ended cleanly.
         self.has(PollFlags::ERR)
     }
 
-    /// Whether the peer has ended its direction, or all.
+    /// True if the peer has ended its direction or the connection.
     pub fn peer_has_ended(&self) -> bool {
         self.has(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 
-    /// Whether any of these is so now.
+    /// True if any of these flags is set now.
     fn has(&self, any: PollFlags) -> bool {
         let mut asked = [PollFd::new(&self.tcp, any)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -72,7 +72,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.clean {
-            // Fails only for a socket that is gone already.
+            // Fails only for a socket that is already closed.
             let _ = self.tcp.set_zero_linger();
         }
     }

@@ -1,4 +1,4 @@
-//! TLS that ends at a listener.
+//! TLS termination.
 
 mod certificates;
 mod client;
@@ -39,22 +39,22 @@ struct Current {
     sessions: Sessions,
 }
 
-/// What clients resume their sessions with.
+/// The state for session resumption.
 #[derive(Clone)]
 struct Sessions {
     ticketer: Arc<dyn ProducesTickets>,
     /// Of TLS 1.2.
     cache: Arc<ServerSessionMemoryCache>,
-    /// What was asked of those who began them: who resumes one shows no certificate again.
+    /// The client validation in force when the sessions began: a resumed session shows no certificate again.
     validation: Option<Arc<ClientValidation>>,
 }
 
 /// A fatal alert in a record of its own (RFC 8446 section 6, RFC 6066 section 3).
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// Sessions remembered for TLS 1.2 clients that know no tickets. All others get tickets, which cost no memory: but
-/// rustls also remembers the session of a TLS 1.2 client that got one, so this is refilled at the rate of their full
-/// handshakes, and its default of 256 would last seconds. Takes about a megabyte when it is full.
+/// The session cache for TLS 1.2 clients without support for tickets. All others get tickets, which cost no memory. But
+/// rustls also caches the session of a TLS 1.2 client that got a ticket, so the cache fills at the rate of their full
+/// handshakes, and the default of 256 would last seconds. Takes about a megabyte when it is full.
 const SESSIONS_1_2: usize = 4096;
 
 impl ServerTls {
@@ -67,10 +67,10 @@ impl ServerTls {
         Ok(Self { certificates, current: ArcSwap::from_pointee(Current { config, sessions }) })
     }
 
-    /// From the next handshake on, this is in force; connections keep what they have.
+    /// Changes the settings for new handshakes; open connections are not affected.
     ///
     /// # Errors
-    /// If the system's source of randomness fails. Then all is as it was.
+    /// If the system's source of randomness fails. Then nothing changes.
     pub fn update(&self, tls: &model::Tls) -> Result<(), Error> {
         let sessions = self.current.load().sessions.clone();
         let sessions = match sessions.validation == tls.client_validation {
@@ -78,7 +78,7 @@ impl ServerTls {
             false => Sessions::new(tls.client_validation.clone())?,
         };
         let config = Arc::new(configured(tls, &self.certificates, &sessions)?);
-        // Where nothing is terminated any more, a handshake under way goes on with those before.
+        // If TLS is no longer terminated, handshakes in progress continue with the previous certificates.
         if !tls.certificates.is_empty() {
             self.certificates.replace(&tls.certificates);
         }

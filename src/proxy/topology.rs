@@ -1,4 +1,4 @@
-//! The one task that owns listeners and upstreams: makes reality equal to the latest snapshot, and reports.
+//! The topology task, which owns listeners and upstreams: it applies the latest snapshot and reports the result.
 
 mod local_addresses;
 mod loops;
@@ -48,7 +48,7 @@ use crate::{
     upstream::{Backends, Upstream, Upstreams, in_place},
 };
 
-/// A socket that could not be bound is tried again after this long, then after twice as long, and so on.
+/// The pause before the first retry of a bind; it doubles with each failure up to the longest one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
@@ -57,9 +57,9 @@ pub type Sockets = (SocketAddr, Vec<Arc<AsyncFd<TcpListener>>>);
 
 #[derive(Debug)]
 pub enum Order {
-    /// Tell which sockets there are.
+    /// Return the open sockets.
     Sockets(oneshot::Sender<Vec<Sockets>>),
-    /// Close all sockets, for good; answered when they are closed.
+    /// Close all sockets permanently; answered when they are closed.
     StopAccepting(Closing, oneshot::Sender<()>),
 }
 
@@ -74,14 +74,14 @@ pub struct Topology {
     pub descriptors: usize,
     pub cancels: Arc<Cancels>,
     pub sharing: Sharing,
-    /// Sockets from the process that this one takes over from.
+    /// Sockets from the previous process.
     pub inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
-    /// Counts up when endpoints become usable or unusable.
+    /// Incremented when endpoints become usable or unusable.
     pub usable_changes: watch::Receiver<u64>,
     pub state: State,
 }
 
-/// What exists at the moment.
+/// The current listeners and sockets.
 #[derive(Default)]
 pub struct State {
     applied: Arc<Snapshot>,
@@ -89,7 +89,7 @@ pub struct State {
     failed: BTreeMap<SocketAddr, Failure>,
     listeners: BTreeMap<ListenerKey, ListenerEntry>,
     shares: BTreeMap<ObjectKey, Arc<Share>>,
-    /// Listeners that are no longer served and still had connections when that was last looked at.
+    /// Removed listeners that still had connections at the last check.
     draining_listeners: Vec<DrainingListener>,
     next_id: u64,
     loop_guard: LoopGuard,
@@ -118,12 +118,12 @@ struct Failure {
 struct ListenerEntry {
     listener: Arc<ListenerState>,
     tls: Option<Arc<ServerTls>>,
-    /// What is done with its connections, as it was declared last.
+    /// The last declared drain policy.
     drain: ListenerDrain,
 }
 
 impl Topology {
-    /// Runs until the orders' other end is dropped.
+    /// Runs until the sender of orders is dropped.
     pub async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         let _abort = AbortOnPanic;
         loop {
@@ -171,12 +171,12 @@ impl Topology {
         self.forget_listeners();
         self.divide();
         self.upstreams.retain(&snapshot.upstreams);
-        // What the previous process had and this one does not want is closed with its queue.
+        // Inherited sockets that are not configured are closed with their queues.
         self.inherited.clear();
         self.report();
     }
 
-    /// Loops come and go with the addresses of this host.
+    /// Loops depend on the addresses of this host, which can change.
     fn refresh_loops(&mut self) {
         if in_place(|| self.state.loop_guard.refresh()) && !self.state.stopped {
             self.update_upstreams();
@@ -219,7 +219,7 @@ impl Topology {
         }
         self.state.open.insert(address, open);
         if let Some(error) = failure {
-            // A socket that no worker accepts from would keep its share of the connections waiting.
+            // Connections to a socket that no worker accepts from would wait for ever.
             if let Some(closed) = self.close(address, Closing::Last) {
                 closed.await;
             }
@@ -227,7 +227,7 @@ impl Topology {
         }
     }
 
-    /// At least one socket for each worker: inherited ones first, all of which are served whatever their number.
+    /// Opens at least one socket for each worker: inherited ones first, all of which are served whatever their number.
     fn listen(&mut self, address: SocketAddr, sharing: Sharing, listener: &Listener) -> io::Result<Vec<TcpListener>> {
         let count = self.shared.workers.len();
         let sockets = match self.inherited.remove(&address) {
@@ -252,12 +252,12 @@ impl Topology {
         Ok(sockets)
     }
 
-    /// Listening sockets that are open.
+    /// The number of open listening sockets.
     fn listening(&self) -> usize {
         self.state.open.values().map(|open| open.sockets.len()).sum()
     }
 
-    /// Divides the connections that descriptors are left for among the load balancers.
+    /// Divides the connections that the remaining descriptors allow among the load balancers.
     fn divide(&self) {
         let State { listeners, shares, .. } = &self.state;
         let (listening, capacity) = (self.listening(), &self.shared.capacity);
@@ -295,8 +295,8 @@ impl Topology {
         self.report();
     }
 
-    /// Closes addresses that are not wanted, but not those of a listener whose new address could not be opened: better
-    /// the old one than none.
+    /// Closes addresses that are no longer configured, except those of a listener whose new address could not be
+    /// opened.
     async fn close_all(&mut self, addresses: Vec<SocketAddr>) {
         let mut closing = Vec::new();
         for address in addresses {
@@ -308,7 +308,7 @@ impl Topology {
         join_all(closing).await;
     }
 
-    /// An address that stays open is served with its listener's present configuration.
+    /// Applies the current configuration of its listener to an address that stays open.
     fn keep(&mut self, address: SocketAddr, key: &ListenerKey) {
         if self.state.open.get(&address).is_some_and(|open| open.listener == *key && self.serves_already(open)) {
             return;
@@ -328,7 +328,7 @@ impl Topology {
         open.slot.store(config);
     }
 
-    /// Whether an address is served with what is wanted now: a change of endpoints changes no listener.
+    /// True if an address already has the current configuration: a change of endpoints changes no listener.
     fn serves_already(&self, open: &OpenAddress) -> bool {
         let config = open.slot.load();
         let wanted = self.state.applied.listeners.get(&open.listener);
@@ -337,7 +337,7 @@ impl Topology {
             && upstream.is_some_and(|upstream| Arc::ptr_eq(&upstream, &config.upstream))
     }
 
-    /// The future is ready when the address is free.
+    /// Closes an address. The future is ready when the address is free.
     fn close(&mut self, address: SocketAddr, closing: Closing) -> Option<impl Future<Output = ()> + use<>> {
         let open = self.state.open.remove(&address)?;
         info!(listener = %open.listener, %address, "no longer listening");
@@ -429,7 +429,7 @@ impl Topology {
 
     fn report(&mut self) {
         let snapshot = self.state.applied.clone();
-        // Not those that are kept open within the listener's own address.
+        // Not narrower addresses that are kept open within the listener's own address.
         let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.slot.load().listener.bind == **address;
         let bound = self.state.open.iter().filter(own).map(|(_, open)| {
             let address = open.sockets.first().and_then(|socket| socket.listening.get_ref().local_addr().ok());
@@ -462,7 +462,7 @@ impl Topology {
     }
 }
 
-/// For good without a time.
+/// Waits for ever without a time.
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => time::sleep_until(at).await,
@@ -470,7 +470,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// TLS as it is wanted: the one before, if there is one.
+/// Updates the previous TLS state, or creates one.
 fn updated(entry: Option<&Arc<ServerTls>>, wanted: &model::Tls) -> Result<Arc<ServerTls>, rustls::Error> {
     match entry {
         Some(entry) => entry.update(wanted).map(|()| entry.clone()),
@@ -489,7 +489,7 @@ fn tls_handling(listener: &Listener, upstream: &Arc<Upstream>, entry: Option<Arc
     TlsHandling::SniRouting { tls, routes }
 }
 
-/// Why an address cannot be listened on, and what to do about it.
+/// The reason why an address cannot be listened on, and the remedy.
 pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     let (ip, port) = (address.ip(), address.port());
     match error.kind() {

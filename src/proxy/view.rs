@@ -6,23 +6,23 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Everything that is live at one moment: what metrics and the admin pages show.
+/// The live state at one moment, for metrics and the admin pages.
 #[derive(Debug, Default)]
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     pub report: Arc<Report>,
-    /// Also those that are no longer served and still have connections.
+    /// All listeners, including draining ones.
     pub listeners: Vec<Arc<ListenerState>>,
-    /// The latter alone.
+    /// The draining listeners.
     pub draining: Vec<DrainingListener>,
     /// Sorted by key.
     pub upstreams: Vec<(UpstreamKey, Arc<Upstream>)>,
 }
 
-/// A listener that is no longer served and still has connections.
+/// A removed listener that still has connections.
 #[derive(Clone, Debug)]
 pub struct DrainingListener {
     pub listener: Arc<ListenerState>,
-    /// What is done with these, as it was declared last.
+    /// The last declared drain policy.
     pub drain: ListenerDrain,
 }

@@ -1,4 +1,4 @@
-//! A thread with its own event loop and listening sockets: a connection lives and dies on one worker.
+//! Workers: threads with their own event loop and listening sockets. A connection never leaves its worker.
 
 pub mod abort_on_panic;
 mod accept;
@@ -52,19 +52,20 @@ use crate::{
     upstream::LogLimiter,
 };
 
-/// How often a worker shows that it is alive.
+/// The interval between heartbeats of a worker.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often it is looked which connections are to be closed, on average.
+/// The average interval at which connections to close are determined.
 pub const DRAIN_TICK: Duration = Duration::from_millis(100);
-/// How many steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) run before relays have their turn.
+/// The number of steps of TLS handshakes (a full one has a costly one, of 0.2 to 1 ms) that run before relays are
+/// polled.
 const HANDSHAKES_PER_TURN: usize = 4;
-/// How many tasks run before the event loop looks for new events: relays that always have something to move would
-/// otherwise keep the others from hearing of theirs.
+/// The number of tasks that run before the event loop polls for new events: otherwise relays that always have bytes to
+/// move would starve the others.
 const TASKS_PER_TURN: u32 = 16;
-/// How many connections are accepted from a socket that is being closed, at most as many as its queue holds.
+/// The maximum number of connections that are accepted from a socket that is being closed: as many as its queue holds.
 const LAST_ACCEPTS: usize = 2 * socket::BACKLOG as usize;
 
-/// A worker, seen from its own thread.
+/// The state of a worker, on its own thread.
 #[derive(Debug)]
 pub struct Worker {
     index: usize,
@@ -81,8 +82,8 @@ struct Socket {
     accepting: JoinHandle<()>,
 }
 
-/// Starts the thread of a worker. A worker that panics takes the process with it: its connections are lost, and its
-/// sockets would go on collecting new ones.
+/// Starts the thread of a worker. A panic of a worker aborts the process: its connections are lost, and its sockets
+/// would keep collecting new ones.
 pub fn start(
     index: usize,
     shared: Arc<Shared>,
@@ -171,7 +172,7 @@ impl Worker {
             for _ in 0..LAST_ACCEPTS {
                 match accept(listening.get_ref()).and_then(registered) {
                     Ok((tcp, peer)) => self.accepted(tcp, peer, &slot),
-                    // That one was reset while it waited; others may wait behind it.
+                    // This connection was reset while it waited; others may wait behind it.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(_) => break,
                 }
@@ -179,13 +180,13 @@ impl Worker {
         }
         drop(listening);
         spawn_local(async move {
-            // The task has the socket too: only when it has ended is the address free.
+            // The task holds the socket too: the address is free only when it has ended.
             let _ = accepting.await;
             let _ = done.send(());
         });
     }
 
-    /// Accepts for ever; the runtime gives open connections their turn after a bounded number.
+    /// Accepts for ever; the runtime polls open connections after a bounded number of accepts.
     async fn accept_all(self: Rc<Self>, slot: Arc<ListenerSlot>, socket: Arc<AsyncFd<TcpListener>>) {
         let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
@@ -196,13 +197,13 @@ impl Worker {
                     self.accepted(tcp, peer, &slot);
                 }
                 Err(error) if is_exhausted(&error) => sleep(backoff.failed(&error)).await,
-                // This connection is gone (it was reset while it waited); others may wait behind it.
+                // This connection was reset while it waited; others may wait behind it.
                 Err(_) => {}
             }
         }
     }
 
-    /// Counts a new connection, refuses it or has it served by the least busy worker.
+    /// Counts a new connection, and refuses it or passes it to the least busy worker.
     fn accepted(self: &Rc<Self>, tcp: TcpSocket, peer: SocketAddr, slot: &ListenerSlot) {
         let config = slot.load_full();
         config.state.counters.shard(self.index).accept();
@@ -226,7 +227,7 @@ impl Worker {
         if let Err(returned) = other.orders.send(Order::Adopt(tcp, Box::new(accepted)))
             && let Order::Adopt(tcp, accepted) = returned.0
         {
-            // The other worker has stopped, and so will this one in a moment.
+            // The other worker has stopped, and this one is about to stop.
             other.open.fetch_sub(1, Relaxed);
             reset(&tcp);
             self.context.recorder.record_unserved(
@@ -238,7 +239,7 @@ impl Worker {
         }
     }
 
-    /// A counted connection that could not be given to an event loop.
+    /// Records a counted connection that no event loop could take.
     fn lost(&self, accepted: &AcceptedConnection, reason: CloseReason) {
         self.own().open.fetch_sub(1, Relaxed);
         self.context.recorder.record_unserved(&accepted.config, accepted.peer, accepted.at, reason);
@@ -283,8 +284,8 @@ impl Worker {
         self.context.recorder.record_unserved(config, peer, at, reason);
     }
 
-    /// The kernel spreads connections over workers by a hash, which leaves some with many and others with few: a
-    /// worker that is well above the least busy one hands the next connection to that one.
+    /// The least busy worker, if this one has clearly more connections. The kernel spreads connections over workers by
+    /// a hash, which is uneven.
     fn less_busy(&self) -> Option<&WorkerHandle> {
         let own = self.own().open();
         let least = self.shared.workers.iter().min_by_key(|worker| worker.open())?;
@@ -297,12 +298,13 @@ impl Worker {
         self.sessions.add(session.clone(), |place| {
             let registered = SessionGuard { worker: self.clone(), place };
             let served = connection::serve(tcp, accepted, self.context.clone(), session);
-            // Not an `async` block: that would have room for it twice, where it is captured and where it is awaited.
+            // Not an `async` block, which would have room for the future twice: where it is captured and where it is
+            // awaited.
             spawn_local(served.map(|()| drop(registered))).abort_handle()
         });
     }
 
-    /// Ends open connections as their listeners' drains say: idle ones first.
+    /// Drains open connections as their listeners declare: idle ones first.
     async fn drain(self: Rc<Self>, mut drains: Drains) -> DrainOutcome {
         let open = |drains: &Drains| {
             let mut open = vec![0; drains.len()];
@@ -327,7 +329,7 @@ impl Worker {
         drained
     }
 
-    /// Resets what is still open or on its way here, and says so, before the event loop goes.
+    /// Resets and records the connections that are still open or queued, before the event loop ends.
     fn abandon(&self, mut inbox: mpsc::UnboundedReceiver<Order>) {
         self.sessions.close_all(CloseReason::DrainDeadline);
         inbox.close();
@@ -340,7 +342,7 @@ impl Worker {
     }
 }
 
-/// Takes an open connection off its worker's books, however its task ends.
+/// Removes an open connection from its worker when its task ends, in every case.
 struct SessionGuard {
     worker: Rc<Worker>,
     place: usize,
@@ -353,13 +355,13 @@ impl Drop for SessionGuard {
     }
 }
 
-/// Not always the same, so that several that look do not all look at the same time.
+/// Randomises a pause, so that several tasks do not run at the same time.
 pub fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64())
 }
 
-/// Makes closing it a reset.
+/// Makes the close of this socket a reset.
 fn reset(tcp: &impl AsFd) {
-    // Fails only for a connection that is gone already.
+    // Fails only for a connection that is already closed.
     let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }

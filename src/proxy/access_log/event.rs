@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 
 use crate::proxy::{accounting::CloseReason, tls::ClientTls};
 
-/// What is known of a connection, at its end.
+/// The access log event of a connection, at its start or end.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub kind: Kind,
@@ -20,7 +20,7 @@ pub struct Event {
     pub client: SocketAddr,
     pub tls: Option<Arc<ClientTls>>,
     pub endpoint: Option<SocketAddr>,
-    /// How many endpoints were tried.
+    /// The number of endpoints tried.
     pub attempts: u16,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// How a listener is called in logs and metrics.
+/// The names of a listener in logs and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     /// `namespace/name:port`.

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Every text of a log line that a client or an administrator chooses.
+/// The fields of a log line whose text clients or administrators choose.
 #[derive(Clone, Debug)]
 pub struct Chosen {
     pub listener: String,
@@ -87,8 +87,8 @@ pub(super) fn event(kind: Kind) -> Event {
     }
 }
 
-/// A line's pairs as readers of logfmt see them: a value is one word, or quoted with the escapes of JSON. A key of its own
-/// has no value.
+/// The pairs of a line as logfmt readers see them: a value is one word, or quoted with JSON escapes. A key may have no
+/// value.
 fn pairs_of(line: &str) -> Option<BTreeMap<String, Option<String>>> {
     let (mut pairs, mut rest) = (BTreeMap::new(), line);
     while !rest.is_empty() {

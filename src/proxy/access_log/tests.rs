@@ -79,7 +79,7 @@ fn json_lines_are_objects() {
 }
 
 #[test]
-fn at_the_end_all_that_was_offered_is_written_in_order() {
+fn the_writer_finishes_all_offered_events_in_order() {
     let offered = (0..2000).map(|number| Event { bytes_to_backend: number, ..event(Kind::Start) });
     let text = written(Format::Json, offered);
     let numbers = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

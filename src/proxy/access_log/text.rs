@@ -1,5 +1,5 @@
-//! A connection's line of text. Addresses and numbers are written by themselves: with `write!` for each field, a line
-//! took three times as long.
+//! The text form of an event. Addresses and numbers are formatted by hand: with `write!` for each field, a line took
+//! three times as long.
 
 use std::{io::Write, net::SocketAddr, time::Duration};
 
@@ -43,7 +43,7 @@ pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     }
 }
 
-/// In place of a server name that the client did not send.
+/// The placeholder for an absent server name.
 const ABSENT: &str = "-";
 
 fn pair(text: &mut Vec<u8>, name: &str, value: &(impl Value + ?Sized)) {
@@ -57,8 +57,8 @@ trait Value {
     fn write(&self, text: &mut Vec<u8>);
 }
 
-/// Text of clients or administrators: with quotes and JSON's escapes unless it is one plain word, so that it is neither
-/// another pair nor another line. An equals sign is escaped too: `grep reason=` finds nothing in it.
+/// Text that clients or administrators choose. It is quoted with JSON escapes unless it is one plain word, so that it
+/// cannot forge another pair or line. An equals sign is escaped too: `grep reason=` finds nothing in it.
 struct Foreign<'a>(&'a str);
 
 impl Value for Foreign<'_> {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_everywhere() {
+    fn addresses_are_formatted_like_the_standard_library_does() {
         for address in ["0.0.0.0:0", "127.0.0.1:80", "255.199.100.9:65535", "[::]:0", "[2001:db8::1]:443"] {
             assert_eq!(written(&address.parse::<SocketAddr>().unwrap()), address);
         }

@@ -2,7 +2,7 @@
 
 use super::sync::{AtomicU32, Ordering::Relaxed};
 
-/// A number that workers raise together, up to a limit that comes with each connection.
+/// A count shared by all workers, up to a limit that each connection brings.
 #[derive(Debug)]
 pub struct OpenCount(AtomicU32);
 

@@ -2,8 +2,8 @@ use crate::model::Rate;
 
 /// The generic cell rate algorithm in its virtual scheduling form (ITU-T Recommendation I.371, annex A).
 ///
-/// Its only state is the *theoretical arrival time* of the next event: that at which events coming exactly at the rate
-/// would be due. An event conforms if it is early by no more than the tolerance. Equal to a token bucket of `burst`
+/// The only state is the *theoretical arrival time*: the time at which the next event is due if events arrive exactly
+/// at the rate. An event conforms if it is early by no more than the tolerance. Equal to a token bucket of `burst`
 /// tokens that gets one each interval: in any time `t` at most `burst + t / interval` events conform.
 ///
 /// All times are nanoseconds since the same moment. The state of a rate that was never charged is 0.
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faster_rate_does_not_wait_for_what_a_slower_one_was_owed() {
+    fn a_faster_rate_does_not_inherit_the_debt_of_a_slower_one() {
         let slow = Gcra::from(rate(1, Duration::from_secs(3600), 100));
         let fast = Gcra::from(rate(10, Duration::from_secs(1), 5));
         let mut state = 0;

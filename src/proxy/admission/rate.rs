@@ -9,7 +9,7 @@ use super::{
 #[derive(Debug)]
 pub struct RateState {
     theoretical_arrival: AtomicU64,
-    /// The latest time anyone came with.
+    /// The latest time of any connection so far.
     latest: AtomicU64,
 }
 
@@ -41,8 +41,8 @@ impl RateState {
         }
     }
 
-    /// Workers come with times that they took in another order. Taking the latest one that is known *after* the state
-    /// was read means that no state is ahead of its time, which [`Gcra::decide`] would take for that of another rate.
+    /// Workers pass times out of order. Taking the latest known time *after* the state was read means that no state is
+    /// ahead of its time, which [`Gcra::decide`] would treat as the state of another rate.
     fn decide(&self, rate: Gcra, now: u64, state: u64) -> Result<u64, u64> {
         rate.decide(state, self.latest.fetch_max(now, Ordering::AcqRel).max(now))
     }

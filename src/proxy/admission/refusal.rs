@@ -1,6 +1,6 @@
 use thiserror::Error;
 
-/// Why a connection is not let in.
+/// The reason for which a connection is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     #[error("the listener has as many connections as maxConnections allows")]

@@ -16,10 +16,10 @@ use crate::{
     upstream::LogLimiter,
 };
 
-/// The entries that the sources of all listeners can have: a fixed number, however many addresses come.
+/// The entries for the sources of all listeners: a fixed number, however many addresses connect.
 ///
-/// Each listener has a table of its own, which is guaranteed an equal part of one half of the entries. The other half can
-/// be borrowed, but a listener gets at most as many as it leaves for the others. So a flood of addresses at one listener
+/// Each listener has its own table, which is guaranteed an equal part of one half of the entries. The other half can be
+/// borrowed, but a listener gets at most as many as it leaves for the others. A flood of addresses at one listener
 /// takes no entry that another one needs.
 #[derive(Debug)]
 pub struct Sources {
@@ -29,16 +29,16 @@ pub struct Sources {
     tables: Mutex<Vec<Weak<SourceTable>>>,
 }
 
-/// Entries of all tables together: about 10 MB when all of them are used.
+/// Entries of all tables together: about 10 MB when all are used.
 const ENTRIES: usize = 131_072;
 /// Shards of a table.
 const SHARDS: usize = 32;
 const TERMS: Terms = Terms { guaranteed_one_in: 2, to_come: 0, borrowed_to_left: 1 };
-/// The interval at which [`Sources::sweep`] is to be called.
+/// The interval between calls of [`Sources::sweep`].
 pub const SWEEP: Duration = Duration::from_secs(10);
 
 impl Sources {
-    /// `start` is before any time the tables are asked about.
+    /// `start` must not be after any time passed to the tables.
     pub fn new(start: Instant) -> Self {
         Self::with_shape(start, SHARDS, ENTRIES)
     }
@@ -51,7 +51,7 @@ impl Sources {
         u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// A new table, which has its part of the entries from now on.
+    /// Creates a table and reserves its part of the entries.
     pub(super) fn table(&self, listener: ListenerKey) -> Arc<SourceTable> {
         let table = Arc::new(SourceTable {
             listener,
@@ -72,7 +72,7 @@ impl Sources {
         self.places.divide(self.places.total(), live.iter().map(|table| &table.share), std::iter::empty());
     }
 
-    /// Removes entries that say nothing any more, and gives the parts of listeners that are gone to the others.
+    /// Removes expired entries, and divides the entries of removed listeners among the others.
     pub fn sweep(&self, now: Instant) {
         let now = self.nanoseconds(now);
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,13 +89,13 @@ impl Sources {
 
 /// Open connections and rates of the sources of one listener.
 ///
-/// A source with open connections is never forgotten, and one without only when it owes nothing, so that forgetting it
-/// changes nothing. When there is no entry for another one, new sources share a bucket in each shard, as if they were one
-/// source.
+/// The entry of a source with open connections is never removed; without connections it is removed once its rate has
+/// recovered, so that removal changes nothing. When no entry is left, new sources share a bucket in each shard, as if
+/// they were one source.
 ///
-/// The table is divided into shards by a keyed hash, so that nobody can aim at one. Each has a mutex, held for a look-up
-/// or two and, now and then, a sweep through it: nothing in there waits, and with more shards than workers two rarely
-/// meet. Looking at count and rate under one lock is what makes a refusal charge neither.
+/// The table is divided into shards by a keyed hash, so that an attacker cannot target one. Each shard has a mutex,
+/// held for one or two look-ups and an occasional sweep: nothing waits under the lock, and with more shards than
+/// workers two rarely contend. Because count and rate are checked under one lock, a refusal charges neither.
 #[derive(Debug)]
 pub(super) struct SourceTable {
     listener: ListenerKey,
@@ -106,7 +106,7 @@ pub(super) struct SourceTable {
 }
 
 impl SourceTable {
-    /// How many sources have an entry of their own.
+    /// The number of sources with their own entry.
     pub fn entries(&self) -> usize {
         self.share.in_use()
     }
@@ -127,7 +127,7 @@ impl SourceTable {
         self.shards.iter().map(shard).sum()
     }
 
-    /// Admits a connection of `address`, if its source's limits and then `charge_listener` let it in.
+    /// Admits a connection from `address` if the limits of its source and then `charge_listener` allow it.
     pub fn admit(
         self: &Arc<Self>,
         address: IpAddr,
@@ -167,7 +167,7 @@ impl Drop for SourcePermit {
     }
 }
 
-/// Nothing under the lock can panic half-way, so that a poisoned shard is as good as another.
+/// No code under the lock panics between two writes, so a poisoned shard is consistent.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -176,7 +176,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Prefix {
     V4(u32),
-    /// The first 64 bits: what a single customer has at least, and can take addresses from as it likes.
+    /// The first 64 bits of an IPv6 address: the smallest network that one customer controls.
     V6(u64),
 }
 
@@ -198,14 +198,14 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Where the connections of a source are counted.
+/// The entry or bucket that counts the connections of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
     Own,
     Shared,
 }
 
-/// The usage of a source, or of those that share a bucket.
+/// The usage of a source, or of all sources that share a bucket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Usage {
     open: u32,
@@ -214,7 +214,7 @@ struct Usage {
 }
 
 impl Usage {
-    /// Whether it is as good as none.
+    /// True if the usage equals that of a new source.
     fn is_fresh(self, now: u64) -> bool {
         self.open == 0 && self.rate <= now
     }
@@ -230,7 +230,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug)]
 enum Slot {
     Entry(Place),
-    /// An entry that is to be made.
+    /// A new entry.
     New(Place),
     Shared,
 }
@@ -238,25 +238,25 @@ enum Slot {
 #[derive(Debug)]
 struct Shard {
     entries: HashMap<Prefix, Entry>,
-    /// The usage that sources without entries of their own share.
+    /// The usage shared by sources without their own entry.
     shared: Usage,
-    /// Open connections of the sources that are counted in `shared`. A source stays there until it has none: it would
-    /// have a second limit otherwise.
+    /// Open connections of the sources that are counted in `shared`. A source stays there until it has no open
+    /// connection; otherwise it would have a second limit.
     shared_open: HashMap<Prefix, u32>,
-    /// The latest time anyone came with.
+    /// The latest time of any connection so far.
     latest: u64,
-    /// No entry becomes fresh before.
+    /// The earliest time at which an entry can expire.
     sweep_at: u64,
-    /// A new entry has this shard swept when it has as many.
+    /// The number of entries at which a new one causes a sweep of this shard.
     sweep_from: usize,
-    /// The time from which it may be swept again.
+    /// The earliest time of the next sweep.
     sweep_after: u64,
 }
 
-/// With fewer entries than this a shard is not swept for a new one.
+/// The smallest number of entries at which a new one causes a sweep.
 const FEW: usize = 16;
-/// Nanoseconds between two sweeps of a shard: so a flood of addresses, of which some expire all the time, does not have
-/// every connection pay for one.
+/// The minimum time between two sweeps of a shard, in nanoseconds. Without it, a flood of addresses that expire all the
+/// time would make every connection pay for a sweep.
 const SWEEP_PAUSE: u64 = 50_000_000;
 
 impl Default for Shard {
@@ -321,7 +321,7 @@ impl Shard {
         Ok(Usage { open: usage.open + u32::from(counts.is_some()), rate })
     }
 
-    /// Where a source is counted, and what is known of it.
+    /// Finds the entry or bucket that counts a source, and its usage.
     fn find(&mut self, share: &Share, prefix: Prefix) -> (Slot, Usage) {
         if let Some(entry) = self.entries.get(&prefix) {
             return (Slot::Entry(entry.place), entry.usage);
@@ -330,15 +330,15 @@ impl Shard {
             return (Slot::Shared, self.shared);
         }
         match self.place(share) {
-            // What the shared bucket owes may be this source's debt.
+            // The debt of the shared bucket may be this source's.
             Some(place) => (Slot::New(place), Usage { open: 0, rate: self.shared.rate }),
             None => (Slot::Shared, self.shared),
         }
     }
 
-    /// A place for a new entry.
+    /// Finds a place for a new entry.
     fn place(&mut self, share: &Share) -> Option<Place> {
-        // Twice as many as were left after the last sweep: so a sweep costs each new entry a bounded part of it.
+        // Twice as many as were left after the last sweep, so that the cost of sweeps per new entry is bounded.
         if self.entries.len() >= self.sweep_from {
             self.expire(share, self.latest);
         }
@@ -360,7 +360,7 @@ impl Shard {
         }
     }
 
-    /// Removes entries that are as good as none.
+    /// Removes entries that equal those of new sources.
     fn expire(&mut self, share: &Share, now: u64) {
         self.latest = self.latest.max(now);
         if self.sweep_at > self.latest || self.sweep_after > self.latest {

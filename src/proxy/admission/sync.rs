@@ -1,3 +1,3 @@
-//! What the counts of admission are made of. The models in `models/` put loom's types in its place.
+//! The atomics of admission. The models in `models/` replace them with loom's types.
 
 pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

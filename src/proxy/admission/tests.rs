@@ -83,7 +83,7 @@ impl Door {
 }
 
 #[test]
-fn a_listener_without_limits_lets_everyone_in_and_remembers_nobody() {
+fn a_listener_without_limits_admits_all_and_stores_no_sources() {
     let door = Door::new(Limits::default());
     let inside: Vec<_> = (0..1000).map(|n| door.enter(IpAddr::from([10, 0, 0, n as u8])).unwrap()).collect();
     assert_eq!(door.admission.open(), 1000);
@@ -117,7 +117,7 @@ fn a_source_is_an_ipv4_address_or_an_ipv6_64() {
 }
 
 #[test]
-fn sources_of_two_listeners_are_counted_apart() {
+fn sources_of_two_listeners_are_counted_separately() {
     let door = Door::new(Limits { max_connections_per_source: count(1), ..Limits::default() });
     let admission = Arc::new(Admission::new(key(2), Arc::clone(&door.admission.sources)));
     let _one = door.enter(ip("192.0.2.1")).unwrap();
@@ -126,7 +126,7 @@ fn sources_of_two_listeners_are_counted_apart() {
 }
 
 #[test]
-fn a_proxy_that_speaks_for_itself_has_no_source_limits_but_those_of_the_listener() {
+fn a_local_proxy_header_is_exempt_from_source_limits_only() {
     let mut door = Door::new(Limits {
         max_connections_per_source: count(1),
         new_connections: rate(1, SECOND, 2),
@@ -217,7 +217,7 @@ fn sources_beyond_the_table_share_a_bucket() {
 }
 
 #[test]
-fn a_source_is_forgotten_only_when_it_owes_nothing() {
+fn a_source_is_removed_only_without_debt() {
     let limits = Limits { new_connections_per_source: rate(1, SECOND, 1), ..Limits::default() };
     let mut door = Door::with_room_for(1, limits);
     assert_eq!(door.refusal("192.0.2.1"), None);
@@ -264,7 +264,7 @@ fn a_flood_of_addresses_at_some_listeners_refuses_no_client_of_another() {
 }
 
 #[test]
-fn entries_that_say_nothing_any_more_are_removed() {
+fn expired_entries_are_removed() {
     let mut door = Door::new(Limits { max_connections_per_source: count(1), ..Limits::default() });
     let inside: Vec<_> = (0..1000).map(|n| door.enter(nth(n)).unwrap()).collect();
     assert_eq!(door.admission.sources(), 1000);
@@ -375,7 +375,7 @@ fn eight_threads_never_exceed_a_count() {
 }
 
 #[test]
-fn a_worker_that_comes_with_an_older_time_changes_nothing() {
+fn an_older_time_of_another_worker_changes_nothing() {
     let mut door = Door::new(Limits { new_connections: rate(1, SECOND, 2), ..Limits::default() });
     let early = door.now;
     door.now += 10 * SECOND;

@@ -1,4 +1,4 @@
-//! Reaching an endpoint for an admitted client.
+//! Connections to endpoints for admitted clients.
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     upstream::{ActiveConnection, Endpoint, LogLimiter, Subset, Tried, dial, is_local},
 };
 
-/// A connection to an endpoint, for what the client sends.
+/// A connection to an endpoint, ready for the client's bytes.
 #[derive(Debug)]
 pub enum BackendConnection {
     Plain(WithPreamble<Stream>),
@@ -29,28 +29,28 @@ pub enum BackendConnection {
 
 pub type TlsBackend = TlsStream<WithPreamble<Stream>>;
 
-/// What an endpoint is told before it gets what the client sends.
+/// The client information that an endpoint gets ahead of the client's bytes.
 #[derive(Debug)]
 pub struct ClientInfo<'a> {
     pub stream: &'a Stream,
     pub client: SocketAddr,
-    /// Where the client connected to, as a PROXY header announced it.
+    /// The address that the client connected to, from a PROXY header.
     pub destination: Option<SocketAddr>,
     pub client_tls: Option<Arc<ClientTls>>,
     pub encryption: Encryption,
 }
 
-/// What TLS there is with an endpoint.
+/// The TLS mode of a connection to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// That of its backend, if it has one.
+    /// TLS of the backend, if configured.
     OfBackend,
-    /// The client's own, for which the endpoint is asked in this way before.
+    /// The client's own TLS, passed through after this StartTLS request.
     PassedThrough(Option<StartTls>),
 }
 
 impl ClientInfo<'_> {
-    /// The PROXY header. Fails for a client that is gone.
+    /// The PROXY header. Fails if the client has disconnected.
     fn header(&self, version: ProxyVersion) -> Result<Box<[u8]>, CloseReason> {
         let destination = match self.destination {
             Some(announced) => announced,
@@ -70,7 +70,7 @@ impl ClientInfo<'_> {
     }
 }
 
-/// How a connection to an endpoint begins.
+/// The first bytes and the handshake of a connection to an endpoint.
 struct Preamble {
     header: Option<Box<[u8]>>,
     start_tls: Option<StartTls>,
@@ -78,14 +78,14 @@ struct Preamble {
 }
 
 impl Preamble {
-    /// Whether the endpoint has a say in it.
+    /// True if the endpoint must answer before the client's bytes are sent.
     fn asks(&self) -> bool {
         self.start_tls.is_some() || self.tls.is_some()
     }
 }
 
-/// A connection to an endpoint: a preconnected one, or one that is dialled now. Other endpoints are tried until one
-/// answers, or attempts or time run out. `attempts` counts the endpoints tried.
+/// Connects to an endpoint: takes a preconnected socket or dials. Tries other endpoints until one answers, or attempts
+/// or time run out. `attempts` counts the endpoints tried.
 pub async fn first_reachable(
     subset: &Subset,
     client_info: &ClientInfo<'_>,
@@ -101,9 +101,9 @@ pub async fn first_reachable(
                 return Err(failure);
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
-            // There has to be time left for dialling.
+            // Leave time for dialling.
             let until = deadline - settings.deadline / 4;
-            // What has become usable since it was picked is picked the next time.
+            // The next iteration picks an endpoint that has become usable in the meantime.
             told = !wait_for_probes(subset, client_info.stream, until).await?;
             continue;
         };
@@ -130,7 +130,7 @@ pub async fn first_reachable(
             }
             Err(error) => error,
         };
-        // Too little time was left for it: that says nothing about this endpoint.
+        // The deadline cut this attempt short: not a failure of the endpoint.
         if error.is_timeout && attempt.ends < now + settings.timeout {
             return Err(CloseReason::ConnectTimeout);
         }
@@ -144,10 +144,11 @@ pub async fn first_reachable(
     Err(failure)
 }
 
-/// Answers whether there was something to wait for. Whoever leaves meanwhile, or sends nothing more, is not connected:
-/// when a database starts, its clients have come again and again, and it is to get each once.
+/// Waits for pending first checks. Returns whether there were any. A client that disconnects or half-closes in the
+/// meantime is not connected: clients of a starting database retry again and again, and the database must get each only
+/// once.
 ///
-/// Boxed: nearly no connection waits.
+/// Boxed, because few connections wait.
 #[cold]
 fn wait_for_probes<'a>(
     subset: &'a Subset,
@@ -169,10 +170,10 @@ fn wait_for_probes<'a>(
     .boxed_local()
 }
 
-/// How often it is looked whether a client that waits is still there.
+/// The interval at which a waiting client is checked for disconnection.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection to an endpoint for what is no session of a client's. The caller bounds the time.
+/// Connects to an endpoint for purposes other than a client's session. The caller bounds the time.
 pub async fn open(endpoint: &Endpoint, client_info: &ClientInfo<'_>) -> io::Result<BackendConnection> {
     let preamble = client_info.preamble(&endpoint.backend()).map_err(|_| io::ErrorKind::NotConnected)?;
     let address = endpoint.address();
@@ -186,7 +187,7 @@ struct Attempt {
     ends: Instant,
 }
 
-/// Why an endpoint was not reached.
+/// The failure of an attempt.
 struct AttemptError {
     cause: io::Error,
     of_tls: bool,
@@ -218,7 +219,7 @@ impl Attempt {
     }
 }
 
-/// Agrees on TLS with an endpoint, as far as that is not the client's.
+/// Negotiates TLS with an endpoint, except TLS that is passed through.
 async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io::Result<BackendConnection> {
     let mut stream = WithPreamble::new(preamble.header, stream);
     if preamble.start_tls == Some(StartTls::Postgres) {
@@ -229,14 +230,14 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
         }
     }
     let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
-    // A certificate that is not verified may be for any name, and for an address none is asked for.
+    // Without verification any name will do, and for an address no server name is sent.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
     let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("no TLS with it: {error}")))?;
     Ok(BackendConnection::Tls(Box::new(stream)))
 }
 
-/// What is wanting here is told to whoever runs this host, at a bounded rate.
+/// The close reason of a failed dial. Shortages of this host are logged at a bounded rate.
 fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
     if !is_local(error) {
         return CloseReason::ConnectFailed;

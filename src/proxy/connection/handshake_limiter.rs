@@ -6,11 +6,11 @@ use tokio::{
 };
 use tokio_util::sync::PollSemaphore;
 
-/// Keeps costly work of one worker, such as TLS handshakes, from holding up everything else: only so many steps of it
-/// run before all other tasks that are ready have had their turn.
+/// Keeps CPU-intensive work of one worker, such as TLS handshakes, from delaying other tasks: only a bounded number of
+/// its steps run before all other ready tasks have been polled.
 ///
-/// A step is one poll of the work. Work that waits for its peer takes no turns meanwhile, so peers that say nothing
-/// hold up nobody; work that waits for a turn gets it in order.
+/// A step is one poll of the work. Work that waits for its peer takes no steps, so silent peers delay no other work.
+/// Work that waits for a step gets it in order.
 #[derive(Debug)]
 pub struct HandshakeLimiter {
     at_once: usize,
@@ -23,7 +23,7 @@ impl HandshakeLimiter {
         Rc::new(Self { at_once, left: Arc::new(Semaphore::new(at_once)), used_up: Notify::new() })
     }
 
-    /// Runs the work, each step of it in its turn.
+    /// Runs the work, with a permit for each step.
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         let mut limiter = PollSemaphore::new(self.left.clone());
@@ -39,7 +39,7 @@ impl HandshakeLimiter {
         .await
     }
 
-    /// Gives new turns whenever they are used up and the others had theirs. Never ends: a task of its own.
+    /// Adds permits whenever they are used up and the other tasks have been polled. Never ends: spawn it as a task.
     pub async fn renew(self: Rc<Self>) {
         loop {
             self.used_up.notified().await;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn others_have_their_turn_between_costly_steps() {
+    async fn other_tasks_run_between_costly_steps() {
         let log = Rc::new(RefCell::new(String::new()));
         let costly = HandshakeLimiter::new(2);
         let say = |what: char| {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_is_given_up_does_not_keep_its_place() {
+    async fn cancelled_work_does_not_keep_its_place() {
         let costly = HandshakeLimiter::new(1);
         let local = LocalSet::new();
         let last = async {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_peers_do_steps_are_bounded_between_renewals_and_all_work_is_done() {
+    fn steps_are_bounded_between_renewals_and_all_work_is_done() {
         const AT_ONCE: usize = 3;
         const RENEWAL: usize = 0;
         for (seed, some_go) in (0..2000).zip([false, true].into_iter().cycle()) {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_waits_takes_no_turns() {
+    async fn waiting_work_takes_no_permits() {
         let costly = HandshakeLimiter::new(1);
         let local = LocalSet::new();
         local

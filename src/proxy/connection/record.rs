@@ -1,4 +1,4 @@
-//! The books of a worker: every accepted connection is closed in them exactly once, and offered to the access log.
+//! Records of connections: every accepted connection is counted as closed exactly once, and offered to the access log.
 
 use std::{
     cell::Cell,
@@ -25,16 +25,16 @@ use crate::{
     },
 };
 
-/// How many refusals each worker logs in a second; the others are only counted.
+/// The number of refusals that each worker logs in a second; the others are only counted.
 const LOGGED_REFUSALS_PER_SECOND: u32 = 10;
 
-/// The books of one worker.
+/// Records the connections of one worker.
 #[derive(Debug)]
 pub struct ConnectionRecorder {
     worker: usize,
     log: Arc<AccessLog>,
     started: StdInstant,
-    /// The second it is, and the refusals logged in it.
+    /// The current second, and the refusals logged in it.
     refusals: Cell<(u64, u32)>,
 }
 
@@ -43,7 +43,7 @@ impl ConnectionRecorder {
         Self { worker, log, started: StdInstant::now(), refusals: Cell::default() }
     }
 
-    /// Closes the books of a connection that was never served.
+    /// Records a connection that was never served.
     pub fn record_unserved(
         self: &Rc<Self>,
         config: &Arc<ListenerConfig>,
@@ -56,7 +56,7 @@ impl ConnectionRecorder {
         record.reason = Some(reason);
     }
 
-    /// Offers the end of a connection to the access log; refusals beyond a rate are only counted.
+    /// Offers the end of a connection to the access log; refusals above the rate limit are only counted.
     fn log_end(&self, reason: CloseReason, event: impl FnOnce() -> Event) {
         if !self.log.wants_ends() {
             return;
@@ -77,18 +77,18 @@ impl ConnectionRecorder {
     }
 }
 
-/// What a worker knows of one of its open connections.
+/// An open connection, as its worker sees it.
 #[derive(Debug)]
 pub struct Session {
     pub accepted_at: Instant,
     /// The id of its listener.
     pub listener: u64,
-    /// The id of the endpoint it is connected with; 0: none yet.
+    /// The id of its endpoint; 0: not connected yet.
     endpoint: Cell<u64>,
     last_activity: Cell<Instant>,
     bytes_to_backend: Cell<u64>,
     bytes_to_client: Cell<u64>,
-    /// Why its task is being cancelled.
+    /// The reason for which its task is being cancelled.
     cancelled: Cell<Option<CloseReason>>,
 }
 
@@ -117,28 +117,28 @@ impl Session {
         self.cancelled.get().is_some()
     }
 
-    /// States the reason for which the connection's task is about to be aborted.
+    /// Sets the close reason. Call this before the connection's task is aborted.
     pub fn cancel(&self, reason: CloseReason) {
         self.cancelled.set(Some(reason));
     }
 }
 
-/// Keeps the books of one connection and closes them when it is dropped: also when the task is cancelled or panics.
+/// The record of one connection. Dropping it records the end, also when the task is cancelled or panics.
 pub struct ConnectionRecord {
     recorder: Rc<ConnectionRecorder>,
     session: Rc<Session>,
     pub config: Arc<ListenerConfig>,
-    /// The other end of the TCP connection.
+    /// The peer of the TCP connection.
     pub peer: SocketAddr,
-    /// The client as a PROXY header announced it; otherwise the peer.
+    /// The client's address from a PROXY header; otherwise the peer.
     pub client: SocketAddr,
-    /// Where the client connected to, as a PROXY header announced it.
+    /// The address that the client connected to, from a PROXY header.
     pub destination: Option<SocketAddr>,
     pub tls: Option<Arc<ClientTls>>,
     endpoint: Option<SocketAddr>,
     pub attempts: u16,
     connect: Option<Duration>,
-    /// `None` until it ends by itself.
+    /// `None` until the connection ends by itself.
     pub reason: Option<CloseReason>,
 }
 
@@ -182,19 +182,19 @@ impl ConnectionRecord {
         self.tls = Some(Arc::new(ClientTls::of(tls)));
     }
 
-    /// What a client asks for whose TLS may end elsewhere.
+    /// Records the server name that a client requests before TLS is terminated or passed through.
     pub fn asked_for(&mut self, server_name: Option<&str>) {
         self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() }));
     }
 
-    /// Notes why the handshake failed, and answers for which reason the connection ends.
+    /// Records why the handshake failed, and returns the close reason.
     pub fn handshake_failed(&mut self, fault: HandshakeFault) -> CloseReason {
         let known = self.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
         self.tls = Some(Arc::new(ClientTls { fault: Some(fault), ..known }));
         if fault.is_of_certificate() { CloseReason::TlsClientCertificate } else { CloseReason::TlsFailed }
     }
 
-    /// TLS was agreed on with a backend.
+    /// Counts a TLS handshake with a backend.
     pub fn backend_handshake_done(&self, tls: &rustls::ClientConnection) {
         match tls.handshake_kind() {
             Some(rustls::HandshakeKind::Resumed) => self.shard().backend_tls_resumed_handshakes.add(1),
@@ -259,16 +259,16 @@ impl Meter for ConnectionRecord {
         self.session.last_activity.set(now);
     }
 
-    /// Keepalive is for connections that last: its four system calls would be a part of every short one's cost. So would
-    /// SO_OOBINLINE, which a connection gets earlier only where urgent data is noticed.
+    /// Sets keepalive and SO_OOBINLINE on long-lived connections only: their system calls would be a considerable part
+    /// of the cost of a short connection. A connection gets SO_OOBINLINE earlier only where urgent data is noticed.
     fn long_lived(&self, backend: &Stream) {
-        // Fails only for a socket that is gone, which the relay is about to find.
+        // Fails only for a socket that is closed, which the relay detects.
         let _ = set_keepalive(backend.tcp(), self.config.upstream.keepalive());
         let _ = set_urgent_inline(backend.tcp());
     }
 }
 
-/// IPv4 clients of a socket for both families come as IPv4-mapped IPv6 addresses.
+/// Converts IPv4-mapped IPv6 addresses, which dual-stack sockets report for IPv4 clients, to IPv4.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,12 +1,12 @@
 //! Moves bytes both ways between a client and a backend until the connection ends.
 //!
-//! One future polls both directions with a buffer that all connections of a thread share: what could not be written at
-//! once is the only thing that a connection keeps, so an idle one holds no buffer and a slow reader makes its sender
+//! One future polls both directions with a buffer that all connections of a thread share. A connection keeps only the
+//! bytes that could not be written at once: an idle connection holds no buffer, and a slow reader makes its sender
 //! wait. Each direction ends by itself (half-close); a reset ends both.
 //!
-//! Between the two sides are also the kernel's buffers, which may hold megabytes that were written and have not arrived.
-//! As long as that gets less the connection is not silent, and before the end of a connection that one side broke off
-//! the other gets what was sent to it.
+//! The kernel's send buffers may hold megabytes that were written and have not arrived. While they shrink, the
+//! connection is not idle. When one side breaks the connection, the other still gets the bytes that were sent to it
+//! before the end.
 
 mod direction;
 mod side;
@@ -27,22 +27,22 @@ use self::direction::{BUFFER, Direction, Fault, State};
 pub use self::side::Side;
 use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
 
-/// How long a side that is about to be reset may leave what was sent to it where it is. Also how long a client may go on
-/// sending to a backend that has ended and gone: closing while bytes come in resets the connection.
+/// The time without progress after which undelivered bytes are discarded before a reset. Also the time for which a
+/// client may keep sending to a backend that has ended and closed: closing while bytes arrive resets the connection.
 const LINGER: Duration = Duration::from_secs(5);
-/// How often a side that is not being read is asked whether it still is there, and how long nothing must have moved
-/// before its answer counts.
+/// The interval at which a side that is not being read is checked for failure, and the time without progress before the
+/// check counts.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
-/// From then on a connection has what short ones are spared.
+/// The age at which a connection counts as long-lived.
 pub const LONG_LIVED_AFTER: Duration = Duration::from_secs(1);
-/// How often is looked whether what was sent has arrived.
+/// The interval at which undelivered bytes are checked.
 const DELIVERY_TICK: Duration = Duration::from_millis(10);
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
 }
 
-/// When a relayed connection is ended by the clock; `None`: never.
+/// The time limits of a relayed connection; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Deadlines {
     /// After this long without a byte in either direction.
@@ -53,17 +53,17 @@ pub struct Deadlines {
     pub end: Option<Instant>,
 }
 
-/// What is told about a connection while it is relayed, not at its end.
+/// Receives measurements of a connection while it is relayed.
 pub trait Meter {
     fn sent_to_backend(&self, bytes: usize);
     fn sent_to_client(&self, bytes: usize);
-    /// Called after each turn that moved bytes.
+    /// Called after each poll that moved bytes.
     fn active(&self, now: Instant);
-    /// Called once, when it has been relayed for [`LONG_LIVED_AFTER`].
+    /// Called once, when the connection has been relayed for [`LONG_LIVED_AFTER`].
     fn long_lived(&self, backend: &Stream);
 }
 
-/// Moves bytes until both directions have ended, one side breaks, or a deadline passes.
+/// Relays bytes until both directions have ended, one side breaks, or a deadline passes.
 ///
 /// With a `guard`, a client whose first bytes are a PROXY protocol signature is cut off before they are complete.
 pub fn both_ways<'a>(
@@ -74,7 +74,7 @@ pub fn both_ways<'a>(
     meter: &'a impl Meter,
 ) -> impl Future<Output = CloseReason> + 'a {
     let now = Instant::now();
-    // Made outside of the future, which would have room for it and for what it is made of.
+    // Created outside of the future, which otherwise would have room for it twice.
     let mut relay = Relay {
         up: Direction::new(guard),
         down: Direction::new(None),
@@ -113,9 +113,9 @@ struct Relay {
     down: Direction,
     deadlines: Deadlines,
     last_activity: Instant,
-    /// What had not arrived at the client and the backend when that was last asked.
+    /// Undelivered bytes to the client and the backend at the last check.
     undelivered: (usize, usize),
-    /// When the meter is told that it lasts; `None`: that has been told.
+    /// The time at which the meter learns that the connection is long-lived; `None`: already done.
     long_lived_at: Option<Instant>,
     linger_until: Option<Instant>,
     check_at: Option<Instant>,
@@ -157,7 +157,7 @@ impl Relay {
                 if (self.up.state, self.down.state) == before {
                     return self.ended();
                 }
-                // An end is passed on like bytes are: the time of the remaining direction begins with it.
+                // Passing on an end counts as activity: the time limit of the remaining direction begins with it.
                 moved = true;
             }
         });
@@ -175,13 +175,13 @@ impl Relay {
         match fault {
             Fault::Forbidden => Some(Ending::Cut(CloseReason::ProxyUntrusted)),
             Fault::Read => Some(Ending::ClientBroke(self.client_broke())),
-            // The backend has said everything and is gone: let the client have it before it learns of the rest.
+            // The backend has sent everything and closed: deliver that to the client before it sees the failure.
             Fault::Write if self.down.state == State::Done => {
                 self.up.state = State::Discarding;
                 self.linger_until = Some(Instant::now() + LINGER);
                 None
             }
-            // What the backend said before it broke is still to be read; its end then is no clean one.
+            // Read the bytes that the backend sent before it broke; its end is then not a clean one.
             Fault::Write => {
                 self.up.state = State::Broken;
                 self.down.source_broke = true;
@@ -216,7 +216,7 @@ impl Relay {
     }
 
     /// Ends the connection when a deadline has passed; otherwise makes sure that the next one wakes this task. A timer
-    /// that was set before bytes moved fires early and is set anew then: moving bytes never touches it.
+    /// that was set before bytes moved fires early and is then reset: moving bytes never touches it.
     fn poll_clock(
         &mut self,
         cx: &mut Context<'_>,
@@ -288,18 +288,18 @@ impl Relay {
         .min_by_key(|(due, _)| *due)
     }
 
-    /// Whether a reset by the client would not wake this task: because the backend is slow, or the client has said
-    /// everything.
+    /// True if a reset by the client does not wake this task: the backend is slow, or the client has ended.
     fn leaves_client_unread(&self) -> bool {
         !self.up.is_reading()
     }
 
-    /// The same for the backend. One that has said everything may break: the client has it, and an end to it.
+    /// The same for the backend. A failure of a backend that has ended does not matter: the client has all its bytes
+    /// and its end.
     fn leaves_backend_unread(&self) -> bool {
         !self.down.is_reading() && self.down.state != State::Done
     }
 
-    /// Finds a side that broke while it was not being read.
+    /// Detects a side that broke while it was not being read.
     fn check_liveness(&mut self, now: Instant, client: &Stream, backend: &Stream) -> Option<Ending> {
         if now < self.last_activity + LIVENESS_INTERVAL {
             return None;
@@ -315,16 +315,16 @@ impl Relay {
         backend_broke.then_some(Ending::Cut(CloseReason::BackendReset))
     }
 
-    /// Whether what the kernel has to deliver has changed since the last time, and is not nothing.
+    /// True if there are undelivered bytes and their number has changed since the last check.
     fn still_delivers(&mut self, client: &Stream, backend: &Stream) -> bool {
-        // What was on its way to a side that broke will never arrive.
+        // Bytes for a side that broke never arrive.
         let to = |direction: &Direction, side: &Stream| if direction.is_broken() { 0 } else { side.undelivered() };
         let undelivered = (to(&self.down, client), to(&self.up, backend));
         undelivered != (0, 0) && undelivered != std::mem::replace(&mut self.undelivered, undelivered)
     }
 }
 
-/// What the clock wakes a relay for.
+/// The event for which a timer wakes a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Alarm {
     End,
@@ -334,22 +334,22 @@ enum Alarm {
     LongLived,
 }
 
-/// How a relayed connection ends for both sides.
+/// The end of a relayed connection, for both sides.
 enum Ending {
     Clean(CloseReason),
     /// Both are reset now.
     Cut(CloseReason),
-    /// The backend is reset when it has what the client sent before.
+    /// The backend is reset after the client's bytes have been delivered to it.
     ClientBroke(CloseReason),
-    /// The client is reset when it has what the backend sent before.
+    /// The client is reset after the backend's bytes have been delivered to it.
     BackendBroke(CloseReason),
 }
 
-/// Waits until everything that was written has arrived, for as long as it gets less.
+/// Waits until all written bytes have arrived, as long as there is progress.
 async fn deliver(side: &mut impl Side) {
     let (mut left, mut since) = (0, Instant::now());
     loop {
-        // Never waits: encrypted bytes that the kernel does not take now are tried again.
+        // Never waits: encrypted bytes that the kernel does not accept now are retried.
         let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *side).poll_flush(cx))).await;
         let now_left = side.stream().undelivered();
         if (flushed.is_ready() && now_left == 0) || side.stream().has_failed() {

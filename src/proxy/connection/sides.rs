@@ -1,4 +1,4 @@
-//! The connections of clients and backends as the relay sees them.
+//! The kinds of connections that the relay serves.
 
 use tokio_rustls::server::TlsStream;
 

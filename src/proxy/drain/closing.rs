@@ -8,7 +8,7 @@ use crate::proxy::worker::{
     sessions::{CloseRequests, DrainTarget, divide_requests},
 };
 
-/// Closes what is wished, and answers how many that were.
+/// Executes the requests on all workers, and returns the number of closed connections by target.
 pub async fn close(shared: &Shared, requests: &CloseRequests) -> BTreeMap<DrainTarget, usize> {
     if requests.is_empty() {
         return BTreeMap::new();
@@ -25,7 +25,7 @@ pub async fn close(shared: &Shared, requests: &CloseRequests) -> BTreeMap<DrainT
     sums
 }
 
-/// How many connections have reached each endpoint.
+/// The number of established connections of each endpoint.
 pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
     let mut sums = BTreeMap::new();
     let counts = ask(shared, (0..shared.workers.len()).map(|_| |done| Order::Count { done })).await;
@@ -35,7 +35,7 @@ pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
     sums
 }
 
-/// Gives each worker its order, and waits for the answers. That of a worker that has ended is empty.
+/// Sends each worker its order, and waits for the answers. The answer of a worker that has stopped is empty.
 async fn ask<T: Default>(
     shared: &Shared,
     orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,

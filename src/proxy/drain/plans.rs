@@ -19,7 +19,7 @@ use crate::{
     upstream::{Endpoint, Upstream},
 };
 
-/// Something that gets no more connections.
+/// An endpoint or a listener that gets no new connections.
 #[derive(Clone, Debug)]
 pub enum DrainingResource {
     Endpoint { upstream: Arc<Upstream>, endpoint: Arc<Endpoint> },
@@ -34,7 +34,7 @@ impl DrainingResource {
         }
     }
 
-    /// How many connections it has.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         match self {
             Self::Endpoint { endpoint, .. } => endpoint.active() as usize,
@@ -52,7 +52,7 @@ impl fmt::Display for DrainingResource {
     }
 }
 
-/// Something whose connections are being closed.
+/// A drain in progress.
 #[derive(Clone, Debug)]
 pub struct Draining {
     pub object: ObjectKey,
@@ -62,24 +62,24 @@ pub struct Draining {
 
 type DrainKey = (DrainTarget, CloseReason);
 
-/// What is live, as far as it matters here.
+/// The state that drains are derived from.
 #[derive(Debug, Default)]
 pub struct DrainInput {
-    /// What gets no more connections, and what is done with those it has; `None`: they are kept.
+    /// The targets that get no new connections, with the policy for their open ones; `None`: these are kept.
     pub draining: BTreeMap<DrainKey, (ObjectKey, DrainingResource, Option<Close>)>,
-    /// All that there are. What is known of the endpoints of others is what was known last.
+    /// All upstreams. Plans of endpoints whose upstream is not among them are orphans.
     pub upstreams: Vec<Arc<Upstream>>,
 }
 
-/// What is being drained. Each case for which something goes has its plan, which stays in force until it comes back: an
-/// endpoint that is removed while it is drained because it is unhealthy goes on being drained for that too. A failback is
-/// for itself: it ends when others are not preferred any more, and keeps no other plan in force.
+/// The drains in progress: one plan for each target and cause. A plan stays in force until its target is back in use:
+/// an endpoint that is removed while it is drained as unhealthy is drained for both causes. A failback drain is
+/// independent: it ends when no other priority is preferred any more, and keeps no other plan in force.
 #[derive(Debug, Default)]
 pub struct DrainPlans {
     plans: BTreeMap<DrainKey, DrainPlan>,
     /// By load balancer and reason.
     paces: BTreeMap<(ObjectKey, CloseReason), Pace>,
-    /// For which reasons how many of each were wished to be closed last.
+    /// The number of closes that were last requested for each reason, by target.
     parts: BTreeMap<DrainTarget, Vec<(CloseReason, usize)>>,
     has_changed: bool,
 }
@@ -90,17 +90,17 @@ struct DrainPlan {
     resource: DrainingResource,
     close: Close,
     since: Instant,
-    /// How many connections there were at most since then.
+    /// The maximum number of open connections since then.
     total: usize,
     closed: usize,
-    /// It has been said that none is left.
+    /// True once the end of the drain is logged.
     is_end_logged: bool,
-    /// Its load balancer is gone: it does not come back.
+    /// True if its load balancer is removed: the target does not come back.
     is_orphan: bool,
 }
 
 impl DrainPlans {
-    /// Takes note of what goes, and of what has come back before its turn.
+    /// Starts plans for new targets, and ends those of targets that are back in use.
     pub fn follow(&mut self, input: DrainInput, now: Instant) {
         let resource = input.draining.keys().filter(|(_, reason)| *reason != CloseReason::Failback);
         let resource: BTreeSet<DrainTarget> = resource.map(|(target, _)| *target).collect();
@@ -143,14 +143,14 @@ impl DrainPlans {
         self.paces.retain(|group, _| used.contains(group));
     }
 
-    /// Whether anything may be to be closed before the next change.
+    /// True if connections may have to be closed before the next change.
     pub fn have_work(&self, now: Instant) -> bool {
-        // The last connections may end between two looks: what is said and forgotten then is work, too.
+        // The last connections may end between two ticks: logging and removing such a plan is work, too.
         let is_open = |plan: &DrainPlan| plan.resource.open() > 0 || !plan.is_end_logged || plan.is_orphan;
         self.plans.values().any(|plan| is_open(plan) || now < plan.since + plan.close.after)
     }
 
-    /// What is to be closed now.
+    /// The connections to close now.
     pub fn due(&mut self, now: Instant) -> CloseRequests {
         let mut requests = CloseRequests::new();
         self.parts.clear();
@@ -164,7 +164,7 @@ impl DrainPlans {
         for (group, excesses) in groups {
             let excesses: Vec<(DrainTarget, usize)> = excesses
                 .into_iter()
-                // For another reason some of them are closed anyway.
+                // Some of them are already closed for another reason.
                 .map(|(target, excess)| {
                     (target, excess.saturating_sub(requests.get(&target).map_or(0, |request| request.count)))
                 })
@@ -180,11 +180,11 @@ impl DrainPlans {
         requests
     }
 
-    /// Takes note of what has been closed.
+    /// Records the connections that were closed.
     pub fn record(&mut self, closed: &BTreeMap<DrainTarget, usize>, now: Instant) {
         for (target, count) in closed {
             let mut rest = *count;
-            // Each reason has a rate of its own, and pays for its part only.
+            // Each reason has its own rate, and is charged for its part only.
             for (reason, requested) in self.parts.remove(target).unwrap_or_default() {
                 let part = rest.min(requested);
                 rest -= part;
@@ -206,7 +206,7 @@ impl DrainPlans {
         self.has_changed |= self.plans.len() != before;
     }
 
-    /// What is being drained, if that is not the same as when it was last asked.
+    /// The drains in progress, if they have changed since the last call.
     pub fn take_changed(&mut self) -> Option<Vec<Draining>> {
         let draining = |((_, reason), plan): (&DrainKey, &DrainPlan)| {
             let (object, resource) = (plan.object.clone(), plan.resource.clone());
@@ -215,10 +215,10 @@ impl DrainPlans {
         std::mem::take(&mut self.has_changed).then(|| self.plans.iter().map(draining).collect())
     }
 
-    /// How many the rate lets be closed. All plans of a load balancer for one reason share it.
+    /// The number of closes that the rate allows. All plans of a load balancer for one reason share the rate.
     fn allowed(&mut self, group: &(ObjectKey, CloseReason), now: Instant) -> usize {
         let of_group = |((_, reason), plan): &(&DrainKey, &DrainPlan)| (&plan.object, reason) == (&group.0, &group.1);
-        // They have the same settings, but for those of something that is gone.
+        // All have the same settings, except plans of removed targets.
         let rates = self.plans.iter().filter(of_group).filter_map(|(_, plan)| plan.close.max_per_second);
         let Some(most) = rates.min().map(|most| most.get() as usize) else { return usize::MAX };
         let second = Duration::from_secs(1);
@@ -228,7 +228,7 @@ impl DrainPlans {
 }
 
 impl DrainPlan {
-    /// How many more are open than should be.
+    /// The number of open connections above the schedule.
     fn excess(&mut self, now: Instant) -> usize {
         let open = self.resource.open();
         self.total = self.total.max(open);
@@ -237,7 +237,7 @@ impl DrainPlan {
         open.saturating_sub(schedule.may_remain(self.total, now.saturating_duration_since(self.since)))
     }
 
-    /// Whether one of these would tell if it came back.
+    /// True if one of these upstreams would show that the target is back in use.
     fn is_of(&self, upstreams: &HashSet<*const Upstream>) -> bool {
         match &self.resource {
             DrainingResource::Endpoint { upstream, .. } => upstreams.contains(&Arc::as_ptr(upstream)),

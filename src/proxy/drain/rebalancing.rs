@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// A connection without a byte for this long is idle.
+/// A connection without traffic for this long is idle.
 const IDLE: Duration = Duration::from_secs(5);
-/// Nothing was to be closed for this long: it is over.
+/// A rebalancing ends after this time without excess connections.
 const OVER: Duration = Duration::from_secs(10);
 
-/// Spreads connections anew that last, where that is wanted.
+/// Rebalances long-lived connections of upstreams with `rebalance`.
 #[derive(Debug, Default)]
 pub struct Rebalance {
     upstreams: BTreeMap<UpstreamKey, State>,
@@ -36,17 +36,17 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Run {
     closed: usize,
-    /// When there was something to close last.
+    /// The last time at which there were excess connections.
     last: Instant,
 }
 
 impl Rebalance {
-    /// Whether it has to be looked at from time to time.
+    /// True if an upstream has rebalancing enabled.
     pub fn is_enabled(view: &View) -> bool {
         view.upstreams.iter().any(|(_, upstream)| upstream.rebalancing().is_some())
     }
 
-    /// What is to be closed now, if connections that are still being dialled count.
+    /// The connections to close now, counting connections that are still being dialled.
     pub fn due(&mut self, view: &View, now: Instant) -> CloseRequests {
         let mut requests = CloseRequests::new();
         self.upstreams.retain(|key, _| view.upstreams.iter().any(|(other, _)| other == key));
@@ -62,7 +62,7 @@ impl Rebalance {
         requests
     }
 
-    /// What of it is to be closed if these are the connections that reached each endpoint.
+    /// Limits the requests to the excess among established connections.
     pub fn confirmed(&self, view: &View, requests: &CloseRequests, established: &BTreeMap<u64, u32>) -> CloseRequests {
         let mut confirmed = CloseRequests::new();
         let due = counts(requests.iter().map(|(target, request)| (target, request.count)));
@@ -76,7 +76,7 @@ impl Rebalance {
         confirmed
     }
 
-    /// Takes note of what has been wished and closed.
+    /// Records the connections that were requested and closed.
     pub fn record(&mut self, requests: &CloseRequests, closed: &BTreeMap<DrainTarget, usize>, now: Instant) {
         let due = counts(requests.iter().map(|(target, request)| (target, request.count)));
         let closed = counts(closed.iter().map(|(target, count)| (target, *count)));
@@ -112,7 +112,7 @@ impl State {
         }
     }
 
-    /// Says when it begins and when it has come to an end.
+    /// Logs the begin and the end of a rebalancing.
     fn log_progress(&mut self, load_balancer: &UpstreamKey, too_many: usize, now: Instant) {
         match &mut self.run {
             None if too_many > 0 => {
@@ -129,8 +129,7 @@ impl State {
     }
 }
 
-/// Which connections may be closed, and which first. `None`: the clock does not reach back so far, and has seen none
-/// that is old enough.
+/// The criteria for closing. `None`: the clock does not reach back far enough, so no connection is old enough.
 fn criteria(settings: &model::Rebalance, now: Instant) -> Option<CloseCriteria> {
     let silent_since = now.checked_sub(IDLE)?;
     Some(CloseCriteria {
@@ -144,7 +143,7 @@ fn endpoint_loads(upstream: &Upstream) -> Vec<Vec<EndpointLoad>> {
     upstream.groups().iter().map(|group| group.iter().map(WeightedEndpoint::load).collect()).collect()
 }
 
-/// Those of endpoints.
+/// The counts of endpoints.
 fn counts<'a>(of: impl Iterator<Item = (&'a DrainTarget, usize)>) -> Counts {
     let of_endpoint = |(target, count): (&DrainTarget, usize)| match target {
         DrainTarget::Endpoint(id) => Some((*id, count)),

@@ -1,10 +1,10 @@
-//! Where connections go by the server names that clients ask for.
+//! Routes: the endpoints of each server name.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{model::TlsMode, upstream::Subset};
 
-/// What is done with a connection that is for a route.
+/// The TLS mode and the endpoints of a route.
 #[derive(Debug)]
 pub struct Route {
     pub mode: TlsMode,
@@ -15,15 +15,15 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Routes {
     routes: Vec<Route>,
-    /// Places in `routes`, by name.
+    /// Indexes into `routes`, by server name.
     exact: HashMap<Arc<str>, usize>,
-    /// The same, by what follows the `*.`.
+    /// Indexes into `routes`, by the suffix of a wildcard after the `*.`.
     below: HashMap<Arc<str>, usize>,
     others: Option<usize>,
 }
 
 impl Routes {
-    /// Each with the server names it is for; none: for all clients that no other one is for.
+    /// Takes each route with its server names; a route without names is the default.
     pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Arc<str>], Route)>) -> Self {
         let mut all = Self { routes: Vec::new(), exact: HashMap::new(), below: HashMap::new(), others: None };
         for (names, route) in routes {
@@ -42,8 +42,8 @@ impl Routes {
         all
     }
 
-    /// The route for a server name in lower case: that of this name, else that of the longest wildcard, else the one for
-    /// all others. `None`: there is none for it.
+    /// The route for a server name in lower case: the exact name, else the longest wildcard, else the default. `None`:
+    /// no route matches.
     pub fn find(&self, server_name: Option<&str>) -> Option<&Route> {
         let named = server_name.and_then(|name| self.exact.get(name).or_else(|| self.below(name)));
         named.or(self.others.as_ref()).map(|place| &self.routes[*place])

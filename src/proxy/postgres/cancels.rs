@@ -1,4 +1,4 @@
-//! Requests to cancel queries, on their way to servers.
+//! The delivery of requests to cancel queries.
 
 use std::{
     cell::Cell,
@@ -20,24 +20,24 @@ use tracing::warn;
 use super::cancel_request::CancelRequest;
 use crate::{proxy::admission::Prefix, upstream::LogLimiter};
 
-/// A CancelRequest does not say which server its session is on. It is sent to at most so many.
+/// The maximum number of servers that get a CancelRequest, which does not name the server of its session.
 const MOST_SERVERS: usize = 32;
-/// Requests that are under way at a time, where descriptors allow as many.
+/// The maximum number of requests in progress, if descriptors allow as many.
 const MOST_REQUESTS: usize = 16;
-/// The time that a server may take to be reached and to be sent one.
+/// The time limit for connecting to a server and sending a request.
 const DELIVERY: Duration = Duration::from_secs(1);
-/// The time that a server may take to end the connection, which says that it has done what it was asked for.
+/// The time for which a server may keep the connection open; its end confirms that the request was executed.
 const ACKNOWLEDGEMENT: Duration = Duration::from_millis(250);
 
-/// The requests of all listeners that are under way: a bounded number, since each needs a descriptor for every server.
+/// The requests in progress, of all listeners: a bounded number, since each needs a descriptor for every server.
 ///
-/// A new request is never turned away. Where there are too many, another one makes room: of the listener with the most,
-/// one that has reached all its servers and only waits for them to end, or else the oldest of the source with the most. So
-/// requests that nobody answers, or that are sent in great numbers, keep out nobody else's.
+/// A new request is never refused. If there are too many, another one is evicted: of the listener with the most
+/// requests, one that was delivered to all servers and only waits for them to end, or else the oldest of the source
+/// with the most. Unanswered requests, or floods of requests, do not displace those of others.
 #[derive(Debug)]
 pub struct Cancels {
     most: usize,
-    /// Connections that each may have at a time.
+    /// The maximum number of concurrent connections of each request.
     servers: usize,
     under_way: Mutex<UnderWay>,
     log: LogLimiter,
@@ -53,12 +53,12 @@ struct UnderWay {
 struct Request {
     number: u64,
     from: Requester,
-    /// All servers have it, or could not be reached.
+    /// True once every server has the request or could not be reached.
     is_delivered: bool,
     make_room: oneshot::Sender<()>,
 }
 
-/// Whose request it is: the id of a listener, and a source.
+/// The origin of a request: the id of a listener, and a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requester {
     listener: u64,
@@ -71,7 +71,7 @@ impl Requester {
     }
 }
 
-/// A request's place. It is given back when this is dropped.
+/// The place of a request, given back when this is dropped.
 struct Place<'a> {
     cancels: &'a Cancels,
     number: u64,
@@ -79,7 +79,7 @@ struct Place<'a> {
 }
 
 impl Cancels {
-    /// With no more than this many connections to servers at a time.
+    /// Allows at most this many concurrent connections to servers.
     pub fn new(descriptors: usize) -> Self {
         let servers = descriptors.clamp(1, MOST_SERVERS);
         let most = (descriptors / servers).clamp(1, MOST_REQUESTS);
@@ -111,12 +111,12 @@ impl Cancels {
 }
 
 impl UnderWay {
-    /// The place of the request that makes room for one of this requester, if one has to.
+    /// The index of the request to evict for this requester, if any.
     fn to_make_room(&self, from: Requester, most: usize) -> Option<usize> {
         let of_listener = |listener: u64| self.requests.iter().filter(|other| other.from.listener == listener).count();
         let of_requester = |from: Requester| self.requests.iter().filter(|other| other.from == from).count();
         let places = self.requests.iter().enumerate();
-        // One requester leaves half of the places to others.
+        // One requester gets at most half of the places.
         if of_requester(from) >= (most / 2).max(1) {
             let own = places.filter(|(_, other)| other.from == from);
             return own.max_by_key(|(_, own)| (own.is_delivered, Reverse(own.number))).map(|(place, _)| place);
@@ -148,9 +148,9 @@ impl Drop for Place<'_> {
 }
 
 impl CancelRequest {
-    /// Hands it to all these servers once they are open, for it does not say whose session is meant: one that has no
-    /// session with its process id and key takes no notice. Ends when all have taken it, or their time is up. `false`: it
-    /// had to make room for others before it had reached all.
+    /// Sends the request to all these servers. A server that has no session with its process id and key ignores it.
+    /// Ends when all servers have taken it or their time is up. `false`: the request was evicted before all servers had
+    /// it.
     pub async fn hand_over<S, O>(self, cancels: &Cancels, from: Requester, servers: impl IntoIterator<Item = O>) -> bool
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -173,7 +173,7 @@ impl CancelRequest {
                 place.delivered();
             }
             if let Ok(Ok(mut server)) = delivered {
-                // It answers nothing, and ends when it is done.
+                // A server sends no answer, and closes the connection when it is done.
                 let _ = timeout(ACKNOWLEDGEMENT, server.read(&mut [0])).await;
             }
         };
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_with_the_most_makes_room_and_what_is_delivered_first() {
+    fn the_listener_with_the_most_requests_is_evicted_delivered_ones_first() {
         let cancels = Cancels::new(512);
         let mut many: Vec<_> = (0..15).map(|last| cancels.enter(from(1, last))).collect();
         let _one = cancels.enter(from(2, 1));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_have_no_more_descriptors_than_they_may_have() {
+    fn requests_stay_within_their_descriptors() {
         for descriptors in [1, 10, 64, 512, 5000] {
             let cancels = Cancels::new(descriptors);
             assert!(cancels.most > 0 && cancels.servers > 0 && cancels.most * cancels.servers <= descriptors);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_that_servers_hold_up_do_not_keep_others_from_theirs() {
+    async fn slow_servers_do_not_delay_requests_to_others() {
         let cancels = Cancels::new(512);
         // Servers that take a request and never end the connection; their ends are held here.
         let held = std::cell::RefCell::new(Vec::new());
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_is_not_reached_is_waited_for_only_so_long() {
+    async fn waiting_for_an_unreachable_server_is_bounded() {
         let cancels = Cancels::new(512);
         let begun = tokio::time::Instant::now();
         let unreachable = || pending::<io::Result<DuplexStream>>();

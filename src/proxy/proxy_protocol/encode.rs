@@ -8,8 +8,8 @@ use crate::{
     proxy::tls::{Agreed, ClientTls},
 };
 
-/// What a backend is told of a client: `source` is its address, `destination` the one it connected to, and version 2 has
-/// room for what is known of its TLS: the server name, the application protocol, and who it is
+/// Encodes the header for a backend: `source` is the client's address, `destination` the one it connected to. Version 2
+/// adds the client's TLS: server name, application protocol and identity
 /// ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt) 2.2).
 ///
 /// IPv4-mapped IPv6 addresses are sent as the IPv4 ones they map. A header has room for one family only: where the two

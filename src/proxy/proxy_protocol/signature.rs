@@ -1,10 +1,10 @@
 use super::limits::MAX_V1;
 
-/// Watches the first bytes that a client sends for a PROXY signature: a backend that trusts this proxy could take what
-/// follows it for this proxy's own word.
+/// Detects a PROXY signature in the first bytes of a client: a backend that trusts this proxy could believe a header
+/// that a client forged.
 ///
-/// Bytes may be passed on as they come while the guard is undecided: the beginning of a signature says nothing, and a
-/// client that has no more to say is not kept waiting.
+/// Bytes may be passed on while the guard is undecided: the beginning of a signature is harmless, and a client that
+/// sends no more is not delayed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SignatureGuard {
     first: [u8; V2.len()],
@@ -16,7 +16,7 @@ impl SignatureGuard {
         Self::default()
     }
 
-    /// Looks at the next bytes of the client, before any of them is passed on.
+    /// Inspects the next bytes of the client, before any of them is passed on.
     pub fn inspect(&mut self, chunk: &[u8]) -> Inspection {
         let taken = chunk.len().min(self.first.len() - self.seen);
         self.first[self.seen..self.seen + taken].copy_from_slice(&chunk[..taken]);
@@ -56,7 +56,7 @@ const V1: &[u8; 6] = b"PROXY ";
 const V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const _: () = assert!(V1.len() < V2.len() && V2.len() < MAX_V1);
 
-/// Whether `bytes`, the first of a stream, begin with a signature, or a signature with them.
+/// Matches `bytes`, the first of a stream, with a signature or its beginning.
 pub(super) fn find(bytes: &[u8]) -> Match {
     if bytes.starts_with(V1) {
         Match::Complete(Version::V1)

@@ -14,7 +14,7 @@ use crate::model::ProxyVersion;
 /// A peer whose bytes arrive in the given chunks, and who then ends.
 struct Peer {
     bytes: Vec<u8>,
-    /// Where one chunk ends and the next begins, sorted.
+    /// The ends of chunks, sorted.
     splits: Vec<usize>,
     taken: usize,
     reads: usize,
@@ -58,7 +58,7 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn version_1_announces_what_its_line_says() {
+fn version_1_announces_the_addresses_of_its_line() {
     for (line, expected) in [
         ("PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n", addresses("192.168.0.1:56324", "192.168.0.11:443")),
         ("PROXY TCP4 1.1.1.1 2.2.2.2 0 65535\r\n", addresses("1.1.1.1:0", "2.2.2.2:65535")),
@@ -169,7 +169,7 @@ fn a_version_2_header_against_the_specification_is_refused() {
 }
 
 #[test]
-fn bytes_that_begin_no_header_are_refused_without_waiting_for_more() {
+fn bytes_that_begin_no_header_are_refused_at_once() {
     for bytes in ["G", "PROXYX", "\r\n\r\nQ", "proxy "] {
         // One more byte would mean a wait: this peer ends instead, which would be another error.
         assert!(matches!(Peer::sending(bytes).header(), Err(HeaderError::NotAHeader)), "{bytes:?}");
@@ -228,7 +228,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// What another implementation sends: addresses of one family or none, and additional fields.
+/// Headers of another implementation: addresses of one family or none, and additional fields.
 fn valid_header() -> impl Strategy<Value = Vec<u8>> {
     let addresses = prop_oneof![
         any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(s, sp, d, dp)| Some(((s, sp).into(), (d, dp).into()))),
@@ -278,7 +278,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_is_what_is_read(
+    fn encoded_headers_are_read_back(
         source in address(),
         destination in address(),
         version in select(vec![ProxyVersion::V1, ProxyVersion::V2]),
@@ -290,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_peer_sends_the_bound_holds(
+    fn the_bound_holds_for_any_input(
         start in select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n\x21"]),
         bytes in vec(any::<u8>(), 0..6000),
         splits in vec(0..6000_usize, 0..20),

@@ -1,5 +1,4 @@
-//! Bounds the memory that clients take before it is known where they go: what they send of a ClientHello, and what they
-//! send in a TLS handshake.
+//! Bounds the memory for unfinished handshakes: the bytes of ClientHellos and of TLS handshakes.
 
 use std::{
     io,
@@ -11,16 +10,16 @@ use tracing::warn;
 
 use crate::upstream::LogLimiter;
 
-/// Bytes that each client may have kept whatever others have. Nearly all handshakes need less: a ClientHello has 200 to
-/// 2,000 bytes, and a chain of certificates 1,000 to 4,000.
+/// The bytes that are free for each client. Nearly all handshakes need less: a ClientHello has 200 to 2,000 bytes, and
+/// a chain of certificates 1,000 to 4,000.
 pub const FREE: usize = 8 << 10;
-/// Bytes that all clients together may have beyond that.
+/// The bytes beyond [`FREE`] for all clients together.
 const LIMIT: usize = 16 << 20;
 
-/// That of this process.
+/// The handshake memory of this process.
 pub static HANDSHAKE_MEMORY: HandshakeMemory = HandshakeMemory::new(LIMIT);
 
-/// Counts bytes that are kept beyond [`FREE`] of each client.
+/// Counts the bytes beyond [`FREE`] of each client.
 #[derive(Debug)]
 pub struct HandshakeMemory {
     limit: usize,
@@ -48,7 +47,7 @@ impl HandshakeMemory {
         self.in_use.load(Relaxed)
     }
 
-    /// Makes the charge of a client that has `bytes` kept cover them. Up to [`FREE`] there is none.
+    /// Raises the charge of a client to cover `bytes`. Up to [`FREE`] there is no charge.
     pub fn cover(&'static self, charge: &mut Option<Charge>, bytes: usize) -> Result<(), MemoryFull> {
         if bytes <= FREE {
             return Ok(());
@@ -72,7 +71,7 @@ impl HandshakeMemory {
     }
 }
 
-/// Bytes of one client, which are given back when this is dropped.
+/// The charged bytes of one client, given back on drop.
 #[derive(Debug)]
 pub struct Charge {
     memory: &'static HandshakeMemory,

@@ -1,7 +1,7 @@
-//! A way for bytes from one socket to another that never leaves the kernel: splice(2) through a pipe.
+//! Moves bytes from one socket to another within the kernel: splice(2) through a pipe.
 //!
-//! A worker lends its pipes to those of its connections that move much. One that is given back is empty: bytes of one
-//! connection can never reach another.
+//! A worker lends its pipes to connections with much traffic. A returned pipe is empty: bytes of one connection can
+//! never reach another.
 
 use std::{
     cell::RefCell,
@@ -24,17 +24,17 @@ use tracing::warn;
 
 use crate::tcp::TcpSocket;
 
-/// What a pipe holds at most: as much as the kernel lets anybody have (`pipe-max-size`). Through one of 64 KiB, its default,
-/// bytes go at more cost than by copying.
+/// The capacity of a pipe: the kernel's default limit (`pipe-max-size`). A pipe of 64 KiB, the default capacity, costs
+/// more than copying.
 const SIZE: usize = 1024 * 1024;
-/// What it is to hold where the administrator allows less. Less than this is not worth it.
+/// The capacity where the administrator allows less. Pipes smaller than this are not worthwhile.
 const LEAST: usize = 256 * 1024;
-/// How long no pipe is opened after the kernel refused one: a user's pipes have a common limit (`pipe-user-pages-soft`).
+/// The pause after the kernel refused a pipe: all pipes of a user share a limit (`pipe-user-pages-soft`).
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 /// True if splice(2) has been tried.
 static TRIED: AtomicBool = AtomicBool::new(false);
-/// True if this process does without pipes, because a system call that they need is refused.
+/// True if this process does not use pipes because a required system call is refused.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -43,11 +43,11 @@ thread_local! {
 
 struct Pool {
     idle: Vec<Ends>,
-    /// How many nobody needed since [`close_spare`].
+    /// The number of pipes that were unused since the last [`close_spare`].
     spare: usize,
-    /// How many more there may be.
+    /// The number of pipes that may still be opened.
     may_open: usize,
-    /// When the kernel last did not give one.
+    /// The last time that the kernel refused a pipe.
     refused: Option<Instant>,
 }
 
@@ -56,12 +56,12 @@ struct Ends {
     writer: OwnedFd,
 }
 
-/// How many pipes the connections of this thread may have at a time, each with two descriptors. Without, they have none.
+/// Allows the connections of this thread this many pipes, each with two descriptors. Without this call they use none.
 pub fn allow(pipes: usize) {
     POOL.with_borrow_mut(|pool| pool.may_open = pipes);
 }
 
-/// Closes the pipes that nobody needed since this was called last: others may want the memory.
+/// Closes the pipes that were unused since the last call, to free their memory.
 pub fn close_spare() {
     POOL.with_borrow_mut(|pool| {
         let needed = pool.idle.len() - pool.spare;
@@ -71,15 +71,15 @@ pub fn close_spare() {
     });
 }
 
-/// A pipe that one direction of one connection has for a while.
+/// A pipe that is lent to one direction of one connection.
 pub struct Pipe {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     ends: Option<Ends>,
     filled: usize,
 }
 
 impl Pipe {
-    /// `None`: all are lent, or there is no memory for another one, or this process may not use any.
+    /// Borrows a pipe. `None`: all are lent, there is no memory for another one, or this process may not use any.
     pub fn borrow() -> Option<Self> {
         if REFUSED.load(Relaxed) {
             return None;
@@ -106,8 +106,8 @@ impl Pipe {
         self.filled == 0
     }
 
-    /// Takes in what the socket has, into an empty pipe. 0: nothing can be moved in this way, and a read says why. The
-    /// socket has ended, or is at an urgent mark, or splice(2) is refused.
+    /// Moves bytes from the socket into an empty pipe. 0: nothing can be moved, and a read finds the cause: the socket
+    /// has ended or is at an urgent mark, or splice(2) is refused.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpSocket) -> Poll<io::Result<usize>> {
         let Some(Ends { writer, .. }) = &self.ends else { return Poll::Ready(Ok(0)) };
         match ready!(from.poll_read_io(cx, |socket| move_bytes(socket, writer, SIZE))) {
@@ -123,7 +123,7 @@ impl Pipe {
         }
     }
 
-    /// Passes on what is in it, or a part.
+    /// Moves all or a part of the bytes to the socket.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpSocket) -> Poll<io::Result<PipeOutput>> {
         let Some(Ends { reader, .. }) = &self.ends else { return Poll::Ready(Ok(PipeOutput::Bytes(0))) };
         match ready!(to.poll_write_io(cx, |socket| move_bytes(reader, socket, self.filled))) {
@@ -139,7 +139,7 @@ impl Pipe {
         }
     }
 
-    /// Everything that is in it.
+    /// Reads all bytes in the pipe.
     fn read_back(&mut self) -> io::Result<Vec<u8>> {
         let Some(Ends { reader, .. }) = &self.ends else { return Ok(Vec::new()) };
         let mut bytes = vec![0; self.filled];
@@ -154,11 +154,11 @@ impl Pipe {
     }
 }
 
-/// The way in which bytes left a pipe.
+/// The result of draining a pipe.
 pub enum PipeOutput {
-    /// This many are with the receiver's socket.
+    /// This many bytes were moved to the receiver's socket.
     Bytes(usize),
-    /// They are here, to be written, because splice(2) is refused.
+    /// The bytes were read back, to be written normally, because splice(2) is refused.
     ReadBack(Vec<u8>),
 }
 
@@ -166,7 +166,7 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         let ends = mem::take(&mut self.ends);
         let empty = self.is_empty();
-        // At the end of the thread there is no pool any more.
+        // At the end of the thread the pool is already dropped.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             match ends.filter(|_| empty) {
@@ -191,7 +191,7 @@ fn open() -> Option<Ends> {
     let sized = [SIZE, LEAST].into_iter().any(|size| fcntl_setpipe_size(&writer, size).is_ok());
     let ends = sized.then_some(Ends { reader, writer })?;
     if !TRIED.load(Relaxed) {
-        // Without descriptors for it, it is tried with the next pipe.
+        // Without descriptors for the test, it is repeated with the next pipe.
         let (mut near, far) = UnixStream::pair().ok()?;
         near.write_all(b"?").ok()?;
         TRIED.store(true, Relaxed);
@@ -203,8 +203,8 @@ fn open() -> Option<Ends> {
     Some(ends)
 }
 
-/// Moves a byte that waits in a socket, and back. A sandbox may refuse that with any error, also with one that would mean a
-/// broken connection of a client's.
+/// Tests splice(2) with one byte from a socket and back. A sandbox may refuse it with any error, even one that usually
+/// means a broken connection.
 fn try_splice(ends: &Ends, socket: &UnixStream) -> io::Result<()> {
     move_bytes(socket, &ends.writer, 1)?;
     move_bytes(&ends.reader, socket, 1)?;
@@ -217,7 +217,7 @@ fn is_refusal(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| REFUSALS.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// No connection of this process uses a pipe again. Logged once.
+/// Stops the use of pipes in this process. Logged once.
 fn copy_from_now_on(call: &str, error: &io::Error) {
     if !REFUSED.swap(true, Relaxed) {
         warn!(call, %error, "the kernel refuses a system call (seccomp?): large transfers are copied, which takes more CPU");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_were_left_behind_reach_nobody() {
+    async fn bytes_left_in_a_pipe_reach_no_other_connection() {
         allow(1);
         let ((mut client, from), (mut server, to)) = (pair().await, pair().await);
         client.write_all(b"left behind").await.unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_is_closed() {
+    fn unused_pipes_are_closed() {
         let figures = || POOL.with_borrow(|pool| (pool.idle.len(), pool.may_open));
         allow(3);
         drop([(); 3].map(|()| Pipe::borrow().unwrap()));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_and_a_reset_are_told() {
+    async fn an_end_and_a_reset_are_detected() {
         allow(1);
         let (client, from) = pair().await;
         let mut pipe = Pipe::borrow().unwrap();

@@ -8,14 +8,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::handshake_memory::Charge;
 
-/// A stream of which some bytes were read too early: they are read again before what the stream has next.
+/// A stream with a prefix of bytes that were read too early: reads return the prefix first.
 ///
-/// Writes are the stream's own. Once the bytes are replayed nothing is held for them.
+/// Writes go directly to the stream. Once the prefix is replayed, its memory is freed.
 #[derive(Debug)]
 pub struct PrefixedIo<S> {
     prefix: Vec<u8>,
     replayed: usize,
-    /// For the memory of the prefix.
+    /// The charge for the memory of the prefix.
     charge: Option<Charge>,
     stream: S,
 }
@@ -25,17 +25,17 @@ impl<S> PrefixedIo<S> {
         Self { prefix, replayed: 0, charge: None, stream }
     }
 
-    /// What is still to be replayed.
+    /// The bytes that are still to be replayed.
     fn prefix(&self) -> &[u8] {
         &self.prefix[self.replayed..]
     }
 
-    /// The stream, once nothing is left in front of what it has next.
+    /// The stream, once the prefix is replayed.
     pub fn replayed_all(&self) -> Option<&S> {
         self.prefix.is_empty().then_some(&self.stream)
     }
 
-    /// Has these bytes, which were the last to be read, read again.
+    /// Puts the last bytes that were read back in front of the stream.
     pub fn unread(&mut self, mut bytes: Vec<u8>) {
         bytes.extend_from_slice(self.prefix());
         (self.prefix, self.replayed) = (bytes, 0);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_read_yet_is_still_to_be_replayed() {
+    async fn unread_bytes_stay_to_be_replayed() {
         let mut stream = PrefixedIo::new(b"hello".to_vec(), tokio::io::empty());
         stream.read_exact(&mut [0; 2]).await.unwrap();
         assert_eq!(stream.prefix(), b"llo");

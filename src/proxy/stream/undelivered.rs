@@ -1,4 +1,4 @@
-//! What the kernel has taken to send and the peer has not confirmed.
+//! The bytes that the kernel has accepted to send and the peer has not acknowledged.
 
 #![allow(unsafe_code, reason = "no library asks for SIOCOUTQ")]
 
@@ -9,7 +9,8 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 /// asm-generic/ioctls.h, where it is called TIOCOUTQ.
 const SIOCOUTQ: Opcode = 0x5411;
 
-/// Bytes written to a TCP socket that its peer has not acknowledged (tcp(7)); 0 where the kernel does not tell.
+/// The number of bytes written to a TCP socket and not acknowledged by its peer (tcp(7)); 0 if the kernel does not
+/// report it.
 pub fn undelivered(socket: impl AsFd) -> usize {
     // SAFETY: SIOCOUTQ takes no input and writes one int, to the place that `Getter` provides for it.
     let answer = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new()) };
@@ -26,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_what_the_peer_has_not_taken() {
+    fn counts_bytes_that_the_peer_has_not_acknowledged() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();

@@ -6,13 +6,13 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream on which some bytes go ahead of what is written: together with the first of that, for a packet of their own
-/// costs about as much as a message, or alone when it is flushed or ended before.
+/// A stream that sends a preamble ahead of the first bytes written: in the same packet, since a separate packet costs
+/// about as much as a message, or alone when the stream is flushed or ended first.
 ///
-/// Reads are the stream's own. Once the bytes are sent nothing is held for them.
+/// Reads go directly to the stream. Once the preamble is sent, its memory is freed.
 #[derive(Debug)]
 pub struct WithPreamble<S> {
-    /// Boxed, so that a connection without any has little room for it.
+    /// Boxed, so that it takes little room in a connection without a preamble.
     unsent: Option<Box<Unsent>>,
     stream: S,
 }
@@ -20,7 +20,7 @@ pub struct WithPreamble<S> {
 #[derive(Debug)]
 struct Unsent {
     bytes: Box<[u8]>,
-    /// How many of them are written; not all.
+    /// The number of bytes that are written; fewer than all.
     written: usize,
 }
 
@@ -31,12 +31,12 @@ impl<S> WithPreamble<S> {
         preceded
     }
 
-    /// Has these bytes go ahead, once those before are sent.
+    /// Sets the next preamble, once the previous one is sent.
     pub fn set_preamble(&mut self, bytes: Box<[u8]>) {
         self.unsent = Some(Box::new(Unsent { bytes, written: 0 }));
     }
 
-    /// The stream, once everything that goes ahead is sent.
+    /// The stream, once the preamble is sent.
     pub fn sent(&self) -> Option<&S> {
         self.unsent.is_none().then_some(&self.stream)
     }
@@ -47,7 +47,7 @@ impl<S> WithPreamble<S> {
 }
 
 impl<S: AsyncWrite + Unpin> WithPreamble<S> {
-    /// Writes what goes ahead, and says how many of the bytes behind it went with it.
+    /// Writes the preamble, and returns how many bytes of `behind` were written with it.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while let Some(unsent) = &mut self.unsent {
             let mut slices = Vec::with_capacity(1 + behind.len());
@@ -177,7 +177,7 @@ pub mod tests {
     }
 
     #[tokio::test]
-    async fn header_and_bytes_arrive_in_order_whatever_is_taken_at_once() {
+    async fn header_and_bytes_arrive_in_order_with_writes_of_any_size() {
         for size in 1..HEADER.len() + 10 {
             let mut stream = preceded(size);
             stream.write_all(b"hello").await.unwrap();

@@ -9,9 +9,9 @@ use rustls::{
 
 use crate::model::{Certificate, server_name};
 
-/// Chooses the certificate of a handshake by the server name that the client asks for: one for exactly this name, else for
-/// a wildcard in place of its first label (RFC 6125 section 6.4), with a key that the client can verify. If there is none
-/// for the name, or no name, the first of all such.
+/// Selects the certificate of a handshake by the requested server name: the exact name, else a wildcard for its first
+/// label (RFC 6125 section 6.4), with a key that the client can verify. If no certificate matches, or there is no name,
+/// the first one with such a key.
 pub(super) struct Certificates(ArcSwap<ByName>);
 
 impl Certificates {
@@ -19,7 +19,7 @@ impl Certificates {
         Self(ArcSwap::from_pointee(ByName::new(certificates)))
     }
 
-    /// For the server name of a ClientHello, and the signature schemes in it.
+    /// Selects by the server name and the signature schemes of a ClientHello.
     pub fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.load().choose(name, schemes)
     }
@@ -71,7 +71,7 @@ impl ByName {
         }
         let above = name.as_deref().and_then(|name| name.split_once('.'));
         let wildcard = above.map_or(&[][..], |(_, above)| self.named(&format!("*.{above}")));
-        // With none that the client can verify, rustls says so to both sides.
+        // If the client can verify none, rustls reports that to both sides.
         let of_the_name = || verifiable(wildcard).or_else(|| exact.first().or(wildcard.first()).cloned());
         of_the_name().or_else(|| verifiable(&self.all)).or_else(|| self.all.first().cloned())
     }

@@ -11,18 +11,18 @@ use x509_parser::{
 use super::HandshakeFault;
 use crate::model::server_name;
 
-/// What is known of a client's TLS.
+/// The TLS parameters of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTls {
-    /// The name that it asks for (SNI).
+    /// The requested server name (SNI).
     pub server_name: Option<Box<str>>,
-    /// `None`: TLS does not end here, or has not been agreed on.
+    /// `None`: TLS is not terminated here, or its handshake is not complete.
     pub agreed: Option<Agreed>,
-    /// Why its handshake failed.
+    /// The cause of a failed handshake.
     pub fault: Option<HandshakeFault>,
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// `TLS1.2` or `TLS1.3`.
@@ -30,21 +30,21 @@ pub struct Agreed {
     /// The application protocol (ALPN).
     pub protocol: Option<Box<[u8]>>,
     pub resumed: bool,
-    /// Whose identity it proved; `None`: it showed no certificate, or was not asked for one.
+    /// The identity of the client; `None`: it showed no certificate, or none was requested.
     pub identity: Option<Identity>,
 }
 
-/// Who a client's certificate says it is.
+/// The identity in a client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The distinguished name, as text: `O=shop, CN=alice`, with the escapes of RFC 4514. A certificate may have none.
+    /// The distinguished name as text: `O=shop, CN=alice`, with the escapes of RFC 4514. It may be empty.
     pub subject: Box<str>,
     pub common_name: Option<Box<str>>,
     /// The last moment of its validity, in seconds since 1970.
     not_after: i64,
 }
 
-/// What of a name is kept: X.520 allows a common name 64 characters.
+/// The maximum length of a name: X.520 allows a common name 64 characters.
 const LONGEST_NAME: usize = 256;
 
 impl ClientTls {
@@ -72,7 +72,7 @@ impl Identity {
         let common_name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
         Some(Self {
             subject: cut(&text(subject)),
-            // Not cut: that would be another's name.
+            // Not truncated: that could be another client's name.
             common_name: common_name.filter(|name| name.len() <= LONGEST_NAME).map(Into::into),
             not_after: certificate.validity().not_after.timestamp(),
         })
@@ -83,7 +83,7 @@ impl Identity {
         Self { subject: subject.into(), common_name: None, not_after: i64::MAX }
     }
 
-    /// Whether its validity has ended: whoever resumes a session is not looked at anew.
+    /// True if the certificate has expired: a resumed session does not verify it again.
     pub fn has_expired(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         i64::try_from(now).is_ok_and(|now| now > self.not_after)
@@ -99,7 +99,7 @@ fn text(subject: &X509Name) -> String {
     attributes.collect::<Vec<_>>().join(", ")
 }
 
-/// Nothing in a value looks like another attribute (RFC 4514, section 2.4).
+/// Escapes a value so that it cannot look like another attribute (RFC 4514, section 2.4).
 fn escaped(value: &str) -> String {
     let mut text = String::new();
     for letter in value.chars() {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_says_who_shows_it() {
+    fn a_certificate_identifies_its_client() {
         let text = |text: &str| DnValue::Utf8String(text.into());
         let alice = identity(&[(DnType::OrganizationName, text("shop")), (DnType::CommonName, text("alice"))]);
         assert_eq!((&*alice.subject, alice.common_name.as_deref()), ("O=shop, CN=alice", Some("alice")));

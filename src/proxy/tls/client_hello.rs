@@ -1,4 +1,4 @@
-//! What a client says before anything is encrypted: a ClientHello, read without answering it.
+//! The ClientHello, read without an answer.
 
 use std::{
     future::poll_fn,
@@ -18,13 +18,13 @@ use crate::{
 
 /// The largest ClientHello that is read, in bytes. One with a post-quantum key share has about 1,700.
 const MAX_HELLO: usize = 64 * 1024;
-/// The most that is read for it, in bytes: what comes in several records has a header of five bytes in each.
+/// The maximum number of bytes read: each record adds a header of five bytes.
 const MAX_READ: usize = MAX_HELLO + 8 * 1024;
 
-/// What connections are routed by.
+/// The fields of a ClientHello that routes use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// [Normalized](crate::model::server_name). With Encrypted ClientHello, the outer one's.
+    /// [Normalized](crate::model::server_name). With Encrypted ClientHello, the name of the outer one.
     pub server_name: Option<Box<str>>,
 }
 
@@ -42,12 +42,13 @@ pub enum HelloError {
     Io(#[from] io::Error),
 }
 
-/// Reads until a ClientHello is complete, in whatever records and pieces it comes. `read` gets every byte that was read,
-/// also those behind it and those of what is none.
+/// Reads until a ClientHello is complete, in any number of records and reads. `read` gets every byte that was read,
+/// including bytes behind the ClientHello and bytes that are none.
 ///
 /// # Errors
-/// If the bytes are no ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2) in TLS records (RFC 8446 section
-/// 5.1), one that is too large, or the stream ends or fails before. Never waits for more once that is certain.
+/// If the bytes are not a ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2) in TLS records (RFC
+/// 8446 section 5.1), if it is too large, or if the stream ends or fails first. Returns as soon as the error is
+/// certain.
 pub async fn read_client_hello(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
@@ -55,7 +56,7 @@ pub async fn read_client_hello(
     read_client_hello_with(stream, read, |_| Ok(())).await
 }
 
-/// The same, with leave for each number of bytes that `read` has room for.
+/// The same, and asks `grow` for permission before `read` gets more room.
 pub async fn read_client_hello_with(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
@@ -76,14 +77,14 @@ pub async fn read_client_hello_with(
     }
 }
 
-/// Reads once. There is room for what has come, and none for what has not.
+/// Reads once. Allocates only for the bytes that have arrived.
 async fn read_some(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
     grow: &mut impl FnMut(usize) -> Result<(), MemoryFull>,
 ) -> Result<usize, HelloError> {
     poll_fn(|cx| {
-        // Not a part of the future, so that a client that says nothing has none.
+        // Not a part of the future, so that a silent client holds no buffer.
         let mut bytes = [MaybeUninit::uninit(); 4096];
         let mut bytes = ReadBuf::uninit(&mut bytes);
         ready!(Pin::new(&mut *stream).poll_read(cx, &mut bytes))?;
@@ -107,22 +108,22 @@ const MESSAGE_HEADER: usize = 4;
 /// Follows a handshake message through records, without a copy of it.
 #[derive(Debug, Default)]
 struct Records {
-    /// How many bytes of the stream are taken: whole records.
+    /// The number of bytes of the stream that are consumed: whole records.
     taken: usize,
-    /// How many bytes of the message these have.
+    /// The number of bytes of the message in these records.
     length: usize,
-    /// The first ones.
+    /// The first bytes of the message.
     header: [u8; MESSAGE_HEADER],
 }
 
 impl Records {
-    /// Takes the records that are complete in all that was read so far.
+    /// Consumes the records that are complete so far.
     fn take(&mut self, read: &[u8]) -> Result<(), HelloError> {
         const HANDSHAKE: u8 = 22;
         const MAX_FRAGMENT: usize = 1 << 14;
         loop {
             let left = &read[self.taken..];
-            // What is no handshake is told by its first bytes: nobody waits for the others.
+            // The first bytes show that this is not a handshake: do not wait for more.
             match left {
                 [] => return Ok(()),
                 [HANDSHAKE] | [HANDSHAKE, 3, ..] => {}
@@ -153,13 +154,13 @@ impl Records {
         }
         let hello = match read[RECORD_HEADER..self.taken].len() == self.length {
             true => parse(&read[RECORD_HEADER..][message]),
-            // It came in several records.
+            // The message spans several records.
             false => parse(&fragments(&read[..self.taken]).concat()[message]),
         };
         hello.map(Some).ok_or(HelloError::Invalid)
     }
 
-    /// How many bytes the message has behind its header, once that is known.
+    /// The length of the message behind its header, once it is known.
     fn body_length(&self) -> Result<Option<usize>, HelloError> {
         const CLIENT_HELLO: u8 = 1;
         let [kind, high, middle, low] = self.header;
@@ -175,7 +176,7 @@ impl Records {
     }
 }
 
-/// What records hold, which are all complete.
+/// The payload of complete records.
 fn fragments(mut records: &[u8]) -> Vec<&[u8]> {
     let mut fragments = Vec::new();
     while let Some((header, rest)) = records.split_at_checked(RECORD_HEADER) {
@@ -186,7 +187,7 @@ fn fragments(mut records: &[u8]) -> Vec<&[u8]> {
     fragments
 }
 
-/// `None`: it is not formed as it should be.
+/// `None`: the message is malformed.
 fn parse(body: &[u8]) -> Option<ClientHello> {
     const VERSION_AND_RANDOM: usize = 2 + 32;
     const SERVER_NAME: u16 = 0;
@@ -214,8 +215,8 @@ fn parse(body: &[u8]) -> Option<ClientHello> {
     Some(ClientHello { server_name: server_name.flatten() })
 }
 
-/// The name in a server_name extension (RFC 6066, section 3). An address counts as no name, and names of kinds that are
-/// not defined are passed over.
+/// The name in a server_name extension (RFC 6066, section 3). An address counts as no name, and names of undefined
+/// types are ignored.
 fn host_name(extension: &[u8]) -> Option<Option<Box<str>>> {
     const HOST_NAME: u8 = 0;
     let mut extension = Reader(extension);
@@ -224,7 +225,7 @@ fn host_name(extension: &[u8]) -> Option<Option<Box<str>>> {
         return None;
     }
     let name = str::from_utf8(names.vector()?).ok()?;
-    // Of two names nobody could say which one is meant.
+    // Two names would be ambiguous.
     if names.0.first() == Some(&HOST_NAME) || !extension.0.is_empty() {
         return None;
     }
@@ -234,7 +235,7 @@ fn host_name(extension: &[u8]) -> Option<Option<Box<str>>> {
     }
 }
 
-/// What is left to read.
+/// The unread rest.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

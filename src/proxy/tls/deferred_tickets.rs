@@ -14,12 +14,12 @@ use crate::proxy::stream::{
 /// The content type of encrypted records (RFC 8446, section 5.2).
 const APPLICATION_DATA: u8 = 23;
 
-/// The stream below a TLS server, on which the session tickets that end a handshake of TLS 1.3 wait for the first data,
-/// and go with it: a packet of their own costs about as much as a message, and no client waits for them. BoringSSL does
-/// the same.
+/// The stream below a TLS server. The session tickets at the end of a TLS 1.3 handshake are deferred and sent with the
+/// first data: a separate packet costs about as much as a message, and no client waits for tickets. BoringSSL does the
+/// same.
 ///
-/// The tickets are known by their place: everything else that a server says in a handshake begins with a record that is
-/// not encrypted.
+/// Tickets are recognised by their position: everything else that a server sends in a handshake begins with a record
+/// that is not encrypted.
 #[derive(Debug)]
 pub struct DeferredTickets<S> {
     handshake: Option<Handshake>,
@@ -28,9 +28,9 @@ pub struct DeferredTickets<S> {
 
 #[derive(Debug)]
 struct Handshake {
-    /// The next bytes to be written begin a record.
+    /// True if the next bytes to be written begin a record.
     between_records: bool,
-    /// Bytes that came, which the TLS library may keep until the handshake is done.
+    /// The bytes received, which the TLS library may hold until the handshake is done.
     read: usize,
     charge: Option<Charge>,
 }
@@ -43,7 +43,7 @@ impl<S> DeferredTickets<S> {
         }
     }
 
-    /// What is written from now on is data.
+    /// Marks the handshake as done: the next writes are data.
     pub fn handshake_done(&mut self) {
         self.handshake = None;
     }
@@ -54,7 +54,7 @@ impl<S> DeferredTickets<S> {
 }
 
 impl<S: AsyncWrite + Unpin> DeferredTickets<S> {
-    /// Writes what waits.
+    /// Writes the deferred bytes.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_send(cx, &[]).map_ok(drop)
     }
@@ -104,7 +104,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeferredTickets<S> {
         self.stream.is_write_vectored()
     }
 
-    /// Leaves what waits where it is.
+    /// Keeps the deferred bytes.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.stream.get_mut()).poll_flush(cx)
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tickets_go_with_the_first_data_whatever_is_taken_at_once() {
+    async fn tickets_go_with_the_first_data_with_writes_of_any_size() {
         for size in 1..40 {
             let mut stream = after_handshake(size).await;
             stream.write_all(b"\x17data").await.unwrap();

@@ -162,7 +162,7 @@ impl HandshakeFault {
         }
     }
 
-    /// That of a handshake that rustls did.
+    /// The fault of a handshake by rustls.
     pub fn of(error: &io::Error) -> Self {
         match error.get_ref().and_then(|error| error.downcast_ref()) {
             Some(error) => Self::of_rustls(error),
@@ -190,7 +190,7 @@ impl HandshakeFault {
             | Error::InvalidEncryptedClientHello(_)
             | Error::InappropriateMessage { .. }
             | Error::InappropriateHandshakeMessage { .. } => Self::Malformed,
-            // The others are not the client's; rustls may get more of them.
+            // The others are not faults of the client; rustls may add more.
             _ => Self::Internal,
         }
     }
@@ -241,7 +241,7 @@ impl HandshakeFault {
         }
     }
 
-    /// That of a ClientHello which was only looked at; `read` has the first bytes.
+    /// The fault of a ClientHello that was read for routing; `read` has its first bytes.
     pub fn of_hello(error: &HelloError, read: &[u8]) -> Self {
         const HANDSHAKE: u8 = 22;
         const ALERT: u8 = 21;
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_that_are_no_tls_are_told_from_damaged_ones() {
+    fn plaintext_and_damaged_tls_have_different_faults() {
         let of = |read: &[u8]| HandshakeFault::of_hello(&HelloError::Invalid, read);
         assert_eq!(of(b"GET / HTTP/1.0\r\n"), HandshakeFault::NotTls);
         assert_eq!(of(b"\x16\x03\x01\0\0"), HandshakeFault::Malformed);

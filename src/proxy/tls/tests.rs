@@ -25,7 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::*;
 use crate::model::{Certificate, TlsVersion};
 
-/// Who signs the certificates of a test.
+/// The authority of a test's certificates.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -137,7 +137,7 @@ async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) ->
 }
 
 #[tokio::test]
-async fn the_server_name_chooses_the_certificate() {
+async fn the_server_name_selects_the_certificate() {
     let authority = Authority::new();
     let first = authority.certificate(&["first.example.com"]);
     let exact = authority.certificate(&["db.example.com", "other.example.org"]);
@@ -160,7 +160,7 @@ async fn the_server_name_chooses_the_certificate() {
 }
 
 #[tokio::test]
-async fn of_two_certificates_for_a_name_the_client_gets_one_it_can_verify() {
+async fn the_client_gets_a_certificate_with_a_key_that_it_can_verify() {
     let authority = Authority::new();
     let rsa = authority.certificate_of(&["db.example.com"], &PKCS_RSA_SHA256);
     let ecdsa = authority.certificate_of(&["db.example.com"], &PKCS_ECDSA_P256_SHA256);
@@ -181,7 +181,7 @@ async fn of_two_certificates_for_a_name_the_client_gets_one_it_can_verify() {
 }
 
 #[test]
-fn certificates_are_chosen_by_normalized_names_and_by_what_the_client_can_verify() {
+fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
     const RSA: SignatureScheme = SignatureScheme::RSA_PSS_SHA256;
     const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 

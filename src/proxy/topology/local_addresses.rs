@@ -6,13 +6,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
-/// Answers for the addresses of endpoints. They are remembered: there may be many endpoints, and every change of one asks
-/// again for all.
+/// Cached answers for the addresses of endpoints: there may be many endpoints, and every change of one queries all of
+/// them.
 #[derive(Debug, Default)]
 pub struct LocalAddresses(HashMap<IpAddr, bool>);
 
 impl LocalAddresses {
-    /// True if this is an address of this host; taken from the `previous` answers if it is among them.
+    /// True if this is an address of this host; taken from the `previous` answers if possible.
     pub fn contain(&mut self, ip: IpAddr, previous: &Self) -> bool {
         let ip = ip.to_canonical();
         if ip.is_loopback() || ip.is_unspecified() {
@@ -22,7 +22,7 @@ impl LocalAddresses {
         *self.0.entry(ip).or_insert_with(|| known().unwrap_or_else(|| is_local(ip).unwrap_or(false)))
     }
 
-    /// Finds all answers again. True if one has changed.
+    /// Refreshes all answers. True if one has changed.
     pub fn refresh(&mut self) -> bool {
         let mut changed = false;
         for (ip, known) in &mut self.0 {
@@ -37,12 +37,12 @@ impl LocalAddresses {
     }
 }
 
-/// `None`: there is no descriptor or port to find out.
+/// `None`: unknown for lack of a descriptor or port.
 fn is_local(ip: IpAddr) -> Option<bool> {
     Some(can_bind(ip)? && (!can_bind_anywhere(ip) || is_source_of_itself(ip)))
 }
 
-/// `None`: there is no descriptor or port to find out.
+/// `None`: unknown for lack of a descriptor or port.
 fn can_bind(ip: IpAddr) -> Option<bool> {
     match UdpSocket::bind((ip, 0)) {
         Ok(_) => Some(true),
@@ -51,7 +51,7 @@ fn can_bind(ip: IpAddr) -> Option<bool> {
     }
 }
 
-/// True if sockets may be bound to addresses of others (`net.ipv4.ip_nonlocal_bind`).
+/// True if sockets may be bound to non-local addresses (`net.ipv4.ip_nonlocal_bind`).
 fn can_bind_anywhere(ip: IpAddr) -> bool {
     // For documentation (RFC 5737, RFC 3849).
     let foreign: IpAddr = match ip {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_addresses_are_told_from_others() {
+    fn local_addresses_are_recognised() {
         let mut local = LocalAddresses::default();
         for (address, expected) in [
             ("127.0.0.1", true),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_reused_until_they_are_refreshed_and_forgotten_once_nobody_asks() {
+    fn answers_are_cached_until_refreshed_and_dropped_when_unused() {
         let foreign = "192.0.2.7".parse().unwrap();
         // As if it had been an address of this host before.
         let previous = LocalAddresses([(foreign, true)].into());

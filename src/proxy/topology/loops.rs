@@ -1,4 +1,4 @@
-//! Endpoints that are left out because their connections would come back to their listener.
+//! Loop detection: endpoints are omitted if their connections would come back to their listener.
 
 use std::{borrow::Cow, collections::BTreeMap, mem, sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tracing::{info, warn};
 use super::local_addresses::LocalAddresses;
 use crate::model::{EndpointKey, Loops, Snapshot, Upstream, UpstreamKey, loops};
 
-/// The addresses of this host are looked at again after this long, or after [`REFRESH_COST`] times as long as a look took.
+/// The interval between refreshes of this host's addresses, at least [`REFRESH_COST`] times the duration of a refresh.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// At most a hundredth of a thread is used for looks.
+/// Refreshes use at most a hundredth of a thread.
 const REFRESH_COST: u32 = 100;
 
-/// Keeps connections from looping through the host's own addresses until there is no descriptor left. The translation
-/// refuses the loops that manifests show; the addresses of this host are known here only.
+/// Prevents connections from looping through the host's own addresses until no descriptor is left. The translation
+/// refuses loops that are visible in manifests; only this module knows the addresses of the host.
 #[derive(Default)]
 pub struct LoopGuard {
     addresses: LocalAddresses,
     found: Loops,
-    /// `None`: there is nothing to look at.
+    /// `None`: there are no addresses to refresh.
     next_refresh: Option<Instant>,
 }
 
@@ -40,17 +40,18 @@ impl LoopGuard {
         upstreams
     }
 
-    /// The endpoints that are left out.
+    /// The omitted endpoints.
     pub fn found(&self) -> &Loops {
         &self.found
     }
 
-    /// When [`Self::refresh`] is due.
+    /// The time of the next [`Self::refresh`].
     pub fn next_refresh(&self) -> Option<Instant> {
         self.next_refresh
     }
 
-    /// Looks at the addresses of this host. True if those of endpoints have changed: then other endpoints may loop.
+    /// Refreshes the addresses of this host. True if an answer for an endpoint has changed: then other endpoints may
+    /// loop.
     pub fn refresh(&mut self) -> bool {
         let begun = Instant::now();
         let changed = self.addresses.refresh();

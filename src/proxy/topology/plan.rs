@@ -1,4 +1,4 @@
-//! What is to be done to the listening sockets.
+//! The changes to listening sockets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,11 +8,11 @@ use std::{
 
 use crate::model::{Listener, ListenerKey, covers, overlap};
 
-/// The way from the addresses that are open to the listeners that are wanted.
+/// The changes from the open addresses to the configured listeners.
 ///
-/// Sockets belong to addresses: an address that another listener takes over keeps its sockets. So does one within a wider
-/// address that is wanted instead of it: the kernel goes on giving it the connections it matches best, and closing it
-/// would reset those that are just being made.
+/// Sockets belong to addresses: an address that another listener takes over keeps its sockets. So does an address
+/// within a wider one that replaces it: the kernel still gives it the connections it matches best, and closing it would
+/// reset connections that are being established.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub open: Vec<BindPlan>,
@@ -25,12 +25,12 @@ pub struct Plan {
 pub struct BindPlan {
     pub address: SocketAddr,
     pub listener: ListenerKey,
-    /// An address that is open now, or is opened too, competes for the same connections: the sockets must be able to
-    /// exist side by side.
+    /// True if another address, open or to be opened, competes for the same connections: the sockets must be able to
+    /// coexist.
     pub overlaps: bool,
 }
 
-/// `inherited` are the addresses of sockets that another process has handed over and that are not open here yet.
+/// `inherited` are the addresses of sockets from the previous process that are not open here yet.
 pub fn plan(
     open: &BTreeSet<SocketAddr>,
     inherited: &BTreeSet<SocketAddr>,
@@ -101,7 +101,7 @@ mod tests {
         })
     }
 
-    /// What is opened (`+`, `!` when it overlaps), kept (`=`) and closed (`-`).
+    /// The addresses that are opened (`+`, `!` if overlapping), kept (`=`) and closed (`-`).
     fn planned(open: &[&str], wanted: &[(&str, &str)]) -> Vec<String> {
         planned_with(&[], open, wanted)
     }

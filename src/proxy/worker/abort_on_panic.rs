@@ -1,7 +1,7 @@
 use std::thread;
 
-/// Takes the process with it when what holds it panics: better no load balancer, and another in its place, than one
-/// that holds sockets and no longer serves them.
+/// Aborts the process when its holder panics: a restarted process is better than one that holds sockets and no longer
+/// serves them.
 pub struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {

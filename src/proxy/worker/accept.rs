@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::tcp::TcpSocket;
 
-/// Accepts a connection that waits now, whether or not the event loop has heard of it.
+/// Accepts a waiting connection, independent of the event loop's readiness.
 pub fn accept(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (tcp, peer) = rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
@@ -20,13 +20,13 @@ pub fn registered((tcp, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpSocket
     Ok((TcpSocket::new(tcp)?, peer))
 }
 
-/// Whether this host has no descriptor or memory left: the connection still waits.
+/// True if this host has no descriptor or memory left: the connection still waits.
 pub fn is_exhausted(error: &io::Error) -> bool {
     const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
     error.raw_os_error().is_some_and(|code| EXHAUSTED.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// Growing pauses while this host has no descriptor or memory for a new connection.
+/// Increasing pauses while this host has no descriptor or memory for a new connection.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,

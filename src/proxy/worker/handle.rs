@@ -1,4 +1,4 @@
-//! A worker as other threads see it.
+//! The interface of workers to other threads.
 
 use std::{
     collections::BTreeMap,
@@ -27,26 +27,26 @@ use crate::{
     proxy::{access_log::AccessLog, connection::AcceptedConnection, listener::ListenerSlot},
 };
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     pub capacity: Arc<Places>,
-    /// No client gets a descriptor from this one on.
+    /// Client connections only use descriptors below this one.
     pub spare_from: RawFd,
-    /// How many pipes the connections of each worker may have at a time.
+    /// The maximum number of pipes of each worker.
     pub pipes: usize,
     pub access_log: Arc<AccessLog>,
     pub started: StdInstant,
 }
 
-/// A worker, seen from other threads.
+/// The handle of a worker.
 #[derive(Debug)]
 pub struct WorkerHandle {
     pub orders: mpsc::UnboundedSender<Order>,
-    /// Connections it has or has been handed.
+    /// Connections that the worker has or was given.
     pub open: AtomicUsize,
-    /// Milliseconds after the start when it last was seen alive.
+    /// The last heartbeat, in milliseconds after the start.
     pub heartbeat: AtomicU64,
 }
 
@@ -60,13 +60,13 @@ impl WorkerHandle {
         self.open.load(Relaxed)
     }
 
-    /// How long ago the worker was seen alive, when the process is as old as `now`.
+    /// The time since the last heartbeat; `now` is the age of the process.
     pub fn silent_for(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_millis(self.heartbeat.load(Relaxed)))
     }
 }
 
-/// What a worker is told.
+/// A command for a worker.
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
@@ -74,37 +74,37 @@ pub enum Order {
         id: SocketId,
         slot: Arc<ListenerSlot>,
         socket: TcpListener,
-        /// The same socket: a second descriptor for it would be one less for a connection.
+        /// Returns the same socket: a second descriptor for it would be one less for a connection.
         done: oneshot::Sender<io::Result<Arc<AsyncFd<TcpListener>>>>,
     },
-    /// Stop accepting on a socket and let go of it.
+    /// Stop accepting on a socket and release it.
     Close { id: SocketId, closing: Closing, done: oneshot::Sender<()> },
     /// Serve a connection that another worker accepted.
     Adopt(TcpStream, Box<AcceptedConnection>),
-    /// Tell how many connections have reached each endpoint, by its id.
+    /// Return the number of established connections of each endpoint, by its id.
     Count { done: oneshot::Sender<BTreeMap<u64, u32>> },
-    /// Tell how long those connections have been silent, or open, that would be closed first.
+    /// Return the ranks of the connections that would be closed first.
     Rank { requests: Arc<CloseRequests>, done: oneshot::Sender<BTreeMap<DrainTarget, Vec<Instant>>> },
-    /// Close some connections, and tell how many these were.
+    /// Close connections, and return their number by target.
     CloseSome { requests: CloseRequests, done: oneshot::Sender<BTreeMap<DrainTarget, usize>> },
-    /// End open connections, and tell how they have ended.
+    /// Drain open connections, and return how they ended.
     Drain { drains: Drains, done: oneshot::Sender<DrainOutcome> },
-    /// End the thread; what is still open is reset.
+    /// Stop the thread; connections that are still open are reset.
     Stop,
 }
 
 pub type SocketId = u64;
 
-/// What becomes of the connections that wait in a socket's queue.
+/// The treatment of connections that wait in the queue of a closing socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// They are accepted first: closing the socket would reset them.
+    /// Accept them first: closing the socket would reset them.
     Last,
-    /// They are left to another process that has the same socket.
+    /// Leave them to another process that has the same socket.
     HandedOver,
 }
 
-/// How the connections that were open at the beginning of a drain have ended.
+/// The results of a drain, for the connections that were open at its beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrainOutcome {
     pub by_themselves: usize,

@@ -1,4 +1,4 @@
-//! The open connections of a worker, and which of them are to be closed first.
+//! The open connections of a worker, and the order in which they are closed.
 
 use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap, rc::Rc};
 
@@ -7,25 +7,25 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::proxy::{accounting::CloseReason, connection::record::Session};
 
-/// Something that connections belong to, by its id.
+/// The endpoint or listener that connections belong to, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainTarget {
     Endpoint(u64),
     Listener(u64),
 }
 
-/// Which connections are to be closed, by whose they are.
+/// The connections to close, by target.
 pub type CloseRequests = BTreeMap<DrainTarget, CloseRequest>;
 
 #[derive(Clone, Copy, Debug)]
 pub struct CloseRequest {
-    /// At most so many.
+    /// The maximum number of connections.
     pub count: usize,
     pub reason: CloseReason,
     pub criteria: CloseCriteria,
 }
 
-/// Which connections may be closed, and which of them first.
+/// The criteria for the connections that may be closed, and their order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CloseCriteria {
     pub order: CloseOrder,
@@ -37,13 +37,13 @@ pub struct CloseCriteria {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CloseOrder {
-    /// Those that were silent for the longest time.
+    /// The least recently active connections first.
     #[default]
     LeastRecentlyActive,
     Oldest,
 }
 
-/// How a drain closes connections at the moment.
+/// The number of connections that a drain closes now, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseQuota {
     pub count: usize,
@@ -56,7 +56,7 @@ impl CloseCriteria {
             && self.silent_since.is_none_or(|since| session.last_activity() <= since)
     }
 
-    /// The earlier, the sooner it is closed.
+    /// Connections with an earlier rank are closed first.
     fn rank(&self, session: &Session) -> Instant {
         match self.order {
             CloseOrder::LeastRecentlyActive => session.last_activity(),
@@ -83,7 +83,7 @@ impl Entry {
 }
 
 impl Sessions {
-    /// Adds a connection, whose task is told its place here.
+    /// Adds a connection. `start` gets its place and spawns its task.
     pub fn add(&self, session: Rc<Session>, start: impl FnOnce(usize) -> AbortHandle) {
         let mut sessions = self.0.borrow_mut();
         let place = sessions.vacant_entry();
@@ -99,7 +99,7 @@ impl Sessions {
         self.0.borrow().len()
     }
 
-    /// Those that are not being closed already.
+    /// Visits the connections that are not being closed already.
     pub fn for_each(&self, mut seen: impl FnMut(&Session)) {
         let sessions = self.0.borrow();
         let open = sessions.iter().map(|(_, entry)| entry).filter(|entry| !entry.session.is_cancelled());
@@ -112,7 +112,8 @@ impl Sessions {
         open.for_each(|entry| entry.close(reason));
     }
 
-    /// Closes so many of each, those first that were silent for the longest time. `of` has each connection's place there.
+    /// Closes the quota of each drain, the least recently active connections first. `of` maps a connection to its
+    /// drain.
     pub fn close_first(&self, quotas: &[CloseQuota], of: impl Fn(&Session) -> usize) {
         if quotas.iter().all(|quota| quota.count == 0) {
             return;
@@ -131,26 +132,26 @@ impl Sessions {
         }
     }
 
-    /// How many have reached each endpoint, by its id.
+    /// The number of established connections of each endpoint, by its id.
     pub fn established(&self) -> BTreeMap<u64, u32> {
         let mut counts = BTreeMap::new();
         self.for_each(|session| *counts.entry(session.endpoint()).or_insert(0) += 1);
         counts
     }
 
-    /// The ranks of those that would be closed first here, in order.
+    /// The ranks of the connections of this worker that would be closed first, in order.
     pub fn first_to_close(&self, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<Instant>> {
         let sessions = self.0.borrow();
         let ranks = |chosen: Vec<(Instant, usize)>| chosen.into_iter().map(|(rank, _)| rank).collect();
         chosen(&sessions, requests).into_iter().map(|(target, chosen)| (target, ranks(chosen))).collect()
     }
 
-    /// Closes what is wished, and answers how many that were.
+    /// Closes the requested connections, and returns their number by target.
     pub fn close(&self, requests: &CloseRequests) -> BTreeMap<DrainTarget, usize> {
         let sessions = self.0.borrow();
         let close = |(target, places): (DrainTarget, Vec<(Instant, usize)>)| {
             let entries = places.iter().map(|(_, place)| &sessions[*place]);
-            // One may belong to two that go.
+            // A connection may belong to two targets.
             let open: Vec<_> = entries.filter(|entry| !entry.session.is_cancelled()).collect();
             open.iter().for_each(|entry| entry.close(requests[&target].reason));
             (target, open.len())
@@ -159,7 +160,7 @@ impl Sessions {
     }
 }
 
-/// The places of those that are to be closed first, with their ranks, in order.
+/// The places of the connections to close first, with their ranks, in order.
 fn chosen(sessions: &Slab<Entry>, requests: &CloseRequests) -> BTreeMap<DrainTarget, Vec<(Instant, usize)>> {
     let mut chosen: BTreeMap<DrainTarget, Vec<_>> = BTreeMap::new();
     for (place, entry) in sessions.iter().filter(|(_, entry)| !entry.session.is_cancelled()) {
@@ -177,8 +178,8 @@ fn chosen(sessions: &Slab<Entry>, requests: &CloseRequests) -> BTreeMap<DrainTar
     chosen
 }
 
-/// What each worker is to close so that all together close those first that come first among all: `ranks` has those of
-/// each worker, in order.
+/// Divides the requests among the workers, so that all together close the connections with the earliest ranks: `ranks`
+/// has those of each worker, in order.
 pub fn divide_requests(requests: &CloseRequests, ranks: &[BTreeMap<DrainTarget, Vec<Instant>>]) -> Vec<CloseRequests> {
     let mut shares = vec![CloseRequests::new(); ranks.len()];
     for (target, request) in requests {
@@ -202,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_workers_together_close_those_first_that_were_silent_for_the_longest_time() {
+    fn workers_together_close_the_least_recently_active_connections_first() {
         let (now, target) = (Instant::now(), DrainTarget::Endpoint(7));
         let ranks = |seconds: &[u64]| {
             let ranks = seconds.iter().map(|seconds| now + Duration::from_secs(*seconds)).collect();

@@ -1,4 +1,4 @@
-//! How many connections of each load balancer a worker closes at each moment while the process shuts down.
+//! The drains of a worker while the process shuts down, one for each load balancer.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,23 +17,23 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the listeners that have connections say of a shutdown at the moment, by their ids; `None`: they are kept for as
-/// long as the process may drain.
+/// The `drain.shutdown` policies of listeners with connections, by listener id; `None`: connections stay for as long as
+/// the process may drain.
 pub type Declared = HashMap<u64, (ObjectKey, Option<Close>)>;
 
-/// What is declared now. Of listeners that are gone it is what was declared last.
+/// The current policies; for removed listeners the last declared ones.
 pub fn declared(view: &View) -> Declared {
     let live = view.listeners.iter().filter_map(|live| Some((live, view.snapshot.listeners.get(&live.key)?.drain)));
     let draining = view.draining.iter().map(|draining| (&draining.listener, draining.drain));
     live.chain(draining).map(|(listener, drain)| (listener.id, (listener.key.object.clone(), drain.shutdown))).collect()
 }
 
-/// The drains of a worker, one for each load balancer, by their numbers.
+/// The drains of a worker, one for each load balancer and policy.
 #[derive(Debug)]
 pub struct Drains {
     begun: Instant,
     drains: Vec<Drain>,
-    /// By the ids of listeners.
+    /// Indexes into `drains`, by listener id.
     of: HashMap<u64, usize>,
 }
 
@@ -41,20 +41,20 @@ pub struct Drains {
 struct Drain {
     schedule: Schedule,
     pace: Option<Pace>,
-    /// How many connections there were at the beginning.
+    /// The number of connections at the beginning.
     total: usize,
 }
 
 impl Drains {
-    /// One of as many workers, each of which closes its own connections.
+    /// Creates the drains of one of `workers` workers, each of which closes its own connections.
     pub fn new(how: DrainMode, declared: &Declared, longest: Duration, workers: usize, now: Instant) -> Self {
         let mut drains = Self { begun: now, drains: Vec::new(), of: HashMap::new() };
-        // What nobody declared is the process's: one drain for all of that.
+        // Connections without a declared policy share one drain.
         drains.drains.push(Drain::new(how.schedule(None, longest), None, workers, now));
         if how == DrainMode::UntilTheyEnd {
             return drains;
         }
-        // Those of a load balancer share its rate. One that is gone may have said something else.
+        // Listeners of a load balancer share its rate. A removed listener may have had another policy.
         let mut numbers = BTreeMap::new();
         for (listener, (object, close)) in declared {
             let Some(close) = close else { continue };
@@ -68,24 +68,24 @@ impl Drains {
         drains
     }
 
-    /// How many there are.
+    /// The number of drains.
     pub fn len(&self) -> usize {
         self.drains.len()
     }
 
-    /// The number of the one that a listener's connections belong to.
+    /// The index of the drain of a listener's connections.
     pub fn of(&self, listener: u64) -> usize {
         self.of.get(&listener).copied().unwrap_or(0)
     }
 
-    /// Takes note of how many connections each has at the beginning.
+    /// Sets the number of connections of each drain at the beginning.
     pub fn begin(&mut self, open: &[usize]) {
         for (drain, open) in self.drains.iter_mut().zip(open) {
             drain.total = *open;
         }
     }
 
-    /// How many each closes of those that it has.
+    /// The quota of each drain, from its number of open connections.
     pub fn due(&mut self, open: &[usize], now: Instant) -> Vec<CloseQuota> {
         let elapsed = now - self.begun;
         self.drains.iter_mut().zip(open).map(|(drain, open)| drain.due(*open, elapsed, now)).collect()
@@ -105,7 +105,7 @@ impl Drain {
         }
         let allowed = self.pace.as_mut().map_or(usize::MAX, |pace| pace.allows(now));
         let count = count.min(allowed);
-        // All that is due is closed.
+        // The whole quota is closed.
         self.pace.iter_mut().for_each(|pace| pace.spend(count, now));
         CloseQuota { count, reason: CloseReason::Drained }
     }
@@ -120,7 +120,7 @@ mod tests {
         Some(Close { after, spread: after, max_per_second: NonZeroU32::new(max_per_second) })
     }
 
-    /// How many of these connections each of these listeners has, by its place, when the drain has gone on for a while.
+    /// The connections that each of these listeners still has after some time of the drain.
     fn left(listeners: &[(&str, Option<Close>, usize)], after: Duration) -> Vec<usize> {
         let now = Instant::now();
         let declared = |(id, (object, close, _)): (usize, &(&str, Option<Close>, usize))| {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn load_balancers_with_the_same_settings_have_rates_of_their_own() {
+    fn load_balancers_with_the_same_settings_have_separate_rates() {
         let declared = close(10, 50);
         let left = left(&[("one", declared, 400), ("other", declared, 400)], Duration::from_secs(5));
         assert!(left.iter().all(|left| (145..=205).contains(left)), "{left:?} of 400, with 50 a second for 5 s");
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_declared_stays_for_as_long_as_the_process_may_drain() {
+    fn connections_without_a_policy_stay_until_the_drain_deadline() {
         let listeners = [("one", None, 10), ("other", close(1, 1000), 10)];
         assert_eq!(left(&listeners, Duration::from_secs(59)), [10, 0]);
         assert_eq!(left(&listeners, Duration::from_secs(60)), [0, 0]);

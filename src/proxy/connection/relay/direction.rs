@@ -13,17 +13,16 @@ use crate::proxy::{
     stream::pipe::{Pipe, PipeOutput},
 };
 
-/// The buffer of a worker's connections, and the most that is read at once.
+/// The size of the buffer that a worker's connections share, and the largest read.
 pub const BUFFER: usize = 128 * 1024;
-/// What is read at once by a direction that does not move much.
+/// The read size of a direction with little traffic.
 const READ: usize = 64 * 1024;
-/// What is read at once for a receiver that did not take everything the last time.
+/// The read size for a receiver that did not accept everything the last time.
 const READ_UNDER_BACKPRESSURE: usize = 16 * 1024;
-/// Below this a pipe that was filled by a direction that moved much makes it one that does not: small messages are copied
-/// at less cost.
+/// A pipe filled with less than this ends the use of pipes by its direction: small messages are cheaper to copy.
 const SMALL: usize = 8 * 1024;
-/// After this much one direction lets the other connections of the worker have their turn. What is read at once, or fills
-/// a pipe, is not divided for that.
+/// The number of bytes after which a direction yields to the other connections of the worker. One read or one pipe is
+/// never split for that.
 const BYTES_PER_TURN: usize = 128 * 1024;
 
 /// One direction of a connection.
@@ -31,14 +30,14 @@ pub struct Direction {
     pub state: State,
     /// Read but not yet written; empty while the receiver keeps up.
     pending: Vec<u8>,
-    /// How much of `pending` is written.
+    /// The number of bytes of `pending` that are written.
     written: usize,
-    /// The last read filled what there was for it. If so the next ones go through the kernel, where both sides are plain,
-    /// and are larger where not.
+    /// True if the last read filled its buffer. The next reads then go through a pipe if both sides are plain TCP, and
+    /// are larger if not.
     moves_much: bool,
-    /// While it has something that was read and not yet written.
+    /// Present while it holds bytes that were read and not yet written.
     pipe: Option<Pipe>,
-    /// The other direction failed to write to where this one reads: an end of input is not a clean one.
+    /// The other direction failed to write to this one's source: an end of input is not a clean end.
     pub source_broke: bool,
     guard: Option<Box<SignatureGuard>>,
 }
@@ -46,13 +45,13 @@ pub struct Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Open,
-    /// The source has ended; what is pending, and then the end, are still to be passed on.
+    /// The source has ended. Pending bytes and then the end are still to be passed on.
     Ending,
     /// The end has been passed on.
     Done,
-    /// The destination takes nothing any more.
+    /// The destination accepts no more bytes.
     Broken,
-    /// The same, and the source is read to its end all the same.
+    /// The destination accepts no more bytes, and the source is still read to its end.
     Discarding,
 }
 
@@ -62,11 +61,11 @@ impl State {
     }
 }
 
-/// What broke.
+/// The failure of a direction.
 pub enum Fault {
     Read,
     Write,
-    /// The first bytes are a PROXY protocol signature, from one who may not send it.
+    /// The first bytes are a PROXY protocol signature from a client that may not send it.
     Forbidden,
 }
 
@@ -83,7 +82,7 @@ impl Direction {
         }
     }
 
-    /// Whether the source is waited for.
+    /// True if the direction waits for its source.
     pub fn is_reading(&self) -> bool {
         self.state == State::Discarding || (self.state == State::Open && self.pending.is_empty() && self.pipe.is_none())
     }
@@ -92,8 +91,8 @@ impl Direction {
         matches!(self.state, State::Broken | State::Discarding)
     }
 
-    /// Moves what can be moved now. Ready when the direction has ended or failed. The `last` one of both, the other one
-    /// having ended, leaves the end of a plain connection to its closing.
+    /// Moves the bytes that can be moved now. Ready when the direction has ended or failed. If the other direction has
+    /// already ended (`last`), the end of a plain connection is left to its close.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -128,17 +127,17 @@ impl Direction {
                 continue;
             }
             if budget == 0 {
-                // Not only behind the other tasks, as a task that wakes itself, but behind what the sockets have for them.
+                // Yield to the event loop, not only to the tasks that are ready, as a task that wakes itself would.
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
             if let Some(mut pipe) = self.pipe_between(source, destination)
                 && let Some(from) = source.plain()
             {
-                // While it waits it holds no memory.
+                // Hold no memory while waiting.
                 self.pending = Vec::new();
                 let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
-                // Nothing may mean an end, or something else: the next one is a read, which knows.
+                // Zero bytes may be an end or something else: the next operation is a read, which can tell.
                 self.moves_much = count >= SMALL;
                 budget = budget.saturating_sub(count);
                 if count > 0 {
@@ -152,7 +151,7 @@ impl Direction {
                 true => READ,
             };
             let Poll::Ready(count) = read(cx, source, &mut buffer[..size])? else {
-                // Nothing to do for now: hold no memory, and leave nothing in the encrypting layer.
+                // Nothing to read: hold no memory, and flush the TLS layer.
                 self.pending = Vec::new();
                 ready!(Pin::new(&mut *destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
                 return Poll::Pending;
@@ -179,7 +178,7 @@ impl Direction {
         Ok(())
     }
 
-    /// A pipe for what comes next, if that is to go through one.
+    /// A pipe for the next bytes, if they are to go through one.
     fn pipe_between(&self, source: &impl Side, destination: &impl Side) -> Option<Pipe> {
         let from =
             source.plain().filter(|_| self.moves_much && self.guard.is_none() && destination.plain().is_some())?;
@@ -239,7 +238,7 @@ fn read(cx: &mut Context<'_>, source: &mut impl Side, buffer: &mut [u8]) -> Poll
     Poll::Ready(read.map(|()| buffer.filled().len()).map_err(|_| Fault::Read))
 }
 
-/// Writes until everything is written or the destination would block; the task is woken when it no longer would.
+/// Writes until everything is written or the destination would block; then the task is woken when it becomes writable.
 fn poll_write_some(
     cx: &mut Context<'_>,
     destination: &mut impl Side,

@@ -4,9 +4,9 @@ use crate::{proxy::stream::Stream, tcp::TcpSocket};
 
 /// One side of a relayed connection.
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The TCP connection below.
+    /// The underlying TCP connection.
     fn stream(&mut self) -> &mut Stream;
 
-    /// The same, if bytes may be moved to and from it as they are.
+    /// The underlying socket, if bytes may be moved to and from it unchanged.
     fn plain(&self) -> Option<&TcpSocket>;
 }

@@ -175,7 +175,7 @@ async fn an_open_connection_has_little_room_for_its_relay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_lasts_is_told_of_once() {
+async fn a_long_lived_connection_is_reported_once() {
     with_still_clock(async {
         let mut ends = Ends::relayed(Deadlines::default()).await;
         advance(LONG_LIVED_AFTER - TICK).await;
@@ -191,7 +191,7 @@ async fn a_connection_that_lasts_is_told_of_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_remaining_half_may_be_silent_for_a_while_and_move_for_ever() {
+async fn the_remaining_half_has_an_idle_limit_and_no_duration_limit() {
     for client_ends in [true, false] {
         with_still_clock(async {
             let mut ends = Ends::relayed(Deadlines { half_closed: Some(10 * SECOND), ..Deadlines::default() }).await;
@@ -220,7 +220,7 @@ async fn the_remaining_half_may_be_silent_for_a_while_and_move_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_longest_duration_does_not_care_what_moves() {
+async fn the_maximum_duration_ends_active_connections_too() {
     with_still_clock(async {
         let end = Some(Instant::now() + 10 * SECOND);
         let mut ends = Ends::relayed(Deadlines { end, idle: Some(20 * SECOND), ..Deadlines::default() }).await;
@@ -240,7 +240,7 @@ async fn the_longest_duration_does_not_care_what_moves() {
 const UNREAD: usize = 1 << 20;
 
 #[tokio::test(start_paused = true)]
-async fn what_the_kernel_still_delivers_to_a_slow_reader_is_no_silence() {
+async fn delivery_to_a_slow_reader_counts_as_activity() {
     for half_closed in [true, false] {
         with_still_clock(async {
             let silence = Some(10 * SECOND);
@@ -273,7 +273,7 @@ async fn what_the_kernel_still_delivers_to_a_slow_reader_is_no_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_a_reset_what_was_sent_is_delivered_for_as_long_as_it_is_read() {
+async fn before_a_reset_sent_bytes_are_delivered_while_the_peer_reads() {
     with_still_clock(async {
         let mut ends = Ends::relayed(Deadlines::default()).await;
         ends.pass_down_unread(UNREAD).await;
@@ -298,7 +298,7 @@ async fn before_a_reset_what_was_sent_is_delivered_for_as_long_as_it_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_on_sending_to_a_backend_that_is_gone_is_reset_in_the_end() {
+async fn a_client_that_keeps_sending_to_a_closed_backend_is_reset() {
     with_still_clock(async {
         let mut ends = Ends::relayed(Deadlines::default()).await;
         ends.backend.write_all(b"no").await.unwrap();

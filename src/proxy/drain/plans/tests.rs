@@ -58,7 +58,7 @@ fn close(plans: &mut DrainPlans, of: &[&Arc<ListenerState>], now: Instant) -> Ve
 }
 
 #[test]
-fn what_is_closed_for_one_reason_does_not_use_up_the_rate_of_another() {
+fn each_close_reason_has_its_own_rate() {
     use CloseReason::{EndpointRemoved, EndpointTerminating};
     let (slow, now) = (at_once(Some(10)), Instant::now());
     let (both, other) = (resource(1, 2000), resource(2, 100));
@@ -75,7 +75,7 @@ fn what_is_closed_for_one_reason_does_not_use_up_the_rate_of_another() {
 }
 
 #[test]
-fn what_goes_for_two_reasons_is_closed_at_the_rates_of_both() {
+fn a_target_with_two_causes_is_drained_at_both_rates() {
     use CloseReason::{EndpointRemoved, EndpointTerminating};
     let now = Instant::now();
     let both = resource(1, 1000);

@@ -16,7 +16,7 @@ use tokio::io::{AsyncWriteExt, ReadBuf, duplex};
 
 use super::*;
 
-/// What a client of rustls sends first.
+/// The first bytes of a client of rustls.
 fn sent_by_rustls(name: &str, version: &'static SupportedProtocolVersion) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[version])
@@ -53,7 +53,7 @@ fn in_records(message: &[u8], size: usize) -> Vec<u8> {
     message.chunks(size).flat_map(|chunk| [&[22, 3, 1][..], &with_length(2, chunk)].concat()).collect()
 }
 
-/// What is made of all these bytes when nothing comes after them, and what was read.
+/// The outcome for a client that sends these bytes only, and the bytes read.
 fn read_of(bytes: &[u8]) -> (Result<ClientHello, HelloError>, Vec<u8>) {
     let (mut stream, mut read) = (bytes, Vec::new());
     let result = read_client_hello(&mut stream, &mut read).now_or_never().unwrap();
@@ -65,7 +65,7 @@ fn name_in(bytes: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn the_name_that_real_clients_ask_for_is_found() {
+fn the_server_name_of_real_clients_is_found() {
     for version in [&TLS12, &TLS13] {
         let hello = sent_by_rustls("db.example.com", version);
         assert_eq!(name_in(&hello).as_deref(), Some("db.example.com"), "{version:?}");
@@ -82,7 +82,7 @@ fn names_are_compared_in_lower_case_and_without_a_final_dot() {
 }
 
 #[test]
-fn an_address_counts_as_no_name_and_undefined_kinds_of_names_are_passed_over() {
+fn an_address_is_no_name_and_undefined_name_types_are_ignored() {
     for address in [&b"192.0.2.1"[..], b"192.0.2.1.", b"2001:db8::1", b"[::1]"] {
         assert_eq!(name_in(&in_records(&message(&server_name(address)), 1000)), None, "{address:?}");
     }
@@ -91,7 +91,7 @@ fn an_address_counts_as_no_name_and_undefined_kinds_of_names_are_passed_over() {
 }
 
 #[test]
-fn what_is_longer_than_any_name_is_refused() {
+fn names_that_are_too_long_are_refused() {
     for (labels, is_name) in [(126, true), (127, false), (30_000, false)] {
         let name = format!("a{}", ".a".repeat(labels));
         let hello = in_records(&message(&server_name(name.as_bytes())), 1000);
@@ -100,14 +100,14 @@ fn what_is_longer_than_any_name_is_refused() {
 }
 
 #[test]
-fn a_client_hello_without_extensions_asks_for_no_name() {
+fn a_client_hello_without_extensions_has_no_server_name() {
     let without = [&[3, 3][..], &[7; 32], &with_length(1, &[]), &with_length(2, &[0, 47]), &[1, 0]].concat();
     let message = [&[1][..], &with_length(3, &without)].concat();
     assert_eq!(name_in(&in_records(&message, 1000)), None);
 }
 
 #[test]
-fn what_is_no_client_hello_is_told_at_once() {
+fn bytes_that_are_no_client_hello_are_refused_at_once() {
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-OpenSSH\r\n", &[0], &[22, 2], &[22, 3, 1, 0, 0], &[0x80, 46, 1]]
     {
         let (mut near, mut far) = duplex(100);
@@ -121,7 +121,7 @@ fn what_is_no_client_hello_is_told_at_once() {
 }
 
 #[test]
-fn a_client_hello_that_is_not_formed_as_it_should_be_is_refused() {
+fn a_malformed_client_hello_is_refused() {
     let twice = [server_name(b"a.example"), server_name(b"b.example")].concat();
     let two_in_one = extension(0, &with_length(2, b"\0\0\x01a\0\0\x01b"));
     let (other_kind, cut) = (extension(0, &with_length(2, b"\x01\0\x01a")), &server_name(b"a.example")[..9]);
@@ -138,13 +138,13 @@ fn a_client_hello_that_is_not_formed_as_it_should_be_is_refused() {
 }
 
 #[test]
-fn the_largest_one_is_read_and_a_larger_one_is_not_waited_for() {
+fn the_largest_client_hello_is_read_and_a_larger_one_is_refused_early() {
     let of_size = |size: usize| {
         let padding = |length| message(&[server_name(b"a.example"), extension(21, &vec![0; length])].concat());
         // One extension has less than 64 KiB; the rest is the same for any length.
         padding(size - (padding(0).len() - 4))
     };
-    // What is announced is what comes behind the four bytes of the message's head.
+    // The announced length excludes the four bytes of the message's header.
     let largest = of_size(MAX_HELLO - 300);
     assert_eq!(name_in(&in_records(&largest, 1 << 14)).as_deref(), Some("a.example"));
     let announced = [&[1][..], &(MAX_HELLO as u32 + 1).to_be_bytes()[1..]].concat();
@@ -155,7 +155,7 @@ fn the_largest_one_is_read_and_a_larger_one_is_not_waited_for() {
 }
 
 #[test]
-fn a_client_that_ends_too_early_is_told_apart() {
+fn a_client_that_ends_too_early_has_its_own_fault() {
     let hello = sent_by_rustls("db.example.com", &TLS13);
     for length in 0..hello.len() {
         assert!(matches!(read_of(&hello[..length]).0, Err(HelloError::Ended)), "{length}");
@@ -181,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_do_harm(at in 0..1800_usize, value in any::<u8>(), garbage in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn no_input_causes_a_panic(at in 0..1800_usize, value in any::<u8>(), garbage in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut hello = sent_by_rustls("db.example.com", &TLS13);
         let at = at % hello.len();
         hello[at] = value;
@@ -207,7 +207,7 @@ impl<I: Iterator<Item = usize> + Unpin> AsyncRead for Pieces<'_, I> {
 }
 
 #[test]
-fn there_is_room_for_what_has_come_only() {
+fn only_received_bytes_take_memory() {
     for length in [300, 1700, 20_000, 60_000] {
         let hello = in_records(&message(&extension(21, &vec![0; length])), 1000);
         let (mut near, mut far) = duplex(1 << 20);
@@ -233,7 +233,7 @@ fn there_is_room_for_what_has_come_only() {
 }
 
 #[test]
-fn reading_ends_where_no_memory_is_left() {
+fn reading_ends_when_no_memory_is_left() {
     let hello = in_records(&message(&extension(21, &[0; 20_000])), 1000);
     let grow = |room| if room > 8192 { Err(MemoryFull) } else { Ok(()) };
     let mut read = Vec::new();

@@ -15,7 +15,7 @@ const RUNS: u64 = 1500;
 /// Timers have a resolution of a millisecond.
 const RESOLUTION: Duration = Duration::from_millis(2);
 
-/// What a side sends.
+/// The actions of a side.
 #[derive(Clone, Copy, Debug)]
 enum Send {
     Bytes(usize),
@@ -26,7 +26,7 @@ enum Send {
     Silence,
 }
 
-/// How a side takes what is sent to it; after the last step, all of it.
+/// The steps in which a side reads; after the last one it reads everything.
 #[derive(Clone, Copy, Debug)]
 enum Take {
     Bytes(usize),
@@ -37,7 +37,7 @@ enum Take {
 struct Script {
     sends: VecDeque<Send>,
     takes: VecDeque<Take>,
-    /// Tells the bytes of one side from those of the other.
+    /// Distinguishes the bytes of one side from those of the other.
     seed: u64,
     sent: usize,
     has_ended: bool,
@@ -46,7 +46,7 @@ struct Script {
     saw_end: bool,
     broke: bool,
     pauses: [Option<Pin<Box<Sleep>>>; 2],
-    /// What the relay takes for the connection below.
+    /// The underlying connection, as the relay sees it.
     stream: Stream,
 }
 
@@ -254,7 +254,7 @@ async fn run(seed: u64) -> CloseReason {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_both_sides_do_bytes_are_conserved_and_cut_transfers_never_look_complete() {
+async fn bytes_are_conserved_and_cut_transfers_never_look_complete() {
     let mut reasons = BTreeMap::new();
     for seed in 0..RUNS {
         let outcome = AssertUnwindSafe(run(seed)).catch_unwind().await;
