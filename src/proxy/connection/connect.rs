@@ -79,7 +79,7 @@ struct Preamble {
 
 impl Preamble {
     /// True if the endpoint must answer before the client's bytes are sent.
-    fn asks(&self) -> bool {
+    fn expects_answer(&self) -> bool {
         self.start_tls.is_some() || self.tls.is_some()
     }
 }
@@ -94,17 +94,17 @@ pub async fn first_reachable(
     let settings = subset.connect();
     let mut tried = Tried::default();
     let mut failure = CloseReason::NoEndpoint;
-    let (mut deadline, mut told) = (None, false);
+    let (mut deadline, mut decided) = (None, false);
     while *attempts < settings.attempts.get() {
         let Some(active) = subset.pick_again(client_info.client.ip(), &tried) else {
-            if told || !tried.is_empty() {
+            if decided || !tried.is_empty() {
                 return Err(failure);
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + settings.deadline);
             // Leave time for dialling.
             let until = deadline - settings.deadline / 4;
             // The next iteration picks an endpoint that has become usable in the meantime.
-            told = !wait_for_probes(subset, client_info.stream, until).await?;
+            decided = !wait_for_probes(subset, client_info.stream, until).await?;
             continue;
         };
         *attempts += 1;
@@ -112,7 +112,7 @@ pub async fn first_reachable(
         let preamble = client_info.preamble(&endpoint.backend())?;
         let ready = endpoint.take_preconnected().and_then(|socket| TcpSocket::new(socket).ok());
         let ready = match ready {
-            Some(ready) if !preamble.asks() => {
+            Some(ready) if !preamble.expects_answer() => {
                 return Ok((BackendConnection::Plain(WithPreamble::new(preamble.header, Stream::new(ready))), active));
             }
             ready => ready,
@@ -208,7 +208,7 @@ impl Attempt {
                 .map_err(|_| too_late(false, "no answer within connect.timeout"))?
                 .map_err(failed(false))?,
         };
-        if !preamble.asks() {
+        if !preamble.expects_answer() {
             return Ok(BackendConnection::Plain(WithPreamble::new(preamble.header, Stream::new(tcp))));
         }
         // Boxed: a handshake's state is large, and most connections have none.

@@ -102,11 +102,11 @@ struct DrainPlan {
 impl DrainPlans {
     /// Starts plans for new targets, and ends those of targets that are back in use.
     pub fn follow(&mut self, input: DrainInput, now: Instant) {
-        let resource = input.draining.keys().filter(|(_, reason)| *reason != CloseReason::Failback);
-        let resource: BTreeSet<DrainTarget> = resource.map(|(target, _)| *target).collect();
+        let keys = input.draining.keys().filter(|(_, reason)| *reason != CloseReason::Failback);
+        let unavailable: BTreeSet<DrainTarget> = keys.map(|(target, _)| *target).collect();
         let goes_on = |case: &DrainKey| match case {
             (_, CloseReason::Failback) => input.draining.contains_key(case),
-            (target, _) => resource.contains(target),
+            (target, _) => unavailable.contains(target),
         };
         let upstreams = input.upstreams.iter().map(Arc::as_ptr).collect();
         self.plans.retain(|case, plan| {

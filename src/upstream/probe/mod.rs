@@ -65,7 +65,7 @@ pub(super) async fn probe(
     report: impl Fn(Option<Outcome>) -> bool,
 ) {
     let check = &*target.check;
-    let mut told = false;
+    let mut is_logged = false;
     sleep(delay).await;
     loop {
         let permit = permit(&queue).await;
@@ -79,10 +79,10 @@ pub(super) async fn probe(
                 healthy
             }
             Err(Failure::Io(error)) if is_local(&error) => {
-                if !told {
+                if !is_logged {
                     warn!(endpoint = %target.address, reason = %error, "cannot probe");
                 }
-                told = true;
+                is_logged = true;
                 report(None)
             }
             Err(failure) => report(Some(Err(failure.to_string()))),

@@ -105,14 +105,14 @@ impl Packet {
                 let nonce = nonce.strip_suffix(b"\0").unwrap_or(nonce);
                 Ok(Answer::Switch(printable(plugin), nonce.to_vec()))
             }
-            Some((0xff, rest)) => Err(said(rest)),
+            Some((0xff, rest)) => Err(server_error(rest)),
             _ => Ok(Answer::Other(self)),
         }
     }
 }
 
 /// An error of the server: a number, an optional SQL state, and a message.
-fn said(error: &[u8]) -> Failure {
+fn server_error(error: &[u8]) -> Failure {
     let words = error.get(2..).unwrap_or_default();
     let words = words.strip_prefix(b"#").and_then(|words| words.get(5..)).unwrap_or(words);
     Failure::unexpected(format!("it says: {}", printable(words)))

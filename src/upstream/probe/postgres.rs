@@ -205,13 +205,13 @@ fn not_understood() -> Failure {
 
 fn unexpected(message: &Message) -> Failure {
     match message {
-        Message::ErrorResponse(body) => said(body).unwrap_or_else(not_understood),
+        Message::ErrorResponse(body) => server_error(body).unwrap_or_else(not_understood),
         _ => not_understood(),
     }
 }
 
 /// The error message of the server.
-fn said(body: &ErrorResponseBody) -> Option<Failure> {
+fn server_error(body: &ErrorResponseBody) -> Option<Failure> {
     const MESSAGE: u8 = b'M';
     let message = body.fields().find(|field| Ok(field.type_() == MESSAGE)).ok()??;
     Some(Failure::unexpected(format!("it says: {}", printable(message.value_bytes()))))
