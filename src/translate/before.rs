@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::context::{Surroundings, pods::Target, reach::Reach};
+use super::context::{TranslateContext, pods::Target, reach::Reach};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     world::Declared,
@@ -17,8 +17,8 @@ pub(super) struct Before<'a> {
 }
 
 impl<'a> Before<'a> {
-    pub fn of(object: &ObjectKey, declared: &Declared, surroundings: &Surroundings<'a>) -> Self {
-        let Surroundings { previous, bindings, reach, .. } = surroundings;
+    pub fn of(object: &ObjectKey, declared: &Declared, context: &TranslateContext<'a>) -> Self {
+        let TranslateContext { previous, bindings, reach, .. } = context;
         let uid = declared.uid();
         let own = |(key, listener): &(&ListenerKey, &Arc<Listener>)| {
             listener.owner.as_deref() == uid && bindings.allow(key, uid, listener)

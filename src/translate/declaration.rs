@@ -2,7 +2,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     before::Before,
-    context::{Surroundings, expirations::NOT_FOR_LONG},
+    context::{TranslateContext, expirations::NOT_FOR_LONG},
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
@@ -18,7 +18,7 @@ pub(super) struct Declaration<'a> {
     pub spec: &'a TcpLoadBalancerSpec,
     /// What relative paths are relative to.
     pub folder: &'a Path,
-    pub surroundings: &'a Surroundings<'a>,
+    pub context: &'a TranslateContext<'a>,
     pub before: Before<'a>,
 }
 
@@ -29,7 +29,7 @@ impl<'a> Declaration<'a> {
 
     /// What connections go to while what is declared of backends is of no use.
     pub fn kept(&self) -> Option<Arc<Upstream>> {
-        self.before.upstream.as_ref().map(|before| self.surroundings.kept(self.object, before))
+        self.before.upstream.as_ref().map(|before| self.context.kept(self.object, before))
     }
 
     /// What is said of endpoints that are kept: `sentence`, if there are any.
@@ -37,7 +37,7 @@ impl<'a> Declaration<'a> {
         if kept.is_empty() {
             return "it has no endpoints".into();
         }
-        let some_go = kept.iter().any(|endpoint| self.surroundings.has_to_go(self.object, endpoint).is_some());
+        let some_go = kept.iter().any(|endpoint| self.context.has_to_go(self.object, endpoint).is_some());
         format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     backends::slices::Retention,
     before::Before,
-    context::Surroundings,
+    context::TranslateContext,
     declaration::{Declaration, NONE_SERVED},
     findings::{Place, accepted, twin},
     listeners::{self, Shared, ports::Wish, service},
@@ -33,16 +33,16 @@ pub(super) struct Translated {
 pub(super) fn translate(
     object: &ObjectKey,
     declared: &Declared,
-    surroundings: &Surroundings,
+    context: &TranslateContext,
     certificates: &mut Certificates,
 ) -> (Translated, Verdict) {
-    let before = Before::of(object, declared, surroundings);
+    let before = Before::of(object, declared, context);
     let mut problems = unreadable(declared, &before);
     let translated = match &declared.spec {
-        None => kept(object, &before, surroundings),
+        None => kept(object, &before, context),
         Some(spec) => {
             let Declared { folder, .. } = declared;
-            let declaration = Declaration { object, uid: declared.uid(), spec, folder, surroundings, before };
+            let declaration = Declaration { object, uid: declared.uid(), spec, folder, context, before };
             declaration.translate(certificates, &mut problems)
         }
     };
@@ -69,19 +69,19 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, before: &Before, surroundings: &Surroundings) -> Translated {
+fn kept(object: &ObjectKey, before: &Before, context: &TranslateContext) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
     let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
     Translated {
         listeners: before.listeners.iter().map(kept).collect(),
-        upstream: before.upstream.as_ref().map(|before| surroundings.kept(object, before)),
+        upstream: before.upstream.as_ref().map(|before| context.kept(object, before)),
         retention: Retention::default(),
     }
 }
 
 impl Declaration<'_> {
     fn translate(&self, certificates: &mut Certificates, problems: &mut Vec<Problem>) -> Translated {
-        match &self.surroundings.world.site {
+        match &self.context.world.site {
             Site::Gateway(_, tenancy) => service::check(self.spec, tenancy, problems),
             Site::Host(_) | Site::Sidecar(_) => {
                 if self.spec.placement.is_some_and(|placement| placement != Placement::Gateway) {

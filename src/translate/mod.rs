@@ -31,7 +31,7 @@ use std::{
 };
 
 use backends::{loops, sticky};
-use context::Surroundings;
+use context::TranslateContext;
 use jiff::Timestamp;
 use listeners::ports;
 use tls::certificates::Certificates;
@@ -93,13 +93,13 @@ struct Host {
 }
 
 fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Hosts) -> (Snapshot, Verdicts) {
-    let surroundings = Surroundings::of(world, previous, now);
+    let context = TranslateContext::of(world, previous, now);
     let mut certificates = Certificates::new(world, previous, now);
     let mut hosts: Vec<Host> = Vec::new();
     let mut retentions = BTreeMap::new();
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
-        let (translated, verdict) = load_balancer::translate(object, declared, &surroundings, &mut certificates);
+        let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
         if hosts.is_empty() || whose == Hosts::OneEach {
             hosts.push(Host::default());
         }
@@ -130,7 +130,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     }
     for listener in snapshot.listeners.values() {
         if let Some(upstream) = snapshot.upstreams.get_mut(&listener.upstream) {
-            surroundings.add_led_to(listener, upstream);
+            context.add_led_to(listener, upstream);
         }
     }
     let used: BTreeSet<_> = snapshot.listeners.values().map(|listener| listener.upstream.clone()).collect();
@@ -142,8 +142,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     // Where all is well, nothing else is kept.
     let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
     let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
-    let unconfirmed =
-        with_kept.filter_map(|(key, upstream)| Some((key.clone(), surroundings.all_to_go(key, upstream)?)));
+    let unconfirmed = with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.all_to_go(key, upstream)?)));
     let mut unconfirmed: BTreeMap<_, BTreeMap<_, _>> = unconfirmed.collect();
     snapshot.report_due = retentions.values().filter_map(|retention| retention.report_due).min();
     for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {

@@ -5,8 +5,8 @@ use crate::world::{Referred, Share, Tenancy};
 
 /// Whether the load balancer is within what its namespace may have.
 pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
-    let Declaration { object, surroundings, .. } = declaration;
-    let is_within = surroundings.quotas.share(object) != Some(Share::Nothing);
+    let Declaration { object, context, .. } = declaration;
+    let is_within = context.quotas.share(object) != Some(Share::Nothing);
     if !is_within {
         let namespace = &object.namespace;
         let message = match most(declaration, |tenancy| tenancy.load_balancers_per_namespace) {
@@ -23,8 +23,8 @@ pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
 
 /// Whether a listener of a load balancer that is within it is so, too.
 pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mut Place) -> bool {
-    let Declaration { object, surroundings, .. } = declaration;
-    let is_within = index < surroundings.quotas.listeners(object);
+    let Declaration { object, context, .. } = declaration;
+    let is_within = index < context.quotas.listeners(object);
     if !is_within {
         let namespace = &object.namespace;
         let message = match most(declaration, |tenancy| tenancy.listeners_per_namespace) {
@@ -59,5 +59,5 @@ fn none_allowed(what: &str, namespace: &str) -> String {
 }
 
 fn most(declaration: &Declaration, cap: impl Fn(&Tenancy) -> Option<u32>) -> u32 {
-    declaration.surroundings.world.site.tenancy().and_then(cap).unwrap_or(u32::MAX)
+    declaration.context.world.site.tenancy().and_then(cap).unwrap_or(u32::MAX)
 }

@@ -110,12 +110,12 @@ impl Declaration<'_> {
     /// What is referred to, if it is one too many.
     pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
         let referred = Referred::by(self.object, reference?);
-        self.surroundings.world.beyond_quota.contains(&referred).then_some(referred)
+        self.context.world.beyond_quota.contains(&referred).then_some(referred)
     }
 
     /// Why what is referred to is not looked at here. `None`: it is.
     pub fn unchecked(&self, reference: Option<Reference>) -> Option<Unchecked> {
-        let world = self.surroundings.world;
+        let world = self.context.world;
         match self.beyond_quota(reference) {
             Some(referred) => matches!(world.site, Site::Sidecar(_)).then_some(Unchecked::BySidecar(referred)),
             None => {
@@ -133,7 +133,7 @@ pub(super) fn either<'f, F>(
     instead: &str,
     declaration: &Declaration,
 ) -> Result<(Option<Referred>, Option<&'f F>), String> {
-    let is_standalone = declaration.surroundings.world.site == Site::Standalone;
+    let is_standalone = declaration.context.world.site == Site::Standalone;
     match (reference, files) {
         (Some(_), Some(_)) => Err(format!("it has both name and {field}: write one of them")),
         (None, Some(_)) if !is_standalone => {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{context::Surroundings, defaults, findings::Place, verdict::Reason};
+use super::{context::TranslateContext, defaults, findings::Place, verdict::Reason};
 use crate::{
     api::{self, Prefer, TcpLoadBalancerSpec},
     model::{
@@ -116,7 +116,7 @@ fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close
     Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
-pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings, place: &mut Place) -> Balancing {
+pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, place: &mut Place) -> Balancing {
     let declared = spec.load_balancing.clone().unwrap_or_default();
     let algorithm = match declared.algorithm {
         api::Algorithm::RoundRobin => Algorithm::RoundRobin,
@@ -130,7 +130,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings,
     let overloaded_at = declared
         .locality
         .as_ref()
-        .and_then(|locality| self::locality(spec, surroundings, locality, &mut place.at("locality")));
+        .and_then(|locality| self::locality(spec, context, locality, &mut place.at("locality")));
     let mut place = place.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
         place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
@@ -149,7 +149,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, surroundings: &Surroundings,
 /// Says what is wrong with the declared preference. Answers with how many connections overload an endpoint.
 fn locality(
     spec: &TcpLoadBalancerSpec,
-    surroundings: &Surroundings,
+    context: &TranslateContext,
     declared: &api::Locality,
     place: &mut Place,
 ) -> Option<NonZeroU32> {
@@ -165,23 +165,23 @@ fn locality(
              leave it out",
         );
     } else {
-        warn_of_unknown_place(surroundings, declared.prefer, place);
+        warn_of_unknown_place(context, declared.prefer, place);
     }
     let most = declared.overloaded_at?;
     NonZeroU32::new(place.at("overloadedAt").number(most, 1..=10_000_000))
 }
 
-fn warn_of_unknown_place(surroundings: &Surroundings, prefer: Prefer, place: &mut Place) {
+fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, place: &mut Place) {
     // Whoever only checks manifests serves them nowhere.
-    if surroundings.world.place.is_none() {
+    if context.world.place.is_none() {
         return;
     }
     let unknown =
         |what: &str| format!("it does nothing here: this process does not know its {what}; start it with --{what}");
-    let sentence = match (prefer, surroundings.here()) {
+    let sentence = match (prefer, context.here()) {
         (Prefer::SameNode, world::Place { node: None, .. }) => unknown("node"),
         (Prefer::SameZone | Prefer::Hints, world::Place { zone: None, .. }) => unknown("zone"),
-        (_, world::Place { zone: Some(zone), .. }) if surroundings.all_are_elsewhere() => format!(
+        (_, world::Place { zone: Some(zone), .. }) if context.all_are_elsewhere() => format!(
             "no endpoint is in zone `{zone}`, where this process runs: check its --zone and the zones of the endpoints"
         ),
         (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,

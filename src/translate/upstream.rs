@@ -42,10 +42,10 @@ pub(super) fn translate(
     }
 
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
-    let world = declaration.surroundings.world;
+    let world = declaration.context.world;
     let balancing = accepted("spec.loadBalancing", meanwhile, problems, |place| {
         client_address::check_balancing(spec, world, place);
-        settings::balancing(spec, declaration.surroundings, place)
+        settings::balancing(spec, declaration.context, place)
     });
     let active_check =
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));

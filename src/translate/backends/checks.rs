@@ -33,7 +33,7 @@ use crate::{
 pub fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<ActiveCheck>> {
     let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
     match declared {
-        None if declaration.surroundings.world.site != Site::Standalone => None,
+        None if declaration.context.world.site != Site::Standalone => None,
         None => active_check(&api::ActiveCheck::default(), declaration, place),
         Some(declared) => active_check(declared, declaration, place),
     }
@@ -111,7 +111,7 @@ pub(super) fn refuse_impossible(
     }
     // Another port of the same address may be another's.
     let Some(port) = check.port else { return };
-    let reach = &declaration.surroundings.reach;
+    let reach = &declaration.context.reach;
     let refused = endpoints.iter().find_map(|endpoint| {
         let address = SocketAddr::new(endpoint.address().ip(), port.get());
         let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
@@ -310,7 +310,7 @@ fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, pla
 }
 
 fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
-    let world = declaration.surroundings.world;
+    let world = declaration.context.world;
     match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
             // The key that is written may be the password itself, by mistake.

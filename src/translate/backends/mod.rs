@@ -16,7 +16,7 @@ use weights::{Share, endpoint_weights};
 
 use super::{
     context::{
-        Surroundings,
+        TranslateContext,
         expirations::{LONGEST, UNREPORTED},
         pods::Target,
         reach::{Refusal, Refused},
@@ -183,11 +183,11 @@ fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -
 
 /// What connections go to until the EndpointSlices of other Services are there, each with its expiration.
 fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Declaration) -> Option<Arc<Upstream>> {
-    let Declaration { object, surroundings, .. } = declaration;
+    let Declaration { object, context, .. } = declaration;
     let mut kept = Upstream::clone(kept);
     kept.endpoints.retain(|endpoint| {
-        let until = surroundings.expires_at(object, &endpoint.key, LONGEST);
-        let stays = surroundings.now < until;
+        let until = context.expires_at(object, &endpoint.key, LONGEST);
+        let stays = context.now < until;
         if stays {
             retention.expirations.insert(endpoint.key.clone(), until);
         }
@@ -198,9 +198,9 @@ fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Dec
 
 /// What a backend had before and may keep: the first one, should several have its name.
 fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
-    let Declaration { object, surroundings, before, .. } = declaration;
+    let Declaration { object, context, before, .. } = declaration;
     let before = before.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
-    own(index, declaration, before).filter(|endpoint| surroundings.may_stay(object, endpoint)).cloned().collect()
+    own(index, declaration, before).filter(|endpoint| context.may_stay(object, endpoint)).cloned().collect()
 }
 
 fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
@@ -269,11 +269,11 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
     if let Some(interval) = backend.resolve_interval {
         place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
-    let surroundings = declaration.surroundings;
+    let context = declaration.context;
     let Listed { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, before, declaration, &mut place.at("service")),
         (None, Some(addresses)) => {
-            Listed { members: resolved(addresses, surroundings, &mut place.at("addresses")), ..Listed::default() }
+            Listed { members: resolved(addresses, context, &mut place.at("addresses")), ..Listed::default() }
         }
         (Some(_), Some(_)) => {
             place.refuse("it has both service and addresses: write one of them, or two backends");
@@ -284,11 +284,10 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
             Listed::default()
         }
     };
-    if let (Some(service), Some(due)) = (&backend.service, report_due.filter(|due| *due <= surroundings.now)) {
+    if let (Some(service), Some(due)) = (&backend.service, report_due.filter(|due| *due <= context.now)) {
         warn_of_retained(service, due, declaration, &mut place.at("service"));
     }
-    let mut retention =
-        Retention { report_due: report_due.filter(|due| *due > surroundings.now), ..Retention::default() };
+    let mut retention = Retention { report_due: report_due.filter(|due| *due > context.now), ..Retention::default() };
     let name: Arc<str> = backend.name().into();
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let last_resort = members.iter().any(|member| member.last_resort);
@@ -306,7 +305,7 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
 }
 
 /// The addresses, with all that is known of each DNS name.
-fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut Place) -> Vec<Member> {
+fn resolved(addresses: &[AddressPort], context: &TranslateContext, place: &mut Place) -> Vec<Member> {
     if addresses.is_empty() {
         place.refuse("it is empty: write at least one host:port");
     }
@@ -316,13 +315,13 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
         let (name, ips) = match &address.host {
             Host::Ip(ip) => (None, vec![*ip]),
             // It is not looked up.
-            Host::Name(name) if !surroundings.world.site.reaches_addresses() => {
-                let why = surroundings.reach.sentence(Refusal::Outside);
+            Host::Name(name) if !context.world.site.reaches_addresses() => {
+                let why = context.reach.sentence(Refusal::Outside);
                 place.leave_out(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
                 continue;
             }
             Host::Name(name) => {
-                let lookup = surroundings.world.names.get(name.as_str());
+                let lookup = context.world.names.get(name.as_str());
                 warn_of_lookup(name, lookup, place);
                 let known = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
                 (Some(name.as_str()), known.collect())
@@ -330,8 +329,8 @@ fn resolved(addresses: &[AddressPort], surroundings: &Surroundings, place: &mut 
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
         let mut refused = Refused::default();
-        found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &surroundings.reach)));
-        refused.tell(name, &surroundings.reach, place);
+        found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &context.reach)));
+        refused.tell(name, &context.reach, place);
     }
     found.sort_unstable();
     found.dedup();

@@ -60,8 +60,8 @@ pub(super) fn members(
     declaration: &Declaration,
     place: &mut findings::Place,
 ) -> Listed {
-    let Declaration { object, surroundings, .. } = declaration;
-    let world = surroundings.world;
+    let Declaration { object, context, .. } = declaration;
+    let world = context.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     if let Some(why) = world.unread("Service", &key) {
         place.at("name").warn(Reason::Unknown, &*why);
@@ -89,7 +89,7 @@ pub(super) fn members(
         place.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
         return Listed::default();
     }
-    let slices = surroundings.slices.of_service(&key);
+    let slices = context.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
         let message = format!(
             "EndpointSlice {key} has addresses of type {}, which are not followed: write IPv4 or IPv6 addresses there, or \
@@ -99,8 +99,8 @@ pub(super) fn members(
         place.leave_out(Reason::Invalid, message);
     }
     let family = family(service, slices);
-    let near = proximity::preference(declaration.spec).map(|prefer| (prefer, surroundings.here()));
-    let serving = Serving { port, service, reach: &surroundings.reach, near, before, declaration };
+    let near = proximity::preference(declaration.spec).map(|prefer| (prefer, context.here()));
+    let serving = Serving { port, service, reach: &context.reach, near, before, declaration };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
 }
 
@@ -187,7 +187,7 @@ impl Serving<'_> {
         Listed {
             members: found.values().map(member).chain(retained.iter().map(stays)).collect(),
             is_pending: !matched.is_current(),
-            report_due: retained::report_due(&retained, self.declaration.surroundings.now),
+            report_due: retained::report_due(&retained, self.declaration.context.now),
         }
     }
 

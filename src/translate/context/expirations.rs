@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::pods::{Pods, Target};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ObjectKey, Upstream, UpstreamKey},
-    translate::context::Surroundings,
+    translate::context::TranslateContext,
 };
 
 /// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
@@ -26,7 +26,7 @@ pub const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
 /// What is said of endpoints that are kept no longer than that.
 pub const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
 
-impl Surroundings<'_> {
+impl TranslateContext<'_> {
     /// What a load balancer had before, as far as it may be kept.
     pub fn kept(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
         let may_stay = |endpoint: &&Endpoint| self.may_stay(object, endpoint);

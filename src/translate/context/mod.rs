@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What all load balancers of one translation have around them.
-pub(super) struct Surroundings<'a> {
+pub(super) struct TranslateContext<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,
     pub now: Timestamp,
@@ -37,7 +37,7 @@ pub(super) struct Surroundings<'a> {
     all_are_elsewhere: OnceCell<bool>,
 }
 
-impl<'a> Surroundings<'a> {
+impl<'a> TranslateContext<'a> {
     pub fn of(world: &'a World, previous: &'a Snapshot, now: Timestamp) -> Self {
         let quotas = Quotas::of(&world.load_balancers, world.site.tenancy());
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);

@@ -41,9 +41,9 @@ pub(super) fn translate(
     certificates: &mut Certificates,
     place: &mut Place,
 ) -> Option<Listener> {
-    let Declaration { object, uid, surroundings, .. } = *declaration;
-    let bind = surroundings.bindings.address(object, uid, declared, place);
-    client_address::check(declared, declaration.spec, surroundings.world, place);
+    let Declaration { object, uid, context, .. } = *declaration;
+    let bind = context.bindings.address(object, uid, declared, place);
+    client_address::check(declared, declaration.spec, context.world, place);
     let before = before.and_then(|before| before.tls.as_ref());
     let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, place));
     if declared.tls.is_none() && !declared.routes.is_empty() {

@@ -111,13 +111,13 @@ impl<'a> Match<'a> {
 
 /// When an endpoint that nothing lists expires. `None`: it may not stay.
 fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
-    let Declaration { object, surroundings, .. } = declaration;
+    let Declaration { object, context, .. } = declaration;
     // Pods were in reach as long as they were listed; any other address has to be so by itself.
     let reach = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
-    let in_reach = surroundings.reach.refusal(endpoint.address(), reach).is_none();
-    let until = surroundings.expires_at(object, &endpoint.key, limit);
-    let until = surroundings.has_to_go(object, endpoint).map_or(until, |then| then.min(until));
-    (in_reach && surroundings.now < until).then_some(until)
+    let in_reach = context.reach.refusal(endpoint.address(), reach).is_none();
+    let until = context.expires_at(object, &endpoint.key, limit);
+    let until = context.has_to_go(object, endpoint).map_or(until, |then| then.min(until));
+    (in_reach && context.now < until).then_some(until)
 }
 
 /// The time at which retained endpoints are to be reported: not for what is over in a moment.
