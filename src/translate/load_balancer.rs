@@ -8,7 +8,7 @@ use super::{
     context::TranslateContext,
     declaration::{Declaration, NONE_SERVED},
     findings::{Place, accepted, twin},
-    listeners::{self, Shared, ports::Wish, service},
+    listeners::{self, Shared, ports::ListenerRequest, service},
     messages::meanwhile_listener,
     quotas, settings,
     tls::certificates::Certificates,
@@ -23,7 +23,7 @@ use crate::{
 
 /// What one load balancer comes to, before it is known whether others have its ports.
 pub(super) struct Translated {
-    pub listeners: BTreeMap<ListenerKey, Wish>,
+    pub listeners: BTreeMap<ListenerKey, ListenerRequest>,
     /// `None`: no listener can be served.
     pub upstream: Option<Arc<Upstream>>,
     /// Of its endpoints.
@@ -71,7 +71,8 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 /// All that it had before.
 fn kept(object: &ObjectKey, before: &Before, context: &TranslateContext) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
-    let kept = |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), Wish::Kept(Arc::clone(listener)));
+    let kept =
+        |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), ListenerRequest::LastGood(Arc::clone(listener)));
     Translated {
         listeners: before.listeners.iter().map(kept).collect(),
         upstream: before.upstream.as_ref().map(|before| context.kept(object, before)),
@@ -100,7 +101,7 @@ impl Declaration<'_> {
             return Translated { listeners: BTreeMap::new(), upstream: None, retention: Retention::default() };
         };
         let listeners = match lost {
-            true => listeners.into_iter().map(|(key, wish)| (key, wish.with_routes_before())).collect(),
+            true => listeners.into_iter().map(|(key, request)| (key, request.with_last_good_routes())).collect(),
             false => listeners,
         };
         Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())), retention }
@@ -137,13 +138,13 @@ impl Declaration<'_> {
         within_quota: bool,
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
-    ) -> BTreeMap<ListenerKey, Wish> {
+    ) -> BTreeMap<ListenerKey, ListenerRequest> {
         accepted("spec.listeners", NONE_SERVED, problems, |place| {
             if self.spec.listeners.is_empty() {
                 place.refuse("it is empty: write at least one port");
             }
         });
-        let mut wishes = BTreeMap::new();
+        let mut requests = BTreeMap::new();
         for (index, declared) in self.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
             let before = self.listener_before(declared);
@@ -156,15 +157,15 @@ impl Declaration<'_> {
                 let before = before.map(|before| &**before);
                 is_within.then(|| listeners::translate(declared, shared, self, before, certificates, place)).flatten()
             });
-            let wish = match listener.flatten() {
+            let request = match listener.flatten() {
                 Some(listener) => {
-                    Some(Wish::Declared { listener: reuse(listener, before), field, before: kept.cloned() })
+                    Some(ListenerRequest::Declared { listener: reuse(listener, before), field, before: kept.cloned() })
                 }
-                None => kept.cloned().map(Wish::Kept),
+                None => kept.cloned().map(ListenerRequest::LastGood),
             };
-            wishes.extend(wish.map(|wish| (self.key(declared), wish)));
+            requests.extend(request.map(|request| (self.key(declared), request)));
         }
-        wishes
+        requests
     }
 
     /// What tells the listeners apart: ports, and names where there are several.

@@ -88,7 +88,7 @@ enum Hosts {
 /// What is to be served by the addresses of one host or pod.
 #[derive(Default)]
 struct Host {
-    wishes: BTreeMap<ListenerKey, ports::Wish>,
+    requests: BTreeMap<ListenerKey, ports::ListenerRequest>,
     upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
 }
 
@@ -106,15 +106,15 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
         let key = UpstreamKey { object: object.clone() };
         retentions.insert(key.clone(), translated.retention);
         if let Some(host) = hosts.last_mut() {
-            host.wishes.extend(translated.listeners);
+            host.requests.extend(translated.listeners);
             host.upstreams.extend(translated.upstream.map(|upstream| (key, upstream)));
         }
         verdicts.insert(object.clone(), verdict);
     }
 
     let mut snapshot = Snapshot { generation: previous.generation, ..Snapshot::default() };
-    for Host { wishes, upstreams } in hosts {
-        let (listeners, conflicts) = ports::settle(wishes);
+    for Host { requests, upstreams } in hosts {
+        let (listeners, conflicts) = ports::settle(requests);
         for (listener, problem) in conflicts {
             verdicts.entry(listener.object).or_default().problems.push(problem);
         }

@@ -3,11 +3,11 @@
 //! Whoever serves it keeps it; among others, the one whose key sorts first gets it. Who gets nothing keeps the address
 //! it had.
 
-mod held;
+mod holders;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use held::{Held, Listeners};
+use holders::{Listeners, PortHolders};
 
 use crate::{
     model::{Listener, ListenerKey, overlap},
@@ -19,7 +19,7 @@ use crate::{
 
 /// What a listener asks for.
 #[derive(Clone, Debug)]
-pub enum Wish {
+pub enum ListenerRequest {
     /// To serve as declared.
     Declared {
         listener: Arc<Listener>,
@@ -29,19 +29,19 @@ pub enum Wish {
         before: Option<Arc<Listener>>,
     },
     /// To go on as before, since its declaration is wrong.
-    Kept(Arc<Listener>),
+    LastGood(Arc<Listener>),
 }
 
-impl Wish {
+impl ListenerRequest {
     /// Where routes lead to backends that have only the names from before, the listener goes on as before.
-    pub fn with_routes_before(self) -> Self {
+    pub fn with_last_good_routes(self) -> Self {
         let leads_somewhere =
             |listener: &Listener| listener.tls.iter().flat_map(|tls| &tls.routes).any(|route| route.backends.is_some());
         match self {
             Self::Declared { listener, before: Some(before), .. }
                 if leads_somewhere(&listener) || leads_somewhere(&before) =>
             {
-                Self::Kept(before)
+                Self::LastGood(before)
             }
             other => other,
         }
@@ -49,24 +49,24 @@ impl Wish {
 }
 
 /// The listeners that are served, and what to tell those that are not, or not as declared.
-pub fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
+pub fn settle(requests: BTreeMap<ListenerKey, ListenerRequest>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
-    for (key, wish) in wishes {
+    for (key, request) in requests {
         // Where they are bound: what they declare may be another port.
-        match wish {
-            Wish::Kept(listener) => {
+        match request {
+            ListenerRequest::LastGood(listener) => {
                 ports.entry(listener.bind.port()).or_default().served.insert(key, listener);
             }
-            Wish::Declared { listener, field, before } => {
+            ListenerRequest::Declared { listener, field, before } => {
                 let port = ports.entry(listener.bind.port()).or_default();
-                port.wanted.push(Wanted { key, listener, field, before });
+                port.pending.push(PendingBind { key, listener, field, before });
             }
         }
     }
     let (mut served, mut problems) = (Listeners::new(), BTreeMap::new());
     for mut port in ports.into_values() {
         port.settle();
-        problems.extend(port.wanted.iter().filter_map(|wanted| wanted.problem(&port.served)));
+        problems.extend(port.pending.iter().filter_map(|pending| pending.problem(&port.served)));
         served.extend(port.served.into_listeners());
     }
     (served, problems)
@@ -75,55 +75,55 @@ pub fn settle(wishes: BTreeMap<ListenerKey, Wish>) -> (Listeners, BTreeMap<Liste
 /// One port number, on all addresses.
 #[derive(Default)]
 struct Port {
-    served: Held,
+    served: PortHolders,
     /// Who is not served as declared, or not yet.
-    wanted: Vec<Wanted>,
+    pending: Vec<PendingBind>,
 }
 
 impl Port {
     fn settle(&mut self) {
-        self.wanted.sort_by_key(Wanted::precedence);
-        let mut stay = Vec::new();
+        self.pending.sort_by_key(PendingBind::precedence);
+        let mut unchanged = Vec::new();
         // Who is refused stays at the address it had. That may be one that somebody else was let in to, so the others
         // are asked again; each time there are fewer of them.
         let served = loop {
-            let served = self.let_in();
-            let refused = |wanted: &mut Wanted| wanted.before.is_some() && !served.contains(&wanted.key);
-            let refused: Vec<_> = self.wanted.extract_if(.., refused).collect();
+            let served = self.granted();
+            let refused = |pending: &mut PendingBind| pending.before.is_some() && !served.contains(&pending.key);
+            let refused: Vec<_> = self.pending.extract_if(.., refused).collect();
             if refused.is_empty() {
                 break served;
             }
-            let before = |wanted: &Wanted| Some((wanted.key.clone(), wanted.before.clone()?));
+            let before = |pending: &PendingBind| Some((pending.key.clone(), pending.before.clone()?));
             for (key, before) in refused.iter().filter_map(before) {
                 self.served.insert(key, before);
             }
-            stay.extend(refused);
+            unchanged.extend(refused);
         };
         self.served = served;
-        self.wanted.extend(stay);
-        self.grant_what_became_free();
+        self.pending.extend(unchanged);
+        self.grant_freed_addresses();
     }
 
     /// Whom there is room for, beside those that are served already.
-    fn let_in(&self) -> Held {
+    fn granted(&self) -> PortHolders {
         let mut served = self.served.clone();
-        for wanted in &self.wanted {
-            if served.holder(wanted.listener.bind, &wanted.key).is_none() {
-                served.insert(wanted.key.clone(), wanted.listener.clone());
+        for pending in &self.pending {
+            if served.holder(pending.listener.bind, &pending.key).is_none() {
+                served.insert(pending.key.clone(), pending.listener.clone());
             }
         }
         served
     }
 
-    /// Leaves in `wanted` only those whose address somebody else has.
-    fn grant_what_became_free(&mut self) {
+    /// Leaves in `pending` only those whose address somebody else has.
+    fn grant_freed_addresses(&mut self) {
         let mut left = usize::MAX;
-        while self.wanted.len() < left {
-            left = self.wanted.len();
-            self.wanted.retain(|wanted| {
-                let taken = self.served.holder(wanted.listener.bind, &wanted.key).is_some();
+        while self.pending.len() < left {
+            left = self.pending.len();
+            self.pending.retain(|pending| {
+                let taken = self.served.holder(pending.listener.bind, &pending.key).is_some();
                 if !taken {
-                    self.served.insert(wanted.key.clone(), wanted.listener.clone());
+                    self.served.insert(pending.key.clone(), pending.listener.clone());
                 }
                 taken
             });
@@ -131,14 +131,14 @@ impl Port {
     }
 }
 
-struct Wanted {
+struct PendingBind {
     key: ListenerKey,
     listener: Arc<Listener>,
     field: String,
     before: Option<Arc<Listener>>,
 }
 
-impl Wanted {
+impl PendingBind {
     /// Lower goes first: who is there already, then who grows or shrinks, then who moves, then who is new.
     fn precedence(&self) -> u8 {
         match &self.before {
@@ -149,7 +149,7 @@ impl Wanted {
         }
     }
 
-    fn problem(&self, served: &Held) -> Option<(ListenerKey, Problem)> {
+    fn problem(&self, served: &PortHolders) -> Option<(ListenerKey, Problem)> {
         let (holder, bind) = served.holder(self.listener.bind, &self.key)?;
         let meanwhile = meanwhile_listener(self.before.is_some());
         let message = format!(

@@ -38,19 +38,22 @@ fn wanted() -> impl Strategy<Value = BTreeMap<ListenerKey, Option<Arc<Listener>>
     })
 }
 
-fn wishes(wanted: &BTreeMap<ListenerKey, Option<Arc<Listener>>>, previous: &Listeners) -> BTreeMap<ListenerKey, Wish> {
-    let wish = |(key, wanted): (&ListenerKey, &Option<Arc<Listener>>)| {
-        let wish = match wanted {
-            Some(listener) => Wish::Declared {
+fn requests(
+    wanted: &BTreeMap<ListenerKey, Option<Arc<Listener>>>,
+    previous: &Listeners,
+) -> BTreeMap<ListenerKey, ListenerRequest> {
+    let request = |(key, wanted): (&ListenerKey, &Option<Arc<Listener>>)| {
+        let request = match wanted {
+            Some(listener) => ListenerRequest::Declared {
                 listener: listener.clone(),
                 field: "spec.listeners[0]".into(),
                 before: previous.get(key).cloned(),
             },
-            None => Wish::Kept(previous.get(key)?.clone()),
+            None => ListenerRequest::LastGood(previous.get(key)?.clone()),
         };
-        Some((key.clone(), wish))
+        Some((key.clone(), request))
     };
-    wanted.iter().filter_map(wish).collect()
+    wanted.iter().filter_map(request).collect()
 }
 
 fn overlapping(listeners: &Listeners) -> bool {
@@ -65,7 +68,7 @@ proptest! {
     fn nobody_shares_and_nobody_who_served_stops(history in prop::collection::vec(wanted(), 1..6)) {
         let mut previous = Listeners::new();
         for wanted in history {
-            let (served, problems) = settle(wishes(&wanted, &previous));
+            let (served, problems) = settle(requests(&wanted, &previous));
             prop_assert!(!overlapping(&served));
 
             for (key, wanted) in &wanted {
@@ -83,7 +86,7 @@ proptest! {
             if declared.len() == wanted.len() && !overlapping(&declared) {
                 prop_assert_eq!(&served, &declared, "there was no conflict");
             }
-            prop_assert_eq!(&settle(wishes(&wanted, &served)), &(served.clone(), problems), "not at rest");
+            prop_assert_eq!(&settle(requests(&wanted, &served)), &(served.clone(), problems), "not at rest");
             previous = served;
         }
     }
@@ -97,7 +100,7 @@ proptest! {
         own in "[a-z]{2}",
     ) {
         let key = |name: &str| ListenerKey { object: ObjectKey::new("shop", name), port: 1 };
-        let mut held = Held::default();
+        let mut held = PortHolders::default();
         for (name, address) in &wanted {
             // An earlier address of the same listener counts no more.
             held.insert(key(name), listener(&key(name), bind));
@@ -113,18 +116,18 @@ proptest! {
 
 #[test]
 fn many_listeners_of_one_port_number_are_settled_in_the_time_that_sorting_takes() {
-    let wishes = |count: usize| -> BTreeMap<ListenerKey, Wish> {
-        let wish = |number: usize| {
+    let requests = |count: usize| -> BTreeMap<ListenerKey, ListenerRequest> {
+        let request = |number: usize| {
             let key = ListenerKey { object: ObjectKey::new("shop", &number.to_string()), port: 1 };
             // Each address is wanted twice.
             let listener = listener(&key, &format!("10.{}.{}.1", number / 2 / 250, number / 2 % 250));
-            (key, Wish::Declared { listener, field: "spec.listeners[0]".into(), before: None })
+            (key, ListenerRequest::Declared { listener, field: "spec.listeners[0]".into(), before: None })
         };
-        (0..count).map(wish).collect()
+        (0..count).map(request).collect()
     };
-    crate::cost::assert_grows_no_faster_than_n_log_n(500, wishes, |wishes| {
-        let count = wishes.len();
-        let (served, problems) = settle(std::mem::take(wishes));
+    crate::cost::assert_grows_no_faster_than_n_log_n(500, requests, |requests| {
+        let count = requests.len();
+        let (served, problems) = settle(std::mem::take(requests));
         assert_eq!((served.len(), problems.len()), (count / 2, count / 2));
     });
 }

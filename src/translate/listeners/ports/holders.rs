@@ -10,7 +10,7 @@ pub type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
 /// Who serves one port number, by address: many may have addresses of their own for the same port.
 #[derive(Clone, Default)]
-pub struct Held {
+pub struct PortHolders {
     listeners: Listeners,
     by_ip: BTreeMap<IpAddr, BTreeSet<ListenerKey>>,
     /// Those that take connections to some IPv4 address.
@@ -19,7 +19,7 @@ pub struct Held {
 
 const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
-impl Held {
+impl PortHolders {
     pub fn insert(&mut self, key: ListenerKey, listener: Arc<Listener>) {
         let ip = listener.bind.ip();
         if let Some(before) = self.listeners.get(&key).map(|before| before.bind.ip()) {
