@@ -1,8 +1,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    before::Before,
     context::{TranslateContext, expirations::NOT_FOR_LONG},
+    last_good::LastGood,
 };
 use crate::{
     api::{self, TcpLoadBalancerSpec},
@@ -19,25 +19,25 @@ pub(super) struct Declaration<'a> {
     /// What relative paths are relative to.
     pub folder: &'a Path,
     pub context: &'a TranslateContext<'a>,
-    pub before: Before<'a>,
+    pub last_good: LastGood<'a>,
 }
 
 impl<'a> Declaration<'a> {
-    pub fn listener_before(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
-        self.before.listeners.get(&declared.port).copied()
+    pub fn last_good_listener(&self, declared: &api::Listener) -> Option<&'a Arc<Listener>> {
+        self.last_good.listeners.get(&declared.port).copied()
     }
 
     /// What connections go to while what is declared of backends is of no use.
-    pub fn kept(&self) -> Option<Arc<Upstream>> {
-        self.before.upstream.as_ref().map(|before| self.context.kept(self.object, before))
+    pub fn retained(&self) -> Option<Arc<Upstream>> {
+        self.last_good.upstream.as_ref().map(|upstream| self.context.retained(self.object, upstream))
     }
 
     /// What is said of endpoints that are kept: `sentence`, if there are any.
-    pub fn meanwhile_to(&self, sentence: &str, kept: &[Endpoint]) -> String {
-        if kept.is_empty() {
+    pub fn meanwhile_to(&self, sentence: &str, retained: &[Endpoint]) -> String {
+        if retained.is_empty() {
             return "it has no endpoints".into();
         }
-        let some_go = kept.iter().any(|endpoint| self.context.has_to_go(self.object, endpoint).is_some());
+        let some_go = retained.iter().any(|endpoint| self.context.has_to_go(self.object, endpoint).is_some());
         format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
     }
 }

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     backends::slices::Retention,
-    before::Before,
     context::TranslateContext,
     declaration::{Declaration, NONE_SERVED},
     findings::{Place, accepted, twin},
+    last_good::LastGood,
     listeners::{self, Shared, ports::ListenerRequest, service},
     messages::meanwhile_listener,
     quotas, settings,
@@ -36,13 +36,13 @@ pub(super) fn translate(
     context: &TranslateContext,
     certificates: &mut Certificates,
 ) -> (Translated, Verdict) {
-    let before = Before::of(object, declared, context);
-    let mut problems = unreadable(declared, &before);
+    let last_good = LastGood::of(object, declared, context);
+    let mut problems = unreadable(declared, &last_good);
     let translated = match &declared.spec {
-        None => kept(object, &before, context),
+        None => retained(object, &last_good, context),
         Some(spec) => {
             let Declared { folder, .. } = declared;
-            let declaration = Declaration { object, uid: declared.uid(), spec, folder, context, before };
+            let declaration = Declaration { object, uid: declared.uid(), spec, folder, context, last_good };
             declaration.translate(certificates, &mut problems)
         }
     };
@@ -50,10 +50,10 @@ pub(super) fn translate(
 }
 
 /// What is wrong with the present text, where it cannot be read at all.
-fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
+fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
     let meanwhile = match &declared.spec {
         Some(_) => "its last good version keeps serving",
-        None if !before.listeners.is_empty() => "it keeps serving as it did before",
+        None if !last_good.listeners.is_empty() => "it keeps serving as it did before",
         None => "it is not served",
     };
     declared
@@ -69,13 +69,13 @@ fn unreadable(declared: &Declared, before: &Before) -> Vec<Problem> {
 }
 
 /// All that it had before.
-fn kept(object: &ObjectKey, before: &Before, context: &TranslateContext) -> Translated {
+fn retained(object: &ObjectKey, last_good: &LastGood, context: &TranslateContext) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
-    let kept =
+    let request =
         |(port, listener): (&u16, &&Arc<Listener>)| (key(*port), ListenerRequest::LastGood(Arc::clone(listener)));
     Translated {
-        listeners: before.listeners.iter().map(kept).collect(),
-        upstream: before.upstream.as_ref().map(|before| context.kept(object, before)),
+        listeners: last_good.listeners.iter().map(request).collect(),
+        upstream: last_good.upstream.as_ref().map(|upstream| context.retained(object, upstream)),
         retention: Retention::default(),
     }
 }
@@ -94,17 +94,17 @@ impl Declaration<'_> {
         let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
-        let Some(upstream::Translated { upstream, lost, retention }) =
+        let Some(upstream::Translated { upstream, fell_back, retention }) =
             upstream::translate(self, shared.keepalive, certificates, problems)
         else {
             // Without an upstream they would have nowhere to go.
             return Translated { listeners: BTreeMap::new(), upstream: None, retention: Retention::default() };
         };
-        let listeners = match lost {
+        let listeners = match fell_back {
             true => listeners.into_iter().map(|(key, request)| (key, request.with_last_good_routes())).collect(),
             false => listeners,
         };
-        Translated { listeners, upstream: Some(reuse(upstream, self.before.upstream.as_ref())), retention }
+        Translated { listeners, upstream: Some(reuse(upstream, self.last_good.upstream.as_ref())), retention }
     }
 
     fn key(&self, declared: &api::Listener) -> ListenerKey {
@@ -114,7 +114,7 @@ impl Declaration<'_> {
     /// What becomes of the listeners while something is wrong with all of them.
     fn meanwhile(&self) -> &'static str {
         let listeners = &self.spec.listeners;
-        let kept = listeners.iter().filter(|declared| self.listener_before(declared).is_some()).count();
+        let kept = listeners.iter().filter(|declared| self.last_good_listener(declared).is_some()).count();
         match listeners.len() {
             _ if kept == 0 => NONE_SERVED,
             all if kept == all => "its listeners keep serving as they did before",
@@ -147,7 +147,7 @@ impl Declaration<'_> {
         let mut requests = BTreeMap::new();
         for (index, declared) in self.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
-            let before = self.listener_before(declared);
+            let before = self.last_good_listener(declared);
             let kept = before.filter(|before| !is_open_now(declared, before));
             let meanwhile = meanwhile_listener(kept.is_some());
             let listener = accepted(&field, meanwhile, problems, |place| {

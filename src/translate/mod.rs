@@ -5,12 +5,12 @@
 //! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
 
 mod backends;
-mod before;
 mod context;
 mod declaration;
 mod defaults;
 mod findings;
 mod flags;
+mod last_good;
 mod listeners;
 mod load_balancer;
 mod messages;
@@ -130,7 +130,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     }
     for listener in snapshot.listeners.values() {
         if let Some(upstream) = snapshot.upstreams.get_mut(&listener.upstream) {
-            context.add_led_to(listener, upstream);
+            context.restore_routed_endpoints(listener, upstream);
         }
     }
     let used: BTreeSet<_> = snapshot.listeners.values().map(|listener| listener.upstream.clone()).collect();

@@ -14,7 +14,7 @@ use crate::model::{Keepalive, Upstream};
 /// The upstream, and whether it is one from before whose backends are all declared anew, and wrong.
 pub(super) struct Translated {
     pub upstream: Upstream,
-    pub lost: bool,
+    pub fell_back: bool,
     pub retention: Retention,
 }
 
@@ -28,9 +28,9 @@ pub(super) fn translate(
     problems: &mut Vec<Problem>,
 ) -> Option<Translated> {
     let spec = declaration.spec;
-    let before = declaration.before.upstream.as_deref();
+    let before = declaration.last_good.upstream.as_deref();
     if spec.backends.is_empty() {
-        let kept = declaration.kept();
+        let kept = declaration.retained();
         let meanwhile = kept.as_ref().map_or(NONE_SERVED.into(), |kept| {
             declaration.meanwhile_to("connections go where they went before", &kept.endpoints)
         });
@@ -38,7 +38,7 @@ pub(super) fn translate(
             place.refuse("it is empty: write where connections go")
         });
         let retention = Retention::default();
-        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), lost: true, retention });
+        return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), fell_back: true, retention });
     }
 
     let meanwhile = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
@@ -51,7 +51,7 @@ pub(super) fn translate(
         accepted("spec.healthCheck.active", meanwhile, problems, |place| checks::of_all(declaration, place));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
-    let Found { backends, endpoints, unready, lost, retention } =
+    let Found { backends, endpoints, unready, fell_back, retention } =
         backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
         accepted("spec.healthCheck.passive", meanwhile, problems, |place| settings::passive_check(spec, place));
@@ -70,5 +70,5 @@ pub(super) fn translate(
         drain: drain.or(before.map(|before| before.drain))?,
         rebalance: rebalance.or(before.map(|before| before.rebalance))?,
     };
-    Some(Translated { upstream, lost, retention })
+    Some(Translated { upstream, fell_back, retention })
 }

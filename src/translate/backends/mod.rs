@@ -60,7 +60,7 @@ pub(super) struct Found {
     /// Those that served before.
     pub unready: BTreeMap<EndpointKey, Unready>,
     /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
-    pub lost: bool,
+    pub fell_back: bool,
     pub retention: Retention,
 }
 
@@ -74,18 +74,19 @@ pub(super) fn translate(
 ) -> Found {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
-    let lost = parts.iter().all(|part| (part.findings.refuse() || part.is_pending) && part.endpoints.is_empty());
+    let fell_back = parts.iter().all(|part| (part.findings.refuse() || part.is_pending) && part.endpoints.is_empty());
     // What is to be encrypted goes nowhere rather than where it went in the clear.
     let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
-    let lost = lost && !(is_to_be_encrypted && declaration.before.upstream.as_deref().is_some_and(in_the_clear));
+    let fell_back =
+        fell_back && !(is_to_be_encrypted && declaration.last_good.upstream.as_deref().is_some_and(in_the_clear));
     let mut retention = Retention::default();
-    let kept = if lost { declaration.kept() } else { None };
+    let kept = if fell_back { declaration.retained() } else { None };
     let kept = match parts.iter().any(|part| part.is_pending) {
         true => kept.and_then(|kept| for_a_time(&kept, &mut retention, declaration)),
         false => kept,
     };
-    let lost = lost && (kept.is_some() || !parts.iter().any(|part| part.is_pending));
+    let fell_back = fell_back && (kept.is_some() || !parts.iter().any(|part| part.is_pending));
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (index, part) in parts.into_iter().enumerate() {
@@ -110,9 +111,9 @@ pub(super) fn translate(
     match kept {
         Some(before) => {
             let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
-            Found { backends, endpoints, unready, lost, retention }
+            Found { backends, endpoints, unready, fell_back, retention }
         }
-        None => Found { backends, endpoints: weighted(groups), unready, lost, retention },
+        None => Found { backends, endpoints: weighted(groups), unready, fell_back, retention },
     }
 }
 
@@ -128,7 +129,7 @@ fn part(
     let field = format!("spec.backends[{index}]");
     let place = &mut Place::new(&field, &mut findings);
     check_name(backends, index, place);
-    let before = declaration.before.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
+    let before = declaration.last_good.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
     let earlier = earlier(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
@@ -141,7 +142,7 @@ fn part(
         retention = Retention::default();
         let is_to_be_encrypted = backend.tls.is_some() && before.is_none_or(|before| before.tls.is_none());
         serving = if is_to_be_encrypted { Vec::new() } else { kept(index, declaration) };
-        if let Some(before) = &declaration.before.upstream {
+        if let Some(before) = &declaration.last_good.upstream {
             let own = before.unready.iter().filter(|(key, _)| *key.backend == *backend.name());
             unready = own.map(|(key, why)| (key.clone(), *why)).collect();
         }
@@ -169,7 +170,7 @@ fn earlier<'a>(
     declaration: &'a Declaration,
 ) -> Vec<&'a Endpoint> {
     let same = before.is_some_and(|before| before.service.is_some() && before.service.as_deref() == service);
-    let Some(upstream) = declaration.before.upstream.as_ref().filter(|_| same) else { return Vec::new() };
+    let Some(upstream) = declaration.last_good.upstream.as_ref().filter(|_| same) else { return Vec::new() };
     own(index, declaration, &upstream.endpoints).collect()
 }
 
@@ -198,8 +199,8 @@ fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Dec
 
 /// What a backend had before and may keep: the first one, should several have its name.
 fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
-    let Declaration { object, context, before, .. } = declaration;
-    let before = before.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
+    let Declaration { object, context, last_good, .. } = declaration;
+    let before = last_good.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
     own(index, declaration, before).filter(|endpoint| context.may_stay(object, endpoint)).cloned().collect()
 }
 
@@ -297,7 +298,7 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
         retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
             None => serving.push(Endpoint { key, stable_id, weight: Weight::ONE, distance }),
-            Some(why) if declaration.before.had(&key) => drop(unready.insert(key, why)),
+            Some(why) if declaration.last_good.contained(&key) => drop(unready.insert(key, why)),
             Some(_) => {}
         }
     }

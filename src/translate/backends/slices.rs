@@ -197,7 +197,7 @@ impl Serving<'_> {
         };
         let missing: Vec<_> = self.before.iter().filter(is_missing).copied().collect();
         let backend = missing.first().map(|endpoint| &endpoint.key.backend);
-        let before = self.declaration.before.upstream.as_ref();
+        let before = self.declaration.last_good.upstream.as_ref();
         let backend = before.zip(backend).and_then(|(before, backend)| before.backends.get(backend));
         matched.retained(&missing, backend.is_some_and(|backend| backend.last_resort), self.declaration)
     }

@@ -28,7 +28,7 @@ pub const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are 
 
 impl TranslateContext<'_> {
     /// What a load balancer had before, as far as it may be kept.
-    pub fn kept(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
+    pub fn retained(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
         let may_stay = |endpoint: &&Endpoint| self.may_stay(object, endpoint);
         if before.endpoints.iter().all(|endpoint| may_stay(&endpoint)) {
             return before.clone();
@@ -39,19 +39,19 @@ impl TranslateContext<'_> {
 
     /// Adds to an upstream, as far as it may be kept, what a listener leads to that goes on as before, while its backends
     /// are no longer declared.
-    pub fn add_led_to(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
+    pub fn restore_routed_endpoints(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
         let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
         let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
         let Some(previous) = self.previous.upstreams.get(&listener.upstream) else { return };
         let missing = names.filter(|name| !upstream.backends.contains_key(*name));
         let missing: BTreeMap<_, _> =
             missing.filter_map(|name| Some((name.clone(), previous.backends.get(name)?.clone()))).collect();
-        let led_to = |endpoint: &&Endpoint| {
+        let is_routed = |endpoint: &&Endpoint| {
             missing.contains_key(&endpoint.key.backend)
                 && self.reach.refusal(endpoint.address(), Target::Pod).is_none()
                 && self.may_stay(&listener.upstream.object, endpoint)
         };
-        let endpoints: Vec<_> = previous.endpoints.iter().filter(led_to).cloned().collect();
+        let endpoints: Vec<_> = previous.endpoints.iter().filter(is_routed).cloned().collect();
         if endpoints.is_empty() {
             return;
         }

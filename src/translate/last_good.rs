@@ -9,14 +9,14 @@ use crate::{
 /// What a load balancer served before and may go on with: what it keeps while its declaration is wrong.
 ///
 /// Another object of the same name has other uids, and inherits nothing.
-pub(super) struct Before<'a> {
+pub(super) struct LastGood<'a> {
     /// By the declared port.
     pub listeners: BTreeMap<u16, &'a Arc<Listener>>,
     /// Without endpoints that no backend may have any more.
     pub upstream: Option<Arc<Upstream>>,
 }
 
-impl<'a> Before<'a> {
+impl<'a> LastGood<'a> {
     pub fn of(object: &ObjectKey, declared: &Declared, context: &TranslateContext<'a>) -> Self {
         let TranslateContext { previous, bindings, reach, .. } = context;
         let uid = declared.uid();
@@ -32,7 +32,7 @@ impl<'a> Before<'a> {
     }
 
     /// Whether there may be connections to this endpoint.
-    pub fn had(&self, endpoint: &EndpointKey) -> bool {
+    pub fn contained(&self, endpoint: &EndpointKey) -> bool {
         self.upstream.as_ref().is_some_and(|before| {
             before.endpoints.binary_search_by(|other| other.key.cmp(endpoint)).is_ok()
                 || before.unready.contains_key(endpoint)
