@@ -148,7 +148,7 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
 
 /// How long nothing but the time need change: then a certificate may have expired, or an endpoint has to go.
 fn pause(snapshot: &Snapshot, now: Timestamp) -> Duration {
-    let next = snapshot.next_to_go().map(|then| then.duration_since(now));
+    let next = snapshot.next_expiration().map(|then| then.duration_since(now));
     // One that is over is none.
     next.map_or(LOOK_AGAIN, |next| Duration::try_from(next).unwrap_or_default().min(LOOK_AGAIN))
 }
@@ -271,8 +271,8 @@ mod tests {
             let later = EndpointKey { address: "10.0.0.2:1".parse().unwrap(), ..endpoint.clone() };
             let to_go = |seconds| now + Duration::from_secs(seconds);
             let to_go = [(endpoint, to_go(seconds)), (later, to_go(9999))];
-            let unconfirmed = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
-            Snapshot { unconfirmed, ..Snapshot::default() }
+            let retained_until = [(UpstreamKey { object: ObjectKey::new("shop", "a") }, to_go.into())].into();
+            Snapshot { retained_until, ..Snapshot::default() }
         };
         assert_eq!(pause(&Snapshot::default(), now), LOOK_AGAIN);
         assert_eq!(pause(&in_seconds(9998), now), LOOK_AGAIN);
@@ -311,11 +311,11 @@ mod tests {
         let source = Source::files(Files::new(vec![])).unwrap();
         let mut compiler = Compiler::new(source, Place::default(), Arc::default());
         compiler.world = world(&format!("{LOAD_BALANCER}{SERVICE}"));
-        assert_eq!(compiler.translate().next_to_go(), None);
+        assert_eq!(compiler.translate().next_expiration(), None);
         compiler.world = world(LOAD_BALANCER);
         let kept = compiler.translate();
-        assert!(kept.next_to_go().is_some_and(|then| then > Timestamp::now()));
+        assert!(kept.next_expiration().is_some_and(|then| then > Timestamp::now()));
         let again = compiler.translate();
-        assert_eq!((again.generation, again.next_to_go()), (1, kept.next_to_go()));
+        assert_eq!((again.generation, again.next_expiration()), (1, kept.next_expiration()));
     }
 }

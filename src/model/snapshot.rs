@@ -14,7 +14,7 @@ pub struct Snapshot {
     pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
     pub upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
     /// The endpoints that nothing confirms any more, and when each of them has to go. Whoever serves need not know.
-    pub unconfirmed: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
+    pub retained_until: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
     /// The time at which the endpoints that are kept are to be reported. Whoever serves need not know.
     pub report_due: Option<Timestamp>,
     /// For the next translation.
@@ -29,8 +29,8 @@ impl Snapshot {
     }
 
     /// When the next endpoint has to go, or is to be reported, though nothing else changes.
-    pub fn next_to_go(&self) -> Option<Timestamp> {
-        self.unconfirmed.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
+    pub fn next_expiration(&self) -> Option<Timestamp> {
+        self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
     /// Whether both configure the same, whatever their generations, and until when.

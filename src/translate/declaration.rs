@@ -1,7 +1,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    context::{TranslateContext, expirations::NOT_FOR_LONG},
+    context::{TranslateContext, expirations::RETENTION_NOTE},
     last_good::LastGood,
 };
 use crate::{
@@ -37,7 +37,7 @@ impl<'a> Declaration<'a> {
         if retained.is_empty() {
             return "it has no endpoints".into();
         }
-        let some_go = retained.iter().any(|endpoint| self.context.has_to_go(self.object, endpoint).is_some());
-        format!("{sentence}{}", if some_go { NOT_FOR_LONG } else { "" })
+        let some_go = retained.iter().any(|endpoint| self.context.expires_at(self.object, endpoint).is_some());
+        format!("{sentence}{}", if some_go { RETENTION_NOTE } else { "" })
     }
 }

@@ -36,7 +36,7 @@ use jiff::Timestamp;
 use listeners::ports;
 use tls::certificates::Certificates;
 
-pub use context::{expirations::UNREPORTED, pods::selects_pods};
+pub use context::{expirations::REPORT_DELAY, pods::selects_pods};
 pub use verdict::{Problem, Reason, Severity, Verdict, Verdicts};
 
 use crate::{
@@ -48,7 +48,7 @@ use crate::{
 /// What to serve now, and what to tell each load balancer's owner.
 ///
 /// The generation is that of `previous` if both configure the same, else the next one. On `now` depend verdicts, and how
-/// long endpoints are kept that nothing confirms: see [`Snapshot::next_to_go`].
+/// long endpoints are kept that nothing confirms: see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now, Hosts::One) };
     let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);
@@ -142,13 +142,14 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     // Where all is well, nothing else is kept.
     let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
     let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
-    let unconfirmed = with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.all_to_go(key, upstream)?)));
-    let mut unconfirmed: BTreeMap<_, BTreeMap<_, _>> = unconfirmed.collect();
+    let retained_until =
+        with_kept.filter_map(|(key, upstream)| Some((key.clone(), context.expirations_of(key, upstream)?)));
+    let mut retained_until: BTreeMap<_, BTreeMap<_, _>> = retained_until.collect();
     snapshot.report_due = retentions.values().filter_map(|retention| retention.report_due).min();
     for (key, retention) in retentions.into_iter().filter(|(_, retention)| !retention.expirations.is_empty()) {
-        unconfirmed.entry(key).or_default().extend(retention.expirations);
+        retained_until.entry(key).or_default().extend(retention.expirations);
     }
-    snapshot.unconfirmed = unconfirmed;
+    snapshot.retained_until = retained_until;
     snapshot.certificate_cache = Arc::new(certificates.cache);
     if !snapshot.configures_the_same(previous) {
         snapshot.generation = previous.generation.saturating_add(1);

@@ -82,7 +82,7 @@ impl Rig {
             generation: 0,
             listeners: [(listener_key(), listener.into())].into(),
             upstreams: [(upstream_key(), upstream.into())].into(),
-            unconfirmed: BTreeMap::new(),
+            retained_until: BTreeMap::new(),
             report_due: None,
             certificate_cache: Arc::default(),
         };

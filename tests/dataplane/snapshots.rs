@@ -123,7 +123,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
         generation: 0,
         listeners: [(ListenerKey { object: owner.clone(), port: 1 }, served.into())].into(),
         upstreams: keys.iter().map(|key| (upstream_of(key), upstream(&[backend]).into())).collect(),
-        unconfirmed: BTreeMap::new(),
+        retained_until: BTreeMap::new(),
         report_due: None,
         certificate_cache: std::sync::Arc::default(),
     }

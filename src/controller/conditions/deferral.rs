@@ -14,10 +14,10 @@ use super::{
     situation::{Situation, Topic},
     types::{BACKENDS_HEALTHY, PROGRAMMED, RESOLVED_REFS},
 };
-use crate::translate::{Reason, Severity, UNREPORTED};
+use crate::translate::{REPORT_DELAY, Reason, Severity};
 
 /// For Services, Secrets and ConfigMaps that are missing, or not complete.
-const REFERENCES: SignedDuration = UNREPORTED;
+const REFERENCES: SignedDuration = REPORT_DELAY;
 /// For a Service that selects no pod, a name without addresses, and first health checks that fail.
 const ENDPOINTS: SignedDuration = SignedDuration::from_secs(30);
 /// For pods that are there, and not ready: they pull images and start.

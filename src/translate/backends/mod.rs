@@ -17,7 +17,7 @@ use weights::{Share, endpoint_weights};
 use super::{
     context::{
         TranslateContext,
-        expirations::{LONGEST, UNREPORTED},
+        expirations::{MAX_RETENTION, REPORT_DELAY},
         pods::Target,
         reach::{Refusal, Refused},
     },
@@ -187,7 +187,7 @@ fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Dec
     let Declaration { object, context, .. } = declaration;
     let mut kept = Upstream::clone(kept);
     kept.endpoints.retain(|endpoint| {
-        let until = context.expires_at(object, &endpoint.key, LONGEST);
+        let until = context.recorded_expiration(object, &endpoint.key, MAX_RETENTION);
         let stays = context.now < until;
         if stays {
             retention.expirations.insert(endpoint.key.clone(), until);
@@ -201,7 +201,7 @@ fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Dec
 fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
     let Declaration { object, context, last_good, .. } = declaration;
     let before = last_good.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
-    own(index, declaration, before).filter(|endpoint| context.may_stay(object, endpoint)).cloned().collect()
+    own(index, declaration, before).filter(|endpoint| context.is_retained(object, endpoint)).cloned().collect()
 }
 
 fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
@@ -396,7 +396,7 @@ fn warn_of_no_endpoints(
 /// Reports endpoints that are kept though no EndpointSlice of their Service has them.
 fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Declaration, place: &mut Place) {
     let namespace = &declaration.object.namespace;
-    let until = due.saturating_add(LONGEST - UNREPORTED).unwrap_or(Timestamp::MAX);
+    let until = due.saturating_add(MAX_RETENTION - REPORT_DELAY).unwrap_or(Timestamp::MAX);
     let BackendService { name, port, .. } = service;
     place.warn(
         Reason::EndpointsPending,

@@ -14,26 +14,26 @@ use crate::{
 
 /// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
 /// to another one sooner or later, of any namespace.
-pub const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+pub const MAX_RETENTION: SignedDuration = SignedDuration::from_mins(5);
 
 /// Long enough for EndpointSlices that are written one after the other, while a Service gets new ones or its endpoints
 /// move from one to another.
-pub const SETTLING: SignedDuration = SignedDuration::from_secs(1);
+pub const SETTLE_TIME: SignedDuration = SignedDuration::from_secs(1);
 
 /// How long the EndpointSlices of a Service may be missing, or not match it, before it is reported.
-pub const UNREPORTED: SignedDuration = SignedDuration::from_secs(10);
+pub const REPORT_DELAY: SignedDuration = SignedDuration::from_secs(10);
 
 /// What is said of endpoints that are kept no longer than that.
-pub const NOT_FOR_LONG: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+pub const RETENTION_NOTE: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
 
 impl TranslateContext<'_> {
     /// What a load balancer had before, as far as it may be kept.
     pub fn retained(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
-        let may_stay = |endpoint: &&Endpoint| self.may_stay(object, endpoint);
-        if before.endpoints.iter().all(|endpoint| may_stay(&endpoint)) {
+        let is_retained = |endpoint: &&Endpoint| self.is_retained(object, endpoint);
+        if before.endpoints.iter().all(|endpoint| is_retained(&endpoint)) {
             return before.clone();
         }
-        let endpoints = before.endpoints.iter().filter(may_stay).cloned().collect();
+        let endpoints = before.endpoints.iter().filter(is_retained).cloned().collect();
         Arc::new(Upstream { endpoints, ..Upstream::clone(before) })
     }
 
@@ -49,7 +49,7 @@ impl TranslateContext<'_> {
         let is_routed = |endpoint: &&Endpoint| {
             missing.contains_key(&endpoint.key.backend)
                 && self.reach.refusal(endpoint.address(), Target::Pod).is_none()
-                && self.may_stay(&listener.upstream.object, endpoint)
+                && self.is_retained(&listener.upstream.object, endpoint)
         };
         let endpoints: Vec<_> = previous.endpoints.iter().filter(is_routed).cloned().collect();
         if endpoints.is_empty() {
@@ -61,13 +61,13 @@ impl TranslateContext<'_> {
         upstream.endpoints.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     }
 
-    pub fn may_stay(&self, object: &ObjectKey, endpoint: &Endpoint) -> bool {
-        self.has_to_go(object, endpoint).is_none_or(|then| self.now < then)
+    pub fn is_retained(&self, object: &ObjectKey, endpoint: &Endpoint) -> bool {
+        self.expires_at(object, endpoint).is_none_or(|then| self.now < then)
     }
 
     /// When endpoints of an upstream have to go. `None`: none has to.
-    pub fn all_to_go(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
-        let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.has_to_go(&key.object, endpoint)?));
+    pub fn expirations_of(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
+        let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.expires_at(&key.object, endpoint)?));
         // One whose time is over is not kept: whatever has it, has it from elsewhere.
         let later = upstream.endpoints.iter().filter_map(to_go).filter(|(_, then)| *then > self.now);
         let all: BTreeMap<_, _> = later.collect();
@@ -75,7 +75,7 @@ impl TranslateContext<'_> {
     }
 
     /// When an endpoint has to go. `None`: something confirms it.
-    pub fn has_to_go(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
+    pub fn expires_at(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
         let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
         let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
         if listed.iter().any(|pod| *pod.uid == *uid && self.reach.refusal(address, pod.target).is_none()) {
@@ -86,12 +86,12 @@ impl TranslateContext<'_> {
         if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }
-        Some(self.expires_at(object, &endpoint.key, LONGEST))
+        Some(self.recorded_expiration(object, &endpoint.key, MAX_RETENTION))
     }
 
     /// The recorded expiration of an endpoint that nothing confirms, at most `limit` from now.
-    pub fn expires_at(&self, object: &ObjectKey, endpoint: &EndpointKey, limit: SignedDuration) -> Timestamp {
-        let known = self.previous.unconfirmed.get(&UpstreamKey { object: object.clone() });
+    pub fn recorded_expiration(&self, object: &ObjectKey, endpoint: &EndpointKey, limit: SignedDuration) -> Timestamp {
+        let known = self.previous.retained_until.get(&UpstreamKey { object: object.clone() });
         let known = known.and_then(|known| known.get(endpoint)).copied();
         let latest = self.now.saturating_add(limit).unwrap_or(Timestamp::MAX);
         // It may be later than that where the clock has been put back.

@@ -52,7 +52,7 @@ fn serving() -> Snapshot {
         (addresses(&snapshot).as_slice(), sentences(&verdicts, "a").as_slice()),
         (&BOTH.map(str::to_owned)[..], &[][..])
     );
-    assert_eq!(snapshot.next_to_go(), None);
+    assert_eq!(snapshot.next_expiration(), None);
     snapshot
 }
 
@@ -79,7 +79,7 @@ fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
             let verdicts;
             (snapshot, verdicts) = translate(&world, &snapshot, NOW + passed);
             assert!(snapshot.configures_the_same(&before) && snapshot.generation == 1, "{backends} after {passed}");
-            assert_eq!(snapshot.next_to_go(), Some(after(LIMIT)), "since it was first so");
+            assert_eq!(snapshot.next_expiration(), Some(after(LIMIT)), "since it was first so");
             let said = sentences(&verdicts, "a").concat();
             assert!(said.ends_with(&format!("{meanwhile}{LEFT_OUT}")), "{said}");
         }
@@ -87,7 +87,7 @@ fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
             let verdicts;
             (snapshot, verdicts) = translate(&world, &snapshot, NOW + passed);
             assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{backends} after {passed}");
-            assert_eq!((snapshot.generation, snapshot.next_to_go()), (2, None));
+            assert_eq!((snapshot.generation, snapshot.next_expiration()), (2, None));
             assert!(snapshot.listeners.contains_key(&listener("a", 5432)));
             let said = sentences(&verdicts, "a").concat();
             assert!(said.ends_with("it has no endpoints") && verdicts[&object("a")].refuses(), "{said}");
@@ -100,7 +100,7 @@ fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
     let mut world = all(&[GATEWAY, &a(DB)]);
     world.load_balancers.get_mut(&object("a")).unwrap().spec = None;
     let (kept, _) = then(&world, &serving());
-    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))));
+    assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(after(LIMIT))));
     assert_eq!(addresses(&translate(&world, &kept, after(LIMIT)).0), Vec::<String>::new());
 }
 
@@ -110,13 +110,13 @@ fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
     let wrong = a("{name: db, service: {name: db, port: 2}}");
     let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
     let (kept, verdicts) = then(&world(PODS), &serving());
-    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, None));
+    assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, None));
     assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
     let a_day_later = after(SignedDuration::from_hours(24));
     let (kept, _) = translate(&world(&PODS[1..]), &kept, a_day_later);
-    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(a_day_later + LIMIT)));
+    assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(a_day_later + LIMIT)));
     let (kept, _) = translate(&world(&PODS[1..]), &kept, a_day_later + LIMIT);
-    assert_eq!((addresses(&kept), kept.next_to_go()), (vec![BOTH[1].to_owned()], None));
+    assert_eq!((addresses(&kept), kept.next_expiration()), (vec![BOTH[1].to_owned()], None));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn only_kubernetes_is_believed_that_a_pod_is_still_there_or_gone() {
     for uid in ["p1", "other"] {
         let forged = service("shop", "db", &[(uid, "10.0.0.1")]).replace("endpointslice-controller.k8s.io", "me");
         let (kept, _) = then(&all(&[GATEWAY, &gone, &forged]), &serving());
-        assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))), "{uid}");
+        assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(after(LIMIT))), "{uid}");
     }
 }
 
@@ -135,11 +135,11 @@ fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
     let reused = service("games", "lobby", &[("other", "10.0.0.1")]);
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &reused]), &serving());
     assert_eq!(addresses(&kept), [BOTH[1]]);
-    assert_eq!(kept.unconfirmed[&upstream("a")].len(), 1);
+    assert_eq!(kept.retained_until[&upstream("a")].len(), 1);
     // Pods in the network of a node share its address, and each has ports of its own.
     let beside = reused.replace("port: 7", "port: 8");
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &beside]), &serving());
-    assert_eq!((addresses(&kept).len(), kept.next_to_go()), (2, Some(after(LIMIT))));
+    assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(after(LIMIT))));
 }
 
 #[test]
@@ -147,10 +147,10 @@ fn what_comes_back_is_confirmed_and_has_all_its_time_again() {
     let (gone, back) = (all(&[GATEWAY, &a(DB)]), all(&[GATEWAY, &a(DB), &service("shop", "db", PODS)]));
     let (kept, _) = then(&gone, &serving());
     let (confirmed, verdicts) = translate(&back, &kept, after(SignedDuration::from_mins(4)));
-    assert_eq!((confirmed.generation, confirmed.next_to_go(), sentences(&verdicts, "a").len()), (1, None, 0));
+    assert_eq!((confirmed.generation, confirmed.next_expiration(), sentences(&verdicts, "a").len()), (1, None, 0));
     let later = after(SignedDuration::from_hours(1));
     let (kept, _) = translate(&gone, &confirmed, later);
-    assert_eq!(kept.next_to_go(), Some(later + LIMIT));
+    assert_eq!(kept.next_expiration(), Some(later + LIMIT));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_clock_that_is_put_back_prolongs_nothing() {
     let (kept, _) = then(&gone, &serving());
     let long_ago = after(SignedDuration::from_hours(-1));
     let (kept, _) = translate(&gone, &kept, long_ago);
-    assert_eq!(kept.next_to_go(), Some(long_ago + LIMIT));
+    assert_eq!(kept.next_expiration(), Some(long_ago + LIMIT));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn addresses_that_somebody_wrote_are_kept_without_a_limit() {
         let (before, _) = first(&before);
         let wrong = all(&[&gateway, &a("{name: db, service: {name: typo, port: 1}}")]);
         let (kept, verdicts) = translate(&wrong, &before, NOW);
-        assert_eq!((addresses(&kept), kept.next_to_go()), (BOTH.map(str::to_owned).into(), None));
+        assert_eq!((addresses(&kept), kept.next_expiration()), (BOTH.map(str::to_owned).into(), None));
         assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
         let a_year_later = after(SignedDuration::from_hours(365 * 24));
         assert!(translate(&wrong, &kept, a_year_later).0.configures_the_same(&before));

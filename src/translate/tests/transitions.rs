@@ -130,7 +130,7 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
             (kept, verdicts) = translate(&world, &kept, NOW + passed);
             assert!(kept.configures_the_same(&served), "{what} after {passed}");
             assert_eq!(sentences(&verdicts, "a"), Vec::<String>::new(), "{what} after {passed}");
-            assert_eq!(kept.next_to_go(), Some(NOW + 10.seconds()), "{what}: to be reported");
+            assert_eq!(kept.next_expiration(), Some(NOW + 10.seconds()), "{what}: to be reported");
         }
         let arrived = {
             let mut world = world.clone();
@@ -141,7 +141,7 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
         };
         // A pod that the new slices do not have may yet be in another one.
         assert_eq!(addresses(&arrived), ["10.0.0.1:7", "10.0.0.2:8", "10.0.0.3:8"], "{what}");
-        assert_eq!(arrived.next_to_go(), Some(NOW + 9.seconds() + SETTLED), "{what}");
+        assert_eq!(arrived.next_expiration(), Some(NOW + 9.seconds() + SETTLED), "{what}");
 
         for passed in [10.seconds(), 298.seconds()] {
             let verdicts;
@@ -150,10 +150,10 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
             let expected = "spec.backends[0].service: no EndpointSlice of Service shop/db has its port 1: check its selector \
                             and the targetPort; the endpoints that it had before are kept until 2026-01-01T00:05:00Z";
             assert_eq!(sentences(&verdicts, "a"), [expected], "{what} after {passed}");
-            assert_eq!(kept.next_to_go(), Some(NOW + LIMIT), "{what}");
+            assert_eq!(kept.next_expiration(), Some(NOW + LIMIT), "{what}");
         }
         let (gone, verdicts) = translate(&world, &kept, NOW + LIMIT);
-        assert_eq!((addresses(&gone), gone.next_to_go()), (vec![], None), "{what}");
+        assert_eq!((addresses(&gone), gone.next_expiration()), (vec![], None), "{what}");
         assert!(!sentences(&verdicts, "a").is_empty(), "{what}");
         assert!(translate(&world, &gone, NOW + LIMIT).0.configures_the_same(&gone), "{what}");
     }
@@ -217,7 +217,7 @@ fn a_slice_without_endpoints_says_that_there_are_none() {
     let (served, _) = first(&world);
     Change::Slice("db-1", Some(DB.slice(7, &[]))).apply(&mut world);
     let (now, _) = then(&world, &served);
-    assert_eq!(now.next_to_go(), Some(NOW + SETTLED));
+    assert_eq!(now.next_expiration(), Some(NOW + SETTLED));
     let (now, verdicts) = translate(&world, &now, NOW + SETTLED);
     assert_eq!(addresses(&now), Vec::<String>::new());
     assert!(sentences(&verdicts, "a")[0].contains("has no ready endpoint"), "{verdicts:?}");
@@ -255,7 +255,7 @@ fn another_service_is_followed_at_once_and_awaited_if_it_has_no_slices() {
     let (kept, verdicts) = then(&other, &kept);
     assert_eq!(addresses(&kept), BOTH, "it has no slices yet");
     assert_eq!(sentences(&verdicts, "a"), Vec::<String>::new());
-    assert_eq!(kept.next_to_go(), Some(NOW + LIMIT));
+    assert_eq!(kept.next_expiration(), Some(NOW + LIMIT));
     let (gone, _) = translate(&other, &kept, NOW + LIMIT);
     assert_eq!(addresses(&gone), Vec::<String>::new());
 
@@ -264,7 +264,7 @@ fn another_service_is_followed_at_once_and_awaited_if_it_has_no_slices() {
     other.endpoint_slices.insert(object("new-1"), Arc::new(slice));
     for previous in [&served, &kept] {
         let (now, _) = then(&other, previous);
-        assert_eq!((addresses(&now), now.next_to_go()), (vec!["10.0.0.3:7".to_owned()], None));
+        assert_eq!((addresses(&now), now.next_expiration()), (vec!["10.0.0.3:7".to_owned()], None));
     }
 }
 
@@ -346,6 +346,6 @@ proptest! {
         // In the end it is as if nothing had been there before.
         let (settled, _) = translate(&world, &snapshot, NOW + SETTLED);
         prop_assert_eq!(addresses(&settled), addresses(&first(&world).0));
-        prop_assert_eq!(settled.next_to_go(), None);
+        prop_assert_eq!(settled.next_expiration(), None);
     }
 }

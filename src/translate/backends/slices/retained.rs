@@ -16,7 +16,7 @@ use crate::{
     model::{self, EndpointKey},
     translate::{
         context::{
-            expirations::{LONGEST, SETTLING, UNREPORTED},
+            expirations::{MAX_RETENTION, REPORT_DELAY, SETTLE_TIME},
             pods::Target,
         },
         declaration::Declaration,
@@ -101,7 +101,7 @@ impl<'a> Match<'a> {
                 return None;
             }
             let listed = stale.get(&identity).copied();
-            let limit = if listed.is_some() || !self.is_current() { LONGEST } else { SETTLING };
+            let limit = if listed.is_some() || !self.is_current() { MAX_RETENTION } else { SETTLE_TIME };
             let until = expiration(endpoint, limit, declaration)?;
             Some(Retained { endpoint, conditions: listed.unwrap_or(as_before), until })
         });
@@ -115,19 +115,19 @@ fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &D
     // Pods were in reach as long as they were listed; any other address has to be so by itself.
     let reach = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
     let in_reach = context.reach.refusal(endpoint.address(), reach).is_none();
-    let until = context.expires_at(object, &endpoint.key, limit);
-    let until = context.has_to_go(object, endpoint).map_or(until, |then| then.min(until));
+    let until = context.recorded_expiration(object, &endpoint.key, limit);
+    let until = context.expires_at(object, endpoint).map_or(until, |then| then.min(until));
     (in_reach && context.now < until).then_some(until)
 }
 
 /// The time at which retained endpoints are to be reported: not for what is over in a moment.
 pub fn report_due<'a>(retained: &[Retained<'a>], now: Timestamp) -> Option<Timestamp> {
     let due = |retained: &Retained| {
-        let since = retained.until.checked_sub(LONGEST).unwrap_or(Timestamp::MIN);
-        since.saturating_add(UNREPORTED).unwrap_or(Timestamp::MAX)
+        let since = retained.until.checked_sub(MAX_RETENTION).unwrap_or(Timestamp::MIN);
+        since.saturating_add(REPORT_DELAY).unwrap_or(Timestamp::MAX)
     };
     // One that is to go shortly was never kept for long, or has been reported.
-    let lasting = retained.iter().filter(|retained| retained.until.duration_since(now) > SETTLING);
+    let lasting = retained.iter().filter(|retained| retained.until.duration_since(now) > SETTLE_TIME);
     lasting.map(due).min()
 }
 
