@@ -6,7 +6,7 @@ use super::{
     backends::slices::Retention,
     context::TranslateContext,
     declaration::{Declaration, NONE_SERVED},
-    findings::{Place, accepted, twin},
+    field_errors::{FieldPath, accepted, twin},
     last_good::LastGood,
     listeners::{self, Shared, ports::ListenerRequest, service},
     messages::meanwhile_listener,
@@ -91,7 +91,7 @@ impl Declaration<'_> {
             }
             Site::Standalone => {}
         }
-        let within_quota = accepted("", self.meanwhile(), problems, |place| quotas::check(self, place)).is_some();
+        let within_quota = accepted("", self.meanwhile(), problems, |path| quotas::check(self, path)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let Some(upstream::Translated { upstream, fell_back, retention }) =
@@ -126,9 +126,9 @@ impl Declaration<'_> {
     fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
         let (spec, meanwhile) = (self.spec, self.meanwhile());
         Shared {
-            timeouts: accepted("spec.timeouts", meanwhile, problems, |place| settings::timeouts(spec, place)),
-            keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |place| settings::keepalive(spec, place)),
-            drain: accepted("spec.drain", meanwhile, problems, |place| settings::listener_drain(spec, place)),
+            timeouts: accepted("spec.timeouts", meanwhile, problems, |path| settings::timeouts(spec, path)),
+            keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |path| settings::keepalive(spec, path)),
+            drain: accepted("spec.drain", meanwhile, problems, |path| settings::listener_drain(spec, path)),
         }
     }
 
@@ -139,9 +139,9 @@ impl Declaration<'_> {
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, ListenerRequest> {
-        accepted("spec.listeners", NONE_SERVED, problems, |place| {
+        accepted("spec.listeners", NONE_SERVED, problems, |path| {
             if self.spec.listeners.is_empty() {
-                place.refuse("it is empty: write at least one port");
+                path.refuse("it is empty: write at least one port");
             }
         });
         let mut requests = BTreeMap::new();
@@ -150,12 +150,12 @@ impl Declaration<'_> {
             let before = self.last_good_listener(declared);
             let kept = before.filter(|before| !is_open_now(declared, before));
             let meanwhile = meanwhile_listener(kept.is_some());
-            let listener = accepted(&field, meanwhile, problems, |place| {
-                self.check_identity(index, place);
+            let listener = accepted(&field, meanwhile, problems, |path| {
+                self.check_identity(index, path);
                 // Of what is beyond the quota, no Secret is read.
-                let is_within = within_quota && quotas::check_listener(self, index, place);
+                let is_within = within_quota && quotas::check_listener(self, index, path);
                 let before = before.map(|before| &**before);
-                is_within.then(|| listeners::translate(declared, shared, self, before, certificates, place)).flatten()
+                is_within.then(|| listeners::translate(declared, shared, self, before, certificates, path)).flatten()
             });
             let request = match listener.flatten() {
                 Some(listener) => {
@@ -169,22 +169,22 @@ impl Declaration<'_> {
     }
 
     /// What tells the listeners apart: ports, and names where there are several.
-    fn check_identity(&self, index: usize, place: &mut Place) {
+    fn check_identity(&self, index: usize, path: &mut FieldPath) {
         let listeners = &self.spec.listeners;
         let api::Listener { name, port, .. } = &listeners[index];
         if let Some(other) = twin(listeners, index, |listener| listener.port) {
             let message = format!("{port} is also the port of spec.listeners[{other}]: write each port once");
-            place.at("port").refuse(message);
+            path.at("port").refuse(message);
         }
         match name {
             None if listeners.len() > 1 => {
-                place.at("name").refuse("it is missing: with several listeners write a name for each");
+                path.at("name").refuse("it is missing: with several listeners write a name for each");
             }
             None => {}
             Some(name) => {
                 if let Some(other) = twin(listeners, index, |listener| listener.name.as_ref()) {
                     let message = format!("`{name}` is also the name of spec.listeners[{other}]: write another");
-                    place.at("name").refuse(message);
+                    path.at("name").refuse(message);
                 }
             }
         }

@@ -8,7 +8,7 @@ mod backends;
 mod context;
 mod declaration;
 mod defaults;
-mod findings;
+mod field_errors;
 mod flags;
 mod last_good;
 mod listeners;
@@ -119,7 +119,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
             verdicts.entry(listener.object).or_default().problems.push(problem);
         }
         let mut settled = Snapshot { listeners, upstreams, ..Snapshot::default() };
-        loops::leave_out(&mut settled, world, &mut verdicts);
+        loops::drop_loops(&mut settled, world, &mut verdicts);
         snapshot.listeners.extend(settled.listeners);
         snapshot.upstreams.extend(settled.upstreams);
     }

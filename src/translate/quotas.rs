@@ -1,10 +1,10 @@
 //! What is said of what is too much for its namespace.
 
-use super::{declaration::Declaration, findings::Place, verdict::Reason};
+use super::{declaration::Declaration, field_errors::FieldPath, verdict::Reason};
 use crate::world::{Referred, Share, Tenancy};
 
 /// Whether the load balancer is within what its namespace may have.
-pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
+pub(super) fn check(declaration: &Declaration, path: &mut FieldPath) -> bool {
     let Declaration { object, context, .. } = declaration;
     let is_within = context.quotas.share(object) != Some(Share::Nothing);
     if !is_within {
@@ -16,13 +16,13 @@ pub(super) fn check(declaration: &Declaration, place: &mut Place) -> bool {
                  ones: delete one of them"
             ),
         };
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     }
     is_within
 }
 
 /// Whether a listener of a load balancer that is within it is so, too.
-pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mut Place) -> bool {
+pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut FieldPath) -> bool {
     let Declaration { object, context, .. } = declaration;
     let is_within = index < context.quotas.listeners(object);
     if !is_within {
@@ -34,7 +34,7 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, place: &mu
                  balancers and before this one: take out one of them"
             ),
         };
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     }
     is_within
 }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{declaration::Declaration, findings::Place, messages::missing, quotas, verdict::Reason};
+use super::{declaration::Declaration, field_errors::FieldPath, messages::missing, quotas, verdict::Reason};
 use crate::{
     api::{RefKind, Reference},
     world::{Referred, Site, World},
@@ -67,16 +67,16 @@ pub(super) enum Unchecked {
 }
 
 impl Unchecked {
-    pub fn warn(&self, place: &mut Place) {
+    pub fn warn(&self, path: &mut FieldPath) {
         match self {
-            Self::BySidecar(referred) => place.warn(
+            Self::BySidecar(referred) => path.warn(
                 Reason::NotPermitted,
                 format!(
                     "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the \
                      pods read it themselves"
                 ),
             ),
-            Self::Unread(why) => place.warn(Reason::Unknown, &**why),
+            Self::Unread(why) => path.warn(Reason::Unknown, &**why),
         }
     }
 }
@@ -88,11 +88,11 @@ impl Declaration<'_> {
         reference: Option<Reference>,
         before: Option<T>,
         meanwhile: Meanwhile,
-        place: &mut Place,
+        path: &mut FieldPath,
         read: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
         if let Some(unchecked) = self.unchecked(reference) {
-            unchecked.warn(place);
+            unchecked.warn(path);
             return None;
         }
         let read = match self.beyond_quota(reference) {
@@ -101,7 +101,7 @@ impl Declaration<'_> {
         };
         read.map_err(|(reason, message)| {
             let meanwhile = if before.is_some() { meanwhile.kept } else { meanwhile.left_out };
-            place.leave_out(reason, format!("{message}; {meanwhile}"));
+            path.drop_item(reason, format!("{message}; {meanwhile}"));
         })
         .ok()
         .or(before)

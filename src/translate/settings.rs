@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{context::TranslateContext, defaults, findings::Place, verdict::Reason};
+use super::{context::TranslateContext, defaults, field_errors::FieldPath, verdict::Reason};
 use crate::{
     api::{self, Prefer, TcpLoadBalancerSpec},
     model::{
@@ -23,54 +23,54 @@ const HOUR: Duration = Duration::from_hours(1);
 /// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32767);
 
-pub(super) fn timeouts(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Timeouts {
+pub(super) fn timeouts(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Timeouts {
     let declared = spec.timeouts.clone().unwrap_or_default();
     Timeouts {
-        handshake: place.at("handshake").duration(given(declared.handshake, defaults::HANDSHAKE), MILLISECOND..),
+        handshake: path.at("handshake").duration(given(declared.handshake, defaults::HANDSHAKE), MILLISECOND..),
         idle: unless_zero(given(declared.idle, Duration::ZERO)),
         half_closed: unless_zero(given(declared.half_closed, defaults::HALF_CLOSED)),
         max_duration: unless_zero(given(declared.max_duration, Duration::ZERO)),
-        jitter_percent: place
+        jitter_percent: path
             .at("jitterPercent")
             .number(declared.jitter_percent.unwrap_or(defaults::JITTER_PERCENT), 0..=100),
     }
 }
 
-pub(super) fn keepalive(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<Keepalive> {
+pub(super) fn keepalive(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Option<Keepalive> {
     let declared = spec.tcp_keepalive.clone().unwrap_or_default();
     let mut seconds = |field, value: Duration| {
-        let mut place = place.at(field);
+        let mut path = path.at(field);
         if value.subsec_nanos() != 0 {
-            place.refuse(format!("{} is not a whole number of seconds: write for example 15s", api::Duration(value)));
+            path.refuse(format!("{} is not a whole number of seconds: write for example 15s", api::Duration(value)));
             return value;
         }
-        place.duration(value, SECOND..=MAX_KEEPALIVE)
+        path.duration(value, SECOND..=MAX_KEEPALIVE)
     };
     let idle = unless_zero(given(declared.idle, defaults::KEEPALIVE_IDLE)).map(|idle| seconds("idle", idle));
     let interval = seconds("interval", given(declared.interval, defaults::KEEPALIVE_INTERVAL));
-    let probes = place.at("probes").number(declared.probes.unwrap_or(defaults::KEEPALIVE_PROBES), 1..=100);
+    let probes = path.at("probes").number(declared.probes.unwrap_or(defaults::KEEPALIVE_PROBES), 1..=100);
     idle.map(|idle| Keepalive { idle, interval, probes })
 }
 
-pub(super) fn listener_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> ListenerDrain {
+pub(super) fn listener_drain(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> ListenerDrain {
     let declared = spec.drain.clone().unwrap_or_default();
-    let mut case = |field, declared: Option<&api::DrainPolicy>| close(declared, &mut place.at(field));
+    let mut case = |field, declared: Option<&api::DrainPolicy>| close(declared, &mut path.at(field));
     ListenerDrain {
         removed: case("listenerRemoved", declared.listener_removed.as_ref()),
         shutdown: case("shutdown", Some(&declared.shutdown.unwrap_or_default())),
     }
 }
 
-pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> EndpointDrain {
+pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> EndpointDrain {
     let declared = spec.drain.clone().unwrap_or_default();
     if declared.failback.is_some() && have_same_priority(&spec.backends) {
-        place.at("failback").warn(
+        path.at("failback").warn(
             Reason::Invalid,
             "it does nothing: all backends have the same priority. Write a higher `priority` for those that serve when the \
              others cannot, or leave it out",
         );
     }
-    let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut place.at(field));
+    let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut path.at(field));
     EndpointDrain {
         terminating: case("endpointTerminating", declared.endpoint_terminating),
         removed: case("endpointRemoved", declared.endpoint_removed),
@@ -80,10 +80,10 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, place: &mut Place) -> E
 }
 
 /// `None`: connections stay where they are.
-pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<Rebalance> {
+pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Option<Rebalance> {
     let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
     if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
-        place.refuse(
+        path.refuse(
             "with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write another \
              algorithm",
         );
@@ -91,19 +91,19 @@ pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option
     let percent = max_imbalance_percent.unwrap_or(defaults::MAX_IMBALANCE_PERCENT);
     let most = max_closes_per_minute.unwrap_or(defaults::MAX_CLOSES_PER_MINUTE);
     Some(Rebalance {
-        max_imbalance_percent: place.at("maxImbalancePercent").number(percent, 1..=1000),
-        max_closes_per_minute: nonzero_u32(place.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
-        min_age: place.at("minAge").duration(given(min_age, defaults::REBALANCE_MIN_AGE), ..=24 * HOUR),
+        max_imbalance_percent: path.at("maxImbalancePercent").number(percent, 1..=1000),
+        max_closes_per_minute: nonzero_u32(path.at("maxClosesPerMinute").number(most, 1..=1_000_000)),
+        min_age: path.at("minAge").duration(given(min_age, defaults::REBALANCE_MIN_AGE), ..=24 * HOUR),
         idle_only: idle_only.unwrap_or(true),
     })
 }
 
 /// `None`: connections are kept.
-fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close> {
+fn close(declared: Option<&api::DrainPolicy>, path: &mut FieldPath) -> Option<Close> {
     let api::DrainPolicy { policy, after, spread, max_per_second } = declared?.clone();
     if policy == api::DrainAction::Keep {
         if after.is_some() || spread.is_some() || max_per_second.is_some() {
-            place.at("policy").refuse(
+            path.at("policy").refuse(
                 "after, spread and maxPerSecond do nothing with policy Keep: write policy: Close, or leave them out",
             );
         }
@@ -111,12 +111,12 @@ fn close(declared: Option<&api::DrainPolicy>, place: &mut Place) -> Option<Close
     }
     let after = given(after, defaults::DRAIN_AFTER);
     let spread = given(spread, after / 2);
-    let most = max_per_second.map(|most| place.at("maxPerSecond").number(most, 1..=100_000));
-    let spread = at_most("`after`", after, spread, &mut place.at("spread"));
+    let most = max_per_second.map(|most| path.at("maxPerSecond").number(most, 1..=100_000));
+    let spread = at_most("`after`", after, spread, &mut path.at("spread"));
     Some(Close { after, spread, max_per_second: most.map(nonzero_u32) })
 }
 
-pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, place: &mut Place) -> Balancing {
+pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, path: &mut FieldPath) -> Balancing {
     let declared = spec.load_balancing.clone().unwrap_or_default();
     let algorithm = match declared.algorithm {
         api::Algorithm::RoundRobin => Algorithm::RoundRobin,
@@ -125,20 +125,20 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, 
         api::Algorithm::Random => Algorithm::Random,
         api::Algorithm::Maglev => Algorithm::Maglev,
     };
-    let failover = failover(spec, declared.failover.as_ref(), &mut place.at("failover"));
-    let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut place.at("slowStart")));
+    let failover = failover(spec, declared.failover.as_ref(), &mut path.at("failover"));
+    let slow_start = declared.slow_start.map(|over| slow_start(over.0, algorithm, &mut path.at("slowStart")));
     let overloaded_at = declared
         .locality
         .as_ref()
-        .and_then(|locality| self::locality(spec, context, locality, &mut place.at("locality")));
-    let mut place = place.at("hash");
+        .and_then(|locality| self::locality(spec, context, locality, &mut path.at("locality")));
+    let mut path = path.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
-        place.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
+        path.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
     Balancing {
         algorithm,
-        hash_prefix_v6: place.at("prefixV6").number(prefix, 1..=128),
+        hash_prefix_v6: path.at("prefixV6").number(prefix, 1..=128),
         failover,
         slow_start,
         overloaded_at,
@@ -151,27 +151,27 @@ fn locality(
     spec: &TcpLoadBalancerSpec,
     context: &TranslateContext,
     declared: &api::Locality,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Option<NonZeroU32> {
     if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
-        place.refuse(
+        path.refuse(
             "with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or leave \
              it out",
         );
     } else if spec.backends.iter().all(|backend| backend.service.is_none()) {
-        place.warn(
+        path.warn(
             Reason::Invalid,
             "it does nothing: only the endpoints of Services have a place. Give near addresses a lower `priority`, or \
              leave it out",
         );
     } else {
-        warn_of_unknown_place(context, declared.prefer, place);
+        warn_of_unknown_place(context, declared.prefer, path);
     }
     let most = declared.overloaded_at?;
-    NonZeroU32::new(place.at("overloadedAt").number(most, 1..=10_000_000))
+    NonZeroU32::new(path.at("overloadedAt").number(most, 1..=10_000_000))
 }
 
-fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, place: &mut Place) {
+fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, path: &mut FieldPath) {
     // Whoever only checks manifests serves them nowhere.
     if context.world.place.is_none() {
         return;
@@ -186,30 +186,30 @@ fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, place: &mut
         ),
         (Prefer::SameNode | Prefer::SameZone | Prefer::Hints, _) => return,
     };
-    place.warn(Reason::UnknownPlace, sentence);
+    path.warn(Reason::UnknownPlace, sentence);
 }
 
-fn slow_start(over: Duration, algorithm: Algorithm, place: &mut Place) -> Duration {
+fn slow_start(over: Duration, algorithm: Algorithm, path: &mut FieldPath) -> Duration {
     if algorithm == Algorithm::Maglev {
-        place.refuse(
+        path.refuse(
             "with Maglev each client has its own endpoint from the start: write another algorithm, or leave it out",
         );
     }
-    place.duration(over, SECOND..=HOUR)
+    path.duration(over, SECOND..=HOUR)
 }
 
-fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, place: &mut Place) -> Failover {
+fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, path: &mut FieldPath) -> Failover {
     let Some(declared) = declared else { return Failover::default() };
     if have_same_priority(&spec.backends) {
-        place.refuse(
+        path.refuse(
             "all backends have the same priority: write a higher `priority` for those that serve when the others cannot, \
              or leave it out",
         );
     }
     let percent = declared.min_usable_percent.unwrap_or(0);
     Failover {
-        min_usable_percent: place.at("minUsablePercent").number(percent, 0..=100),
-        failback: failback(declared.failback.as_ref(), &mut place.at("failback")),
+        min_usable_percent: path.at("minUsablePercent").number(percent, 0..=100),
+        failback: failback(declared.failback.as_ref(), &mut path.at("failback")),
     }
 }
 
@@ -217,15 +217,15 @@ fn have_same_priority(backends: &[api::Backend]) -> bool {
     backends.iter().all(|backend| backend.priority == backends[0].priority)
 }
 
-fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
+fn failback(declared: Option<&api::Failback>, path: &mut FieldPath) -> Failback {
     let declared = declared.cloned().unwrap_or_default();
     match (declared.policy, declared.after) {
         (api::FailbackPolicy::Automatic, after) => {
-            Failback::After(place.at("after").duration(given(after, Duration::ZERO), ..=24 * HOUR))
+            Failback::After(path.at("after").duration(given(after, Duration::ZERO), ..=24 * HOUR))
         }
         (api::FailbackPolicy::Never, after) => {
             if after.is_some() {
-                place.at("after").refuse("it does nothing with policy Never: write policy: Automatic, or leave it out");
+                path.at("after").refuse("it does nothing with policy Never: write policy: Automatic, or leave it out");
             }
             Failback::Never
         }
@@ -233,7 +233,7 @@ fn failback(declared: Option<&api::Failback>, place: &mut Place) -> Failback {
 }
 
 /// `None`: no ejection.
-pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Option<PassiveCheck> {
+pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Option<PassiveCheck> {
     let declared = spec.health_check.as_ref().and_then(|check| check.passive.clone()).unwrap_or_default();
     let eject_for = (declared.eject_for, defaults::EJECT_FOR);
     let max_eject_for = (declared.max_eject_for, defaults::MAX_EJECT_FOR);
@@ -241,33 +241,33 @@ pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Op
     let failures = declared.consecutive_failures.unwrap_or(defaults::CONSECUTIVE_FAILURES);
     let percent = declared.max_ejected_percent.unwrap_or(defaults::MAX_EJECTED_PERCENT);
     let check = PassiveCheck {
-        consecutive_failures: nonzero_u16(place.at("consecutiveFailures").number(failures, 1..=1000)),
-        eject_for: place.at("ejectFor").duration(eject_for, SECOND..),
-        max_eject_for: at_least("ejectFor", eject_for, max_eject_for, &mut place.at("maxEjectFor")),
-        max_ejected_percent: place.at("maxEjectedPercent").number(percent, 0..=100),
+        consecutive_failures: nonzero_u16(path.at("consecutiveFailures").number(failures, 1..=1000)),
+        eject_for: path.at("ejectFor").duration(eject_for, SECOND..),
+        max_eject_for: at_least("ejectFor", eject_for, max_eject_for, &mut path.at("maxEjectFor")),
+        max_ejected_percent: path.at("maxEjectedPercent").number(percent, 0..=100),
     };
     (percent > 0).then_some(check)
 }
 
-pub(super) fn connect(spec: &TcpLoadBalancerSpec, place: &mut Place) -> Connect {
+pub(super) fn connect(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Connect {
     let declared = spec.connect.clone().unwrap_or_default();
     let timeout = (declared.timeout, defaults::CONNECT_TIMEOUT);
     let deadline = (declared.deadline, defaults::CONNECT_DEADLINE);
     let (timeout, deadline) = ordered(MILLISECOND, timeout, deadline);
     let attempts = declared.attempts.unwrap_or(defaults::CONNECT_ATTEMPTS);
     Connect {
-        timeout: place.at("timeout").duration(timeout, MILLISECOND..),
-        deadline: at_least("the timeout", timeout, deadline, &mut place.at("deadline")),
-        attempts: nonzero_u16(place.at("attempts").number(attempts, 1..=10)),
-        preconnect: declared.preconnect.map(|declared| preconnect(&declared, &mut place.at("preconnect"))),
+        timeout: path.at("timeout").duration(timeout, MILLISECOND..),
+        deadline: at_least("the timeout", timeout, deadline, &mut path.at("deadline")),
+        attempts: nonzero_u16(path.at("attempts").number(attempts, 1..=10)),
+        preconnect: declared.preconnect.map(|declared| preconnect(&declared, &mut path.at("preconnect"))),
     }
 }
 
-fn preconnect(declared: &api::Preconnect, place: &mut Place) -> Preconnect {
+fn preconnect(declared: &api::Preconnect, path: &mut FieldPath) -> Preconnect {
     let idle_timeout = given(declared.idle_timeout, defaults::PRECONNECT_IDLE_TIMEOUT);
     Preconnect {
-        per_endpoint: nonzero_u16(place.at("perEndpoint").number(declared.per_endpoint, 1..=1000)),
-        idle_timeout: place.at("idleTimeout").duration(idle_timeout, Duration::from_millis(100)..),
+        per_endpoint: nonzero_u16(path.at("perEndpoint").number(declared.per_endpoint, 1..=1000)),
+        idle_timeout: path.at("idleTimeout").duration(idle_timeout, Duration::from_millis(100)..),
     }
 }
 
@@ -290,18 +290,18 @@ fn ordered(
     (given(short, short_default), given(long, cmp::max(long_default, given(short, short_default))))
 }
 
-fn at_least(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
+fn at_least(what: &str, limit: Duration, value: Duration, path: &mut FieldPath) -> Duration {
     if value < limit {
         let (value, limit) = (api::Duration(value), api::Duration(limit));
-        place.refuse(format!("{value} is shorter than {what}: write at least {limit}"));
+        path.refuse(format!("{value} is shorter than {what}: write at least {limit}"));
     }
     value
 }
 
-pub(super) fn at_most(what: &str, limit: Duration, value: Duration, place: &mut Place) -> Duration {
+pub(super) fn at_most(what: &str, limit: Duration, value: Duration, path: &mut FieldPath) -> Duration {
     if value > limit {
         let (value, limit) = (api::Duration(value), api::Duration(limit));
-        place.refuse(format!("{value} is longer than {what}: write at most {limit}"));
+        path.refuse(format!("{value} is longer than {what}: write at most {limit}"));
     }
     value
 }

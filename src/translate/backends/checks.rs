@@ -19,7 +19,7 @@ use crate::{
         context::pods::Target,
         declaration::Declaration,
         defaults,
-        findings::Place,
+        field_errors::FieldPath,
         quotas,
         references::{Text, either},
         settings::{MILLISECOND, at_most, given, nonzero_u16},
@@ -30,12 +30,12 @@ use crate::{
 
 /// That of the load balancer. `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes'
 /// readiness rules there, and bare connections hurt some databases.
-pub fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<ActiveCheck>> {
+pub fn of_all(declaration: &Declaration, path: &mut FieldPath) -> Option<Arc<ActiveCheck>> {
     let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
     match declared {
         None if declaration.context.world.site != Site::Standalone => None,
-        None => active_check(&api::ActiveCheck::default(), declaration, place),
-        Some(declared) => active_check(declared, declaration, place),
+        None => active_check(&api::ActiveCheck::default(), declaration, path),
+        Some(declared) => active_check(declared, declaration, path),
     }
 }
 
@@ -43,30 +43,30 @@ pub fn of_all(declaration: &Declaration, place: &mut Place) -> Option<Arc<Active
 pub(super) fn active_check(
     declared: &api::ActiveCheck,
     declaration: &Declaration,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Option<Arc<ActiveCheck>> {
     let intervals = Duration::from_millis(100)..=Duration::from_hours(1);
     let interval = given(declared.interval, defaults::CHECK_INTERVAL);
     let unhealthy_interval = match declared.unhealthy_interval {
-        Some(declared) => place.at("unhealthyInterval").duration(declared.0, intervals.clone()),
+        Some(declared) => path.at("unhealthyInterval").duration(declared.0, intervals.clone()),
         None => interval,
     };
     let timeout = match declared.timeout {
         Some(timeout) => {
-            let mut place = place.at("timeout");
-            let timeout = at_most("the interval", interval, timeout.0, &mut place);
-            place.duration(timeout, MILLISECOND..)
+            let mut path = path.at("timeout");
+            let timeout = at_most("the interval", interval, timeout.0, &mut path);
+            path.duration(timeout, MILLISECOND..)
         }
         None => cmp::min(interval, defaults::CHECK_TIMEOUT),
     };
     let jitter_percent = declared.jitter_percent.unwrap_or(defaults::CHECK_JITTER_PERCENT);
     let healthy_after = declared.healthy_after.unwrap_or(defaults::HEALTHY_AFTER);
     let unhealthy_after = declared.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER);
-    let port = declared.port.map(|port| place.at("port").number(port, 1..=u16::MAX));
-    refuse_other_blocks(declared, place);
-    refuse_transport(declared, place);
+    let port = declared.port.map(|port| path.at("port").number(port, 1..=u16::MAX));
+    refuse_other_blocks(declared, path);
+    refuse_transport(declared, path);
     Some(Arc::new(ActiveCheck {
-        probe: probe(declared, declaration, place)?,
+        probe: probe(declared, declaration, path)?,
         port: port.and_then(NonZeroU16::new),
         transport: match declared.transport {
             Some(api::CheckTransport::Plain) => Transport::Plain,
@@ -75,12 +75,12 @@ pub(super) fn active_check(
             None if port.is_none() || declared.type_ == api::CheckType::Tls => Transport::AsConnections,
             None => Transport::ByPort,
         },
-        interval: place.at("interval").duration(interval, intervals),
+        interval: path.at("interval").duration(interval, intervals),
         unhealthy_interval,
-        jitter_percent: place.at("jitterPercent").number(jitter_percent, 0..=50),
+        jitter_percent: path.at("jitterPercent").number(jitter_percent, 0..=50),
         timeout,
-        healthy_after: nonzero_u16(place.at("healthyAfter").number(healthy_after, 1..=100)),
-        unhealthy_after: nonzero_u16(place.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
+        healthy_after: nonzero_u16(path.at("healthyAfter").number(healthy_after, 1..=100)),
+        unhealthy_after: nonzero_u16(path.at("unhealthyAfter").number(unhealthy_after, 1..=100)),
     }))
 }
 
@@ -90,12 +90,12 @@ pub(super) fn refuse_impossible(
     backend: &Backend,
     endpoints: &[Endpoint],
     declaration: &Declaration,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) {
     let Some(check) = &backend.active_check else { return };
     if check.transport == Transport::Tls && declared.tls.is_none() {
         match declared.health_check.as_ref().and_then(|own| own.active.as_ref()) {
-            Some(_) => place
+            Some(_) => path
                 .at("healthCheck")
                 .at("active")
                 .at("transport")
@@ -105,7 +105,7 @@ pub(super) fn refuse_impossible(
                     "backend `{}` has no `tls`, and no check of its own: write `tls` there, or leave transport out",
                     declared.name()
                 );
-                place.elsewhere("spec.healthCheck.active.transport").refuse(message);
+                path.sibling("spec.healthCheck.active.transport").refuse(message);
             }
         }
     }
@@ -120,12 +120,12 @@ pub(super) fn refuse_impossible(
     if let Some((address, refusal)) = refused {
         let message =
             format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     }
 }
 
 /// What a check of one type asks is not part of a check of another.
-fn refuse_other_blocks(declared: &api::ActiveCheck, place: &mut Place) {
+fn refuse_other_blocks(declared: &api::ActiveCheck, path: &mut FieldPath) {
     let blocks = [
         ("exchange", declared.exchange.is_some(), "Exchange", api::CheckType::Exchange),
         ("http", declared.http.is_some(), "HTTP", api::CheckType::Http),
@@ -136,30 +136,29 @@ fn refuse_other_blocks(declared: &api::ActiveCheck, place: &mut Place) {
         ("redis", declared.redis.is_some(), "Redis", api::CheckType::Redis),
     ];
     for (block, _, name, _) in blocks.into_iter().filter(|(_, is_there, _, of)| *is_there && *of != declared.type_) {
-        place.at(block).refuse(format!("it is for checks of type {name}: write `type: {name}`, or leave it out"));
+        path.at(block).refuse(format!("it is for checks of type {name}: write `type: {name}`, or leave it out"));
     }
 }
 
 /// What would do nothing is taken for encryption, and on type TLS it would turn verification off.
-fn refuse_transport(declared: &api::ActiveCheck, place: &mut Place) {
+fn refuse_transport(declared: &api::ActiveCheck, path: &mut FieldPath) {
     let has_none = matches!(declared.type_, api::CheckType::Tcp | api::CheckType::Tls | api::CheckType::None);
     if has_none && declared.transport.is_some() {
-        place
-            .at("transport")
+        path.at("transport")
             .refuse("transport has no effect with types TCP, TLS and None: write another type, or remove `transport`");
     }
 }
 
 /// `None`: there is none, or what it asks is wrong.
-fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Place) -> Option<Probe> {
+fn probe(declared: &api::ActiveCheck, declaration: &Declaration, path: &mut FieldPath) -> Option<Probe> {
     Some(match declared.type_ {
         api::CheckType::None => return None,
         api::CheckType::Tcp => Probe::Tcp,
-        api::CheckType::Exchange => exchange(declared.exchange.as_ref(), &mut place.at("exchange"))?,
-        api::CheckType::Http => http(&declared.http.clone().unwrap_or_default(), &mut place.at("http"))?,
+        api::CheckType::Exchange => exchange(declared.exchange.as_ref(), &mut path.at("exchange"))?,
+        api::CheckType::Http => http(&declared.http.clone().unwrap_or_default(), &mut path.at("http"))?,
         api::CheckType::Tls => {
             let name = declared.tls.as_ref().and_then(|tls| tls.server_name.as_ref());
-            Probe::Tls(name.and_then(|name| server_name(name, &mut place.at("tls").at("serverName"))))
+            Probe::Tls(name.and_then(|name| server_name(name, &mut path.at("tls").at("serverName"))))
         }
         api::CheckType::Grpc => {
             let service = declared.grpc.as_ref().and_then(|grpc| grpc.service.as_ref());
@@ -167,118 +166,117 @@ fn probe(declared: &api::ActiveCheck, declaration: &Declaration, place: &mut Pla
         }
         api::CheckType::Postgres => {
             let session = declared.postgres.clone().unwrap_or_default();
-            Probe::Postgres(postgres(&session, declaration, &mut place.at("postgres")))
+            Probe::Postgres(postgres(&session, declaration, &mut path.at("postgres")))
         }
         api::CheckType::MySql => {
-            let mut place = place.at("mysql");
+            let mut path = path.at("mysql");
             let Some(session) = &declared.mysql else {
-                place.refuse(
+                path.refuse(
                     "type MySQL requires an account, since the server counts connections that do not log in as errors: \
                      write for example `mysql: {user: tcplb}`",
                 );
                 return None;
             };
-            let password = password(session.password_ref.as_ref(), declaration, &mut place);
+            let password = password(session.password_ref.as_ref(), declaration, &mut path);
             Probe::MySql(MySqlSession { user: line(&session.user), password, role: role(session.role) })
         }
         api::CheckType::Redis => {
             let session = declared.redis.clone().unwrap_or_default();
-            Probe::Redis(redis(&session, declaration, &mut place.at("redis")))
+            Probe::Redis(redis(&session, declaration, &mut path.at("redis")))
         }
     })
 }
 
-fn exchange(declared: Option<&api::ExchangeCheck>, place: &mut Place) -> Option<Probe> {
+fn exchange(declared: Option<&api::ExchangeCheck>, path: &mut FieldPath) -> Option<Probe> {
     let Some(declared) = declared else {
-        place.refuse(
+        path.refuse(
             "type Exchange requires `exchange`: write for example \
              `exchange: {send: {text: \"PING\\r\\n\"}, expect: {text: \"+PONG\"}}`",
         );
         return None;
     };
     let send = match &declared.send {
-        Some(send) => bytes(send, &mut place.at("send"))?,
+        Some(send) => bytes(send, &mut path.at("send"))?,
         None => Arc::default(),
     };
-    let expect = bytes(&declared.expect, &mut place.at("expect"))?;
+    let expect = bytes(&declared.expect, &mut path.at("expect"))?;
     Some(Probe::Exchange(Exchange { send: Hidden::new(send), expect }))
 }
 
-fn bytes(declared: &api::CheckBytes, place: &mut Place) -> Option<Arc<[u8]>> {
+fn bytes(declared: &api::CheckBytes, path: &mut FieldPath) -> Option<Arc<[u8]>> {
     match (&declared.text, &declared.hex) {
         (Some(text), None) if !text.is_empty() => Some(text.as_bytes().into()),
         (None, Some(hex)) => Some(hex.0.as_slice().into()),
         _ => {
-            place.refuse("write one of text and hex, for example `text: \"PING\\r\\n\"`");
+            path.refuse("write one of text and hex, for example `text: \"PING\\r\\n\"`");
             None
         }
     }
 }
 
-fn http(declared: &api::HttpCheck, place: &mut Place) -> Option<Probe> {
-    let path = declared.path.as_ref().map_or("/", |path| &path.0);
-    let host = declared.host.as_ref().and_then(|host| header(&HOST, host, &mut place.at("host")));
+fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
+    let uri = declared.path.as_ref().map_or("/", |path| &path.0);
+    let host = declared.host.as_ref().and_then(|host| header(&HOST, host, &mut path.at("host")));
     let mut headers: Vec<_> = host.into_iter().collect();
-    let mut place = place.at("headers");
+    let mut path = path.at("headers");
     for (index, declared) in declared.headers.iter().enumerate() {
-        let place = &mut place.item(index);
+        let path = &mut path.item(index);
         match HeaderName::try_from(&declared.name.0) {
-            Ok(HOST) => place.refuse("the Host header is set by `host`: write it there"),
+            Ok(HOST) => path.refuse("the Host header is set by `host`: write it there"),
             Ok(CONTENT_LENGTH | TRANSFER_ENCODING) => {
-                place.refuse("probes have no body: remove Content-Length and Transfer-Encoding");
+                path.refuse("probes have no body: remove Content-Length and Transfer-Encoding");
             }
-            Ok(name) => headers.extend(header(&name, &declared.value, &mut place.at("value"))),
-            Err(_) => place.at("name").refuse("it is not the name of a header: write for example X-Token"),
+            Ok(name) => headers.extend(header(&name, &declared.value, &mut path.at("value"))),
+            Err(_) => path.at("name").refuse("it is not the name of a header: write for example X-Token"),
         }
     }
     let statuses = match &declared.statuses[..] {
         [] => vec![defaults::CHECK_STATUSES],
         declared => declared.iter().map(|range| range.0.clone()).collect(),
     };
-    Some(Probe::Http(HttpRequest { path: PathAndQuery::try_from(path).ok()?, headers, statuses }))
+    Some(Probe::Http(HttpRequest { path: PathAndQuery::try_from(uri).ok()?, headers, statuses }))
 }
 
-fn header(name: &HeaderName, value: &api::Text, place: &mut Place) -> Option<(HeaderName, HeaderValue)> {
+fn header(name: &HeaderName, value: &api::Text, path: &mut FieldPath) -> Option<(HeaderName, HeaderValue)> {
     let Ok(mut value) = HeaderValue::from_bytes(value.0.as_bytes()) else {
-        place.refuse("it is not a line of text: write at most 256 characters, without control characters");
+        path.refuse("it is not a line of text: write at most 256 characters, without control characters");
         return None;
     };
     value.set_sensitive(true);
     Some((name.clone(), value))
 }
 
-fn server_name(declared: &api::ServerName, place: &mut Place) -> Option<ServerName<'static>> {
+fn server_name(declared: &api::ServerName, path: &mut FieldPath) -> Option<ServerName<'static>> {
     let name = ServerName::try_from(declared.0.clone()).ok();
     if name.is_none() {
-        place.refuse("a wildcard cannot be requested: write one name, for example db.example.com");
+        path.refuse("a wildcard cannot be requested: write one name, for example db.example.com");
     }
     name
 }
 
 /// `None`: nobody logs in.
-fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, place: &mut Place) -> Option<PostgresSession> {
+fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, path: &mut FieldPath) -> Option<PostgresSession> {
     let role = role(declared.role);
     let Some(user) = &declared.user else {
         if role != Role::Any {
-            place
-                .at("role")
+            path.at("role")
                 .refuse("role requires user, since PostgreSQL reports its role only after a login: set `user`");
         }
         if declared.password_ref.is_some() {
-            place.at("passwordRef").refuse("passwordRef requires user: set `user` or remove `passwordRef`");
+            path.at("passwordRef").refuse("passwordRef requires user: set `user` or remove `passwordRef`");
         }
         return None;
     };
-    let password = password(declared.password_ref.as_ref(), declaration, place);
+    let password = password(declared.password_ref.as_ref(), declaration, path);
     let database = declared.database.as_ref().map_or_else(|| defaults::CHECK_DATABASE.into(), line);
     Some(PostgresSession { user: line(user), password, database, role })
 }
 
-fn redis(declared: &api::RedisCheck, declaration: &Declaration, place: &mut Place) -> RedisSession {
+fn redis(declared: &api::RedisCheck, declaration: &Declaration, path: &mut FieldPath) -> RedisSession {
     if declared.user.is_some() && declared.password_ref.is_none() {
-        place.at("user").refuse("user requires passwordRef: set `passwordRef` or remove `user`");
+        path.at("user").refuse("user requires passwordRef: set `passwordRef` or remove `user`");
     }
-    let password = password(declared.password_ref.as_ref(), declaration, place);
+    let password = password(declared.password_ref.as_ref(), declaration, path);
     RedisSession { user: declared.user.as_ref().map(line), password, role: role(declared.role) }
 }
 
@@ -295,18 +293,18 @@ fn line(declared: &api::Text) -> Arc<str> {
 }
 
 /// The password that a reference in `passwordRef` leads to. Nothing of it is part of any sentence.
-fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, place: &mut Place) -> Option<Password> {
+fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, path: &mut FieldPath) -> Option<Password> {
     let reference = reference?;
-    let mut place = place.at("passwordRef");
+    let mut path = path.at("passwordRef");
     if let Some(unchecked) = declaration.unchecked(reference.reference()) {
-        unchecked.warn(&mut place);
+        unchecked.warn(&mut path);
         return None;
     }
     let found = match declaration.beyond_quota(reference.reference()) {
         Some(referred) => Err((Reason::NotPermitted, quotas::beyond(&referred, declaration))),
         None => found(reference, declaration).and_then(readable).map_err(|message| (Reason::RefNotFound, message)),
     };
-    found.map_err(|(reason, message)| place.refuse_for(reason, message)).ok()
+    found.map_err(|(reason, message)| path.refuse_for(reason, message)).ok()
 }
 
 fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {

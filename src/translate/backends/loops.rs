@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Leaves endpoints out through which connections would come back to their listener, and tells their load balancers.
-pub fn leave_out(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
+pub fn drop_loops(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
     // Other addresses of this host are known to those who serve, not here.
     for (key, endpoints) in loops(&snapshot.listeners, &snapshot.upstreams, |ip: IpAddr| ip.is_loopback()) {
         let object = &key.object;

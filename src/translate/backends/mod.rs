@@ -22,7 +22,7 @@ use super::{
         reach::{Refusal, Refused},
     },
     declaration::Declaration,
-    findings::{Findings, Place, twin},
+    field_errors::{FieldErrors, FieldPath, twin},
     tls::certificates::Certificates,
     verdict::{Problem, Reason},
 };
@@ -49,7 +49,7 @@ struct Part {
     not_ready: usize,
     /// The same, and it had no endpoints before.
     is_pending: bool,
-    findings: Findings,
+    errors: FieldErrors,
 }
 
 /// What all backends come to.
@@ -74,7 +74,7 @@ pub(super) fn translate(
 ) -> Found {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
-    let fell_back = parts.iter().all(|part| (part.findings.refuse() || part.is_pending) && part.endpoints.is_empty());
+    let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
     // What is to be encrypted goes nowhere rather than where it went in the clear.
     let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
@@ -90,18 +90,18 @@ pub(super) fn translate(
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (index, part) in parts.into_iter().enumerate() {
-        let Part { name, settings, weight, endpoints, is_unlisted, not_ready, mut findings, .. } = part;
+        let Part { name, settings, weight, endpoints, is_unlisted, not_ready, mut errors, .. } = part;
         unready.extend(part.unready);
         retention.merge(part.retention);
         if endpoints.is_empty() && kept.is_none() {
-            warn_of_no_endpoints(index, is_unlisted, not_ready, declaration, &mut findings);
+            warn_of_no_endpoints(index, is_unlisted, not_ready, declaration, &mut errors);
         }
         let meanwhile = match endpoints.is_empty() {
-            _ if !findings.refuse() => String::new(),
+            _ if !errors.refuse() => String::new(),
             true => declaration.meanwhile_to("connections go where they went before", before),
             false => declaration.meanwhile_to("it keeps the endpoints it had before", &endpoints),
         };
-        problems.extend(findings.concluded(&meanwhile));
+        problems.extend(errors.with_consequence(&meanwhile));
         // The first one, should several have its name.
         backends.entry(name).or_insert(settings);
         if !endpoints.is_empty() {
@@ -125,20 +125,20 @@ fn part(
 ) -> Part {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
-    let mut findings = Findings::default();
+    let mut errors = FieldErrors::default();
     let field = format!("spec.backends[{index}]");
-    let place = &mut Place::new(&field, &mut findings);
-    check_name(backends, index, place);
+    let path = &mut FieldPath::new(&field, &mut errors);
+    check_name(backends, index, path);
     let before = declaration.last_good.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
     let earlier = earlier(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
-        endpoints(backend, &earlier, declaration, place);
+        endpoints(backend, &earlier, declaration, path);
     let unready_share = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
-    let settings = settings(backend, unready_share, declaration, before, active_check, certificates, place);
+    let settings = settings(backend, unready_share, declaration, before, active_check, certificates, path);
     let settings = Backend { last_resort, ..settings };
-    checks::refuse_impossible(backend, &settings, &serving, declaration, place);
-    if findings.refuse() {
+    checks::refuse_impossible(backend, &settings, &serving, declaration, path);
+    if errors.refuse() {
         retention = Retention::default();
         let is_to_be_encrypted = backend.tls.is_some() && before.is_none_or(|before| before.tls.is_none());
         serving = if is_to_be_encrypted { Vec::new() } else { kept(index, declaration) };
@@ -147,7 +147,7 @@ fn part(
             unready = own.map(|(key, why)| (key.clone(), *why)).collect();
         }
     }
-    let settings = before.filter(|_| findings.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
+    let settings = before.filter(|_| errors.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
     Part {
         name: backend.name().into(),
         settings,
@@ -158,7 +158,7 @@ fn part(
         is_unlisted: is_pending,
         not_ready,
         is_pending: is_pending && earlier.is_empty(),
-        findings,
+        errors,
     }
 }
 
@@ -204,13 +204,13 @@ fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
     own(index, declaration, before).filter(|endpoint| context.is_retained(object, endpoint)).cloned().collect()
 }
 
-fn check_name(backends: &[api::Backend], index: usize, place: &mut Place) {
-    let mut place = place.at("name");
+fn check_name(backends: &[api::Backend], index: usize, path: &mut FieldPath) {
+    let mut path = path.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
-        place.refuse("it is missing: with several backends write a name for each");
+        path.refuse("it is missing: with several backends write a name for each");
     } else if let Some(other) = twin(backends, index, api::Backend::name) {
         let name = backends[index].name();
-        place.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
+        path.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
     }
 }
 
@@ -227,20 +227,20 @@ fn settings(
     before: Option<&Arc<Backend>>,
     active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut Certificates,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Backend {
     let tls_before = before.and_then(|before| before.tls.as_ref());
     let own = backend.health_check.as_ref().and_then(|check| check.active.as_ref());
     Backend {
         active_check: match own {
-            Some(own) => checks::active_check(own, declaration, &mut place.at("healthCheck").at("active")),
+            Some(own) => checks::active_check(own, declaration, &mut path.at("healthCheck").at("active")),
             None => active_check.cloned(),
         },
         tls: backend
             .tls
             .as_ref()
-            .and_then(|declared| tls::translate(declared, declaration, tls_before, certificates, &mut place.at("tls"))),
-        priority: Priority(place.at("priority").number(backend.priority, 0..=15)),
+            .and_then(|declared| tls::translate(declared, declaration, tls_before, certificates, &mut path.at("tls"))),
+        priority: Priority(path.at("priority").number(backend.priority, 0..=15)),
         unready,
         service: backend.service.as_ref().map(|service| service.name.0.as_str().into()),
         last_resort: false,
@@ -265,28 +265,33 @@ struct Endpoints {
     is_pending: bool,
 }
 
-fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declaration, place: &mut Place) -> Endpoints {
-    place.at("weight").number(backend.weight, 1..=1000);
+fn endpoints(
+    backend: &api::Backend,
+    before: &[&Endpoint],
+    declaration: &Declaration,
+    path: &mut FieldPath,
+) -> Endpoints {
+    path.at("weight").number(backend.weight, 1..=1000);
     if let Some(interval) = backend.resolve_interval {
-        place.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
+        path.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
     let context = declaration.context;
     let Listed { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
-        (Some(service), None) => slices::members(service, before, declaration, &mut place.at("service")),
+        (Some(service), None) => slices::members(service, before, declaration, &mut path.at("service")),
         (None, Some(addresses)) => {
-            Listed { members: resolved(addresses, context, &mut place.at("addresses")), ..Listed::default() }
+            Listed { members: resolved(addresses, context, &mut path.at("addresses")), ..Listed::default() }
         }
         (Some(_), Some(_)) => {
-            place.refuse("it has both service and addresses: write one of them, or two backends");
+            path.refuse("it has both service and addresses: write one of them, or two backends");
             Listed::default()
         }
         (None, None) => {
-            place.refuse("it has neither service nor addresses: write where its connections go");
+            path.refuse("it has neither service nor addresses: write where its connections go");
             Listed::default()
         }
     };
     if let (Some(service), Some(due)) = (&backend.service, report_due.filter(|due| *due <= context.now)) {
-        warn_of_retained(service, due, declaration, &mut place.at("service"));
+        warn_of_retained(service, due, declaration, &mut path.at("service"));
     }
     let mut retention = Retention { report_due: report_due.filter(|due| *due > context.now), ..Retention::default() };
     let name: Arc<str> = backend.name().into();
@@ -306,24 +311,24 @@ fn endpoints(backend: &api::Backend, before: &[&Endpoint], declaration: &Declara
 }
 
 /// The addresses, with all that is known of each DNS name.
-fn resolved(addresses: &[AddressPort], context: &TranslateContext, place: &mut Place) -> Vec<Member> {
+fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<Member> {
     if addresses.is_empty() {
-        place.refuse("it is empty: write at least one host:port");
+        path.refuse("it is empty: write at least one host:port");
     }
     let mut found = Vec::with_capacity(addresses.len());
     for (index, address) in addresses.iter().enumerate() {
-        let place = &mut place.item(index);
+        let path = &mut path.item(index);
         let (name, ips) = match &address.host {
             Host::Ip(ip) => (None, vec![*ip]),
             // It is not looked up.
             Host::Name(name) if !context.world.site.reaches_addresses() => {
                 let why = context.reach.sentence(Refusal::Outside);
-                place.leave_out(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
+                path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
                 continue;
             }
             Host::Name(name) => {
                 let lookup = context.world.names.get(name.as_str());
-                warn_of_lookup(name, lookup, place);
+                warn_of_lookup(name, lookup, path);
                 let known = lookup.into_iter().flat_map(|lookup| lookup.addresses.iter().copied());
                 (Some(name.as_str()), known.collect())
             }
@@ -331,7 +336,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, place: &mut P
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
         let mut refused = Refused::default();
         found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &context.reach)));
-        refused.tell(name, &context.reach, place);
+        refused.tell(name, &context.reach, path);
     }
     found.sort_unstable();
     found.dedup();
@@ -345,7 +350,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, place: &mut P
         .collect()
 }
 
-fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
+fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, path: &mut FieldPath) {
     let (known, problem) =
         lookup.map_or((false, None), |lookup| (!lookup.addresses.is_empty(), lookup.problem.as_ref()));
     let message = match (known, problem) {
@@ -356,7 +361,7 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, place: &mut Place) {
         }
         (false, None) => format!("`{host}` has not been looked up yet; it has no addresses until then"),
     };
-    place.warn(Reason::NameNotResolved, message);
+    path.warn(Reason::NameNotResolved, message);
 }
 
 /// Says so, unless something else is wrong, which is the reason then.
@@ -365,11 +370,11 @@ fn warn_of_no_endpoints(
     is_pending: bool,
     not_ready: usize,
     declaration: &Declaration,
-    findings: &mut Findings,
+    errors: &mut FieldErrors,
 ) {
     let field = format!("spec.backends[{index}]");
-    let mut place = Place::new(&field, findings);
-    if !place.is_unremarked() {
+    let mut path = FieldPath::new(&field, errors);
+    if !path.is_clean() {
         return;
     }
     let namespace = &declaration.object.namespace;
@@ -390,15 +395,15 @@ fn warn_of_no_endpoints(
         }
         None => (Reason::NoEndpoints, "it has no endpoint".into()),
     };
-    place.warn(reason, format!("{who}; connections are refused while no other backend has one"));
+    path.warn(reason, format!("{who}; connections are refused while no other backend has one"));
 }
 
 /// Reports endpoints that are kept though no EndpointSlice of their Service has them.
-fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Declaration, place: &mut Place) {
+fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Declaration, path: &mut FieldPath) {
     let namespace = &declaration.object.namespace;
     let until = due.saturating_add(MAX_RETENTION - REPORT_DELAY).unwrap_or(Timestamp::MAX);
     let BackendService { name, port, .. } = service;
-    place.warn(
+    path.warn(
         Reason::EndpointsPending,
         format!(
             "no EndpointSlice of Service {namespace}/{name} has its port {port}: check its selector and the targetPort; \

@@ -32,7 +32,7 @@ use crate::{
             reach::{Reach, Refused},
         },
         declaration::Declaration,
-        findings,
+        field_errors::FieldPath,
         messages::missing,
         verdict::Reason,
     },
@@ -58,35 +58,35 @@ pub(super) fn members(
     declared: &BackendService,
     before: &[&model::Endpoint],
     declaration: &Declaration,
-    place: &mut findings::Place,
+    path: &mut FieldPath,
 ) -> Listed {
     let Declaration { object, context, .. } = declaration;
     let world = context.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     if let Some(why) = world.unread("Service", &key) {
-        place.at("name").warn(Reason::Unknown, &*why);
+        path.at("name").warn(Reason::Unknown, &*why);
         return Listed::default();
     }
     let Some(service) = world.services.get(&key) else {
-        place.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
+        path.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
         return Listed::default();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         let message = format!(
             "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
         );
-        place.at("name").refuse(message);
+        path.at("name").refuse(message);
         return Listed::default();
     }
-    let Some(port) = TargetPort::of(&declared.port, &key, service, &mut place.at("port")) else {
+    let Some(port) = TargetPort::of(&declared.port, &key, service, &mut path.at("port")) else {
         return Listed::default();
     };
     if let Some(why) = world.unread("EndpointSlice", &key) {
-        place.at("name").warn(Reason::Unknown, &*why);
+        path.at("name").warn(Reason::Unknown, &*why);
         return Listed::default();
     }
     if world.unreadable.contains_key(&(SLICES_OF, key.clone())) {
-        place.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
+        path.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
         return Listed::default();
     }
     let slices = context.slices.of_service(&key);
@@ -96,12 +96,12 @@ pub(super) fn members(
              DNS names in `addresses`; it is left out",
             slice.address_type
         );
-        place.leave_out(Reason::Invalid, message);
+        path.drop_item(Reason::Invalid, message);
     }
     let family = family(service, slices);
     let near = proximity::preference(declaration.spec).map(|prefer| (prefer, context.here()));
     let serving = Serving { port, service, reach: &context.reach, near, before, declaration };
-    serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), place)
+    serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), path)
 }
 
 /// The Service's first family. Where it names none, IPv4 if there is any: a pod that has an address of each family
@@ -128,7 +128,7 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, place: &mut findings::Place) -> Listed {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, path: &mut FieldPath) -> Listed {
         let mut found = BTreeMap::new();
         let mut refusals = Vec::new();
         let mut matched = Match { has_selector: selects_pods(self.service), ..Match::default() };
@@ -140,7 +140,7 @@ impl Serving<'_> {
                 false => matched.stale.push(*slice),
             }
             let mut refused = Refused::default();
-            for (address, endpoint) in self.port.addresses(key, slice, place) {
+            for (address, endpoint) in self.port.addresses(key, slice, path) {
                 if refused.admit(address, target(slice, endpoint, self.service), self.reach) {
                     let candidate = Candidate { address, endpoint, conditions: Conditions::of(endpoint) };
                     found
@@ -165,9 +165,9 @@ impl Serving<'_> {
                     "EndpointSlice {key} is being deleted, or belongs to an earlier Service of this name: Kubernetes writes \
                      another one"
                 );
-                place.warn(Reason::EndpointsPending, message);
+                path.warn(Reason::EndpointsPending, message);
             }
-            refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, place);
+            refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, path);
         }
         let conditions = found.values().map(|found: &Candidate| found.conditions);
         let any_ready = conditions.chain(retained.iter().map(|retained| retained.conditions)).any(|other| other.ready);

@@ -16,7 +16,7 @@ use crate::{
     model::{AnyCertificate, Authority, BackendTls, BackendTlsTerms, TlsClient, WithSelfSigned},
     translate::{
         declaration::Declaration,
-        findings::Place,
+        field_errors::FieldPath,
         settings::start_tls,
         tls::{authorities::verifier, certificates::Certificates},
         verdict::Reason,
@@ -29,14 +29,14 @@ pub(super) fn translate(
     declaration: &Declaration,
     before: Option<&Arc<BackendTls>>,
     certificates: &mut Certificates,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Option<Arc<BackendTls>> {
-    let terms = terms(declared, declaration, before.map(|before| &before.terms), certificates, place)?;
+    let terms = terms(declared, declaration, before.map(|before| &before.terms), certificates, path)?;
     if let Some(before) = before.filter(|before| before.terms == terms) {
         return Some(before.clone());
     }
     let client = client(&terms, certificates.now)
-        .map_err(|error| place.refuse(format!("TLS cannot be set up with this: {error}")))
+        .map_err(|error| path.refuse(format!("TLS cannot be set up with this: {error}")))
         .ok()?;
     Some(Arc::new(BackendTls { terms, client: TlsClient(Arc::new(client)) }))
 }
@@ -46,17 +46,17 @@ fn terms(
     declaration: &Declaration,
     before: Option<&BackendTlsTerms>,
     certificates: &mut Certificates,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Option<BackendTlsTerms> {
-    let server_name = server_name(declared, &mut place.at("serverName"));
+    let server_name = server_name(declared, &mut path.at("serverName"));
     let authorities = match declared.insecure_skip_verify {
         true => {
             if !declared.ca_refs.is_empty() {
-                place.at("caRefs").refuse(
+                path.at("caRefs").refuse(
                     "with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",
                 );
             }
-            place.at("insecureSkipVerify").warn(
+            path.at("insecureSkipVerify").warn(
                 Reason::Invalid,
                 "any certificate is taken, so that anybody in between can read and change everything: write serverName \
                  and caRefs instead",
@@ -65,17 +65,17 @@ fn terms(
         }
         false => {
             let kept = before.and_then(|before| before.authorities.as_ref()).map_or(&[][..], Vec::as_slice);
-            Some(certificates.authorities(&declared.ca_refs, declaration, kept, &mut place.at("caRefs")))
+            Some(certificates.authorities(&declared.ca_refs, declaration, kept, &mut path.at("caRefs")))
         }
     };
     let certificate = match &declared.certificate_ref {
         None => None,
         Some(reference) => {
             let kept = before.and_then(|before| before.certificate.clone());
-            let mut place = place.at("certificateRef");
-            let read = certificates.one(reference, declaration, kept.as_slice(), &mut place);
+            let mut path = path.at("certificateRef");
+            let read = certificates.one(reference, declaration, kept.as_slice(), &mut path);
             if read.is_none() && declaration.unchecked(reference.reference()).is_none() {
-                place.refuse_for(Reason::InvalidCertificateRef, "without it the backend is not told who connects");
+                path.refuse_for(Reason::InvalidCertificateRef, "without it the backend is not told who connects");
             }
             Some(read?)
         }
@@ -90,16 +90,16 @@ fn terms(
     })
 }
 
-fn server_name(declared: &api::BackendTls, place: &mut Place) -> Option<ServerName<'static>> {
+fn server_name(declared: &api::BackendTls, path: &mut FieldPath) -> Option<ServerName<'static>> {
     let Some(name) = &declared.server_name else {
         if !declared.insecure_skip_verify {
-            place.refuse("it is missing: write the name that the backend's certificate is for");
+            path.refuse("it is missing: write the name that the backend's certificate is for");
         }
         return None;
     };
     let valid = ServerName::try_from(name.0.clone()).ok();
     if valid.is_none() {
-        place.refuse(format!("`{name}` is no server's name: write one name that the backend's certificate is for"));
+        path.refuse(format!("`{name}` is no server's name: write one name that the backend's certificate is for"));
     }
     valid
 }

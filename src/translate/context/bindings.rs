@@ -9,7 +9,7 @@ use std::{
 use crate::{
     api,
     model::{Listener, ListenerKey, ObjectKey, Snapshot},
-    translate::{findings::Place, messages::listed, verdict::Reason},
+    translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
     world::{Declared, Quotas, Site, Tenancy, World},
 };
 
@@ -41,17 +41,17 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// The address for a listener. `None`: there is none, and `place` says why.
+    /// The address for a listener. `None`: there is none, and `path` says why.
     pub fn address(
         &self,
         object: &ObjectKey,
         uid: Option<&str>,
         listener: &api::Listener,
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Option<SocketAddr> {
-        let port = place.at("port").number(listener.port, 1..=u16::MAX);
+        let port = path.at("port").number(listener.port, 1..=u16::MAX);
         if listener.address.is_some() && !matches!(self, Self::Declared) {
-            place.at("address").refuse("it cannot be chosen in a cluster: leave it out");
+            path.at("address").refuse("it cannot be chosen in a cluster: leave it out");
         }
         match self {
             Self::Declared => Some(SocketAddr::new(listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(), port)),
@@ -60,12 +60,12 @@ impl<'a> Bindings<'a> {
                 let allocated = uid.and_then(|uid| ports.get(&(uid, port)));
                 if allocated.is_none() {
                     let message = "it waits for a port of the proxies; until then the listener is not served";
-                    place.at("port").warn(Reason::Pending, message);
+                    path.at("port").warn(Reason::Pending, message);
                 }
                 Some(SocketAddr::new(EVERY_ADDRESS, *allocated?))
             }
             Self::Claimed { tenancy, owners } => {
-                check_claim(port, object, tenancy, owners, &mut place.at("port"));
+                check_claim(port, object, tenancy, owners, &mut path.at("port"));
                 Some(SocketAddr::new(EVERY_ADDRESS, port))
             }
         }
@@ -130,7 +130,7 @@ fn check_claim(
     object: &ObjectKey,
     tenancy: &Tenancy,
     owners: &BTreeMap<u16, &ObjectKey>,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) {
     if !allowed_in(object, tenancy) {
         let allowed = listed(tenancy.host_namespaces.iter().flatten());
@@ -138,14 +138,14 @@ fn check_claim(
             "namespace {} may not open ports of the nodes: the administrator allows {allowed}",
             object.namespace
         );
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     } else if !allowed_port(port, tenancy) {
         let allowed = listed(tenancy.host_ports.iter().map(range));
         let message = format!("{port} may not be opened on the nodes: the administrator allows {allowed}");
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     } else if let Some(owner) = owners.get(&port).filter(|owner| **owner != object) {
         let message = format!("{port} of the nodes belongs to {owner}, which is older: write another port");
-        place.refuse_for(Reason::PortConflict, message);
+        path.refuse_for(Reason::PortConflict, message);
     }
 }
 

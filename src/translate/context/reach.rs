@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
 use crate::{
     model::ObjectKey,
-    translate::{findings::Place, messages::listed, verdict::Reason},
+    translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
     world::{Tenancy, World, kept},
 };
 
@@ -90,7 +90,7 @@ impl Refused {
     }
 
     /// Says that they are left out, and who has them if that is not the place itself.
-    pub fn tell(self, who: Option<&str>, reach: &Reach, place: &mut Place) {
+    pub fn tell(self, who: Option<&str>, reach: &Reach, path: &mut FieldPath) {
         for (refusal, (address, count)) in self.0 {
             let which = match (who, count - 1) {
                 (None, _) => format!("{address} is"),
@@ -100,9 +100,9 @@ impl Refused {
             let message = format!("{which} {}; left out", reach.sentence(refusal));
             match refusal {
                 // Whoever has it, it is no mistake of the manifest.
-                Refusal::Nowhere(_) if who.is_some() => place.warn(Reason::Invalid, message),
-                Refusal::Nowhere(_) => place.leave_out(Reason::Invalid, message),
-                _ => place.leave_out(Reason::NotPermitted, message),
+                Refusal::Nowhere(_) if who.is_some() => path.warn(Reason::Invalid, message),
+                Refusal::Nowhere(_) => path.drop_item(Reason::Invalid, message),
+                _ => path.drop_item(Reason::NotPermitted, message),
             }
         }
     }

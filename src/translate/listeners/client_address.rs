@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
-    translate::findings::Place,
+    translate::field_errors::FieldPath,
     world::{Site, World},
 };
 
@@ -11,27 +11,27 @@ const INSTEAD: &str = "with service type NodePort connections come from the node
                        take connections), or Cluster if the nodes' addresses will do, or proxyProtocol";
 
 /// Refuses what would look at a client's address and see a node's, unless somebody has thought of it.
-pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
+pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &World, path: &mut FieldPath) {
     if !is_lost(spec, world) || declared.proxy_protocol.is_some() {
         return;
     }
     if declared.access.as_ref().is_some_and(|access| !access.allow.is_empty() || !access.deny.is_empty()) {
-        place.at("access").refuse(INSTEAD);
+        path.at("access").refuse(INSTEAD);
     }
     let limits = declared.limits.as_ref();
     if limits.is_some_and(|limits| limits.max_connections_per_source.is_some()) {
-        place.at("limits").at("maxConnectionsPerSource").refuse(INSTEAD);
+        path.at("limits").at("maxConnectionsPerSource").refuse(INSTEAD);
     }
     if limits.is_some_and(|limits| limits.new_connections_per_source.is_some()) {
-        place.at("limits").at("newConnectionsPerSource").refuse(INSTEAD);
+        path.at("limits").at("newConnectionsPerSource").refuse(INSTEAD);
     }
 }
 
 /// The same of what chooses an endpoint.
-pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, place: &mut Place) {
+pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, path: &mut FieldPath) {
     let sticky = spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == Algorithm::Maglev);
     if sticky && is_lost(spec, world) && spec.listeners.iter().any(|listener| listener.proxy_protocol.is_none()) {
-        place.at("algorithm").refuse(INSTEAD);
+        path.at("algorithm").refuse(INSTEAD);
     }
 }
 

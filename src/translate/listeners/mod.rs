@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     declaration::Declaration,
-    findings::Place,
+    field_errors::FieldPath,
     settings::{nonzero_u32, start_tls},
     tls::certificates::Certificates,
     verdict::Reason,
@@ -39,23 +39,23 @@ pub(super) fn translate(
     declaration: &Declaration,
     before: Option<&Listener>,
     certificates: &mut Certificates,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Option<Listener> {
     let Declaration { object, uid, context, .. } = *declaration;
-    let bind = context.bindings.address(object, uid, declared, place);
-    client_address::check(declared, declaration.spec, context.world, place);
+    let bind = context.bindings.address(object, uid, declared, path);
+    client_address::check(declared, declaration.spec, context.world, path);
     let before = before.and_then(|before| before.tls.as_ref());
-    let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, place));
+    let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, path));
     if declared.tls.is_none() && !declared.routes.is_empty() {
-        place.at("routes").refuse(
+        path.at("routes").refuse(
             "they go by TLS server names: write tls for this listener, for example `tls: {mode: Passthrough}`, or leave \
              routes out",
         );
     }
     let proxy_protocol =
-        declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut place.at("proxyProtocol")));
-    let access = access(declared.access.as_ref(), &mut place.at("access"));
-    let limits = limits(declared.limits.as_ref(), &mut place.at("limits"));
+        declared.proxy_protocol.as_ref().map(|declared| proxy_protocol(declared, &mut path.at("proxyProtocol")));
+    let access = access(declared.access.as_ref(), &mut path.at("access"));
+    let limits = limits(declared.limits.as_ref(), &mut path.at("limits"));
     Some(Listener {
         name: declared.name.as_ref().map_or_else(|| declared.port.to_string().into(), |name| name.0.as_str().into()),
         bind: bind?,
@@ -77,10 +77,10 @@ fn tls(
     declaration: &Declaration,
     before: Option<&Tls>,
     certificates: &mut Certificates,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Tls {
-    let routes = routes::translate(listener, tls, declaration, &mut place.at("routes"));
-    let mut place = place.at("tls");
+    let routes = routes::translate(listener, tls, declaration, &mut path.at("routes"));
+    let mut path = path.at("tls");
     let terminates = routes.iter().any(|route| route.mode == TlsMode::Terminate);
     let presented = before.map_or(&[][..], |tls| &tls.certificates);
     if !terminates {
@@ -93,13 +93,13 @@ fn tls(
         for (field, is_set) in declared {
             if is_set {
                 let message = "it is not used, for all connections are passed through: leave it out";
-                place.at(field).warn(Reason::Invalid, message);
+                path.at(field).warn(Reason::Invalid, message);
             }
         }
     }
     Tls {
         certificates: match terminates {
-            true => certificates.translate(tls, declaration, presented, &mut place),
+            true => certificates.translate(tls, declaration, presented, &mut path),
             false => Vec::new(),
         },
         min_version: match tls.min_version {
@@ -109,40 +109,39 @@ fn tls(
         alpn: match tls.start_tls {
             // What clients of PostgreSQL 17 insist on where they begin with TLS at once.
             Some(api::StartTls::Postgres) if tls.alpn.is_empty() => vec!["postgresql".into()],
-            _ => application_protocols(&tls.alpn, &mut place.at("alpn")),
+            _ => application_protocols(&tls.alpn, &mut path.at("alpn")),
         },
         start_tls: start_tls(tls.start_tls),
         client_validation: tls.client_validation.as_ref().filter(|_| terminates).and_then(|declared| {
             let before = before.and_then(|tls| tls.client_validation.as_ref());
-            certificates.client_validation(declared, declaration, before, &mut place.at("clientValidation"))
+            certificates.client_validation(declared, declaration, before, &mut path.at("clientValidation"))
         }),
         routes,
     }
 }
 
-fn application_protocols(declared: &[String], place: &mut Place) -> Vec<Arc<str>> {
+fn application_protocols(declared: &[String], path: &mut FieldPath) -> Vec<Arc<str>> {
     for (index, protocol) in declared.iter().enumerate() {
         // As the schema has it; RFC 7301 counts bytes, of which a character has up to four, in one byte.
         if !(1..=63).contains(&protocol.chars().count()) {
-            place
-                .item(index)
+            path.item(index)
                 .refuse("it is not an application protocol: write at most 63 characters, for example h2 or postgresql");
         }
     }
     declared.iter().map(|protocol| protocol.as_str().into()).collect()
 }
 
-fn proxy_protocol(declared: &api::ProxyProtocol, place: &mut Place) -> ProxyProtocol {
-    let mut place = place.at("trustedNetworks");
+fn proxy_protocol(declared: &api::ProxyProtocol, path: &mut FieldPath) -> ProxyProtocol {
+    let mut path = path.at("trustedNetworks");
     if declared.trusted_networks.is_empty() {
-        place.refuse(
+        path.refuse(
             "it is empty, so nobody may send the header: write the addresses of the load balancers in front, or leave \
              out proxyProtocol",
         );
     }
     let aggregated = aggregated(&declared.trusted_networks);
     if let Some(everyone) = aggregated.iter().find(|network| network.prefix_len() == 0) {
-        place.warn(
+        path.warn(
             Reason::Invalid,
             format!(
                 "{everyone} trusts everyone, so every client can forge its address: write the addresses of the load \
@@ -159,13 +158,13 @@ fn proxy_protocol(declared: &api::ProxyProtocol, place: &mut Place) -> ProxyProt
     }
 }
 
-fn access(declared: Option<&api::Access>, place: &mut Place) -> Access {
+fn access(declared: Option<&api::Access>, path: &mut FieldPath) -> Access {
     let Some(declared) = declared else { return Access::default() };
     let (allow, deny) = (aggregated(&declared.allow), aggregated(&declared.deny));
     let everyone = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
     let allowed = if allow.is_empty() { &everyone[..] } else { &allow };
     if allowed.iter().all(|allowed| deny.iter().any(|denied| denied.contains(allowed))) {
-        place.at("deny").warn(
+        path.at("deny").warn(
             Reason::Invalid,
             "it covers everyone who is allowed, so nobody can connect: write fewer networks, or take the listener out",
         );
@@ -178,30 +177,30 @@ fn aggregated(networks: &[api::Network]) -> Vec<IpNet> {
     IpNet::aggregate(&networks.iter().map(|network| network.0).collect())
 }
 
-fn limits(declared: Option<&api::Limits>, place: &mut Place) -> Limits {
+fn limits(declared: Option<&api::Limits>, path: &mut FieldPath) -> Limits {
     let Some(declared) = declared else { return Limits::default() };
     let mut connections =
-        |field, limit: Option<u32>| limit.map(|limit| nonzero_u32(place.at(field).number(limit, 1..=MAX_COUNT)));
+        |field, limit: Option<u32>| limit.map(|limit| nonzero_u32(path.at(field).number(limit, 1..=MAX_COUNT)));
     Limits {
         max_connections: connections("maxConnections", declared.max_connections),
         max_connections_per_source: connections("maxConnectionsPerSource", declared.max_connections_per_source),
         new_connections: declared
             .new_connections
             .as_ref()
-            .map(|declared| rate(declared, &mut place.at("newConnections"))),
+            .map(|declared| rate(declared, &mut path.at("newConnections"))),
         new_connections_per_source: declared
             .new_connections_per_source
             .as_ref()
-            .map(|declared| rate(declared, &mut place.at("newConnectionsPerSource"))),
+            .map(|declared| rate(declared, &mut path.at("newConnectionsPerSource"))),
     }
 }
 
 /// As the schema has it.
 const MAX_COUNT: u32 = 10_000_000;
 
-fn rate(declared: &api::Rate, place: &mut Place) -> Rate {
-    let count = place.at("count").number(declared.count, 1..=MAX_COUNT);
-    let burst = declared.burst.map(|burst| place.at("burst").number(burst, 1..=MAX_COUNT));
-    let per = place.at("per").duration(declared.per.0, Duration::from_secs(1)..=Duration::from_hours(1));
+fn rate(declared: &api::Rate, path: &mut FieldPath) -> Rate {
+    let count = path.at("count").number(declared.count, 1..=MAX_COUNT);
+    let burst = declared.burst.map(|burst| path.at("burst").number(burst, 1..=MAX_COUNT));
+    let per = path.at("per").duration(declared.per.0, Duration::from_secs(1)..=Duration::from_hours(1));
     Rate { count: nonzero_u32(count), per, burst: nonzero_u32(burst.unwrap_or(count)) }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     api,
     model::{Route, TlsMode},
-    translate::{declaration::Declaration, findings::Place, messages::listed, verdict::Reason},
+    translate::{declaration::Declaration, field_errors::FieldPath, messages::listed, verdict::Reason},
 };
 
 /// At least one, unless something is refused. A backend that there is not costs its route only: whoever asks for that
@@ -14,7 +14,7 @@ pub(super) fn translate(
     declared: &api::Listener,
     tls: &api::ListenerTls,
     declaration: &Declaration,
-    place: &mut Place,
+    path: &mut FieldPath,
 ) -> Vec<Route> {
     if declared.routes.is_empty() {
         return vec![Route { server_names: Vec::new(), mode: mode(tls.mode), backends: None }];
@@ -23,19 +23,18 @@ pub(super) fn translate(
     let mut for_all_others = None;
     let mut routes = Vec::with_capacity(declared.routes.len());
     for (index, route) in declared.routes.iter().enumerate() {
-        let mut place = place.item(index);
+        let mut path = path.item(index);
         if route.server_names.is_empty()
             && let Some(first) = for_all_others.replace(index)
         {
-            place.at("serverNames").refuse(format!(
+            path.at("serverNames").refuse(format!(
                 "it is empty like that of routes[{first}], and only one route can be for all other clients: write the \
                  names that this one is for"
             ));
         }
         for (number, name) in route.server_names.iter().enumerate() {
             if !known.insert(name) {
-                place
-                    .at("serverNames")
+                path.at("serverNames")
                     .item(number)
                     .refuse(format!("`{name}` is a server name of another route too: leave it out of one of them"));
             }
@@ -43,7 +42,7 @@ pub(super) fn translate(
         routes.push(Route {
             server_names: route.server_names.iter().map(|name| name.0.as_str().into()).collect(),
             mode: mode(route.tls.as_ref().map_or(tls.mode, |tls| tls.mode)),
-            backends: leads_to(route, declaration, &mut place.at("backends")),
+            backends: leads_to(route, declaration, &mut path.at("backends")),
         });
     }
     routes
@@ -56,7 +55,7 @@ fn mode(declared: api::TlsMode) -> TlsMode {
     }
 }
 
-fn leads_to(route: &api::Route, declaration: &Declaration, place: &mut Place) -> Option<Arc<[Arc<str>]>> {
+fn leads_to(route: &api::Route, declaration: &Declaration, path: &mut FieldPath) -> Option<Arc<[Arc<str>]>> {
     if route.backends.is_empty() {
         return None;
     }
@@ -68,7 +67,7 @@ fn leads_to(route: &api::Route, declaration: &Declaration, place: &mut Place) ->
             continue;
         }
         let only = if route.backends.len() == 1 { "; connections that this route is for are refused" } else { "" };
-        place.item(index).leave_out(
+        path.item(index).drop_item(
             Reason::RefNotFound,
             format!("no backend is named `{name}`: write one of {}; left out{only}", listed(&known)),
         );

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
     translate::{
-        findings::{Place, accepted, twin},
+        field_errors::{FieldPath, accepted, twin},
         messages::listed,
         verdict::{Problem, Reason},
     },
@@ -17,10 +17,10 @@ const MEANWHILE: &str = "its Service is neither created nor changed";
 
 pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
-    accepted("spec.service", MEANWHILE, problems, |place| check_template(&template, tenancy, place));
+    accepted("spec.service", MEANWHILE, problems, |path| check_template(&template, tenancy, path));
     for index in 0..spec.listeners.len() {
-        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |place| {
-            check_node_port(&spec.listeners, index, template.type_, tenancy, place);
+        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |path| {
+            check_node_port(&spec.listeners, index, template.type_, tenancy, path);
         });
     }
 }
@@ -30,76 +30,76 @@ pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
     const MEANWHILE: &str = "it has no Service";
 
     if spec.service.is_some() {
-        accepted("spec.service", MEANWHILE, problems, |place| {
-            place.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
+        accepted("spec.service", MEANWHILE, problems, |path| {
+            path.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
     for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
-        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |place| {
-            place.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
+        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |path| {
+            path.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
 }
 
-fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, place: &mut Place) {
+fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, path: &mut FieldPath) {
     let ServiceTemplate { type_, annotations, labels, external_traffic_policy, load_balancer_class, .. } = template;
     if !tenancy.service_types.contains(type_) {
         let allowed = listed(tenancy.service_types.iter().map(|allowed| allowed.as_str()));
         let message = format!("{} is not allowed: the administrator allows {allowed}", type_.as_str());
-        place.at("type").refuse_for(Reason::NotPermitted, message);
+        path.at("type").refuse_for(Reason::NotPermitted, message);
     }
-    check_keys(annotations, &tenancy.annotations, &mut place.at("annotations"));
-    check_keys(labels, &tenancy.labels, &mut place.at("labels"));
-    check_label_values(labels, &mut place.at("labels"));
+    check_keys(annotations, &tenancy.annotations, &mut path.at("annotations"));
+    check_keys(labels, &tenancy.labels, &mut path.at("labels"));
+    check_label_values(labels, &mut path.at("labels"));
     if external_traffic_policy.is_some() && *type_ == ServiceType::ClusterIp {
         let message = "it means nothing with type ClusterIP: write another type, or leave it out";
-        place.at("externalTrafficPolicy").refuse(message);
+        path.at("externalTrafficPolicy").refuse(message);
     }
     if let Some(class) = load_balancer_class {
-        let mut place = place.at("loadBalancerClass");
+        let mut path = path.at("loadBalancerClass");
         if *type_ != ServiceType::LoadBalancer {
             let message =
                 format!("it means nothing with type {}: write type: LoadBalancer, or leave it out", type_.as_str());
-            place.refuse(message);
+            path.refuse(message);
         } else if !matches_any(class, &tenancy.load_balancer_classes) {
-            place.refuse_for(Reason::NotPermitted, not_allowed(class, &tenancy.load_balancer_classes));
+            path.refuse_for(Reason::NotPermitted, not_allowed(class, &tenancy.load_balancer_classes));
         }
     }
 }
 
-fn check_keys(written: &BTreeMap<String, String>, allowed: &[String], place: &mut Place) {
+fn check_keys(written: &BTreeMap<String, String>, allowed: &[String], path: &mut FieldPath) {
     for key in written.keys() {
         if is_ours(key) {
-            place.refuse_for(Reason::NotPermitted, format!("`{key}` is what tcplb writes itself: leave it out"));
+            path.refuse_for(Reason::NotPermitted, format!("`{key}` is what tcplb writes itself: leave it out"));
         } else if !matches_any(key, allowed) {
-            place.refuse_for(Reason::NotPermitted, not_allowed(key, allowed));
+            path.refuse_for(Reason::NotPermitted, not_allowed(key, allowed));
         } else if !is_qualified_name(key) {
             let message = format!(
                 "`{key}` is not a key: write at most 63 letters, digits, `-`, `_` and `.`, with a DNS name and `/` in \
                  front if need be"
             );
-            place.refuse(message);
+            path.refuse(message);
         }
     }
 }
 
-fn check_label_values(labels: &BTreeMap<String, String>, place: &mut Place) {
+fn check_label_values(labels: &BTreeMap<String, String>, path: &mut FieldPath) {
     for value in labels.values().filter(|value| !value.is_empty() && !is_simple_name(value)) {
-        place.refuse(format!("`{value}` is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`"));
+        path.refuse(format!("`{value}` is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`"));
     }
 }
 
-fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, tenancy: &Tenancy, place: &mut Place) {
+fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, tenancy: &Tenancy, path: &mut FieldPath) {
     let Some(port) = listeners[index].node_port else { return };
     if !tenancy.node_ports {
         let message = format!(
             "{port} is not permitted: leave it out, or have the administrator permit node ports (tenancy.allowNodePorts)"
         );
-        place.refuse_for(Reason::NotPermitted, message);
+        path.refuse_for(Reason::NotPermitted, message);
     } else if type_ == ServiceType::ClusterIp {
-        place.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");
+        path.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");
     } else if let Some(other) = twin(listeners, index, |listener| listener.node_port) {
-        place.refuse(format!("{port} is also the nodePort of spec.listeners[{other}]: write another"));
+        path.refuse(format!("{port} is also the nodePort of spec.listeners[{other}]: write another"));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     model::{Authority, AuthorityReview, ClientValidation, ClientValidationMode, Fingerprint, WithSelfSigned},
     translate::{
         declaration::Declaration,
-        findings::Place,
+        field_errors::FieldPath,
         references::{Meanwhile, Text, either},
         verdict::Reason,
     },
@@ -35,10 +35,10 @@ impl<'a> Certificates<'a> {
         declared: &api::ClientValidation,
         declaration: &Declaration,
         before: Option<&Arc<ClientValidation>>,
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Option<Arc<ClientValidation>> {
         let kept = before.map_or(&[][..], |before| &before.authorities);
-        let authorities = self.authorities(&declared.ca_refs, declaration, kept, &mut place.at("caRefs"));
+        let authorities = self.authorities(&declared.ca_refs, declaration, kept, &mut path.at("caRefs"));
         if authorities.is_empty() {
             return None;
         }
@@ -50,7 +50,7 @@ impl<'a> Certificates<'a> {
         if let Some(known) = self.validations.iter().find(is_same) {
             return Some(known.clone());
         }
-        let verifier = client_verifier(&authorities, mode, self.now).map_err(|problem| place.refuse(problem)).ok()?;
+        let verifier = client_verifier(&authorities, mode, self.now).map_err(|problem| path.refuse(problem)).ok()?;
         let validation = Arc::new(ClientValidation { mode, authorities, verifier });
         self.validations.push(validation.clone());
         Some(validation)
@@ -62,26 +62,26 @@ impl<'a> Certificates<'a> {
         declared: &[api::CaRef],
         declaration: &Declaration,
         before: &[Arc<Authority>],
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Vec<Arc<Authority>> {
         let mut authorities = Vec::new();
         for (index, reference) in declared.iter().enumerate() {
-            authorities.extend(self.authority(reference, declaration, before, &mut place.item(index)));
+            authorities.extend(self.authority(reference, declaration, before, &mut path.item(index)));
         }
         // What is ambiguous is not verified: a list of one name costs one signature.
         let review = self.review(&authorities);
         let problem = revocation::ambiguity(&authorities).or_else(|| self.forgery(&authorities));
         if let Some(problem) = problem.or_else(|| review.refused.clone()) {
-            place.refuse_for(Reason::InvalidCertificateRef, problem);
+            path.refuse_for(Reason::InvalidCertificateRef, problem);
         }
         for warning in &review.warnings {
-            place.warn(Reason::Invalid, warning.as_str());
+            path.warn(Reason::Invalid, warning.as_str());
         }
         let all_checked = || declared.iter().all(|one| declaration.unchecked(one.reference()).is_none());
         if declared.is_empty() {
-            place.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
+            path.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
         } else if authorities.is_empty() && all_checked() {
-            place.refuse_for(
+            path.refuse_for(
                 Reason::InvalidCertificateRef,
                 "no CA certificate can be read from them: correct the references",
             );
@@ -94,7 +94,7 @@ impl<'a> Certificates<'a> {
         reference: &api::CaRef,
         declaration: &Declaration,
         before: &[Arc<Authority>],
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Option<Arc<Authority>> {
         let source: Arc<str> = source(reference, declaration).into();
         let kept = before.iter().find(|authority| authority.source == source).cloned();
@@ -102,7 +102,7 @@ impl<'a> Certificates<'a> {
             kept: "what it was before counts",
             left_out: "it is left out, and certificates of its authorities are refused",
         };
-        let authority = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
+        let authority = declaration.read_or_keep(reference.reference(), kept, meanwhile, path, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
             // The texts of files may move between names, which are said of what is wrong.
@@ -114,9 +114,9 @@ impl<'a> Certificates<'a> {
                 texts.parse(source, fingerprint, self.now).map(Arc::new)
             })
         })?;
-        warn_of_expiries(&authority, self.now, place);
+        warn_of_expiries(&authority, self.now, path);
         for (_, sentence) in authority.upcoming.iter().filter(|(from, _)| self.now < *from) {
-            place.warn(Reason::Invalid, sentence.as_ref());
+            path.warn(Reason::Invalid, sentence.as_ref());
         }
         Some(authority)
     }
@@ -162,11 +162,11 @@ impl<'a> Certificates<'a> {
 }
 
 /// Says what is too old, in one sentence: of a bundle of authorities, much may be.
-fn warn_of_expiries(authority: &Authority, now: Timestamp, place: &mut Place) {
+fn warn_of_expiries(authority: &Authority, now: Timestamp, path: &mut FieldPath) {
     let expired: Vec<_> = authority.expiries.iter().filter(|(until, _)| now > *until).collect();
     if let [(_, first), others @ ..] = &expired[..] {
         let others = if others.is_empty() { String::new() } else { format!("; so it is with {} more", others.len()) };
-        place.warn(Reason::AuthorityExpired, format!("{first}{others}"));
+        path.warn(Reason::AuthorityExpired, format!("{first}{others}"));
     }
 }
 

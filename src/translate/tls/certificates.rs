@@ -20,7 +20,7 @@ use crate::{
     model::{Certificate, CertificateCache, ClientValidation, Fingerprint, Snapshot, server_name},
     translate::{
         declaration::Declaration,
-        findings::Place,
+        field_errors::FieldPath,
         references::{Meanwhile, Text, either},
         verdict::Reason,
     },
@@ -57,14 +57,14 @@ impl<'a> Certificates<'a> {
         declared: &api::ListenerTls,
         declaration: &Declaration,
         before: &[Arc<Certificate>],
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Vec<Arc<Certificate>> {
-        let mut place = place.at("certificateRefs");
+        let mut path = path.at("certificateRefs");
         let mut certificates = Vec::new();
         for (index, reference) in declared.certificate_refs.iter().enumerate() {
-            let mut place = place.item(index);
+            let mut path = path.item(index);
             if let Some(first) = twin_before(&declared.certificate_refs[..index], reference, declaration) {
-                place.leave_out(
+                path.drop_item(
                     Reason::InvalidCertificateRef,
                     format!(
                         "{} is certificateRefs[{first}] already: leave it out; it is presented once",
@@ -73,16 +73,16 @@ impl<'a> Certificates<'a> {
                 );
                 continue;
             }
-            certificates.extend(self.one(reference, declaration, before, &mut place));
+            certificates.extend(self.one(reference, declaration, before, &mut path));
         }
         let all_checked = || {
             let mut references = declared.certificate_refs.iter();
             references.all(|one| declaration.unchecked(one.reference()).is_none())
         };
         if declared.certificate_refs.is_empty() {
-            place.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
+            path.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
         } else if certificates.is_empty() && all_checked() {
-            place.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
+            path.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
         }
         certificates
     }
@@ -93,12 +93,12 @@ impl<'a> Certificates<'a> {
         reference: &api::CertificateRef,
         declaration: &Declaration,
         before: &[Arc<Certificate>],
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Option<Arc<Certificate>> {
         let source = source(reference, declaration);
         let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
         let meanwhile = Meanwhile { kept: "the one before is presented", left_out: "it is left out" };
-        let certificate = declaration.read_or_keep(reference.reference(), kept, meanwhile, place, || {
+        let certificate = declaration.read_or_keep(reference.reference(), kept, meanwhile, path, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
             // The texts of files may move between names, which are said of what is wrong.
@@ -110,7 +110,7 @@ impl<'a> Certificates<'a> {
                 pair.parse(source, fingerprint).map(Arc::new)
             })
         })?;
-        warn_of_validity(&certificate, self.now, place);
+        warn_of_validity(&certificate, self.now, path);
         Some(certificate)
     }
 
@@ -157,15 +157,15 @@ fn source(reference: &api::CertificateRef, declaration: &Declaration) -> String 
     }
 }
 
-fn warn_of_validity(certificate: &Certificate, now: Timestamp, place: &mut Place) {
+fn warn_of_validity(certificate: &Certificate, now: Timestamp, path: &mut FieldPath) {
     let Certificate { source, not_before, not_after, .. } = certificate;
     if now > *not_after {
-        place.warn(
+        path.warn(
             Reason::CertificateExpired,
             format!("the certificate of {source} expired on {not_after}: replace it; it is still presented"),
         );
     } else if now < *not_before {
-        place.warn(
+        path.warn(
             Reason::InvalidCertificateRef,
             format!("the certificate of {source} is not valid before {not_before}; it is presented all the same"),
         );

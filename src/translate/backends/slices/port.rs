@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 use crate::{
     api::PortRef,
     model::ObjectKey,
-    translate::{findings::Place, verdict::Reason},
+    translate::{field_errors::FieldPath, verdict::Reason},
 };
 
 const TCP: &str = "TCP";
@@ -22,8 +22,8 @@ pub enum TargetPort {
 }
 
 impl TargetPort {
-    /// `None`: the Service has no such port, and `place` says which it has.
-    pub fn of(declared: &PortRef, key: &ObjectKey, service: &Service, place: &mut Place) -> Option<Self> {
+    /// `None`: the Service has no such port, and `path` says which it has.
+    pub fn of(declared: &PortRef, key: &ObjectKey, service: &Service, path: &mut FieldPath) -> Option<Self> {
         let spec = service.spec.as_ref();
         let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
         let named = ports.iter().filter(|port| match declared {
@@ -39,7 +39,7 @@ impl TargetPort {
                     Some(protocol) => format!("port {declared} of Service {key} is {protocol}, not TCP"),
                     None => format!("Service {key} has no port {declared}"),
                 };
-                place.refuse_for(Reason::RefNotFound, format!("{problem}: write one of {}", tcp_ports(ports)));
+                path.refuse_for(Reason::RefNotFound, format!("{problem}: write one of {}", tcp_ports(ports)));
                 None
             }
         }
@@ -50,7 +50,7 @@ impl TargetPort {
         &self,
         key: &ObjectKey,
         slice: &'a EndpointSlice,
-        place: &mut Place,
+        path: &mut FieldPath,
     ) -> Vec<(SocketAddr, &'a Endpoint)> {
         let numbers = self.numbers(slice);
         let mut found = Vec::with_capacity(numbers.len() * slice.endpoints.len());
@@ -59,7 +59,7 @@ impl TargetPort {
             let address = endpoint.addresses.first().map_or("", String::as_str);
             let Ok(ip) = address.parse::<IpAddr>() else {
                 let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
-                place.leave_out(Reason::Invalid, message + ": write one; it is left out");
+                path.drop_item(Reason::Invalid, message + ": write one; it is left out");
                 continue;
             };
             found.extend(numbers.iter().map(|number| (SocketAddr::new(ip.to_canonical(), *number), endpoint)));

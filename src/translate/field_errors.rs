@@ -10,20 +10,20 @@ use super::verdict::{Problem, Reason, Severity};
 use crate::{api, printable::limited, world::MAX_SENTENCE};
 
 #[derive(Default)]
-pub(super) struct Findings {
+pub(super) struct FieldErrors {
     /// Refusals whose consequence is not known yet.
     open: Vec<Problem>,
     settled: Vec<Problem>,
 }
 
-impl Findings {
+impl FieldErrors {
     /// Whether the part cannot be served as declared.
     pub fn refuse(&self) -> bool {
         !self.open.is_empty()
     }
 
     /// The problems, each refusal with what is served meanwhile.
-    pub fn concluded(self, consequence: &str) -> impl Iterator<Item = Problem> {
+    pub fn with_consequence(self, consequence: &str) -> impl Iterator<Item = Problem> {
         let open = self.open.into_iter().map(move |mut problem| {
             problem.message.push_str("; ");
             problem.message.push_str(consequence);
@@ -34,9 +34,9 @@ impl Findings {
 }
 
 /// A field of a manifest, where something may be found wrong.
-pub(super) struct Place<'a> {
+pub(super) struct FieldPath<'a> {
     field: Field<'a>,
-    findings: &'a mut Findings,
+    errors: &'a mut FieldErrors,
 }
 
 /// The name of a field, which is written out only where something is found wrong: a world has many fields, and they are
@@ -57,27 +57,27 @@ impl Display for Field<'_> {
     }
 }
 
-impl<'a> Place<'a> {
-    pub fn new(field: &'a str, findings: &'a mut Findings) -> Self {
-        Self { field: Field::Named(field), findings }
+impl<'a> FieldPath<'a> {
+    pub fn new(field: &'a str, errors: &'a mut FieldErrors) -> Self {
+        Self { field: Field::Named(field), errors }
     }
 
     /// Whether nothing is found wrong here so far, nor with anything else of the same part.
-    pub fn is_unremarked(&self) -> bool {
-        self.findings.open.is_empty() && self.findings.settled.is_empty()
+    pub fn is_clean(&self) -> bool {
+        self.errors.open.is_empty() && self.errors.settled.is_empty()
     }
 
-    pub fn at<'b>(&'b mut self, field: &'b str) -> Place<'b> {
-        Place { field: Field::At(&self.field, field), findings: self.findings }
+    pub fn at<'b>(&'b mut self, field: &'b str) -> FieldPath<'b> {
+        FieldPath { field: Field::At(&self.field, field), errors: self.errors }
     }
 
     /// Another field, of which the same part is made.
-    pub fn elsewhere<'b>(&'b mut self, field: &'b str) -> Place<'b> {
-        Place { field: Field::Named(field), findings: self.findings }
+    pub fn sibling<'b>(&'b mut self, field: &'b str) -> FieldPath<'b> {
+        FieldPath { field: Field::Named(field), errors: self.errors }
     }
 
-    pub fn item(&mut self, index: usize) -> Place<'_> {
-        Place { field: Field::Item(&self.field, index), findings: self.findings }
+    pub fn item(&mut self, index: usize) -> FieldPath<'_> {
+        FieldPath { field: Field::Item(&self.field, index), errors: self.errors }
     }
 
     pub fn refuse(&mut self, message: impl Into<String>) {
@@ -85,16 +85,16 @@ impl<'a> Place<'a> {
     }
 
     pub fn refuse_for(&mut self, reason: Reason, message: impl Into<String>) {
-        self.findings.open.push(self.problem(Severity::Refused, reason, message));
+        self.errors.open.push(self.problem(Severity::Refused, reason, message));
     }
 
     pub fn warn(&mut self, reason: Reason, message: impl Into<String>) {
-        self.findings.settled.push(self.problem(Severity::Warning, reason, message));
+        self.errors.settled.push(self.problem(Severity::Warning, reason, message));
     }
 
     /// Refuses a smaller part only, with what is served meanwhile: it costs the part around it nothing.
-    pub fn leave_out(&mut self, reason: Reason, message: impl Into<String>) {
-        self.findings.settled.push(self.problem(Severity::Refused, reason, message));
+    pub fn drop_item(&mut self, reason: Reason, message: impl Into<String>) {
+        self.errors.settled.push(self.problem(Severity::Refused, reason, message));
     }
 
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
@@ -135,12 +135,12 @@ pub(super) fn accepted<T>(
     field: &str,
     meanwhile: &str,
     problems: &mut Vec<Problem>,
-    read: impl FnOnce(&mut Place) -> T,
+    read: impl FnOnce(&mut FieldPath) -> T,
 ) -> Option<T> {
-    let mut findings = Findings::default();
-    let value = read(&mut Place::new(field, &mut findings));
-    let value = (!findings.refuse()).then_some(value);
-    problems.extend(findings.concluded(meanwhile));
+    let mut errors = FieldErrors::default();
+    let value = read(&mut FieldPath::new(field, &mut errors));
+    let value = (!errors.refuse()).then_some(value);
+    problems.extend(errors.with_consequence(meanwhile));
     value
 }
 
