@@ -33,7 +33,7 @@ impl<'a> Declaration<'a> {
     }
 
     /// What is said of endpoints that are kept: `sentence`, if there are any.
-    pub fn meanwhile_to(&self, sentence: &str, retained: &[Endpoint]) -> String {
+    pub fn endpoints_fallback(&self, sentence: &str, retained: &[Endpoint]) -> String {
         if retained.is_empty() {
             return "it has no endpoints".into();
         }

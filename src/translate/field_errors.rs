@@ -133,14 +133,14 @@ impl<'a> FieldPath<'a> {
 /// What `read` makes of a field, unless it refuses something there.
 pub(super) fn accepted<T>(
     field: &str,
-    meanwhile: &str,
+    fallback: &str,
     problems: &mut Vec<Problem>,
     read: impl FnOnce(&mut FieldPath) -> T,
 ) -> Option<T> {
     let mut errors = FieldErrors::default();
     let value = read(&mut FieldPath::new(field, &mut errors));
     let value = (!errors.refuse()).then_some(value);
-    problems.extend(errors.with_consequence(meanwhile));
+    problems.extend(errors.with_consequence(fallback));
     value
 }
 

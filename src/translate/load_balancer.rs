@@ -9,7 +9,7 @@ use super::{
     field_errors::{FieldPath, accepted, twin},
     last_good::LastGood,
     listeners::{self, Shared, ports::ListenerRequest, service},
-    messages::meanwhile_listener,
+    messages::listener_fallback,
     quotas, settings,
     tls::certificates::Certificates,
     upstream,
@@ -51,7 +51,7 @@ pub(super) fn translate(
 
 /// What is wrong with the present text, where it cannot be read at all.
 fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
-    let meanwhile = match &declared.spec {
+    let fallback = match &declared.spec {
         Some(_) => "its last good version keeps serving",
         None if !last_good.listeners.is_empty() => "it keeps serving as it did before",
         None => "it is not served",
@@ -63,7 +63,7 @@ fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
             severity: Severity::Refused,
             reason: Reason::Invalid,
             field: String::new(),
-            message: format!("{problem}; {meanwhile}"),
+            message: format!("{problem}; {fallback}"),
         })
         .collect()
 }
@@ -91,7 +91,8 @@ impl Declaration<'_> {
             }
             Site::Standalone => {}
         }
-        let within_quota = accepted("", self.meanwhile(), problems, |path| quotas::check(self, path)).is_some();
+        let within_quota =
+            accepted("", self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let Some(upstream::Translated { upstream, fell_back, retention }) =
@@ -112,7 +113,7 @@ impl Declaration<'_> {
     }
 
     /// What becomes of the listeners while something is wrong with all of them.
-    fn meanwhile(&self) -> &'static str {
+    fn listeners_fallback(&self) -> &'static str {
         let listeners = &self.spec.listeners;
         let kept = listeners.iter().filter(|declared| self.last_good_listener(declared).is_some()).count();
         match listeners.len() {
@@ -124,11 +125,11 @@ impl Declaration<'_> {
 
     /// The settings that all listeners share.
     fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
-        let (spec, meanwhile) = (self.spec, self.meanwhile());
+        let (spec, fallback) = (self.spec, self.listeners_fallback());
         Shared {
-            timeouts: accepted("spec.timeouts", meanwhile, problems, |path| settings::timeouts(spec, path)),
-            keepalive: accepted("spec.tcpKeepalive", meanwhile, problems, |path| settings::keepalive(spec, path)),
-            drain: accepted("spec.drain", meanwhile, problems, |path| settings::listener_drain(spec, path)),
+            timeouts: accepted("spec.timeouts", fallback, problems, |path| settings::timeouts(spec, path)),
+            keepalive: accepted("spec.tcpKeepalive", fallback, problems, |path| settings::keepalive(spec, path)),
+            drain: accepted("spec.drain", fallback, problems, |path| settings::listener_drain(spec, path)),
         }
     }
 
@@ -149,8 +150,8 @@ impl Declaration<'_> {
             let field = format!("spec.listeners[{index}]");
             let before = self.last_good_listener(declared);
             let kept = before.filter(|before| !is_open_now(declared, before));
-            let meanwhile = meanwhile_listener(kept.is_some());
-            let listener = accepted(&field, meanwhile, problems, |path| {
+            let fallback = listener_fallback(kept.is_some());
+            let listener = accepted(&field, fallback, problems, |path| {
                 self.check_identity(index, path);
                 // Of what is beyond the quota, no Secret is read.
                 let is_within = within_quota && quotas::check_listener(self, index, path);

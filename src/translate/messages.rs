@@ -3,7 +3,7 @@
 use crate::{model::ObjectKey, world::World};
 
 /// What becomes of a listener that is wrong, for the end of a sentence.
-pub(super) fn meanwhile_listener(served_before: bool) -> &'static str {
+pub(super) fn listener_fallback(served_before: bool) -> &'static str {
     if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
 }
 

@@ -53,9 +53,9 @@ impl<'a> Text<'a> {
 }
 
 /// What becomes of something that cannot be read, for the end of a sentence.
-pub(super) struct Meanwhile {
-    pub kept: &'static str,
-    pub left_out: &'static str,
+pub(super) struct FallbackText {
+    pub retained: &'static str,
+    pub dropped: &'static str,
 }
 
 /// A reference whose object is not looked at here: nothing that depends on it is refused.
@@ -83,11 +83,11 @@ impl Unchecked {
 
 impl Declaration<'_> {
     /// What is read of a reference. One that is wrong stays as it was before, or is left out.
-    pub fn read_or_keep<T>(
+    pub fn read_or_last_good<T>(
         &self,
         reference: Option<Reference>,
         before: Option<T>,
-        meanwhile: Meanwhile,
+        fallback: FallbackText,
         path: &mut FieldPath,
         read: impl FnOnce() -> Result<T, String>,
     ) -> Option<T> {
@@ -100,8 +100,8 @@ impl Declaration<'_> {
             None => read().map_err(|message| (Reason::InvalidCertificateRef, message)),
         };
         read.map_err(|(reason, message)| {
-            let meanwhile = if before.is_some() { meanwhile.kept } else { meanwhile.left_out };
-            path.drop_item(reason, format!("{message}; {meanwhile}"));
+            let fallback = if before.is_some() { fallback.retained } else { fallback.dropped };
+            path.drop_item(reason, format!("{message}; {fallback}"));
         })
         .ok()
         .or(before)

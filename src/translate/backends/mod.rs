@@ -96,12 +96,12 @@ pub(super) fn translate(
         if endpoints.is_empty() && kept.is_none() {
             warn_of_no_endpoints(index, is_unlisted, not_ready, declaration, &mut errors);
         }
-        let meanwhile = match endpoints.is_empty() {
+        let fallback = match endpoints.is_empty() {
             _ if !errors.refuse() => String::new(),
-            true => declaration.meanwhile_to("connections go where they went before", before),
-            false => declaration.meanwhile_to("it keeps the endpoints it had before", &endpoints),
+            true => declaration.endpoints_fallback("connections go where they went before", before),
+            false => declaration.endpoints_fallback("it keeps the endpoints it had before", &endpoints),
         };
-        problems.extend(errors.with_consequence(&meanwhile));
+        problems.extend(errors.with_consequence(&fallback));
         // The first one, should several have its name.
         backends.entry(name).or_insert(settings);
         if !endpoints.is_empty() {

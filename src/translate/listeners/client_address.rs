@@ -6,7 +6,7 @@ use crate::{
     world::{Site, World},
 };
 
-const INSTEAD: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \
+const CLIENT_ADDRESS_HINT: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \
                        clients of a node as one: write service.externalTrafficPolicy: Local (then only nodes with a proxy \
                        take connections), or Cluster if the nodes' addresses will do, or proxyProtocol";
 
@@ -16,14 +16,14 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
         return;
     }
     if declared.access.as_ref().is_some_and(|access| !access.allow.is_empty() || !access.deny.is_empty()) {
-        path.at("access").refuse(INSTEAD);
+        path.at("access").refuse(CLIENT_ADDRESS_HINT);
     }
     let limits = declared.limits.as_ref();
     if limits.is_some_and(|limits| limits.max_connections_per_source.is_some()) {
-        path.at("limits").at("maxConnectionsPerSource").refuse(INSTEAD);
+        path.at("limits").at("maxConnectionsPerSource").refuse(CLIENT_ADDRESS_HINT);
     }
     if limits.is_some_and(|limits| limits.new_connections_per_source.is_some()) {
-        path.at("limits").at("newConnectionsPerSource").refuse(INSTEAD);
+        path.at("limits").at("newConnectionsPerSource").refuse(CLIENT_ADDRESS_HINT);
     }
 }
 
@@ -31,7 +31,7 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
 pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, path: &mut FieldPath) {
     let sticky = spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == Algorithm::Maglev);
     if sticky && is_lost(spec, world) && spec.listeners.iter().any(|listener| listener.proxy_protocol.is_none()) {
-        path.at("algorithm").refuse(INSTEAD);
+        path.at("algorithm").refuse(CLIENT_ADDRESS_HINT);
     }
 }
 

@@ -12,7 +12,7 @@ use holders::{Listeners, PortHolders};
 use crate::{
     model::{Listener, ListenerKey, overlap},
     translate::{
-        messages::meanwhile_listener,
+        messages::listener_fallback,
         verdict::{Problem, Reason, Severity},
     },
 };
@@ -151,9 +151,9 @@ impl PendingBind {
 
     fn problem(&self, served: &PortHolders) -> Option<(ListenerKey, Problem)> {
         let (holder, bind) = served.holder(self.listener.bind, &self.key)?;
-        let meanwhile = meanwhile_listener(self.before.is_some());
+        let fallback = listener_fallback(self.before.is_some());
         let message = format!(
-            "{} is taken by {}, which serves {bind}: write another port, or an address of its own for each; {meanwhile}",
+            "{} is taken by {}, which serves {bind}: write another port, or an address of its own for each; {fallback}",
             self.listener.bind, holder.object
         );
         let field = format!("{}.port", self.field);

@@ -13,13 +13,13 @@ use crate::{
     world::Tenancy,
 };
 
-const MEANWHILE: &str = "its Service is neither created nor changed";
+const SERVICE_FALLBACK: &str = "its Service is neither created nor changed";
 
 pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
-    accepted("spec.service", MEANWHILE, problems, |path| check_template(&template, tenancy, path));
+    accepted("spec.service", SERVICE_FALLBACK, problems, |path| check_template(&template, tenancy, path));
     for index in 0..spec.listeners.len() {
-        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |path| {
+        accepted(&format!("spec.listeners[{index}].nodePort"), SERVICE_FALLBACK, problems, |path| {
             check_node_port(&spec.listeners, index, template.type_, tenancy, path);
         });
     }
@@ -27,15 +27,15 @@ pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<P
 
 /// Refuses what is asked of a Service where none is kept.
 pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
-    const MEANWHILE: &str = "it has no Service";
+    const NO_SERVICE: &str = "it has no Service";
 
     if spec.service.is_some() {
-        accepted("spec.service", MEANWHILE, problems, |path| {
+        accepted("spec.service", NO_SERVICE, problems, |path| {
             path.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
     for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
-        accepted(&format!("spec.listeners[{index}].nodePort"), MEANWHILE, problems, |path| {
+        accepted(&format!("spec.listeners[{index}].nodePort"), NO_SERVICE, problems, |path| {
             path.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
         });
     }

@@ -22,7 +22,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{Meanwhile, Text, either},
+        references::{FallbackText, Text, either},
         verdict::Reason,
     },
 };
@@ -98,11 +98,11 @@ impl<'a> Certificates<'a> {
     ) -> Option<Arc<Authority>> {
         let source: Arc<str> = source(reference, declaration).into();
         let kept = before.iter().find(|authority| authority.source == source).cloned();
-        let meanwhile = Meanwhile {
-            kept: "what it was before counts",
-            left_out: "it is left out, and certificates of its authorities are refused",
+        let fallback = FallbackText {
+            retained: "what it was before counts",
+            dropped: "it is left out, and certificates of its authorities are refused",
         };
-        let authority = declaration.read_or_keep(reference.reference(), kept, meanwhile, path, || {
+        let authority = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
             // The texts of files may move between names, which are said of what is wrong.

@@ -21,7 +21,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{Meanwhile, Text, either},
+        references::{FallbackText, Text, either},
         verdict::Reason,
     },
     world::{Referred, World},
@@ -97,8 +97,8 @@ impl<'a> Certificates<'a> {
     ) -> Option<Arc<Certificate>> {
         let source = source(reference, declaration);
         let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
-        let meanwhile = Meanwhile { kept: "the one before is presented", left_out: "it is left out" };
-        let certificate = declaration.read_or_keep(reference.reference(), kept, meanwhile, path, || {
+        let fallback = FallbackText { retained: "the one before is presented", dropped: "it is left out" };
+        let certificate = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
             // The texts of files may move between names, which are said of what is wrong.
