@@ -11,12 +11,12 @@ use crate::{
 
 pub(super) const NONE_SERVED: &str = "none of its listeners is served";
 
-/// A load balancer as it is declared, and what it is translated with.
+/// A declared load balancer and the context of its translation.
 pub(super) struct Declaration<'a> {
     pub object: &'a ObjectKey,
     pub uid: Option<&'a str>,
     pub spec: &'a TcpLoadBalancerSpec,
-    /// What relative paths are relative to.
+    /// Base directory of relative paths.
     pub folder: &'a Path,
     pub context: &'a TranslateContext<'a>,
     pub last_good: LastGood<'a>,
@@ -27,12 +27,12 @@ impl<'a> Declaration<'a> {
         self.last_good.listeners.get(&declared.port).copied()
     }
 
-    /// What connections go to while what is declared of backends is of no use.
+    /// The last good upstream, used while the declared backends are unusable.
     pub fn retained(&self) -> Option<Arc<Upstream>> {
         self.last_good.upstream.as_ref().map(|upstream| self.context.retained(self.object, upstream))
     }
 
-    /// What is said of endpoints that are kept: `sentence`, if there are any.
+    /// Fallback text for retained endpoints: `sentence`, if there are any.
     pub fn endpoints_fallback(&self, sentence: &str, retained: &[Endpoint]) -> String {
         if retained.is_empty() {
             return "it has no endpoints".into();

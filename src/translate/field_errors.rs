@@ -1,4 +1,4 @@
-//! What is found wrong with one part of a load balancer, collected until it is known what becomes of the part.
+//! Problems of one part of a load balancer, collected until the consequence for that part is known.
 
 use std::{
     fmt::{self, Display},
@@ -11,18 +11,18 @@ use crate::{api, printable::limited, world::MAX_SENTENCE};
 
 #[derive(Default)]
 pub(super) struct FieldErrors {
-    /// Refusals whose consequence is not known yet.
+    /// Refusals without their consequence.
     open: Vec<Problem>,
     settled: Vec<Problem>,
 }
 
 impl FieldErrors {
-    /// Whether the part cannot be served as declared.
+    /// True if the part cannot be served as declared.
     pub fn refuse(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// The problems, each refusal with what is served meanwhile.
+    /// The problems, with `consequence` appended to each refusal.
     pub fn with_consequence(self, consequence: &str) -> impl Iterator<Item = Problem> {
         let open = self.open.into_iter().map(move |mut problem| {
             problem.message.push_str("; ");
@@ -33,14 +33,13 @@ impl FieldErrors {
     }
 }
 
-/// A field of a manifest, where something may be found wrong.
+/// A manifest field and the errors to add its problems to.
 pub(super) struct FieldPath<'a> {
     field: Field<'a>,
     errors: &'a mut FieldErrors,
 }
 
-/// The name of a field, which is written out only where something is found wrong: a world has many fields, and they are
-/// all right as a rule.
+/// A lazily formatted field path. It is written out only for problems, since most of the many fields have none.
 enum Field<'a> {
     Named(&'a str),
     At(&'a Field<'a>, &'a str),
@@ -62,7 +61,7 @@ impl<'a> FieldPath<'a> {
         Self { field: Field::Named(field), errors }
     }
 
-    /// Whether nothing is found wrong here so far, nor with anything else of the same part.
+    /// True if no problem was found in this part so far.
     pub fn is_clean(&self) -> bool {
         self.errors.open.is_empty() && self.errors.settled.is_empty()
     }
@@ -71,7 +70,7 @@ impl<'a> FieldPath<'a> {
         FieldPath { field: Field::At(&self.field, field), errors: self.errors }
     }
 
-    /// Another field, of which the same part is made.
+    /// Another field of the same part.
     pub fn sibling<'b>(&'b mut self, field: &'b str) -> FieldPath<'b> {
         FieldPath { field: Field::Named(field), errors: self.errors }
     }
@@ -92,18 +91,18 @@ impl<'a> FieldPath<'a> {
         self.errors.settled.push(self.problem(Severity::Warning, reason, message));
     }
 
-    /// Refuses a smaller part only, with what is served meanwhile: it costs the part around it nothing.
+    /// Refuses one item without refusing the part around it. The message names the consequence.
     pub fn drop_item(&mut self, reason: Reason, message: impl Into<String>) {
         self.errors.settled.push(self.problem(Severity::Refused, reason, message));
     }
 
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
-        // Names and values that it quotes may be of any length.
+        // Quoted names and values may be of any length.
         let message = limited(&message.into(), MAX_SENTENCE).into_owned();
         Problem { severity, reason, field: self.field.to_string(), message }
     }
 
-    /// The duration, which is refused outside of `range`.
+    /// Returns the duration and refuses it outside of `range`.
     pub fn duration(&mut self, value: Duration, range: impl RangeBounds<Duration>) -> Duration {
         if !range.contains(&value) {
             let bound = |bound: Bound<&Duration>| match bound {
@@ -121,7 +120,7 @@ impl<'a> FieldPath<'a> {
         value
     }
 
-    /// The number, which is refused outside of `range`.
+    /// Returns the number and refuses it outside of `range`.
     pub fn number<T: PartialOrd + Display>(&mut self, value: T, range: RangeInclusive<T>) -> T {
         if !range.contains(&value) {
             self.refuse(format!("{value} is out of range: write {} to {}", range.start(), range.end()));
@@ -130,7 +129,7 @@ impl<'a> FieldPath<'a> {
     }
 }
 
-/// What `read` makes of a field, unless it refuses something there.
+/// Returns the result of `read`, or `None` if it refused something in the field.
 pub(super) fn accepted<T>(
     field: &str,
     fallback: &str,
@@ -144,7 +143,7 @@ pub(super) fn accepted<T>(
     value
 }
 
-/// Another item with the same identity.
+/// The index of another item with the same identity.
 pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
     (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }

@@ -1,6 +1,6 @@
-//! The flags that fields of a load balancer from the command line come from: whoever typed them is told of these.
+//! Command-line flags and variables that set fields of a load balancer. Messages name them in front of the field.
 
-/// What each field was typed as; a field counts for those below it.
+/// Field path prefixes and the flags that set them; the first match wins.
 const TYPED: [(&str, &str); 6] = [
     ("spec.listeners[0].tls", "--tls-certificate, --tls-key"),
     ("spec.listeners", "--listen or LISTEN"),
@@ -10,7 +10,7 @@ const TYPED: [(&str, &str); 6] = [
     ("", "command line"),
 ];
 
-/// The field with what it was typed as in front.
+/// Prefixes a field path with its flag.
 pub(super) fn with_flag(field: &str) -> String {
     let typed = TYPED.iter().find(|(path, _)| field.starts_with(path)).map_or("", |(_, typed)| typed);
     format!("{typed} ({field})")

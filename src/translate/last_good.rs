@@ -6,13 +6,13 @@ use crate::{
     world::Declared,
 };
 
-/// What a load balancer served before and may go on with: what it keeps while its declaration is wrong.
+/// The configuration that a load balancer served last and keeps while its declaration is wrong.
 ///
-/// Another object of the same name has other uids, and inherits nothing.
+/// A recreated object has another uid and inherits nothing.
 pub(super) struct LastGood<'a> {
-    /// By the declared port.
+    /// Listeners by declared port.
     pub listeners: BTreeMap<u16, &'a Arc<Listener>>,
-    /// Without endpoints that no backend may have any more.
+    /// The upstream without endpoints whose addresses are no longer allowed.
     pub upstream: Option<Arc<Upstream>>,
 }
 
@@ -25,13 +25,13 @@ impl<'a> LastGood<'a> {
         };
         let listeners: BTreeMap<_, _> =
             previous.listeners_of(object).filter(own).map(|(key, listener)| (key.port, listener)).collect();
-        // An upstream without listeners is not kept, so that of the same name is its own if a listener is.
+        // Upstreams are kept only with a listener, so the upstream of this name has the same owner as its listeners.
         let upstream = previous.upstreams.get(&UpstreamKey { object: object.clone() });
         let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, reach));
         Self { listeners, upstream }
     }
 
-    /// Whether there may be connections to this endpoint.
+    /// True if the endpoint may have open connections.
     pub fn contained(&self, endpoint: &EndpointKey) -> bool {
         self.upstream.as_ref().is_some_and(|before| {
             before.endpoints.binary_search_by(|other| other.key.cmp(endpoint)).is_ok()

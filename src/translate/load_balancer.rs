@@ -1,4 +1,4 @@
-//! One load balancer: what it asks for, and what it keeps while it is wrong.
+//! Translation of one load balancer, with its fallback while the declaration is wrong.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,12 +21,12 @@ use crate::{
     world::{Declared, Site},
 };
 
-/// What one load balancer comes to, before it is known whether others have its ports.
+/// One translated load balancer, before port conflicts with others are resolved.
 pub(super) struct Translated {
     pub listeners: BTreeMap<ListenerKey, ListenerRequest>,
     /// `None`: no listener can be served.
     pub upstream: Option<Arc<Upstream>>,
-    /// Of its endpoints.
+    /// Retention of its endpoints.
     pub retention: Retention,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn translate(
     (translated, Verdict { origin: declared.origin.clone(), identity: declared.identity.clone(), problems })
 }
 
-/// What is wrong with the present text, where it cannot be read at all.
+/// Problems of a declaration that cannot be parsed.
 fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
     let fallback = match &declared.spec {
         Some(_) => "its last good version keeps serving",
@@ -68,7 +68,7 @@ fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
         .collect()
 }
 
-/// All that it had before.
+/// Requests for everything that the load balancer served before.
 fn retained(object: &ObjectKey, last_good: &LastGood, context: &TranslateContext) -> Translated {
     let key = |port| ListenerKey { object: object.clone(), port };
     let request =
@@ -98,7 +98,7 @@ impl Declaration<'_> {
         let Some(upstream::Translated { upstream, fell_back, retention }) =
             upstream::translate(self, shared.keepalive, certificates, problems)
         else {
-            // Without an upstream they would have nowhere to go.
+            // Listeners without an upstream cannot forward connections.
             return Translated { listeners: BTreeMap::new(), upstream: None, retention: Retention::default() };
         };
         let listeners = match fell_back {
@@ -112,7 +112,7 @@ impl Declaration<'_> {
         ListenerKey { object: self.object.clone(), port: declared.port }
     }
 
-    /// What becomes of the listeners while something is wrong with all of them.
+    /// Fallback text for problems that affect all listeners.
     fn listeners_fallback(&self) -> &'static str {
         let listeners = &self.spec.listeners;
         let kept = listeners.iter().filter(|declared| self.last_good_listener(declared).is_some()).count();
@@ -153,7 +153,7 @@ impl Declaration<'_> {
             let fallback = listener_fallback(kept.is_some());
             let listener = accepted(&field, fallback, problems, |path| {
                 self.check_identity(index, path);
-                // Of what is beyond the quota, no Secret is read.
+                // Secrets of listeners beyond the quota are not read.
                 let is_within = within_quota && quotas::check_listener(self, index, path);
                 let before = before.map(|before| &**before);
                 is_within.then(|| listeners::translate(declared, shared, self, before, certificates, path)).flatten()
@@ -169,7 +169,7 @@ impl Declaration<'_> {
         requests
     }
 
-    /// What tells the listeners apart: ports, and names where there are several.
+    /// Checks the identity of a listener: its port, and its name where there are several listeners.
     fn check_identity(&self, index: usize, path: &mut FieldPath) {
         let listeners = &self.spec.listeners;
         let api::Listener { name, port, .. } = &listeners[index];
@@ -192,13 +192,14 @@ impl Declaration<'_> {
     }
 }
 
-/// Whether a listener that is to ask clients for certificates was open to everybody before: it is not kept so.
+/// True if the declaration adds client validation to a listener that had none. Such a listener does not keep its open
+/// configuration.
 fn is_open_now(declared: &api::Listener, before: &Listener) -> bool {
     let asks = declared.tls.as_ref().is_some_and(|tls| tls.client_validation.is_some());
     asks && before.tls.as_ref().is_none_or(|tls| tls.client_validation.is_none())
 }
 
-/// The one before, if it is equal: whoever holds it sees at a glance that nothing has changed.
+/// Returns `before` if it equals `new`, so pointer comparison shows that nothing changed.
 fn reuse<T: PartialEq>(new: T, before: Option<&Arc<T>>) -> Arc<T> {
     before.filter(|before| ***before == new).cloned().unwrap_or_else(|| Arc::new(new))
 }

@@ -1,13 +1,13 @@
-//! Parts of sentences that several modules use.
+//! Phrases shared by several messages.
 
 use crate::{model::ObjectKey, world::World};
 
-/// What becomes of a listener that is wrong, for the end of a sentence.
+/// Fallback text for a refused listener.
 pub(super) fn listener_fallback(served_before: bool) -> &'static str {
     if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
 }
 
-/// What there is, for a sentence: the first few of many.
+/// Lists items for a message, shortened after the first 16.
 pub(super) fn listed(items: impl IntoIterator<Item: ToString>) -> String {
     const MAX_LISTED: usize = 16;
 
@@ -20,7 +20,7 @@ pub(super) fn listed(items: impl IntoIterator<Item: ToString>) -> String {
     if items.is_empty() { "none".into() } else { items.join(", ") }
 }
 
-/// What to tell those who refer to an object that is not in the world.
+/// Message about a reference to an object that is not in the world.
 pub(super) fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
     match world.unreadable.get(&(kind, key.clone())) {
         Some(why) => format!("{kind} {key} cannot be read: {why}"),

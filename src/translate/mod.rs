@@ -1,8 +1,8 @@
-//! From what is declared to what is served: pure, total, and without I/O.
+//! Compiles the declared `World` into a `Snapshot`. Pure, total and without I/O.
 //!
 //! A mistake costs the smallest part it touches (a certificate, then a listener, then the load balancer) and nothing
 //! else. A listener that serves keeps its last good configuration while its declaration is wrong, and stops only when
-//! it is no longer declared; what is wrong at first sight is not served. The verdict says which.
+//! it is no longer declared. A listener whose first declaration is wrong is not served. The verdict names the problems.
 
 mod backends;
 mod context;
@@ -45,10 +45,10 @@ use crate::{
     world::{COMMAND_LINE, Declared, Site, World},
 };
 
-/// What to serve now, and what to tell each load balancer's owner.
+/// Compiles a world into the configuration to serve and a verdict for each load balancer.
 ///
-/// The generation is that of `previous` if both configure the same, else the next one. On `now` depend verdicts, and how
-/// long endpoints are kept that nothing confirms: see [`Snapshot::next_expiration`].
+/// The generation is that of `previous` if both configure the same, else the next one. `now` affects verdicts and the
+/// retention of endpoints that nothing confirms, see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now, Hosts::One) };
     let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);
@@ -59,8 +59,8 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
     (snapshot, verdicts)
 }
 
-/// What is served here, and what others serve in their pods, which is only judged here. `None`: everything is served
-/// here.
+/// Splits a world into load balancers served by this process and those served by sidecars, which are only validated
+/// here. `None`: this process serves all of them.
 fn parted(world: &World) -> Option<(World, World)> {
     let in_pods = |declared: &Declared| {
         let placement = declared.spec.as_ref().and_then(|spec| spec.placement);
@@ -76,16 +76,16 @@ fn parted(world: &World) -> Option<(World, World)> {
     Some((here, others))
 }
 
-/// Whose addresses and ports load balancers have.
+/// Hosts whose addresses and ports the load balancers use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hosts {
-    /// Those of one host or pod, together.
+    /// All load balancers share one host or pod.
     One,
-    /// Each those of a pod of its own.
+    /// Each load balancer has a pod of its own.
     OneEach,
 }
 
-/// What is to be served by the addresses of one host or pod.
+/// Listeners and upstreams that share the addresses of one host or pod.
 #[derive(Default)]
 struct Host {
     requests: BTreeMap<ListenerKey, ports::ListenerRequest>,
@@ -139,7 +139,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     verdicts.values_mut().for_each(Verdict::limit);
 
     retentions.retain(|key, _| used.contains(key));
-    // Where all is well, nothing else is kept.
+    // Valid load balancers retain nothing else.
     let is_well = |object: &ObjectKey| world.load_balancers[object].spec.is_some() && !verdicts[object].refuses();
     let with_kept = snapshot.upstreams.iter().filter(|(key, _)| !is_well(&key.object));
     let retained_until =

@@ -1,9 +1,9 @@
-//! What is said of what is too much for its namespace.
+//! Messages about exceeded quotas of a namespace.
 
 use super::{declaration::Declaration, field_errors::FieldPath, verdict::Reason};
 use crate::world::{Referred, Share, Tenancy};
 
-/// Whether the load balancer is within what its namespace may have.
+/// Refuses a load balancer beyond the quota of its namespace. Returns false for such a load balancer.
 pub(super) fn check(declaration: &Declaration, path: &mut FieldPath) -> bool {
     let Declaration { object, context, .. } = declaration;
     let is_within = context.quotas.share(object) != Some(Share::Nothing);
@@ -21,7 +21,7 @@ pub(super) fn check(declaration: &Declaration, path: &mut FieldPath) -> bool {
     is_within
 }
 
-/// Whether a listener of a load balancer that is within it is so, too.
+/// Refuses a listener beyond the quota of its namespace. Returns false for such a listener.
 pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut FieldPath) -> bool {
     let Declaration { object, context, .. } = declaration;
     let is_within = index < context.quotas.listeners(object);
@@ -39,7 +39,7 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut
     is_within
 }
 
-/// What is said of what is not read because it is one too many.
+/// Message about an object that is not read because it exceeds the quota.
 pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
     if most == 0 {

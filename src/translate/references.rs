@@ -1,4 +1,4 @@
-//! What load balancers refer to: the texts in it, and what becomes of one that cannot be read.
+//! Texts in Secrets, ConfigMaps and files that load balancers refer to, and the fallback for unreadable ones.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,15 +8,15 @@ use crate::{
     world::{Referred, Site, World},
 };
 
-/// A text that something refers to.
+/// The content of a referenced key or file.
 pub(super) struct Text<'a> {
-    /// What it is, for people: `tls.crt of Secret shop/pg-tls`, or its file.
+    /// Title for messages: `tls.crt of Secret shop/pg-tls`, or the file name.
     pub title: String,
     pub bytes: &'a [u8],
 }
 
 impl<'a> Text<'a> {
-    /// What an object has under a key; `None`: nothing.
+    /// The value of a key. `None`: the object has no such key.
     pub fn of(referred: &Referred, key: &str, world: &'a World) -> Result<Option<Self>, String> {
         let Referred { kind, key: name } = referred;
         let missing = || missing(kind.name(), name, world);
@@ -28,7 +28,7 @@ impl<'a> Text<'a> {
             RefKind::ConfigMap => {
                 let map = world.config_maps.get(name).ok_or_else(missing)?;
                 let text = map.data.as_ref().and_then(|data| data.get(key)).map(|text| text.as_bytes());
-                // What kubectl finds to be no text: it is not PEM, which has to be said.
+                // kubectl stores content that is not UTF-8 in binaryData. It is read too, to report that it is not PEM.
                 let binary = map.binary_data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
                 if text.is_some() && binary.is_some() {
                     return Err(format!(
@@ -52,15 +52,15 @@ impl<'a> Text<'a> {
     }
 }
 
-/// What becomes of something that cannot be read, for the end of a sentence.
+/// Fallback texts for an unreadable reference.
 pub(super) struct FallbackText {
     pub retained: &'static str,
     pub dropped: &'static str,
 }
 
-/// A reference whose object is not looked at here: nothing that depends on it is refused.
+/// A reference to an object that is not read here. Nothing that depends on it is refused.
 pub(super) enum Unchecked {
-    /// Sidecars have no quotas, and read it themselves.
+    /// Sidecars have no quotas and read the object themselves.
     BySidecar(Referred),
     /// See [`World::unread`].
     Unread(Arc<str>),
@@ -82,7 +82,7 @@ impl Unchecked {
 }
 
 impl Declaration<'_> {
-    /// What is read of a reference. One that is wrong stays as it was before, or is left out.
+    /// Reads a reference. An invalid one falls back to the last good value, or is dropped.
     pub fn read_or_last_good<T>(
         &self,
         reference: Option<Reference>,
@@ -107,13 +107,13 @@ impl Declaration<'_> {
         .or(before)
     }
 
-    /// What is referred to, if it is one too many.
+    /// The referenced object, if it exceeds the quota of its namespace.
     pub fn beyond_quota(&self, reference: Option<Reference>) -> Option<Referred> {
         let referred = Referred::by(self.object, reference?);
         self.context.world.beyond_quota.contains(&referred).then_some(referred)
     }
 
-    /// Why what is referred to is not looked at here. `None`: it is.
+    /// The reason not to read a reference. `None`: it is read.
     pub fn unchecked(&self, reference: Option<Reference>) -> Option<Unchecked> {
         let world = self.context.world;
         match self.beyond_quota(reference) {
@@ -126,7 +126,7 @@ impl Declaration<'_> {
     }
 }
 
-/// The object or the files that are referred to; where they may not be files, `instead` is what may be.
+/// The referenced object or files. `instead` names the kind of object to write where files are not allowed.
 pub(super) fn either<'f, F>(
     reference: Option<Reference>,
     (field, files): (&str, Option<&'f F>),

@@ -1,5 +1,5 @@
-//! The settings that a load balancer's listeners or endpoints share. Each is returned whole, also when something in it
-//! was refused: whoever asks uses it only if nothing was.
+//! Settings shared by a load balancer's listeners or endpoints. Each function returns a complete value even if it
+//! refuses a part; callers use it only if nothing was refused.
 
 use std::{
     cmp,
@@ -79,7 +79,7 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -
     }
 }
 
-/// `None`: connections stay where they are.
+/// Rebalancing settings. `None`: connections are not rebalanced.
 pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Option<Rebalance> {
     let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
     if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
@@ -98,7 +98,7 @@ pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Opt
     })
 }
 
-/// `None`: connections are kept.
+/// Drain settings of one case. `None`: connections are kept.
 fn close(declared: Option<&api::DrainPolicy>, path: &mut FieldPath) -> Option<Close> {
     let api::DrainPolicy { policy, after, spread, max_per_second } = declared?.clone();
     if policy == api::DrainAction::Keep {
@@ -146,7 +146,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, 
     }
 }
 
-/// Says what is wrong with the declared preference. Answers with how many connections overload an endpoint.
+/// Validates the locality preference. Returns the number of connections that overload an endpoint.
 fn locality(
     spec: &TcpLoadBalancerSpec,
     context: &TranslateContext,
@@ -172,7 +172,7 @@ fn locality(
 }
 
 fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, path: &mut FieldPath) {
-    // Whoever only checks manifests serves them nowhere.
+    // `tcplb check` has no locality and serves nothing.
     if context.world.place.is_none() {
         return;
     }
@@ -232,7 +232,7 @@ fn failback(declared: Option<&api::Failback>, path: &mut FieldPath) -> Failback 
     }
 }
 
-/// `None`: no ejection.
+/// Outlier ejection settings. `None`: endpoints are not ejected.
 pub(super) fn passive_check(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Option<PassiveCheck> {
     let declared = spec.health_check.as_ref().and_then(|check| check.passive.clone()).unwrap_or_default();
     let eject_for = (declared.eject_for, defaults::EJECT_FOR);
@@ -279,8 +279,8 @@ pub(super) fn given(declared: Option<api::Duration>, default: Duration) -> Durat
     declared.map_or(default, |duration| duration.0)
 }
 
-/// Two durations of which the second may not be shorter than the first, each with its default. A default gives way: it
-/// never contradicts what is declared, but the first one's stays at least `least`.
+/// Resolves two durations, where the second must not be shorter than the first. A default yields to a declared value,
+/// but the default of the first stays at least `least`.
 fn ordered(
     least: Duration,
     (short, short_default): (Option<api::Duration>, Duration),
@@ -306,17 +306,17 @@ pub(super) fn at_most(what: &str, limit: Duration, value: Duration, path: &mut F
     value
 }
 
-/// Zero means off.
+/// Maps zero, which disables a setting, to `None`.
 fn unless_zero(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
-/// For numbers that were refused if they are zero.
+/// Converts a number for which zero was already refused.
 pub(super) fn nonzero_u16(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap_or(NonZeroU16::MIN)
 }
 
-/// For numbers that were refused if they are zero.
+/// Converts a number for which zero was already refused.
 pub(super) fn nonzero_u32(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
 }

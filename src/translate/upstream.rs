@@ -1,4 +1,4 @@
-//! The endpoints of a load balancer, and how connections are spread over them and opened.
+//! The upstream of a load balancer: endpoints, balancing and connection settings.
 
 use super::{
     backends::{self, Found, checks, slices::Retention},
@@ -11,16 +11,17 @@ use super::{
 };
 use crate::model::{Keepalive, Upstream};
 
-/// The upstream, and whether it is one from before whose backends are all declared anew, and wrong.
+/// The upstream, and whether it is the last good one although all declared backends are new and invalid.
 pub(super) struct Translated {
     pub upstream: Upstream,
     pub fell_back: bool,
     pub retention: Retention,
 }
 
-/// A setting that is wrong stays as it was before, while the endpoints are followed. `None`: it never was right.
+/// Invalid settings fall back to their last good value, while endpoints are still followed. `None`: a setting never was
+/// valid.
 ///
-/// `keepalive` is `None` if the declared one is wrong, which is somebody else's to report.
+/// `keepalive` is `None` if the declared value is invalid, which the caller reports.
 pub(super) fn translate(
     declaration: &Declaration,
     keepalive: Option<Option<Keepalive>>,

@@ -10,51 +10,51 @@ use crate::{
     world::{Identity, MAX_PROBLEMS, more_problems},
 };
 
-/// What the translation thinks of each load balancer.
+/// Verdicts of one translation by load balancer.
 pub type Verdicts = BTreeMap<ObjectKey, Verdict>;
 
-/// What the translation thinks of one load balancer. No problem: it is served as declared.
+/// Problems of one load balancer. Without problems it is served as declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Where it is declared.
+    /// The file or API object that declares it.
     pub origin: Arc<str>,
-    /// What the API server knows it by.
+    /// Its identity in the API server.
     pub identity: Option<Identity>,
     pub problems: Vec<Problem>,
 }
 
 impl Verdict {
-    /// Whether something that was declared is not served as declared.
+    /// True if something is not served as declared.
     pub fn refuses(&self) -> bool {
         self.refused().next().is_some()
     }
 
-    /// Whether something that is asked of the kept Service is refused: it stays as it is, and is not made if there is
-    /// none.
+    /// True if a setting of the managed Service is refused. An existing Service then stays unchanged, and a missing one
+    /// is not created.
     pub fn refuses_service(&self) -> bool {
         self.refused().any(Problem::concerns_service)
     }
 
-    /// Whether a rule about clients is refused: what was served before goes on with the one before, which may mean
-    /// something else to those who come through another Service.
+    /// True if a rule about clients is refused. Listeners then keep their previous rule, which may have another meaning
+    /// for clients that connect through a new Service.
     pub fn refuses_rules_about_clients(&self) -> bool {
         self.refused().any(Problem::concerns_rules_about_clients)
     }
 
-    /// True if a reference has no target, or a Service no EndpointSlice that matches it. Both are so for a moment while
-    /// these objects are replaced.
+    /// True if a reference has no target, or a Service has no matching EndpointSlice. Both happen briefly while these
+    /// objects are replaced.
     pub fn has_unresolved_references(&self) -> bool {
         let unresolved = [Reason::RefNotFound, Reason::InvalidCertificateRef, Reason::EndpointsPending];
         self.problems.iter().any(|problem| unresolved.contains(&problem.reason))
     }
 
-    /// What is not served as declared.
+    /// Problems because of which something is not served as declared.
     pub fn refused(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter().filter(|problem| problem.severity == Severity::Refused)
     }
 
-    /// Leaves out problems beyond [`MAX_PROBLEMS`], but for the first one of each kind and part of the object: others go by
-    /// these.
+    /// Drops problems beyond [`MAX_PROBLEMS`], except for the first one of each kind and part of the object, which
+    /// conditions depend on.
     pub(super) fn limit(&mut self) {
         if self.problems.len() <= MAX_PROBLEMS {
             return;
@@ -80,19 +80,19 @@ impl Verdict {
     }
 }
 
-/// One thing that is wrong, and what it means for those who connect.
+/// One problem and its effect on connections.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     pub severity: Severity,
     pub reason: Reason,
-    /// The field it is about, as a path (`spec.listeners[0].tls`), with the flag it comes from in front if there is one;
-    /// empty: the whole object.
+    /// Path of the field (`spec.listeners[0].tls`), prefixed with its command-line flag if there is one. Empty: the
+    /// whole object.
     pub field: String,
-    /// A sentence that says what is wrong, what to write instead, and what is served meanwhile.
+    /// A sentence that states the problem, the correction and the fallback.
     pub message: String,
 }
 
-/// The longest field's path and message that are shown, in bytes.
+/// Limits of displayed field paths and messages, in bytes.
 const MAX_FIELD: usize = 512;
 const MAX_MESSAGE: usize = 4096;
 
@@ -107,14 +107,15 @@ impl Problem {
         self.field.split(['.', '[']).any(|part| RULES.contains(&part))
     }
 
-    /// Severity, reason, part of the object (`spec.listeners[0]`), and what else a verdict is asked about.
+    /// Severity, reason, part of the object (`spec.listeners[0]`), and the other properties that verdicts are queried
+    /// for.
     fn kind(&self) -> (Severity, Reason, String, bool, bool) {
         let part = self.field.split('.').take(2).collect::<Vec<_>>().join(".");
         (self.severity, self.reason, part, self.concerns_service(), self.concerns_rules_about_clients())
     }
 }
 
-/// For people: what the object's author wrote is escaped and bounded.
+/// Text for users. Content written by the object's author is escaped and shortened.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.field.is_empty() {
@@ -126,13 +127,13 @@ impl fmt::Display for Problem {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Something declared is not served, or not as declared.
+    /// The declared part is not served, or not as declared.
     Refused,
-    /// Served as declared, but somebody should look.
+    /// The declared part is served, but needs attention.
     Warning,
 }
 
-/// The class of a problem: Gateway API's condition reasons where it has one.
+/// The class of a problem, named after a Gateway API condition reason where one exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     Invalid,
@@ -152,8 +153,9 @@ pub enum Reason {
     NotPermitted,
     /// No port is allocated to it yet.
     Pending,
-    /// This process is in no place that could be near anything, as far as it knows: others may know better.
+    /// The node or zone of this process is unknown, or no endpoint is there. Other replicas may have a different
+    /// result.
     UnknownPlace,
-    /// It depends on an object of which nothing is known: see [`World::unread`](crate::world::World::unread).
+    /// It depends on an object that was not read, see [`World::unread`](crate::world::World::unread).
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! How endpoints are probed.
+//! Active health checks.
 
 use std::{cmp, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -28,8 +28,8 @@ use crate::{
     world::Site,
 };
 
-/// That of the load balancer. `None`: no probes. In a cluster they are made only where somebody wants them: Kubernetes'
-/// readiness rules there, and bare connections hurt some databases.
+/// The active check of the load balancer. `None`: no probes. In a cluster, probes are made only if declared: readiness
+/// is Kubernetes' task there, and bare connections hurt some databases.
 pub fn of_all(declaration: &Declaration, path: &mut FieldPath) -> Option<Arc<ActiveCheck>> {
     let declared = declaration.spec.health_check.as_ref().and_then(|check| check.active.as_ref());
     match declared {
@@ -39,7 +39,7 @@ pub fn of_all(declaration: &Declaration, path: &mut FieldPath) -> Option<Arc<Act
     }
 }
 
-/// `None`: no probes.
+/// Translates an active check. `None`: no probes.
 pub(super) fn active_check(
     declared: &api::ActiveCheck,
     declaration: &Declaration,
@@ -71,7 +71,7 @@ pub(super) fn active_check(
         transport: match declared.transport {
             Some(api::CheckTransport::Plain) => Transport::Plain,
             Some(api::CheckTransport::Tls) => Transport::Tls,
-            // A handshake that is asked for is verified where connections are, whichever the port.
+            // An explicit TLS check uses the verification of connections on any port.
             None if port.is_none() || declared.type_ == api::CheckType::Tls => Transport::AsConnections,
             None => Transport::ByPort,
         },
@@ -84,7 +84,7 @@ pub(super) fn active_check(
     }))
 }
 
-/// Refuses what a check asks of a backend that cannot be.
+/// Refuses a check that conflicts with the backend.
 pub(super) fn refuse_impossible(
     declared: &api::Backend,
     backend: &Backend,
@@ -109,7 +109,7 @@ pub(super) fn refuse_impossible(
             }
         }
     }
-    // Another port of the same address may be another's.
+    // Another port of the same address may belong to another process.
     let Some(port) = check.port else { return };
     let reach = &declaration.context.reach;
     let refused = endpoints.iter().find_map(|endpoint| {
@@ -124,7 +124,7 @@ pub(super) fn refuse_impossible(
     }
 }
 
-/// What a check of one type asks is not part of a check of another.
+/// Refuses settings of other check types.
 fn refuse_other_blocks(declared: &api::ActiveCheck, path: &mut FieldPath) {
     let blocks = [
         ("exchange", declared.exchange.is_some(), "Exchange", api::CheckType::Exchange),
@@ -140,7 +140,8 @@ fn refuse_other_blocks(declared: &api::ActiveCheck, path: &mut FieldPath) {
     }
 }
 
-/// What would do nothing is taken for encryption, and on type TLS it would turn verification off.
+/// Refuses a transport without effect: it would be mistaken for encryption, and on type TLS it would disable
+/// verification.
 fn refuse_transport(declared: &api::ActiveCheck, path: &mut FieldPath) {
     let has_none = matches!(declared.type_, api::CheckType::Tcp | api::CheckType::Tls | api::CheckType::None);
     if has_none && declared.transport.is_some() {
@@ -149,7 +150,7 @@ fn refuse_transport(declared: &api::ActiveCheck, path: &mut FieldPath) {
     }
 }
 
-/// `None`: there is none, or what it asks is wrong.
+/// Translates the probe. `None`: there is none, or it is invalid.
 fn probe(declared: &api::ActiveCheck, declaration: &Declaration, path: &mut FieldPath) -> Option<Probe> {
     Some(match declared.type_ {
         api::CheckType::None => return None,
@@ -254,7 +255,7 @@ fn server_name(declared: &api::ServerName, path: &mut FieldPath) -> Option<Serve
     name
 }
 
-/// `None`: nobody logs in.
+/// Translates the login of a PostgreSQL check. `None`: the check does not log in.
 fn postgres(declared: &api::PostgresCheck, declaration: &Declaration, path: &mut FieldPath) -> Option<PostgresSession> {
     let role = role(declared.role);
     let Some(user) = &declared.user else {
@@ -292,7 +293,7 @@ fn line(declared: &api::Text) -> Arc<str> {
     declared.0.as_str().into()
 }
 
-/// The password that a reference in `passwordRef` leads to. Nothing of it is part of any sentence.
+/// Reads the password of a `passwordRef`. Messages never contain any part of it.
 fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, path: &mut FieldPath) -> Option<Password> {
     let reference = reference?;
     let mut path = path.at("passwordRef");
@@ -311,7 +312,7 @@ fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Res
     let world = declaration.context.world;
     match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
-            // The key that is written may be the password itself, by mistake.
+            // The declared key may be the password itself, by mistake.
             let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };
             format!("{secret} has no short text under {key}: write which of its keys has the password")
         }),

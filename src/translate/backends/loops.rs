@@ -1,4 +1,4 @@
-//! Endpoints that are listeners of the same process, as far as that can be told from the world.
+//! Endpoints that are listeners of the same process, as far as the world shows it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,9 +8,9 @@ use crate::{
     world::World,
 };
 
-/// Leaves endpoints out through which connections would come back to their listener, and tells their load balancers.
+/// Drops endpoints through which connections would return to their listener, and reports them.
 pub fn drop_loops(snapshot: &mut Snapshot, world: &World, verdicts: &mut Verdicts) {
-    // Other addresses of this host are known to those who serve, not here.
+    // Only the serving process knows other addresses of this host.
     for (key, endpoints) in loops(&snapshot.listeners, &snapshot.upstreams, |ip: IpAddr| ip.is_loopback()) {
         let object = &key.object;
         let problems = &mut verdicts.entry(object.clone()).or_default().problems;

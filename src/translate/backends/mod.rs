@@ -1,4 +1,4 @@
-//! The endpoints of all backends of a load balancer, each with the weight that gives its backend the declared share.
+//! Backends of a load balancer, and their endpoints with weights that give each backend its declared share.
 
 pub(super) mod checks;
 pub(super) mod loops;
@@ -35,7 +35,7 @@ use crate::{
     world::Lookup,
 };
 
-/// What a backend comes to, and what is wrong with it.
+/// One translated backend and its errors.
 struct Part {
     name: Arc<str>,
     settings: Arc<Backend>,
@@ -43,29 +43,30 @@ struct Part {
     endpoints: Vec<Endpoint>,
     unready: BTreeMap<EndpointKey, Unready>,
     retention: Retention,
-    /// No EndpointSlice matches its Service.
+    /// True if no EndpointSlice matches its Service.
     is_unlisted: bool,
-    /// Pods of its Service that are not ready, without those that terminate.
+    /// Number of pods of its Service that are not ready, without terminating ones.
     not_ready: usize,
-    /// The same, and it had no endpoints before.
+    /// True if it is unlisted and had no endpoints before.
     is_pending: bool,
     errors: FieldErrors,
 }
 
-/// What all backends come to.
+/// All translated backends.
 pub(super) struct Found {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
-    /// Sorted by key.
+    /// Endpoints, sorted by key.
     pub endpoints: Vec<Endpoint>,
-    /// Those that served before.
+    /// Unready endpoints that served before.
     pub unready: BTreeMap<EndpointKey, Unready>,
-    /// All backends are wrong, and none had any endpoints by its name: these are what there was before, by other names.
+    /// True if all backends are invalid and none had endpoints under its name, so these are the previous endpoints
+    /// under other names.
     pub fell_back: bool,
     pub retention: Retention,
 }
 
-/// A backend that is wrong keeps the settings and endpoints it had `before`; if all are wrong, or wait for EndpointSlices,
-/// and none had any by its name, connections go where they went before.
+/// Translates all backends. An invalid backend keeps its last good settings and endpoints. If all are invalid, or wait
+/// for EndpointSlices, and none had endpoints under its name, connections use the previous endpoints.
 pub(super) fn translate(
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
@@ -75,7 +76,7 @@ pub(super) fn translate(
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
-    // What is to be encrypted goes nowhere rather than where it went in the clear.
+    // Connections that should be encrypted are refused rather than sent to a previous plaintext backend.
     let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
     let fell_back =
@@ -102,7 +103,7 @@ pub(super) fn translate(
             false => declaration.endpoints_fallback("it keeps the endpoints it had before", &endpoints),
         };
         problems.extend(errors.with_consequence(&fallback));
-        // The first one, should several have its name.
+        // The first backend wins if several have the same name.
         backends.entry(name).or_insert(settings);
         if !endpoints.is_empty() {
             groups.push((weight, endpoints));
@@ -162,7 +163,7 @@ fn part(
     }
 }
 
-/// The endpoints that a backend had before from the same Service: of the first one, should several have its name.
+/// Previous endpoints of a backend from the same Service. They belong to the first backend of this name.
 fn earlier<'a>(
     index: usize,
     before: Option<&Arc<Backend>>,
@@ -174,7 +175,7 @@ fn earlier<'a>(
     own(index, declaration, &upstream.endpoints).collect()
 }
 
-/// Those of the backend's name, if it is the first one that has it.
+/// Endpoints under the backend's name, if it is the first backend of this name.
 fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -> impl Iterator<Item = &'a Endpoint> {
     let backends = &declaration.spec.backends;
     let name: Arc<str> = backends[index].name().into();
@@ -182,7 +183,7 @@ fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -
     endpoints.iter().filter(move |endpoint| is_first && endpoint.key.backend == name)
 }
 
-/// What connections go to until the EndpointSlices of other Services are there, each with its expiration.
+/// The retained upstream until EndpointSlices of the new Services arrive, with an expiration for each endpoint.
 fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Declaration) -> Option<Arc<Upstream>> {
     let Declaration { object, context, .. } = declaration;
     let mut kept = Upstream::clone(kept);
@@ -197,7 +198,7 @@ fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Dec
     (!kept.endpoints.is_empty()).then(|| Arc::new(kept))
 }
 
-/// What a backend had before and may keep: the first one, should several have its name.
+/// Endpoints that a backend retains. They belong to the first backend of this name.
 fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
     let Declaration { object, context, last_good, .. } = declaration;
     let before = last_good.upstream.as_ref().map_or(&[][..], |before| &before.endpoints);
@@ -214,7 +215,7 @@ fn check_name(backends: &[api::Backend], index: usize, path: &mut FieldPath) {
     }
 }
 
-/// Whether it matters how many of the endpoints are usable, as long as some are.
+/// True if the number of usable endpoints matters beyond zero.
 fn asks_for_shares(spec: &TcpLoadBalancerSpec) -> bool {
     let failover = spec.load_balancing.as_ref().and_then(|balancing| balancing.failover.as_ref());
     failover.and_then(|failover| failover.min_usable_percent).is_some_and(|percent| percent > 0)
@@ -251,17 +252,17 @@ fn settings(
     }
 }
 
-/// The endpoints of one backend.
+/// Endpoints of one backend.
 struct Endpoints {
     serving: Vec<Endpoint>,
-    /// Those that served before and are still listed.
+    /// Unready endpoints that served before and are still listed.
     unready: BTreeMap<EndpointKey, Unready>,
-    /// How many are not ready, whether they served before or not, without those that terminate.
+    /// Number of endpoints that are not ready, without terminating ones.
     not_ready: usize,
-    /// Those that serve terminate.
+    /// True if the serving endpoints are terminating.
     last_resort: bool,
     retention: Retention,
-    /// No EndpointSlice matches its Service.
+    /// True if no EndpointSlice matches its Service.
     is_pending: bool,
 }
 
@@ -310,7 +311,7 @@ fn endpoints(
     Endpoints { serving, unready, not_ready, last_resort, retention, is_pending }
 }
 
-/// The addresses, with all that is known of each DNS name.
+/// Declared addresses, and all known addresses of each DNS name.
 fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<Member> {
     if addresses.is_empty() {
         path.refuse("it is empty: write at least one host:port");
@@ -320,7 +321,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         let path = &mut path.item(index);
         let (name, ips) = match &address.host {
             Host::Ip(ip) => (None, vec![*ip]),
-            // It is not looked up.
+            // Names are not resolved in this mode.
             Host::Name(name) if !context.world.site.reaches_addresses() => {
                 let why = context.reach.sentence(Refusal::Outside);
                 path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
@@ -364,7 +365,7 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, path: &mut FieldPath) {
     path.warn(Reason::NameNotResolved, message);
 }
 
-/// Says so, unless something else is wrong, which is the reason then.
+/// Warns about a backend without endpoints, unless another problem explains it.
 fn warn_of_no_endpoints(
     index: usize,
     is_pending: bool,
@@ -398,7 +399,7 @@ fn warn_of_no_endpoints(
     path.warn(reason, format!("{who}; connections are refused while no other backend has one"));
 }
 
-/// Reports endpoints that are kept though no EndpointSlice of their Service has them.
+/// Warns about endpoints that are retained although no EndpointSlice of their Service lists them.
 fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Declaration, path: &mut FieldPath) {
     let namespace = &declaration.object.namespace;
     let until = due.saturating_add(MAX_RETENTION - REPORT_DELAY).unwrap_or(Timestamp::MAX);
@@ -412,11 +413,11 @@ fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Decl
     );
 }
 
-/// Sorted, and with weights that give each group its share.
+/// Sorts the endpoints and sets the weights that give each group its share.
 fn weighted(groups: Vec<(u16, Vec<Endpoint>)>) -> Vec<Endpoint> {
     let shares: Vec<_> = groups
         .iter()
-        // A weight of zero was refused; what is left of its backend counts like one without a weight.
+        // A weight of zero was refused; retained endpoints of its backend count with weight 1.
         .map(|(weight, endpoints)| Share { weight: (*weight).max(1), endpoints: endpoints.len() })
         .collect();
     let weights = endpoint_weights(&shares);

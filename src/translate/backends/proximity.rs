@@ -1,4 +1,4 @@
-//! How far a load balancer's endpoints are from this process.
+//! Distances of a load balancer's endpoints from this process.
 
 use k8s_openapi::api::discovery::v1::Endpoint;
 
@@ -8,17 +8,17 @@ use crate::{
     world::Place,
 };
 
-/// The preference that a load balancer has, if it has one.
+/// The declared locality preference.
 pub(super) fn preference(spec: &TcpLoadBalancerSpec) -> Option<Prefer> {
     let balancing = spec.load_balancing.as_ref()?;
     balancing.locality.as_ref().map(|locality| locality.prefer)
 }
 
-/// How far the endpoints of a Service are that serve.
+/// Distances of the serving endpoints of a Service.
 pub(super) struct Distances<'a> {
     prefer: Prefer,
     here: &'a Place,
-    /// Hints count only where every endpoint has them: without one, its connections would go nowhere.
+    /// Hints count only if every endpoint has them: an endpoint without a hint would get no connections.
     all_have_zones: bool,
     all_have_nodes: bool,
 }

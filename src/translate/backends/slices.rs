@@ -1,4 +1,4 @@
-//! The endpoints behind a Service's port, by the rules that kube-proxy has for EndpointSlices.
+//! Endpoints of a Service's port, by kube-proxy's rules for EndpointSlices.
 
 mod member;
 mod port;
@@ -42,18 +42,18 @@ use crate::{
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
 
-/// The endpoints behind a Service's port.
+/// Endpoints of a Service's port.
 #[derive(Default)]
 pub(super) struct Listed {
     pub members: Vec<Member>,
-    /// The Service is there, and no EndpointSlice that matches it.
+    /// True if the Service exists without a matching EndpointSlice.
     pub is_pending: bool,
-    /// The time at which endpoints that are retained without such a slice are to be reported.
+    /// Time at which to report endpoints that are retained without such a slice.
     pub report_due: Option<Timestamp>,
 }
 
-/// All endpoints that are listed behind a Service's port. Those serve that are ready, or, where none is, those that still
-/// serve while they terminate. Those of `before` that are listed no more are among them for as long as they may stay.
+/// All endpoints of a Service's port. Ready endpoints serve; if there are none, terminating ones that still serve do.
+/// Endpoints of `before` that are no longer listed are included while they are retained.
 pub(super) fn members(
     declared: &BackendService,
     before: &[&model::Endpoint],
@@ -104,8 +104,7 @@ pub(super) fn members(
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), path)
 }
 
-/// The Service's first family. Where it names none, IPv4 if there is any: a pod that has an address of each family
-/// would count twice if both were used.
+/// The first IP family of the Service. If it has none, IPv4 if present: a dual-stack pod would count twice with both.
 fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> &'a str {
     let declared = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref()?.first());
     match declared {
@@ -115,14 +114,14 @@ fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> 
     }
 }
 
-/// Which endpoints of a Service's slices serve.
+/// Selection of the endpoints that serve, from a Service's slices.
 struct Serving<'a> {
     port: TargetPort,
     service: &'a Service,
     reach: &'a Reach<'a>,
-    /// What is preferred, seen from where.
+    /// The locality preference and the locality of this process.
     near: Option<(Prefer, &'a Place)>,
-    /// The endpoints that it had before.
+    /// The previous endpoints.
     before: &'a [&'a model::Endpoint],
     declaration: &'a Declaration<'a>,
 }
@@ -152,9 +151,9 @@ impl Serving<'_> {
             refusals.push((key, slice, is_ours, is_replaced, refused));
         }
         let retained = self.retained(&found, &matched);
-        // A slice that is not the Service's any more is not reported while endpoints stay.
+        // Slices that no longer belong to the Service are not reported while endpoints are retained.
         for (key, slice, is_ours, is_replaced, refused) in refusals {
-            // A finalizer may keep one that is being deleted for ever.
+            // A finalizer may retain a deleted slice forever.
             let goes_by_itself = is_replaced && slice.metadata.deletion_timestamp.is_none();
             let is_superseded = !retained.is_empty() || goes_by_itself && !found.is_empty();
             if !is_ours && is_superseded {
@@ -203,13 +202,13 @@ impl Serving<'_> {
     }
 }
 
-/// True if a slice that Kubernetes writes is of an earlier Service of the same name, or about to go.
+/// True if a slice of the EndpointSlice controller belongs to an earlier Service of the same name, or is being deleted.
 fn is_replaced(slice: &EndpointSlice, service: &Service) -> bool {
     let is_of_another = !belongs_to(slice, service) && slice.metadata.owner_references.is_some();
     is_managed(slice) && (slice.metadata.deletion_timestamp.is_some() || is_of_another)
 }
 
-/// An endpoint may be in two slices for a moment, as it moves from one to the other.
+/// Identity of an endpoint across slices: it may be in two slices while it moves between them.
 type Identity<'a> = (Option<&'a str>, Option<IpAddr>, u16);
 
 fn identity(address: SocketAddr, endpoint: &Endpoint) -> Identity<'_> {
@@ -228,7 +227,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Makes one of both sights of the same endpoint; the address counts at which it is ready.
+    /// Merges two entries of the same endpoint. A ready entry provides the address.
     fn join(self, known: &mut Self) {
         let conditions = known.conditions.or(self.conditions);
         if self.conditions.ready && !known.conditions.ready {

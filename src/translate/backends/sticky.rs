@@ -1,8 +1,7 @@
-//! Maglev tables: whether the routes of a load balancer get them.
+//! Selection of Maglev tables or rendezvous hashing for sticky load balancers.
 //!
-//! A table is large, and each set of backends that a route leads to needs one of its own. Where they would be too large
-//! together, clients are placed without tables. That depends on nothing but the configuration, so that all processes
-//! decide alike.
+//! A table is large, and each set of backends in a route needs its own. If all tables together are too large,
+//! rendezvous hashing is used instead. The decision depends on the configuration only, so all processes agree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +13,7 @@ use crate::{
     translate::verdict::{Problem, Reason, Severity, Verdicts},
 };
 
-/// Decides it for all load balancers, and tells those whose tables would be too large.
+/// Decides for all load balancers, and warns those whose tables would be too large.
 pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
     let Snapshot { listeners, upstreams, .. } = snapshot;
     let is_sticky = |upstream: &Upstream| upstream.balancing.algorithm == Algorithm::Maglev;

@@ -1,4 +1,4 @@
-//! TLS towards a backend.
+//! TLS origination to a backend.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ use crate::{
     },
 };
 
-/// TLS as declared, to be used only if nothing was refused. What equals that of `before` is the same, with its sessions.
+/// Translates the TLS settings; the result is valid only if nothing was refused. Unchanged settings keep the previous
+/// value and its TLS sessions.
 pub(super) fn translate(
     declared: &api::BackendTls,
     declaration: &Declaration,
@@ -80,7 +81,7 @@ fn terms(
             Some(read?)
         }
     };
-    // Those that only others can read are not known here.
+    // Authorities that only other processes can read are unknown here.
     let is_known = authorities.as_ref().is_none_or(|authorities| !authorities.is_empty());
     is_known.then_some(BackendTlsTerms {
         server_name,

@@ -11,11 +11,11 @@ pub(super) struct Share {
     pub endpoints: usize,
 }
 
-/// Weights up to this are exact; larger ones are scaled down to it and rounded, so that none is wrong by more than a
+/// Weights up to this limit are exact. Larger ones are scaled down to it and rounded, with an error of at most a
 /// millionth of the largest.
 const LARGEST: u128 = 1_000_000;
 
-/// For each share the weight of every one of its endpoints: `weight / endpoints`, in the smallest whole numbers.
+/// The weight of each endpoint, by share: `weight / endpoints`, in the smallest whole numbers.
 pub(super) fn endpoint_weights(shares: &[Share]) -> Vec<Weight> {
     let exact = exact(shares).unwrap_or_else(|| rounded(shares));
     let divisor = exact.iter().copied().fold(0, gcd).max(1);

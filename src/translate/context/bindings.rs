@@ -1,4 +1,4 @@
-//! Where listeners are bound, which depends on where the process runs.
+//! Bind addresses of listeners, by the mode that the process runs in.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,13 @@ use crate::{
 const EVERY_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 pub enum Bindings<'a> {
-    /// As they are declared.
+    /// The declared addresses.
     Declared,
-    /// All to this address.
+    /// One address for all listeners.
     To(IpAddr),
-    /// Each to the port that is allocated to it, by its load balancer's uid and the port that it declares.
+    /// Allocated ports, by the load balancer's uid and the declared port.
     Allocated(BTreeMap<(&'a str, u16), u16>),
-    /// Each to the port that it declares, if that is its own.
+    /// Node ports as declared, each owned by one load balancer.
     Claimed { tenancy: &'a Tenancy, owners: BTreeMap<u16, &'a ObjectKey> },
 }
 
@@ -41,7 +41,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// The address for a listener. `None`: there is none, and `path` says why.
+    /// The bind address of a listener. `None`: there is none, and `path` has the reason.
     pub fn address(
         &self,
         object: &ObjectKey,
@@ -71,7 +71,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// The ports that are bound, or will be, where they are known without the load balancers.
+    /// Ports that are or will be bound, where they are known without the load balancers.
     pub fn ports(&self) -> Vec<u16> {
         match self {
             Self::Declared | Self::To(_) => Vec::new(),
@@ -80,7 +80,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// Whether a listener of the load balancer with this uid may go on where it is bound.
+    /// True if a listener of the load balancer with this uid may keep its bind address.
     pub fn allow(&self, key: &ListenerKey, uid: Option<&str>, listener: &Listener) -> bool {
         match self {
             Self::Declared | Self::To(_) => true,
@@ -92,9 +92,8 @@ impl<'a> Bindings<'a> {
     }
 }
 
-/// Whose each port of the nodes is: the oldest load balancer's that declares it and may have it. It is so whoever served
-/// it before, and whether the rest of the declaration is right: all replicas come to the same answer, also those that
-/// have just started.
+/// The owner of each node port: the oldest load balancer that declares it and may have it, regardless of who served it
+/// before and of other mistakes in its declaration. So all replicas agree, including those that have just started.
 fn claims<'a>(
     previous: &Snapshot,
     tenancy: &Tenancy,
@@ -111,7 +110,7 @@ fn claims<'a>(
     owners
 }
 
-/// The ports that it declares, or those that it serves where that cannot be read.
+/// The declared ports, or the served ones if the declaration cannot be parsed.
 fn ports_of(object: &ObjectKey, declared: &Declared, previous: &Snapshot) -> Vec<u16> {
     match &declared.spec {
         Some(spec) => spec.listeners.iter().map(|listener| listener.port).collect(),

@@ -7,7 +7,7 @@ use crate::{
     world::{World, service_of},
 };
 
-/// All EndpointSlices by the namespace and name of their Service: many are asked for, and each is looked at once.
+/// EndpointSlices by namespace and Service name. The index is built once, since many Services are looked up.
 pub struct Slices<'a>(HashMap<&'a str, HashMap<&'a str, Vec<Slice<'a>>>>);
 
 pub type Slice<'a> = (&'a ObjectKey, &'a EndpointSlice);

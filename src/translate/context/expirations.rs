@@ -1,6 +1,6 @@
-//! How long endpoints are kept that nothing confirms any more: what they came from is gone, or no longer named.
+//! Retention of endpoints that nothing confirms any more, since their source is gone or no longer declared.
 //!
-//! Addresses that somebody wrote are kept without a limit. Those of pods, which have uids beside them, are not.
+//! Declared addresses are retained without a limit. Addresses of pods, whose endpoints have a uid, are not.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,22 +12,22 @@ use crate::{
     translate::context::TranslateContext,
 };
 
-/// Long enough to put right what was deleted or misspelt. Not longer, since the address of a pod that is gone is given
-/// to another one sooner or later, of any namespace.
+/// Long enough to restore a deleted or misspelt object. Not longer, since the address of a deleted pod is reused by
+/// other pods of any namespace.
 pub const MAX_RETENTION: SignedDuration = SignedDuration::from_mins(5);
 
-/// Long enough for EndpointSlices that are written one after the other, while a Service gets new ones or its endpoints
-/// move from one to another.
+/// Long enough for consecutive EndpointSlice updates, in which a Service gets new slices or endpoints move between
+/// slices.
 pub const SETTLE_TIME: SignedDuration = SignedDuration::from_secs(1);
 
-/// How long the EndpointSlices of a Service may be missing, or not match it, before it is reported.
+/// Delay before missing or mismatched EndpointSlices of a Service are reported.
 pub const REPORT_DELAY: SignedDuration = SignedDuration::from_secs(10);
 
-/// What is said of endpoints that are kept no longer than that.
+/// Suffix of messages about endpoints that are retained for [`MAX_RETENTION`].
 pub const RETENTION_NOTE: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
 
 impl TranslateContext<'_> {
-    /// What a load balancer had before, as far as it may be kept.
+    /// The last good upstream, without expired endpoints.
     pub fn retained(&self, object: &ObjectKey, before: &Arc<Upstream>) -> Arc<Upstream> {
         let is_retained = |endpoint: &&Endpoint| self.is_retained(object, endpoint);
         if before.endpoints.iter().all(|endpoint| is_retained(&endpoint)) {
@@ -37,8 +37,8 @@ impl TranslateContext<'_> {
         Arc::new(Upstream { endpoints, ..Upstream::clone(before) })
     }
 
-    /// Adds to an upstream, as far as it may be kept, what a listener leads to that goes on as before, while its backends
-    /// are no longer declared.
+    /// Restores the endpoints of backends that are no longer declared, but still used by the routes of a last good
+    /// listener.
     pub fn restore_routed_endpoints(&self, listener: &Listener, upstream: &mut Arc<Upstream>) {
         let routes = listener.tls.iter().flat_map(|tls| &tls.routes);
         let names = routes.filter_map(|route| route.backends.as_ref()).flat_map(|names| names.iter());
@@ -65,36 +65,36 @@ impl TranslateContext<'_> {
         self.expires_at(object, endpoint).is_none_or(|then| self.now < then)
     }
 
-    /// When endpoints of an upstream have to go. `None`: none has to.
+    /// Expiration of each unconfirmed endpoint of an upstream. `None`: there are none.
     pub fn expirations_of(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
         let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.expires_at(&key.object, endpoint)?));
-        // One whose time is over is not kept: whatever has it, has it from elsewhere.
+        // Expired endpoints are not retained. Those still present come from another source.
         let later = upstream.endpoints.iter().filter_map(to_go).filter(|(_, then)| *then > self.now);
         let all: BTreeMap<_, _> = later.collect();
         (!all.is_empty()).then_some(all)
     }
 
-    /// When an endpoint has to go. `None`: something confirms it.
+    /// Expiration of an endpoint. `None`: an EndpointSlice confirms it.
     pub fn expires_at(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
         let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
         let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
         if listed.iter().any(|pod| *pod.uid == *uid && self.reach.refusal(address, pod.target).is_none()) {
             return None;
         }
-        // It is another's already. Only Kubernetes is believed that, or anybody could take endpoints from others; and only
-        // of the port too, for pods in the network of their node share its address.
+        // Another pod has the address. Only slices written by Kubernetes count, or anyone could remove endpoints of
+        // others. The port must match too, since host-network pods share the address of their node.
         if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }
         Some(self.recorded_expiration(object, &endpoint.key, MAX_RETENTION))
     }
 
-    /// The recorded expiration of an endpoint that nothing confirms, at most `limit` from now.
+    /// Recorded expiration of an unconfirmed endpoint, at most `limit` from now.
     pub fn recorded_expiration(&self, object: &ObjectKey, endpoint: &EndpointKey, limit: SignedDuration) -> Timestamp {
         let known = self.previous.retained_until.get(&UpstreamKey { object: object.clone() });
         let known = known.and_then(|known| known.get(endpoint)).copied();
         let latest = self.now.saturating_add(limit).unwrap_or(Timestamp::MAX);
-        // It may be later than that where the clock has been put back.
+        // A recorded time can be later than that after the clock was set back.
         known.map_or(latest, |known| known.min(latest))
     }
 }

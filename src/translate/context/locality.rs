@@ -8,15 +8,15 @@ use crate::{
     world::{Place, World, service_of},
 };
 
-/// Whether endpoints have zones, and none this one.
+/// True if endpoints have zones, and none is in `zone`.
 pub(super) fn all_are_elsewhere(world: &World, zone: &str) -> bool {
     let endpoints = world.endpoint_slices.values().flat_map(|slice| &slice.endpoints);
     let mut zones = endpoints.filter_map(|endpoint| endpoint.zone.as_deref()).peekable();
     zones.peek().is_some() && zones.all(|other| other != zone)
 }
 
-/// Where this process runs. If only its node is known, the zone is the one that Kubernetes says of a pod there: of its
-/// own, as a rule, which the Service of the replicas has.
+/// The locality of this process. If only its node is known, the zone is that of a pod on this node in an EndpointSlice,
+/// usually its own, listed behind the Service of the replicas.
 pub(super) fn here(world: &World) -> Place {
     let Place { node, zone } = world.place.clone().unwrap_or_default();
     let zone = zone.or_else(|| zone_of(node.as_deref()?, world).map(Into::into));
@@ -27,7 +27,7 @@ fn zone_of<'a>(node: &str, world: &'a World) -> Option<&'a str> {
     world.endpoint_slices.iter().find_map(|(key, slice)| {
         let service = world.services.get(&ObjectKey::new(&key.namespace, service_of(slice)?))?;
         let there = |endpoint: &&Endpoint| endpoint.node_name.as_deref() == Some(node) && endpoint.zone.is_some();
-        // Anybody may write another slice, and what it says of a node.
+        // Other slices, and their node names, may be written by any user.
         let told =
             slice.endpoints.iter().filter(there).find(|endpoint| target(slice, endpoint, service) == Target::Pod);
         told?.zone.as_deref()

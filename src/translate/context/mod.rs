@@ -1,5 +1,5 @@
-//! Everything that the load balancers of one translation share: addresses and ports that may be used, EndpointSlices,
-//! pods, and the place of this process.
+//! State shared by all load balancers of one translation: usable addresses and ports, EndpointSlices, pods, and the
+//! locality of this process.
 
 pub(super) mod bindings;
 pub(super) mod endpoint_slices;
@@ -21,7 +21,7 @@ use crate::{
     world::{Place, Quotas, World, oldest_first},
 };
 
-/// What all load balancers of one translation have around them.
+/// Shared state of one translation.
 pub(super) struct TranslateContext<'a> {
     pub world: &'a World,
     pub previous: &'a Snapshot,
@@ -30,9 +30,9 @@ pub(super) struct TranslateContext<'a> {
     pub bindings: Bindings<'a>,
     pub slices: Slices<'a>,
     pub reach: Reach<'a>,
-    /// Made once something has to be kept.
+    /// Built on first use, when something has to be retained.
     pods: OnceCell<Pods>,
-    /// Looked for once somebody prefers what is near.
+    /// Computed on first use, by load balancers with a locality preference.
     here: OnceCell<Place>,
     all_are_elsewhere: OnceCell<bool>,
 }
@@ -47,12 +47,12 @@ impl<'a> TranslateContext<'a> {
         Self { world, previous, now, quotas, bindings, slices, reach, pods, here, all_are_elsewhere }
     }
 
-    /// Where this process runs.
+    /// The locality of this process.
     pub fn here(&self) -> &Place {
         self.here.get_or_init(|| locality::here(self.world))
     }
 
-    /// Whether endpoints have zones, and none that of this process.
+    /// True if endpoints have zones, and none is in the zone of this process.
     pub fn all_are_elsewhere(&self) -> bool {
         let elsewhere =
             || self.here().zone.as_deref().is_some_and(|zone| locality::all_are_elsewhere(self.world, zone));

@@ -1,4 +1,4 @@
-//! The pods that EndpointSlices list.
+//! Pods listed in EndpointSlices, and how far to trust these.
 
 use std::{collections::HashMap, net::IpAddr, rc::Rc};
 
@@ -12,23 +12,23 @@ use crate::{
     world::{World, service_of},
 };
 
-/// Says which controller writes a slice.
+/// Label that names the controller of a slice.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// The one that looks for the pods that Services select.
+/// The EndpointSlice controller of Kubernetes, which selects the pods of Services.
 const ENDPOINTS_OF_SELECTORS: &str = "endpointslice-controller.k8s.io";
 
-/// What is known of the one that an address belongs to.
+/// The known owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// It is a pod of the load balancer's own namespace.
+    /// A pod of the load balancer's own namespace.
     Pod,
-    /// It may be anybody.
+    /// An unknown owner.
     Anybody,
 }
 
-/// Anyone who may write EndpointSlices can write any address into one. Only those that Kubernetes writes itself, for a
-/// Service that selects pods, name pods that are there, each with its uid. Others that pose as such it deletes, and what
-/// a finalizer keeps from going then is told by that.
+/// Classifies the target of an endpoint. Users can write any address into an EndpointSlice, so only slices of the
+/// EndpointSlice controller, for a Service with a selector, prove that an endpoint is a pod. The controller deletes
+/// forged slices; one that a finalizer retains has a deletion timestamp.
 pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> Target {
     let managed = is_managed(slice);
     let kept = slice.metadata.deletion_timestamp.is_none();
@@ -39,7 +39,7 @@ pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> 
     if ours { Target::Pod } else { Target::Anybody }
 }
 
-/// True if Kubernetes looks for the pods of the Service itself.
+/// True if the Service has a selector, so Kubernetes writes its EndpointSlices.
 pub fn selects_pods(service: &Service) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     selector.is_some_and(|selector| !selector.is_empty())
@@ -52,11 +52,11 @@ pub fn is_managed(slice: &EndpointSlice) -> bool {
 
 pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
     let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
-    // A manifest of files has no uid.
+    // Services from files have no uid.
     service.metadata.uid.as_ref().is_none_or(|uid| owners.iter().any(|owner| owner.uid == *uid))
 }
 
-/// The pods that EndpointSlices list, by their addresses.
+/// Pods listed in EndpointSlices, by address.
 pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
 
 pub(super) struct Listed {

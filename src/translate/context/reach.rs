@@ -1,5 +1,5 @@
-//! Where backends may be. What is refused is an address, wherever it comes from: a name that resolves to it, an
-//! EndpointSlice that somebody wrote, or a load balancer's own text.
+//! Addresses that backends may have. Addresses are refused whatever their source: a DNS name, an EndpointSlice, or the
+//! declaration itself.
 
 mod forms;
 
@@ -19,20 +19,20 @@ use crate::{
 };
 
 pub enum Reach<'a> {
-    /// Nobody shares the process with others.
+    /// The process has a single tenant.
     Everywhere,
     Bounded(Bounds<'a>),
 }
 
-/// Why an address may not be a backend.
+/// The reason to refuse a backend address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// What kind of address it is that nothing can be connected to.
+    /// The kind of an address that cannot be connected to.
     Nowhere(&'static str),
-    /// What kind of address it is.
+    /// The kind of a special address.
     Special(&'static str),
     Denied,
-    /// It is one of the proxies, the API server or a Service.
+    /// An address of the proxies, the API server or a Service.
     Ours,
     Outside,
 }
@@ -52,7 +52,7 @@ impl<'a> Reach<'a> {
         }
     }
 
-    /// What is said of an address that is refused: `10.0.0.1:80 is …`.
+    /// Message part for a refused address: `10.0.0.1:80 is …`.
     pub fn sentence(&self, refusal: Refusal) -> String {
         match (refusal, self) {
             (Refusal::Nowhere(kind), _) => {
@@ -75,12 +75,12 @@ impl<'a> Reach<'a> {
     }
 }
 
-/// The addresses of one place that are refused, and why: so many that each is not told on its own.
+/// Refused addresses of one field, counted by reason, since there may be too many to report each.
 #[derive(Default)]
 pub struct Refused(BTreeMap<Refusal, (SocketAddr, usize)>);
 
 impl Refused {
-    /// Whether the address may be a backend.
+    /// True if the address is allowed. Counts refused ones.
     pub fn admit(&mut self, address: SocketAddr, target: Target, reach: &Reach) -> bool {
         let refusal = reach.refusal(address, target);
         if let Some(refusal) = refusal {
@@ -89,7 +89,7 @@ impl Refused {
         refusal.is_none()
     }
 
-    /// Says that they are left out, and who has them if that is not the place itself.
+    /// Reports the dropped addresses. `who` names their source, unless that is the field itself.
     pub fn tell(self, who: Option<&str>, reach: &Reach, path: &mut FieldPath) {
         for (refusal, (address, count)) in self.0 {
             let which = match (who, count - 1) {
@@ -99,7 +99,7 @@ impl Refused {
             };
             let message = format!("{which} {}; left out", reach.sentence(refusal));
             match refusal {
-                // Whoever has it, it is no mistake of the manifest.
+                // Not a mistake of the manifest.
                 Refusal::Nowhere(_) if who.is_some() => path.warn(Reason::Invalid, message),
                 Refusal::Nowhere(_) => path.drop_item(Reason::Invalid, message),
                 _ => path.drop_item(Reason::NotPermitted, message),
@@ -112,10 +112,10 @@ pub struct Bounds<'a> {
     tenancy: &'a Tenancy,
     /// Addresses of the proxies and of the API server.
     ours: BTreeSet<IpAddr>,
-    /// Where the proxies listen themselves.
+    /// Ports that the proxies listen on.
     our_ports: BTreeSet<u16>,
     api_server: BTreeSet<SocketAddr>,
-    /// Addresses of Services, which no pod has.
+    /// Cluster IPs of Services, which no pod has.
     services: BTreeSet<IpAddr>,
 }
 
@@ -134,14 +134,14 @@ impl<'a> Bounds<'a> {
         bounds
     }
 
-    /// The proxies' pods, ready or not.
+    /// Adds the pods of the proxies, ready or not.
     fn add_replicas(&mut self, slices: &Slices) {
         let replicas = self.tenancy.replicas.iter().flat_map(|service| slices.of_service(service));
         let endpoints = replicas.flat_map(|(_, slice)| &slice.endpoints);
         self.ours.extend(endpoints.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| canonical(address)));
     }
 
-    /// The Services in front of the proxies: a load balancer before itself would be a loop.
+    /// Adds the Services in front of the proxies, since a load balancer with itself as backend would be a loop.
     fn add_kept(&mut self, world: &World) {
         let Some(home) = &self.tenancy.replicas else { return };
         for service in kept::of_namespace(&world.services, &home.namespace).filter(|service| kept::is_ours(service)) {
@@ -152,7 +152,7 @@ impl<'a> Bounds<'a> {
         }
     }
 
-    /// Only the API server's own objects count, by their names: others could be made to keep tenants from their pods.
+    /// Adds the API server. Only its own objects count, by name; otherwise a tenant could block other tenants' pods.
     fn add_api_server(&mut self, world: &World) {
         let key = ObjectKey::new("default", "kubernetes");
         if let Some(slice) = world.endpoint_slices.get(&key) {
@@ -176,7 +176,7 @@ impl<'a> Bounds<'a> {
         let ip = address.ip();
         let ours = match target {
             Target::Anybody => self.ours.contains(&ip),
-            // A pod in the network of its node shares the node's address with whoever else runs there.
+            // Host-network pods share the address of the node with other processes.
             Target::Pod => {
                 self.ours.contains(&ip) && self.our_ports.contains(&address.port())
                     || self.api_server.contains(&address)

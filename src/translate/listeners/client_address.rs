@@ -1,4 +1,4 @@
-//! Whether the proxies see their clients' addresses, or those of the nodes that connections come through.
+//! Refusal of settings that need client addresses where the proxies only see node addresses.
 
 use crate::{
     api::{Algorithm, Listener, ServiceType, TcpLoadBalancerSpec},
@@ -10,7 +10,8 @@ const CLIENT_ADDRESS_HINT: &str = "with service type NodePort connections come f
                        clients of a node as one: write service.externalTrafficPolicy: Local (then only nodes with a proxy \
                        take connections), or Cluster if the nodes' addresses will do, or proxyProtocol";
 
-/// Refuses what would look at a client's address and see a node's, unless somebody has thought of it.
+/// Refuses listener settings that depend on the client address where node addresses replace it, unless the Service
+/// states a traffic policy.
 pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &World, path: &mut FieldPath) {
     if !is_lost(spec, world) || declared.proxy_protocol.is_some() {
         return;
@@ -27,7 +28,7 @@ pub(super) fn check(declared: &Listener, spec: &TcpLoadBalancerSpec, world: &Wor
     }
 }
 
-/// The same of what chooses an endpoint.
+/// Refuses load balancing by client address in the same case.
 pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, path: &mut FieldPath) {
     let sticky = spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == Algorithm::Maglev);
     if sticky && is_lost(spec, world) && spec.listeners.iter().any(|listener| listener.proxy_protocol.is_none()) {
@@ -35,7 +36,7 @@ pub fn check_balancing(spec: &TcpLoadBalancerSpec, world: &World, path: &mut Fie
     }
 }
 
-/// By default, and so perhaps without anybody's knowledge.
+/// True if node addresses replace client addresses by default, without a declared traffic policy.
 fn is_lost(spec: &TcpLoadBalancerSpec, world: &World) -> bool {
     let through_nodes = |service: &crate::api::ServiceTemplate| {
         service.type_ == ServiceType::NodePort && service.external_traffic_policy.is_none()

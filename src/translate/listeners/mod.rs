@@ -1,4 +1,4 @@
-//! One listener: what it does with a connection before an endpoint is chosen.
+//! Listener settings: everything that applies to a connection before an endpoint is picked.
 
 pub(super) mod client_address;
 pub(super) mod ports;
@@ -24,15 +24,15 @@ use crate::{
     },
 };
 
-/// The settings that all listeners of a load balancer share. `None`: what is declared is wrong.
+/// Settings shared by all listeners of a load balancer. `None`: the declared value is invalid.
 pub(super) struct Shared {
     pub timeouts: Option<Timeouts>,
     pub keepalive: Option<Option<Keepalive>>,
     pub drain: Option<ListenerDrain>,
 }
 
-/// The listener as declared, to be used only if nothing was refused. `None`: something in `shared` is wrong, or it has no
-/// address yet.
+/// Translates a listener; the result is valid only if nothing was refused. `None`: something in `shared` is invalid, or
+/// the listener has no address yet.
 pub(super) fn translate(
     declared: &api::Listener,
     shared: &Shared,
@@ -107,7 +107,7 @@ fn tls(
             api::TlsVersion::V1_3 => TlsVersion::V1_3,
         },
         alpn: match tls.start_tls {
-            // What clients of PostgreSQL 17 insist on where they begin with TLS at once.
+            // PostgreSQL 17 clients require it for direct TLS.
             Some(api::StartTls::Postgres) if tls.alpn.is_empty() => vec!["postgresql".into()],
             _ => application_protocols(&tls.alpn, &mut path.at("alpn")),
         },
@@ -122,7 +122,7 @@ fn tls(
 
 fn application_protocols(declared: &[String], path: &mut FieldPath) -> Vec<Arc<str>> {
     for (index, protocol) in declared.iter().enumerate() {
-        // As the schema has it; RFC 7301 counts bytes, of which a character has up to four, in one byte.
+        // Same limit as the schema. RFC 7301 counts bytes, of which a character has up to four, in one byte.
         if !(1..=63).contains(&protocol.chars().count()) {
             path.item(index)
                 .refuse("it is not an application protocol: write at most 63 characters, for example h2 or postgresql");
@@ -172,7 +172,7 @@ fn access(declared: Option<&api::Access>, path: &mut FieldPath) -> Access {
     Access { allow: allow.into_iter().collect(), deny: deny.into_iter().collect() }
 }
 
-/// Merged as far as possible, so that one network covers all that is covered.
+/// Merges networks as far as possible, so that overlaps and coverage show.
 fn aggregated(networks: &[api::Network]) -> Vec<IpNet> {
     IpNet::aggregate(&networks.iter().map(|network| network.0).collect())
 }
@@ -195,7 +195,7 @@ fn limits(declared: Option<&api::Limits>, path: &mut FieldPath) -> Limits {
     }
 }
 
-/// As the schema has it.
+/// Same limit as the schema.
 const MAX_COUNT: u32 = 10_000_000;
 
 fn rate(declared: &api::Rate, path: &mut FieldPath) -> Rate {

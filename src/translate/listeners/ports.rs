@@ -1,7 +1,7 @@
-//! Who gets an address that several listeners want.
+//! Resolution of conflicts between listeners that request the same address.
 //!
-//! Whoever serves it keeps it; among others, the one whose key sorts first gets it. Who gets nothing keeps the address
-//! it had.
+//! The listener that serves an address keeps it. Among new ones, the first by key gets it. A refused listener keeps its
+//! previous address.
 
 mod holders;
 
@@ -17,23 +17,23 @@ use crate::{
     },
 };
 
-/// What a listener asks for.
+/// The requested configuration of a listener.
 #[derive(Clone, Debug)]
 pub enum ListenerRequest {
-    /// To serve as declared.
+    /// Serve as declared.
     Declared {
         listener: Arc<Listener>,
-        /// Where it is declared: `spec.listeners[0]`.
+        /// Path of the declaration: `spec.listeners[0]`.
         field: String,
-        /// What it served before and may go on with.
+        /// The configuration to fall back to.
         before: Option<Arc<Listener>>,
     },
-    /// To go on as before, since its declaration is wrong.
+    /// Keep the last good configuration, since the declaration is invalid.
     LastGood(Arc<Listener>),
 }
 
 impl ListenerRequest {
-    /// Where routes lead to backends that have only the names from before, the listener goes on as before.
+    /// Falls back to the last good configuration if routes name backends, which only exist under their previous names.
     pub fn with_last_good_routes(self) -> Self {
         let leads_somewhere =
             |listener: &Listener| listener.tls.iter().flat_map(|tls| &tls.routes).any(|route| route.backends.is_some());
@@ -48,11 +48,11 @@ impl ListenerRequest {
     }
 }
 
-/// The listeners that are served, and what to tell those that are not, or not as declared.
+/// Resolves all requests. Returns the served listeners and the problems of refused ones.
 pub fn settle(requests: BTreeMap<ListenerKey, ListenerRequest>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     for (key, request) in requests {
-        // Where they are bound: what they declare may be another port.
+        // By bound port, which may differ from the declared one.
         match request {
             ListenerRequest::LastGood(listener) => {
                 ports.entry(listener.bind.port()).or_default().served.insert(key, listener);
@@ -72,11 +72,11 @@ pub fn settle(requests: BTreeMap<ListenerKey, ListenerRequest>) -> (Listeners, B
     (served, problems)
 }
 
-/// One port number, on all addresses.
+/// One port number on all addresses.
 #[derive(Default)]
 struct Port {
     served: PortHolders,
-    /// Who is not served as declared, or not yet.
+    /// Requests that are not granted, or not yet.
     pending: Vec<PendingBind>,
 }
 
@@ -84,8 +84,8 @@ impl Port {
     fn settle(&mut self) {
         self.pending.sort_by_key(PendingBind::precedence);
         let mut unchanged = Vec::new();
-        // Who is refused stays at the address it had. That may be one that somebody else was let in to, so the others
-        // are asked again; each time there are fewer of them.
+        // A refused request falls back to its previous address, which may already be granted to another. So the
+        // remaining requests are decided again; each time there are fewer of them.
         let served = loop {
             let served = self.granted();
             let refused = |pending: &mut PendingBind| pending.before.is_some() && !served.contains(&pending.key);
@@ -104,7 +104,7 @@ impl Port {
         self.grant_freed_addresses();
     }
 
-    /// Whom there is room for, beside those that are served already.
+    /// Adds the requests without a conflict to the present holders.
     fn granted(&self) -> PortHolders {
         let mut served = self.served.clone();
         for pending in &self.pending {
@@ -115,7 +115,7 @@ impl Port {
         served
     }
 
-    /// Leaves in `pending` only those whose address somebody else has.
+    /// Grants requests whose address became free; the others stay in `pending`.
     fn grant_freed_addresses(&mut self) {
         let mut left = usize::MAX;
         while self.pending.len() < left {
@@ -139,7 +139,7 @@ struct PendingBind {
 }
 
 impl PendingBind {
-    /// Lower goes first: who is there already, then who grows or shrinks, then who moves, then who is new.
+    /// Lower values come first: unchanged addresses, then overlapping ones, then moves, then new listeners.
     fn precedence(&self) -> u8 {
         match &self.before {
             Some(before) if before.bind == self.listener.bind => 0,

@@ -1,4 +1,4 @@
-//! Which backends connections go to, by the TLS server names that clients ask for.
+//! Routes from TLS server names to backends.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,8 +8,8 @@ use crate::{
     translate::{declaration::Declaration, field_errors::FieldPath, messages::listed, verdict::Reason},
 };
 
-/// At least one, unless something is refused. A backend that there is not costs its route only: whoever asks for that
-/// is not sent to another.
+/// Translates the routes; there is at least one unless something is refused. An unknown backend costs its route only:
+/// clients of that route are not sent to other backends.
 pub(super) fn translate(
     declared: &api::Listener,
     tls: &api::ListenerTls,

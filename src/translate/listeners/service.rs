@@ -1,5 +1,5 @@
-//! What a load balancer asks of the Service that is kept for it, which is in the administrator's namespace. A refusal
-//! costs the Service only: connections that reach the proxies are served.
+//! Validation of the managed Service's settings. The Service is in the administrator's namespace. A refusal affects the
+//! Service only: connections that reach the proxies are served.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<P
     }
 }
 
-/// Refuses what is asked of a Service where none is kept.
+/// Refuses Service settings in modes without a managed Service.
 pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
     const NO_SERVICE: &str = "it has no Service";
 
@@ -103,7 +103,7 @@ fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, ten
     }
 }
 
-/// By these the Services that are kept are found again.
+/// Keys that identify managed Services.
 fn is_ours(key: &str) -> bool {
     key.starts_with("tcplb.io/") || key == "app.kubernetes.io/managed-by"
 }
@@ -119,7 +119,7 @@ fn not_allowed(what: &str, patterns: &[String]) -> String {
     format!("`{what}` is not allowed: the administrator allows {}", listed(patterns))
 }
 
-/// A name, with a DNS subdomain and a slash in front if there is one, as the API server has it.
+/// True for a name with an optional DNS subdomain and slash in front, as the API server requires.
 fn is_qualified_name(key: &str) -> bool {
     match key.split_once('/') {
         Some((domain, name)) => is_subdomain(domain) && is_simple_name(name),

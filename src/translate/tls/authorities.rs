@@ -1,4 +1,4 @@
-//! Who is believed to issue certificates, from ConfigMaps, Secrets and files.
+//! Certificate authorities from ConfigMaps, Secrets and files.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,8 +28,8 @@ use crate::{
 };
 
 impl<'a> Certificates<'a> {
-    /// What certificates clients have to show. A source that is wrong stays as it was before, or is left out: then those
-    /// whom it stands for cannot connect. Refused if none is left.
+    /// Translates client validation. An invalid source falls back to its last good content, or is dropped: then its
+    /// clients cannot connect. Refused if no source is left.
     pub fn client_validation(
         &mut self,
         declared: &api::ClientValidation,
@@ -56,7 +56,7 @@ impl<'a> Certificates<'a> {
         Some(validation)
     }
 
-    /// The authorities of all sources. Refused if there are none, unless only others can read them.
+    /// Reads the authorities of all sources. Refused if there are none, unless only other processes can read them.
     pub fn authorities(
         &mut self,
         declared: &[api::CaRef],
@@ -68,7 +68,7 @@ impl<'a> Certificates<'a> {
         for (index, reference) in declared.iter().enumerate() {
             authorities.extend(self.authority(reference, declaration, before, &mut path.item(index)));
         }
-        // What is ambiguous is not verified: a list of one name costs one signature.
+        // Ambiguous names are not verified, so each list costs one signature.
         let review = self.review(&authorities);
         let problem = revocation::ambiguity(&authorities).or_else(|| self.forgery(&authorities));
         if let Some(problem) = problem.or_else(|| review.refused.clone()) {
@@ -105,7 +105,7 @@ impl<'a> Certificates<'a> {
         let authority = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let texts = self.texts(reference, declaration)?;
             let fingerprint = texts.fingerprint();
-            // The texts of files may move between names, which are said of what is wrong.
+            // Messages name the files, so the key does too.
             let key = match &reference.files {
                 Some(files) => (format!("{source} {}", files.crl.as_deref().unwrap_or_default()).into(), fingerprint),
                 None => (source.clone(), fingerprint),
@@ -134,7 +134,7 @@ impl<'a> Certificates<'a> {
         })
     }
 
-    /// A list that is beside other authorities than the one whose name it has, which has not signed it.
+    /// Problem of a list whose issuer is in another source and has not signed it.
     fn forgery(&mut self, authorities: &[Arc<Authority>]) -> Option<String> {
         let (now, before) = (&mut self.cache.signatures, &self.cache_before.signatures);
         revocation::forgery(authorities, |of_both, verify| cached(now, before, of_both, verify))
@@ -161,7 +161,7 @@ impl<'a> Certificates<'a> {
     }
 }
 
-/// Says what is too old, in one sentence: of a bundle of authorities, much may be.
+/// Warns about expired authorities and lists in one sentence, since a bundle may have many.
 fn warn_of_expiries(authority: &Authority, now: Timestamp, path: &mut FieldPath) {
     let expired: Vec<_> = authority.expiries.iter().filter(|(until, _)| now > *until).collect();
     if let [(_, first), others @ ..] = &expired[..] {
@@ -170,7 +170,7 @@ fn warn_of_expiries(authority: &Authority, now: Timestamp, path: &mut FieldPath)
     }
 }
 
-/// Where authorities come from, for people, and by which those before are found.
+/// Source of the authorities, for messages and to find the last good ones.
 fn source(reference: &api::CaRef, declaration: &Declaration) -> String {
     match (&reference.name, &reference.files) {
         (Some(name), _) => format!("{} {}/{name}", reference.kind.name(), declaration.object.namespace),
@@ -179,7 +179,7 @@ fn source(reference: &api::CaRef, declaration: &Declaration) -> String {
     }
 }
 
-/// The PEM texts of authorities' certificates, and of the lists of what they have revoked.
+/// PEM texts of authorities and of their revocation lists.
 struct Texts<'a> {
     certificates: Text<'a>,
     revoked: Option<Text<'a>>,
@@ -197,7 +197,7 @@ impl Texts<'_> {
         let (issuers, expiries) = (revocation::issuers(&revoked), self.expiries(&certificates, &revoked));
         let upcoming = self.upcoming(&revoked, now);
         let authority = Authority { source, fingerprint, roots, certificates, revoked, issuers, expiries, upcoming };
-        // Only whoever uses the lists reads them.
+        // Lists are parsed only by the verifier.
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required, now);
         match (verifier, &self.revoked) {
             (Err(problem), Some(revoked)) => Err(format!(
@@ -209,12 +209,12 @@ impl Texts<'_> {
         }
     }
 
-    /// True if certificates and lists are in one text, which is named for both.
+    /// True if certificates and lists are in the same text.
     fn is_one_text(&self) -> bool {
         self.revoked.as_ref().is_some_and(|revoked| revoked.bytes == self.certificates.bytes)
     }
 
-    /// The certificates. Keys may be in the same text.
+    /// Parses the certificates. The text may contain keys too.
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, String> {
         let title = &self.certificates.title;
         let mut certificates = Vec::new();
@@ -238,7 +238,7 @@ impl Texts<'_> {
         Ok(certificates)
     }
 
-    /// The lists of revoked certificates.
+    /// Parses the lists of revoked certificates.
     fn lists(
         &self,
         certificates: &[CertificateDer<'static>],
@@ -305,7 +305,7 @@ impl Texts<'_> {
         of_certificates.chain(of_lists).collect()
     }
 
-    /// The last of the lists that are not issued yet, with the time until which it is too early.
+    /// The latest list with an issue date in the future, with that date.
     fn upcoming(
         &self,
         revoked: &[CertificateRevocationListDer<'static>],
@@ -326,7 +326,8 @@ impl Texts<'_> {
     }
 }
 
-/// Believes these authorities, but for what they have revoked; one without a list has revoked nothing.
+/// Builds a client verifier from authorities and their revocation lists. Authorities without a list have revoked
+/// nothing.
 fn client_verifier(
     authorities: &[Arc<Authority>],
     mode: ClientValidationMode,
@@ -346,7 +347,7 @@ fn client_verifier(
     Ok(Arc::new(verifier))
 }
 
-/// A verifier for these authorities and their lists, made of those that are made with roots and lists.
+/// Builds a verifier from authorities and their lists. `make` builds one from roots and lists.
 pub fn verifier<V: ?Sized, E>(
     authorities: &[Arc<Authority>],
     now: Timestamp,

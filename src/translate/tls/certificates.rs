@@ -1,4 +1,4 @@
-//! Certificates and their keys, from Secrets and files. Nothing of a key's text is ever part of a message.
+//! Certificates and private keys from Secrets and files. Messages never contain any part of a key.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,14 +27,13 @@ use crate::{
     world::{Referred, World},
 };
 
-/// Reads certificates, each distinct one once, right or wrong: what was read before with the same result is taken from
-/// the snapshot before.
+/// Reads each distinct certificate once. Results of the previous translation are reused from its snapshot.
 pub struct Certificates<'a> {
     pub world: &'a World,
     pub now: Timestamp,
     pub cache: CertificateCache,
     pub cache_before: &'a CertificateCache,
-    /// Each a different one: lists of revoked certificates may be large.
+    /// Distinct validations, shared since revocation lists may be large.
     pub validations: Vec<Arc<ClientValidation>>,
 }
 
@@ -50,8 +49,8 @@ impl<'a> Certificates<'a> {
         }
     }
 
-    /// The certificates of a listener. One that is wrong stays as it was `before`, or is left out; the listener is
-    /// refused only if none is left.
+    /// Reads the certificates of a listener. An invalid one falls back to its last good content, or is dropped; the
+    /// listener is refused only if none is left.
     pub fn translate(
         &mut self,
         declared: &api::ListenerTls,
@@ -87,7 +86,7 @@ impl<'a> Certificates<'a> {
         certificates
     }
 
-    /// A certificate, or the one of `before` that is from the same source.
+    /// Reads a certificate. An invalid one falls back to the one in `before` from the same source.
     pub fn one(
         &mut self,
         reference: &api::CertificateRef,
@@ -101,7 +100,7 @@ impl<'a> Certificates<'a> {
         let certificate = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
-            // The texts of files may move between names, which are said of what is wrong.
+            // Messages name the files, so the key does too.
             let key = match &reference.files {
                 Some(files) => (format!("{source} {}", files.key).into(), fingerprint),
                 None => (Arc::clone(&source), fingerprint),
@@ -137,7 +136,7 @@ impl<'a> Certificates<'a> {
     }
 }
 
-/// A reference before this one to the same certificate.
+/// The index of an earlier reference to the same certificate.
 fn twin_before(
     before: &[api::CertificateRef],
     reference: &api::CertificateRef,
@@ -148,7 +147,7 @@ fn twin_before(
     before.iter().position(|other| names_one(other) && names_one(reference) && source(other, declaration) == own)
 }
 
-/// Where a certificate comes from, for people, and by which the one before is found.
+/// Source of a certificate, for messages and to find the last good one.
 fn source(reference: &api::CertificateRef, declaration: &Declaration) -> String {
     match (&reference.name, &reference.files) {
         (Some(name), _) => format!("Secret {}/{name}", declaration.object.namespace),
@@ -172,7 +171,7 @@ fn warn_of_validity(certificate: &Certificate, now: Timestamp, path: &mut FieldP
     }
 }
 
-/// The PEM texts of a certificate chain and its key.
+/// PEM texts of a certificate chain and its key.
 struct Pair<'a> {
     certificate: Text<'a>,
     key: Text<'a>,
@@ -196,7 +195,7 @@ impl Pair<'_> {
         Ok(Certificate { source, fingerprint, names, not_before, not_after, key })
     }
 
-    /// The certificates. Keys may be in the same text.
+    /// Parses the certificates. The text may contain keys too.
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
         let title = &self.certificate.title;
         let mut chain = Vec::new();
@@ -214,7 +213,7 @@ impl Pair<'_> {
         Ok(chain)
     }
 
-    /// The only key. Its certificate may be in the same text.
+    /// Parses the only key. The text may contain its certificate too.
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, String> {
         let title = &self.key.title;
         let mut keys = Vec::new();
@@ -252,7 +251,7 @@ impl Pair<'_> {
     }
 
     fn certified_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, String> {
-        // The library's errors are not shown: they may quote the text.
+        // Errors of the library are not shown, since they may quote the text.
         let key = any_supported_type(&self.private_key()?).map_err(|_| {
             format!(
                 "{} has a key of a kind that is not supported: use ECDSA, Ed25519, or RSA of 2048 bits or more",
@@ -281,7 +280,8 @@ impl Pair<'_> {
         )
     }
 
-    /// An X.509 certificate without extensions, which no verifier of today takes, of a server or of a client.
+    /// Message about an X.509 certificate without extensions, which current verifiers do not accept for servers or
+    /// clients.
     fn old_certificate(&self, version: X509Version) -> String {
         format!(
             "{} has an X.509 certificate of version {}, which does not say what it is for: have one of version 3 issued; \
@@ -292,7 +292,7 @@ impl Pair<'_> {
     }
 }
 
-/// A certificate, and nothing behind it.
+/// A certificate without trailing bytes.
 pub(super) fn whole_certificate(der: Vec<u8>, line: usize, title: &str) -> Result<CertificateDer<'static>, String> {
     let is_whole = X509Certificate::from_der(&der).is_ok_and(|(rest, _)| rest.is_empty());
     is_whole.then(|| der.into()).ok_or_else(|| {
@@ -303,7 +303,7 @@ pub(super) fn whole_certificate(der: Vec<u8>, line: usize, title: &str) -> Resul
     })
 }
 
-/// The result for a key: that of this translation, that of the one before, or a new one.
+/// The cached value of a key: of this translation, of the previous one, or a new one.
 pub(super) fn cached<K: Ord, T: Clone>(
     now: &mut BTreeMap<K, T>,
     before: &BTreeMap<K, T>,
@@ -318,11 +318,11 @@ pub(super) fn cached<K: Ord, T: Clone>(
     value
 }
 
-/// What tells texts apart from others in their place.
+/// Digest that identifies the content of two texts.
 pub(super) fn fingerprint(texts: [&[u8]; 2]) -> Fingerprint {
     let mut context = digest::Context::new(&digest::SHA256);
     for text in texts {
-        // With its length, so that no byte can wander from one text to the other.
+        // The length makes the boundary between the texts unambiguous.
         context.update(&text.len().to_be_bytes());
         context.update(text);
     }
@@ -333,8 +333,8 @@ pub(super) fn fingerprint(texts: [&[u8]; 2]) -> Fingerprint {
 
 pub(super) const WRITE_CERTIFICATE: &str = "write a PEM text that begins with -----BEGIN CERTIFICATE-----";
 
-/// The DNS names and wildcards that a certificate is for. The common names of its subject count only if it says in no other
-/// way which service it is of (RFC 6125, section 6.4.4).
+/// DNS names and wildcards of a certificate. Common names of its subject count only if no alternative name identifies a
+/// service (RFC 6125, section 6.4.4).
 fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
     /// `SRVName` (RFC 4985).
     const SRV_NAME: &str = "1.3.6.1.5.5.7.8.7";
@@ -358,14 +358,14 @@ fn names(certificate: &X509Certificate) -> Vec<Arc<str>> {
     certificate.subject().iter_common_name().filter_map(|name| dns_name(name.as_str().ok()?)).collect()
 }
 
-/// In the form in which names are compared. `None`: no client can ask for it.
+/// Normalizes a name for comparison. `None`: no client can request it.
 fn dns_name(name: &str) -> Option<Arc<str>> {
     let name = server_name::normalized(name)?;
     let below = name.strip_prefix("*.").unwrap_or(&name);
     DnsName::try_from(below).ok().map(|_| name.as_ref().into())
 }
 
-/// RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.
+/// Converts a time. RFC 5280 writes "never" as the last second of the year 9999, which is past the last timestamp.
 pub(super) fn timestamp(time: ASN1Time) -> Timestamp {
     let nearest = if time.timestamp() < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_second(time.timestamp()).unwrap_or(nearest)

@@ -1,4 +1,4 @@
-//! Certificates, authorities and lists of revoked certificates, read from PEM texts.
+//! Certificates, authorities and revocation lists, read from PEM texts.
 
 pub(super) mod authorities;
 pub(super) mod certificates;

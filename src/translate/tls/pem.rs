@@ -1,5 +1,5 @@
-//! PEM texts (RFC 7468). Each line is understood or refused: a block that was passed over in silence would take a
-//! certificate out of a chain, or a revoked client back in. Messages quote nothing of a text but the labels of blocks.
+//! PEM parser (RFC 7468). Each line is understood or refused: a silently skipped block would remove a certificate from
+//! a chain, or readmit a revoked client. Messages quote only the labels of blocks.
 
 #[cfg(test)]
 mod tests;
@@ -12,12 +12,12 @@ use crate::translate::references::Text;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
     pub label: Label,
-    /// The line that it begins at, counted from 1.
+    /// Number of its BEGIN line, counted from 1.
     pub line: usize,
     pub der: Vec<u8>,
 }
 
-/// The labels that may be in a text of certificates, keys or lists.
+/// Labels allowed in texts of certificates, keys or lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Label {
     Certificate,
@@ -26,13 +26,13 @@ pub enum Label {
     Pkcs8Key,
     Pkcs1Key,
     Sec1Key,
-    /// Of either form; `der` is of no use.
+    /// Encrypted key of either form, which cannot be used.
     EncryptedKey,
-    /// Of elliptic curves, Diffie-Hellman or DSA: tools write them beside keys, which hold the same.
+    /// Parameters of elliptic curves, Diffie-Hellman or DSA: tools write them next to keys, which contain the same.
     Parameters,
 }
 
-/// The first thing in a text that is not PEM.
+/// The first error in a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PemError {
     /// Counted from 1.
@@ -51,14 +51,14 @@ const MARK: &str =
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Text<'_> {
-    /// The blocks of a PEM text.
+    /// Parses the blocks of a PEM text.
     pub fn blocks(&self) -> Result<Vec<Block>, String> {
         let title = &self.title;
         blocks(self.bytes).map_err(|PemError { line, problem }| format!("{title} is not PEM at line {line}: {problem}"))
     }
 }
 
-/// All blocks of a text. Between them there may be explanations; a byte order mark at its beginning means nothing.
+/// Parses all blocks. Explanatory text between them and a leading byte order mark are ignored.
 ///
 /// # Errors
 /// If any line is neither an explanation nor part of a whole block with a known label.
@@ -82,13 +82,13 @@ fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
     }
 }
 
-/// Ended by LF, CR LF or CR.
+/// Splits a text at LF, CR LF or CR.
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
         .flat_map(|line| line.strip_suffix(b"\r").unwrap_or(line).split(|byte| *byte == b'\r'))
 }
 
-/// A line without white space at its end; bytes that are no ASCII may be in any encoding.
+/// A line without trailing white space; bytes that are not ASCII may be in any encoding.
 fn as_text<'a>(line: &'a [u8], number: usize, text: &[u8]) -> Result<&'a [u8], PemError> {
     let is_utf_16 =
         text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") || text.iter().take(4).any(|b| *b == 0);
@@ -112,7 +112,7 @@ enum Mark<'a> {
     End(&'a str),
 }
 
-/// A line that is a mark and nothing else.
+/// Parses a line that consists of a mark.
 fn mark(line: &[u8]) -> Option<Mark<'_>> {
     let line = str::from_utf8(line).ok()?.strip_prefix("-----")?.strip_suffix("-----")?;
     let (mark, label): (fn(_) -> _, _) = match line.strip_prefix("BEGIN ") {
@@ -123,13 +123,13 @@ fn mark(line: &[u8]) -> Option<Mark<'_>> {
     (label.len() <= 40 && label.chars().all(is_label)).then(|| mark(label))
 }
 
-/// A block of which only the beginning was read.
+/// A block without its end.
 struct Open<'a> {
     name: &'a str,
     label: Label,
     line: usize,
     base64: Vec<u8>,
-    /// True if it has headers (RFC 1421), and they go on.
+    /// True while its headers (RFC 1421) continue.
     in_headers: bool,
 }
 
@@ -172,7 +172,7 @@ impl Open<'_> {
     }
 }
 
-/// A line that is in no block.
+/// Checks a line outside of blocks.
 fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
     match mark(line) {
         Some(Mark::Begin(name)) => {
@@ -194,7 +194,7 @@ fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
     }
 }
 
-/// What a block of this name is, or what to write instead.
+/// The label of a block of this name, or advice for another one.
 fn label(name: &str) -> Result<Label, String> {
     let instead = match name {
         "CERTIFICATE" | "X509 CERTIFICATE" => return Ok(Label::Certificate),
@@ -215,7 +215,7 @@ fn label(name: &str) -> Result<Label, String> {
     Err(format!("a block `{name}` is of no use here: {instead}"))
 }
 
-/// True if a line was meant as a mark: one that is glued to something, is indented, is commented out, or has lost dashes.
+/// True if a line looks like a damaged mark: joined to other text, indented, commented out, or without some dashes.
 fn looks_like_a_mark(line: &[u8]) -> bool {
     const KINDS: [&str; 6] = ["CERTIFICATE", "KEY", "CRL", "PARAMETERS", "PKCS", "CMS"];
 
@@ -223,7 +223,7 @@ fn looks_like_a_mark(line: &[u8]) -> bool {
         return true;
     }
     let line = String::from_utf8_lossy(line).to_ascii_uppercase();
-    // What word processors make of them.
+    // Dashes of word processors.
     let line = line.replace(['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'], "--");
     let words = line.trim_matches(|c: char| c == '-' || c.is_whitespace());
     let Some(named) = words.strip_prefix("BEGIN ").or(words.strip_prefix("END ")) else {
@@ -235,7 +235,7 @@ fn looks_like_a_mark(line: &[u8]) -> bool {
     label(named.trim()).is_ok() || (line.starts_with("--") && KINDS.iter().any(|kind| named.contains(kind)))
 }
 
-/// Long enough to be told from a word or a checksum.
+/// Long enough to exclude words and checksums.
 fn looks_like_base64(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     let has = |is: fn(&u8) -> bool| line.iter().any(is);

@@ -1,4 +1,4 @@
-//! Lists of revoked certificates (CRL, RFC 5280).
+//! Certificate revocation lists (CRL, RFC 5280).
 
 mod lists;
 mod names;
@@ -24,10 +24,11 @@ use x509_parser::{
 use super::certificates::fingerprint;
 use crate::model::{Authority, Fingerprint};
 
-/// The most lists of one source. Each costs the verification of a signature, for which other tenants wait.
+/// Maximum number of lists in one source. Each costs a signature verification, which delays other tenants.
 const MAX_LISTS: usize = 256;
 
-/// Of these lists, each from a line of a text, those that count. Those of these authorities have to be signed by them.
+/// Reads lists, each with its line in the text, and returns the effective ones. Lists of the given authorities must be
+/// signed by them.
 pub fn read(
     title: &str,
     lists: Vec<(usize, Der)>,
@@ -36,7 +37,7 @@ pub fn read(
     now: Timestamp,
 ) -> Result<Vec<Der>, String> {
     if lists.is_empty() {
-        // A text without any would revoke nothing, which nobody means who has it.
+        // A text without lists would revoke nothing, which is not intended.
         return Err(not_lists(title));
     }
     if lists.len() > MAX_LISTS {
@@ -59,7 +60,7 @@ pub fn read(
     let mut checks = MAX_LISTS;
     for list in lists.iter().filter_map(List::read) {
         let issuer = list.crl.issuer();
-        // Those of authorities in between are only seen with a client's certificate.
+        // Lists of intermediate authorities can only be verified with a client's certificate.
         let Some(key) = keys.0.get(issuer.as_raw()) else {
             if let Some(subject) = own.misnamed(&list.crl, &mut checks) {
                 let line = read.iter().position(|known| known.der == list.der).map_or(0, |index| lines[index]);
@@ -78,7 +79,7 @@ pub fn read(
     Ok(lists)
 }
 
-/// Refuses a list that those who verify certificates would not read.
+/// Refuses a list that verifiers cannot read.
 fn check(title: &str, line: usize, list: &Der) -> Result<(), String> {
     let (rest, list) = CertificateRevocationList::from_der(list).map_err(|_| not_lists(title))?;
     if !rest.is_empty() {
@@ -111,7 +112,7 @@ fn unusable(title: &str, line: usize, issuer: &X509Name<'_>, reason: &str) -> St
     )
 }
 
-/// The authorities of one text, as far as lists may be theirs under another name.
+/// Authorities of one text, to find lists with a differently written issuer.
 struct Own<'a> {
     names: BTreeMap<Vec<Vec<(String, String)>>, String>,
     certificates: Vec<X509Certificate<'a>>,
@@ -127,7 +128,7 @@ impl<'a> Own<'a> {
         Self { names: certificates.iter().map(named).collect(), certificates }
     }
 
-    /// The authority whose list this is, although it has another name. At most so many signatures are verified.
+    /// The authority that issued a list with a different name. `checks` limits the number of signature verifications.
     fn misnamed(&self, list: &CertificateRevocationList<'_>, checks: &mut usize) -> Option<String> {
         if let Some(subject) = self.names.get(&names::canonical(list.issuer())) {
             return Some(subject.clone());
@@ -151,7 +152,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// The keys of authorities, in DER, by their names in DER. `None`: there are several of one name.
+/// Public keys of authorities by name, both in DER. `None`: several authorities have this name.
 struct Keys(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
 impl Keys {
@@ -189,7 +190,7 @@ pub fn not_lists(title: &str) -> String {
     )
 }
 
-/// With an algorithm for other keys it fails.
+/// Verifies the signature of a list. Algorithms for other kinds of keys fail.
 fn has_signed(key: &[u8], list: &CertificateRevocationList<'_>) -> bool {
     let Ok((_, key)) = SubjectPublicKeyInfo::from_der(key) else { return false };
     let (key, signature) = (&key.subject_public_key.data, &list.signature_value.data);
@@ -197,15 +198,15 @@ fn has_signed(key: &[u8], list: &CertificateRevocationList<'_>) -> bool {
     algorithms.any(|one| one.verify_signature(key, list.tbs_cert_list.as_ref(), signature).is_ok())
 }
 
-/// Whose lists these are: their names in DER.
+/// The issuers of lists: their names in DER.
 pub fn issuers(lists: &[Der]) -> Vec<Box<[u8]>> {
     let read = |list| CertificateRevocationList::from_der(list).map(|(_, list)| list.issuer().as_raw().into());
-    // One that cannot be read was refused before.
+    // Unreadable lists were refused before.
     lists.iter().map(|list| read(list).unwrap_or_default()).collect()
 }
 
-/// A list that is beside other authorities than the one whose name it has, which has not signed it. `cached` has the answer
-/// for a digest of list and key, or asks for it.
+/// Problem of a list whose issuer is in another source and has not signed it. `cached` returns the result for a digest
+/// of list and key, or computes it.
 pub fn forgery(
     authorities: &[Arc<Authority>],
     mut cached: impl FnMut(Fingerprint, &mut dyn FnMut() -> bool) -> bool,
@@ -217,7 +218,7 @@ pub fn forgery(
     for authority in authorities {
         let own = Keys::of_all(std::slice::from_ref(authority));
         for (index, (list, issuer)) in authority.revoked.iter().zip(&authority.issuers).enumerate() {
-            // Those of its own were looked at when they were read.
+            // Lists of authorities in the same source were verified when they were read.
             let Some(Some(key)) = keys.0.get(&**issuer).filter(|_| !own.0.contains_key(&**issuer)) else { continue };
             let (_, list) = CertificateRevocationList::from_der(list).ok()?;
             let of_list = fingerprint([&authority.fingerprint[..], &index.to_be_bytes()[..]]);
@@ -234,7 +235,7 @@ pub fn forgery(
     None
 }
 
-/// What cannot be verified, although each authority by itself could: whoever verifies knows lists by the issuer's name.
+/// Problem of authorities that are ambiguous together: verifiers find lists by the issuer's name.
 pub fn ambiguity(authorities: &[Arc<Authority>]) -> Option<String> {
     if authorities.iter().all(|authority| authority.revoked.is_empty()) {
         return None;

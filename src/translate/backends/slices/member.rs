@@ -12,11 +12,11 @@ pub struct Member {
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
     pub distance: Distance,
-    /// Why it does not serve; `None`: it does.
+    /// The reason that it does not serve. `None`: it serves.
     pub unready: Option<Unready>,
-    /// It serves although it terminates, for none is ready.
+    /// True if it serves while it terminates, since no endpoint is ready.
     pub last_resort: bool,
-    /// The time at which it expires, if nothing lists it any more.
+    /// Expiration, if nothing lists it any more.
     pub until: Option<Timestamp>,
 }
 
@@ -24,7 +24,7 @@ impl Member {
     pub fn of(endpoint: &Endpoint, address: SocketAddr) -> Self {
         let target = endpoint.target_ref.as_ref();
         let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
-        // A pod that has its own name for hostname belongs to a StatefulSet: its name outlives its address.
+        // A pod with its own name as hostname belongs to a StatefulSet: its name outlives its address.
         let stable = pod.filter(|pod| pod.name.is_some() && pod.name == endpoint.hostname);
         let stable_id = stable.map(|pod| {
             let (namespace, name) =
@@ -47,7 +47,7 @@ impl Member {
 pub struct Conditions {
     pub ready: bool,
     pub terminating: bool,
-    /// Terminates, and serves meanwhile.
+    /// True if it still serves while it terminates.
     pub last_resort: bool,
 }
 

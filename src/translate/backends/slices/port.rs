@@ -13,16 +13,16 @@ use crate::{
 
 const TCP: &str = "TCP";
 
-/// How a slice's own port is found.
+/// Reference to a port in EndpointSlices.
 pub enum TargetPort {
-    /// By the Service port's name; empty: the Service has one port without a name.
+    /// The Service port's name. Empty: the Service has one unnamed port.
     Named(String),
-    /// As written: a headless Service need not declare its ports.
+    /// The declared number, since a headless Service need not declare its ports.
     Number(u16),
 }
 
 impl TargetPort {
-    /// `None`: the Service has no such port, and `path` says which it has.
+    /// Resolves a declared port. `None`: the Service has no such port, and `path` lists those it has.
     pub fn of(declared: &PortRef, key: &ObjectKey, service: &Service, path: &mut FieldPath) -> Option<Self> {
         let spec = service.spec.as_ref();
         let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
@@ -45,7 +45,7 @@ impl TargetPort {
         }
     }
 
-    /// The endpoints of a slice, with what is their address at this port.
+    /// Endpoints of a slice, with their address at this port.
     pub fn addresses<'a>(
         &self,
         key: &ObjectKey,
@@ -55,7 +55,7 @@ impl TargetPort {
         let numbers = self.numbers(slice);
         let mut found = Vec::with_capacity(numbers.len() * slice.endpoints.len());
         for endpoint in &slice.endpoints {
-            // The first address is the only one with a meaning.
+            // Only the first address has a meaning.
             let address = endpoint.addresses.first().map_or("", String::as_str);
             let Ok(ip) = address.parse::<IpAddr>() else {
                 let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
@@ -67,7 +67,7 @@ impl TargetPort {
         found
     }
 
-    /// True if a slice has this port. One without endpoints says that there are none, at whatever port.
+    /// True if a slice has this port. A slice without endpoints has every port.
     pub fn is_in(&self, slice: &EndpointSlice) -> bool {
         slice.endpoints.is_empty() || !self.numbers(slice).is_empty()
     }
@@ -91,7 +91,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     protocol.is_none_or(|protocol| protocol == TCP)
 }
 
-/// The TCP ports there are, for a sentence.
+/// Lists the TCP ports for a message.
 fn tcp_ports(ports: &[ServicePort]) -> String {
     let ports: Vec<_> = ports
         .iter()

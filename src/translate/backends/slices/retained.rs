@@ -1,7 +1,7 @@
-//! Endpoints that stay for a time while a Service and its EndpointSlices do not match.
+//! Retention of endpoints while a Service and its EndpointSlices do not match.
 //!
-//! Both are written one after the other, by different writers. In between, a Service may have slices of its
-//! predecessor's, slices without its port, or none.
+//! Service and slices are written one after the other, by different writers. In between, a Service may have slices of
+//! its predecessor, slices without its port, or none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// The expirations of endpoints that nothing confirms, and when they are to be reported.
+/// Expirations of unconfirmed endpoints, and the time at which to report them.
 #[derive(Default)]
 pub struct Retention {
     pub expirations: BTreeMap<EndpointKey, Timestamp>,
@@ -37,7 +37,7 @@ impl Retention {
     }
 }
 
-/// An endpoint from before that is retained.
+/// A retained endpoint.
 pub struct Retained<'a> {
     pub endpoint: &'a model::Endpoint,
     pub conditions: Conditions,
@@ -64,18 +64,17 @@ impl Retained<'_> {
 pub struct Match<'a> {
     pub matching: Vec<&'a EndpointSlice>,
     pub stale: Vec<&'a EndpointSlice>,
-    /// True if Kubernetes writes the slices, and hence at least one for every Service.
+    /// True if Kubernetes writes the slices, so at least one exists for every Service.
     pub has_selector: bool,
 }
 
 impl<'a> Match<'a> {
-    /// True if at least some of the slices are those of the present declaration.
+    /// True if at least one slice matches the present declaration.
     pub fn is_current(&self) -> bool {
         !self.matching.is_empty() || self.stale.is_empty() && !self.has_selector
     }
 
-    /// The endpoints that served before, are `missing` now and may stay. A pod in a matching slice is judged by that
-    /// slice alone.
+    /// The endpoints in `missing` that may stay. A pod in a matching slice is judged by that slice alone.
     pub fn retained<'b>(
         &self,
         missing: &[&'b model::Endpoint],
@@ -109,10 +108,10 @@ impl<'a> Match<'a> {
     }
 }
 
-/// When an endpoint that nothing lists expires. `None`: it may not stay.
+/// Expiration of an unlisted endpoint. `None`: it may not stay.
 fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
     let Declaration { object, context, .. } = declaration;
-    // Pods were in reach as long as they were listed; any other address has to be so by itself.
+    // Pods were allowed while they were listed. Other addresses must be allowed by themselves.
     let reach = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
     let in_reach = context.reach.refusal(endpoint.address(), reach).is_none();
     let until = context.recorded_expiration(object, &endpoint.key, limit);
@@ -120,18 +119,18 @@ fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &D
     (in_reach && context.now < until).then_some(until)
 }
 
-/// The time at which retained endpoints are to be reported: not for what is over in a moment.
+/// Time at which to report retained endpoints. Short retentions are not reported.
 pub fn report_due<'a>(retained: &[Retained<'a>], now: Timestamp) -> Option<Timestamp> {
     let due = |retained: &Retained| {
         let since = retained.until.checked_sub(MAX_RETENTION).unwrap_or(Timestamp::MIN);
         since.saturating_add(REPORT_DELAY).unwrap_or(Timestamp::MAX)
     };
-    // One that is to go shortly was never kept for long, or has been reported.
+    // An endpoint that expires shortly was retained only briefly, or has been reported.
     let lasting = retained.iter().filter(|retained| retained.until.duration_since(now) > SETTLE_TIME);
     lasting.map(due).min()
 }
 
-/// The pod's uid, else the address.
+/// Identity of an endpoint: the pod's uid, else the address.
 fn identity(endpoint: &Endpoint) -> Option<(Option<&str>, Option<IpAddr>)> {
     let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
     let ip: IpAddr = endpoint.addresses.first()?.parse().ok()?;

@@ -1,9 +1,9 @@
-//! What kind of address an address is, whichever way it is written.
+//! Kinds of IP addresses, in every notation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Metadata services of clouds that are not link-local: AWS, Google, Alibaba, Azure, Oracle. Where such an address is a
-/// pod's, the cloud does not have it.
+/// Metadata services of clouds that are not link-local: AWS, Google, Alibaba, Azure, Oracle. Where a pod has such an
+/// address, the cloud does not use it.
 pub const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
@@ -12,7 +12,7 @@ pub const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
 
-/// What kind of address it is that no backend may have.
+/// The kind of a special address, which no backend may have.
 pub fn special(ip: IpAddr) -> Option<&'static str> {
     let (this_network, link_local, broadcast) = match ip {
         IpAddr::V4(v4) => (v4.octets()[0] == 0, v4.is_link_local(), v4.is_broadcast()),
@@ -29,11 +29,11 @@ pub fn special(ip: IpAddr) -> Option<&'static str> {
     .find_map(|(is, kind)| is.then_some(kind))
 }
 
-/// The kind of an address that nothing can be connected to.
+/// The kind of an address that cannot be connected to.
 pub fn nowhere(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
-        // Its link cannot be written here.
+        // The manifest has no syntax for the interface.
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address without its link"),
         _ if ip.is_loopback() => None,
         IpAddr::V4(v4) if v4.is_link_local() => None,
@@ -41,7 +41,7 @@ pub fn nowhere(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The address, and the IPv4 address that a gateway or a tunnel would make of it.
+/// The address, and the IPv4 address that a gateway or a tunnel would translate it to.
 pub fn forms(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let ip = ip.to_canonical();
     let embedded = match ip {

@@ -8,12 +8,12 @@ use crate::model::{Listener, ListenerKey};
 
 pub type Listeners = BTreeMap<ListenerKey, Arc<Listener>>;
 
-/// Who serves one port number, by address: many may have addresses of their own for the same port.
+/// Listeners of one port number, by address. Many may have addresses of their own for the same port.
 #[derive(Clone, Default)]
 pub struct PortHolders {
     listeners: Listeners,
     by_ip: BTreeMap<IpAddr, BTreeSet<ListenerKey>>,
-    /// Those that take connections to some IPv4 address.
+    /// Listeners that accept connections to some IPv4 address.
     v4: BTreeSet<ListenerKey>,
 }
 
@@ -37,7 +37,7 @@ impl PortHolders {
         self.listeners.contains_key(key)
     }
 
-    /// Who else has this address or a part of it, and what they have: the first of several.
+    /// The first other listener with this address or a part of it, and its bind address.
     pub fn holder(&self, bind: SocketAddr, own: &ListenerKey) -> Option<(&ListenerKey, SocketAddr)> {
         fn first<'a>(keys: impl Iterator<Item = &'a ListenerKey>, own: &ListenerKey) -> Option<&'a ListenerKey> {
             keys.into_iter().find(|key| *key != own)
@@ -61,7 +61,7 @@ impl PortHolders {
     }
 }
 
-/// True if a listener there competes with one at all IPv4 addresses.
+/// True if a listener at this address conflicts with one at all IPv4 addresses.
 fn takes_v4(ip: IpAddr) -> bool {
     ip == ANY[1] || ip.to_canonical().is_ipv4()
 }

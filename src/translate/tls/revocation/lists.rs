@@ -1,4 +1,4 @@
-//! The lists of one issuer in their order.
+//! Order and selection of revocation lists.
 
 use std::{
     cmp::Reverse,
@@ -14,10 +14,10 @@ use crate::{model::Authority, translate::tls::certificates::timestamp};
 
 pub type Der = CertificateRevocationListDer<'static>;
 
-/// The lists of several authorities that count.
+/// Effective lists of several authorities.
 pub struct Lists {
     pub current: Vec<Der>,
-    /// The lists that count from a time on, if lists are issued only then.
+    /// Lists that become effective at a later time, if some have an issue date in the future.
     pub upcoming: Option<(Timestamp, Vec<Der>)>,
 }
 
@@ -31,11 +31,11 @@ impl Lists {
 }
 
 fn issued(list: &Der) -> Timestamp {
-    // One that cannot be read was refused before.
+    // Unreadable lists were refused before.
     CertificateRevocationList::from_der(list).map_or(Timestamp::MIN, |(_, list)| timestamp(list.last_update()))
 }
 
-/// The lists that count now, and those that will when all are issued.
+/// Lists that are effective now, and those that will be once all are issued.
 pub fn counting(lists: &[Der], now: Timestamp) -> impl Iterator<Item = &Der> {
     let last: Vec<_> = newest(lists).collect();
     let current: Vec<_> = newest(lists.iter().filter(|list| issued(list) <= now)).collect();
@@ -43,22 +43,22 @@ pub fn counting(lists: &[Der], now: Timestamp) -> impl Iterator<Item = &Der> {
     last.into_iter().chain(current)
 }
 
-/// A list that was read.
+/// A parsed list.
 pub struct List<'a> {
     pub der: &'a Der,
     pub crl: CertificateRevocationList<'a>,
 }
 
-/// The order in which lists of one issuer replace each other: by time, complete ones last, and by number.
+/// Order in which lists of one issuer replace each other: by time, complete lists last, and by number.
 type Age = (i64, bool, Option<(usize, Vec<u8>)>);
 
 impl<'a> List<'a> {
-    /// `None`: it was refused before.
+    /// Parses a list. `None`: it was refused before.
     pub fn read(der: &'a Der) -> Option<Self> {
         Some(Self { der, crl: CertificateRevocationList::from_der(der).ok()?.1 })
     }
 
-    /// The distribution point whose certificates it is for. `None`: it is complete.
+    /// The distribution point that the list covers. `None`: the list is complete.
     pub fn part(&self) -> Option<&[u8]> {
         let is_part = |parsed: &ParsedExtension<'_>| matches!(parsed, ParsedExtension::IssuingDistributionPoint(_));
         let part = self.crl.extensions().iter().find(|extension| is_part(extension.parsed_extension()));
@@ -72,7 +72,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Two lists of which neither is newer.
+/// Problem of two lists of which neither is newer.
 pub fn tie(lists: &[List<'_>]) -> Option<String> {
     let mut known = BTreeMap::new();
     for list in lists {
@@ -90,15 +90,15 @@ pub fn tie(lists: &[List<'_>]) -> Option<String> {
     None
 }
 
-/// The lists that count, those that were issued last first: whoever verifies looks at the first that is for a certificate.
-/// A list is in place of all that its issuer has given out before for the same certificates.
+/// Effective lists, the latest first, since verifiers use the first list that covers a certificate. A list replaces all
+/// earlier ones of its issuer for the same certificates.
 fn newest<'a>(lists: impl IntoIterator<Item = &'a Der>) -> impl Iterator<Item = &'a Der> {
     let mut lists: Vec<_> = lists.into_iter().filter_map(List::read).collect();
     lists.sort_by_cached_key(|list| Reverse(list.age()));
     let mut replaced = BTreeSet::new();
     lists.retain(|list| {
         let (issuer, part) = (list.crl.issuer().as_raw().to_vec(), list.part().map(<[u8]>::to_vec));
-        // A whole list is also in place of all parts.
+        // A complete list replaces partial lists too.
         let is_replaced = replaced.contains(&(issuer.clone(), None));
         !is_replaced && replaced.insert((issuer, part))
     });

@@ -2,7 +2,8 @@
 
 use x509_parser::{asn1_rs::Tag, x509::X509Name};
 
-/// A name as it is compared: without regard to case, white space and string types. Verifiers compare the bytes instead.
+/// Normalizes a name for comparison, regardless of case, white space and string types. Verifiers compare the bytes
+/// instead.
 pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
     let parts = name.iter().map(|part| {
         let mut part: Vec<_> = part
@@ -18,7 +19,7 @@ pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
     parts.collect()
 }
 
-/// The problem of a list whose issuer is written in another way than the `subject` of its authority.
+/// Problem of a list whose issuer is written differently from the `subject` of its authority.
 pub fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
     format!(
         "{place} has a list of the authority {subject} that writes its name in another way, as {issuer}, so that it would \
@@ -27,7 +28,7 @@ pub fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
     )
 }
 
-/// The text of a string of any type. Bytes of other types stand for themselves.
+/// Decodes a string of any type. Bytes of unknown types are used as they are.
 fn text(tag: Tag, bytes: &[u8]) -> String {
     match tag {
         Tag::BmpString => {

@@ -1,4 +1,4 @@
-//! Authorities and lists of several sources, compared with each other.
+//! Comparison of authorities and lists of several sources.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::model::{Authority, AuthorityReview, is_self_signed_authority};
 
-/// The certificates of authorities, apart by whether a list has revoked them.
+/// Certificates of authorities, divided by whether a list revokes them.
 pub struct Anchors<'a> {
     pub trusted: Vec<(&'a Arc<Authority>, usize)>,
     pub revoked: Vec<(&'a Arc<Authority>, usize)>,
@@ -44,13 +44,13 @@ impl<'a> Anchors<'a> {
         Self { trusted: anchors(trusted), revoked: anchors(revoked) }
     }
 
-    /// Those of the revoked ones if there are no others: a verifier cannot be made without any.
+    /// Trust anchors. Revoked ones are used if there are no others, since a verifier needs at least one.
     pub fn roots(&self) -> RootCertStore {
         let anchors = if self.trusted.is_empty() { &self.revoked } else { &self.trusted };
         anchors.iter().filter_map(|(authority, index)| authority.roots.roots.get(*index).cloned()).collect()
     }
 
-    /// The certificates that may be shown as their own authority.
+    /// Self-signed certificates that are their own authority.
     pub fn self_signed(&self) -> BTreeSet<Box<[u8]>> {
         let is_own = |der: &&CertificateDer<'_>| {
             X509Certificate::from_der(der).is_ok_and(|(_, certificate)| is_self_signed_authority(&certificate))
@@ -60,7 +60,7 @@ impl<'a> Anchors<'a> {
     }
 }
 
-/// Problems of authorities and lists that only show when all sources of a field are known.
+/// Problems that only show when all sources of a field are known.
 pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
     let lists = authorities.iter().flat_map(|authority| authority.revoked.iter().map(move |list| (authority, list)));
     let lists: Vec<_> = lists.filter_map(|(authority, list)| Some((authority, List::read(list)?))).collect();
@@ -122,7 +122,7 @@ fn revoked(authorities: &[Arc<Authority>]) -> Vec<String> {
     anchors.revoked.iter().filter_map(sentence).collect()
 }
 
-/// The first sentence, and how many more there are.
+/// The first sentence, with the number of further ones.
 fn in_one(sentences: Vec<String>) -> Option<String> {
     let others = sentences.len().saturating_sub(1);
     let first = sentences.into_iter().next()?;

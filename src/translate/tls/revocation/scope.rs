@@ -1,11 +1,11 @@
-//! Lists that verifiers do not support, refused with the reason.
+//! Refusal of lists that verifiers do not support.
 
 use x509_parser::{
     extensions::{DistributionPointName, IssuingDistributionPoint, ParsedExtension},
     revocation_list::CertificateRevocationList,
 };
 
-/// Why a list cannot be used. `None`: it can.
+/// The reason that a list is unsupported. `None`: it is supported.
 pub fn unsupported(list: &CertificateRevocationList<'_>) -> Option<String> {
     for extension in list.extensions() {
         match extension.parsed_extension() {
