@@ -130,7 +130,7 @@ impl<'a> FieldPath<'a> {
 }
 
 /// Returns the result of `read`, or `None` if it refused something in the field.
-pub(super) fn accepted<T>(
+pub(super) fn validated<T>(
     field: &str,
     fallback: &str,
     problems: &mut Vec<Problem>,
@@ -144,6 +144,10 @@ pub(super) fn accepted<T>(
 }
 
 /// The index of another item with the same identity.
-pub(super) fn twin<'a, T, I: PartialEq>(items: &'a [T], index: usize, identity: impl Fn(&'a T) -> I) -> Option<usize> {
+pub(super) fn duplicate_of<'a, T, I: PartialEq>(
+    items: &'a [T],
+    index: usize,
+    identity: impl Fn(&'a T) -> I,
+) -> Option<usize> {
     (0..items.len()).find(|&other| other != index && identity(&items[other]) == identity(&items[index]))
 }

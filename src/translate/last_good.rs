@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::context::{TranslateContext, pods::Target, reach::Reach};
+use super::context::{TranslateContext, address_policy::AddressPolicy, pods::Target};
 use crate::{
     model::{Endpoint, EndpointKey, Listener, ListenerKey, ObjectKey, Upstream, UpstreamKey},
     world::Declared,
@@ -18,7 +18,7 @@ pub(super) struct LastGood<'a> {
 
 impl<'a> LastGood<'a> {
     pub fn of(object: &ObjectKey, declared: &Declared, context: &TranslateContext<'a>) -> Self {
-        let TranslateContext { previous, bindings, reach, .. } = context;
+        let TranslateContext { previous, bindings, address_policy, .. } = context;
         let uid = declared.uid();
         let own = |(key, listener): &(&ListenerKey, &Arc<Listener>)| {
             listener.owner.as_deref() == uid && bindings.allow(key, uid, listener)
@@ -27,7 +27,7 @@ impl<'a> LastGood<'a> {
             previous.listeners_of(object).filter(own).map(|(key, listener)| (key.port, listener)).collect();
         // Upstreams are kept only with a listener, so the upstream of this name has the same owner as its listeners.
         let upstream = previous.upstreams.get(&UpstreamKey { object: object.clone() });
-        let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, reach));
+        let upstream = upstream.filter(|_| !listeners.is_empty()).map(|upstream| within(upstream, address_policy));
         Self { listeners, upstream }
     }
 
@@ -40,8 +40,8 @@ impl<'a> LastGood<'a> {
     }
 }
 
-fn within(upstream: &Arc<Upstream>, reach: &Reach) -> Arc<Upstream> {
-    let stays = |endpoint: &Endpoint| reach.refusal(endpoint.address(), Target::Pod).is_none();
+fn within(upstream: &Arc<Upstream>, policy: &AddressPolicy) -> Arc<Upstream> {
+    let stays = |endpoint: &Endpoint| policy.refusal(endpoint.address(), Target::Pod).is_none();
     if upstream.endpoints.iter().all(stays) {
         return upstream.clone();
     }

@@ -6,7 +6,7 @@ use super::{
     backends::slices::Retention,
     context::TranslateContext,
     declaration::{Declaration, NONE_SERVED},
-    field_errors::{FieldPath, accepted, twin},
+    field_errors::{FieldPath, duplicate_of, validated},
     last_good::LastGood,
     listeners::{self, Shared, ports::ListenerRequest, service},
     messages::listener_fallback,
@@ -92,7 +92,7 @@ impl Declaration<'_> {
             Site::Standalone => {}
         }
         let within_quota =
-            accepted("", self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
+            validated("", self.listeners_fallback(), problems, |path| quotas::check(self, path)).is_some();
         let shared = self.shared(problems);
         let listeners = self.listeners(&shared, within_quota, certificates, problems);
         let Some(upstream::Translated { upstream, fell_back, retention }) =
@@ -127,9 +127,9 @@ impl Declaration<'_> {
     fn shared(&self, problems: &mut Vec<Problem>) -> Shared {
         let (spec, fallback) = (self.spec, self.listeners_fallback());
         Shared {
-            timeouts: accepted("spec.timeouts", fallback, problems, |path| settings::timeouts(spec, path)),
-            keepalive: accepted("spec.tcpKeepalive", fallback, problems, |path| settings::keepalive(spec, path)),
-            drain: accepted("spec.drain", fallback, problems, |path| settings::listener_drain(spec, path)),
+            timeouts: validated("spec.timeouts", fallback, problems, |path| settings::timeouts(spec, path)),
+            keepalive: validated("spec.tcpKeepalive", fallback, problems, |path| settings::keepalive(spec, path)),
+            drain: validated("spec.drain", fallback, problems, |path| settings::listener_drain(spec, path)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Declaration<'_> {
         certificates: &mut Certificates,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<ListenerKey, ListenerRequest> {
-        accepted("spec.listeners", NONE_SERVED, problems, |path| {
+        validated("spec.listeners", NONE_SERVED, problems, |path| {
             if self.spec.listeners.is_empty() {
                 path.refuse("it is empty: write at least one port");
             }
@@ -151,7 +151,7 @@ impl Declaration<'_> {
             let before = self.last_good_listener(declared);
             let kept = before.filter(|before| !is_open_now(declared, before));
             let fallback = listener_fallback(kept.is_some());
-            let listener = accepted(&field, fallback, problems, |path| {
+            let listener = validated(&field, fallback, problems, |path| {
                 self.check_identity(index, path);
                 // Secrets of listeners beyond the quota are not read.
                 let is_within = within_quota && quotas::check_listener(self, index, path);
@@ -173,7 +173,7 @@ impl Declaration<'_> {
     fn check_identity(&self, index: usize, path: &mut FieldPath) {
         let listeners = &self.spec.listeners;
         let api::Listener { name, port, .. } = &listeners[index];
-        if let Some(other) = twin(listeners, index, |listener| listener.port) {
+        if let Some(other) = duplicate_of(listeners, index, |listener| listener.port) {
             let message = format!("{port} is also the port of spec.listeners[{other}]: write each port once");
             path.at("port").refuse(message);
         }
@@ -183,7 +183,7 @@ impl Declaration<'_> {
             }
             None => {}
             Some(name) => {
-                if let Some(other) = twin(listeners, index, |listener| listener.name.as_ref()) {
+                if let Some(other) = duplicate_of(listeners, index, |listener| listener.name.as_ref()) {
                     let message = format!("`{name}` is also the name of spec.listeners[{other}]: write another");
                     path.at("name").refuse(message);
                 }

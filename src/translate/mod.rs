@@ -50,7 +50,7 @@ use crate::{
 /// The generation is that of `previous` if both configure the same, else the next one. `now` affects verdicts and the
 /// retention of endpoints that nothing confirms, see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
-    let Some((here, in_pods)) = parted(world) else { return translate_all(world, previous, now, Hosts::One) };
+    let Some((here, in_pods)) = split_by_site(world) else { return translate_all(world, previous, now, Hosts::One) };
     let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);
     let nothing = Snapshot { certificate_cache: previous.certificate_cache.clone(), ..Snapshot::default() };
     let (only_judged, others) = translate_all(&in_pods, &nothing, now, Hosts::OneEach);
@@ -61,7 +61,7 @@ pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapsho
 
 /// Splits a world into load balancers served by this process and those served by sidecars, which are only validated
 /// here. `None`: this process serves all of them.
-fn parted(world: &World) -> Option<(World, World)> {
+fn split_by_site(world: &World) -> Option<(World, World)> {
     let in_pods = |declared: &Declared| {
         let placement = declared.spec.as_ref().and_then(|spec| spec.placement);
         matches!(world.site, Site::Gateway(..)) && placement == Some(Placement::Sidecar)
@@ -92,7 +92,7 @@ struct Host {
     upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
 }
 
-fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Hosts) -> (Snapshot, Verdicts) {
+fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, hosts_of: Hosts) -> (Snapshot, Verdicts) {
     let context = TranslateContext::of(world, previous, now);
     let mut certificates = Certificates::new(world, previous, now);
     let mut hosts: Vec<Host> = Vec::new();
@@ -100,7 +100,7 @@ fn translate_all(world: &World, previous: &Snapshot, now: Timestamp, whose: Host
     let mut verdicts = Verdicts::new();
     for (object, declared) in &world.load_balancers {
         let (translated, verdict) = load_balancer::translate(object, declared, &context, &mut certificates);
-        if hosts.is_empty() || whose == Hosts::OneEach {
+        if hosts.is_empty() || hosts_of == Hosts::OneEach {
             hosts.push(Host::default());
         }
         let key = UpstreamKey { object: object.clone() };

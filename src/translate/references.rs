@@ -127,7 +127,7 @@ impl Declaration<'_> {
 }
 
 /// The referenced object or files. `instead` names the kind of object to write where files are not allowed.
-pub(super) fn either<'f, F>(
+pub(super) fn object_or_files<'f, F>(
     reference: Option<Reference>,
     (field, files): (&str, Option<&'f F>),
     instead: &str,

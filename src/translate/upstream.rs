@@ -1,9 +1,9 @@
 //! The upstream of a load balancer: endpoints, balancing and connection settings.
 
 use super::{
-    backends::{self, Found, checks, slices::Retention},
+    backends::{self, TranslatedBackends, checks, slices::Retention},
     declaration::{Declaration, NONE_SERVED},
-    field_errors::accepted,
+    field_errors::validated,
     listeners::client_address,
     settings,
     tls::certificates::Certificates,
@@ -35,28 +35,28 @@ pub(super) fn translate(
         let fallback = kept.as_ref().map_or(NONE_SERVED.into(), |kept| {
             declaration.endpoints_fallback("connections go where they went before", &kept.endpoints)
         });
-        accepted("spec.backends", &fallback, problems, |path| path.refuse("it is empty: write where connections go"));
+        validated("spec.backends", &fallback, problems, |path| path.refuse("it is empty: write where connections go"));
         let retention = Retention::default();
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), fell_back: true, retention });
     }
 
     let fallback = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
     let world = declaration.context.world;
-    let balancing = accepted("spec.loadBalancing", fallback, problems, |path| {
+    let balancing = validated("spec.loadBalancing", fallback, problems, |path| {
         client_address::check_balancing(spec, world, path);
         settings::balancing(spec, declaration.context, path)
     });
     let active_check =
-        accepted("spec.healthCheck.active", fallback, problems, |path| checks::of_all(declaration, path));
+        validated("spec.healthCheck.active", fallback, problems, |path| checks::of_all(declaration, path));
     let active_check = active_check.or_else(|| before.map(|before| before.active_check.clone()));
     let of_all = active_check.as_ref().and_then(Option::as_ref);
-    let Found { backends, endpoints, unready, fell_back, retention } =
+    let TranslatedBackends { backends, endpoints, unready, fell_back, retention } =
         backends::translate(declaration, of_all, certificates, problems);
     let passive_check =
-        accepted("spec.healthCheck.passive", fallback, problems, |path| settings::passive_check(spec, path));
-    let connect = accepted("spec.connect", fallback, problems, |path| settings::connect(spec, path));
-    let drain = accepted("spec.drain", fallback, problems, |path| settings::endpoint_drain(spec, path));
-    let rebalance = accepted("spec.rebalance", fallback, problems, |path| settings::rebalance(spec, path));
+        validated("spec.healthCheck.passive", fallback, problems, |path| settings::passive_check(spec, path));
+    let connect = validated("spec.connect", fallback, problems, |path| settings::connect(spec, path));
+    let drain = validated("spec.drain", fallback, problems, |path| settings::endpoint_drain(spec, path));
+    let rebalance = validated("spec.rebalance", fallback, problems, |path| settings::rebalance(spec, path));
     let upstream = Upstream {
         balancing: balancing.or(before.map(|before| before.balancing))?,
         backends,

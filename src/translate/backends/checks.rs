@@ -21,7 +21,7 @@ use crate::{
         defaults,
         field_errors::FieldPath,
         quotas,
-        references::{Text, either},
+        references::{Text, object_or_files},
         settings::{MILLISECOND, at_most, given, nonzero_u16},
         verdict::Reason,
     },
@@ -111,15 +111,15 @@ pub(super) fn refuse_impossible(
     }
     // Another port of the same address may belong to another process.
     let Some(port) = check.port else { return };
-    let reach = &declaration.context.reach;
+    let policy = &declaration.context.address_policy;
     let refused = endpoints.iter().find_map(|endpoint| {
         let address = SocketAddr::new(endpoint.address().ip(), port.get());
-        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
-        Some((address, reach.refusal(address, target)?))
+        let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Unknown };
+        Some((address, policy.refusal(address, target)?))
     });
     if let Some((address, refusal)) = refused {
         let message =
-            format!("probes would go to {address}, which is {}: write another port to probe", reach.sentence(refusal));
+            format!("probes would go to {address}, which is {}: write another port to probe", policy.sentence(refusal));
         path.refuse_for(Reason::NotPermitted, message);
     }
 }
@@ -310,7 +310,7 @@ fn password(reference: Option<&api::PasswordRef>, declaration: &Declaration, pat
 
 fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Result<Text<'a>, String> {
     let world = declaration.context.world;
-    match either(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
+    match object_or_files(reference.reference(), ("file", reference.file.as_ref()), "a Secret", declaration)? {
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
             // The declared key may be the password itself, by mistake.
             let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };

@@ -11,18 +11,18 @@ mod weights;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use slices::{Listed, Member, Retention};
-use weights::{Share, endpoint_weights};
+use slices::{BackendEndpoint, Retention, ServiceEndpoints};
+use weights::{BackendShare, endpoint_weights};
 
 use super::{
     context::{
         TranslateContext,
+        address_policy::{Refusal, RefusedAddresses},
         expirations::{MAX_RETENTION, REPORT_DELAY},
         pods::Target,
-        reach::{Refusal, Refused},
     },
     declaration::Declaration,
-    field_errors::{FieldErrors, FieldPath, twin},
+    field_errors::{FieldErrors, FieldPath, duplicate_of},
     tls::certificates::Certificates,
     verdict::{Problem, Reason},
 };
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// One translated backend and its errors.
-struct Part {
+struct TranslatedBackend {
     name: Arc<str>,
     settings: Arc<Backend>,
     weight: u16,
@@ -53,7 +53,7 @@ struct Part {
 }
 
 /// All translated backends.
-pub(super) struct Found {
+pub(super) struct TranslatedBackends {
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// Endpoints, sorted by key.
     pub endpoints: Vec<Endpoint>,
@@ -72,7 +72,7 @@ pub(super) fn translate(
     active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut Certificates,
     problems: &mut Vec<Problem>,
-) -> Found {
+) -> TranslatedBackends {
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
@@ -84,14 +84,14 @@ pub(super) fn translate(
     let mut retention = Retention::default();
     let kept = if fell_back { declaration.retained() } else { None };
     let kept = match parts.iter().any(|part| part.is_pending) {
-        true => kept.and_then(|kept| for_a_time(&kept, &mut retention, declaration)),
+        true => kept.and_then(|kept| retained_until_replaced(&kept, &mut retention, declaration)),
         false => kept,
     };
     let fell_back = fell_back && (kept.is_some() || !parts.iter().any(|part| part.is_pending));
     let before = kept.as_ref().map_or(&[][..], |before| &before.endpoints);
     let (mut backends, mut groups, mut unready) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (index, part) in parts.into_iter().enumerate() {
-        let Part { name, settings, weight, endpoints, is_unlisted, not_ready, mut errors, .. } = part;
+        let TranslatedBackend { name, settings, weight, endpoints, is_unlisted, not_ready, mut errors, .. } = part;
         unready.extend(part.unready);
         retention.merge(part.retention);
         if endpoints.is_empty() && kept.is_none() {
@@ -112,9 +112,9 @@ pub(super) fn translate(
     match kept {
         Some(before) => {
             let Upstream { backends, endpoints, unready, .. } = Upstream::clone(&before);
-            Found { backends, endpoints, unready, fell_back, retention }
+            TranslatedBackends { backends, endpoints, unready, fell_back, retention }
         }
-        None => Found { backends, endpoints: weighted(groups), unready, fell_back, retention },
+        None => TranslatedBackends { backends, endpoints: weighted(groups), unready, fell_back, retention },
     }
 }
 
@@ -123,7 +123,7 @@ fn part(
     declaration: &Declaration,
     active_check: Option<&Arc<ActiveCheck>>,
     certificates: &mut Certificates,
-) -> Part {
+) -> TranslatedBackend {
     let backends = &declaration.spec.backends;
     let backend = &backends[index];
     let mut errors = FieldErrors::default();
@@ -132,9 +132,9 @@ fn part(
     check_name(backends, index, path);
     let before = declaration.last_good.upstream.as_ref().and_then(|before| before.backends.get(backend.name()));
     let service = backend.service.as_ref().map(|service| service.name.0.as_str());
-    let earlier = earlier(index, before, service, declaration);
+    let previous_endpoints = previous_endpoints(index, before, service, declaration);
     let Endpoints { mut serving, mut unready, not_ready, last_resort, mut retention, is_pending } =
-        endpoints(backend, &earlier, declaration, path);
+        endpoints(backend, &previous_endpoints, declaration, path);
     let unready_share = if asks_for_shares(declaration.spec) { not_ready } else { 0 };
     let settings = settings(backend, unready_share, declaration, before, active_check, certificates, path);
     let settings = Backend { last_resort, ..settings };
@@ -149,7 +149,7 @@ fn part(
         }
     }
     let settings = before.filter(|_| errors.refuse()).cloned().unwrap_or_else(|| Arc::new(settings));
-    Part {
+    TranslatedBackend {
         name: backend.name().into(),
         settings,
         weight: backend.weight,
@@ -158,13 +158,13 @@ fn part(
         retention,
         is_unlisted: is_pending,
         not_ready,
-        is_pending: is_pending && earlier.is_empty(),
+        is_pending: is_pending && previous_endpoints.is_empty(),
         errors,
     }
 }
 
 /// Previous endpoints of a backend from the same Service. They belong to the first backend of this name.
-fn earlier<'a>(
+fn previous_endpoints<'a>(
     index: usize,
     before: Option<&Arc<Backend>>,
     service: Option<&str>,
@@ -184,7 +184,11 @@ fn own<'a>(index: usize, declaration: &Declaration, endpoints: &'a [Endpoint]) -
 }
 
 /// The retained upstream until EndpointSlices of the new Services arrive, with an expiration for each endpoint.
-fn for_a_time(kept: &Arc<Upstream>, retention: &mut Retention, declaration: &Declaration) -> Option<Arc<Upstream>> {
+fn retained_until_replaced(
+    kept: &Arc<Upstream>,
+    retention: &mut Retention,
+    declaration: &Declaration,
+) -> Option<Arc<Upstream>> {
     let Declaration { object, context, .. } = declaration;
     let mut kept = Upstream::clone(kept);
     kept.endpoints.retain(|endpoint| {
@@ -209,7 +213,7 @@ fn check_name(backends: &[api::Backend], index: usize, path: &mut FieldPath) {
     let mut path = path.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
         path.refuse("it is missing: with several backends write a name for each");
-    } else if let Some(other) = twin(backends, index, api::Backend::name) {
+    } else if let Some(other) = duplicate_of(backends, index, api::Backend::name) {
         let name = backends[index].name();
         path.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
     }
@@ -277,18 +281,19 @@ fn endpoints(
         path.at("resolveInterval").duration(interval.0, Duration::from_secs(1)..=Duration::from_hours(24));
     }
     let context = declaration.context;
-    let Listed { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
+    let ServiceEndpoints { members, is_pending, report_due } = match (&backend.service, &backend.addresses) {
         (Some(service), None) => slices::members(service, before, declaration, &mut path.at("service")),
-        (None, Some(addresses)) => {
-            Listed { members: resolved(addresses, context, &mut path.at("addresses")), ..Listed::default() }
-        }
+        (None, Some(addresses)) => ServiceEndpoints {
+            members: resolved(addresses, context, &mut path.at("addresses")),
+            ..ServiceEndpoints::default()
+        },
         (Some(_), Some(_)) => {
             path.refuse("it has both service and addresses: write one of them, or two backends");
-            Listed::default()
+            ServiceEndpoints::default()
         }
         (None, None) => {
             path.refuse("it has neither service nor addresses: write where its connections go");
-            Listed::default()
+            ServiceEndpoints::default()
         }
     };
     if let (Some(service), Some(due)) = (&backend.service, report_due.filter(|due| *due <= context.now)) {
@@ -299,7 +304,7 @@ fn endpoints(
     let not_ready = members.iter().filter(|member| member.unready == Some(Unready::NotReady)).count();
     let last_resort = members.iter().any(|member| member.last_resort);
     let (mut serving, mut unready) = (Vec::new(), BTreeMap::new());
-    for Member { address, uid, stable_id, distance, unready: why, until, .. } in members {
+    for BackendEndpoint { address, uid, stable_id, distance, unready: why, until, .. } in members {
         let key = EndpointKey { backend: name.clone(), address, uid };
         retention.expirations.extend(until.filter(|_| why.is_none()).map(|until| (key.clone(), until)));
         match why {
@@ -312,7 +317,7 @@ fn endpoints(
 }
 
 /// Declared addresses, and all known addresses of each DNS name.
-fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<Member> {
+fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<BackendEndpoint> {
     if addresses.is_empty() {
         path.refuse("it is empty: write at least one host:port");
     }
@@ -323,7 +328,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             Host::Ip(ip) => (None, vec![*ip]),
             // Names are not resolved in this mode.
             Host::Name(name) if !context.world.site.reaches_addresses() => {
-                let why = context.reach.sentence(Refusal::Outside);
+                let why = context.address_policy.sentence(Refusal::Outside);
                 path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
                 continue;
             }
@@ -335,9 +340,9 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             }
         };
         let all = ips.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), address.port));
-        let mut refused = Refused::default();
-        found.extend(all.filter(|address| refused.admit(*address, Target::Anybody, &context.reach)));
-        refused.tell(name, &context.reach, path);
+        let mut refused = RefusedAddresses::default();
+        found.extend(all.filter(|address| refused.admit(*address, Target::Unknown, &context.address_policy)));
+        refused.report(name, &context.address_policy, path);
     }
     found.sort_unstable();
     found.dedup();
@@ -346,7 +351,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
         .map(|address| {
             let stable_id = StableId::Address(address);
             let (uid, unready, until) = Default::default();
-            Member { address, uid, stable_id, distance: Distance::Far, unready, last_resort: false, until }
+            BackendEndpoint { address, uid, stable_id, distance: Distance::Far, unready, last_resort: false, until }
         })
         .collect()
 }
@@ -418,7 +423,7 @@ fn weighted(groups: Vec<(u16, Vec<Endpoint>)>) -> Vec<Endpoint> {
     let shares: Vec<_> = groups
         .iter()
         // A weight of zero was refused; retained endpoints of its backend count with weight 1.
-        .map(|(weight, endpoints)| Share { weight: (*weight).max(1), endpoints: endpoints.len() })
+        .map(|(weight, endpoints)| BackendShare { weight: (*weight).max(1), endpoints: endpoints.len() })
         .collect();
     let weights = endpoint_weights(&shares);
     let mut endpoints: Vec<_> = groups

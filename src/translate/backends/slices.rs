@@ -1,6 +1,6 @@
 //! Endpoints of a Service's port, by kube-proxy's rules for EndpointSlices.
 
-mod member;
+mod endpoint;
 mod port;
 mod retained;
 
@@ -9,16 +9,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use endpoint::Conditions;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint, EndpointSlice},
 };
-use member::Conditions;
 use port::TargetPort;
-use retained::{Match, Retained};
+use retained::{Retained, SliceMatch};
 
-pub(super) use member::Member;
+pub(super) use endpoint::BackendEndpoint;
 pub use retained::Retention;
 
 use super::proximity::{self, Distances};
@@ -27,9 +27,9 @@ use crate::{
     model::{self, Distance, ObjectKey},
     translate::{
         context::{
+            address_policy::{AddressPolicy, RefusedAddresses},
             endpoint_slices::Slice,
             pods::{belongs_to, is_managed, selects_pods, target},
-            reach::{Reach, Refused},
         },
         declaration::Declaration,
         field_errors::FieldPath,
@@ -44,8 +44,8 @@ const IPV6: &str = "IPv6";
 
 /// Endpoints of a Service's port.
 #[derive(Default)]
-pub(super) struct Listed {
-    pub members: Vec<Member>,
+pub(super) struct ServiceEndpoints {
+    pub members: Vec<BackendEndpoint>,
     /// True if the Service exists without a matching EndpointSlice.
     pub is_pending: bool,
     /// Time at which to report endpoints that are retained without such a slice.
@@ -59,35 +59,35 @@ pub(super) fn members(
     before: &[&model::Endpoint],
     declaration: &Declaration,
     path: &mut FieldPath,
-) -> Listed {
+) -> ServiceEndpoints {
     let Declaration { object, context, .. } = declaration;
     let world = context.world;
     let key = ObjectKey { namespace: object.namespace.clone(), name: declared.name.0.as_str().into() };
     if let Some(why) = world.unread("Service", &key) {
         path.at("name").warn(Reason::Unknown, &*why);
-        return Listed::default();
+        return ServiceEndpoints::default();
     }
     let Some(service) = world.services.get(&key) else {
         path.at("name").refuse_for(Reason::RefNotFound, missing("Service", &key, world));
-        return Listed::default();
+        return ServiceEndpoints::default();
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         let message = format!(
             "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
         );
         path.at("name").refuse(message);
-        return Listed::default();
+        return ServiceEndpoints::default();
     }
     let Some(port) = TargetPort::of(&declared.port, &key, service, &mut path.at("port")) else {
-        return Listed::default();
+        return ServiceEndpoints::default();
     };
     if let Some(why) = world.unread("EndpointSlice", &key) {
         path.at("name").warn(Reason::Unknown, &*why);
-        return Listed::default();
+        return ServiceEndpoints::default();
     }
     if world.unreadable.contains_key(&(SLICES_OF, key.clone())) {
         path.at("name").refuse_for(Reason::RefNotFound, missing(SLICES_OF, &key, world));
-        return Listed::default();
+        return ServiceEndpoints::default();
     }
     let slices = context.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
@@ -100,7 +100,7 @@ pub(super) fn members(
     }
     let family = family(service, slices);
     let near = proximity::preference(declaration.spec).map(|prefer| (prefer, context.here()));
-    let serving = Serving { port, service, reach: &context.reach, near, before, declaration };
+    let serving = EndpointSelection { port, service, policy: &context.address_policy, near, before, declaration };
     serving.members(slices.iter().filter(|(_, slice)| slice.address_type == family), path)
 }
 
@@ -115,10 +115,10 @@ fn family<'a>(service: &'a Service, slices: &[(&ObjectKey, &EndpointSlice)]) -> 
 }
 
 /// Selection of the endpoints that serve, from a Service's slices.
-struct Serving<'a> {
+struct EndpointSelection<'a> {
     port: TargetPort,
     service: &'a Service,
-    reach: &'a Reach<'a>,
+    policy: &'a AddressPolicy<'a>,
     /// The locality preference and the locality of this process.
     near: Option<(Prefer, &'a Place)>,
     /// The previous endpoints.
@@ -126,11 +126,11 @@ struct Serving<'a> {
     declaration: &'a Declaration<'a>,
 }
 
-impl Serving<'_> {
-    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, path: &mut FieldPath) -> Listed {
+impl EndpointSelection<'_> {
+    fn members<'a>(&self, slices: impl Iterator<Item = &'a Slice<'a>>, path: &mut FieldPath) -> ServiceEndpoints {
         let mut found = BTreeMap::new();
         let mut refusals = Vec::new();
-        let mut matched = Match { has_selector: selects_pods(self.service), ..Match::default() };
+        let mut matched = SliceMatch { has_selector: selects_pods(self.service), ..SliceMatch::default() };
         for (key, slice) in slices {
             let is_replaced = is_replaced(slice, self.service);
             let is_ours = !is_replaced && (selects_pods(self.service) || !is_managed(slice));
@@ -138,9 +138,9 @@ impl Serving<'_> {
                 true => matched.matching.push(*slice),
                 false => matched.stale.push(*slice),
             }
-            let mut refused = Refused::default();
+            let mut refused = RefusedAddresses::default();
             for (address, endpoint) in self.port.addresses(key, slice, path) {
-                if refused.admit(address, target(slice, endpoint, self.service), self.reach) {
+                if refused.admit(address, target(slice, endpoint, self.service), self.policy) {
                     let candidate = Candidate { address, endpoint, conditions: Conditions::of(endpoint) };
                     found
                         .entry(identity(address, endpoint))
@@ -166,31 +166,31 @@ impl Serving<'_> {
                 );
                 path.warn(Reason::EndpointsPending, message);
             }
-            refused.tell(Some(&format!("EndpointSlice {key}")), self.reach, path);
+            refused.report(Some(&format!("EndpointSlice {key}")), self.policy, path);
         }
         let conditions = found.values().map(|found: &Candidate| found.conditions);
         let any_ready = conditions.chain(retained.iter().map(|retained| retained.conditions)).any(|other| other.ready);
         let serves = |conditions: Conditions| if any_ready { conditions.ready } else { conditions.last_resort };
         let serving = found.values().filter(|found| serves(found.conditions)).map(|found| found.endpoint);
         let distances = self.near.map(|(prefer, here)| Distances::new(prefer, here, serving));
-        let member = |found: &Candidate| Member {
+        let member = |found: &Candidate| BackendEndpoint {
             unready: (!serves(found.conditions)).then(|| found.conditions.unready()),
             last_resort: !any_ready && serves(found.conditions),
             distance: distances.as_ref().map_or(Distance::Far, |distances| distances.of(found.endpoint)),
-            ..Member::of(found.endpoint, found.address)
+            ..BackendEndpoint::of(found.endpoint, found.address)
         };
         let stays = |retained: &Retained| {
             let serves = serves(retained.conditions);
             retained.member(serves, !any_ready && serves)
         };
-        Listed {
+        ServiceEndpoints {
             members: found.values().map(member).chain(retained.iter().map(stays)).collect(),
             is_pending: !matched.is_current(),
             report_due: retained::report_due(&retained, self.declaration.context.now),
         }
     }
 
-    fn retained(&self, found: &BTreeMap<Identity, Candidate>, matched: &Match) -> Vec<Retained<'_>> {
+    fn retained(&self, found: &BTreeMap<Identity, Candidate>, matched: &SliceMatch) -> Vec<Retained<'_>> {
         let is_missing = |endpoint: &&&model::Endpoint| {
             !found.contains_key(&identity_of(endpoint.key.uid.as_deref(), endpoint.address()))
         };

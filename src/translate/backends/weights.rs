@@ -6,7 +6,7 @@ use crate::model::Weight;
 
 /// A backend's declared weight and its number of endpoints, neither zero.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
+pub(super) struct BackendShare {
     pub weight: u16,
     pub endpoints: usize,
 }
@@ -16,13 +16,13 @@ pub(super) struct Share {
 const LARGEST: u128 = 1_000_000;
 
 /// The weight of each endpoint, by share: `weight / endpoints`, in the smallest whole numbers.
-pub(super) fn endpoint_weights(shares: &[Share]) -> Vec<Weight> {
+pub(super) fn endpoint_weights(shares: &[BackendShare]) -> Vec<Weight> {
     let exact = exact(shares).unwrap_or_else(|| rounded(shares));
     let divisor = exact.iter().copied().fold(0, gcd).max(1);
     exact.into_iter().map(|weight| to_weight(weight / divisor)).collect()
 }
 
-fn exact(shares: &[Share]) -> Option<Vec<u128>> {
+fn exact(shares: &[BackendShare]) -> Option<Vec<u128>> {
     let multiple = shares.iter().try_fold(1, |multiple: u128, share| {
         let endpoints = share.endpoints as u128;
         (multiple / gcd(multiple, endpoints).max(1))
@@ -38,7 +38,7 @@ fn exact(shares: &[Share]) -> Option<Vec<u128>> {
 /// Keeps the products below within 128 bits.
 const LARGEST_MULTIPLE: u128 = 1 << 100;
 
-fn rounded(shares: &[Share]) -> Vec<u128> {
+fn rounded(shares: &[BackendShare]) -> Vec<u128> {
     let Some(largest) = shares.iter().max_by(|a, b| {
         // a.weight / a.endpoints against b.weight / b.endpoints
         (u128::from(a.weight) * b.endpoints as u128).cmp(&(u128::from(b.weight) * a.endpoints as u128))
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
-        let shares: Vec<_> = shares.iter().map(|&(weight, endpoints)| Share { weight, endpoints }).collect();
+        let shares: Vec<_> = shares.iter().map(|&(weight, endpoints)| BackendShare { weight, endpoints }).collect();
         endpoint_weights(&shares).into_iter().map(Weight::value).collect()
     }
 

@@ -48,7 +48,7 @@ impl TranslateContext<'_> {
             missing.filter_map(|name| Some((name.clone(), previous.backends.get(name)?.clone()))).collect();
         let is_routed = |endpoint: &&Endpoint| {
             missing.contains_key(&endpoint.key.backend)
-                && self.reach.refusal(endpoint.address(), Target::Pod).is_none()
+                && self.address_policy.refusal(endpoint.address(), Target::Pod).is_none()
                 && self.is_retained(&listener.upstream.object, endpoint)
         };
         let endpoints: Vec<_> = previous.endpoints.iter().filter(is_routed).cloned().collect();
@@ -78,7 +78,7 @@ impl TranslateContext<'_> {
     pub fn expires_at(&self, object: &ObjectKey, endpoint: &Endpoint) -> Option<Timestamp> {
         let (uid, address) = (endpoint.key.uid.as_deref()?, endpoint.address());
         let listed = self.pods.get_or_init(|| Pods::of(self.world)).at(address.ip());
-        if listed.iter().any(|pod| *pod.uid == *uid && self.reach.refusal(address, pod.target).is_none()) {
+        if listed.iter().any(|pod| *pod.uid == *uid && self.address_policy.refusal(address, pod.target).is_none()) {
             return None;
         }
         // Another pod has the address. Only slices written by Kubernetes count, or anyone could remove endpoints of

@@ -1,20 +1,20 @@
 //! State shared by all load balancers of one translation: usable addresses and ports, EndpointSlices, pods, and the
 //! locality of this process.
 
+pub(super) mod address_policy;
 pub(super) mod bindings;
 pub(super) mod endpoint_slices;
 pub(super) mod expirations;
 mod locality;
 pub(super) mod pods;
-pub(super) mod reach;
 
 use std::cell::OnceCell;
 
+use address_policy::AddressPolicy;
 use bindings::Bindings;
 use endpoint_slices::Slices;
 use jiff::Timestamp;
 use pods::Pods;
-use reach::Reach;
 
 use crate::{
     model::Snapshot,
@@ -29,7 +29,7 @@ pub(super) struct TranslateContext<'a> {
     pub quotas: Quotas<'a>,
     pub bindings: Bindings<'a>,
     pub slices: Slices<'a>,
-    pub reach: Reach<'a>,
+    pub address_policy: AddressPolicy<'a>,
     /// Built on first use, when something has to be retained.
     pods: OnceCell<Pods>,
     /// Computed on first use, by load balancers with a locality preference.
@@ -42,9 +42,9 @@ impl<'a> TranslateContext<'a> {
         let quotas = Quotas::of(&world.load_balancers, world.site.tenancy());
         let bindings = Bindings::of(world, previous, &oldest_first(&world.load_balancers), &quotas);
         let slices = Slices::of(world);
-        let reach = Reach::of(world, &slices, &bindings);
+        let address_policy = AddressPolicy::of(world, &slices, &bindings);
         let (pods, here, all_are_elsewhere) = Default::default();
-        Self { world, previous, now, quotas, bindings, slices, reach, pods, here, all_are_elsewhere }
+        Self { world, previous, now, quotas, bindings, slices, address_policy, pods, here, all_are_elsewhere }
     }
 
     /// The locality of this process.

@@ -23,7 +23,7 @@ pub enum Target {
     /// A pod of the load balancer's own namespace.
     Pod,
     /// An unknown owner.
-    Anybody,
+    Unknown,
 }
 
 /// Classifies the target of an endpoint. Users can write any address into an EndpointSlice, so only slices of the
@@ -36,7 +36,7 @@ pub fn target(slice: &EndpointSlice, endpoint: &Endpoint, service: &Service) -> 
         endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod") && target.uid.is_some());
     let own = pod.is_some_and(|pod| pod.namespace == slice.metadata.namespace && pod.namespace.is_some());
     let ours = selects_pods(service) && managed && kept && belongs_to(slice, service) && own;
-    if ours { Target::Pod } else { Target::Anybody }
+    if ours { Target::Pod } else { Target::Unknown }
 }
 
 /// True if the Service has a selector, so Kubernetes writes its EndpointSlices.
@@ -57,9 +57,9 @@ pub fn belongs_to(slice: &EndpointSlice, service: &Service) -> bool {
 }
 
 /// Pods listed in EndpointSlices, by address.
-pub(super) struct Pods(HashMap<IpAddr, Vec<Listed>>);
+pub(super) struct Pods(HashMap<IpAddr, Vec<PodEntry>>);
 
-pub(super) struct Listed {
+pub(super) struct PodEntry {
     pub uid: Box<str>,
     pub target: Target,
     pub ports: Rc<[u16]>,
@@ -67,16 +67,16 @@ pub(super) struct Listed {
 
 impl Pods {
     pub fn of(world: &World) -> Self {
-        let mut pods: HashMap<IpAddr, Vec<Listed>> = HashMap::new();
+        let mut pods: HashMap<IpAddr, Vec<PodEntry>> = HashMap::new();
         for (key, slice) in &world.endpoint_slices {
             let service = service_of(slice).map(|name| ObjectKey::new(&key.namespace, name));
             let service = service.and_then(|service| world.services.get(&service));
             let ports: Rc<[u16]> = slice.ports.iter().flatten().filter_map(|port| port.port?.try_into().ok()).collect();
             for endpoint in &slice.endpoints {
                 let Some(uid) = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) else { continue };
-                let target = service.map_or(Target::Anybody, |service| target(slice, endpoint, service));
+                let target = service.map_or(Target::Unknown, |service| target(slice, endpoint, service));
                 for ip in endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                    pods.entry(ip.to_canonical()).or_default().push(Listed {
+                    pods.entry(ip.to_canonical()).or_default().push(PodEntry {
                         uid: uid.into(),
                         target,
                         ports: ports.clone(),
@@ -87,7 +87,7 @@ impl Pods {
         Self(pods)
     }
 
-    pub fn at(&self, ip: IpAddr) -> &[Listed] {
+    pub fn at(&self, ip: IpAddr) -> &[PodEntry] {
         self.0.get(&ip).map_or(&[], Vec::as_slice)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::{Listener, ServiceTemplate, ServiceType, TcpLoadBalancerSpec},
     translate::{
-        field_errors::{FieldPath, accepted, twin},
+        field_errors::{FieldPath, duplicate_of, validated},
         messages::listed,
         verdict::{Problem, Reason},
     },
@@ -17,9 +17,9 @@ const SERVICE_FALLBACK: &str = "its Service is neither created nor changed";
 
 pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
-    accepted("spec.service", SERVICE_FALLBACK, problems, |path| check_template(&template, tenancy, path));
+    validated("spec.service", SERVICE_FALLBACK, problems, |path| check_template(&template, tenancy, path));
     for index in 0..spec.listeners.len() {
-        accepted(&format!("spec.listeners[{index}].nodePort"), SERVICE_FALLBACK, problems, |path| {
+        validated(&format!("spec.listeners[{index}].nodePort"), SERVICE_FALLBACK, problems, |path| {
             check_node_port(&spec.listeners, index, template.type_, tenancy, path);
         });
     }
@@ -30,12 +30,12 @@ pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
     const NO_SERVICE: &str = "it has no Service";
 
     if spec.service.is_some() {
-        accepted("spec.service", NO_SERVICE, problems, |path| {
+        validated("spec.service", NO_SERVICE, problems, |path| {
             path.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
     for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
-        accepted(&format!("spec.listeners[{index}].nodePort"), NO_SERVICE, problems, |path| {
+        validated(&format!("spec.listeners[{index}].nodePort"), NO_SERVICE, problems, |path| {
             path.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
@@ -98,7 +98,7 @@ fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, ten
         path.refuse_for(Reason::NotPermitted, message);
     } else if type_ == ServiceType::ClusterIp {
         path.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");
-    } else if let Some(other) = twin(listeners, index, |listener| listener.node_port) {
+    } else if let Some(other) = duplicate_of(listeners, index, |listener| listener.node_port) {
         path.refuse(format!("{port} is also the nodePort of spec.listeners[{other}]: write another"));
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, Text, either},
+        references::{FallbackText, Text, object_or_files},
         verdict::Reason,
     },
 };
@@ -142,7 +142,7 @@ impl<'a> Certificates<'a> {
 
     fn texts(&self, reference: &api::CaRef, declaration: &Declaration) -> Result<Texts<'a>, String> {
         let files = ("files", reference.files.as_ref());
-        let (object, files) = either(reference.reference(), files, "a ConfigMap or Secret", declaration)?;
+        let (object, files) = object_or_files(reference.reference(), files, "a ConfigMap or Secret", declaration)?;
         match (object, files) {
             (Some(object), _) => Ok(Texts {
                 certificates: Text::of(&object, "ca.crt", self.world)?.ok_or_else(|| {

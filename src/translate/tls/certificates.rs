@@ -21,7 +21,7 @@ use crate::{
     translate::{
         declaration::Declaration,
         field_errors::FieldPath,
-        references::{FallbackText, Text, either},
+        references::{FallbackText, Text, object_or_files},
         verdict::Reason,
     },
     world::{Referred, World},
@@ -115,7 +115,7 @@ impl<'a> Certificates<'a> {
 
     fn pair(&self, reference: &api::CertificateRef, declaration: &Declaration) -> Result<Pair<'a>, String> {
         let (name, files) =
-            either(reference.reference(), ("files", reference.files.as_ref()), "a Secret", declaration)?;
+            object_or_files(reference.reference(), ("files", reference.files.as_ref()), "a Secret", declaration)?;
         match (name, files) {
             (Some(secret), _) => self.secret(&secret),
             (None, Some(files)) => Ok(Pair {

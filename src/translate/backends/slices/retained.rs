@@ -11,7 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::member::{Conditions, Member};
+use super::endpoint::{BackendEndpoint, Conditions};
 use crate::{
     model::{self, EndpointKey},
     translate::{
@@ -45,9 +45,9 @@ pub struct Retained<'a> {
 }
 
 impl Retained<'_> {
-    pub fn member(&self, serves: bool, last_resort: bool) -> Member {
+    pub fn member(&self, serves: bool, last_resort: bool) -> BackendEndpoint {
         let EndpointKey { address, uid, .. } = &self.endpoint.key;
-        Member {
+        BackendEndpoint {
             address: *address,
             uid: uid.clone(),
             stable_id: self.endpoint.stable_id.clone(),
@@ -61,14 +61,14 @@ impl Retained<'_> {
 
 /// The slices of a Service, by whether they match its present declaration.
 #[derive(Default)]
-pub struct Match<'a> {
+pub struct SliceMatch<'a> {
     pub matching: Vec<&'a EndpointSlice>,
     pub stale: Vec<&'a EndpointSlice>,
     /// True if Kubernetes writes the slices, so at least one exists for every Service.
     pub has_selector: bool,
 }
 
-impl<'a> Match<'a> {
+impl<'a> SliceMatch<'a> {
     /// True if at least one slice matches the present declaration.
     pub fn is_current(&self) -> bool {
         !self.matching.is_empty() || self.stale.is_empty() && !self.has_selector
@@ -112,11 +112,11 @@ impl<'a> Match<'a> {
 fn expiration(endpoint: &model::Endpoint, limit: SignedDuration, declaration: &Declaration) -> Option<Timestamp> {
     let Declaration { object, context, .. } = declaration;
     // Pods were allowed while they were listed. Other addresses must be allowed by themselves.
-    let reach = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Anybody };
-    let in_reach = context.reach.refusal(endpoint.address(), reach).is_none();
+    let target = if endpoint.key.uid.is_some() { Target::Pod } else { Target::Unknown };
+    let is_allowed = context.address_policy.refusal(endpoint.address(), target).is_none();
     let until = context.recorded_expiration(object, &endpoint.key, limit);
     let until = context.expires_at(object, endpoint).map_or(until, |then| then.min(until));
-    (in_reach && context.now < until).then_some(until)
+    (is_allowed && context.now < until).then_some(until)
 }
 
 /// Time at which to report retained endpoints. Short retentions are not reported.

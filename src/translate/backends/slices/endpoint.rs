@@ -7,7 +7,7 @@ use crate::model::{Distance, StableId, Unready};
 
 /// One address of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member {
+pub struct BackendEndpoint {
     pub address: SocketAddr,
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
@@ -20,7 +20,7 @@ pub struct Member {
     pub until: Option<Timestamp>,
 }
 
-impl Member {
+impl BackendEndpoint {
     pub fn of(endpoint: &Endpoint, address: SocketAddr) -> Self {
         let target = endpoint.target_ref.as_ref();
         let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));

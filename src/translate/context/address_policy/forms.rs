@@ -30,7 +30,7 @@ pub fn special(ip: IpAddr) -> Option<&'static str> {
 }
 
 /// The kind of an address that cannot be connected to.
-pub fn nowhere(ip: IpAddr) -> Option<&'static str> {
+pub fn unconnectable(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
         // The manifest has no syntax for the interface.
@@ -98,7 +98,7 @@ mod tests {
             ("fec0::1", ""),
             ("2001:db8::1", ""),
         ] {
-            assert_eq!(nowhere(address.parse().unwrap()).unwrap_or_default(), expected, "{address}");
+            assert_eq!(unconnectable(address.parse().unwrap()).unwrap_or_default(), expected, "{address}");
         }
     }
 

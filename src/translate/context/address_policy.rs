@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use forms::{METADATA, forms, nowhere, special};
+use forms::{METADATA, forms, special, unconnectable};
 use k8s_openapi::api::core::v1::Service;
 
 use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
@@ -18,71 +18,71 @@ use crate::{
     world::{Tenancy, World, kept},
 };
 
-pub enum Reach<'a> {
+pub enum AddressPolicy<'a> {
     /// The process has a single tenant.
-    Everywhere,
-    Bounded(Bounds<'a>),
+    Unrestricted,
+    Tenant(TenantPolicy<'a>),
 }
 
 /// The reason to refuse a backend address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// The kind of an address that cannot be connected to.
-    Nowhere(&'static str),
+    Unconnectable(&'static str),
     /// The kind of a special address.
     Special(&'static str),
     Denied,
     /// An address of the proxies, the API server or a Service.
-    Ours,
+    Internal,
     Outside,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> AddressPolicy<'a> {
     pub fn of(world: &'a World, slices: &Slices, bindings: &Bindings) -> Self {
         match world.site.tenancy() {
-            None => Self::Everywhere,
-            Some(tenancy) => Self::Bounded(Bounds::of(tenancy, world, slices, bindings)),
+            None => Self::Unrestricted,
+            Some(tenancy) => Self::Tenant(TenantPolicy::of(tenancy, world, slices, bindings)),
         }
     }
 
     pub fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
         match self {
-            Self::Everywhere => nowhere(address.ip()).map(Refusal::Nowhere),
-            Self::Bounded(bounds) => bounds.refusal(address, target),
+            Self::Unrestricted => unconnectable(address.ip()).map(Refusal::Unconnectable),
+            Self::Tenant(bounds) => bounds.refusal(address, target),
         }
     }
 
     /// Message part for a refused address: `10.0.0.1:80 is …`.
     pub fn sentence(&self, refusal: Refusal) -> String {
         match (refusal, self) {
-            (Refusal::Nowhere(kind), _) => {
+            (Refusal::Unconnectable(kind), _) => {
                 format!("{kind}, to which nothing can be connected: write the address of a server")
             }
             (Refusal::Special(kind), _) => format!("{kind}, where no backend may be"),
             (Refusal::Denied, _) => "in a network that the administrator denies".into(),
-            (Refusal::Ours, _) => {
+            (Refusal::Internal, _) => {
                 "an address of the proxies, of the API server or of a Service, which no backend may be".into()
             }
-            (Refusal::Outside, Self::Bounded(Bounds { tenancy, .. })) => {
+            (Refusal::Outside, Self::Tenant(TenantPolicy { tenancy, .. })) => {
                 let allowed = listed(tenancy.backend_networks.iter());
                 format!(
                     "neither a pod that a Service of the same namespace selects nor in a network that the administrator \
                      allows ({allowed})"
                 )
             }
-            (Refusal::Outside, Self::Everywhere) => "out of reach".into(),
+            (Refusal::Outside, Self::Unrestricted) => "out of reach".into(),
         }
     }
 }
 
 /// Refused addresses of one field, counted by reason, since there may be too many to report each.
 #[derive(Default)]
-pub struct Refused(BTreeMap<Refusal, (SocketAddr, usize)>);
+pub struct RefusedAddresses(BTreeMap<Refusal, (SocketAddr, usize)>);
 
-impl Refused {
+impl RefusedAddresses {
     /// True if the address is allowed. Counts refused ones.
-    pub fn admit(&mut self, address: SocketAddr, target: Target, reach: &Reach) -> bool {
-        let refusal = reach.refusal(address, target);
+    pub fn admit(&mut self, address: SocketAddr, target: Target, policy: &AddressPolicy) -> bool {
+        let refusal = policy.refusal(address, target);
         if let Some(refusal) = refusal {
             self.0.entry(refusal).or_insert((address, 0)).1 += 1;
         }
@@ -90,25 +90,25 @@ impl Refused {
     }
 
     /// Reports the dropped addresses. `who` names their source, unless that is the field itself.
-    pub fn tell(self, who: Option<&str>, reach: &Reach, path: &mut FieldPath) {
+    pub fn report(self, who: Option<&str>, policy: &AddressPolicy, path: &mut FieldPath) {
         for (refusal, (address, count)) in self.0 {
             let which = match (who, count - 1) {
                 (None, _) => format!("{address} is"),
                 (Some(who), 0) => format!("{who} has {address}, which is"),
                 (Some(who), more) => format!("{who} has {address} and {more} more, each of which is"),
             };
-            let message = format!("{which} {}; left out", reach.sentence(refusal));
+            let message = format!("{which} {}; left out", policy.sentence(refusal));
             match refusal {
                 // Not a mistake of the manifest.
-                Refusal::Nowhere(_) if who.is_some() => path.warn(Reason::Invalid, message),
-                Refusal::Nowhere(_) => path.drop_item(Reason::Invalid, message),
+                Refusal::Unconnectable(_) if who.is_some() => path.warn(Reason::Invalid, message),
+                Refusal::Unconnectable(_) => path.drop_item(Reason::Invalid, message),
                 _ => path.drop_item(Reason::NotPermitted, message),
             }
         }
     }
 }
 
-pub struct Bounds<'a> {
+pub struct TenantPolicy<'a> {
     tenancy: &'a Tenancy,
     /// Addresses of the proxies and of the API server.
     ours: BTreeSet<IpAddr>,
@@ -119,7 +119,7 @@ pub struct Bounds<'a> {
     services: BTreeSet<IpAddr>,
 }
 
-impl<'a> Bounds<'a> {
+impl<'a> TenantPolicy<'a> {
     fn of(tenancy: &'a Tenancy, world: &World, slices: &Slices, bindings: &Bindings) -> Self {
         let mut bounds = Self {
             tenancy,
@@ -168,14 +168,14 @@ impl<'a> Bounds<'a> {
 
     fn refusal(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
         let mut forms = forms(address.ip()).map(|ip| SocketAddr::new(ip, address.port()));
-        let outside = target == Target::Anybody && !self.tenancy.backend_networks.contains(address.ip());
+        let outside = target == Target::Unknown && !self.tenancy.backend_networks.contains(address.ip());
         forms.find_map(|form| self.refusal_of_form(form, target)).or(outside.then_some(Refusal::Outside))
     }
 
     fn refusal_of_form(&self, address: SocketAddr, target: Target) -> Option<Refusal> {
         let ip = address.ip();
         let ours = match target {
-            Target::Anybody => self.ours.contains(&ip),
+            Target::Unknown => self.ours.contains(&ip),
             // Host-network pods share the address of the node with other processes.
             Target::Pod => {
                 self.ours.contains(&ip) && self.our_ports.contains(&address.port())
@@ -185,12 +185,12 @@ impl<'a> Bounds<'a> {
         };
         if let Some(kind) = special(ip) {
             Some(Refusal::Special(kind))
-        } else if target == Target::Anybody && METADATA.contains(&ip) {
+        } else if target == Target::Unknown && METADATA.contains(&ip) {
             Some(Refusal::Special("a metadata service"))
         } else if self.tenancy.denied_networks.contains(ip) {
             Some(Refusal::Denied)
         } else {
-            ours.then_some(Refusal::Ours)
+            ours.then_some(Refusal::Internal)
         }
     }
 }
