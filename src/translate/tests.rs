@@ -1,4 +1,4 @@
-//! Translations of whole worlds. The rules of smaller parts are tested beside them.
+//! Translations of whole worlds. Smaller parts have tests next to them.
 
 mod authorities;
 mod certificates;
@@ -30,7 +30,7 @@ use manifests::{load_balancer, world};
 /// 2026-01-01.
 const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
-/// What a program that has just started makes of a world.
+/// The translation of a world by a process that has just started.
 fn first(world: &World) -> (Snapshot, Verdicts) {
     translate(world, &Snapshot::default(), NOW)
 }
@@ -51,7 +51,7 @@ fn upstream(name: &str) -> UpstreamKey {
     UpstreamKey { object: object(name) }
 }
 
-/// The problems of one load balancer, as its owner reads them.
+/// The problems of one load balancer, as users read them.
 fn sentences(verdicts: &Verdicts, name: &str) -> Vec<String> {
     verdicts[&object(name)].problems.iter().map(ToString::to_string).collect()
 }

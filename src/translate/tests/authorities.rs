@@ -1,4 +1,4 @@
-//! Authorities of clients and backends: found, kept, and refused with a sentence.
+//! Authorities of clients and backends: valid, retained and refused.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -70,12 +70,12 @@ impl Ca {
         self.0.pem()
     }
 
-    /// The list of what it has revoked: nothing.
+    /// Its empty revocation list.
     pub fn list(&self) -> String {
         self.list_of(2026)
     }
 
-    /// One that is good for a year.
+    /// A certificate that is valid for a year.
     pub fn list_of(&self, year: i32) -> String {
         self.list_with(year, |_| {})
     }
@@ -285,7 +285,7 @@ fn what_is_too_old_is_remarked_upon_and_still_counts() {
         let mut world = validating("{name: a}");
         store(&mut world, "a", texts);
         let (before, _) = first(&world);
-        // Said each time, and not only when it is read.
+        // Reported by each translation, not only when it is read.
         let (snapshot, verdicts) = then(&world, &before);
         assert!(!verdicts[&object("pg")].refuses());
         assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/a"]);

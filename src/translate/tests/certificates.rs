@@ -1,4 +1,4 @@
-//! Certificates: found, kept, left out, and never parsed twice.
+//! Certificates: valid, retained, dropped, and parsed only once.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn store(world: &mut World, name: &str, certificate: &str, key: &str) {
     world.secrets.insert(object(name), Arc::new(secret));
 }
 
-/// A world with one listener that presents these Secrets, which are still to be stored.
+/// A world with one listener that presents these Secrets, which are not stored yet.
 fn presenting(references: &str) -> World {
     let spec = format!(
         "{{listeners: [{{port: 1, tls: {{certificateRefs: [{references}]}}}}], backends: [{{addresses: ['10.0.0.1:1']}}]}}"
@@ -330,7 +330,7 @@ fn certificates_out_of_their_time_are_presented_with_a_warning() {
         store(&mut world, name, &pair.certificate, &pair.key);
     }
     let (before, _) = first(&world);
-    // Said each time, and not only when the certificate is read.
+    // Reported by each translation, not only when the certificate is read.
     let (snapshot, verdicts) = then(&world, &before);
     assert_eq!(
         sentences(&verdicts, "pg"),
@@ -362,7 +362,7 @@ fn an_unchanged_certificate_is_never_parsed_again() {
     assert!(Arc::ptr_eq(&presented(&after)[0].key, &presented(&before)[0].key));
 }
 
-/// Of a cluster: `a` refers to the Secrets `one` and `two`.
+/// A world of a cluster: `a` refers to the Secrets `one` and `two`.
 fn in_a_cluster(site: &str, placement: &str) -> World {
     let mut world = world(&format!(
         "{site}\n---\n{{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alpha1, metadata: {{name: a, uid: u-a}}, spec: \
@@ -398,7 +398,7 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
     assert_eq!(said_of_certificates(&verdicts), expected("it is left out"));
     assert_eq!(snapshot.listeners[&listener("a", 1)].tls.as_ref().unwrap().certificates.len(), 1);
 
-    // One that was read before is still presented.
+    // A certificate that was read before is still presented.
     let mut before = world.clone();
     before.beyond_quota.clear();
     before.secrets.insert(object("two"), before.secrets[&object("one")].clone());

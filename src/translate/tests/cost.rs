@@ -1,4 +1,4 @@
-//! What a translation costs grows no faster than what is declared.
+//! The cost of a translation grows no faster than the number of declared objects.
 
 use super::*;
 use crate::{
@@ -18,7 +18,7 @@ fn merged(worlds: impl Iterator<Item = World>) -> World {
     all
 }
 
-/// A load balancer with its Service, of which this is the spec but for the backends.
+/// A load balancer with its Service; `spec` lacks the backends.
 fn with_service(index: usize, endpoints: usize, spec: &str) -> World {
     let endpoint = |endpoint| {
         format!(
@@ -40,7 +40,7 @@ fn with_service(index: usize, endpoints: usize, spec: &str) -> World {
     ))
 }
 
-/// A translation at the start, and one without a change.
+/// The first translation, and one without a change.
 fn translate_twice(world: &mut World) {
     let (snapshot, verdicts) = first(world);
     assert_eq!(verdicts.len(), world.load_balancers.len());

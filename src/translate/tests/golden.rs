@@ -1,6 +1,6 @@
-//! `tests/golden/<case>/in.yaml`, and what it translates to in `expected.txt`. Where there is a `before.yaml`, that is
-//! what was served before. A document of kind Gateway, Host or Sidecar says where the process runs. A new case is files and
-//! no code; `GOLDEN=write` writes what is expected.
+//! `tests/golden/<case>/in.yaml`, and its translation in `expected.txt`. `before.yaml`, if present, is the previous
+//! world. A document of kind Gateway, Host or Sidecar states the mode. A new case needs files only; `GOLDEN=write`
+//! writes the expected results.
 
 use std::{
     fmt::Write,

@@ -1,4 +1,4 @@
-//! What holds for every world: nothing panics, nothing depends on chance, and a mistake stays where it is.
+//! Properties of every world: no panic, no randomness, and a mistake stays local.
 
 use std::{
     collections::BTreeSet,
@@ -96,7 +96,7 @@ fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: default, port: 1}}]}",
             "it keeps the endpoints it had before",
         ),
-        // Without a name of its own it is another backend, but connections must go somewhere.
+        // Without a name it is another backend, but connections need a target.
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: typo, port: 1}}]}",
             "connections go where they went before",
@@ -215,7 +215,7 @@ fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
             continue;
         }
         assert_eq!(verdicts[&object("b")].problems[0].reason, Reason::PortConflict);
-        // Whoever was there first stays, whatever its name.
+        // The present holder stays, regardless of its name.
         let (b_alone, _) = first(&on("b", b));
         let (both, verdicts) = then(&with(on("a", a), on("b", b)), &b_alone);
         assert!(both.configures_the_same(&b_alone), "{a} and {b}");
@@ -224,12 +224,12 @@ fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
             sentence.contains("is taken by shop/b") && sentence.ends_with("the listener is not served"),
             "{sentence}"
         );
-        // And once it is gone, the other takes over.
+        // Once it is deleted, the other one takes over.
         let (a_alone, verdicts) = then(&on("a", a), &both);
         assert_eq!(a_alone.listeners.len(), 1);
         assert_eq!(verdicts[&object("a")].problems, []);
     }
-    // Two that swap addresses are not in each other's way; one that wants what another keeps stays where it is.
+    // Two that swap addresses do not conflict; one that requests an address in use stays at its own.
     let (before, _) = first(&with(on("a", "10.0.0.1"), on("b", "10.0.0.2")));
     let (swapped, _) = then(&with(on("a", "10.0.0.2"), on("b", "10.0.0.1")), &before);
     assert_eq!(serving(&swapped), ["a 10.0.0.2", "b 10.0.0.1"]);
@@ -250,7 +250,7 @@ fn optional(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value>
     prop::option::of(value).prop_map(|value| value.unwrap_or(Value::Null))
 }
 
-/// Mostly absent, so that most of what is declared is right.
+/// Mostly absent, so most declarations are valid.
 fn seldom(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     prop::option::weighted(0.1, value).prop_map(|value| value.unwrap_or(Value::Null))
 }
@@ -358,7 +358,7 @@ fn spec() -> impl Strategy<Value = Value> {
     })
 }
 
-/// One of the load balancers `a` to `c`; it may be another one of the same name.
+/// One of the load balancers `a` to `c`, sometimes recreated under the same name.
 fn any_load_balancer() -> impl Strategy<Value = (ObjectKey, Declared)> {
     let spec = prop::option::weighted(0.9, spec());
     let uid = prop::sample::select(vec!["a", "a", "a", "b", "b", "b", "c", "c", "c", "new-a", "new-b", "new-c"]);
@@ -415,14 +415,14 @@ fn any_allocations() -> impl Strategy<Value = Allocations> {
     prop::collection::btree_map(20001..20005u16, allocation, 0..5).prop_map(Allocations)
 }
 
-/// The worlds that a process sees one after the other.
+/// The successive worlds of one process.
 fn any_worlds() -> impl Strategy<Value = Vec<World>> {
     let world = (any_world(), any_allocations())
         .prop_map(|(world, allocations)| World { site: Site::Gateway(Arc::new(allocations), Arc::default()), ..world });
     prop::collection::vec(world, 1..5)
 }
 
-/// The same at one site, where a process stays.
+/// Successive worlds in one mode, which a process keeps.
 fn any_history() -> impl Strategy<Value = Vec<World>> {
     let site = (prop::sample::select(vec!["standalone", "sidecar", "gateway", "host"]), any_tenancy());
     (site, any_worlds()).prop_map(|((site, tenancy), worlds)| at_site(site, Arc::new(tenancy), worlds))
@@ -445,7 +445,7 @@ fn at_site(site: &str, tenancy: Arc<Tenancy>, mut worlds: Vec<World>) -> Vec<Wor
     worlds
 }
 
-/// Whether the listener is bound where the site has it.
+/// True if the bind address matches the mode.
 fn is_in_its_place(key: &ListenerKey, listener: &Listener, world: &World) -> bool {
     let (own, port) = (key.port == listener.bind.port(), listener.bind.port());
     match &world.site {
@@ -459,17 +459,17 @@ fn is_in_its_place(key: &ListenerKey, listener: &Listener, world: &World) -> boo
     }
 }
 
-/// Whether a listener that served must go on as long as it is declared.
+/// True if a served listener must stay as long as it is declared.
 fn must_go_on(key: &ListenerKey, before: &Listener, world: &World) -> bool {
     let declared = &world.load_balancers[&key.object];
     let is_declared =
         declared.spec.as_ref().is_none_or(|spec| spec.listeners.iter().any(|listener| listener.port == key.port));
-    // On the nodes' ports an older load balancer may come.
+    // In host mode an older load balancer may claim the port.
     let is_safe = !matches!(world.site, Site::Host(_)) && is_in_its_place(key, before, world);
     is_declared && before.owner.as_deref() == declared.uid() && is_safe
 }
 
-/// Where no backend may be, whatever served before.
+/// Addresses that no backend may have, whatever served before.
 fn is_forbidden(endpoint: SocketAddr, tenancy: &Tenancy) -> bool {
     let ours = endpoint == "10.0.0.2:1".parse().unwrap();
     endpoint.ip().is_loopback()
@@ -520,12 +520,12 @@ proptest! {
         }
     }
 
-    /// What a replica has seen before may change whether a listener is served, never whose a port of the nodes is.
+    /// The history of a replica may change whether a listener is served, never the owner of a node port.
     #[test]
     fn replicas_agree_on_whose_a_port_of_the_nodes_is(
         tenancy in any_tenancy(), one in any_worlds(), other in any_worlds(), now in any_world(),
     ) {
-        // A text that was never read is known only to whoever could read it before.
+        // A text that was never read is only known to replicas that could read it before.
         prop_assume!(now.load_balancers.values().all(|declared| declared.spec.is_some()));
         let tenancy = Arc::new(tenancy);
         let replica = |mut worlds: Vec<World>| {

@@ -1,4 +1,4 @@
-//! How long endpoints are kept that nothing confirms any more.
+//! Retention of endpoints that nothing confirms any more.
 
 use jiff::{SignedDuration, ToSpan};
 
@@ -17,7 +17,7 @@ fn a(backends: &str) -> String {
 
 const DB: &str = "{name: db, service: {name: db, port: 1}}";
 
-/// A Service, and a slice of it as Kubernetes writes it, with these pods: uid and address.
+/// A Service, and its slice as Kubernetes writes it, with these pods: uid and address.
 fn service(namespace: &str, name: &str, pods: &[(&str, &str)]) -> String {
     let endpoint = |(uid, address): &(&str, &str)| {
         format!("{{addresses: [{address}], targetRef: {{kind: Pod, namespace: {namespace}, name: p, uid: {uid}}}}}")
@@ -45,7 +45,7 @@ fn addresses(snapshot: &Snapshot) -> Vec<String> {
     endpoints.iter().map(|endpoint| endpoint.address().to_string()).collect()
 }
 
-/// What serves two pods.
+/// A snapshot that serves two pods.
 fn serving() -> Snapshot {
     let (snapshot, verdicts) = first(&all(&[GATEWAY, &a(DB), &service("shop", "db", PODS)]));
     assert_eq!(
@@ -106,7 +106,7 @@ fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
 
 #[test]
 fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
-    // Another port than the Service has: of the pods behind it one goes, and later the other one.
+    // The declared port is not one of the Service: of its pods one is deleted, and later the other one.
     let wrong = a("{name: db, service: {name: db, port: 2}}");
     let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
     let (kept, verdicts) = then(&world(PODS), &serving());
@@ -121,7 +121,7 @@ fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
 
 #[test]
 fn only_kubernetes_is_believed_that_a_pod_is_still_there_or_gone() {
-    // Somebody lists a pod that is gone, or another one at its address, by hand.
+    // A user lists a deleted pod, or another one at its address, in a slice.
     let gone = a("{name: db, service: {name: typo, port: 1}}");
     for uid in ["p1", "other"] {
         let forged = service("shop", "db", &[(uid, "10.0.0.1")]).replace("endpointslice-controller.k8s.io", "me");
@@ -136,7 +136,7 @@ fn an_address_that_another_pod_has_got_is_not_kept_at_all() {
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &reused]), &serving());
     assert_eq!(addresses(&kept), [BOTH[1]]);
     assert_eq!(kept.retained_until[&upstream("a")].len(), 1);
-    // Pods in the network of a node share its address, and each has ports of its own.
+    // Host-network pods share the address of the node, with ports of their own.
     let beside = reused.replace("port: 7", "port: 8");
     let (kept, _) = then(&all(&[GATEWAY, &a(DB), &beside]), &serving());
     assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(after(LIMIT))));
@@ -166,7 +166,7 @@ fn a_clock_that_is_put_back_prolongs_nothing() {
 fn addresses_that_somebody_wrote_are_kept_without_a_limit() {
     let gateway = GATEWAY.replacen("{kind", "{tenancy: {backendNetworks: [10.0.0.0/8]}, kind", 1);
     let written = a("{name: db, addresses: ['10.0.0.1:7', '10.0.0.2:7']}");
-    // A slice that somebody wrote, where it names no pod.
+    // A slice of a user, which names no pod.
     let listed = service("shop", "db", PODS).replace("kind: Pod", "kind: X").replace("uid", "resourceVersion");
     for before in [all(&[&gateway, &written]), all(&[&gateway, &a(DB), &listed])] {
         let (before, _) = first(&before);

@@ -1,4 +1,4 @@
-//! How far endpoints are, and what is said where that cannot be known.
+//! Distances of endpoints, and messages where they are unknown.
 
 use super::*;
 use crate::{model::Distance, world::Place};

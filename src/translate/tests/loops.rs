@@ -1,4 +1,4 @@
-//! Backends that lead connections back to the listener they came by.
+//! Backends that return connections to their listener.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn a_backend_that_is_the_listener_itself_is_left_out_however_it_is_written() {
         ("address: 127.0.0.1", "127.0.0.1:5433"),
         ("address: 127.0.0.1", "127.0.0.2:5432"),
         ("address: 0.0.0.0", "[::1]:5432"),
-        // Most backends have the port of their listener.
+        // Most backends use the port of their listener.
         ("name: everywhere", "10.0.0.9:5432"),
     ] {
         assert!(!is_left_out(bind, backend), "{bind} {backend}");

@@ -1,5 +1,5 @@
-//! A small reader of manifests for tests: it knows no file and no schema. A document of kind Gateway, Host or Sidecar
-//! says where the process runs.
+//! A small parser of manifests for tests, without files and schema. A document of kind Gateway, Host or Sidecar states
+//! the mode.
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     world::{Allocation, Allocations, Declared, Identity, Site, Tenancy, World},
 };
 
-/// The namespace of all that does not name one.
+/// The default namespace.
 const NAMESPACE: &str = "shop";
 pub const FOLDER: &str = "/etc/tcplb";
 
@@ -75,17 +75,17 @@ pub fn declared(spec: Option<TcpLoadBalancerSpec>, problems: &[&str]) -> Declare
     }
 }
 
-/// What the API server knows an object by, if the manifest has a uid.
+/// The identity of an object, if the manifest has a uid.
 fn identity(metadata: &ObjectMeta) -> Option<Identity> {
     let uid = metadata.uid.as_deref()?.into();
     let created = metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |created| created.0);
     Some(Identity { created, uid, generation: metadata.generation.unwrap_or(1) })
 }
 
-/// Where the process runs.
+/// The mode of the process.
 #[derive(Deserialize)]
 struct Place {
-    /// Of a sidecar.
+    /// Address of a sidecar.
     address: Option<IpAddr>,
     #[serde(default)]
     ports: BTreeMap<u16, Allocation>,

@@ -1,4 +1,4 @@
-//! Each mistake has its sentence, which names the field and says what to write instead.
+//! Messages about mistakes: each names the field and the correction.
 
 use super::*;
 

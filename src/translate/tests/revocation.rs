@@ -1,4 +1,4 @@
-//! What lists of revoked certificates cost: whoever writes many must not hold up others.
+//! Cost of revocation lists: many lists of one tenant must not delay others.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn joined(texts: impl IntoIterator<Item = String>) -> String {
     texts.into_iter().collect()
 }
 
-/// So many authorities of one name, and as many lists, which the last of them has signed; in one object or in two.
+/// Authorities of one name and as many lists, all signed by the last of them; in one object or in two.
 fn of_one_name(count: usize, is_one_object: bool) -> World {
     let all: Vec<_> = (0..count).map(|_| Ca::named("N")).collect();
     let last = all.last().unwrap();
@@ -36,7 +36,7 @@ fn of_one_name(count: usize, is_one_object: bool) -> World {
     }
 }
 
-/// So many authorities with a list each, in one object or in two.
+/// Authorities with a list each, in one object or in two.
 fn of_many_names(count: usize, is_one_object: bool) -> World {
     let all: Vec<_> = (0..count).map(|number| Ca::named(&format!("N{number}"))).collect();
     let (certificates, lists) = (joined(all.iter().map(Ca::pem)), joined(all.iter().map(Ca::list)));
@@ -91,19 +91,19 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
     let cache = Arc::make_mut(&mut before.certificate_cache);
     assert_eq!((cache.signatures.len(), cache.authorities.len()), (3, 2));
-    // If these results were not taken, all would be well again.
+    // Without these cached results there would be no problem.
     cache.signatures.values_mut().for_each(|signed| *signed = false);
     let (_, verdicts) = then(&world, &before);
     assert!(sentences(&verdicts, "pg")[0].contains("whose signature is not that of the authority of this name"));
 
-    // What is wrong is remembered too.
+    // Failures are cached too.
     let world = of_one_name(2, true);
     let (mut before, _) = first(&world);
     for wrong in Arc::make_mut(&mut before.certificate_cache).authorities.values_mut() {
         *wrong = Err("as before".into());
     }
     assert!(sentences(&then(&world, &before).1, "pg")[0].contains("caRefs[0]: as before; it is left out"));
-    // Until it is another text, and no longer than it is declared.
+    // Until the text changes, and only while it is declared.
     let (other, _) = then(&of_one_name(2, true), &before);
     assert!(
         other.certificate_cache.authorities.values().all(|read| read.as_ref().is_err_and(|wrong| wrong != "as before"))
@@ -173,7 +173,7 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
     let said = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
     assert!(said[0].contains("caRefs: ConfigMap shop/s1 has a list of the authority CN=Some  authority"), "{said:?}");
 
-    // What was before counts on.
+    // The last good sources stay effective.
     let (before, _) = first(&of_sources(&[(&ca.pem(), &ca.list_with(2025, revoking(&[7])))]));
     let (after, _) = then(&of_sources(&[(&ca.pem(), &lists)]), &before);
     assert!(!lets_in(&after, &ca.issue(7), 2026) && lets_in(&after, &ca.issue(8), 2026));

@@ -1,4 +1,4 @@
-//! Where listeners are bound, by where the process runs.
+//! Bind addresses of listeners, by mode.
 
 use super::*;
 
@@ -60,7 +60,7 @@ fn sidecars_may_have_the_same_port_since_each_is_in_a_pod_of_its_own() {
              listeners: [{{port: 5432}}], backends: [{{addresses: ['{backend}']}}]}}}}\n"
         )
     };
-    // The applications of two pods, not each other's listeners.
+    // The backends are the applications of two pods, not each other's listeners.
     let both = [sidecar("a", "127.0.0.1:5434"), sidecar("b", "127.0.0.1:5434")];
     let (_, verdicts) = first(&cluster(TWO_PORTS, &both));
     for name in ["a", "b"] {
@@ -101,7 +101,7 @@ fn a_listener_that_is_wrong_goes_on_only_at_a_port_that_is_still_its_own() {
     for site in ["{kind: Gateway}", given_away, moved] {
         assert_eq!(with(site, "u-a"), Vec::<String>::new(), "{site}");
     }
-    // Another object of the same name has another uid, whatever the allocations say of its predecessor.
+    // A recreated object has another uid, even if allocations still contain its predecessor.
     assert_eq!(with(TWO_PORTS, "u-new"), Vec::<String>::new());
     let (after, _) = then(&cluster(moved, &[load_balancer("a", "u-a", 0, RIGHT)]), &before);
     assert_eq!(bound(&after), ["a [::]:20003"], "it moves with its allocation");
@@ -147,7 +147,7 @@ fn the_older_object_has_a_port_of_the_nodes_whoever_served_it() {
     for (a, b, owner) in [
         ((5, RIGHT), (5, RIGHT), Some("a [::]:5432")),
         ((6, RIGHT), (5, RIGHT), Some("b [::]:5432")),
-        // The port is its own also where it serves nothing there: other replicas may have served it before.
+        // It owns the port even where it serves nothing there: other replicas may have served it before.
         ((4, WRONG), (5, RIGHT), None),
     ] {
         for previous in [Snapshot::default(), alone("a"), alone("b")] {

@@ -1,4 +1,4 @@
-//! Which endpoints a Service has.
+//! Endpoints of a Service.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::model::Unready;
 
 const SERVICE: &str = "{kind: Service, metadata: {name: pg}, spec: {ports: [{name: sql, port: 5432, targetPort: 1}]}}";
 
-/// The addresses that connections to the Service `pg` go to.
+/// The addresses that serve the Service `pg`.
 fn endpoints(port: &str, service: &str, slices: &[&str]) -> Vec<String> {
     let (snapshot, _) = first(&pg(port, service, slices));
     snapshot.upstreams[&upstream("pg")].endpoints.iter().map(|endpoint| endpoint.key.address.to_string()).collect()
@@ -35,11 +35,11 @@ fn an_endpoint_serves_by_its_conditions() {
         ("{ready: false, serving: true}", false, false),
         ("{ready: false, serving: true, terminating: true}", false, true),
         ("{ready: false, serving: false, terminating: true}", false, false),
-        // Without `serving` it is taken from `ready`.
+        // Without `serving`, `ready` counts.
         ("{ready: false, terminating: true}", false, false),
         ("{ready: true, terminating: true}", true, true),
         ("{serving: true, terminating: true}", true, true),
-        // publishNotReadyAddresses: the controller says ready, and that counts.
+        // publishNotReadyAddresses: the controller reports ready, which counts.
         ("{ready: true, serving: false}", true, true),
     ] {
         for (other, expected) in [("{ready: true}", beside_a_ready_one), ("{ready: false}", alone)] {
@@ -107,7 +107,7 @@ fn of_what_served_before_it_is_known_why_it_does_not_while_it_is_listed() {
     };
     let mut snapshot = Snapshot::default();
     for (listed, expected) in [
-        // Those that never served are of no interest.
+        // Endpoints that never served are ignored.
         (&[(1, "{ready: true}"), (2, "{ready: true}"), (3, "{ready: true}"), (4, "{ready: false}")][..], &[][..]),
         (
             &[
@@ -118,13 +118,13 @@ fn of_what_served_before_it_is_known_why_it_does_not_while_it_is_listed() {
             ],
             &[("10.0.0.2:1", Unready::Terminating), ("10.0.0.3:1", Unready::NotReady)],
         ),
-        // As long as they are listed.
+        // While they are listed.
         (
             &[(1, "{ready: true}"), (2, "{ready: false, serving: false, terminating: true}")],
             &[("10.0.0.2:1", Unready::Terminating)],
         ),
         (&[(1, "{ready: true}")], &[]),
-        // A last resort serves.
+        // A terminating endpoint serves as a last resort.
         (&[(1, "{ready: false, serving: true, terminating: true}")], &[]),
     ] {
         (snapshot, _) = then(&slice(listed), &snapshot);
@@ -212,12 +212,12 @@ fn an_endpoint_in_two_slices_counts_once_and_another_pod_on_its_address_is_anoth
     let (stale, fresh, other) = (slice("a", "{ready: false}"), slice("a", "{ready: true}"), slice("b", "{}"));
     assert_eq!(endpoints("sql", SERVICE, &[&stale, &fresh]), ["10.0.0.1:1"]);
     assert_eq!(endpoints("sql", SERVICE, &[&fresh, &other]), ["10.0.0.1:1", "10.0.0.1:1"]);
-    // A pod that has another address counts once too, with the address at which it is ready.
+    // A pod with a second address counts once, with the address at which it is ready.
     let moved = fresh.replace("10.0.0.1,", "10.0.0.2,");
     assert_eq!(endpoints("sql", SERVICE, &[&stale, &moved]), ["10.0.0.2:1"]);
     assert_eq!(endpoints("sql", SERVICE, &[&moved, &stale]), ["10.0.0.2:1"]);
     assert_eq!(endpoints("sql", SERVICE, &[&fresh, &moved]).len(), 1);
-    // Its ports are endpoints of their own.
+    // Each of its ports is an endpoint.
     let another_port = fresh.replace("port: 1", "port: 2");
     assert_eq!(endpoints("sql", SERVICE, &[&fresh, &another_port]), ["10.0.0.1:1", "10.0.0.1:2"]);
 }

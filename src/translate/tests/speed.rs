@@ -1,4 +1,4 @@
-//! How long a translation takes. A measurement and no test: how fast is up to the machine.
+//! Duration of a translation. A measurement without a limit, which depends on the machine.
 
 use std::{sync::Arc, time::Instant};
 

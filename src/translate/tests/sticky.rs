@@ -1,9 +1,9 @@
-//! Maglev tables are bounded, and all processes decide alike about them.
+//! Maglev tables are bounded, and all processes agree about them.
 
 use super::*;
 use crate::model::{MAX_MAGLEV_SLOTS, maglev_slots};
 
-/// A load balancer with so many routes, each to backends of its own, with so many endpoints each.
+/// A load balancer with routes to backends of their own, with the given numbers of routes and of endpoints each.
 fn routed(routes: usize, endpoints: usize) -> World {
     let route = |number: usize| format!("{{serverNames: [r{number}.example], backends: [b{number}]}}");
     let listener = |number: usize| {

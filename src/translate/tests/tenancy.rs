@@ -1,4 +1,4 @@
-//! What an administrator lets load balancers do, and what none may reach. Each refusal has its sentence and its price.
+//! Permissions that administrators grant, and their limits. Each refusal has its message and its consequence.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn load_balancer(name: &str, created: u8, spec: &str) -> String {
     )
 }
 
-/// A slice of the Service `pg`, with one endpoint for each address. `UID` in the target stands for one of its own.
+/// A slice of the Service `pg`, with one endpoint for each address. `UID` in the target is replaced by a unique one.
 fn slice(name: &str, managed_by: &str, target: &str, addresses: &[&str]) -> String {
     let family = if addresses.iter().any(|address| address.contains(':')) { "IPv6" } else { "IPv4" };
     let endpoint = |address: &&str| {
@@ -47,7 +47,7 @@ fn all(documents: &[&str]) -> World {
     world(&documents.join("\n---\n"))
 }
 
-/// What is wrong with `a`, apart from what it has no endpoints for.
+/// The problems of `a`, apart from missing endpoints.
 fn said(verdicts: &Verdicts) -> Vec<String> {
     let lines = sentences(verdicts, "a").into_iter();
     lines.filter(|line| !line.contains("connections are refused while")).collect()
@@ -123,7 +123,7 @@ fn what_a_service_may_ask_for_is_up_to_the_administrator() {
         if let Some(told) = told.first() {
             assert!(told.starts_with(&format!("spec.service.{expected}")) && told.ends_with(meanwhile), "{told}");
         }
-        // Of a Service nobody keeps nothing is asked.
+        // Service settings are not checked without a managed Service.
         let elsewhere = ["{kind: Host, tenancy: {hostPorts: [[1, 65535]]}}", "{kind: Sidecar, address: 127.0.0.1}"];
         for site in elsewhere {
             assert_eq!(said(&first(&all(&[site, SERVICE, &load_balancer("a", 0, &spec)])).1), Vec::<String>::new());
@@ -255,7 +255,7 @@ fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
     let (after, verdicts) = then(&world("loadBalancersPerNamespace: 1"), &before);
     assert!(after.configures_the_same(&before));
     assert!(said(&verdicts)[0].ends_with("its listeners keep serving as they did before"));
-    // On the nodes' ports all replicas must agree on whose a port is.
+    // In host mode all replicas must agree on the owner of a port.
     let host = |cap: &str| format!("{{kind: Host, tenancy: {{hostPorts: [[1, 65535]], {cap}}}}}");
     let world = |cap: &str| all(&[&host(cap), SERVICE, &load_balancer("a", 5, GOOD)]);
     let (before, _) = first(&world(""));
@@ -287,7 +287,7 @@ fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
         assert_eq!(not_permitted(&verdicts), !reached);
         let told = format!("spec.backends[0].service: EndpointSlice shop/pg-1 has 10.0.0.1:7, which {outside}");
         assert_eq!(said(&verdicts), if reached { vec![] } else { vec![told] });
-        // Where nobody shares the process, nothing is out of reach.
+        // Without tenants, every address is allowed.
         let alone = all(&["{kind: Sidecar, address: 127.0.0.1}", service, &written, &load_balancer("a", 0, GOOD)]);
         assert_eq!(addresses(&first(&alone).0).len(), 1);
     }
@@ -357,7 +357,7 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
         ]
     );
 
-    // Every answer is looked at.
+    // Every resolved address is checked.
     world.names.insert("db".into(), lookup(&["127.0.0.2"]));
     assert_eq!(addresses(&then(&world, &snapshot).0), ["10.1.0.1:5"]);
 }
@@ -382,7 +382,7 @@ const API_SERVER: &str = "{kind: Service, metadata: {namespace: default, name: k
                           {kind: EndpointSlice, metadata: {namespace: default, name: kubernetes, labels: \
                           {kubernetes.io/service-name: kubernetes}}, addressType: IPv4, ports: [{name: https, port: 6443}], \
                           endpoints: [{addresses: [172.18.0.2]}]}";
-/// It is in the right namespace, and would keep somebody else's pod from its load balancer.
+/// It is in the right namespace, and would remove another load balancer's pod.
 const FORGED: &str = "{kind: EndpointSlice, metadata: {namespace: default, name: forged, labels: \
                       {kubernetes.io/service-name: kubernetes}}, addressType: IPv4, ports: [{port: 5}], \
                       endpoints: [{addresses: [10.0.0.1]}]}";
@@ -434,7 +434,7 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
         ("10.96.0.1", 443, false),
         ("10.96.0.77", 9900, false),
         ("10.96.0.78", 9900, true),
-        // What a cloud that has pods in its place does not use.
+        // Not used by a cloud whose pods have such addresses.
         ("100.100.100.200", 80, true),
         ("169.254.169.254", 80, false),
     ] {
@@ -445,7 +445,7 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
         assert_eq!(addresses(&snapshot).len(), usize::from(reached), "{address}:{port}");
         assert_eq!(not_permitted(&verdicts), !reached);
     }
-    // Behind Services the proxies listen at what is allocated, to whomever it is.
+    // In gateway mode the proxies listen on the allocated ports, whoever owns them.
     let gateway = gateway("ownAddresses: [10.0.0.1]");
     for (port, reached) in [(20002, false), (20003, true)] {
         let pods = pods(&["10.0.0.1"]).replace("port: 7", &format!("port: {port}"));
@@ -460,7 +460,7 @@ fn what_is_kept_loses_what_no_backend_may_have_any_more() {
     let spec = "listeners: [{port: 5432}], backends: [{addresses: ['10.0.5.1:5', '10.0.9.9:5']}]";
     let (before, _) = first(&all(&[&gateway(tenancy), &load_balancer("a", 0, spec)]));
     assert_eq!(addresses(&before), ["10.0.5.1:5", "10.0.9.9:5"]);
-    // The first has become the address of a proxy, while the declaration is wrong.
+    // The first one became the address of a proxy while the declaration was invalid.
     for wrong in ["listeners: [{port: 5432}], backends: []", "listeners: [{port: 5432}], backends: [{}]"] {
         let world = all(&[&gateway(tenancy), REPLICAS, &load_balancer("a", 0, wrong)]);
         assert_eq!(addresses(&then(&world, &before).0), ["10.0.9.9:5"], "{wrong}");
@@ -496,7 +496,7 @@ fn a_cluster_probes_only_where_somebody_wants_it() {
 
 #[test]
 fn another_port_is_probed_only_where_a_backend_may_be() {
-    // A pod in the network of the API server's node.
+    // A host-network pod on the node of the API server.
     let probed = |port: u16| {
         let spec = format!("{GOOD}, healthCheck: {{active: {{port: {port}}}}}");
         let pod = pods(&["172.18.0.2"]);

@@ -1,4 +1,4 @@
-//! Services and their EndpointSlices change one after the other: what is served in between.
+//! Services and their EndpointSlices change one after the other: configuration in between.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const LOAD_BALANCER: &str = "{kind: TcpLoadBalancer, apiVersion: tcplb.io/v1alph
 const LIMIT: SignedDuration = SignedDuration::from_mins(5);
 const SETTLED: SignedDuration = SignedDuration::from_secs(1);
 
-/// A Service as it is declared.
+/// A declared Service.
 #[derive(Clone, Copy, Debug)]
 struct Db {
     uid: &'static str,
@@ -34,7 +34,7 @@ impl Db {
         world(&text).services.into_values().next().unwrap()
     }
 
-    /// A slice as Kubernetes writes it for this Service, with these pods: number and conditions.
+    /// The slice that Kubernetes writes for this Service, with these pods: number and conditions.
     fn slice(self, target_port: u16, pods: &[(u8, &str)]) -> Arc<EndpointSlice> {
         let Self { uid, port, .. } = self;
         let endpoint = |(pod, conditions): &(u8, &str)| {
@@ -44,7 +44,7 @@ impl Db {
             )
         };
         let endpoints = pods.iter().map(endpoint).collect::<Vec<_>>().join(", ");
-        // Without pods there are no ports.
+        // A slice without pods has no ports.
         let ports = if pods.is_empty() { String::new() } else { format!("{{name: {port}, port: {target_port}}}") };
         let text = format!(
             "{{kind: EndpointSlice, metadata: {{namespace: shop, name: x, labels: {{kubernetes.io/service-name: db, \
@@ -89,7 +89,7 @@ fn addresses(snapshot: &Snapshot) -> Vec<String> {
 
 const BOTH: &[&str] = &["10.0.0.1:7", "10.0.0.2:7"];
 
-/// What a Service without matching slices may be, and the change that leads to it.
+/// A Service without matching slices, and the change that leads to it.
 fn gaps() -> Vec<(&'static str, Vec<Change>)> {
     let renamed = Db { port: "web", ..DB };
     let recreated = Db { uid: "s2", ..DB };
@@ -139,7 +139,7 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
             Change::Slice("db-1", Some(renamed.slice(8, &[(2, ""), (3, "")]))).apply(&mut world);
             translate(&world, &kept, NOW + 9.seconds()).0
         };
-        // A pod that the new slices do not have may yet be in another one.
+        // A pod that the new slices lack may be in another one.
         assert_eq!(addresses(&arrived), ["10.0.0.1:7", "10.0.0.2:8", "10.0.0.3:8"], "{what}");
         assert_eq!(arrived.next_expiration(), Some(NOW + 9.seconds() + SETTLED), "{what}");
 
@@ -166,7 +166,7 @@ fn what_slices_say_counts_at_once_even_while_they_do_not_match() {
         ([(1, ""), (2, "ready: false")], &["10.0.0.1:7"][..]),
         ([(1, ""), (2, "ready: false, serving: true, terminating: true")], &["10.0.0.1:7"]),
         ([(1, "ready: false"), (2, "ready: false")], &[]),
-        // Where none is ready, those serve that terminate.
+        // Without ready endpoints, terminating ones serve.
         ([(1, "ready: false"), (2, "ready: false, serving: true, terminating: true")], &["10.0.0.2:7"]),
     ] {
         let mut world = before();
@@ -191,7 +191,7 @@ fn an_address_of_another_pod_is_never_retained() {
         let mut world = before();
         let (served, _) = first(&world);
         changes.iter().for_each(|change| change.apply(&mut world));
-        // Where a slice lists the pod still, Kubernetes says of both that they have the address: it is the pod's.
+        // While a slice still lists the pod, both have the address according to Kubernetes: it stays the pod's.
         world.endpoint_slices.remove(&object("db-1"));
         world.services.extend(reused.services.clone());
         world.endpoint_slices.extend(reused.endpoint_slices.clone());
@@ -224,7 +224,7 @@ fn a_slice_without_endpoints_says_that_there_are_none() {
     assert!(!verdicts[&object("a")].has_unresolved_references());
 }
 
-/// Somebody may keep one that Kubernetes deletes, by a finalizer.
+/// A finalizer may retain a slice that Kubernetes deletes.
 #[test]
 fn a_slice_that_is_being_deleted_is_reported_beside_matching_ones() {
     let mut world = before();
@@ -274,7 +274,7 @@ fn a_process_that_starts_in_between_knows_that_something_is_missing() {
         let mut world = before();
         assert!(!first(&world).1[&object("a")].has_unresolved_references());
         changes.iter().for_each(|change| change.apply(&mut world));
-        // Kubernetes keeps the slices of a Service whose selector is removed, and they are refused.
+        // Kubernetes keeps the slices of a Service whose selector is removed; they are refused.
         if what != "its selector is removed" {
             let (snapshot, verdicts) = first(&world);
             assert_eq!(addresses(&snapshot), Vec::<String>::new(), "{what}");
@@ -285,7 +285,7 @@ fn a_process_that_starts_in_between_knows_that_something_is_missing() {
     }
 }
 
-/// Pods in slices, each with this many at most, in any order.
+/// Pods in slices of at most this size, in any order.
 fn split(pods: u8, most: usize) -> impl Strategy<Value = Vec<Vec<(u8, &'static str)>>> {
     let pods: Vec<(u8, &str)> = (1..=pods).map(|pod| (pod, "")).collect();
     Just(pods).prop_shuffle().prop_map(move |pods| pods.chunks(most).map(<[_]>::to_vec).collect())
@@ -294,8 +294,8 @@ fn split(pods: u8, most: usize) -> impl Strategy<Value = Vec<Vec<(u8, &'static s
 const OLD: [&str; 3] = ["old-1", "old-2", "old-3"];
 const NEW: [&str; 3] = ["new-1", "new-2", "new-3"];
 
-/// Pods behind a Service, and the changes that lead from it to another declaration of it, in any order that keeps that of
-/// each object's own.
+/// Pods of a Service, and the changes that lead to another declaration of it, in any order that preserves the order of
+/// each object.
 fn any_transition() -> impl Strategy<Value = (World, Vec<Change>)> {
     let pods = 1..6u8;
     let port = prop::sample::select(vec!["sql", "web"]);
@@ -343,7 +343,7 @@ proptest! {
             let is_there = world.services.contains_key(&object("db"));
             prop_assert_eq!(sentences(&verdicts, "a").is_empty(), is_there, "{:?} after {:?}", verdicts, change);
         }
-        // In the end it is as if nothing had been there before.
+        // In the end the result is that of a fresh start.
         let (settled, _) = translate(&world, &snapshot, NOW + SETTLED);
         prop_assert_eq!(addresses(&settled), addresses(&first(&world).0));
         prop_assert_eq!(settled.next_expiration(), None);

@@ -29,7 +29,7 @@ fn listener(key: &ListenerKey, address: &str) -> Arc<Listener> {
     })
 }
 
-/// What the load balancers `a` to `f` want of two ports; `None`: they are wrong, and keep what they have.
+/// Requests of the load balancers `a` to `f` for two ports. `None`: they are invalid, and keep their listeners.
 fn wanted() -> impl Strategy<Value = BTreeMap<ListenerKey, Option<Arc<Listener>>>> {
     let key = ("[a-f]", 1..=2u16).prop_map(|(name, port)| ListenerKey { object: ObjectKey::new("shop", &name), port });
     let address = prop::option::weighted(0.9, prop::sample::select(&ADDRESSES[..]));
@@ -102,7 +102,7 @@ proptest! {
         let key = |name: &str| ListenerKey { object: ObjectKey::new("shop", name), port: 1 };
         let mut held = PortHolders::default();
         for (name, address) in &wanted {
-            // An earlier address of the same listener counts no more.
+            // An earlier address of the same listener no longer counts.
             held.insert(key(name), listener(&key(name), bind));
             held.insert(key(name), listener(&key(name), address));
         }
@@ -119,7 +119,7 @@ fn many_listeners_of_one_port_number_are_settled_in_the_time_that_sorting_takes(
     let requests = |count: usize| -> BTreeMap<ListenerKey, ListenerRequest> {
         let request = |number: usize| {
             let key = ListenerKey { object: ObjectKey::new("shop", &number.to_string()), port: 1 };
-            // Each address is wanted twice.
+            // Each address is requested twice.
             let listener = listener(&key, &format!("10.{}.{}.1", number / 2 / 250, number / 2 % 250));
             (key, ListenerRequest::Declared { listener, field: "spec.listeners[0]".into(), before: None })
         };

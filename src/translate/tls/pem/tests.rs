@@ -115,7 +115,7 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
 }
 
 proptest! {
-    /// Each block that a text was made of comes out of it, or the text is refused; nothing is lost in silence.
+    /// Each block of a text is parsed, or the text is refused; none is lost silently.
     #[test]
     fn no_block_is_lost_in_silence(
         between in proptest::collection::vec("[ -~]{0,12}|\\PC{0,3}|\u{feff}|\t", 3),
