@@ -1,8 +1,8 @@
-//! Which listener gets which of the proxies' ports. Pure.
+//! Allocation of proxy ports to listeners. Pure.
 //!
-//! A port is taken from a listener only when nobody can be sent to it any more: its Service no longer has it, and its
-//! object is known to be gone or no longer declares it. Then it rests, since kube-proxies and clouds lag, and goes to
-//! somebody else only after that.
+//! A port is taken from a listener only when no client can be sent to it any more: its Service no longer has it, and its
+//! object is known to be gone or no longer declares it. Since kube-proxies and clouds lag, a cooldown follows before it
+//! goes to another listener.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +14,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::world::{Allocation, Allocations, kept::Targets, namespace_of};
 
-/// A namespace may have this many ports at rest, or an eighth of all, before it gets no more of what is scarce: who changes
-/// its listeners all the time does not use up everybody's ports.
-const MAY_REST: usize = 16;
-/// How long a port that was freed is given to nobody else.
-const REST: SignedDuration = SignedDuration::from_mins(10);
+/// A namespace may have this many ports in cooldown, or an eighth of all, before it gets no more scarce ports: a namespace
+/// that changes its listeners all the time does not exhaust the range.
+const MAX_COOLING_DOWN: usize = 16;
+/// The time before a freed port may go to another listener.
+const COOLDOWN: SignedDuration = SignedDuration::from_mins(10);
 
-/// What a load balancer needs ports for.
+/// The ports that a load balancer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     pub uid: Arc<str>,
@@ -32,44 +32,45 @@ pub struct Claim {
     pub barred: BTreeSet<u16>,
 }
 
-/// What allocations are decided by, but for those that there are.
+/// The input of an allocation, apart from the present allocations.
 #[derive(Clone, Debug)]
 pub struct Claims<'a> {
     pub claims: &'a [Claim],
     /// The proxies' ports that Services send connections to.
     pub targets: &'a Targets,
-    /// Those that other Services send connections to.
+    /// The ports that foreign Services send connections to.
     pub taken: &'a BTreeSet<u16>,
-    /// The uids that are known to be no load balancer of ours any more.
+    /// The uids of load balancers that are known to be gone.
     pub gone: &'a BTreeSet<Arc<str>>,
     pub range: RangeInclusive<u16>,
 }
 
-/// Who shall have which port.
+/// The desired allocations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allotment {
+pub struct AllocationPlan {
     pub allocations: Allocations,
-    /// The listeners, by uid, that there is no port for.
+    /// The listeners without a port, by uid.
     pub shortage: BTreeMap<Arc<str>, BTreeSet<u16>>,
 }
 
-/// Decides anew who has which port. The same question has the same answer, and an answer asked about again is kept.
-pub fn allot(claims: &Claims, current: &Allocations, now: Timestamp) -> Allotment {
-    let mut book = Book { ports: current.believing(claims.targets, &claims.range, seconds(now)).0, claims, now };
-    book.free();
-    book.wake_the_rested();
-    let shortage = book.fill();
-    Allotment { allocations: Allocations(book.ports), shortage }
+/// Allocates ports. Deterministic, and idempotent: allocating again from the result changes nothing.
+pub fn allocate(claims: &Claims, current: &Allocations, now: Timestamp) -> AllocationPlan {
+    let mut allocator =
+        Allocator { ports: current.believing(claims.targets, &claims.range, seconds(now)).0, claims, now };
+    allocator.free();
+    allocator.expire_cooldowns();
+    let shortage = allocator.fill();
+    AllocationPlan { allocations: Allocations(allocator.ports), shortage }
 }
 
-struct Book<'a> {
+struct Allocator<'a> {
     ports: BTreeMap<u16, Allocation>,
     claims: &'a Claims<'a>,
     now: Timestamp,
 }
 
-impl Book<'_> {
-    /// Lets go of what nobody needs.
+impl Allocator<'_> {
+    /// Frees ports that are not needed any more.
     fn free(&mut self) {
         let by_uid: BTreeMap<&str, &Claim> = self.claims.claims.iter().map(|claim| (&*claim.uid, claim)).collect();
         let mut seen = BTreeSet::new();
@@ -87,8 +88,8 @@ impl Book<'_> {
         }
     }
 
-    /// Forgets whom ports belonged to that have rested.
-    fn wake_the_rested(&mut self) {
+    /// Forgets the owners of ports whose cooldown is over.
+    fn expire_cooldowns(&mut self) {
         let now = self.now;
         self.ports.retain(|port, allocation| {
             let Some(freed) = &mut allocation.freed else { return true };
@@ -96,26 +97,26 @@ impl Book<'_> {
             if *freed > now {
                 *freed = seconds(now);
             }
-            now.duration_since(*freed) < REST || self.claims.targets.contains_key(port)
+            now.duration_since(*freed) < COOLDOWN || self.claims.targets.contains_key(port)
         });
     }
 
-    /// The namespaces that get no more ports for now, where fewer than half of all are left.
+    /// The namespaces that get no more ports for now. Empty while at least half of the range is left.
     fn wasteful(&self) -> BTreeSet<Arc<str>> {
         let all = self.claims.range.len();
         if self.ports.len() * 2 <= all {
             return BTreeSet::new();
         }
-        let mut resting: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut cooling: BTreeMap<&str, usize> = BTreeMap::new();
         for allocation in self.ports.values().filter(|allocation| allocation.freed.is_some()) {
-            *resting.entry(allocation.namespace()).or_default() += 1;
+            *cooling.entry(allocation.namespace()).or_default() += 1;
         }
-        resting.retain(|_, count| *count > MAY_REST.max(all / 8));
-        resting.into_keys().map(Arc::from).collect()
+        cooling.retain(|_, count| *count > MAX_COOLING_DOWN.max(all / 8));
+        cooling.into_keys().map(Arc::from).collect()
     }
 
-    /// Gives a port to each listener without one, the oldest object's first: that which it had before if it still rests,
-    /// else the lowest that is nobody's.
+    /// Gives a port to each listener without one, the oldest object's first: that which it had before if that is still in cooldown,
+    /// else the lowest free one.
     fn fill(&mut self) -> BTreeMap<Arc<str>, BTreeSet<u16>> {
         let owned: BTreeSet<(Arc<str>, u16)> = self
             .ports
@@ -131,7 +132,7 @@ impl Book<'_> {
         for claim in claims {
             let is_wasteful = wasteful.contains(namespace_of(&claim.object));
             for listener in claim.listeners.iter().flatten().filter(|listener| !claim.barred.contains(listener)) {
-                if owned.contains(&(claim.uid.clone(), *listener)) || self.take_back(claim, *listener) {
+                if owned.contains(&(claim.uid.clone(), *listener)) || self.reclaim(claim, *listener) {
                     continue;
                 }
                 let is_free = |port: &u16| !self.ports.contains_key(port) && !self.claims.taken.contains(port);
@@ -150,11 +151,11 @@ impl Book<'_> {
         shortage
     }
 
-    fn take_back(&mut self, claim: &Claim, listener: u16) -> bool {
-        let rests = |allocation: &&mut Allocation| allocation.uid == claim.uid && allocation.port == listener;
-        let Some(resting) = self.ports.values_mut().find(rests) else { return false };
-        resting.object = claim.object.clone();
-        resting.freed.take().is_some()
+    fn reclaim(&mut self, claim: &Claim, listener: u16) -> bool {
+        let is_cooling = |allocation: &&mut Allocation| allocation.uid == claim.uid && allocation.port == listener;
+        let Some(cooling) = self.ports.values_mut().find(is_cooling) else { return false };
+        cooling.object = claim.object.clone();
+        cooling.freed.take().is_some()
     }
 }
 

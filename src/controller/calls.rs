@@ -15,12 +15,12 @@ use tokio::{
 
 use super::failure::{Failure, Failures, backoff};
 
-/// How many calls are under way at a time.
-const AT_ONCE: usize = 16;
-/// How long one of them may take; admission webhooks may be slow.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The number of concurrent calls.
+const MAX_RUNNING: usize = 16;
+/// The time limit of one call; admission webhooks may be slow.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Calls, each by what it is about. Those that are dropped are called off.
+/// Calls by their objects. Dropping this aborts them.
 pub struct Calls<K, T> {
     running: JoinSet<Result<T, Failure>>,
     about: HashMap<Id, K>,
@@ -28,14 +28,14 @@ pub struct Calls<K, T> {
     places: Arc<Semaphore>,
 }
 
-/// The last call about something.
+/// The last call about an object.
 #[derive(Clone, Debug)]
 struct Made {
-    /// Tells one thing to be done from another.
+    /// Identifies the content of the call.
     what: u64,
     running: bool,
     tries: u32,
-    /// Before this the same is not done again.
+    /// The same call is not repeated before this time.
     again: Instant,
     failures: Failures,
 }
@@ -46,7 +46,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
             running: JoinSet::new(),
             about: HashMap::new(),
             made: BTreeMap::new(),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new(Semaphore::new(MAX_RUNNING)),
         }
     }
 
@@ -68,7 +68,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         let (places, call) = (self.places.clone(), call());
         let task = self.running.spawn(async move {
             let _place = places.acquire_owned().await;
-            timeout(PATIENCE, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
+            timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| Err("no answer in time".into()))
         });
         self.about.insert(task.id(), about.clone());
         true
@@ -101,18 +101,18 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         }
     }
 
-    /// Forgets all that is not about one of these.
+    /// Forgets the calls about other objects.
     pub fn keep(&mut self, wanted: impl Fn(&K) -> bool) {
         self.made.retain(|about, made| made.running || wanted(about));
     }
 
-    /// What failed the last time, and why; refusals once they have lasted.
+    /// The calls that failed the last time, with the reason; refusals only once they have lasted.
     pub fn problems(&self) -> impl Iterator<Item = (&K, &str)> {
         let now = Instant::now();
         self.made.iter().filter_map(move |(about, made)| Some((about, &*made.failures.lasting(now)?.sentence)))
     }
 
-    /// When something may be done again.
+    /// The time at which the next call may be repeated.
     pub fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         self.made.values().filter(|made| !made.running && made.again > now).map(|made| made.again).min()

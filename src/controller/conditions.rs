@@ -1,4 +1,4 @@
-//! What is said of each load balancer in its status: from verdicts, reports and Services. Pure.
+//! The status of each load balancer, from verdicts, reports and Services. Pure.
 
 mod accepted;
 mod addresses;
@@ -7,10 +7,10 @@ mod certificates;
 mod client_address;
 mod deferral;
 mod finding;
+mod input;
 mod programmed;
 mod ready;
 mod reason;
-mod situation;
 mod steady;
 #[cfg(test)]
 mod tests;
@@ -22,8 +22,8 @@ use jiff::Timestamp;
 
 use self::{
     finding::Finding,
+    input::StatusInput,
     reason::ConditionReason,
-    situation::Situation,
     types::{CERTIFICATES_VALID, RESOLVED_REFS},
 };
 pub use self::{
@@ -65,7 +65,7 @@ pub fn statuses(
     let status = |(object, declared): (&ObjectKey, &Declared)| {
         let verdict = observed.verdicts.get(object)?;
         let problem = problems.get(object);
-        let situation = Situation::new(
+        let input = StatusInput::new(
             object,
             declared,
             verdict,
@@ -76,7 +76,7 @@ pub fn statuses(
             settings,
             now,
         )?;
-        let (status, deferred_until) = status(&situation);
+        let (status, deferred_until) = status(&input);
         report_at = report_at.into_iter().chain(deferred_until).min();
         Some((object.clone(), steady(status, declared.status.as_deref())))
     };
@@ -85,39 +85,38 @@ pub fn statuses(
 }
 
 /// The status, and the time at which it has a fault to report that is pending now.
-fn status(situation: &Situation) -> (TcpLoadBalancerStatus, Option<Timestamp>) {
-    let mut conditions =
-        vec![(ACCEPTED, accepted::accepted(situation)), (RESOLVED_REFS, accepted::resolved_refs(situation))];
+fn status(input: &StatusInput) -> (TcpLoadBalancerStatus, Option<Timestamp>) {
+    let mut conditions = vec![(ACCEPTED, accepted::accepted(input)), (RESOLVED_REFS, accepted::resolved_refs(input))];
     let (mut addresses, mut listeners, mut backends) = (Vec::new(), Vec::new(), Vec::new());
-    if situation.placement() == Placement::Sidecar {
+    if input.placement() == Placement::Sidecar {
         conditions.push((PROGRAMMED, programmed::in_pods()));
     } else {
-        addresses = addresses::addresses(situation);
-        backends = backends::backends(situation);
-        let found = programmed::listeners(situation);
-        conditions.push((PROGRAMMED, programmed::programmed(situation, &found, &addresses)));
-        conditions.push((BACKENDS_HEALTHY, backends::healthy(situation, &backends)));
-        conditions.extend(certificates::valid(situation).map(|finding| (CERTIFICATES_VALID, finding)));
-        conditions.push((CLIENT_ADDRESS_PRESERVED, client_address::preserved(situation)));
-        listeners = programmed::statuses(situation, found);
+        addresses = addresses::addresses(input);
+        backends = backends::backends(input);
+        let found = programmed::listeners(input);
+        conditions.push((PROGRAMMED, programmed::programmed(input, &found, &addresses)));
+        conditions.push((BACKENDS_HEALTHY, backends::healthy(input, &backends)));
+        conditions.extend(certificates::valid(input).map(|finding| (CERTIFICATES_VALID, finding)));
+        conditions.push((CLIENT_ADDRESS_PRESERVED, client_address::preserved(input)));
+        listeners = programmed::statuses(input, found);
     }
     let report_at = conditions.iter().filter_map(|(_, finding)| finding.report_at).min();
-    let summary = summary(situation, &conditions, &addresses, &listeners, &backends);
+    let summary = summary(input, &conditions, &addresses, &listeners, &backends);
     conditions.splice(..0, ready::summarised(&conditions));
     let status = TcpLoadBalancerStatus {
-        observed_generation: Some(situation.identity.generation),
+        observed_generation: Some(input.identity.generation),
         summary: Some(summary),
         addresses,
         listeners,
         backends,
-        conditions: conditions.into_iter().map(|(type_, finding)| finding.condition(type_, situation)).collect(),
+        conditions: conditions.into_iter().map(|(type_, finding)| finding.condition(type_, input)).collect(),
     };
     (status, report_at)
 }
 
-/// What `kubectl get` prints.
+/// The columns that `kubectl get` prints.
 fn summary(
-    situation: &Situation,
+    input: &StatusInput,
     conditions: &[(&'static str, Finding)],
     addresses: &[Address],
     listeners: &[ListenerStatus],
@@ -127,10 +126,10 @@ fn summary(
         let node_port = listeners.iter().find(|listener| listener.port == port).and_then(|listener| listener.node_port);
         node_port.map_or_else(|| port.to_string(), |node_port| format!("{port}:{node_port}"))
     };
-    let ports = situation.ports().into_iter().map(with_node_port).collect::<Vec<_>>().join(",");
+    let ports = input.ports().into_iter().map(with_node_port).collect::<Vec<_>>().join(",");
     let sum = |count: fn(&BackendStatus) -> u32| backends.iter().map(count).sum::<u32>();
     let ready = format!("{}/{}", sum(|backend| backend.healthy), sum(|backend| backend.endpoints));
-    let in_sidecars = situation.placement() == Placement::Sidecar;
+    let in_sidecars = input.placement() == Placement::Sidecar;
     let good = if in_sidecars { ConditionReason::ServedInPods } else { ConditionReason::Programmed };
     Summary {
         ports: (!ports.is_empty()).then_some(ports),

@@ -1,4 +1,4 @@
-//! Events about load balancers, for `kubectl describe`: what became of a condition, when it becomes something else.
+//! Events about load balancers, for `kubectl describe`: transitions of conditions.
 
 #[cfg(test)]
 mod tests;
@@ -25,29 +25,29 @@ use crate::{
     printable::limited,
 };
 
-/// How many may wait to be published; those beyond are left out, for the status says the same.
-const MOST_WAITING: usize = 4096;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The most Events that wait to be published. More are dropped, since the status has the same content.
+const MAX_WAITING: usize = 4096;
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest note that the API server takes, in bytes.
-const LONGEST_NOTE: usize = 1024;
+const MAX_NOTE: usize = 1024;
 
 /// Publishes Events one after the other, until it is dropped. The same again counts up the one there is.
-pub struct Announcer {
+pub struct EventPublisher {
     waiting: mpsc::Sender<(ObjectReference, Event)>,
     _publishing: AbortOnDropHandle<()>,
 }
 
-impl Announcer {
+impl EventPublisher {
     pub fn new(client: Client, settings: &Settings) -> Self {
         let reporter =
             Reporter { controller: format!("{GROUP}/{}", settings.class), instance: Some(settings.pod.clone()) };
-        let (waiting, events) = mpsc::channel(MOST_WAITING);
+        let (waiting, events) = mpsc::channel(MAX_WAITING);
         let publishing = publish(Recorder::new(client, reporter), events);
         Self { waiting, _publishing: AbortOnDropHandle::new(tokio::spawn(publishing)) }
     }
 
     /// Tells how the status changed. Does not wait.
-    pub fn tell(
+    pub fn publish(
         &self,
         object: &ObjectKey,
         uid: &Arc<str>,
@@ -65,7 +65,7 @@ impl Announcer {
 
 async fn publish(recorder: Recorder, mut events: mpsc::Receiver<(ObjectReference, Event)>) {
     while let Some((object, event)) = events.recv().await {
-        let problem = match timeout(PATIENCE, recorder.publish(&event, &object)).await {
+        let problem = match timeout(PUBLISH_TIMEOUT, recorder.publish(&event, &object)).await {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => sentence(&error),
             Err(_) => "no answer in time".to_owned(),
@@ -85,7 +85,7 @@ fn reference(object: &ObjectKey, uid: &str) -> ObjectReference {
     }
 }
 
-/// What is worth an Event: that a condition became true or untrue, or untrue for another reason. Of a new object, only
+/// The transitions that get an Event: a condition became true or untrue, or has another reason. Of a new object, only
 /// that it is programmed, and what is wrong.
 pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     let news = |condition: &&Condition| match before.iter().find(|before| before.type_ == condition.type_) {
@@ -100,7 +100,7 @@ pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event>
     told.filter(news).map(event).collect()
 }
 
-/// What proxies see of clients is a choice, and no fault.
+/// The client address is a choice of the user, not a fault.
 fn is_fault(condition: &Condition) -> bool {
     condition.status == "False" && condition.type_ != CLIENT_ADDRESS_PRESERVED
 }
@@ -109,7 +109,7 @@ fn event(condition: &Condition) -> Event {
     Event {
         type_: if is_fault(condition) { EventType::Warning } else { EventType::Normal },
         reason: condition.reason.clone(),
-        note: Some(limited(&condition.message, LONGEST_NOTE).into_owned()),
+        note: Some(limited(&condition.message, MAX_NOTE).into_owned()),
         action: condition.type_.clone(),
         secondary: None,
     }

@@ -1,4 +1,4 @@
-//! What to say of calls to the API server that failed, and when to try them again.
+//! Failures of calls to the API server: their messages, and the pauses before the next try.
 
 use std::{fmt, time::Duration};
 
@@ -48,7 +48,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Notes a failure. Answers whether to report it now.
+    /// Notes a failure. Returns true if it is to be reported now.
     pub fn failed(&mut self, failure: Failure, now: Instant) -> bool {
         self.since.get_or_insert(now);
         self.last = Some(failure);
@@ -59,7 +59,7 @@ impl Failures {
         }
     }
 
-    /// Notes a success. Answers whether a failure was reported before.
+    /// Notes a success. Returns true if a failure was reported before.
     pub fn succeeded(&mut self) -> bool {
         self.since = None;
         self.last = None;
@@ -84,7 +84,7 @@ pub fn sentence(error: &kube::Error) -> String {
     }
 }
 
-/// How long to wait after this many tries in vain.
+/// The pause after this many failed tries.
 pub fn backoff(tries: u32) -> Duration {
     const LONGEST: Duration = Duration::from_mins(1);
     Duration::from_secs(1 << tries.saturating_sub(1).min(6)).min(LONGEST)
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_for_want_of_a_right_is_a_refusal() {
+    fn a_forbidden_call_is_a_refusal() {
         for (code, is_refusal) in [(403, true), (404, false), (409, false), (503, false)] {
             let status = kube::core::Status { code, message: "why".into(), ..kube::core::Status::default() };
             assert_eq!(

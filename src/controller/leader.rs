@@ -1,4 +1,5 @@
-//! The leader's loop: whenever something changed it thinks everything over, and does what is to be done.
+//! The leader's reconcile loop: after each change it compares the desired state with the present one, and applies the
+//! difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,15 +22,15 @@ use tracing::{error, info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Replicas, Settings,
-    allocations::{Allotment, Claim, Claims, allot},
+    Replicas, Settings, allocation_store,
+    allocations::{AllocationPlan, Claim, Claims, allocate},
     calls::{Calls, until},
     conditions::{self, Statuses},
     failure::{Failure, Failures},
-    ledger, lookup,
+    lookup,
     observed::{Observed, Problem, Problems},
     owners::Owners,
-    plan::{self, Object, Plan, Situation, Successor, Waiting},
+    plan::{self, Object, Plan, PlanInput, Replacement, Waiting},
     services,
     status::Writer,
 };
@@ -43,50 +44,50 @@ use crate::{
     },
 };
 
-/// How often everything is thought over though nothing changed but the time.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// For what has to be known before anything can be decided.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// After something that had to be known was not to be found out.
-const AFTER_FAILURE: Duration = Duration::from_secs(2);
-/// How long the leader's own pod may be missing among the replicas: it is listed a little later than it is ready.
-const UNLISTED: Duration = Duration::from_secs(30);
+/// The interval of reconciliations without a change.
+const RESYNC_PERIOD: Duration = Duration::from_secs(30);
+/// The time limit of writing allocations, which all else depends on.
+const ALLOCATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a failure to write allocations or to find the owners.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// The leader's own pod may be missing among the replicas for this long: it is listed a little later than it is ready.
+const UNLISTED_DELAY: Duration = Duration::from_secs(30);
 
-/// Keeps what a leader keeps.
+/// Writes allocations, Services and statuses.
 pub struct Leader {
     client: Client,
     settings: Arc<Settings>,
     observed: watch::Receiver<Observed>,
     replicas: watch::Receiver<Arc<Replicas>>,
     writes: Calls<ObjectKey, ()>,
-    lookups: Calls<(ObjectKey, Arc<str>), Option<Successor>>,
-    gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
+    lookups: Calls<(ObjectKey, Arc<str>), Option<Replacement>>,
+    gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     waiting: Waiting,
     owners: Owners,
-    /// Since when this replica is not among those that are listed.
+    /// The time since which this replica is not listed.
     unlisted: Option<Instant>,
-    /// The faults of the objects of the release.
-    said: Option<String>,
-    /// When the allocations were last read from the API server itself, and not from a watch.
+    /// The problem of the Service of the replicas.
+    service_problem: Option<String>,
+    /// The time at which allocations were last read from the API server itself, not from a watch.
     read: Option<Instant>,
     problems: Problems,
     /// Of allocating ports, and of looking load balancers up.
     allocation_failures: Failures,
     lookup_failures: Failures,
-    /// Whether the replicas' reports have been gathered: before that, nothing is known of them.
-    heard: bool,
+    /// True once the reports of replicas have been gathered.
+    has_reports: bool,
     writer: Writer,
 }
 
-/// What is thought over at one time.
-struct Scene<'a> {
+/// The input of one reconciliation.
+struct ReconcileInput<'a> {
     objects: Vec<Object<'a>>,
     claims: Vec<Claim>,
     kept: BTreeMap<ObjectKey, Kept<'a>>,
-    /// The proxies' ports that others' Services lead to.
+    /// The proxy ports that foreign Services lead to.
     taken: BTreeSet<u16>,
     allocations: &'a Allocations,
-    /// Whether these are not stored any more.
+    /// True if the ConfigMap of allocations is gone.
     lost: bool,
     replicas: &'a Replicas,
     world: &'a World,
@@ -99,7 +100,7 @@ impl Leader {
         observed: watch::Receiver<Observed>,
         replicas: watch::Receiver<Arc<Replicas>>,
     ) -> Self {
-        let (writer, heard) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
+        let (writer, has_reports) = (Writer::new(client.clone(), &settings), !replicas.borrow().is_empty());
         Self {
             client,
             settings,
@@ -111,17 +112,17 @@ impl Leader {
             waiting: Waiting::new(),
             owners: Owners::default(),
             unlisted: None,
-            said: None,
+            service_problem: None,
             read: None,
             problems: Problems::new(),
             allocation_failures: Failures::default(),
             lookup_failures: Failures::default(),
-            heard,
+            has_reports,
             writer,
         }
     }
 
-    /// Leads until it is dropped; what is under way then is called off.
+    /// Leads until it is dropped, which aborts the calls that are under way.
     pub async fn lead(mut self) {
         let mut settle = Settle::default();
         settle.note();
@@ -130,31 +131,31 @@ impl Leader {
             tokio::select! {
                 () = changed(&mut self.observed) => settle.note(),
                 () = changed(&mut self.replicas) => {
-                    self.heard = true;
+                    self.has_reports = true;
                     settle.note();
                 }
-                // What went wrong is told with all that is wrong.
+                // Failures are reported with all other problems.
                 _ = self.writes.answered() => settle.note(),
                 (about, answer) = self.lookups.answered() => {
-                    self.learn(about, answer);
+                    self.note_lookup(about, answer);
                     settle.note();
                 }
                 () = until(wake) => {
                     wake = None;
                     settle.note();
                 }
-                () = settle.due() => wake = Some(self.think().await),
+                () = settle.due() => wake = Some(self.reconcile().await),
             }
         }
     }
 
-    fn learn(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Successor>, Failure>) {
+    fn note_lookup(&mut self, about: (ObjectKey, Arc<str>), answer: Result<Option<Replacement>, Failure>) {
         if answer.is_ok() {
             self.lookup_failures.succeeded();
         }
         match answer {
-            Ok(Some(successor)) => {
-                self.gone.insert(about, successor);
+            Ok(Some(replacement)) => {
+                self.gone.insert(about, replacement);
             }
             Ok(None) => {}
             Err(failure) => {
@@ -165,11 +166,11 @@ impl Leader {
         }
     }
 
-    /// Thinks everything over. The answer is when to do so again though nothing changed.
-    async fn think(&mut self) -> Instant {
+    /// Reconciles once. Returns the time of the next reconciliation without a change.
+    async fn reconcile(&mut self) -> Instant {
         let observed = self.observed.borrow_and_update().clone();
         let replicas = self.replicas.borrow_and_update().clone();
-        let mut wake = Instant::now() + LOOK_AGAIN;
+        let mut wake = Instant::now() + RESYNC_PERIOD;
         let mut problems = Problems::new();
         if let (Placement::Gateway, Site::Gateway(allocations, _)) = (self.settings.placement, &observed.world.site) {
             let settings = self.settings.clone();
@@ -179,19 +180,19 @@ impl Leader {
             let taken = services::taken(&observed.world, &kept, &settings);
             let lost = observed.world.ports_are_lost;
             let world = &*observed.world;
-            let scene = Scene { objects, claims, kept, taken, allocations, lost, replicas: &replicas, world };
-            wake = wake.min(self.keep_services(&scene, &mut problems).await);
+            let input = ReconcileInput { objects, claims, kept, taken, allocations, lost, replicas: &replicas, world };
+            wake = wake.min(self.keep_services(&input, &mut problems).await);
         }
         self.check_replicas_service(&observed.world, &replicas);
-        let report_at = self.tell(&observed, &replicas, problems);
+        let report_at = self.report(&observed, &replicas, problems);
         report_at.map_or(wake, |report_at| wake.min(report_at))
     }
 
-    async fn keep_services(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Instant {
-        let mut wake = Instant::now() + LOOK_AGAIN;
-        self.look_up(scene);
-        self.owners.refresh(&self.client, &self.settings, scene.world).await;
-        let allocations = match self.allot(scene, problems).await {
+    async fn keep_services(&mut self, input: &ReconcileInput<'_>, problems: &mut Problems) -> Instant {
+        let mut wake = Instant::now() + RESYNC_PERIOD;
+        self.look_up(input);
+        self.owners.refresh(&self.client, &self.settings, input.world).await;
+        let allocations = match self.allocate(input, problems).await {
             Ok(allocations) => {
                 if self.allocation_failures.succeeded() {
                     info!("ports can be allocated again");
@@ -200,25 +201,25 @@ impl Leader {
             }
             Err(failure) => {
                 let now = Instant::now();
-                wake = now + AFTER_FAILURE;
+                wake = now + RETRY_DELAY;
                 if self.allocation_failures.failed(failure.clone(), now) {
                     error!("ports cannot be allocated: {failure}");
                 }
                 if let Some(failure) = self.allocation_failures.lasting(now) {
-                    tell_the_portless(scene, &failure.sentence, problems);
+                    report_listeners_without_port(input, &failure.sentence, problems);
                 }
-                scene.allocations.clone()
+                input.allocations.clone()
             }
         };
-        let mut plan = self.plan(scene, &allocations);
-        if !plan.apply.is_empty() && self.owners.refresh(&self.client, &self.settings, scene.world).await {
-            plan = self.plan(scene, &allocations);
+        let mut plan = self.plan(input, &allocations);
+        if !plan.apply.is_empty() && self.owners.refresh(&self.client, &self.settings, input.world).await {
+            plan = self.plan(input, &allocations);
         }
-        self.carry_out(&plan, scene);
+        self.apply(&plan, input);
         if let Some(problem) = self.owners.missing() {
             let unwritten = |object: &ObjectKey| (object.clone(), Problem::ServiceNotWritten(problem.to_owned()));
             problems.extend(plan.apply.keys().map(unwritten));
-            wake = Instant::now() + AFTER_FAILURE;
+            wake = Instant::now() + RETRY_DELAY;
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
@@ -229,42 +230,43 @@ impl Leader {
         later.into_iter().flatten().fold(wake, Instant::min)
     }
 
-    /// Finds out about load balancers that something is kept for, but that are not to be seen.
-    fn look_up(&mut self, scene: &Scene) {
-        let doubtful = doubtful(scene);
-        self.gone.retain(|about, _| doubtful.contains(about));
-        self.lookups.keep(|about| doubtful.contains(about));
-        for about in doubtful.iter().filter(|about| !self.gone.contains_key(about)) {
+    /// Looks up the load balancers that have ports or a Service and are not watched.
+    fn look_up(&mut self, input: &ReconcileInput) {
+        let unseen = unseen(input);
+        self.gone.retain(|about, _| unseen.contains(about));
+        self.lookups.keep(|about| unseen.contains(about));
+        for about in unseen.iter().filter(|about| !self.gone.contains_key(about)) {
             let (client, settings, (key, uid)) = (self.client.clone(), self.settings.clone(), about.clone());
-            self.lookups.make(about, 0, || async move { lookup::successor(client, &settings, &key, &uid).await });
+            self.lookups.make(about, 0, || async move { lookup::replacement(client, &settings, &key, &uid).await });
         }
     }
 
-    /// Sees to it that every listener has a port. The answer is what is stored.
-    async fn allot(&mut self, scene: &Scene<'_>, problems: &mut Problems) -> Result<Allocations, Failure> {
-        let targets = kept::targets(&scene.kept);
+    /// Allocates a port for every listener. Returns the stored allocations.
+    async fn allocate(&mut self, input: &ReconcileInput<'_>, problems: &mut Problems) -> Result<Allocations, Failure> {
+        let targets = kept::targets(&input.kept);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
-        let claims = Claims { claims: &scene.claims, targets: &targets, taken: &scene.taken, gone: &gone, range };
-        let mut last = allot(&claims, scene.allocations, Timestamp::now());
-        let mut stored = scene.allocations.clone();
-        if last.allocations != stored || scene.lost || self.read.is_none_or(|read| read.elapsed() >= LOOK_AGAIN) {
+        let claims = Claims { claims: &input.claims, targets: &targets, taken: &input.taken, gone: &gone, range };
+        let mut last = allocate(&claims, input.allocations, Timestamp::now());
+        let mut stored = input.allocations.clone();
+        if last.allocations != stored || input.lost || self.read.is_none_or(|read| read.elapsed() >= RESYNC_PERIOD) {
             let revise = |stored: &Allocations| {
-                last = allot(&claims, stored, Timestamp::now());
+                last = allocate(&claims, stored, Timestamp::now());
                 last.allocations.clone()
             };
-            let seen = ledger::Seen { last: scene.allocations, owners: self.owners.references() };
-            let revising = timeout(PATIENCE, ledger::revise(&self.client, &self.settings, seen, revise));
+            let seen = allocation_store::LastSeen { last: input.allocations, owners: self.owners.references() };
+            let revising =
+                timeout(ALLOCATION_TIMEOUT, allocation_store::revise(&self.client, &self.settings, seen, revise));
             stored = revising.await.unwrap_or_else(|_| Err("no answer in time".into()))?;
             self.read = Some(Instant::now());
         }
-        self.tell_of_shortage(scene, &last, problems);
+        self.report_shortage(input, &last, problems);
         Ok(stored)
     }
 
-    fn tell_of_shortage(&self, scene: &Scene, allotment: &Allotment, problems: &mut Problems) {
-        for object in &scene.objects {
-            if let Some(listeners) = allotment.shortage.get(&object.identity.uid) {
+    fn report_shortage(&self, input: &ReconcileInput, plan: &AllocationPlan, problems: &mut Problems) {
+        for object in &input.objects {
+            if let Some(listeners) = plan.shortage.get(&object.identity.uid) {
                 let (first, last) = (self.settings.ports.start(), self.settings.ports.end());
                 let sentence = format!(
                     "no free proxy port in {first}-{last} for {}: the range is exhausted, or nearly so while this namespace \
@@ -278,49 +280,49 @@ impl Leader {
         }
     }
 
-    fn plan(&mut self, scene: &Scene, allocations: &Allocations) -> Plan {
-        let situation = Situation {
-            objects: &scene.objects,
-            kept: &scene.kept,
-            replicas: scene.replicas,
+    fn plan(&mut self, input: &ReconcileInput, allocations: &Allocations) -> Plan {
+        let plan_input = PlanInput {
+            objects: &input.objects,
+            kept: &input.kept,
+            replicas: input.replicas,
             allocations,
             gone: &self.gone,
             owners: self.owners.references(),
             settings: &self.settings,
             now: Instant::now(),
         };
-        plan::plan(&situation, &mut self.waiting)
+        plan::plan(&plan_input, &mut self.waiting)
     }
 
-    fn carry_out(&mut self, plan: &Plan, scene: &Scene) {
+    fn apply(&mut self, plan: &Plan, input: &ReconcileInput) {
         self.writes.keep(|object| plan.apply.contains_key(object) || plan.remove.contains(object));
         for object in &plan.remove {
-            if let Some(kept) = scene.kept.get(object) {
+            if let Some(kept) = input.kept.get(object) {
                 let (client, service) = (self.client.clone(), kept.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
                 self.writes.make(object, xxh3_64(version.as_bytes()), || {
                     info!(load_balancer = %object, service = kept::name(object), "removing its Service");
-                    remove(client, service)
+                    delete_service(client, service)
                 });
             }
         }
-        // Once the release is uninstalled nobody would remove them.
+        // Without an owner they would stay after the release is uninstalled.
         if self.owners.missing().is_some() {
             return;
         }
         for (object, service) in &plan.apply {
             let (client, settings, service) = (self.client.clone(), self.settings.clone(), service.clone());
             let what = xxh3_64(&serde_json::to_vec(&service).unwrap_or_default());
-            self.writes.make(object, what, || apply(client, settings, service));
+            self.writes.make(object, what, || apply_service(client, settings, service));
         }
     }
 
-    /// Says when the Service by which replicas are found is gone, or does not list even this one.
+    /// Reports that the Service of the replicas is gone, or does not list this pod.
     fn check_replicas_service(&mut self, world: &World, replicas: &Replicas) {
         let Settings { replicas: service, pod, .. } = &*self.settings;
-        let is_listed = !self.heard || replicas.contains_key(&**pod);
+        let is_listed = !self.has_reports || replicas.contains_key(&**pod);
         self.unlisted = if is_listed { None } else { self.unlisted.or(Some(Instant::now())) };
-        let is_unlisted = self.unlisted.is_some_and(|since| since.elapsed() >= UNLISTED);
+        let is_unlisted = self.unlisted.is_some_and(|since| since.elapsed() >= UNLISTED_DELAY);
         let problem = if !world.services.contains_key(service) {
             Some(self.settings.replicas_unknown())
         } else if is_unlisted {
@@ -331,23 +333,23 @@ impl Leader {
         } else {
             None
         };
-        match (&problem, &self.said) {
+        match (&problem, &self.service_problem) {
             (Some(problem), said) if said.as_ref() != Some(problem) => error!("{problem}"),
             (None, Some(said)) => info!("no longer: {said}"),
             _ => {}
         }
-        self.said = problem;
+        self.service_problem = problem;
     }
 
-    /// Says what is wrong, and what has become right. Answers when a fault that is pending now is to be reported.
-    fn tell(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) -> Option<Instant> {
+    /// Logs new problems and writes statuses. Returns the time at which a pending fault is to be reported.
+    fn report(&mut self, observed: &Observed, replicas: &Replicas, problems: Problems) -> Option<Instant> {
         let mut report_at = None;
         for (object, problem) in
             problems.iter().filter(|(object, problem)| self.problems.get(*object) != Some(*problem))
         {
             warn!(load_balancer = %object, "{problem}");
         }
-        if self.heard {
+        if self.has_reports {
             let now = Timestamp::now();
             let Statuses { statuses, report_at: then } =
                 conditions::statuses(observed, replicas, &problems, &self.settings, now);
@@ -359,22 +361,22 @@ impl Leader {
     }
 }
 
-/// Load balancers that ports or Services are kept for, but that are not to be seen, with the uids that they had.
-fn doubtful(scene: &Scene) -> BTreeSet<(ObjectKey, Arc<str>)> {
-    let present: BTreeSet<&str> = scene.objects.iter().map(|object| &*object.identity.uid).collect();
-    let of_ports = scene.allocations.0.values().filter(|allocation| allocation.freed.is_none());
+/// Load balancers that have ports or Services and are not watched, with their uids.
+fn unseen(input: &ReconcileInput) -> BTreeSet<(ObjectKey, Arc<str>)> {
+    let present: BTreeSet<&str> = input.objects.iter().map(|object| &*object.identity.uid).collect();
+    let of_ports = input.allocations.0.values().filter(|allocation| allocation.freed.is_none());
     let of_ports = of_ports.filter_map(|allocation| {
         let (namespace, name) = allocation.object.split_once('/')?;
         Some((ObjectKey::new(namespace, name), allocation.uid.clone()))
     });
-    let of_services = scene.kept.iter().map(|(key, kept)| (key.clone(), Arc::from(kept.uid)));
+    let of_services = input.kept.iter().map(|(key, kept)| (key.clone(), Arc::from(kept.uid)));
     of_ports.chain(of_services).filter(|(_, uid)| !present.contains(&**uid)).collect()
 }
 
-fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
-    for (object, claim) in scene.objects.iter().zip(&scene.claims) {
+fn report_listeners_without_port(input: &ReconcileInput, problem: &str, problems: &mut Problems) {
+    for (object, claim) in input.objects.iter().zip(&input.claims) {
         let declared = claim.listeners.iter().flatten().copied();
-        let portless = declared.filter(|listener| scene.allocations.port_of(&claim.uid, *listener).is_none());
+        let portless = declared.filter(|listener| input.allocations.port_of(&claim.uid, *listener).is_none());
         let listeners: BTreeSet<u16> = portless.collect();
         if !listeners.is_empty() {
             let sentence = format!("no port can be allocated: {problem}");
@@ -383,15 +385,15 @@ fn tell_the_portless(scene: &Scene, problem: &str, problems: &mut Problems) {
     }
 }
 
-async fn apply(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), Failure> {
+async fn apply_service(client: Client, settings: Arc<Settings>, service: Service) -> Result<(), Failure> {
     let services = Api::<Service>::namespaced(client, &settings.namespace);
     let name = service.metadata.name.clone().unwrap_or_default();
     let manager = PatchParams::apply(&format!("tcplb-{}", settings.class)).force();
     Ok(services.patch(&name, &manager, &Patch::Apply(&service)).await.map(drop)?)
 }
 
-/// Removes the Service as it was seen, and no other.
-async fn remove(client: Client, service: Service) -> Result<(), Failure> {
+/// Deletes the Service in the version that was seen.
+async fn delete_service(client: Client, service: Service) -> Result<(), Failure> {
     let metadata = service.metadata;
     let services = Api::<Service>::namespaced(client, &metadata.namespace.unwrap_or_default());
     let as_seen = Preconditions { uid: metadata.uid, resource_version: metadata.resource_version };
@@ -409,7 +411,7 @@ fn list(listeners: &BTreeSet<u16>) -> String {
     listeners.join(", ")
 }
 
-/// Waits for the next change; for ever, when nobody is left to make one.
+/// Waits for the next change; for ever once the sender is gone.
 async fn changed<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         future::pending().await

@@ -1,12 +1,13 @@
-//! Which replica leads: the one that holds the Lease.
+//! Leader election: the replica that holds the Lease leads.
 //!
 //! No clock is compared with another machine's: a Lease is free once it has not changed for as long as it lasts, as
 //! seen from here. Whoever writes it names the version it has read, so of two that reach for it one is refused. The
 //! holder trusts its own term for shorter than the others wait, so usually it has stopped writing when one of them starts.
 //!
 //! That is no promise: a machine that was paused, or a request that was under way for long, may write after its term.
-//! Two leaders are bearable because the ledger of ports is replaced only in the version that was read, so no port is
-//! given out twice, and a freed port rests for ten minutes, so what a write that is late by less leads to is nobody else's yet.
+//! Two leaders do no harm: the ConfigMap of allocations is replaced only in the version that was read, so no port is
+//! allocated twice; and a freed port has a cooldown of ten minutes, so a write that is late by less leads to no other
+//! listener.
 
 use std::{future, time::Duration};
 
@@ -27,30 +28,30 @@ use super::{
     failure::{Failure, Failures, sentence},
 };
 
-/// How long others leave a Lease alone that does not change. With [`EVERY`] a leader that is gone has been replaced
+/// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is replaced
 /// after 17 s.
-const LEASE: Duration = Duration::from_secs(15);
-/// How long after it asked for a renewal the holder believes in it.
-const TERM: Duration = Duration::from_secs(10);
-const EVERY: Duration = Duration::from_secs(2);
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-const SHORTLY: Duration = Duration::from_millis(200);
-/// For one reading and one writing.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// The holder leads for this long after it asked for a renewal.
+const TERM_DURATION: Duration = Duration::from_secs(10);
+const RENEW_PERIOD: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+const CONTEST_DELAY: Duration = Duration::from_millis(200);
+/// The time limit of one read and one write.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Until when this replica leads. `None`: it does not.
-pub type Term = Option<Instant>;
+/// The time until which this replica leads. `None`: it does not lead.
+pub type LeaseTerm = Option<Instant>;
 
 /// Waits until this replica leads.
-pub async fn begun(terms: &mut watch::Receiver<Term>) {
-    let leads = |term: &Term| term.is_some_and(|until| Instant::now() < until);
+pub async fn begun(terms: &mut watch::Receiver<LeaseTerm>) {
+    let leads = |term: &LeaseTerm| term.is_some_and(|until| Instant::now() < until);
     if terms.wait_for(leads).await.is_err() {
         future::pending().await
     }
 }
 
 /// Waits until this replica leads no more.
-pub async fn ended(terms: &mut watch::Receiver<Term>) {
+pub async fn ended(terms: &mut watch::Receiver<LeaseTerm>) {
     loop {
         let term = *terms.borrow_and_update();
         let Some(until) = term else { return };
@@ -61,17 +62,17 @@ pub async fn ended(terms: &mut watch::Receiver<Term>) {
     }
 }
 
-/// A replica that wants to lead.
-pub struct Candidate {
+/// Takes part in the election of a leader.
+pub struct LeaderElector {
     leases: Api<Lease>,
     name: String,
     identity: String,
-    /// What somebody else's Lease said last, and since when it has said so.
+    /// The last content of a Lease of another holder, and the time since which it is unchanged.
     seen: Option<(LeaseSpec, Instant)>,
     failures: Failures,
 }
 
-impl Candidate {
+impl LeaderElector {
     pub fn new(client: Client, settings: &Settings) -> Self {
         Self {
             leases: Api::namespaced(client, &settings.namespace),
@@ -82,18 +83,19 @@ impl Candidate {
         }
     }
 
-    /// Reaches for the Lease and renews it, for ever.
-    pub async fn stand(mut self, term: &watch::Sender<Term>) {
+    /// Claims and renews the Lease for ever.
+    pub async fn run(mut self, term: &watch::Sender<LeaseTerm>) {
         loop {
             let asked = Instant::now();
-            let outcome = timeout(PATIENCE, self.reach()).await.unwrap_or_else(|_| Err("no answer in time".into()));
+            let outcome =
+                timeout(RENEW_TIMEOUT, self.reach()).await.unwrap_or_else(|_| Err("no answer in time".into()));
             self.note(&outcome);
             let pause = match outcome {
                 Ok(Outcome::Holds) => {
-                    if term.send_replace(Some(asked + TERM)).is_none() {
+                    if term.send_replace(Some(asked + TERM_DURATION)).is_none() {
                         info!(lease = self.name, "this replica leads");
                     }
-                    EVERY
+                    RENEW_PERIOD
                 }
                 Ok(Outcome::Waits(pause)) => {
                     if term.send_replace(None).is_some() {
@@ -102,8 +104,8 @@ impl Candidate {
                     pause
                 }
                 // A term that was granted goes on until it ends.
-                Ok(Outcome::Contested) => SHORTLY,
-                Err(_) => AFTER_FAILURE,
+                Ok(Outcome::Contested) => CONTEST_DELAY,
+                Err(_) => RETRY_DELAY,
             };
             sleep(pause).await;
         }
@@ -146,7 +148,7 @@ impl Candidate {
     }
 }
 
-/// Gives the Lease back, if this replica holds it, so that nobody has to wait for it.
+/// Releases the Lease if this replica holds it, so that no other has to wait for it.
 pub async fn release(client: Client, settings: &Settings) {
     let leases = Api::<Lease>::namespaced(client, &settings.namespace);
     let given_back = async {
@@ -158,7 +160,7 @@ pub async fn release(client: Client, settings: &Settings) {
             }
         }
     };
-    match timeout(PATIENCE, given_back).await {
+    match timeout(RENEW_TIMEOUT, given_back).await {
         Ok(Ok(true)) => info!(lease = settings.lease, "the Lease is given back"),
         Ok(Ok(false)) => {}
         Ok(Err(error)) => warn!(lease = settings.lease, "the Lease cannot be given back: {}", sentence(&error)),
@@ -190,7 +192,7 @@ enum Move {
     Wait(Duration),
 }
 
-/// What to do about the Lease as it was just read.
+/// Decides whether to claim the Lease as it was just read.
 fn claim(
     lease: Option<Lease>,
     identity: &str,
@@ -205,7 +207,7 @@ fn claim(
         if !holder.is_empty() {
             let left = time_left(spec, seen, now);
             if !left.is_zero() {
-                return Move::Wait(left.min(EVERY));
+                return Move::Wait(left.min(RENEW_PERIOD));
             }
         }
         spec.holder_identity = Some(identity.to_owned());
@@ -214,11 +216,11 @@ fn claim(
     }
     *seen = None;
     spec.renew_time = Some(MicroTime(time));
-    spec.lease_duration_seconds = Some(LEASE.as_secs() as i32);
+    spec.lease_duration_seconds = Some(LEASE_DURATION.as_secs() as i32);
     Move::Claim(Box::new(lease))
 }
 
-/// How long somebody else's Lease still has to be left alone.
+/// The time for which the Lease of another holder still has to be left alone.
 fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Instant) -> Duration {
     let since = match seen {
         Some((before, since)) if before == spec => *since,
@@ -229,7 +231,7 @@ fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Ins
     };
     // Whatever it says of itself, a Lease is neither snatched nor waited for without end.
     let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    let lasts = seconds.map_or(LEASE, |seconds| Duration::from_secs(seconds.clamp(5, 60)));
+    let lasts = seconds.map_or(LEASE_DURATION, |seconds| Duration::from_secs(seconds.clamp(5, 60)));
     (since + lasts).saturating_duration_since(now)
 }
 
@@ -259,14 +261,14 @@ mod tests {
     const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
     #[test]
-    fn a_lease_is_taken_when_it_has_not_changed_for_its_duration_whatever_its_times_say() {
+    fn a_lease_unchanged_for_its_duration_is_taken_whatever_its_times_say() {
         let (mut seen, start) = (None, Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         // Renewed long ago, or in the future: another machine's clock counts for nothing.
         for renewed in [0, NOON.as_second() + 3600] {
             let mut seen = None;
             let found = claim(Some(held_by("b", renewed)), "a", &mut seen, at(0), NOON);
-            assert_eq!(found, Move::Wait(EVERY));
+            assert_eq!(found, Move::Wait(RENEW_PERIOD));
         }
         claim(Some(held_by("b", 1)), "a", &mut seen, at(0), NOON);
         claim(Some(held_by("b", 2)), "a", &mut seen, at(10), NOON);
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_of_nobody_or_of_ones_own_is_taken_at_once() {
+    fn a_free_lease_and_an_own_lease_are_taken_at_once() {
         let now = Instant::now();
         let spec = claimed(claim(None, "a", &mut None, now, NOON));
         assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("a"), Some(1)));
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_durations_are_neither_snatched_nor_waited_for_without_end() {
+    fn lease_durations_of_others_are_clamped() {
         let now = Instant::now();
         for (seconds, wait) in [(-1, 15), (0, 5), (i32::MAX, 60)] {
             let mut lease = held_by("b", 1);
@@ -300,14 +302,14 @@ mod tests {
 
     #[test]
     fn the_holder_stops_before_others_may_start() {
-        assert!(TERM + PATIENCE < LEASE);
+        assert!(TERM_DURATION + RENEW_TIMEOUT < LEASE_DURATION);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_term_ends_when_it_is_not_renewed() {
         let start = Instant::now();
         let (term, mut terms) = watch::channel(None);
-        term.send_replace(Some(start + TERM));
+        term.send_replace(Some(start + TERM_DURATION));
         begun(&mut terms).await;
         let ending = ended(&mut terms);
         tokio::pin!(ending);

@@ -1,14 +1,15 @@
-//! What the leader does in a cluster: allots ports, keeps a Service for each load balancer, and writes statuses.
+//! The controller of a cluster: its leader allocates ports, manages a Service for each load balancer, and writes statuses.
 //!
-//! Every replica serves and thinks for itself. The leader sums up what all of them report, and is the only one that
-//! writes. What is to be written is decided by pure functions ([`allocations`], [`plan`], [`services`]):
+//! Every replica translates and serves by itself. The leader summarises the reports of all replicas, and is the only one
+//! that writes. Pure functions decide what it writes ([`allocations`], [`plan`], [`services`]):
 //!
 //! ```text
-//! World, verdicts ─┐                                ┌─► ledger: the ConfigMap of allocations
+//! World, verdicts ─┐                                ┌─► allocation_store: the ConfigMap
 //!                  ├─► leader ─► allocations, plan ─┤
 //! reports ─────────┘                                └─► calls: Services, look-ups
 //! ```
 
+mod allocation_store;
 mod allocations;
 mod calls;
 mod conditions;
@@ -16,7 +17,6 @@ mod events;
 mod failure;
 mod leader;
 mod leadership;
-mod ledger;
 mod lookup;
 mod observed;
 mod owners;
@@ -43,9 +43,9 @@ pub use replicas::{Replica, Replicas, gather};
 pub use settings::{Settings, Workload};
 
 use leader::Leader;
-use leadership::Candidate;
+use leadership::LeaderElector;
 
-/// Reaches for leadership, and leads while it is held, until `stop`.
+/// Takes part in the election, and leads while it holds the Lease, until `stop`.
 pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<Observed>, stop: CancellationToken) {
     let gather = {
         let (observed, settings) = (observed.clone(), settings.clone());
@@ -54,7 +54,7 @@ pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<O
     run_with(client, settings, observed, gather, stop).await;
 }
 
-/// The same with somebody else's reports: `gather` begins to follow them, which only a leader needs.
+/// The same with reports from elsewhere: `gather` begins to follow them, which only a leader needs.
 pub async fn run_with(
     client: Client,
     settings: Settings,
@@ -65,16 +65,16 @@ pub async fn run_with(
     let settings = Arc::new(settings);
     let (term, terms) = watch::channel(None);
     let term = Arc::new(term);
-    let standing = {
+    let electing = {
         let (client, settings) = (client.clone(), settings.clone());
-        lasting("reaching for the Lease", move || {
-            let (candidate, term) = (Candidate::new(client.clone(), &settings), term.clone());
-            async move { candidate.stand(&term).await }
+        restarting("reaching for the Lease", move || {
+            let (elector, term) = (LeaderElector::new(client.clone(), &settings), term.clone());
+            async move { elector.run(&term).await }
         })
     };
     let leading = {
         let (client, settings) = (client.clone(), settings.clone());
-        lasting("leading", move || {
+        restarting("leading", move || {
             let (client, settings, observed) = (client.clone(), settings.clone(), observed.clone());
             let (gather, mut terms) = (gather.clone(), terms.clone());
             async move {
@@ -92,16 +92,16 @@ pub async fn run_with(
         })
     };
     stop.cancelled().await;
-    // Nothing is written any more when the Lease is given back.
-    for mut task in [leading, standing] {
+    // Nothing is written after the Lease is released.
+    for mut task in [leading, electing] {
         task.abort();
         let _ = (&mut task).await;
     }
     leadership::release(client, &settings).await;
 }
 
-/// Runs what never ends, and starts it again should it fail.
-fn lasting<F>(what: &'static str, begin: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
+/// Runs a task that never ends, and restarts it if it panics.
+fn restarting<F>(what: &'static str, begin: impl Fn() -> F + Send + 'static) -> AbortOnDropHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -6,17 +6,17 @@ use std::{
 
 use crate::{model::ObjectKey, translate::Verdicts, world::World};
 
-/// What this replica sees and thinks at one moment.
+/// The world and the verdicts of this replica at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     pub world: Arc<World>,
     pub verdicts: Arc<Verdicts>,
 }
 
-/// What keeps load balancers from having the ports or the Service that they want.
+/// The problems of load balancers.
 pub type Problems = BTreeMap<ObjectKey, Problem>;
 
-/// What keeps a load balancer from having its ports or its Service.
+/// The reason why a load balancer does not have its ports or its Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The range has none left for these listeners; the others are served.

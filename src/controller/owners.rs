@@ -27,7 +27,7 @@ const BELIEVED: Duration = Duration::from_secs(2);
 /// For all that is asked of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The annotation that tells people what an object is for.
+/// The annotation that describes the purpose of an object.
 const DESCRIPTION: &str = "kubernetes.io/description";
 /// That of the anchor. The chart has the same.
 pub const ANCHOR_DESCRIPTION: &str = "Owns the Services that tcplb keeps for load balancers, so that they are removed with \
@@ -41,7 +41,7 @@ const PORTS: &str = "Says which port of the proxies each listener of each load b
 pub struct Owners {
     references: Vec<OwnerReference>,
     read: Option<Instant>,
-    /// Why some are not among them, each in a sentence.
+    /// The reasons why some are missing, each a sentence.
     problems: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl Owners {
         &self.references
     }
 
-    /// Why nothing is known to own what is kept: it would stay when the release goes.
+    /// The reason why no owner is known: managed objects would stay when the release is removed.
     pub fn missing(&self) -> Option<&str> {
         if self.references.is_empty() { self.problems.first().map(String::as_str) } else { None }
     }
@@ -156,7 +156,7 @@ fn owner<K: Resource<DynamicType = ()>>(metadata: &ObjectMeta) -> OwnerReference
     }
 }
 
-/// The metadata of the list of ports, with what it has besides.
+/// The metadata of the list of ports, merged into the present metadata.
 pub fn of_ports(metadata: ObjectMeta, settings: &Settings, owners: &[OwnerReference]) -> ObjectMeta {
     described(metadata, PORTS, settings, owners)
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_owner_it_is_known_why() {
+    fn a_missing_owner_has_a_reason() {
         let problems = vec!["it does not exist".to_owned()];
         assert_eq!(Owners::default().missing(), None, "none is wanted");
         let none = Owners { problems: problems.clone(), ..Owners::default() };

@@ -1,4 +1,4 @@
-//! What the leader has to do about Services. Pure: it is told how things are, and says what is to be written.
+//! The plan of changes to Services. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,8 +17,8 @@ use crate::{
     world::{Allocations, Identity, kept::Kept},
 };
 
-/// How long a new port waits for replicas that do not have it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A new port waits for this long for replicas that have not bound it.
+const NEW_PORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load balancer of the class and placement that is led.
 pub struct Object<'a> {
@@ -49,10 +49,10 @@ fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
 }
 
 impl Object<'_> {
-    /// What it needs ports for.
+    /// The ports that it needs.
     pub fn claim(&self) -> Claim {
         let declared = self.spec.map_or(&[][..], |spec| &spec.listeners);
-        let barred = declared.iter().enumerate().filter(|(index, _)| self.is_one_too_many(*index));
+        let barred = declared.iter().enumerate().filter(|(index, _)| self.exceeds_quota(*index));
         Claim {
             uid: self.identity.uid.clone(),
             object: self.key.to_string().into(),
@@ -62,16 +62,16 @@ impl Object<'_> {
         }
     }
 
-    /// Whether a listener is beyond what the administrator allows: it must not use up the ports that others need.
-    fn is_one_too_many(&self, index: usize) -> bool {
+    /// True if a listener exceeds the quota of the administrator: it must not use up the ports that others need.
+    fn exceeds_quota(&self, index: usize) -> bool {
         let itself = format!("spec.listeners[{index}]");
         let mut not_permitted = self.verdict.refused().filter(|problem| problem.reason == Reason::NotPermitted);
         not_permitted.any(|problem| problem.field.is_empty() || problem.field == itself)
     }
 }
 
-/// How things are.
-pub struct Situation<'a> {
+/// The present state.
+pub struct PlanInput<'a> {
     pub objects: &'a [Object<'a>],
     pub kept: &'a BTreeMap<ObjectKey, Kept<'a>>,
     pub replicas: &'a Replicas,
@@ -79,39 +79,39 @@ pub struct Situation<'a> {
     pub allocations: &'a Allocations,
     /// The load balancers that were looked up and are no longer those with these uids: whether another one of ours has
     /// their name now.
-    pub gone: &'a BTreeMap<(ObjectKey, Arc<str>), Successor>,
-    /// With whom Services are to go.
+    pub gone: &'a BTreeMap<(ObjectKey, Arc<str>), Replacement>,
+    /// The owners of Services.
     pub owners: &'a [OwnerReference],
     pub settings: &'a Settings,
     pub now: Instant,
 }
 
-/// Who has the name of a load balancer that is gone.
+/// The object that has the name of a load balancer that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Successor {
+pub enum Replacement {
     Nobody,
     Another,
 }
 
-/// Since when each new port has been waiting for replicas, by uid, listener and the proxies' port.
+/// The time since which each new port has been waiting for replicas, by uid, listener and proxy port.
 pub type Waiting = BTreeMap<(Arc<str>, u16, u16), Instant>;
 
-/// What has to be done.
+/// The changes to Services.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
     pub apply: BTreeMap<ObjectKey, Service>,
     pub remove: BTreeSet<ObjectKey>,
-    /// When to ask again though nothing changed.
+    /// The time at which to plan again without a change.
     pub wake: Option<Instant>,
 }
 
-/// Decides what has to be done.
-pub fn plan(situation: &Situation, waiting: &mut Waiting) -> Plan {
+/// Plans the changes to Services.
+pub fn plan(input: &PlanInput, waiting: &mut Waiting) -> Plan {
     let mut plan = Plan::default();
-    let mut entrance = Entrance::new(situation, waiting);
-    for object in situation.objects {
-        let kept = situation.kept.get(object.key);
-        match service(object, kept, situation, &mut entrance) {
+    let mut gate = PortGate::new(input, waiting);
+    for object in input.objects {
+        let kept = input.kept.get(object.key);
+        match service(object, kept, input, &mut gate) {
             Step::Nothing => {}
             Step::Apply(service) => {
                 plan.apply.insert(object.key.clone(), *service);
@@ -121,16 +121,16 @@ pub fn plan(situation: &Situation, waiting: &mut Waiting) -> Plan {
             }
         }
     }
-    plan.wake = entrance.finish();
-    let present: BTreeSet<&ObjectKey> = situation.objects.iter().map(|object| object.key).collect();
-    let orphans = situation.kept.iter().filter(|(key, kept)| !present.contains(key) && !kept.is_leaving());
-    let nobodys = orphans.filter(|(key, kept)| successor(situation, key, kept.uid) == Some(Successor::Nobody));
+    plan.wake = gate.finish();
+    let present: BTreeSet<&ObjectKey> = input.objects.iter().map(|object| object.key).collect();
+    let orphans = input.kept.iter().filter(|(key, kept)| !present.contains(key) && !kept.is_leaving());
+    let nobodys = orphans.filter(|(key, kept)| replacement(input, key, kept.uid) == Some(Replacement::Nobody));
     plan.remove.extend(nobodys.map(|(key, _)| key.clone()));
     plan
 }
 
-fn successor(situation: &Situation, key: &ObjectKey, uid: &str) -> Option<Successor> {
-    situation.gone.get(&(key.clone(), uid.into())).copied()
+fn replacement(input: &PlanInput, key: &ObjectKey, uid: &str) -> Option<Replacement> {
+    input.gone.get(&(key.clone(), uid.into())).copied()
 }
 
 enum Step {
@@ -139,37 +139,36 @@ enum Step {
     Remove,
 }
 
-fn service(object: &Object, kept: Option<&Kept>, situation: &Situation, entrance: &mut Entrance) -> Step {
+fn service(object: &Object, kept: Option<&Kept>, input: &PlanInput, gate: &mut PortGate) -> Step {
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
     if object.verdict.refuses_service() {
         // It keeps what it had itself; what its predecessor had is another matter.
         let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
-        let known = kept.is_some_and(|kept| successor(situation, object.key, kept.uid).is_some());
+        let known = kept.is_some_and(|kept| replacement(input, object.key, kept.uid).is_some());
         return if inherited && known { Step::Remove } else { Step::Nothing };
     }
     let there = kept.map(Kept::ports).unwrap_or_default();
-    let ports = entrance.ports(uid, spec, &there);
-    // What Kubernetes puts away is made anew when it is gone, and without a port it cannot be.
+    let ports = gate.ports(uid, spec, &there);
+    // A Service that is being deleted is created again once it is gone; one without ports is not possible.
     if ports.is_empty() || kept.is_some_and(Kept::is_leaving) {
         return Step::Nothing;
     }
-    let wanted = services::wanted(object.key, uid, spec, &ports, situation.owners, situation.settings);
+    let wanted = services::wanted(object.key, uid, spec, &ports, input.owners, input.settings);
     match kept {
-        Some(kept) if services::is_as(kept.service, &wanted) => Step::Nothing,
+        Some(kept) if services::is_up_to_date(kept.service, &wanted) => Step::Nothing,
         Some(kept)
-            if services::is_reached_otherwise(kept.service, &wanted)
-                && object.verdict.refuses_rules_about_clients() =>
+            if services::exposure_differs(kept.service, &wanted) && object.verdict.refuses_rules_about_clients() =>
         {
             Step::Nothing
         }
-        Some(kept) if services::has_to_be_replaced(kept.service, &wanted) => Step::Remove,
+        Some(kept) if services::must_be_replaced(kept.service, &wanted) => Step::Remove,
         _ => Step::Apply(Box::new(wanted)),
     }
 }
 
-/// Lets ports into Services.
-struct Entrance<'a> {
+/// Admits ports into Services.
+struct PortGate<'a> {
     allocated: BTreeMap<(&'a str, u16), u16>,
     replicas: &'a Replicas,
     waiting: &'a mut Waiting,
@@ -177,25 +176,25 @@ struct Entrance<'a> {
     now: Instant,
 }
 
-impl<'a> Entrance<'a> {
-    fn new(situation: &Situation<'a>, waiting: &'a mut Waiting) -> Self {
-        let allocated = situation.allocations.by_listener();
-        Self { allocated, replicas: situation.replicas, waiting, still: Waiting::new(), now: situation.now }
+impl<'a> PortGate<'a> {
+    fn new(input: &PlanInput<'a>, waiting: &'a mut Waiting) -> Self {
+        let allocated = input.allocations.by_listener();
+        Self { allocated, replicas: input.replicas, waiting, still: Waiting::new(), now: input.now }
     }
 
-    /// The ports that the Service has from now on. Those that it has already stay while they are declared.
+    /// The ports of the Service. Those that it has already stay while they are declared.
     fn ports(&mut self, uid: &Arc<str>, spec: &TcpLoadBalancerSpec, there: &BTreeMap<u16, u16>) -> BTreeMap<u16, u16> {
         let mut ports = BTreeMap::new();
         for listener in spec.listeners.iter().map(|listener| listener.port) {
             let Some(&port) = self.allocated.get(&(&**uid, listener)) else { continue };
-            if there.contains_key(&listener) || self.lets_in(uid, listener, port) {
+            if there.contains_key(&listener) || self.is_open(uid, listener, port) {
                 ports.insert(listener, port);
             }
         }
         ports
     }
 
-    fn lets_in(&mut self, uid: &Arc<str>, listener: u16, port: u16) -> bool {
+    fn is_open(&mut self, uid: &Arc<str>, listener: u16, port: u16) -> bool {
         let bound = self.replicas.values().filter(|replica| {
             let served = replica.report.as_ref().and_then(|report| report.load_balancers.get(&**uid));
             let outcome = served.and_then(|served| served.listeners.get(&listener));
@@ -208,12 +207,12 @@ impl<'a> Entrance<'a> {
         let key = (uid.clone(), listener, port);
         let since = *self.waiting.get(&key).unwrap_or(&self.now);
         self.still.insert(key, since);
-        bound > 0 && self.now >= since + PATIENCE
+        bound > 0 && self.now >= since + NEW_PORT_TIMEOUT
     }
 
-    /// Remembers who waits, and says when the next one has waited enough.
+    /// Stores the waiting ports. Returns the time at which the next one is admitted.
     fn finish(self) -> Option<Instant> {
-        let next = self.still.values().map(|since| *since + PATIENCE).filter(|end| *end > self.now).min();
+        let next = self.still.values().map(|since| *since + NEW_PORT_TIMEOUT).filter(|end| *end > self.now).min();
         *self.waiting = self.still;
         next
     }

@@ -14,7 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::poll::Told;
+use self::poll::ReplicaUpdate;
 pub use self::poll::follow;
 use super::{Settings, observed::Observed};
 use crate::{
@@ -28,39 +28,39 @@ pub type Replicas = BTreeMap<Arc<str>, Replica>;
 /// A proxy that is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Of its admin pages.
+    /// The address of its admin pages.
     pub address: SocketAddr,
-    /// What it last told. `None`: nothing so far, or nothing for a while.
+    /// Its last report. `None`: none so far, or none for a while.
     pub report: Option<Arc<ReplicaReport>>,
 }
 
-/// Follows the reports of all replicas for as long as somebody holds what it returns.
+/// Follows the reports of all replicas while the receiver that it returns is held.
 ///
-/// The first change comes when every replica that is ready has told something or taken too long: what was there before
-/// means nothing, so wait for that change. A replica that becomes ready later is left out until then too.
+/// The first change comes when every ready replica has reported or timed out: the initial value has no meaning, so wait
+/// for that change. A replica that becomes ready later is left out until then too.
 pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch::Receiver<Arc<Replicas>> {
     let (replicas, gathered) = watch::channel(Arc::default());
-    let (tell, told) = mpsc::unbounded_channel();
+    let (sender, updates) = mpsc::unbounded_channel();
     let gatherer = Gatherer {
         service: settings.replicas.clone(),
         followed: BTreeMap::new(),
         known: Replicas::new(),
-        tell,
+        sender,
         replicas,
         begun: false,
     };
-    tokio::spawn(gatherer.run(observed, told));
+    tokio::spawn(gatherer.run(observed, updates));
     gathered
 }
 
 struct Gatherer {
     service: ObjectKey,
     followed: BTreeMap<Arc<str>, Followed>,
-    /// Those that have told something or taken too long.
+    /// The replicas that have reported or timed out.
     known: Replicas,
-    tell: mpsc::UnboundedSender<Told>,
+    sender: mpsc::UnboundedSender<ReplicaUpdate>,
     replicas: watch::Sender<Arc<Replicas>>,
-    /// Whether something was published.
+    /// True once something was published.
     begun: bool,
 }
 
@@ -70,7 +70,11 @@ struct Followed {
 }
 
 impl Gatherer {
-    async fn run(mut self, mut observed: watch::Receiver<Observed>, mut told: mpsc::UnboundedReceiver<Told>) {
+    async fn run(
+        mut self,
+        mut observed: watch::Receiver<Observed>,
+        mut updates: mpsc::UnboundedReceiver<ReplicaUpdate>,
+    ) {
         observed.mark_changed();
         loop {
             tokio::select! {
@@ -81,7 +85,7 @@ impl Gatherer {
                     }
                     Err(_) => return,
                 },
-                Some(told) = told.recv() => self.note(told),
+                Some(update) = updates.recv() => self.note(update),
                 () = self.replicas.closed() => return,
             }
             self.publish();
@@ -101,7 +105,7 @@ impl Gatherer {
         self.followed.retain(|pod, followed| ready.get(pod) == Some(&followed.address));
         for (pod, address) in ready {
             self.followed.entry(pod.clone()).or_insert_with(|| {
-                let follower = follow(pod.clone(), *address, self.tell.clone());
+                let follower = follow(pod.clone(), *address, self.sender.clone());
                 Followed { address: *address, _follower: AbortOnDropHandle::new(tokio::spawn(follower)) }
             });
         }
@@ -109,7 +113,7 @@ impl Gatherer {
     }
 
     /// Something may still come of one that is not followed any more.
-    fn note(&mut self, Told { pod, address, report }: Told) {
+    fn note(&mut self, ReplicaUpdate { pod, address, report }: ReplicaUpdate) {
         if self.followed.get(&pod).is_some_and(|followed| followed.address == address) {
             self.known.insert(pod, Replica { address, report });
         }

@@ -51,13 +51,13 @@ pub fn taken(world: &World, kept: &BTreeMap<ObjectKey, Kept>, settings: &Setting
         .collect()
 }
 
-/// Whether other clients would reach `wanted` than reach the one that is there.
-pub fn is_reached_otherwise(there: &Service, wanted: &Service) -> bool {
+/// True if `wanted` is exposed to other clients than the present Service.
+pub fn exposure_differs(there: &Service, wanted: &Service) -> bool {
     exposure(there) != exposure(wanted)
 }
 
-/// Whether the one that is there differs from `wanted` in something that Kubernetes never changes.
-pub fn has_to_be_replaced(there: &Service, wanted: &Service) -> bool {
+/// True if the present Service differs from `wanted` in a field that is immutable in Kubernetes.
+pub fn must_be_replaced(there: &Service, wanted: &Service) -> bool {
     fn class(service: &Service) -> Option<&str> {
         service.spec.as_ref()?.load_balancer_class.as_deref()
     }
@@ -65,22 +65,22 @@ pub fn has_to_be_replaced(there: &Service, wanted: &Service) -> bool {
     stays_load_balancer && class(there) != class(wanted)
 }
 
-/// Whether all that is wanted is there, and nothing that once was.
-pub fn is_as(there: &Service, wanted: &Service) -> bool {
+/// True if the present Service has all that is wanted and nothing that was applied before and is not wanted now.
+pub fn is_up_to_date(there: &Service, wanted: &Service) -> bool {
     match (serde_json::to_value(wanted), serde_json::to_value(there)) {
         (Ok(wanted), Ok(there)) => covers(&there, &wanted),
         _ => false,
     }
 }
 
-/// How clients reach it, which decides what proxies see of them.
+/// The Service type and the traffic policy, which decide which client addresses the proxies see.
 fn exposure(service: &Service) -> (Option<&str>, Option<&str>) {
     let spec = service.spec.as_ref();
     (spec.and_then(|spec| spec.type_.as_deref()), spec.and_then(|spec| spec.external_traffic_policy.as_deref()))
 }
 
-/// Whether `there` has everything that `wanted` has; of lists, in any order and among others. An empty list and `false`
-/// are not written down, and pods are selected by these labels alone.
+/// True if `there` contains `wanted`; list items in any order and among others. The API server omits empty lists and
+/// `false`; selectors are compared whole.
 fn covers(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match there.get(key) {
@@ -180,7 +180,7 @@ fn service_spec(
         external_traffic_policy: (type_ != ServiceType::ClusterIp).then(|| policy.into()),
         load_balancer_class: template.load_balancer_class.clone().filter(|_| type_ == ServiceType::LoadBalancer),
         ip_family_policy: Some(families.into()),
-        // What nobody may ask for, so that what is written by hand does not stay.
+        // Fields that no template may set, so that manual edits do not stay.
         internal_traffic_policy: Some("Cluster".into()),
         session_affinity: Some("None".into()),
         publish_not_ready_addresses: Some(false),

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use crate::{api::Placement, model::ObjectKey};
 
-/// How a controller is set up.
+/// The configuration of a controller.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The objects it serves: those of this class and placement.
@@ -24,7 +24,7 @@ pub struct Settings {
     pub workload: Option<Workload>,
     /// The labels of the proxies' pods, which the Services that are kept select.
     pub selector: BTreeMap<String, String>,
-    /// Where ports are allocated.
+    /// The range of proxy ports.
     pub ports: RangeInclusive<u16>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
@@ -38,7 +38,7 @@ pub enum Workload {
 }
 
 impl Settings {
-    /// Whether it keeps what a load balancer of this class and placement needs.
+    /// True if it manages load balancers of this class and placement.
     pub fn leads(&self, class: &str, placement: Placement) -> bool {
         class == self.class && placement == self.placement
     }
@@ -52,7 +52,7 @@ impl Settings {
         )
     }
 
-    /// Whether it writes the status of one.
+    /// True if it writes the status of load balancers of this class and placement.
     pub fn judges(&self, class: &str, placement: Placement) -> bool {
         class == self.class && self.placement.judges(placement)
     }

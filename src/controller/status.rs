@@ -17,11 +17,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::record::{Due, Record, Wish};
+use self::record::{DesiredStatus, Due, Record};
 use super::{
     Settings,
     calls::{Calls, until},
-    events::Announcer,
+    events::EventPublisher,
     failure::Failure,
 };
 use crate::{
@@ -32,89 +32,90 @@ use crate::{
 
 /// Writes statuses, until it is dropped.
 pub struct Writer {
-    wishes: watch::Sender<Arc<Wishes>>,
+    desired_statuses: watch::Sender<Arc<DesiredStatuses>>,
     _writing: AbortOnDropHandle<()>,
 }
 
-type Wishes = BTreeMap<ObjectKey, Wish>;
+type DesiredStatuses = BTreeMap<ObjectKey, DesiredStatus>;
 
 impl Writer {
     pub fn new(client: Client, settings: &Settings) -> Self {
-        let (wishes, wished) = watch::channel(Arc::default());
-        let writing = Writing {
-            announcer: Announcer::new(client.clone(), settings),
+        let (desired_statuses, desired_changes) = watch::channel(Arc::default());
+        let task = WriteTask {
+            publisher: EventPublisher::new(client.clone(), settings),
             manager: format!("tcplb-{}", settings.class),
             client,
             records: BTreeMap::new(),
             calls: Calls::new(),
         };
-        Self { wishes, _writing: AbortOnDropHandle::new(tokio::spawn(writing.run(wished))) }
+        Self { desired_statuses, _writing: AbortOnDropHandle::new(tokio::spawn(task.run(desired_changes))) }
     }
 
-    /// From now on these are wanted, and no others. They are written in their own time: this does not wait.
+    /// Sets the desired statuses. They are written in the background: this does not wait.
     pub fn write(&self, statuses: BTreeMap<ObjectKey, TcpLoadBalancerStatus>, world: &World) {
-        let wish = |(object, status): (ObjectKey, TcpLoadBalancerStatus)| {
+        let desired = |(object, status): (ObjectKey, TcpLoadBalancerStatus)| {
             let declared = world.load_balancers.get(&object)?;
             let uid = declared.identity.as_ref()?.uid.clone();
-            Some((object, Wish { uid, status: Arc::new(status), there: declared.status.clone() }))
+            Some((object, DesiredStatus { uid, status: Arc::new(status), there: declared.status.clone() }))
         };
-        self.wishes.send_replace(Arc::new(statuses.into_iter().filter_map(wish).collect()));
+        self.desired_statuses.send_replace(Arc::new(statuses.into_iter().filter_map(desired).collect()));
     }
 }
 
-struct Writing {
+struct WriteTask {
     client: Client,
     manager: String,
     records: BTreeMap<ObjectKey, Record>,
-    calls: Calls<ObjectKey, Written>,
-    announcer: Announcer,
+    calls: Calls<ObjectKey, WriteOutcome>,
+    publisher: EventPublisher,
 }
 
-enum Written {
+enum WriteOutcome {
     This {
         before: Option<Box<TcpLoadBalancerStatus>>,
         status: Arc<TcpLoadBalancerStatus>,
     },
-    /// The object is not there any more.
+    /// The object does not exist any more.
     Gone,
 }
 
-impl Writing {
-    async fn run(mut self, mut wished: watch::Receiver<Arc<Wishes>>) {
-        let mut wishes = Arc::default();
+impl WriteTask {
+    async fn run(mut self, mut desired_changes: watch::Receiver<Arc<DesiredStatuses>>) {
+        let mut desired_statuses = Arc::default();
         let mut wake = None;
         loop {
             tokio::select! {
-                changed = wished.changed() => match changed {
+                changed = desired_changes.changed() => match changed {
                     Ok(()) => {
-                        wishes = wished.borrow_and_update().clone();
-                        wake = self.consider_all(&wishes);
+                        desired_statuses = desired_changes.borrow_and_update().clone();
+                        wake = self.consider_all(&desired_statuses);
                     }
                     Err(_) => return,
                 },
                 (object, answer) = self.calls.answered() => {
-                    let wish = wishes.get(&object);
-                    self.note(&object, wish, answer);
-                    let next = wish.and_then(|wish| self.consider(&object, wish));
+                    let desired = desired_statuses.get(&object);
+                    self.note(&object, desired, answer);
+                    let next = desired.and_then(|desired| self.consider(&object, desired));
                     wake = [wake, next, self.calls.next()].into_iter().flatten().min();
                 }
-                () = until(wake) => wake = self.consider_all(&wishes),
+                () = until(wake) => wake = self.consider_all(&desired_statuses),
             }
         }
     }
 
-    /// The answer is when to do so again.
-    fn consider_all(&mut self, wishes: &Wishes) -> Option<Instant> {
-        self.records.retain(|object, record| wishes.get(object).is_some_and(|wish| wish.uid == *record.uid()));
-        self.calls.keep(|object| wishes.contains_key(object));
-        let next = wishes.iter().filter_map(|(object, wish)| self.consider(object, wish)).min();
+    /// Returns the time at which to do so again.
+    fn consider_all(&mut self, desired_statuses: &DesiredStatuses) -> Option<Instant> {
+        self.records
+            .retain(|object, record| desired_statuses.get(object).is_some_and(|desired| desired.uid == *record.uid()));
+        self.calls.keep(|object| desired_statuses.contains_key(object));
+        let next = desired_statuses.iter().filter_map(|(object, desired)| self.consider(object, desired)).min();
         [next, self.calls.next()].into_iter().flatten().min()
     }
 
-    /// Writes the status if it is time to. The answer is when it will be.
-    fn consider(&mut self, object: &ObjectKey, wish: &Wish) -> Option<Instant> {
-        let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(wish.uid.clone()));
-        let due = record.due(wish, Instant::now());
+    /// Writes the status if it is due. Returns the time at which it will be.
+    fn consider(&mut self, object: &ObjectKey, desired: &DesiredStatus) -> Option<Instant> {
+        let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(desired.uid.clone()));
+        let due = record.due(desired, Instant::now());
         if record.is_contested() {
             warn!(
                 load_balancer = %object,
@@ -126,34 +127,34 @@ impl Writing {
             Due::Never => None,
             Due::At(then) => Some(then),
             Due::Now(status) => {
-                let (before, status) = (record.current(wish).cloned().map(Box::new), Arc::new(status));
+                let (before, status) = (record.current(desired).cloned().map(Box::new), Arc::new(status));
                 let text = json!(*status);
                 let what = xxh3_64(text.to_string().as_bytes());
                 let (client, manager) = (self.client.clone(), self.manager.clone());
                 let about = object.clone();
                 let began = self.calls.make(object, what, || async move {
                     let there = apply(client, &manager, &about, &text).await?;
-                    Ok(if there { Written::This { before, status } } else { Written::Gone })
+                    Ok(if there { WriteOutcome::This { before, status } } else { WriteOutcome::Gone })
                 });
                 if began {
-                    record.attempted(wish, Instant::now());
+                    record.attempted(desired, Instant::now());
                 }
                 None
             }
         }
     }
 
-    fn note(&mut self, object: &ObjectKey, wish: Option<&Wish>, answer: Result<Written, Failure>) {
-        let (Some(record), Some(wish)) = (self.records.get_mut(object), wish) else { return };
+    fn note(&mut self, object: &ObjectKey, desired: Option<&DesiredStatus>, answer: Result<WriteOutcome, Failure>) {
+        let (Some(record), Some(desired)) = (self.records.get_mut(object), desired) else { return };
         match answer {
-            Ok(Written::This { before, status }) => {
+            Ok(WriteOutcome::This { before, status }) => {
                 if record.succeeded() {
                     info!(load_balancer = %object, "its status is written again");
                 }
-                self.announcer.tell(object, &wish.uid, before.as_deref(), &status);
+                self.publisher.publish(object, &desired.uid, before.as_deref(), &status);
                 record.wrote(status);
             }
-            Ok(Written::Gone) => {}
+            Ok(WriteOutcome::Gone) => {}
             Err(failure) => {
                 if record.failed(&failure, Instant::now()) {
                     warn!(load_balancer = %object, "its status cannot be written: {failure}");
@@ -163,7 +164,7 @@ impl Writing {
     }
 }
 
-/// Whether the object is there. Another one that has taken its name meanwhile gets the status until it is seen: the API
+/// Returns false if the object does not exist. A new object of the same name gets the status until it is seen: the API
 /// server looks at no uid here.
 async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, Failure> {
     // Whatever the answer looks like: an older schema may have left something of the status out.

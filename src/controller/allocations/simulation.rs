@@ -7,7 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Allotment, Claim, Claims, REST, allot};
+use super::{AllocationPlan, COOLDOWN, Claim, Claims, allocate};
 use crate::world::{
     Allocation, Allocations,
     kept::{Target, Targets},
@@ -25,27 +25,27 @@ pub(super) fn claim(uid: &str, listeners: &[u16]) -> Claim {
     }
 }
 
-/// What is decided by, with nothing to say but the claims at first.
+/// The state that allocations depend on; at first, claims only.
 #[derive(Default)]
-pub(super) struct Scene {
+pub(super) struct AllocationInput {
     pub claims: Vec<Claim>,
     pub targets: Targets,
     pub taken: BTreeSet<u16>,
     pub gone: BTreeSet<Arc<str>>,
 }
 
-impl Scene {
-    pub fn allot(&self, current: &Allocations, now: Timestamp) -> Allotment {
+impl AllocationInput {
+    pub fn allocate(&self, current: &Allocations, now: Timestamp) -> AllocationPlan {
         let Self { claims, targets, taken, gone } = self;
-        allot(&Claims { claims, targets, taken, gone, range: 100..=103 }, current, now)
+        allocate(&Claims { claims, targets, taken, gone, range: 100..=103 }, current, now)
     }
 
     pub fn allocations(&self, current: &Allocations, now: Timestamp) -> Allocations {
-        self.allot(current, now).allocations
+        self.allocate(current, now).allocations
     }
 }
 
-/// What happens in a cluster, one thing after another.
+/// An event in a cluster.
 #[derive(Clone, Debug)]
 pub enum Event {
     Declare(u8, BTreeSet<u16>),
@@ -64,10 +64,10 @@ pub enum Event {
 pub struct Cluster {
     generation: [u32; 4],
     declared: [Option<Claim>; 4],
-    scene: Scene,
+    input: AllocationInput,
     allocations: Allocations,
     now: Timestamp,
-    /// Who had each port last, and until when.
+    /// The last owner of each port, and the end of its ownership.
     last: BTreeMap<u16, (Arc<str>, u16, Timestamp)>,
 }
 
@@ -76,7 +76,7 @@ impl Default for Cluster {
         Self {
             generation: [0; 4],
             declared: [const { None }; 4],
-            scene: Scene::default(),
+            input: AllocationInput::default(),
             allocations: Allocations::default(),
             now: START,
             last: BTreeMap::new(),
@@ -105,17 +105,17 @@ impl Cluster {
                 self.declared[usize::from(*object)] = Some(unreadable);
             }
             Event::Delete(object) => {
-                self.scene.gone.insert(self.uid(*object).into());
+                self.input.gone.insert(self.uid(*object).into());
                 self.generation[usize::from(*object)] += 1;
                 self.declared[usize::from(*object)] = None;
             }
             Event::Overlook(object) => overlooked = Some(*object),
             Event::WriteServices => self.write_services(),
-            Event::RemoveServices => self.scene.targets.clear(),
+            Event::RemoveServices => self.input.targets.clear(),
             Event::Wait(minutes) => self.now += SignedDuration::from_mins((*minutes).into()),
         }
         let shown = self.declared.iter().enumerate().filter(|(object, _)| overlooked.map(usize::from) != Some(*object));
-        self.scene.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
+        self.input.claims = shown.filter_map(|(_, claim)| claim.clone()).collect();
         self.check();
     }
 
@@ -125,26 +125,26 @@ impl Cluster {
             let Allocation { uid, object, port: listener, .. } = allocation.clone();
             (*port, BTreeSet::from([Target { uid, object, listener }]))
         };
-        self.scene.targets = owned.map(target).collect();
+        self.input.targets = owned.map(target).collect();
     }
 
     fn check(&mut self) {
-        let Allotment { allocations: after, shortage } = self.scene.allot(&self.allocations, self.now);
-        assert_eq!(self.scene.allocations(&after, self.now), after, "an answer is kept");
+        let AllocationPlan { allocations: after, shortage } = self.input.allocate(&self.allocations, self.now);
+        assert_eq!(self.input.allocations(&after, self.now), after, "an answer is kept");
         let mut owners = BTreeSet::new();
         for (port, allocation) in after.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
             assert!(owners.insert((allocation.uid.clone(), allocation.port)), "one port for each listener");
             if let Some((uid, listener, until)) = self.last.get(port) {
                 let same = *uid == allocation.uid && *listener == allocation.port;
-                assert!(same || self.now.duration_since(*until) >= REST, "{port} has not rested");
+                assert!(same || self.now.duration_since(*until) >= COOLDOWN, "{port} has not rested");
             }
         }
-        for (port, targets) in &self.scene.targets {
+        for (port, targets) in &self.input.targets {
             let now = &after.0[port];
             let is_right = |target: &Target| now.uid == target.uid && now.port == target.listener;
             assert!(targets.iter().all(is_right), "a Service sends clients to somebody else");
         }
-        for claim in &self.scene.claims {
+        for claim in &self.input.claims {
             for listener in claim.listeners.iter().flatten() {
                 let short = shortage.get(&claim.uid).is_some_and(|short| short.contains(listener));
                 let port = after.port_of(&claim.uid, *listener);

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    simulation::{Cluster, Event, START, Scene, claim},
+    simulation::{AllocationInput, Cluster, Event, START, claim},
     *,
 };
 use crate::world::kept::Target;
@@ -19,7 +19,7 @@ fn stored<const N: usize>(ports: [(u16, Allocation); N]) -> Allocations {
     Allocations(BTreeMap::from(ports))
 }
 
-impl Scene {
+impl AllocationInput {
     fn of<const N: usize>(claims: [Claim; N]) -> Self {
         Self { claims: claims.into(), ..Self::default() }
     }
@@ -40,110 +40,110 @@ impl Scene {
 fn each_listener_has_a_port_and_the_oldest_objects_are_served_first() {
     let mut old = claim("z", &[2, 1]);
     old.created = at(-1);
-    let scene = Scene::of([claim("a", &[1, 2, 3]), old]);
-    let allotment = scene.allot(&Allocations::default(), START);
+    let input = AllocationInput::of([claim("a", &[1, 2, 3]), old]);
+    let plan = input.allocate(&Allocations::default(), START);
     let expected = [("z", 1), ("z", 2), ("a", 1), ("a", 2)].map(|(uid, listener)| allocation(uid, listener, None));
-    assert_eq!(allotment.allocations.0.into_values().collect::<Vec<_>>(), expected);
-    assert_eq!(allotment.shortage, BTreeMap::from([("a".into(), BTreeSet::from([3]))]));
+    assert_eq!(plan.allocations.0.into_values().collect::<Vec<_>>(), expected);
+    assert_eq!(plan.shortage, BTreeMap::from([("a".into(), BTreeSet::from([3]))]));
 }
 
 #[test]
-fn a_freed_port_rests_and_meanwhile_only_its_own_listener_gets_it_back() {
+fn a_port_in_cooldown_goes_only_to_its_former_listener() {
     let before = stored([(100, allocation("a", 1, None))]);
-    let freed = Scene::of([claim("b", &[1])]).gone("a").allocations(&before, START);
+    let freed = AllocationInput::of([claim("b", &[1])]).gone("a").allocations(&before, START);
     assert_eq!(freed.0[&100], allocation("a", 1, Some(START)));
     assert_eq!(freed.port_of("b", 1), Some(101));
 
-    let without_listener = Scene::of([claim("a", &[])]).allocations(&before, START);
-    let again = Scene::of([claim("a", &[1])]).allocations(&without_listener, at(5));
+    let without_listener = AllocationInput::of([claim("a", &[])]).allocations(&before, START);
+    let again = AllocationInput::of([claim("a", &[1])]).allocations(&without_listener, at(5));
     assert_eq!(again, before);
 
-    let resting = Scene::default().allocations(&without_listener, at(9));
-    assert_eq!(resting, without_listener);
-    assert_eq!(Scene::default().allocations(&resting, at(10)), Allocations::default());
+    let cooling = AllocationInput::default().allocations(&without_listener, at(9));
+    assert_eq!(cooling, without_listener);
+    assert_eq!(AllocationInput::default().allocations(&cooling, at(10)), Allocations::default());
 }
 
 #[test]
-fn a_port_stays_while_its_object_is_only_not_to_be_seen_or_its_service_still_has_it() {
+fn a_port_stays_while_its_object_is_unseen_or_its_service_has_it() {
     let before = stored([(100, allocation("a", 1, None))]);
-    assert_eq!(Scene::default().allocations(&before, at(60)), before, "not known to be gone");
-    let with_service = Scene::default().gone("a").target(100, "a", 1);
+    assert_eq!(AllocationInput::default().allocations(&before, at(60)), before, "not known to be gone");
+    let with_service = AllocationInput::default().gone("a").target(100, "a", 1);
     assert_eq!(with_service.allocations(&before, at(60)), before);
-    let without_listener = Scene::of([claim("a", &[])]).target(100, "a", 1);
+    let without_listener = AllocationInput::of([claim("a", &[])]).target(100, "a", 1);
     assert_eq!(without_listener.allocations(&before, at(60)), before);
     let rested = stored([(100, allocation("a", 1, Some(START)))]);
     assert_eq!(with_service.allocations(&rested, at(60)), rested);
 }
 
 #[test]
-fn an_unreadable_object_keeps_what_it_has_and_a_barred_listener_gets_nothing_new() {
+fn an_unreadable_object_keeps_its_ports_and_a_barred_listener_gets_none() {
     let before = stored([(100, allocation("a", 1, None)), (101, allocation("b", 1, None))]);
     let unreadable = Claim { listeners: None, ..claim("a", &[]) };
     let limited = Claim { barred: BTreeSet::from([1, 2]), ..claim("b", &[1, 2]) };
     assert_eq!(
-        Scene::of([unreadable, limited]).allot(&before, START),
-        Allotment { allocations: before, ..<_>::default() }
+        AllocationInput::of([unreadable, limited]).allocate(&before, START),
+        AllocationPlan { allocations: before, ..<_>::default() }
     );
 }
 
 #[test]
 fn of_two_ports_of_one_listener_the_first_stays() {
     let before = stored([(102, allocation("a", 1, None)), (101, allocation("a", 1, None))]);
-    let after = Scene::of([claim("a", &[1])]).allocations(&before, START);
+    let after = AllocationInput::of([claim("a", &[1])]).allocations(&before, START);
     assert_eq!(after.0[&101], allocation("a", 1, None));
     assert_eq!(after.0[&102], allocation("a", 1, Some(START)));
 }
 
 #[test]
-fn what_was_lost_is_written_down_again_as_services_show_it() {
-    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "b", 1).target(101, "old", 1);
-    let after = scene.allocations(&Allocations::default(), START);
+fn lost_allocations_are_restored_from_services() {
+    let input = AllocationInput::of([claim("a", &[1]), claim("b", &[1])]).target(100, "b", 1).target(101, "old", 1);
+    let after = input.allocations(&Allocations::default(), START);
     assert_eq!(after.port_of("b", 1), Some(100));
     assert_eq!(after.port_of("a", 1), Some(102), "where no Service sends anybody");
     assert_eq!(after.0[&101], allocation("old", 1, None), "it begins to rest when its Service is gone");
 }
 
 #[test]
-fn an_older_copy_that_was_put_back_gives_nobody_the_port_that_a_service_leads_to() {
-    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
+fn a_restored_older_copy_does_not_reassign_ports_that_services_lead_to() {
+    let input = AllocationInput::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
     let right = stored([(100, allocation("a", 1, None)), (101, allocation("b", 1, None))]);
     let swapped = stored([(100, allocation("b", 1, None)), (101, allocation("a", 1, None))]);
-    assert_eq!(scene.allocations(&swapped, START), right);
-    assert_eq!(scene.allocations(&Allocations::default(), START), right);
+    assert_eq!(input.allocations(&swapped, START), right);
+    assert_eq!(input.allocations(&Allocations::default(), START), right);
 
     // What is nobody's, and what rests from somebody else, is no better.
-    let scene = Scene::of([claim("a", &[1])]).target(102, "a", 1);
+    let input = AllocationInput::of([claim("a", &[1])]).target(102, "a", 1);
     for at_102 in [None, Some(allocation("gone", 1, Some(START))), Some(allocation("a", 2, None))] {
         let mut older = stored([(100, allocation("a", 1, None))]);
         older.0.extend(at_102.map(|allocation| (102, allocation)));
-        let after = scene.allocations(&older, START);
+        let after = input.allocations(&older, START);
         assert_eq!(after.by_listener(), BTreeMap::from([(("a", 1), 102)]));
         assert_eq!(after.0[&100].freed, Some(START), "it rests: somebody may have come through it");
     }
 }
 
 #[test]
-fn a_service_that_was_edited_by_hand_is_put_right_and_not_believed() {
+fn a_service_edited_by_hand_is_corrected_and_not_believed() {
     let right = stored([(100, allocation("a", 1, None))]);
-    let scene = Scene::of([claim("a", &[1])]);
-    assert_eq!(scene.target(99, "a", 1).allocations(&right, START), right, "out of the range");
-    let nameless = Scene::of([claim("a", &[1])]).target(100, "", 1);
+    let input = AllocationInput::of([claim("a", &[1])]);
+    assert_eq!(input.target(99, "a", 1).allocations(&right, START), right, "out of the range");
+    let nameless = AllocationInput::of([claim("a", &[1])]).target(100, "", 1);
     assert_eq!(nameless.allocations(&right, START), right, "it does not say whose it is");
 }
 
 #[test]
-fn between_two_services_the_ledger_decides() {
-    let scene = Scene::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
+fn between_two_services_the_stored_allocations_decide() {
+    let input = AllocationInput::of([claim("a", &[1]), claim("b", &[1])]).target(100, "a", 1).target(101, "b", 1);
     let swapped = stored([(100, allocation("b", 1, None)), (101, allocation("a", 1, None))]);
-    let both = scene.target(100, "b", 1);
+    let both = input.target(100, "b", 1);
     assert_eq!(both.allocations(&swapped, START).0[&100].uid, "b".into());
 }
 
 #[test]
-fn whoever_changes_its_listeners_all_the_time_leaves_ports_for_others() {
+fn a_namespace_that_keeps_changing_listeners_leaves_ports_for_others() {
     let (claims, gone, targets) = (|port| [claim("a", &[port])], BTreeSet::new(), Targets::new());
-    let allot = |claims: &[Claim], current: &Allocations| {
-        super::allot(
+    let allocate = |claims: &[Claim], current: &Allocations| {
+        super::allocate(
             &Claims { claims, targets: &targets, taken: &BTreeSet::new(), gone: &gone, range: 1..=200 },
             current,
             START,
@@ -151,17 +151,17 @@ fn whoever_changes_its_listeners_all_the_time_leaves_ports_for_others() {
     };
     let mut allocations = Allocations::default();
     for port in 1..=300 {
-        allocations = allot(&claims(port), &allocations).allocations;
+        allocations = allocate(&claims(port), &allocations).allocations;
     }
     assert_eq!(allocations.0.len(), 101, "more than half are scarce no more");
     let other = Claim { object: "other/b".into(), ..claim("b", &[1]) };
-    let last = allot(&[claim("a", &[301]), other], &allocations);
+    let last = allocate(&[claim("a", &[301]), other], &allocations);
     assert_eq!(last.shortage.keys().map(|uid| &**uid).collect::<Vec<_>>(), ["a"]);
     assert!(last.allocations.port_of("b", 1).is_some());
 }
 
 #[test]
-fn a_full_ledger_fits_into_a_config_map_and_gets_smaller_when_ports_are_freed() {
+fn full_allocations_fit_into_a_config_map_and_shrink_as_ports_are_freed() {
     let [namespace, name] = ["n".repeat(63), "o".repeat(52)];
     let one = Allocation {
         uid: "u".repeat(36).into(),
@@ -179,18 +179,18 @@ fn a_full_ledger_fits_into_a_config_map_and_gets_smaller_when_ports_are_freed() 
 }
 
 #[test]
-fn a_port_that_the_service_of_another_class_leads_to_is_given_to_nobody() {
-    let scene = Scene { taken: BTreeSet::from([100, 102]), ..Scene::of([claim("a", &[1, 2, 3])]) };
-    let allotment = scene.allot(&Allocations::default(), START);
-    assert_eq!(allotment.allocations.0.keys().copied().collect::<Vec<_>>(), [101, 103]);
-    assert_eq!(allotment.shortage["a"], BTreeSet::from([3]));
+fn a_port_of_a_service_of_another_class_is_not_allocated() {
+    let input = AllocationInput { taken: BTreeSet::from([100, 102]), ..AllocationInput::of([claim("a", &[1, 2, 3])]) };
+    let plan = input.allocate(&Allocations::default(), START);
+    assert_eq!(plan.allocations.0.keys().copied().collect::<Vec<_>>(), [101, 103]);
+    assert_eq!(plan.shortage["a"], BTreeSet::from([3]));
 }
 
 #[test]
-fn what_cannot_be_read_is_freed_and_no_clock_holds_a_port_for_ever() {
+fn unreadable_entries_are_freed_and_a_wrong_clock_does_not_hold_ports() {
     let blank = Allocation { uid: "".into(), port: 0, object: "".into(), freed: None };
     let before = stored([(100, blank.clone()), (101, allocation("a", 1, Some(at(1_000_000))))]);
-    let after = Scene::default().allocations(&before, START);
+    let after = AllocationInput::default().allocations(&before, START);
     assert_eq!(after.0[&100], Allocation { freed: Some(START), ..blank });
     assert_eq!(after.0[&101].freed, Some(START));
 }
@@ -198,7 +198,7 @@ fn what_cannot_be_read_is_freed_and_no_clock_holds_a_port_for_ever() {
 #[test]
 fn a_port_outside_of_the_range_stays_with_its_owner() {
     let before = stored([(9, allocation("a", 1, None))]);
-    assert_eq!(Scene::of([claim("a", &[1])]).allocations(&before, START), before);
+    assert_eq!(AllocationInput::of([claim("a", &[1])]).allocations(&before, START), before);
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -217,7 +217,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn no_port_has_two_owners_none_is_lost_and_all_rest(events in proptest::collection::vec(event(), 1..60)) {
+    fn no_port_has_two_owners_none_is_lost_and_all_have_a_cooldown(events in proptest::collection::vec(event(), 1..60)) {
         let mut cluster = Cluster::default();
         for event in &events {
             cluster.happens(event);
@@ -225,12 +225,12 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_written_down_by_hand_leads_to_a_decision_that_is_kept(
+    fn allocating_again_changes_nothing_whatever_was_written_by_hand(
         ports in proptest::collection::btree_map(95..110u16, ("[ab]?", 0..4u16, proptest::option::of(0..30i64)), 0..12),
     ) {
         let by_hand = ports.into_iter().map(|(port, (uid, listener, freed))| (port, allocation(&uid, listener, freed.map(at))));
-        let scene = Scene::of([claim("a", &[1, 2]), claim("b", &[1])]).gone("");
-        let after = scene.allot(&Allocations(by_hand.collect()), at(15));
-        prop_assert_eq!(&scene.allocations(&after.allocations, at(15)), &after.allocations);
+        let input = AllocationInput::of([claim("a", &[1, 2]), claim("b", &[1])]).gone("");
+        let after = input.allocate(&Allocations(by_hand.collect()), at(15));
+        prop_assert_eq!(&input.allocations(&after.allocations, at(15)), &after.allocations);
     }
 }

@@ -1,16 +1,16 @@
-//! Whether the declaration can be served as it is written.
+//! The conditions Accepted and ResolvedRefs: the declaration can be served as written.
 
 use super::{
     finding::{Finding, lines},
+    input::{StatusInput, Topic, name_of},
     reason::ConditionReason,
-    situation::{Situation, Topic, name_of},
 };
 use crate::translate::{Problem, Severity};
 
-pub fn accepted(situation: &Situation) -> Finding {
-    let mut refused = situation.problems(Topic::Declaration, Severity::Refused).peekable();
+pub fn accepted(input: &StatusInput) -> Finding {
+    let mut refused = input.problems(Topic::Declaration, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        let in_replicas = situation.told_by_pods(|served| &served.here);
+        let in_replicas = input.told_by_pods(|served| &served.here);
         let in_replicas = in_replicas.map(|(sentence, pods)| match pods.trim_start() {
             "" => sentence.clone(),
             pods => format!("{pods}: {sentence}"),
@@ -18,46 +18,46 @@ pub fn accepted(situation: &Situation) -> Finding {
         return otherwise(
             ConditionReason::Accepted,
             "what is declared can be served",
-            situation,
+            input,
             Topic::Declaration,
             in_replicas,
         );
     };
     let reason = name_of(first.reason);
-    Finding::no(reason, lines(refused.map(Problem::to_string).chain(whole(situation))))
+    Finding::no(reason, lines(refused.map(Problem::to_string).chain(whole(input))))
 }
 
-pub fn resolved_refs(situation: &Situation) -> Finding {
-    let mut refused = situation.problems(Topic::References, Severity::Refused).peekable();
+pub fn resolved_refs(input: &StatusInput) -> Finding {
+    let mut refused = input.problems(Topic::References, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
         return otherwise(
             ConditionReason::ResolvedRefs,
             "everything that is referred to exists",
-            situation,
+            input,
             Topic::References,
             [],
         );
     };
     let reason = name_of(first.reason);
-    Finding::no_or_pending(situation.references_deferred_until(), reason, lines(refused))
+    Finding::no_or_pending(input.references_deferred_until(), reason, lines(refused))
 }
 
-/// All is well, but for what somebody should look at.
+/// True, with the warnings as its message.
 fn otherwise(
     reason: ConditionReason,
     all_well: &str,
-    situation: &Situation,
+    input: &StatusInput,
     topic: Topic,
     more: impl IntoIterator<Item = String>,
 ) -> Finding {
-    let warnings = lines(situation.problems(topic, Severity::Warning).map(Problem::to_string).chain(more));
+    let warnings = lines(input.problems(topic, Severity::Warning).map(Problem::to_string).chain(more));
     Finding::yes(reason, if warnings.is_empty() { all_well.to_owned() } else { warnings })
 }
 
-/// What all replicas remember of a time when nothing was wrong.
-fn whole(situation: &Situation) -> Option<String> {
-    let remembered: Option<Vec<i64>> = situation.served().map(|(_, served)| served.whole).collect();
+/// The generation that all replicas last applied fully.
+fn whole(input: &StatusInput) -> Option<String> {
+    let remembered: Option<Vec<i64>> = input.served().map(|(_, served)| served.whole).collect();
     let generation = remembered?.into_iter().min()?;
-    let older = generation < situation.identity.generation;
+    let older = generation < input.identity.generation;
     older.then(|| format!("last fully applied generation: {generation}"))
 }

@@ -1,30 +1,30 @@
-//! Where clients connect.
+//! The addresses that clients connect to.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1::Service;
 
-use super::situation::Situation;
+use super::input::StatusInput;
 use crate::{
     api::{Address, AddressType, Placement},
     world::kept,
 };
 
 /// Those from outside the cluster first.
-pub fn addresses(situation: &Situation) -> Vec<Address> {
+pub fn addresses(input: &StatusInput) -> Vec<Address> {
     // One that is being deleted is about to lose its addresses.
-    let service = situation.service.filter(|kept| !kept.is_leaving());
-    match (situation.placement(), service) {
+    let service = input.service.filter(|kept| !kept.is_leaving());
+    match (input.placement(), service) {
         (Placement::Gateway, Some(kept)) => {
-            let settings = situation.settings;
-            let (name, namespace) = (kept::name(situation.object), &settings.namespace);
+            let settings = input.settings;
+            let (name, namespace) = (kept::name(input.object), &settings.namespace);
             let mut addresses = external(kept.service);
             addresses.extend(internal(kept.service));
             addresses.push(hostname(format!("{name}.{namespace}.svc.{}", settings.cluster_domain)));
             addresses
         }
         (Placement::Host, _) => {
-            let nodes = situation.all_replicas.values().map(|replica| replica.address.ip());
+            let nodes = input.all_replicas.values().map(|replica| replica.address.ip());
             nodes.collect::<BTreeSet<IpAddr>>().into_iter().map(ip).collect()
         }
         (Placement::Gateway | Placement::Sidecar, _) => Vec::new(),

@@ -1,11 +1,11 @@
-//! How the backends are.
+//! The condition BackendsHealthy, and the status of each backend.
 
 use std::collections::BTreeSet;
 
 use super::{
     finding::{Finding, lines},
+    input::{StatusInput, Topic},
     reason::ConditionReason,
-    situation::{Situation, Topic},
 };
 use crate::{
     api::{Backend, BackendStatus, LastFailure},
@@ -14,21 +14,21 @@ use crate::{
 };
 
 /// One entry for each backend, in the declared order.
-pub fn backends(situation: &Situation) -> Vec<BackendStatus> {
-    let reported = situation.served().flat_map(|(_, served)| served.backends.keys());
-    let names: Vec<&str> = match situation.spec {
+pub fn backends(input: &StatusInput) -> Vec<BackendStatus> {
+    let reported = input.served().flat_map(|(_, served)| served.backends.keys());
+    let names: Vec<&str> = match input.spec {
         Some(spec) => spec.backends.iter().map(Backend::name).collect(),
         None => reported.map(String::as_str).collect(),
     };
     let mut seen = BTreeSet::new();
-    names.into_iter().filter(|name| seen.insert(*name)).map(|name| backend(name, situation)).collect()
+    names.into_iter().filter(|name| seen.insert(*name)).map(|name| backend(name, input)).collect()
 }
 
-/// An endpoint counts as healthy when every replica can use it and connections reach it; replicas tell numbers, so it is the smallest one.
-fn backend(name: &str, situation: &Situation) -> BackendStatus {
+/// An endpoint counts as healthy when every replica can use it and connections reach it; replicas report counts, so the smallest one is used.
+fn backend(name: &str, input: &StatusInput) -> BackendStatus {
     let none = BackendHealth::default();
     let of_replica = |(_, served): (_, &Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
-    let health: Vec<BackendHealth> = situation.served().map(of_replica).collect();
+    let health: Vec<BackendHealth> = input.served().map(of_replica).collect();
     let last_failure =
         health.iter().filter_map(|health| health.last_failure.as_ref()).max_by_key(|failure| failure.time);
     BackendStatus {
@@ -46,25 +46,25 @@ fn told(Failure { endpoint, reason, time }: &Failure) -> LastFailure {
     LastFailure { endpoint: endpoint.clone(), reason: reason.clone(), time: format!("{time:.0}") }
 }
 
-pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
-    if situation.served().next().is_none() {
+pub fn healthy(input: &StatusInput, backends: &[BackendStatus]) -> Finding {
+    if input.served().next().is_none() {
         return Finding::unknown(ConditionReason::Pending, "no replica has reported on it yet");
     }
     let endpoints: u32 = backends.iter().map(|backend| backend.endpoints).sum();
     let healthy: u32 = backends.iter().map(|backend| backend.healthy).sum();
-    let warnings = [Severity::Refused, Severity::Warning].map(|severity| situation.problems(Topic::Backends, severity));
+    let warnings = [Severity::Refused, Severity::Warning].map(|severity| input.problems(Topic::Backends, severity));
     let warnings = warnings.into_iter().flatten().map(ToString::to_string);
     let counts = format!("{healthy} of {endpoints} endpoints are healthy");
-    let failed_over = failed_over(situation);
+    let failed_over = failed_over(input);
     let failing: u32 = backends.iter().filter_map(|backend| backend.failing).sum();
     let failing = (failing > 0).then(|| format!("connections to {failing} of them fail"));
     match (endpoints, healthy) {
         (0, _) => Finding::no_or_pending(
-            situation.endpoints_deferred_until(),
+            input.endpoints_deferred_until(),
             ConditionReason::NoEndpoints,
             lines(["there are no endpoints: connections are refused".to_owned()].into_iter().chain(warnings)),
         ),
-        (_, 0) if failing.is_none() && is_being_checked(situation) => {
+        (_, 0) if failing.is_none() && is_being_checked(input) => {
             Finding::unknown(ConditionReason::Pending, format!("{endpoints} endpoints are checked for the first time"))
         }
         (_, 0) => {
@@ -72,8 +72,8 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
             let latest = failures.max_by_key(|failure| &failure.time);
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
             // Connections that failed are reported at once.
-            let until = if failing.is_some() { None } else { situation.endpoints_deferred_until() };
-            let (reason, counts) = match (refusing(situation), failing) {
+            let until = if failing.is_some() { None } else { input.endpoints_deferred_until() };
+            let (reason, counts) = match (refusing(input), failing) {
                 (Some(pods), _) => (ConditionReason::Unhealthy, format!("{counts}: connections are refused{pods}")),
                 (None, Some(failing)) => {
                     let advice = "see whether the backend listens on this port, and whether targetPort names it";
@@ -99,27 +99,27 @@ pub fn healthy(situation: &Situation, backends: &[BackendStatus]) -> Finding {
     }
 }
 
-/// What goes to others than those of the lowest priority number, a sentence for each route.
-fn failed_over(situation: &Situation) -> Vec<String> {
+/// Failovers to endpoints of a higher priority number, a sentence for each route.
+fn failed_over(input: &StatusInput) -> Vec<String> {
     let sentence = |(FailedOver { backends, priority }, pods): (&FailedOver, String)| {
         let backends: Vec<String> = backends.iter().map(|name| format!("`{name}`")).collect();
         let route = if backends.is_empty() { String::new() } else { format!(" to {}", backends.join(", ")) };
         format!("failed over{pods}: connections{route} go to backends of priority {priority}")
     };
-    situation.told_by_pods(|served| &served.failed_over).map(sentence).collect()
+    input.told_by_pods(|served| &served.failed_over).map(sentence).collect()
 }
 
 /// True if replicas without a usable endpoint are only waiting for the first checks.
-fn is_being_checked(situation: &Situation) -> bool {
+fn is_being_checked(input: &StatusInput) -> bool {
     let has =
         |served: &Served, count: fn(&BackendHealth) -> u32| served.backends.values().any(|health| count(health) > 0);
-    let mut unusable = situation.served().filter(|(_, served)| !has(served, |health| health.usable)).peekable();
+    let mut unusable = input.served().filter(|(_, served)| !has(served, |health| health.usable)).peekable();
     unusable.peek().is_some() && unusable.all(|(_, served)| has(served, |health| health.unchecked))
 }
 
-/// Where no endpoint can be used. `None`: nowhere.
-fn refusing(situation: &Situation) -> Option<String> {
+/// The backends without a usable endpoint. `None`: there are none.
+fn refusing(input: &StatusInput) -> Option<String> {
     let refuses = |served: &Served| served.backends.values().all(|health| health.usable == 0);
-    let refusing: Vec<&str> = situation.served().filter(|(_, served)| refuses(served)).map(|(pod, _)| &**pod).collect();
-    (!refusing.is_empty()).then(|| situation.on_pods(&refusing))
+    let refusing: Vec<&str> = input.served().filter(|(_, served)| refuses(served)).map(|(pod, _)| &**pod).collect();
+    (!refusing.is_empty()).then(|| input.on_pods(&refusing))
 }

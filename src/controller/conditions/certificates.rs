@@ -1,4 +1,4 @@
-//! Whether the certificates that clients and backends are shown are valid.
+//! The condition CertificatesValid: certificates that are presented to clients and backends are valid.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,25 +6,25 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     finding::{Finding, lines},
+    input::{StatusInput, Topic},
     reason::ConditionReason,
-    situation::{Situation, Topic},
 };
 use crate::{
     api::{Listener, TlsMode},
     translate::{Problem, Reason, Severity},
 };
 
-/// Who owns a certificate is told this long before it expires.
+/// The condition warns this long before a certificate expires.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// `None`: nothing has to do with certificates.
-pub fn valid(situation: &Situation) -> Option<Finding> {
-    let expiries = presented(situation);
-    let warned_of = || situation.problems(Topic::Certificates, Severity::Warning);
+pub fn valid(input: &StatusInput) -> Option<Finding> {
+    let expiries = presented(input);
+    let warned_of = || input.problems(Topic::Certificates, Severity::Warning);
     let warnings = lines(warned_of());
     let Some(((audience, source), until)) = expiries.iter().min_by_key(|(_, until)| **until) else {
         return match warnings.is_empty() {
-            true if declares(situation) => none(situation),
+            true if declares(input) => none(input),
             true => None,
             false => Some(Finding::no(reason_of(warned_of()), warnings)),
         };
@@ -32,10 +32,10 @@ pub fn valid(situation: &Situation) -> Option<Finding> {
     let until_when = format!("the certificate of {source}{audience} is valid until {until:.0}");
     Some(if !warnings.is_empty() {
         Finding::no(reason_of(warned_of()), warnings)
-    } else if *until < situation.now {
+    } else if *until < input.now {
         let what = format!("the certificate of {source}{audience} expired on {until:.0}");
         Finding::no(ConditionReason::CertificateExpired, format!("{what}: replace it; it is still presented"))
-    } else if until.duration_since(situation.now) < SOON {
+    } else if until.duration_since(input.now) < SOON {
         Finding::yes(ConditionReason::ExpiresSoon, format!("{until_when}: replace it before"))
     } else {
         Finding::yes(
@@ -51,10 +51,10 @@ fn reason_of<'a>(mut warnings: impl Iterator<Item = &'a Problem>) -> ConditionRe
     if expired { ConditionReason::CertificateExpired } else { ConditionReason::Invalid }
 }
 
-/// Whether it has certificates by its declaration.
-fn declares(situation: &Situation) -> bool {
-    let backends = situation.spec.map_or(&[][..], |spec| &spec.backends);
-    let for_clients = situation.listeners().into_iter().any(|(_, listener)| terminates_tls(listener));
+/// True if the declaration has certificates.
+fn declares(input: &StatusInput) -> bool {
+    let backends = input.spec.map_or(&[][..], |spec| &spec.backends);
+    let for_clients = input.listeners().into_iter().any(|(_, listener)| terminates_tls(listener));
     for_clients || backends.iter().any(|backend| backend.tls.as_ref().is_some_and(|tls| tls.certificate_ref.is_some()))
 }
 
@@ -86,9 +86,9 @@ impl fmt::Display for Audience {
 }
 
 /// The last moment of validity of each certificate that some replica presents, by whom to and where it comes from.
-fn presented<'a>(situation: &Situation<'a>) -> BTreeMap<(Audience, &'a str), Timestamp> {
+fn presented<'a>(input: &StatusInput<'a>) -> BTreeMap<(Audience, &'a str), Timestamp> {
     let mut expiries = BTreeMap::new();
-    for (_, served) in situation.served() {
+    for (_, served) in input.served() {
         let all = [(Audience::Clients, &served.certificates), (Audience::Backends, &served.certificates_for_backends)];
         for (audience, (source, until)) in
             all.into_iter().flat_map(|(audience, all)| all.iter().map(move |one| (audience, one)))
@@ -101,15 +101,15 @@ fn presented<'a>(situation: &Situation<'a>) -> BTreeMap<(Audience, &'a str), Tim
 }
 
 /// `None`: every replica knows this generation and presents no certificate, for a reason that another condition has.
-fn none(situation: &Situation) -> Option<Finding> {
-    let refused = situation.problems(Topic::References, Severity::Refused);
+fn none(input: &StatusInput) -> Option<Finding> {
+    let refused = input.problems(Topic::References, Severity::Refused);
     let refused = lines(refused.filter(|problem| problem.reason == Reason::InvalidCertificateRef));
     if !refused.is_empty() {
-        return Some(match situation.waits_for_references() {
+        return Some(match input.waits_for_references() {
             true => Finding::unknown(ConditionReason::Pending, refused),
             false => Finding::no(ConditionReason::InvalidCertificateRef, refused),
         });
     }
-    (!situation.is_known_everywhere())
+    (!input.is_known_everywhere())
         .then(|| Finding::unknown(ConditionReason::Pending, "no replica has presented a certificate yet"))
 }

@@ -1,20 +1,20 @@
-//! Whether the proxies see their clients' addresses.
+//! The condition ClientAddressPreserved: the proxies see the addresses of clients.
 
-use super::{finding::Finding, reason::ConditionReason, situation::Situation};
+use super::{finding::Finding, input::StatusInput, reason::ConditionReason};
 use crate::api::{ExternalTrafficPolicy, Placement, ServiceTemplate, ServiceType};
 
-pub fn preserved(situation: &Situation) -> Finding {
-    let listeners = situation.listeners();
+pub fn preserved(input: &StatusInput) -> Finding {
+    let listeners = input.listeners();
     if !listeners.is_empty() && listeners.iter().all(|(_, listener)| listener.proxy_protocol.is_some()) {
         return Finding::yes(ConditionReason::ProxyProtocol, "clients' addresses come in PROXY protocol headers");
     }
-    if situation.placement() == Placement::Host {
+    if input.placement() == Placement::Host {
         return Finding::yes(
             ConditionReason::DirectConnections,
             "clients connect to the nodes' ports: the proxies see their addresses",
         );
     }
-    match exposure(situation) {
+    match exposure(input) {
         Exposure::ClusterIp => Finding::yes(
             ConditionReason::DirectConnections,
             "clients are within the cluster: the proxies see their addresses, as far as the cluster's network keeps them",
@@ -32,7 +32,7 @@ pub fn preserved(situation: &Situation) -> Finding {
     }
 }
 
-/// How clients come to the proxies.
+/// The path from clients to the proxies.
 enum Exposure {
     ClusterIp,
     Local,
@@ -40,13 +40,13 @@ enum Exposure {
 }
 
 /// As it is, or without a Service as it is declared.
-fn exposure(situation: &Situation) -> Exposure {
-    let spec = situation.service.and_then(|kept| kept.service.spec.as_ref());
+fn exposure(input: &StatusInput) -> Exposure {
+    let spec = input.service.and_then(|kept| kept.service.spec.as_ref());
     match spec.and_then(|spec| Some((spec.type_.as_deref()?, spec.external_traffic_policy.as_deref()))) {
         Some(("NodePort" | "LoadBalancer", Some("Local"))) => Exposure::Local,
         Some(("NodePort" | "LoadBalancer", _)) => Exposure::Cluster,
         Some(_) => Exposure::ClusterIp,
-        None => declared(&situation.spec.and_then(|spec| spec.service.clone()).unwrap_or_default()),
+        None => declared(&input.spec.and_then(|spec| spec.service.clone()).unwrap_or_default()),
     }
 }
 

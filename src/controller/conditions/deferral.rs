@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     finding::Finding,
+    input::{StatusInput, Topic},
     reason::{ConditionReason, is_waiting},
-    situation::{Situation, Topic},
     types::{BACKENDS_HEALTHY, PROGRAMMED, RESOLVED_REFS},
 };
 use crate::translate::{REPORT_DELAY, Reason, Severity};
@@ -25,7 +25,7 @@ const UNREADY_PODS: SignedDuration = SignedDuration::from_mins(2);
 /// For the external address of a Service, which a cloud gives to new ones and to those whose type changes.
 const EXTERNAL_ADDRESS: SignedDuration = SignedDuration::from_mins(2);
 
-impl Situation<'_> {
+impl StatusInput<'_> {
     /// The end of the deferral of a fault of references. `None`: it is to be reported.
     pub fn references_deferred_until(&self) -> Option<Timestamp> {
         let before = self.before(RESOLVED_REFS);

@@ -3,7 +3,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 #[cfg(test)]
 use super::types::is_summary;
-use super::{reason::ConditionReason, situation::Situation};
+use super::{input::StatusInput, reason::ConditionReason};
 use crate::printable::{limited, printable, printable_lines};
 
 /// The longest message that a condition can have, in bytes; the API server counts characters.
@@ -11,7 +11,7 @@ pub const LONGEST_MESSAGE: usize = 32 * 1024;
 /// The longest line of a message, in bytes: it may quote what another program says.
 const LONGEST_LINE: usize = 8 * 1024;
 
-/// What is found of a condition.
+/// The state of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub holds: Holds,
@@ -41,7 +41,7 @@ impl Finding {
         Self { holds: Holds::Unknown, reason, message: message.into(), report_at: None }
     }
 
-    pub fn condition(self, type_: &str, situation: &Situation) -> Condition {
+    pub fn condition(self, type_: &str, input: &StatusInput) -> Condition {
         let status = match self.holds {
             Holds::True => "True",
             Holds::False => "False",
@@ -54,8 +54,8 @@ impl Finding {
             status: status.to_owned(),
             reason: self.reason.as_str().to_owned(),
             message: limited(&printable_lines(&self.message, LONGEST_LINE), LONGEST_MESSAGE).into_owned(),
-            observed_generation: Some(situation.identity.generation),
-            last_transition_time: Time(whole_seconds(situation.now)),
+            observed_generation: Some(input.identity.generation),
+            last_transition_time: Time(whole_seconds(input.now)),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What stays in a status as it was, so that nothing is written when nothing that matters has changed.
+//! Parts of a status that stay as they were, so that nothing is written unless something relevant has changed.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::{BackendStatus, LastFailure, TcpLoadBalancerStatus};
 
-/// A failure that goes on is told anew this seldom.
+/// The interval at which a failure that continues is updated.
 const FAILURE_LASTS: SignedDuration = SignedDuration::from_mins(5);
 
 /// The new status, with what it has in common with the one `before`: when conditions changed last, and failures that

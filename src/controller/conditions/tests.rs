@@ -230,7 +230,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn what_is_refused_is_not_accepted_and_says_what_was_served_whole() {
+fn a_refused_declaration_names_the_last_fully_applied_generation() {
     let refused = |reason, field: &str| vec![problem(Severity::Refused, reason, field, "it is wrong")];
     for (reason, expected) in [
         (Reason::Invalid, "False/Invalid"),
@@ -281,7 +281,7 @@ fn programmed_waits_for_every_ready_replica() {
 }
 
 #[test]
-fn replicas_that_cannot_be_found_are_unknown_and_the_missing_service_is_named() {
+fn without_the_service_of_the_replicas_they_are_unknown_and_it_is_named() {
     let case = Case { served: Vec::new(), replicas_are_listed: false, ..Case::default() };
     case.expect(PROGRAMMED, "Unknown/ReplicasUnknown", "Service tcplb/replicas does not exist");
     // Those that were known before are asked all the same.
@@ -414,7 +414,7 @@ fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
 }
 
 #[test]
-fn what_is_wrong_in_one_replica_only_is_told_with_its_pod() {
+fn a_problem_of_one_replica_names_its_pod() {
     let lost = || Some(Served { here: ["it does nothing".to_owned()].into(), ..served() });
     for (on_a, on_b, sentence) in [
         (Some(served()), Some(served()), "what is declared can be served"),
@@ -429,7 +429,7 @@ fn what_is_wrong_in_one_replica_only_is_told_with_its_pod() {
 }
 
 #[test]
-fn it_is_told_what_goes_to_backends_of_another_priority_and_on_which_pods() {
+fn failover_to_another_priority_is_reported_with_its_pods() {
     let failed_over = |backends: &[&str], priority| {
         let backends = backends.iter().map(ToString::to_string).collect();
         Some(Served { failed_over: [FailedOver { backends, priority }].into(), ..served() })
@@ -473,7 +473,7 @@ fn with_health(health: BackendHealth) -> Option<Served> {
 }
 
 #[test]
-fn those_that_stand_by_are_counted() {
+fn standby_endpoints_are_counted() {
     let with = |standby| with_health(BackendHealth { standby, ..health(3, 3) });
     for (standby, expected) in [([0, 0], None), ([0, 2], Some(2))] {
         let served = vec![("a", with(standby[0])), ("b", with(standby[1]))];
@@ -482,7 +482,7 @@ fn those_that_stand_by_are_counted() {
 }
 
 #[test]
-fn connections_that_are_to_be_closed_are_added_up() {
+fn draining_connections_are_summed_up() {
     let with = |draining| with_health(BackendHealth { draining, ..health(3, 3) });
     for (draining, expected) in [([0, 0], None), ([3, 2], Some(5))] {
         let served = vec![("a", with(draining[0])), ("b", with(draining[1]))];
@@ -491,7 +491,7 @@ fn connections_that_are_to_be_closed_are_added_up() {
 }
 
 #[test]
-fn the_latest_failure_of_all_replicas_is_told() {
+fn the_latest_failure_of_all_replicas_is_reported() {
     let with = |second, reason: &str| {
         let time = Timestamp::from_second(second).unwrap();
         let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: reason.into(), time };
@@ -505,7 +505,7 @@ fn the_latest_failure_of_all_replicas_is_told() {
 }
 
 #[test]
-fn certificates_are_told_of_by_the_first_that_expires() {
+fn the_certificate_that_expires_first_is_reported() {
     let mut tls = Case::default();
     tls.spec.as_mut().unwrap()["listeners"][0]["tls"] = json!({"certificateRefs": [{"name": "pg-tls"}]});
     let presenting = |days: i64| {
@@ -538,7 +538,7 @@ fn certificates_are_told_of_by_the_first_that_expires() {
 }
 
 #[test]
-fn certificates_that_backends_are_shown_are_told_of_too() {
+fn certificates_presented_to_backends_are_reported() {
     let mut case = Case::default();
     case.spec.as_mut().unwrap()["backends"][0]["tls"] = json!({"certificateRef": {"name": "proxy"}});
     case.served.push(("c", Some(Served::default())));
@@ -567,7 +567,7 @@ fn certificates_that_backends_are_shown_are_told_of_too() {
 }
 
 #[test]
-fn an_expired_authority_is_told_and_makes_nothing_unready() {
+fn an_expired_authority_is_reported_and_does_not_affect_ready() {
     let field = "spec.listeners[0].tls.clientValidation.caRefs[0]";
     let expired = problem(Severity::Warning, Reason::AuthorityExpired, field, "the authority CN=old expired");
     let case = Case { problems: vec![expired], ..Case::default() };
@@ -577,7 +577,7 @@ fn an_expired_authority_is_told_and_makes_nothing_unready() {
 }
 
 #[test]
-fn what_proxies_see_of_clients_depends_on_how_they_come() {
+fn the_client_address_depends_on_the_path_of_clients() {
     let through = |type_: &str, policy: &str| Some(service(json!({"type": type_, "externalTrafficPolicy": policy})));
     let asked = |type_: &str| Some(json!({"listeners": [{"port": 5432}], "backends": [], "service": {"type": type_}}));
     let preserved = |case: Case| case.condition(CLIENT_ADDRESS_PRESERVED).0;
@@ -605,7 +605,7 @@ fn what_proxies_see_of_clients_depends_on_how_they_come() {
 }
 
 #[test]
-fn on_the_nodes_own_ports_there_is_no_service_and_the_addresses_are_the_nodes() {
+fn placement_host_has_no_service_and_the_addresses_of_the_nodes() {
     let mut case = Case { placement: Placement::Host, service: None, ..Case::default() };
     case.spec.as_mut().unwrap()["placement"] = "Host".into();
     case.expect(PROGRAMMED, "True/Programmed", "");
@@ -614,7 +614,7 @@ fn on_the_nodes_own_ports_there_is_no_service_and_the_addresses_are_the_nodes() 
 }
 
 #[test]
-fn of_those_in_sidecars_only_what_is_known_here_is_said() {
+fn the_status_of_sidecars_has_only_what_is_known_here() {
     let mut case = Case { served: Vec::new(), service: None, ..Case::default() };
     case.spec.as_mut().unwrap()["placement"] = "Sidecar".into();
     let status = case.status();
@@ -631,7 +631,7 @@ fn of_those_in_sidecars_only_what_is_known_here_is_said() {
 }
 
 #[test]
-fn others_and_objects_of_other_classes_have_no_status_from_here() {
+fn objects_of_other_classes_and_placements_get_no_status() {
     let object = ObjectKey::new("shop", "db");
     let none = |case: &Case, observed: &Observed| {
         statuses(observed, &case.replicas(), &Problems::new(), &case.settings(), NOW).statuses.is_empty()
@@ -672,7 +672,7 @@ fn conditions_keep_their_time_while_their_status_is_the_same() {
 }
 
 #[test]
-fn a_failure_that_goes_on_is_told_anew_seldom() {
+fn a_lasting_failure_is_updated_seldom() {
     let with = |minute: i64, usable| {
         let time = Timestamp::from_second(minute * 60).unwrap();
         let failure = Failure { endpoint: "10.1.2.3:5432".into(), reason: format!("at {minute}"), time };
@@ -698,7 +698,7 @@ fn long_messages_are_cut_between_characters() {
 }
 
 #[test]
-fn what_others_wrote_is_escaped_and_bounded_in_conditions() {
+fn external_text_is_escaped_and_bounded_in_conditions() {
     let forged = "a\nAll is well\x1b[2J\u{202e}";
     let foreign =
         problem(Severity::Refused, Reason::Invalid, "spec.a\nb", &format!("{forged}{}; kept", "x".repeat(1 << 20)));

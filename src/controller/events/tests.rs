@@ -21,7 +21,7 @@ fn told(before: &[(&str, &str, &str)], now: &[(&str, &str, &str)]) -> Vec<String
 }
 
 #[test]
-fn transitions_are_told_and_nothing_else() {
+fn only_transitions_are_published() {
     const GOOD: (&str, &str, &str) = ("Programmed", "True", "Programmed");
     const WAITING: (&str, &str, &str) = ("Programmed", "False", "Pending");
     const PARTIAL: (&str, &str, &str) = ("Programmed", "False", "PartiallyBound");
@@ -51,5 +51,5 @@ fn transitions_are_told_and_nothing_else() {
 #[test]
 fn notes_are_as_long_as_the_api_server_takes_them() {
     let long = Condition { message: "ä".repeat(2000), ..condition(("Accepted", "False", "Invalid")) };
-    assert!(event(&long).note.unwrap().len() <= LONGEST_NOTE);
+    assert!(event(&long).note.unwrap().len() <= MAX_NOTE);
 }

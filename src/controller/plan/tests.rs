@@ -16,18 +16,18 @@ fn db() -> ObjectKey {
 }
 
 /// A cluster with one load balancer, `shop/db`, whose listener 1 has port 20001, 2 has 20002 and so on.
-struct Scene {
+struct Fixture {
     observed: Observed,
     allocations: Allocations,
     replicas: Replicas,
-    gone: BTreeMap<(ObjectKey, Arc<str>), Successor>,
+    gone: BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     start: Instant,
     waiting: Waiting,
 }
 
-impl Scene {
+impl Fixture {
     fn new(listeners: &[u16], service: Value) -> Self {
-        let mut scene = Self {
+        let mut fixture = Self {
             observed: Observed::default(),
             allocations: Allocations::default(),
             replicas: Replicas::new(),
@@ -35,8 +35,8 @@ impl Scene {
             start: Instant::now(),
             waiting: Waiting::new(),
         };
-        scene.declare("u1", listeners, service);
-        scene
+        fixture.declare("u1", listeners, service);
+        fixture
     }
 
     fn declare(&mut self, uid: &str, listeners: &[u16], service: Value) {
@@ -105,14 +105,14 @@ impl Scene {
         self
     }
 
-    fn gone(mut self, uid: &str, successor: Successor) -> Self {
-        self.gone.insert((db(), uid.into()), successor);
+    fn gone(mut self, uid: &str, replacement: Replacement) -> Self {
+        self.gone.insert((db(), uid.into()), replacement);
         self
     }
 
     fn plan_after(&mut self, seconds: u64) -> Plan {
         let settings = Settings::of_a_gateway();
-        let situation = Situation {
+        let input = PlanInput {
             objects: &objects(&self.observed, &settings),
             kept: &services::kept(&self.observed.world, &settings),
             replicas: &self.replicas,
@@ -122,7 +122,7 @@ impl Scene {
             settings: &settings,
             now: self.start + Duration::from_secs(seconds),
         };
-        plan(&situation, &mut self.waiting)
+        plan(&input, &mut self.waiting)
     }
 
     fn plan(mut self) -> Plan {
@@ -147,69 +147,69 @@ fn removal() -> Plan {
 }
 
 #[test]
-fn a_port_enters_when_every_ready_replica_has_it_bound() {
-    let scene = || Scene::new(&[1, 2], json!({}));
-    assert_eq!(scene().ports(), None, "nobody is ready");
-    assert_eq!(scene().replica("a", Some(&[1])).ports(), Some(vec![1]));
-    assert_eq!(scene().replica("a", Some(&[1, 2])).replica("b", Some(&[2])).ports(), Some(vec![2]));
-    assert_eq!(scene().replica("a", Some(&[1, 2])).replica("b", None).ports(), None, "one has not answered");
+fn a_port_is_admitted_once_every_ready_replica_has_bound_it() {
+    let fixture = || Fixture::new(&[1, 2], json!({}));
+    assert_eq!(fixture().ports(), None, "nobody is ready");
+    assert_eq!(fixture().replica("a", Some(&[1])).ports(), Some(vec![1]));
+    assert_eq!(fixture().replica("a", Some(&[1, 2])).replica("b", Some(&[2])).ports(), Some(vec![2]));
+    assert_eq!(fixture().replica("a", Some(&[1, 2])).replica("b", None).ports(), None, "one has not answered");
 }
 
 #[test]
-fn after_five_seconds_a_port_enters_that_is_bound_anywhere() {
-    let mut scene = Scene::new(&[1, 2], json!({})).replica("a", Some(&[1])).replica("b", Some(&[]));
-    let plan = scene.plan_after(0);
-    assert_eq!(plan.wake, Some(scene.start + PATIENCE));
-    assert_eq!(scene.ports_after(4), None);
-    assert_eq!(scene.ports_after(5), Some(vec![1]), "the other is bound nowhere");
-    assert_eq!(scene.plan_after(6).wake, None);
+fn a_port_bound_anywhere_is_admitted_after_five_seconds() {
+    let mut fixture = Fixture::new(&[1, 2], json!({})).replica("a", Some(&[1])).replica("b", Some(&[]));
+    let plan = fixture.plan_after(0);
+    assert_eq!(plan.wake, Some(fixture.start + NEW_PORT_TIMEOUT));
+    assert_eq!(fixture.ports_after(4), None);
+    assert_eq!(fixture.ports_after(5), Some(vec![1]), "the other is bound nowhere");
+    assert_eq!(fixture.plan_after(6).wake, None);
 }
 
 #[test]
-fn a_port_that_is_bound_elsewhere_than_allocated_does_not_enter() {
-    let mut scene = Scene::new(&[1], json!({})).replica("a", Some(&[1]));
-    scene.allocations = Allocations::default();
+fn a_port_bound_elsewhere_than_allocated_is_not_admitted() {
+    let mut fixture = Fixture::new(&[1], json!({})).replica("a", Some(&[1]));
+    fixture.allocations = Allocations::default();
     let allocation = Allocation { uid: "u1".into(), port: 1, object: "shop/db".into(), freed: None };
-    scene.allocations.0.insert(20009, allocation);
-    assert_eq!(scene.ports_after(60), None);
+    fixture.allocations.0.insert(20009, allocation);
+    assert_eq!(fixture.ports_after(60), None);
 }
 
 #[test]
 fn a_port_stays_while_it_is_declared_and_leaves_when_it_is_not() {
-    let scene = Scene::new(&[1, 2], json!({})).with_service("u1", &[1, 2], json!({}));
-    assert_eq!(scene.plan(), Plan::default(), "bound by nobody, and yet it stays");
-    let scene = Scene::new(&[2], json!({})).with_service("u1", &[1, 2], json!({}));
-    assert_eq!(scene.ports(), Some(vec![2]));
-    let mut scene = Scene::new(&[3], json!({})).with_service("u1", &[1], json!({}));
-    assert_eq!(scene.ports_after(0), None, "the old one stays until the new one is there");
-    assert_eq!(scene.replica("a", Some(&[3])).ports(), Some(vec![3]));
+    let fixture = Fixture::new(&[1, 2], json!({})).with_service("u1", &[1, 2], json!({}));
+    assert_eq!(fixture.plan(), Plan::default(), "bound by nobody, and yet it stays");
+    let fixture = Fixture::new(&[2], json!({})).with_service("u1", &[1, 2], json!({}));
+    assert_eq!(fixture.ports(), Some(vec![2]));
+    let mut fixture = Fixture::new(&[3], json!({})).with_service("u1", &[1], json!({}));
+    assert_eq!(fixture.ports_after(0), None, "the old one stays until the new one is there");
+    assert_eq!(fixture.replica("a", Some(&[3])).ports(), Some(vec![3]));
 }
 
 #[test]
-fn a_service_goes_only_when_it_is_known_that_its_object_is_gone() {
-    let scene = || Scene::new(&[1], json!({})).with_service("u1", &[1], json!({})).without_object();
-    assert_eq!(scene().plan(), Plan::default());
-    assert_eq!(scene().gone("u1", Successor::Another).plan(), Plan::default(), "who will adopt it");
-    assert_eq!(scene().gone("u1", Successor::Nobody).plan(), removal());
-    assert_eq!(scene().gone("u0", Successor::Nobody).plan(), Plan::default(), "that was an older one");
+fn a_service_is_removed_only_once_its_object_is_known_to_be_gone() {
+    let fixture = || Fixture::new(&[1], json!({})).with_service("u1", &[1], json!({})).without_object();
+    assert_eq!(fixture().plan(), Plan::default());
+    assert_eq!(fixture().gone("u1", Replacement::Another).plan(), Plan::default(), "who will adopt it");
+    assert_eq!(fixture().gone("u1", Replacement::Nobody).plan(), removal());
+    assert_eq!(fixture().gone("u0", Replacement::Nobody).plan(), Plan::default(), "that was an older one");
     let leaving = |service: &mut Service| {
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH);
         service.metadata.deletion_timestamp = Some(now);
     };
-    assert_eq!(scene().gone("u1", Successor::Nobody).edited(leaving).plan(), Plan::default(), "it is going");
+    assert_eq!(fixture().gone("u1", Replacement::Nobody).edited(leaving).plan(), Plan::default(), "it is going");
 }
 
 #[test]
 fn a_recreated_object_adopts_the_service_with_its_own_ports() {
-    let mut scene = Scene::new(&[1], json!({})).with_service("u1", &[1], json!({}));
-    scene.allocations = Allocations::default();
-    scene.declare("u2", &[1], json!({}));
-    let service = scene.plan_after(0).apply.remove(&db()).unwrap();
+    let mut fixture = Fixture::new(&[1], json!({})).with_service("u1", &[1], json!({}));
+    fixture.allocations = Allocations::default();
+    fixture.declare("u2", &[1], json!({}));
+    let service = fixture.plan_after(0).apply.remove(&db()).unwrap();
     assert_eq!(service.metadata.annotations.unwrap()["tcplb.io/uid"], "u2");
 }
 
 #[test]
-fn who_may_not_have_what_it_wants_keeps_what_it_had_itself() {
+fn a_refused_service_change_keeps_the_present_service() {
     for (reason, field) in [
         (Reason::NotPermitted, "spec.service.type"),
         (Reason::NotPermitted, "spec.service.annotations"),
@@ -217,22 +217,22 @@ fn who_may_not_have_what_it_wants_keeps_what_it_had_itself() {
         (Reason::Invalid, "spec.service.labels"),
     ] {
         let wanted = json!({"type": "LoadBalancer"});
-        let scene = || Scene::new(&[1, 2], wanted.clone()).replica("a", Some(&[1, 2])).refused(reason, field);
-        assert_eq!(scene().plan(), Plan::default(), "{field}: it gets none");
-        assert_eq!(scene().with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
-        let inherited = || scene().with_service("u0", &[1], wanted.clone());
+        let fixture = || Fixture::new(&[1, 2], wanted.clone()).replica("a", Some(&[1, 2])).refused(reason, field);
+        assert_eq!(fixture().plan(), Plan::default(), "{field}: it gets none");
+        assert_eq!(fixture().with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
+        let inherited = || fixture().with_service("u0", &[1], wanted.clone());
         assert_eq!(inherited().plan(), Plan::default(), "{field}: not known yet");
-        assert_eq!(inherited().gone("u0", Successor::Another).plan(), removal(), "{field}: not its own");
+        assert_eq!(inherited().gone("u0", Replacement::Another).plan(), removal(), "{field}: not its own");
     }
-    let elsewhere = Scene::new(&[1], json!({})).replica("a", Some(&[1]));
+    let elsewhere = Fixture::new(&[1], json!({})).replica("a", Some(&[1]));
     assert_eq!(elsewhere.refused(Reason::NotPermitted, "spec.backends[0]").ports(), Some(vec![1]));
 }
 
 #[test]
-fn other_clients_are_let_in_only_with_rules_that_hold_for_them() {
-    let scene = |field| {
-        let scene = Scene::new(&[1, 2], json!({"type": "NodePort"})).replica("a", Some(&[1, 2]));
-        scene.refused(Reason::Invalid, field)
+fn exposure_changes_only_with_valid_rules_about_clients() {
+    let fixture = |field| {
+        let fixture = Fixture::new(&[1, 2], json!({"type": "NodePort"})).replica("a", Some(&[1, 2]));
+        fixture.refused(Reason::Invalid, field)
     };
     let about_clients = [
         "spec.listeners[0].access.allow[3]",
@@ -240,33 +240,34 @@ fn other_clients_are_let_in_only_with_rules_that_hold_for_them() {
         "spec.loadBalancing.algorithm",
     ];
     for field in about_clients {
-        assert_eq!(scene(field).with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
-        assert_eq!(scene(field).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
+        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).plan(), Plan::default(), "{field}");
+        assert_eq!(fixture(field).with_service("u1", &[1], json!({"type": "NodePort"})).ports(), Some(vec![1, 2]));
     }
     for field in ["spec.listeners[0].tls", "spec.listeners[0].limits.maxConnections"] {
-        assert_eq!(scene(field).with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]), "{field}");
+        assert_eq!(fixture(field).with_service("u1", &[1], json!({})).ports(), Some(vec![1, 2]), "{field}");
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_left_as_it_is() {
-    let mut scene = Scene::new(&[1], json!({})).with_service("u0", &[1], json!({})).gone("u0", Successor::Another);
-    scene.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = None);
-    assert_eq!(scene.plan(), Plan::default());
+fn an_unreadable_object_keeps_its_service() {
+    let mut fixture =
+        Fixture::new(&[1], json!({})).with_service("u0", &[1], json!({})).gone("u0", Replacement::Another);
+    fixture.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = None);
+    assert_eq!(fixture.plan(), Plan::default());
 }
 
 #[test]
-fn a_service_that_cannot_be_changed_is_made_anew() {
+fn a_service_with_an_immutable_change_is_recreated() {
     let class = |name: &str| json!({"type": "LoadBalancer", "loadBalancerClass": name});
-    let scene = Scene::new(&[1], class("a.example/x")).with_service("u1", &[1], class("b.example/x"));
-    assert_eq!(scene.plan(), removal());
+    let fixture = Fixture::new(&[1], class("a.example/x")).with_service("u1", &[1], class("b.example/x"));
+    assert_eq!(fixture.plan(), removal());
 }
 
 #[test]
-fn what_is_beyond_a_cap_gets_no_port() {
+fn listeners_beyond_a_quota_get_no_port() {
     let barred = |reason, field| {
-        let scene = Scene::new(&[7, 8, 9], json!({})).refused(reason, field);
-        Vec::from_iter(objects(&scene.observed, &Settings::of_a_gateway())[0].claim().barred)
+        let fixture = Fixture::new(&[7, 8, 9], json!({})).refused(reason, field);
+        Vec::from_iter(objects(&fixture.observed, &Settings::of_a_gateway())[0].claim().barred)
     };
     assert_eq!(barred(Reason::NotPermitted, ""), [7, 8, 9]);
     assert_eq!(barred(Reason::NotPermitted, "spec.listeners[1]"), [8]);
@@ -281,13 +282,13 @@ fn what_is_beyond_a_cap_gets_no_port() {
 }
 
 #[test]
-fn objects_of_another_class_or_placement_are_nobodys_business() {
-    let mut scene = Scene::new(&[1], json!({})).replica("a", Some(&[1]));
+fn objects_of_another_class_or_placement_are_ignored() {
+    let mut fixture = Fixture::new(&[1], json!({})).replica("a", Some(&[1]));
     for change in [json!({"className": "other"}), json!({"placement": "Host"})] {
         let mut spec = json!({"listeners": [{"port": 1}], "backends": []});
         spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let spec = Some(Arc::new(serde_json::from_value(spec).unwrap()));
-        scene.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = spec);
-        assert_eq!(scene.plan_after(0), Plan::default());
+        fixture.world(|world| world.load_balancers.get_mut(&db()).unwrap().spec = spec);
+        assert_eq!(fixture.plan_after(0), Plan::default());
     }
 }

@@ -20,18 +20,18 @@ use tracing::{info, warn};
 
 use crate::model::ReplicaReport;
 
-/// How long a connection and a first answer may take.
+/// The time limit of a connection and its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
-/// How long any other answer may take: replicas keep who waits for 10 s.
+/// The time limit of any other answer: replicas hold a request for 10 s.
 const ANSWER: Duration = Duration::from_secs(13);
-/// A replica that has not answered for this long is not known any more.
+/// The report of a replica that has not answered for this long is dropped.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The largest report that is read: that of several thousand load balancers.
 const LARGEST: usize = 32 << 20;
 
-/// What is known of a replica now.
-pub struct Told {
+/// The present report of a replica.
+pub struct ReplicaUpdate {
     pub pod: Arc<str>,
     pub address: SocketAddr,
     pub report: Option<Arc<ReplicaReport>>,
@@ -54,8 +54,8 @@ pub enum PollError {
 }
 
 /// Tells what the replica reports, again and again, until it is dropped.
-pub async fn follow(pod: Arc<str>, address: SocketAddr, tell: UnboundedSender<Told>) {
-    let tell = |report| drop(tell.send(Told { pod: pod.clone(), address, report }));
+pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<ReplicaUpdate>) {
+    let sender = |report| drop(sender.send(ReplicaUpdate { pod: pod.clone(), address, report }));
     let mut connection = None;
     let (mut answered, mut patience) = (Instant::now(), FIRST_ANSWER);
     let mut lost = false;
@@ -67,7 +67,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, tell: UnboundedSender<To
                 }
                 (answered, patience, lost) = (Instant::now(), FORGOTTEN, false);
                 if report.is_some() {
-                    tell(report);
+                    sender(report);
                 }
             }
             Err(error) => {
@@ -75,7 +75,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, tell: UnboundedSender<To
                 if !lost && answered.elapsed() >= patience {
                     warn!(%pod, %error, "the replica does not report");
                     lost = true;
-                    tell(None);
+                    sender(None);
                 }
                 sleep(PAUSE).await;
             }
@@ -83,10 +83,10 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, tell: UnboundedSender<To
     }
 }
 
-/// A connection on which a report has been told.
+/// A connection on which a report has been received.
 struct Connection {
     requests: SendRequest<Empty<Bytes>>,
-    /// That of the report that was last told.
+    /// The ETag of the last report.
     tag: Option<String>,
     _driver: AbortOnDropHandle<()>,
 }
@@ -115,7 +115,7 @@ impl Connection {
     async fn open(address: SocketAddr) -> Result<Self, PollError> {
         let stream = TcpStream::connect(address).await?;
         let (requests, driver) = handshake(TokioIo::new(stream)).await?;
-        // How it ends is told by the requests.
+        // Its end is noticed by the requests.
         let driver = tokio::spawn(async { drop(driver.await) });
         Ok(Self { requests, tag: None, _driver: AbortOnDropHandle::new(driver) })
     }

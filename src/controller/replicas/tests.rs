@@ -146,7 +146,7 @@ async fn the_reports_of_all_replicas_are_followed() {
 }
 
 #[tokio::test]
-async fn that_there_is_no_replica_is_told_too() {
+async fn having_no_replica_is_reported_too() {
     let (_observing, observed_by) = watch::channel(observed([]));
     let mut replicas = gather(observed_by, &settings());
     timeout(Duration::from_secs(30), replicas.changed()).await.unwrap().unwrap();
@@ -163,7 +163,7 @@ async fn a_replica_that_is_silent_is_known_without_a_report() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_when_nobody_wants_to_know() {
+async fn replicas_are_not_polled_without_a_receiver() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (observing, observed_by) = watch::channel(observed([slice(port, &[("a", "127.0.0.1", Some(true))])]));
@@ -185,11 +185,11 @@ async fn a_report_that_is_too_large_is_not_read() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(axum::serve(listener, Router::new().route("/report", get(answer))).into_future());
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let following = follow("a".into(), address, tell);
-    let told = tokio::select! {
-        told = told.recv() => told.unwrap(),
+    let (sender, mut updates) = mpsc::unbounded_channel();
+    let following = follow("a".into(), address, sender);
+    let updates = tokio::select! {
+        updates = updates.recv() => updates.unwrap(),
         () = following => pending().await,
     };
-    assert!(told.report.is_none());
+    assert!(updates.report.is_none());
 }

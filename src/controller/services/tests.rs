@@ -17,7 +17,7 @@ fn spec_of(service: Value) -> Value {
 }
 
 #[test]
-fn names_are_valid_and_tell_objects_apart_however_long_they_are() {
+fn names_are_valid_and_unique_however_long_the_object_is_named() {
     let name = |namespace: &str, object: &str| name(&ObjectKey::new(namespace, object));
     assert_eq!(name("shop", "db"), "tcplb-db-f37651080496444b");
     assert_ne!(name("shop", "db"), name("shopd", "b"));
@@ -31,7 +31,7 @@ fn names_are_valid_and_tell_objects_apart_however_long_they_are() {
 }
 
 #[test]
-fn a_service_says_whose_it_is_and_where_connections_go() {
+fn a_service_names_its_owner_and_its_targets() {
     let service = serde_json::to_value(made_of(json!({}), &[(5432, 20000), (80, 20001)])).unwrap();
     let applied = &service["metadata"]["annotations"]["tcplb.io/applied"];
     assert_eq!(applied.as_str().unwrap().len(), 16);
@@ -70,7 +70,7 @@ fn clients_keep_their_addresses_where_that_is_safe() {
 }
 
 #[test]
-fn what_is_asked_for_is_in_it_but_never_in_place_of_what_is_ours() {
+fn the_template_adds_fields_and_replaces_none_of_ours() {
     let asked = json!({
         "type": "LoadBalancer", "loadBalancerClass": "example.com/lb", "ipFamilyPolicy": "PreferDualStack",
         "annotations": {"example.com/a": "b", "tcplb.io/owner": "other/x", "tcplb.io/applied": "x"},
@@ -105,13 +105,13 @@ fn in_cluster(wanted: &Service) -> Service {
 }
 
 #[test]
-fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
+fn foreign_fields_are_ignored_and_changes_of_own_fields_detected() {
     let wanted = made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000), (80, 20001)]);
     let there = in_cluster(&wanted);
-    assert!(is_as(&there, &wanted));
+    assert!(is_up_to_date(&there, &wanted));
     let without_label = made_of(json!({}), &[(5432, 20000), (80, 20001)]);
-    assert!(!is_as(&there, &without_label), "what was applied once is still there");
-    assert!(!is_as(&there, &made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000)])));
+    assert!(!is_up_to_date(&there, &without_label), "what was applied once is still there");
+    assert!(!is_up_to_date(&there, &made_of(json!({"labels": {"team": "shop"}}), &[(5432, 20000)])));
     let edits: [fn(&mut Service); 7] = [
         |service| {
             service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("app".into(), "x".into()).map_or((), drop)
@@ -127,15 +127,15 @@ fn what_others_add_is_left_alone_and_what_differs_of_ours_is_seen() {
     for edit in edits {
         let mut edited = there.clone();
         edit(&mut edited);
-        assert!(!is_as(&edited, &wanted), "{edited:?}");
+        assert!(!is_up_to_date(&edited, &wanted), "{edited:?}");
     }
 }
 
 #[test]
-fn only_another_class_of_a_load_balancer_needs_another_service() {
+fn only_a_change_of_load_balancer_class_replaces_a_service() {
     let made = |service| made_of(service, &[(80, 20001)]);
     let there = made(json!({"type": "LoadBalancer", "loadBalancerClass": "a"}));
-    let replaced = |wanted: Value| has_to_be_replaced(&there, &made(wanted));
+    let replaced = |wanted: Value| must_be_replaced(&there, &made(wanted));
     assert!(replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "b"})));
     assert!(replaced(json!({"type": "LoadBalancer"})));
     assert!(!replaced(json!({"type": "LoadBalancer", "loadBalancerClass": "a"})));

@@ -1,4 +1,4 @@
-//! When the status of one object is to be written. Pure.
+//! The schedule for writing the status of one object. Pure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,21 +18,21 @@ const COUNTS_REST: Duration = Duration::from_secs(5);
 /// reaches them, and what the controller itself is about to reach is no fault.
 const FAULT_DELAY: Duration = Duration::from_secs(1);
 
-/// What was done about the status of one object.
+/// The writes of one status.
 #[derive(Debug)]
 pub struct Record {
     uid: Arc<str>,
-    /// What was last written, and what there was to be seen of the object then.
+    /// The status that was last written, and the one that was seen at that time.
     written: Option<Arc<TcpLoadBalancerStatus>>,
     seen: Option<Arc<TcpLoadBalancerStatus>>,
-    /// Whether what was written has been seen since.
+    /// True if the written status has been seen since.
     arrived: bool,
-    /// Whether a write is under way: what is seen meanwhile may be of before or of after it.
+    /// True while a write is under way: a status that is seen then may be from before or after it.
     under_way: bool,
-    /// How often somebody else has changed what was written, and since when that is counted.
+    /// The number of changes by another writer, and the start of that count.
     overwritten: (u32, Option<Instant>),
     attempted: Option<Instant>,
-    /// Since when the wanted status has a fault that is not reported yet.
+    /// The time since which the desired status has a fault that is not reported yet.
     faulty: Option<Instant>,
     failures: Failures,
 }
@@ -44,10 +44,10 @@ pub enum Due {
     Now(TcpLoadBalancerStatus),
 }
 
-/// Within this time it counts how often somebody else changes a status.
+/// Changes by another writer are counted within this time.
 const CONTEST: Duration = Duration::from_secs(600);
 
-/// How what is wanted differs from what is there.
+/// The difference between the desired and the present status.
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
     None,
@@ -76,24 +76,24 @@ impl Record {
         &self.uid
     }
 
-    /// What the status is, as far as is known: what was written last may not have been seen yet.
-    pub fn current<'a>(&'a self, wish: &'a Wish) -> Option<&'a TcpLoadBalancerStatus> {
+    /// The present status as far as it is known: the last write may not have been seen yet.
+    pub fn current<'a>(&'a self, desired: &'a DesiredStatus) -> Option<&'a TcpLoadBalancerStatus> {
         match &self.written {
-            Some(written) if !self.arrived && wish.there == self.seen => Some(written),
-            // It is there, or somebody else has changed it since.
-            _ => wish.there.as_deref(),
+            Some(written) if !self.arrived && desired.there == self.seen => Some(written),
+            // It has been seen, or another writer has changed it since.
+            _ => desired.there.as_deref(),
         }
     }
 
-    pub fn due(&mut self, wish: &Wish, now: Instant) -> Due {
-        self.arrived |= self.written.is_some() && wish.there == self.written;
-        if self.arrived && !self.under_way && wish.there != self.written {
+    pub fn due(&mut self, desired: &DesiredStatus, now: Instant) -> Due {
+        self.arrived |= self.written.is_some() && desired.there == self.written;
+        if self.arrived && !self.under_way && desired.there != self.written {
             self.written = None;
             self.arrived = false;
             self.overwritten(now);
         }
-        let wanted = steady((*wish.status).clone(), self.current(wish));
-        let change = change(self.current(wish), &wanted);
+        let wanted = steady((*desired.status).clone(), self.current(desired));
+        let change = change(self.current(desired), &wanted);
         if change != Change::Worse {
             self.faulty = None;
         }
@@ -106,10 +106,10 @@ impl Record {
         if due > now { Due::At(due) } else { Due::Now(wanted) }
     }
 
-    pub fn attempted(&mut self, wish: &Wish, now: Instant) {
+    pub fn attempted(&mut self, desired: &DesiredStatus, now: Instant) {
         self.attempted = Some(now);
         self.under_way = true;
-        self.seen.clone_from(&wish.there);
+        self.seen.clone_from(&desired.there);
     }
 
     pub fn wrote(&mut self, status: Arc<TcpLoadBalancerStatus>) {
@@ -126,7 +126,7 @@ impl Record {
         *count = count.saturating_add(1);
     }
 
-    /// Whether somebody else writes the status too, and it is to be told now.
+    /// True if another writer of the status is to be reported now.
     pub fn is_contested(&mut self) -> bool {
         // By hand it may be changed once or twice.
         const ALWAYS: u32 = 3;
@@ -182,11 +182,11 @@ fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancer
     new.clone().next().is_some() && new.all(|fault| fault.type_ != ACCEPTED)
 }
 
-/// What the status of an object is to be.
+/// The desired status of an object.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct DesiredStatus {
     pub uid: Arc<str>,
     pub status: Arc<TcpLoadBalancerStatus>,
-    /// What it was when it was last seen.
+    /// The status when it was last seen.
     pub there: Option<Arc<TcpLoadBalancerStatus>>,
 }

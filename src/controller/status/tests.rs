@@ -39,48 +39,52 @@ fn refused(reason: &str) -> TcpLoadBalancerStatus {
     TcpLoadBalancerStatus { conditions: vec![condition("Accepted", "False", reason, "")], ..status(5) }
 }
 
-fn wish(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>) -> Wish {
-    Wish { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
+fn desired(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>) -> DesiredStatus {
+    DesiredStatus { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
 }
 
 /// Asks, and if it is time, writes.
-fn write(record: &mut Record, wish: &Wish, now: Instant) -> Due {
-    let due = record.due(wish, now);
+fn write(record: &mut Record, desired: &DesiredStatus, now: Instant) -> Due {
+    let due = record.due(desired, now);
     if let Due::Now(status) = &due {
-        record.attempted(wish, now);
+        record.attempted(desired, now);
         record.wrote(Arc::new(status.clone()));
     }
     due
 }
 
 #[test]
-fn what_is_there_already_is_not_written() {
+fn an_equal_status_is_not_written() {
     let (five, now) = (status(5), Instant::now());
     let mut record = Record::new("uid".into());
-    assert_eq!(write(&mut record, &wish(&five, Some(&five)), now), Due::Never);
+    assert_eq!(write(&mut record, &desired(&five, Some(&five)), now), Due::Never);
     let mut later = five.clone();
     later.conditions[0].last_transition_time = Time(Timestamp::from_second(9).unwrap());
-    assert_eq!(write(&mut record, &wish(&later, Some(&five)), now), Due::Never, "its status is the same");
+    assert_eq!(write(&mut record, &desired(&later, Some(&five)), now), Due::Never, "its status is the same");
 }
 
 #[test]
-fn what_was_written_is_not_written_again_before_it_is_seen() {
+fn a_written_status_is_not_written_again_before_it_is_seen() {
     let (old, new, now) = (status(5), refused("Invalid"), Instant::now());
     let mut record = Record::new("uid".into());
-    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()));
-    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Never, "not seen yet");
-    assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never, "seen");
+    assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Never, "not seen yet");
+    assert_eq!(write(&mut record, &desired(&new, Some(&new)), now), Due::Never, "seen");
     let by_hand = refused("ByHand");
-    assert_eq!(write(&mut record, &wish(&new, Some(&by_hand)), now), Due::Now(new.clone()), "somebody else changed it");
-    assert_eq!(write(&mut record, &wish(&new, Some(&new)), now), Due::Never);
-    assert_eq!(write(&mut record, &wish(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
+    assert_eq!(
+        write(&mut record, &desired(&new, Some(&by_hand)), now),
+        Due::Now(new.clone()),
+        "somebody else changed it"
+    );
+    assert_eq!(write(&mut record, &desired(&new, Some(&new)), now), Due::Never);
+    assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
     // As an older schema keeps it.
     let pruned = TcpLoadBalancerStatus { backends: Vec::new(), ..new.clone() };
     let mut record = Record::new("uid".into());
-    assert_eq!(write(&mut record, &wish(&new, None), now), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &desired(&new, None), now), Due::Now(new.clone()));
     let later = now + Duration::from_secs(60);
-    assert_eq!(write(&mut record, &wish(&new, Some(&pruned)), later), Due::Now(new.clone()));
-    assert_eq!(write(&mut record, &wish(&new, Some(&pruned)), later), Due::Never, "not for ever");
+    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::Now(new.clone()));
+    assert_eq!(write(&mut record, &desired(&new, Some(&pruned)), later), Due::Never, "not for ever");
 }
 
 #[test]
@@ -88,16 +92,16 @@ fn numbers_alone_are_written_every_five_seconds() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
     let mut record = Record::new("uid".into());
-    assert_eq!(write(&mut record, &wish(&status(4), Some(&status(5))), now), Due::Now(status(4)));
-    assert_eq!(write(&mut record, &wish(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
+    assert_eq!(write(&mut record, &desired(&status(4), Some(&status(5))), now), Due::Now(status(4)));
+    assert_eq!(write(&mut record, &desired(&status(3), Some(&status(4))), after(1)), Due::At(after(5)));
     let refused = condition("Accepted", "False", "Invalid", "");
     let wrong = TcpLoadBalancerStatus { conditions: vec![refused], ..status(3) };
     assert_eq!(
-        write(&mut record, &wish(&wrong, Some(&status(4))), after(2)),
+        write(&mut record, &desired(&wrong, Some(&status(4))), after(2)),
         Due::Now(wrong.clone()),
         "more than numbers"
     );
-    assert_eq!(write(&mut record, &wish(&wrong, Some(&wrong)), after(3)), Due::Never);
+    assert_eq!(write(&mut record, &desired(&wrong, Some(&wrong)), after(3)), Due::Never);
 }
 
 #[test]
@@ -106,30 +110,30 @@ fn a_fault_that_may_pass_by_itself_is_reported_after_a_second() {
     let after = |milliseconds| now + Duration::from_millis(milliseconds);
     let (good, pending) = (programmed("True", "Programmed"), programmed("False", "Pending"));
     let mut record = Record::new("uid".into());
-    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), now), Due::At(after(1000)));
-    assert_eq!(write(&mut record, &wish(&good, Some(&good)), after(300)), Due::Never, "it came about");
-    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(600)), Due::At(after(1600)));
-    assert_eq!(write(&mut record, &wish(&pending, Some(&good)), after(1600)), Due::Now(pending.clone()));
-    assert_eq!(write(&mut record, &wish(&good, Some(&pending)), after(1700)), Due::Now(good.clone()));
-    assert_eq!(Record::new("uid".into()).due(&wish(&pending, None), now), Due::At(after(1000)), "a new object");
+    assert_eq!(write(&mut record, &desired(&pending, Some(&good)), now), Due::At(after(1000)));
+    assert_eq!(write(&mut record, &desired(&good, Some(&good)), after(300)), Due::Never, "it came about");
+    assert_eq!(write(&mut record, &desired(&pending, Some(&good)), after(600)), Due::At(after(1600)));
+    assert_eq!(write(&mut record, &desired(&pending, Some(&good)), after(1600)), Due::Now(pending.clone()));
+    assert_eq!(write(&mut record, &desired(&good, Some(&pending)), after(1700)), Due::Now(good.clone()));
+    assert_eq!(Record::new("uid".into()).due(&desired(&pending, None), now), Due::At(after(1000)), "a new object");
     let partial = programmed("False", "PartiallyBound");
     let (mut record, mut other) = (Record::new("uid".into()), Record::new("uid".into()));
-    assert_eq!(write(&mut record, &wish(&partial, Some(&good)), now), Due::At(after(1000)));
-    assert_eq!(write(&mut record, &wish(&partial, Some(&good)), after(1000)), Due::Now(partial.clone()));
-    assert_eq!(write(&mut other, &wish(&partial, Some(&pending)), now), Due::Now(partial), "it was a fault before");
-    assert_eq!(Record::new("uid".into()).due(&wish(&refused("Invalid"), None), now), Due::Now(refused("Invalid")));
+    assert_eq!(write(&mut record, &desired(&partial, Some(&good)), now), Due::At(after(1000)));
+    assert_eq!(write(&mut record, &desired(&partial, Some(&good)), after(1000)), Due::Now(partial.clone()));
+    assert_eq!(write(&mut other, &desired(&partial, Some(&pending)), now), Due::Now(partial), "it was a fault before");
+    assert_eq!(Record::new("uid".into()).due(&desired(&refused("Invalid"), None), now), Due::Now(refused("Invalid")));
 }
 
 #[test]
-fn somebody_who_keeps_changing_it_is_told_of_once() {
+fn another_writer_of_a_status_is_reported_once() {
     let (ours, theirs) = (programmed("True", "Programmed"), programmed("False", "Theirs"));
     let contested = |pause: Duration| {
         let (mut record, mut now) = (Record::new("uid".into()), Instant::now());
-        write(&mut record, &wish(&ours, None), now);
+        write(&mut record, &desired(&ours, None), now);
         let mut change = |_| {
             now += pause;
-            write(&mut record, &wish(&ours, Some(&ours)), now);
-            assert_eq!(write(&mut record, &wish(&ours, Some(&theirs)), now), Due::Now(ours.clone()));
+            write(&mut record, &desired(&ours, Some(&ours)), now);
+            assert_eq!(write(&mut record, &desired(&ours, Some(&theirs)), now), Due::Now(ours.clone()));
             record.is_contested()
         };
         (0..6).map(&mut change).collect::<Vec<_>>()
@@ -139,23 +143,23 @@ fn somebody_who_keeps_changing_it_is_told_of_once() {
 }
 
 #[test]
-fn what_is_seen_of_a_write_before_its_answer_is_nobody_elses() {
+fn a_status_seen_before_the_answer_of_its_write_is_no_conflict() {
     let now = Instant::now();
     let mut record = Record::new("uid".into());
-    write(&mut record, &wish(&programmed("True", "0"), None), now);
+    write(&mut record, &desired(&programmed("True", "0"), None), now);
     for turn in 1..20 {
         let [before, after] = [turn - 1, turn].map(|turn| programmed("True", &turn.to_string()));
-        record.due(&wish(&after, Some(&before)), now);
-        record.attempted(&wish(&after, Some(&before)), now);
-        record.due(&wish(&after, Some(&after)), now);
+        record.due(&desired(&after, Some(&before)), now);
+        record.attempted(&desired(&after, Some(&before)), now);
+        record.due(&desired(&after, Some(&after)), now);
         record.wrote(Arc::new(after.clone()));
-        record.due(&wish(&after, Some(&after)), now);
+        record.due(&desired(&after, Some(&after)), now);
         assert!(!record.is_contested(), "{turn}");
     }
 }
 
 #[test]
-fn only_what_is_new_of_a_failure_is_said() {
+fn only_new_failures_are_reported() {
     let mut record = Record::new("uid".into());
     assert!(!record.succeeded());
     let now = Instant::now();

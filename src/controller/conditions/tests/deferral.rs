@@ -68,7 +68,7 @@ fn warnings(changes: &[(i64, Stage)], before: Option<TcpLoadBalancerStatus>) -> 
 }
 
 #[test]
-fn what_a_new_object_refers_to_may_come_later_in_any_order() {
+fn references_of_a_new_object_may_appear_later_in_any_order() {
     use Stage::*;
     for changes in [
         &[(0, NoService), (3, NoSlices), (5, NoPods), (9, PodsStart), (60, Complete)][..],
@@ -87,7 +87,7 @@ fn what_a_new_object_refers_to_may_come_later_in_any_order() {
 }
 
 #[test]
-fn what_is_missing_for_longer_is_reported() {
+fn lasting_faults_are_reported() {
     use Stage::*;
     for (changes, expected) in [
         (&[(0, NoService)][..], &[(10, "RefNotFound"), (30, "NoEndpoints")][..]),
@@ -111,7 +111,7 @@ fn what_is_missing_for_longer_is_reported() {
 }
 
 #[test]
-fn what_is_missing_is_named_at_once() {
+fn missing_references_are_named_at_once() {
     let mut case = Case::default();
     let reason = |case: &Case, type_| said(&case.first_status().conditions, type_);
     Stage::NoSecret.apply(&mut case);

@@ -78,7 +78,7 @@ proptest! {
 }
 
 #[test]
-fn a_port_that_one_replica_has_still_to_open_is_no_fault_and_one_that_is_refused_there_is() {
+fn a_port_that_one_replica_has_yet_to_open_is_pending_and_a_failed_one_is_a_fault() {
     let unopened = Served { listeners: BTreeMap::new(), ..served() };
     let mut case = Case { served: vec![("a", Some(served())), ("b", Some(unopened))], ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod b has not opened its port yet");
@@ -87,7 +87,7 @@ fn a_port_that_one_replica_has_still_to_open_is_no_fault_and_one_that_is_refused
 }
 
 #[test]
-fn a_service_that_is_being_deleted_is_reported_with_what_holds_it_up() {
+fn a_service_being_deleted_is_reported_with_its_finalizers() {
     let mut leaving = Case::default();
     let service = leaving.service.as_mut().unwrap();
     service["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();

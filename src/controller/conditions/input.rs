@@ -16,8 +16,8 @@ use crate::{
     world::{Declared, Identity, kept::Kept},
 };
 
-/// All that is known of one load balancer.
-pub struct Situation<'a> {
+/// The input for the status of one load balancer.
+pub struct StatusInput<'a> {
     pub object: &'a ObjectKey,
     /// `None`: it could never be read.
     pub spec: Option<&'a TcpLoadBalancerSpec>,
@@ -27,10 +27,10 @@ pub struct Situation<'a> {
     pub status_before: Option<&'a TcpLoadBalancerStatus>,
     /// The Service that is kept for it.
     pub service: Option<&'a Kept<'a>>,
-    /// Why that, or a port, is not as it is wanted.
+    /// The reason why its Service, or a port, is not as wanted.
     pub problem: Option<&'a observed::Problem>,
-    /// What each replica tells of it, by the names of the pods.
-    pub replicas: Vec<(&'a Arc<str>, Telling<'a>)>,
+    /// Its state in each replica, by pod name.
+    pub replicas: Vec<(&'a Arc<str>, ReplicaView<'a>)>,
     pub all_replicas: &'a Replicas,
     /// The Service by which replicas are found is missing.
     pub replicas_are_unknown: bool,
@@ -38,17 +38,17 @@ pub struct Situation<'a> {
     pub now: Timestamp,
 }
 
-/// What a replica tells of a load balancer.
+/// The state of a load balancer in one replica.
 #[derive(Clone, Copy)]
-pub enum Telling<'a> {
-    /// It has not reported for a while.
+pub enum ReplicaView<'a> {
+    /// The replica has not reported for a while.
     Silent,
-    /// It does not know of it yet.
+    /// The replica does not have the load balancer yet.
     Unaware,
     Serves(&'a Served),
 }
 
-/// What a problem is about.
+/// The subject of a problem.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Topic {
     Declaration,
@@ -56,11 +56,11 @@ pub enum Topic {
     Ports,
     Backends,
     Certificates,
-    /// The process that has found it: each replica tells its own.
+    /// The process that has found it: each replica reports its own.
     Replica,
 }
 
-impl<'a> Situation<'a> {
+impl<'a> StatusInput<'a> {
     /// `None`: it is not in an API server, or of another class or placement.
     #[expect(clippy::too_many_arguments, reason = "each is one thing that is known")]
     pub fn new(
@@ -78,11 +78,11 @@ impl<'a> Situation<'a> {
         if spec.is_some_and(|spec| !settings.judges(spec.class(), spec.placement.unwrap_or_default())) {
             return None;
         }
-        let telling = |report: &'a Option<Arc<ReplicaReport>>| match report {
-            None => Telling::Silent,
-            Some(report) => report.load_balancers.get(&*identity.uid).map_or(Telling::Unaware, Telling::Serves),
+        let view = |report: &'a Option<Arc<ReplicaReport>>| match report {
+            None => ReplicaView::Silent,
+            Some(report) => report.load_balancers.get(&*identity.uid).map_or(ReplicaView::Unaware, ReplicaView::Serves),
         };
-        let replicas = all_replicas.iter().map(|(pod, replica)| (pod, telling(&replica.report))).collect();
+        let replicas = all_replicas.iter().map(|(pod, replica)| (pod, view(&replica.report))).collect();
         Some(Self {
             object,
             spec,
@@ -122,24 +122,24 @@ impl<'a> Situation<'a> {
         }
     }
 
-    /// What is served by those replicas that know of it.
+    /// The state of the load balancer in the replicas that serve it.
     pub fn served(&self) -> impl Iterator<Item = (&'a Arc<str>, &'a Served)> {
-        self.replicas.iter().filter_map(|(pod, telling)| match telling {
-            Telling::Serves(served) => Some((*pod, *served)),
-            Telling::Silent | Telling::Unaware => None,
+        self.replicas.iter().filter_map(|(pod, view)| match view {
+            ReplicaView::Serves(served) => Some((*pod, *served)),
+            ReplicaView::Silent | ReplicaView::Unaware => None,
         })
     }
 
     /// True if every ready replica has acted on this generation.
     pub fn is_known_everywhere(&self) -> bool {
-        let knows = |telling: &Telling| match telling {
-            Telling::Serves(served) => served.generation >= self.identity.generation,
-            Telling::Silent | Telling::Unaware => false,
+        let knows = |view: &ReplicaView| match view {
+            ReplicaView::Serves(served) => served.generation >= self.identity.generation,
+            ReplicaView::Silent | ReplicaView::Unaware => false,
         };
-        !self.replicas.is_empty() && self.replicas.iter().all(|(_, telling)| knows(telling))
+        !self.replicas.is_empty() && self.replicas.iter().all(|(_, view)| knows(view))
     }
 
-    /// What replicas tell alike, each with the pods that do as an addition to a sentence: nothing if all do.
+    /// The values that replicas report, each with its pods as a suffix for a sentence: empty if all replicas report it.
     pub fn told_by_pods<T: Ord + 'a>(
         &self,
         told: impl Fn(&'a Served) -> &'a BTreeSet<T>,

@@ -1,4 +1,4 @@
-//! The ConfigMap that allocations are kept in.
+//! The ConfigMap that stores allocations.
 
 use std::collections::BTreeMap;
 
@@ -12,28 +12,28 @@ use tracing::warn;
 use super::{Settings, failure::Failure, owners};
 use crate::world::Allocations;
 
-/// How often somebody else may be faster before it is left to the next time.
-const TRIES: u32 = 5;
+/// The number of conflicting writes after which the next reconciliation tries again.
+const MAX_TRIES: u32 = 5;
 
-/// What a leader knows when it turns to the ledger.
-pub struct Seen<'a> {
+/// The state that the leader knows before it reads the store.
+pub struct LastSeen<'a> {
     /// The allocations that were seen last.
     pub last: &'a Allocations,
-    /// With whom the ConfigMap is to go.
+    /// The owners of the ConfigMap.
     pub owners: &'a [OwnerReference],
 }
 
-/// Changes what is stored by `revise`, which is asked anew whenever somebody else changed it meanwhile. If there is
-/// nothing, because it is new or was deleted by hand, what was seen last counts. The answer is what is stored then.
+/// Changes the stored allocations by `revise`, which is called again after each conflicting write. Without a ConfigMap
+/// (a new release, or one that was deleted by hand) it starts from those that were seen last. Returns the stored ones.
 pub async fn revise(
     client: &Client,
     settings: &Settings,
-    seen: Seen<'_>,
+    seen: LastSeen<'_>,
     mut revise: impl FnMut(&Allocations) -> Allocations,
 ) -> Result<Allocations, Failure> {
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
     let name = &settings.allocations;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let there = maps.get_opt(name).await?;
         let (stored, problems) = match &there {
             Some(map) => Allocations::read(map.data.as_ref().unwrap_or(&BTreeMap::new())),
@@ -52,7 +52,7 @@ pub async fn revise(
         }
         let written = match there {
             Some(map) => {
-                // With the version that was read: whoever wrote since is not overwritten.
+                // With the version that was read, so that later writes are not overwritten.
                 let map = ConfigMap { metadata, data: Some(revised.write()), ..map };
                 maps.replace(name, &PostParams::default(), &map).await
             }
