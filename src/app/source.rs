@@ -18,7 +18,7 @@ use crate::{
     api::TcpLoadBalancerStatus,
     descriptors::Manifests,
     model::ObjectKey,
-    source::{Changed, Cluster, Files, Watch},
+    source::{Changed, Cluster, FileWatch, Files},
     world::World,
 };
 
@@ -40,7 +40,7 @@ impl Source {
         let hangups = signal(SignalKind::hangup())?;
         Ok(Self::Files(FileSource {
             files: Arc::new(Mutex::new(files)),
-            watch: Watch::start(),
+            watch: FileWatch::start(),
             hangups,
             retry: Retry::default(),
         }))
@@ -90,7 +90,7 @@ impl Source {
 /// Files and flags.
 pub struct FileSource {
     files: Arc<Mutex<Files>>,
-    watch: Watch,
+    watch: FileWatch,
     hangups: Signal,
     retry: Retry,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::world::{Allocation, Allocations, kept::Targets, namespace_of};
+use crate::world::{Allocation, Allocations, managed_service::Targets, namespace_of};
 
 /// A namespace may have this many ports in cooldown, or an eighth of all, before it gets no more scarce ports: a namespace
 /// that changes its listeners all the time does not exhaust the range.

@@ -59,7 +59,7 @@ pub fn statuses(
     settings: &Settings,
     now: Timestamp,
 ) -> Statuses {
-    let kept = services::kept(&observed.world, settings);
+    let managed = services::managed(&observed.world, settings);
     let replicas_are_unknown = !observed.world.services.contains_key(&settings.replicas);
     let mut report_at = None;
     let status = |(object, declared): (&ObjectKey, &Declared)| {
@@ -69,7 +69,7 @@ pub fn statuses(
             object,
             declared,
             verdict,
-            kept.get(object),
+            managed.get(object),
             problem,
             replicas,
             replicas_are_unknown,

@@ -40,7 +40,7 @@ use crate::{
     source::Settle,
     world::{
         Allocations, Site, World,
-        kept::{self, Kept},
+        managed_service::{self, ManagedService},
     },
 };
 
@@ -83,7 +83,7 @@ pub struct Leader {
 struct ReconcileInput<'a> {
     objects: Vec<Object<'a>>,
     claims: Vec<Claim>,
-    kept: BTreeMap<ObjectKey, Kept<'a>>,
+    managed: BTreeMap<ObjectKey, ManagedService<'a>>,
     /// The proxy ports that foreign Services lead to.
     taken: BTreeSet<u16>,
     allocations: &'a Allocations,
@@ -176,11 +176,12 @@ impl Leader {
             let settings = self.settings.clone();
             let objects = plan::objects(&observed, &settings);
             let claims = objects.iter().map(Object::claim).collect();
-            let kept = services::kept(&observed.world, &settings);
-            let taken = services::taken(&observed.world, &kept, &settings);
+            let managed = services::managed(&observed.world, &settings);
+            let taken = services::taken(&observed.world, &managed, &settings);
             let lost = observed.world.ports_are_lost;
             let world = &*observed.world;
-            let input = ReconcileInput { objects, claims, kept, taken, allocations, lost, replicas: &replicas, world };
+            let input =
+                ReconcileInput { objects, claims, managed, taken, allocations, lost, replicas: &replicas, world };
             wake = wake.min(self.keep_services(&input, &mut problems).await);
         }
         self.check_replicas_service(&observed.world, &replicas);
@@ -223,7 +224,7 @@ impl Leader {
         }
         let failed = self.writes.problems();
         problems.extend(failed.map(|(object, problem)| {
-            let service = ObjectKey::new(&self.settings.namespace, &kept::name(object));
+            let service = ObjectKey::new(&self.settings.namespace, &managed_service::name(object));
             (object.clone(), Problem::ServiceNotWritten(format!("Service {service} cannot be written: {problem}")))
         }));
         let later = [plan.wake, self.writes.next(), self.lookups.next()];
@@ -243,7 +244,7 @@ impl Leader {
 
     /// Allocates a port for every listener. Returns the stored allocations.
     async fn allocate(&mut self, input: &ReconcileInput<'_>, problems: &mut Problems) -> Result<Allocations, Failure> {
-        let targets = kept::targets(&input.kept);
+        let targets = managed_service::targets(&input.managed);
         let gone: BTreeSet<Arc<str>> = self.gone.keys().map(|(_, uid)| uid.clone()).collect();
         let range = self.settings.ports.clone();
         let claims = Claims { claims: &input.claims, targets: &targets, taken: &input.taken, gone: &gone, range };
@@ -283,7 +284,7 @@ impl Leader {
     fn plan(&mut self, input: &ReconcileInput, allocations: &Allocations) -> Plan {
         let plan_input = PlanInput {
             objects: &input.objects,
-            kept: &input.kept,
+            managed: &input.managed,
             replicas: input.replicas,
             allocations,
             gone: &self.gone,
@@ -297,11 +298,11 @@ impl Leader {
     fn apply(&mut self, plan: &Plan, input: &ReconcileInput) {
         self.writes.keep(|object| plan.apply.contains_key(object) || plan.remove.contains(object));
         for object in &plan.remove {
-            if let Some(kept) = input.kept.get(object) {
-                let (client, service) = (self.client.clone(), kept.service.clone());
+            if let Some(managed) = input.managed.get(object) {
+                let (client, service) = (self.client.clone(), managed.service.clone());
                 let version = service.metadata.resource_version.clone().unwrap_or_default();
                 self.writes.make(object, xxh3_64(version.as_bytes()), || {
-                    info!(load_balancer = %object, service = kept::name(object), "removing its Service");
+                    info!(load_balancer = %object, service = managed_service::name(object), "removing its Service");
                     delete_service(client, service)
                 });
             }
@@ -369,7 +370,7 @@ fn unseen(input: &ReconcileInput) -> BTreeSet<(ObjectKey, Arc<str>)> {
         let (namespace, name) = allocation.object.split_once('/')?;
         Some((ObjectKey::new(namespace, name), allocation.uid.clone()))
     });
-    let of_services = input.kept.iter().map(|(key, kept)| (key.clone(), Arc::from(kept.uid)));
+    let of_services = input.managed.iter().map(|(key, managed)| (key.clone(), Arc::from(managed.uid)));
     of_ports.chain(of_services).filter(|(_, uid)| !present.contains(&**uid)).collect()
 }
 

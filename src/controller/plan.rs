@@ -14,7 +14,7 @@ use crate::{
     api::TcpLoadBalancerSpec,
     model::{ListenerOutcome, ObjectKey},
     translate::{Reason, Verdict},
-    world::{Allocations, Identity, kept::Kept},
+    world::{Allocations, Identity, managed_service::ManagedService},
 };
 
 /// A new port waits for this long for replicas that have not bound it.
@@ -73,7 +73,7 @@ impl Object<'_> {
 /// The present state.
 pub struct PlanInput<'a> {
     pub objects: &'a [Object<'a>],
-    pub kept: &'a BTreeMap<ObjectKey, Kept<'a>>,
+    pub managed: &'a BTreeMap<ObjectKey, ManagedService<'a>>,
     pub replicas: &'a Replicas,
     /// As they are stored.
     pub allocations: &'a Allocations,
@@ -110,8 +110,8 @@ pub fn plan(input: &PlanInput, waiting: &mut Waiting) -> Plan {
     let mut plan = Plan::default();
     let mut gate = PortGate::new(input, waiting);
     for object in input.objects {
-        let kept = input.kept.get(object.key);
-        match service(object, kept, input, &mut gate) {
+        let managed = input.managed.get(object.key);
+        match service(object, managed, input, &mut gate) {
             Step::Nothing => {}
             Step::Apply(service) => {
                 plan.apply.insert(object.key.clone(), *service);
@@ -123,8 +123,8 @@ pub fn plan(input: &PlanInput, waiting: &mut Waiting) -> Plan {
     }
     plan.wake = gate.finish();
     let present: BTreeSet<&ObjectKey> = input.objects.iter().map(|object| object.key).collect();
-    let orphans = input.kept.iter().filter(|(key, kept)| !present.contains(key) && !kept.is_leaving());
-    let nobodys = orphans.filter(|(key, kept)| replacement(input, key, kept.uid) == Some(Replacement::Nobody));
+    let orphans = input.managed.iter().filter(|(key, managed)| !present.contains(key) && !managed.is_leaving());
+    let nobodys = orphans.filter(|(key, managed)| replacement(input, key, managed.uid) == Some(Replacement::Nobody));
     plan.remove.extend(nobodys.map(|(key, _)| key.clone()));
     plan
 }
@@ -139,30 +139,30 @@ enum Step {
     Remove,
 }
 
-fn service(object: &Object, kept: Option<&Kept>, input: &PlanInput, gate: &mut PortGate) -> Step {
+fn service(object: &Object, managed: Option<&ManagedService>, input: &PlanInput, gate: &mut PortGate) -> Step {
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
     if object.verdict.refuses_service() {
         // It keeps what it had itself; what its predecessor had is another matter.
-        let inherited = kept.is_some_and(|kept| *kept.uid != **uid && !kept.is_leaving());
-        let known = kept.is_some_and(|kept| replacement(input, object.key, kept.uid).is_some());
+        let inherited = managed.is_some_and(|managed| *managed.uid != **uid && !managed.is_leaving());
+        let known = managed.is_some_and(|managed| replacement(input, object.key, managed.uid).is_some());
         return if inherited && known { Step::Remove } else { Step::Nothing };
     }
-    let there = kept.map(Kept::ports).unwrap_or_default();
+    let there = managed.map(ManagedService::ports).unwrap_or_default();
     let ports = gate.ports(uid, spec, &there);
     // A Service that is being deleted is created again once it is gone; one without ports is not possible.
-    if ports.is_empty() || kept.is_some_and(Kept::is_leaving) {
+    if ports.is_empty() || managed.is_some_and(ManagedService::is_leaving) {
         return Step::Nothing;
     }
     let wanted = services::wanted(object.key, uid, spec, &ports, input.owners, input.settings);
-    match kept {
-        Some(kept) if services::is_up_to_date(kept.service, &wanted) => Step::Nothing,
-        Some(kept)
-            if services::exposure_differs(kept.service, &wanted) && object.verdict.refuses_rules_about_clients() =>
+    match managed {
+        Some(managed) if services::is_up_to_date(managed.service, &wanted) => Step::Nothing,
+        Some(managed)
+            if services::exposure_differs(managed.service, &wanted) && object.verdict.refuses_rules_about_clients() =>
         {
             Step::Nothing
         }
-        Some(kept) if services::must_be_replaced(kept.service, &wanted) => Step::Remove,
+        Some(managed) if services::must_be_replaced(managed.service, &wanted) => Step::Remove,
         _ => Step::Apply(Box::new(wanted)),
     }
 }

@@ -1,4 +1,4 @@
-//! The Services that are kept: one for each load balancer, in the controller's own namespace. Pure.
+//! The Services that are managed: one for each load balancer, in the controller's own namespace. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::{
     model::ObjectKey,
     world::{
         World,
-        kept::{self, CLASS, Kept, MANAGED_BY, OURS, OWNER, UID, name},
+        managed_service::{self, CLASS, MANAGED_BY, ManagedService, OURS, OWNER, UID, name},
     },
 };
 
@@ -34,20 +34,20 @@ fn cut(text: &str, room: usize) -> &str {
     text.get(..room).unwrap_or(text)
 }
 
-/// The Services of ours in the cluster, by the load balancer that each is kept for.
-pub fn kept<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, Kept<'a>> {
-    kept::kept(&world.services, &settings.namespace, &settings.class)
+/// The Services of ours in the cluster, by the load balancer that each is managed for.
+pub fn managed<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, ManagedService<'a>> {
+    managed_service::of_class(&world.services, &settings.namespace, &settings.class)
 }
 
 /// The ports of the proxies that other Services than these lead to: those of another class above all.
-pub fn taken(world: &World, kept: &BTreeMap<ObjectKey, Kept>, settings: &Settings) -> BTreeSet<u16> {
-    let ours: BTreeSet<_> = kept.values().map(|kept| &kept.service.metadata.name).collect();
+pub fn taken(world: &World, managed: &BTreeMap<ObjectKey, ManagedService>, settings: &Settings) -> BTreeSet<u16> {
+    let ours: BTreeSet<_> = managed.values().map(|managed| &managed.service.metadata.name).collect();
     let selects_proxies = |service: &Service| {
         service.spec.as_ref().is_some_and(|spec| spec.selector.as_ref() == Some(&settings.selector))
     };
-    kept::of_namespace(&world.services, &settings.namespace)
+    managed_service::of_namespace(&world.services, &settings.namespace)
         .filter(|service| !ours.contains(&service.metadata.name) && selects_proxies(service))
-        .flat_map(|service| kept::ports(service).into_values())
+        .flat_map(|service| managed_service::ports(service).into_values())
         .collect()
 }
 

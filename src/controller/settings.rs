@@ -18,11 +18,11 @@ pub struct Settings {
     pub lease: String,
     /// The name of the ConfigMap with the allocated ports.
     pub allocations: String,
-    /// The name of a ConfigMap of the release that owns what is kept, so that it goes with the release.
+    /// The name of a ConfigMap of the release that owns what is managed, so that it goes with the release.
     pub anchor: Option<String>,
-    /// The workload of the replicas, which also owns the kept objects.
+    /// The workload of the replicas, which also owns the managed objects.
     pub workload: Option<Workload>,
-    /// The labels of the proxies' pods, which the Services that are kept select.
+    /// The labels of the proxies' pods, which the Services that are managed select.
     pub selector: BTreeMap<String, String>,
     /// The range of proxy ports.
     pub ports: RangeInclusive<u16>,

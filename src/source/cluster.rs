@@ -1,17 +1,17 @@
 //! A [`World`] from a cluster, with memory.
 //!
-//! [`watches`] lists the watched kinds and decides what is watched, [`feed`] keeps up one watch, [`store`] has what it has
-//! read, [`kinds`] reads one object, and [`trouble`] says what is wrong with a watch.
+//! [`watches`] lists the watched kinds and decides what is watched, [`watch_task`] keeps up one watch, [`store`] has what it has
+//! read, [`kinds`] reads one object, and [`watch_error`] describes errors of watches.
 
 mod connect;
-mod feed;
-mod interest;
 mod kinds;
 mod scope;
+mod selector;
 mod store;
 #[cfg(test)]
 mod tests;
-mod trouble;
+mod watch_error;
+mod watch_task;
 mod watches;
 
 use std::{
@@ -21,27 +21,27 @@ use std::{
 };
 
 pub use connect::{connect, installed_schema};
-use feed::{Common, Feed, Feeds};
-use interest::{Interest, Subject};
 use jiff::Timestamp;
-use kinds::{Kept, LoadBalancer, Ports, Reading};
+use kinds::{LoadBalancer, Ports, Reading, WatchedObject};
 use kube::Client;
 pub use scope::{Home, Scope};
+use selector::{Interest, Selector};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 use tracing::warn;
-pub use trouble::{REFUSAL_DELAY, refused_token, with_causes};
-use watches::{Subjects, Watches};
+pub use watch_error::{REFUSAL_DELAY, refused_token, with_causes};
+use watch_task::{Common, KindWatches, Watch};
+use watches::{Selectors, Watches};
 
 use crate::{
     api::{KIND, RefKind, TcpLoadBalancerStatus},
     model::ObjectKey,
-    world::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, kept},
+    world::{Allocations, Declared, Quotas, Referred, SLICES_OF, Site, World, managed_service},
 };
 
-/// What has changed in a cluster.
+/// A change in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Statuses of load balancers, and nothing else.
@@ -49,12 +49,12 @@ pub enum Changed {
     World,
 }
 
-/// How long the start waits for Secrets and ConfigMaps, so that what can be served at once is.
-const MOMENT: Duration = Duration::from_secs(2);
+/// The start waits this long for Secrets and ConfigMaps, so that load balancers without them are served at once.
+const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Load balancers in a cluster and what they refer to.
 ///
-/// What was read stays while the API server cannot be reached, and an object's last good text stays while its present
+/// Objects stay as they were while the API server cannot be reached, and an object's last good text stays while its present
 /// one is wrong. What is deleted is gone at once, but for the allocated ports: they stay as they were.
 pub struct Cluster {
     scope: Scope,
@@ -81,7 +81,7 @@ impl Cluster {
         };
         let mut cluster =
             Self { scope, site, common, changes, status_changes, watches: Watches::default(), shown: BTreeMap::new() };
-        cluster.watch(&Subjects::of_scope(&cluster.scope));
+        cluster.watch(&Selectors::of_scope(&cluster.scope));
         cluster
     }
 
@@ -110,8 +110,8 @@ impl Cluster {
     /// Secrets and ConfigMaps get but a moment: only the load balancers that refer to them have to wait for them.
     pub async fn synced(&mut self, patience: Duration) {
         self.all_but_references_synced(patience).await;
-        // Many certificates make for many watches, and whoever writes load balancers decides how many.
-        let until = Instant::now() + patience.min(MOMENT);
+        // Many certificates need many watches, and users decide how many.
+        let until = Instant::now() + patience.min(FIRST_SYNC_TIMEOUT);
         let is_awaited = |referred: &Unread| !referred.is_refused_for_good();
         while unread(&self.watches.secrets).iter().chain(&unread(&self.watches.config_maps)).any(is_awaited) {
             if timeout_at(until, self.changes.changed()).await.is_err() {
@@ -124,7 +124,7 @@ impl Cluster {
         let mut deadline = Some(Instant::now() + patience);
         loop {
             self.changes.mark_unchanged();
-            self.watch(&self.subjects(&self.declared()));
+            self.watch(&self.selectors(&self.declared()));
             let waiting = self.unread();
             let refused = waiting.iter().all(Unread::is_refused_for_good);
             if waiting.is_empty() || refused && deadline.is_none() && self.knows_enough() {
@@ -150,48 +150,48 @@ impl Cluster {
         self.changes.mark_unchanged();
         self.status_changes.mark_unchanged();
         let mut declared = self.declared();
-        let mut subjects = self.subjects(&declared);
-        self.watch(&subjects);
-        self.hold_back(&mut declared, &subjects);
+        let mut selectors = self.selectors(&declared);
+        self.watch(&selectors);
+        self.defer_until_synced(&mut declared, &selectors);
         self.shown = declared;
-        subjects.add(&self.subjects(&self.shown));
-        self.watches.retain(&subjects);
+        selectors.add(&self.selectors(&self.shown));
+        self.watches.retain(&selectors);
         self.gather()
     }
 
     /// The load balancers that matter.
     fn declared(&self) -> BTreeMap<ObjectKey, Declared> {
         let mut declared = BTreeMap::new();
-        for (_, feed) in self.watches.load_balancers.iter() {
-            let state = feed.state();
+        for (_, watch) in self.watches.load_balancers.iter() {
+            let state = watch.state();
             let ours = state.store.objects().iter().filter(|(_, object)| self.scope.has(object));
             declared.extend(ours.map(|(key, object)| (key.clone(), object.declared.clone())));
         }
         declared
     }
 
-    fn subjects(&self, declared: &BTreeMap<ObjectKey, Declared>) -> Subjects {
-        let mut subjects = Subjects::of_scope(&self.scope);
+    fn selectors(&self, declared: &BTreeMap<ObjectKey, Declared>) -> Selectors {
+        let mut selectors = Selectors::of_scope(&self.scope);
         for (key, spec) in specs(declared) {
-            subjects.add(&Subjects::of_load_balancer(&self.scope, key, spec));
+            selectors.add(&Selectors::of_load_balancer(&self.scope, key, spec));
         }
         let quotas = Quotas::of(declared, self.site.tenancy());
         let is_within =
-            |kind, subject: &Subject| subject.key().is_some_and(|key| quotas.allow(&Referred { kind, key }));
-        subjects.secrets.retain(|secret| is_within(RefKind::Secret, secret));
-        subjects.config_maps.retain(|map| is_within(RefKind::ConfigMap, map));
-        subjects
+            |kind, selector: &Selector| selector.key().is_some_and(|key| quotas.allow(&Referred { kind, key }));
+        selectors.secrets.retain(|secret| is_within(RefKind::Secret, secret));
+        selectors.config_maps.retain(|map| is_within(RefKind::ConfigMap, map));
+        selectors
     }
 
-    fn watch(&mut self, subjects: &Subjects) {
-        self.watches.start(subjects, &self.common);
+    fn watch(&mut self, selectors: &Selectors) {
+        self.watches.start(selectors, &self.common);
     }
 
     /// Leaves load balancers as they were while what they refer to is being read for the first time.
-    fn hold_back(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Subjects) {
+    fn defer_until_synced(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Selectors) {
         declared.retain(|key, declared| {
             let Some(spec) = &declared.spec else { return true };
-            let needed = Subjects::of_load_balancer(&self.scope, key, spec);
+            let needed = Selectors::of_load_balancer(&self.scope, key, spec);
             let all_read = all_read(&self.watches.services, &needed.services)
                 && all_read(&self.watches.slices, &needed.slices)
                 && all_read(&self.watches.secrets, needed.secrets.intersection(&watched.secrets))
@@ -206,7 +206,7 @@ impl Cluster {
 
     fn gather(&mut self) -> World {
         let interest = self.interest();
-        // First, so that whatever changes from now on is told.
+        // First, so that all later changes are noticed.
         self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
         let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
         world.problems.extend(self.missing());
@@ -229,9 +229,9 @@ impl Cluster {
 
     /// The Services whose slices a load balancer needs and may not read, with the reason.
     fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
-        let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec));
+        let services = specs(&self.shown).flat_map(|(key, spec)| selector::services(key, spec));
         let denied = services.filter_map(|service| {
-            let state = self.watches.slices.of(&Subject::of_service(&service))?.state();
+            let state = self.watches.slices.of(&Selector::of_service(&service))?.state();
             let why = state.refused().filter(|_| !state.store.is_synced())?.into();
             Some(((SLICES_OF, service), why))
         });
@@ -243,7 +243,7 @@ impl Cluster {
         if self.site.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
             return BTreeSet::new();
         }
-        let referred = specs(&self.shown).flat_map(|(key, spec)| interest::references(key, spec));
+        let referred = specs(&self.shown).flat_map(|(key, spec)| selector::references(key, spec));
         let is_read = |Referred { kind, key }: &Referred| match kind {
             RefKind::Secret => is_read_or_broken(&self.watches.secrets, key),
             RefKind::ConfigMap => is_read_or_broken(&self.watches.config_maps, key),
@@ -252,11 +252,11 @@ impl Cluster {
     }
 
     fn interest(&self) -> Interest {
-        let services = specs(&self.shown).flat_map(|(key, spec)| interest::services(key, spec)).collect();
+        let services = specs(&self.shown).flat_map(|(key, spec)| selector::services(key, spec)).collect();
         Interest { services, home: self.scope.home.as_ref().map(|home| home.namespace.as_str().into()) }
     }
 
-    /// The ports as they were, if there are none now: nobody deletes them on purpose, and without them nothing would be
+    /// The ports as they were, if there are none now: they are not deleted on purpose, and without them nothing would be
     /// served.
     fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<Ports>>, problems: &mut Vec<String>) {
         let Site::Gateway(allocations, _) = &mut self.site else { return };
@@ -274,7 +274,7 @@ impl Cluster {
         }
     }
 
-    /// Where this runs, with the ports as Services show them.
+    /// The site of this process, with ports corrected by Services.
     fn site(&self, world: &World) -> Site {
         let (Site::Gateway(allocations, tenancy), Some(home), Some(class)) =
             (&self.site, &self.scope.home, &self.scope.class)
@@ -282,15 +282,15 @@ impl Cluster {
             return self.site.clone();
         };
         let Some((_, range)) = &home.allocations else { return self.site.clone() };
-        let targets = kept::targets(&kept::kept(&world.services, &home.namespace, class));
+        let targets = managed_service::targets(&managed_service::of_class(&world.services, &home.namespace, class));
         Site::Gateway(Arc::new(allocations.believing(&targets, range, Timestamp::now())), tenancy.clone())
     }
 
-    /// What to do if the one load balancer is not there.
+    /// The problem if the only load balancer is missing.
     fn missing(&self) -> Option<String> {
         let only = self.scope.only.as_ref()?;
-        let feed = self.watches.load_balancers.of(&Subject::named(only))?;
-        let state = feed.state();
+        let watch = self.watches.load_balancers.of(&Selector::named(only))?;
+        let state = watch.state();
         let found = state.store.objects().get(only);
         let wanted = kinds::written(self.scope.placement);
         match found {
@@ -306,20 +306,25 @@ impl Cluster {
         }
     }
 
-    /// Whether there are load balancers that could be read, with the Services and slices of their namespaces.
+    /// True if some load balancers have been read, with the Services and slices of their namespaces.
     fn knows_enough(&self) -> bool {
-        let mut read =
-            self.watches.load_balancers.iter().filter(|(_, feed)| is_read(feed)).map(|(subject, _)| subject).peekable();
-        let of_namespace = |subject: &Subject| {
+        let mut read = self
+            .watches
+            .load_balancers
+            .iter()
+            .filter(|(_, watch)| is_read(watch))
+            .map(|(selector, _)| selector)
+            .peekable();
+        let of_namespace = |selector: &Selector| {
             // In a pod it is for the application's own rights to name what its load balancer refers to.
             self.scope.only.is_some()
-                || has_read(&self.watches.services, &subject.namespace)
-                    && has_read(&self.watches.slices, &subject.namespace)
+                || has_read(&self.watches.services, &selector.namespace)
+                    && has_read(&self.watches.slices, &selector.namespace)
         };
-        read.peek().is_some() && read.all(of_namespace) && self.watches.ports.iter().all(|(_, feed)| is_read(feed))
+        read.peek().is_some() && read.all(of_namespace) && self.watches.ports.iter().all(|(_, watch)| is_read(watch))
     }
 
-    /// What has not been read yet, and has to be before there is a world.
+    /// The watches that have to be read before there is a world, and are not.
     fn unread(&self) -> Vec<Unread> {
         let mut waiting = unread(&self.watches.load_balancers);
         waiting.extend(unread(&self.watches.services));
@@ -348,24 +353,24 @@ fn uid(declared: &Declared) -> Option<&str> {
     declared.identity.as_ref().map(|identity| &*identity.uid)
 }
 
-/// Whether these have been read, as far as the API server lets them be.
-fn all_read<'a, K: Kept>(feeds: &Feeds<K>, subjects: impl IntoIterator<Item = &'a Subject>) -> bool {
-    let is_read = |feed: &Feed<K>| {
-        let state = feed.state();
+/// True if these have been read or are refused by the API server.
+fn all_read<'a, K: WatchedObject>(watches: &KindWatches<K>, selectors: impl IntoIterator<Item = &'a Selector>) -> bool {
+    let is_read = |watch: &Watch<K>| {
+        let state = watch.state();
         state.store.is_synced() || state.refused().is_some()
     };
-    subjects.into_iter().all(|subject| feeds.of(subject).is_some_and(is_read))
+    selectors.into_iter().all(|selector| watches.of(selector).is_some_and(is_read))
 }
 
-/// The objects of a kind that can be read; what is wrong with the others is told.
+/// The objects of a kind that can be read. Adds the problems of the others to the world.
 fn add<T: kinds::Readable>(
     world: &mut World,
-    feeds: &Feeds<Reading<T>>,
+    watches: &KindWatches<Reading<T>>,
     interest: &Interest,
 ) -> BTreeMap<ObjectKey, Arc<T>> {
     let mut objects = BTreeMap::new();
-    for (_, feed) in feeds.iter() {
-        let state = feed.state();
+    for (_, watch) in watches.iter() {
+        let state = watch.state();
         for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
             let stays = if object.good.is_some() { "; what it was before stays" } else { "" };
             world.problems.extend(object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND)));
@@ -381,32 +386,34 @@ fn add<T: kinds::Readable>(
     objects
 }
 
-fn is_read<K: Kept>(feed: &Feed<K>) -> bool {
-    feed.state().store.is_synced()
+fn is_read<K: WatchedObject>(watch: &Watch<K>) -> bool {
+    watch.state().store.is_synced()
 }
 
-/// Whether all of a namespace, or of all of them, has been read.
-fn has_read<K: Kept>(feeds: &Feeds<K>, namespace: &Option<Arc<str>>) -> bool {
-    feeds.iter().any(|(subject, feed)| subject.namespace == *namespace && subject.key().is_none() && is_read(feed))
+/// True if all objects of a namespace, or of all namespaces, have been read.
+fn has_read<K: WatchedObject>(watches: &KindWatches<K>, namespace: &Option<Arc<str>>) -> bool {
+    watches
+        .iter()
+        .any(|(selector, watch)| selector.namespace == *namespace && selector.key().is_none() && is_read(watch))
 }
 
-/// Whether the API server has said an object, or why it does not.
-fn is_read_or_broken<K: Kept>(feeds: &Feeds<K>, key: &ObjectKey) -> bool {
-    feeds.of(&Subject::named(key)).is_some_and(|feed| {
-        let state = feed.state();
+/// True if the API server has answered for an object: with the object or an error.
+fn is_read_or_broken<K: WatchedObject>(watches: &KindWatches<K>, key: &ObjectKey) -> bool {
+    watches.of(&Selector::named(key)).is_some_and(|watch| {
+        let state = watch.state();
         state.store.is_synced() || state.is_broken()
     })
 }
 
 /// The objects that have not been read, with the reason and what to do about it.
-fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
-    feeds.iter().filter_map(|(subject, feed)| {
-        let state = feed.state();
+fn not_read<K: WatchedObject>(watches: &KindWatches<K>) -> impl Iterator<Item = ((&'static str, ObjectKey), Arc<str>)> {
+    watches.iter().filter_map(|(selector, watch)| {
+        let state = watch.state();
         let why = match (state.refused(), state.unread()?) {
             (Some(why), _) => why.to_owned(),
             (None, (why, _)) => format!("{why}; it is read as soon as the API server answers"),
         };
-        Some(((K::KIND, subject.key()?), why.into()))
+        Some(((K::KIND, selector.key()?), why.into()))
     })
 }
 
@@ -414,22 +421,22 @@ fn not_read<K: Kept>(feeds: &Feeds<K>) -> impl Iterator<Item = ((&'static str, O
 struct Unread {
     what: String,
     why: String,
-    /// How often the API server has refused it.
+    /// The number of refusals by the API server.
     refusals: u32,
     is_of_api_server: bool,
 }
 
 impl Unread {
     fn is_refused_for_good(&self) -> bool {
-        self.refusals >= feed::REPEATED
+        self.refusals >= watch_task::REPEATED_REFUSALS
     }
 }
 
-fn unread<K: Kept>(feeds: &Feeds<K>) -> Vec<Unread> {
-    let unread = feeds.iter().filter_map(|(subject, feed)| {
-        let state = feed.state();
+fn unread<K: WatchedObject>(watches: &KindWatches<K>) -> Vec<Unread> {
+    let unread = watches.iter().filter_map(|(selector, watch)| {
+        let state = watch.state();
         let (why, refusals) = state.unread()?;
-        let (what, is_of_api_server) = (subject.of_kind(K::KIND), subject.is_of_api_server());
+        let (what, is_of_api_server) = (selector.of_kind(K::KIND), selector.is_of_api_server());
         Some(Unread { what, why: why.to_owned(), refusals, is_of_api_server })
     });
     unread.collect()

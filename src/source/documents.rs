@@ -27,11 +27,11 @@ use crate::{
     world::MAX_PROBLEMS,
 };
 
-/// What a file declares.
+/// The objects of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     pub objects: Vec<Document>,
-    /// About documents of which nobody can say what object they are.
+    /// About documents that cannot be identified.
     pub problems: Vec<FileProblem>,
     /// About objects that can be read all the same.
     pub remarks: Vec<FileProblem>,

@@ -14,16 +14,16 @@ use std::{
     time::Instant,
 };
 
-use listing::{Found, Listed, Listing, MOMENT, STAYS, said};
+use listing::{Found, Listed, Listing, REPLACE_DELAY, STAYS, io_message};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     documents::{Document, Documents, Object, Readable},
+    file_watch::{WatchedPaths, look},
     limits::{MAX_FILE, MAX_FILE_PROBLEMS},
     problem::{FileProblem, bounded_problems},
     schema,
     unfinished::Unfinished,
-    watch::{Interest, look},
 };
 use crate::{
     api::{GROUP, KIND, TcpLoadBalancerSpec, VERSION},
@@ -34,7 +34,7 @@ use crate::{
 
 /// Manifests in files, in folders and from the command line.
 ///
-/// What a file declares stays while the file cannot be read, and an object's last good text stays while its present one
+/// The objects of a file stay while the file cannot be read, and an object's last good text stays while its present one
 /// is wrong. A document taken out of a file is a deletion, and so is a file taken out of a folder; a path that was named
 /// and is gone is a mistake. While a file is being written, what it declared before counts.
 #[derive(Default)]
@@ -54,12 +54,12 @@ pub struct Files {
     incomplete: bool,
 }
 
-/// What a file declares, or did when it could last be read.
+/// The objects of a file when it could last be read.
 #[derive(Default)]
 struct Remembered {
     documents: Vec<Document>,
     passed_over: usize,
-    /// A hash of the text that says all this and nothing wrong: the same text is not read again.
+    /// A hash of the text if it had no problem: the same text is not read again.
     text: Option<u128>,
     found: Found,
 }
@@ -95,7 +95,7 @@ impl Files {
     /// If it cannot be read, is too large, or is not text in UTF-8.
     pub fn with_input(mut self, input: impl Read) -> Result<Self, String> {
         let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
-        let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&said(&error)))?;
+        let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
         let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
         self.input = Documents::read_unnamed(STANDARD_INPUT, &text, self.namespace());
         Ok(self)
@@ -106,7 +106,7 @@ impl Files {
         self.input.passed_over + self.remembered.values().map(|remembered| remembered.passed_over).sum::<usize>()
     }
 
-    /// What is wrong, apart from load balancers, as of the last reading: the same as [`World::problems`].
+    /// The problems of the last reading that are not about load balancers: the same as [`World::problems`].
     pub fn problems(&self) -> &[FileProblem] {
         &self.problems
     }
@@ -138,9 +138,9 @@ impl Files {
         places
     }
 
-    /// Reads everything anew. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
+    /// Reads everything again. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
     ///
-    /// What is wrong is in the [`World`] that comes out; its `names` are empty.
+    /// Problems are part of the [`World`]; its `names` are empty.
     pub fn read(&mut self) -> World {
         let mut gathering =
             Gathering { world: World::default(), problems: Vec::new(), places: BTreeMap::new(), last: &self.last };
@@ -152,7 +152,7 @@ impl Files {
             gathering.declare(document, STANDARD_INPUT, Path::new(""), None);
         }
         let mut remembered = BTreeMap::new();
-        let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(MOMENT));
+        let listing = Listing::settled(&self.paths, self.remembered.keys(), || thread::sleep(REPLACE_DELAY));
         gathering.problems.extend(listing.problems);
         for Listed { file, found } in listing.files {
             let before = self.remembered.remove(&file);
@@ -187,13 +187,13 @@ impl Files {
         self.incomplete
     }
 
-    /// What has to be watched to know when to read again, as of the last time.
-    pub fn interest(&self) -> Interest {
-        // What is in a folder as itself, the folder tells of.
+    /// The paths to watch for changes, as of the last reading.
+    pub fn interest(&self) -> WatchedPaths {
+        // The watch of a folder covers the files in it.
         let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != Found::InFolder);
         let paths = self.paths.iter().chain(by_path.map(|(path, _)| path)).chain(self.last.files.keys());
         let paths = paths.filter_map(|path| std::path::absolute(path).ok());
-        Interest::of(paths, look).noting(self.unfinished.clone())
+        WatchedPaths::of(paths, look).noting(self.unfinished.clone())
     }
 }
 
@@ -203,13 +203,13 @@ const STANDARD_INPUT: &str = "standard input";
 /// The namespace of objects that name none, unless another is set.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// What is said of each object that a file declared before, and that may be in what cannot be read of it now. What that
-/// is has been told of the file.
+/// The problem of each object that a file declared before, while the file, or a part of it, cannot be read. The cause is
+/// reported for the file.
 fn hidden(file: &Path) -> String {
     format!("{} cannot be read now, or not all of it: see what is said of that file", file.display())
 }
 
-/// What came out of a file.
+/// The result of reading a file.
 #[derive(Default)]
 struct Reading {
     fresh: Vec<Document>,
@@ -277,7 +277,7 @@ fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
 
 fn read_text(file: &Path) -> Result<String, String> {
     let wrong = |what: &str| format!("{}: {what}", file.display());
-    let bytes = read_at_most(file, MAX_FILE).map_err(|error| wrong(&said(&error)))?;
+    let bytes = read_at_most(file, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
     let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
     // Writing a file in place begins with emptying it.
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
@@ -336,13 +336,13 @@ fn about(document: &Document, message: String) -> FileProblem {
 struct Gathering<'a> {
     world: World,
     problems: Vec<FileProblem>,
-    /// Where each object was declared first.
+    /// The place of the first declaration of each object.
     places: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     last: &'a World,
 }
 
 impl Gathering<'_> {
-    /// Declares what a file holds, and says what there is to remember of it: see [`Remembered`].
+    /// Declares the objects of a file. Returns the content to remember: see [`Remembered`].
     fn take(&mut self, file: &Path, mut reading: Reading) -> (Vec<Document>, Option<u128>) {
         let (origin, folder) = (file.display().to_string(), file.parent().unwrap_or(Path::new("")));
         for document in &reading.fresh {
@@ -403,7 +403,7 @@ impl Gathering<'_> {
         }
     }
 
-    /// Tells what is wrong with an object, if anything is, of which the last good text is `there` or is not.
+    /// Reports the problems of an object. `there`: its last good text is used.
     fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
         let Some(problems) = wrong else { return };
         let Document { place, key, object, .. } = document;
@@ -420,7 +420,7 @@ impl Gathering<'_> {
 
 type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
 
-/// Takes an object into the world, or the last good one if what is read is wrong, and says whether there is either.
+/// Adds an object to the world, or the last good one if the present one is wrong. Returns true if there is either.
 fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Readable<T>) -> bool {
     let object = read.as_ref().ok().or(last.get(key));
     now.extend(object.map(|object| (key.clone(), object.clone())));
@@ -447,5 +447,5 @@ fn read_named_file(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
         // Opening a pipe could wait for ever.
         if metadata.is_file() { read_at_most(file, MOST) } else { Err(io::Error::other("it is not a file")) }
     });
-    read.map(Arc::from).map_err(|error| said(&error).into())
+    read.map(Arc::from).map_err(|error| io_message(&error).into())
 }

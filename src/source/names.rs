@@ -99,7 +99,7 @@ impl Names {
         }
     }
 
-    /// What is known of the names that are wanted.
+    /// The answers for the wanted names.
     pub fn known(&mut self) -> BTreeMap<Arc<str>, Lookup> {
         self.changes.mark_unchanged();
         self.known.states().iter().map(|(name, state)| (name.clone(), state.lookup())).collect()
@@ -207,7 +207,7 @@ fn said(error: &io::Error) -> String {
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }
 
-/// What is known of one name.
+/// The answers for one name.
 #[derive(Debug, Default)]
 struct NameState {
     answered: bool,
@@ -229,7 +229,7 @@ impl NameState {
         self.answered
     }
 
-    /// Takes an answer in, and says what it changes.
+    /// Adds an answer. Returns what it changes.
     fn observe(&mut self, answer: Result<BTreeSet<IpAddr>, String>) -> Option<Change> {
         self.answered = true;
         let before = self.lookup();
@@ -252,7 +252,7 @@ impl NameState {
     }
 }
 
-/// What an answer changed.
+/// The changes by an answer.
 #[derive(Debug, PartialEq, Eq)]
 struct Change {
     before: Lookup,

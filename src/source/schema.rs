@@ -42,7 +42,7 @@ static ENDPOINT_SLICE: LazyLock<Value> = LazyLock::new(kubernetes::<EndpointSlic
 /// The spec of a `TcpLoadBalancer` document, or all that is wrong with it: each a sentence `path: what is wrong and
 /// what to write instead`. `apiVersion` and `kind` are taken for right.
 pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
-    // The server takes it from nobody but the controller.
+    // The server accepts it from the controller only.
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
@@ -57,7 +57,7 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     })
 }
 
-/// What is wrong with the metadata of a `TcpLoadBalancer`, but for its name and namespace.
+/// The problems of the metadata of a `TcpLoadBalancer`, except for its name and namespace.
 pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     let mut metadata = metadata.clone();
     let mut problems = Problems::default();
@@ -113,7 +113,7 @@ pub(super) fn endpoint_slice(document: Value) -> Result<Checked<EndpointSlice>, 
     checked(&ENDPOINT_SLICE, document, |problem| problem.to_string())
 }
 
-/// `sentence` says what is wrong at a path: what the document holds is not to be quoted.
+/// `sentence` describes a problem at a path without quoting the document.
 pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Checked<Secret>, Vec<String>> {
     checked(&SECRET, document, |problem| format!("{}: {}", problem.path, sentence(&problem.path)))
 }
@@ -287,7 +287,7 @@ impl Problems {
         }
     }
 
-    /// Checks what is below names that the schema leaves to whoever writes them.
+    /// Checks the values below names that the schema does not fix.
     fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
         fields.retain(|_, value| !value.is_null());
         for (name, value) in fields {
@@ -378,7 +378,7 @@ fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
     (!values.is_empty()).then_some((field, values))
 }
 
-/// What may be in a list once only.
+/// The part of a list entry that must be unique.
 struct Identity {
     value: String,
     /// Below the entry, where it is a field of it.

@@ -28,7 +28,7 @@ impl Settle {
                 let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
                 self.waiting = Some(Waiting { since: now, due: if follows { now + Self::QUIET } else { now } });
             }
-            // A change is often told twice: what is due already is acted on with all that came until then.
+            // A change is often reported twice: what is due already is acted on with all that came until then.
             Some(waiting) if waiting.due <= now => {}
             Some(waiting) => waiting.due = (now + Self::QUIET).min(waiting.since + Self::LONGEST),
         }
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// How long after the start of the wait the changes noted are acted on, in milliseconds.
+    /// The time until the noted changes are acted on, in milliseconds.
     async fn wait(settle: &mut Settle) -> u128 {
         let start = Instant::now();
         settle.due().await;

@@ -5,42 +5,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The files that somebody is writing: what is in them now is only a part of what is meant.
+/// The files that are being written: their present content is incomplete.
 ///
-/// Shared by [`Watch`](super::Watch), which sees files being written, and [`Files`](super::Files), which reads them.
+/// Shared by [`FileWatch`](super::FileWatch), which sees files being written, and [`Files`](super::Files), which reads them.
 /// Paths are without symbolic links.
 #[derive(Clone, Debug, Default)]
 pub struct Unfinished(Arc<Mutex<BTreeMap<PathBuf, Instant>>>);
 
 impl Unfinished {
     /// A file that is not closed, but was not modified for this long either, counts as finished.
-    pub const PATIENCE: Duration = Duration::from_secs(5);
+    pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Takes note that a file was modified at this time.
+    /// Notes that a file was modified at this time.
     pub fn modified(&self, file: &Path, now: Instant) {
         self.files().insert(file.to_owned(), now);
     }
 
-    /// Takes note that a file, or all in a folder, was closed or has gone from there.
+    /// Notes that a file, or all files of a folder, was closed or removed.
     pub fn finished(&self, path: &Path) {
         self.files().retain(|file, _| !file.starts_with(path));
     }
 
-    /// Forgets the files that are given up on, and says whether there were any.
+    /// Forgets the files that were not modified for [`Self::WRITE_TIMEOUT`]. Returns true if there were any.
     pub fn give_up(&self, now: Instant) -> bool {
         let mut files = self.files();
         let before = files.len();
-        files.retain(|_, modified| now < *modified + Self::PATIENCE);
+        files.retain(|_, modified| now < *modified + Self::WRITE_TIMEOUT);
         files.len() < before
     }
 
-    /// When the first file will be given up on.
-    pub fn patience_ends(&self) -> Option<Instant> {
-        self.files().values().min().map(|modified| *modified + Self::PATIENCE)
+    /// The time at which the first file counts as finished.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.files().values().min().map(|modified| *modified + Self::WRITE_TIMEOUT)
     }
 
     pub fn contains(&self, file: &Path, now: Instant) -> bool {
-        self.files().get(file).is_some_and(|modified| now < *modified + Self::PATIENCE)
+        self.files().get(file).is_some_and(|modified| now < *modified + Self::WRITE_TIMEOUT)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -61,11 +61,11 @@ mod tests {
         let (a, b, start) = (Path::new("/e/a.yaml"), Path::new("/e/f/b.yaml"), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         let unfinished = Unfinished::default();
-        assert_eq!(unfinished.patience_ends(), None);
+        assert_eq!(unfinished.next_timeout(), None);
         unfinished.modified(a, start);
         unfinished.modified(b, start);
         unfinished.modified(a, after(2));
-        assert_eq!(unfinished.patience_ends(), Some(after(5)));
+        assert_eq!(unfinished.next_timeout(), Some(after(5)));
         assert!(!unfinished.give_up(after(4)));
         assert!(unfinished.give_up(after(6)));
         assert!(unfinished.contains(a, after(6)) && !unfinished.contains(b, after(6)));

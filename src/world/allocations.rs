@@ -1,20 +1,20 @@
-//! Which port of the proxies belongs to which listener of which load balancer.
+//! The proxy ports of listeners.
 //!
-//! It is kept in one ConfigMap, which is replaced whole, so that no port ever has two owners: each of its keys is a port,
-//! and its value says whose it is, or since when it has been nobody's.
+//! They are stored in one ConfigMap, which is replaced whole, so that no port ever has two owners: each of its keys is a
+//! port, and its value has the owner, or the time at which the port was freed.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::kept::{Target, Targets};
+use super::managed_service::{Target, Targets};
 
 /// The owners of ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocations(pub BTreeMap<u16, Allocation>);
 
-/// Whose a port is.
+/// The owner of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Allocation {
@@ -22,9 +22,9 @@ pub struct Allocation {
     pub uid: Arc<str>,
     /// Its listener's port.
     pub port: u16,
-    /// The load balancer: `namespace/name`; of a port that is nobody's, the namespace alone.
+    /// The load balancer: `namespace/name`; of a free port, the namespace alone.
     pub object: Arc<str>,
-    /// Since when it has been nobody's; until it has rested it is given to nobody else.
+    /// The time at which it was freed; a cooldown follows before it goes to another listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freed: Option<Timestamp>,
 }
@@ -39,12 +39,12 @@ impl Allocation {
         namespace_of(&self.object)
     }
 
-    /// Whether a Service leads to the listener whose port it is, or was.
+    /// True if a Service leads to the listener that owns the port, or owned it.
     pub fn is_of(&self, target: &Target) -> bool {
         self.uid == target.uid && self.port == target.listener
     }
 
-    /// Makes it nobody's. Then it takes no more room than what a full ConfigMap has for each.
+    /// Frees it. Then it takes no more room than a full ConfigMap has for each port.
     pub fn free(&mut self, now: Timestamp) {
         self.object = self.namespace().into();
         self.freed = Some(now);
@@ -52,11 +52,11 @@ impl Allocation {
 }
 
 impl Allocations {
-    /// How many ports there may be: with the longest names a ConfigMap, which holds 1 MiB, has room for them.
+    /// The maximum number of ports: with the longest names they fit into a ConfigMap, which holds 1 MiB.
     pub const MOST: u16 = 5000;
 
-    /// Reads a ConfigMap's data. What cannot be read is told, each a sentence that names the key; its port, if it is one,
-    /// counts as somebody's that is not known.
+    /// Reads a ConfigMap's data. Returns a problem for each entry that cannot be read, a sentence that names the key; its
+    /// port, if it is one, counts as owned by an unknown object.
     pub fn read(data: &BTreeMap<String, String>) -> (Self, Vec<String>) {
         let (mut ports, mut problems) = (BTreeMap::new(), Vec::new());
         for (key, text) in data {
@@ -81,15 +81,15 @@ impl Allocations {
         self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
     }
 
-    /// These, but where Services lead to somebody else, theirs: clients come through them, whatever was written since. So
-    /// an older copy that was put back, or one that was deleted, sends nobody to somebody else's backends, nor to nobody.
+    /// These, corrected by Services: clients come through the Services, whatever was written since. So an older copy that
+    /// was restored, or a deleted one, cannot route clients to another tenant, or to no backend.
     ///
     /// Services are believed about ports of the range only: one that leads elsewhere was edited, and is put right. A port
     /// that its listener has no more, since its Service leads to another one, is freed `now`.
     pub fn believing(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
         let mut believed = self.clone();
         for (port, shown) in targets.iter().filter(|(port, _)| range.contains(port)) {
-            // Whose a Service is that does not say so is for the ledger to tell.
+            // The owner of a Service without a uid is known from the stored allocations only.
             let shown: Vec<&Target> = shown.iter().filter(|target| !target.uid.is_empty()).collect();
             let written = believed.0.get(port);
             if written.is_some_and(|written| shown.iter().any(|target| written.is_of(target))) {

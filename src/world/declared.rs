@@ -17,15 +17,16 @@ pub const COMMAND_LINE: &str = "command line";
 pub struct Declared {
     /// The latest that could be read. `None`: none could since the start.
     pub spec: Option<Arc<TcpLoadBalancerSpec>>,
-    /// Why the present text cannot be read, each a sentence that names the field; empty when `spec` is the present text.
+    /// The reasons why the present text cannot be read, each a sentence that names the field; empty when `spec` is the
+    /// present text.
     pub problems: Vec<String>,
-    /// Where it is declared, for people: a file, or [`COMMAND_LINE`].
+    /// The origin of the declaration in messages: a file, or [`COMMAND_LINE`].
     pub origin: Arc<str>,
-    /// What relative paths in it are relative to.
+    /// The base of relative paths.
     pub folder: PathBuf,
-    /// What the API server knows it by. `None`: it does not come from there.
+    /// The identity in the API server. `None`: it does not come from there.
     pub identity: Option<Identity>,
-    /// What its status says.
+    /// The present status.
     pub status: Option<Arc<TcpLoadBalancerStatus>>,
 }
 
@@ -35,13 +36,13 @@ impl Declared {
         self.identity.as_ref().map(|identity| &*identity.uid)
     }
 
-    /// Where a file is that the manifest names: its key in [`World::files`](super::World::files).
+    /// The path of a file that the manifest names: its key in [`World::files`](super::World::files).
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 }
 
-/// What the API server knows an object by.
+/// The identity of an object in the API server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
     pub created: Timestamp,
@@ -58,7 +59,7 @@ pub struct Referred {
 }
 
 impl Referred {
-    /// What a load balancer refers to: something of its own namespace.
+    /// An object in the namespace of a load balancer.
     pub fn by(object: &ObjectKey, Reference { kind, name }: Reference) -> Self {
         Self { kind, key: ObjectKey { namespace: object.namespace.clone(), name: name.into() } }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::model::ObjectKey;
 
-/// How a DNS name is to be looked up.
+/// A DNS name to look up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedName {
     pub interval: Duration,
@@ -13,15 +13,15 @@ pub struct WantedName {
 }
 
 impl WantedName {
-    /// Of one namespace.
+    /// The limit for one namespace.
     pub(super) const MAX_OBJECTS: usize = 8;
 }
 
-/// What is known of a DNS name.
+/// The result of looking a DNS name up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
     /// The last good answer; empty: there was none yet.
     pub addresses: BTreeSet<IpAddr>,
-    /// Why the latest look-up gave no answer, as it is said of the name: `cannot be looked up: …`.
+    /// The reason why the latest look-up gave no answer, as a predicate of the name: `cannot be looked up: …`.
     pub problem: Option<Arc<str>>,
 }

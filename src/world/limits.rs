@@ -1,4 +1,4 @@
-//! Bounds on what manifests may make the process say.
+//! Bounds on messages about manifests.
 
 /// The longest sentence about one thing that is wrong, in bytes.
 pub const MAX_SENTENCE: usize = 1024;

@@ -1,14 +1,14 @@
 //! Everything that is known at one moment: plain data, which `source` gathers and `translate` reads.
 //!
-//! [`allocations`](Allocations) are the ports of proxies by their owners, [`kept`] reads the Services that the leader keeps,
-//! and [`Quotas`] say what each namespace may have.
+//! [`Allocations`] are the proxy ports with their owners, [`managed_service`] reads the Services that the leader manages,
+//! and [`Quotas`] limit each namespace.
 
 mod allocations;
 mod declared;
 mod dns;
 mod endpoint_slice;
-pub mod kept;
 mod limits;
+pub mod managed_service;
 mod quotas;
 mod site;
 mod tenancy;
@@ -36,7 +36,7 @@ pub use tenancy::Tenancy;
 
 use crate::{api::Host, model::ObjectKey};
 
-/// Everything that users and the cluster say at one moment: what [`translate`](crate::translate) reads.
+/// All declarations and objects at one moment: the input of [`translate`](crate::translate).
 #[derive(Clone, Default, PartialEq)]
 pub struct World {
     pub load_balancers: BTreeMap<ObjectKey, Declared>,
@@ -47,27 +47,27 @@ pub struct World {
     /// Certificate and key files that manifests name, by path, or why they cannot be read, as it is said of the
     /// file: `there is no such file`.
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
-    /// What is known of the DNS names that manifests have.
+    /// The results of looking up the DNS names of manifests.
     pub names: BTreeMap<Arc<str>, Lookup>,
-    /// What is referred to and not read, since there is too much of its namespace.
+    /// The references that are not read because they exceed the quota of their namespace.
     pub beyond_quota: BTreeSet<Referred>,
     /// By kind, what is declared but can be read neither now nor could be before, and why, as it is said of it.
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
     /// By kind, objects that exist or not as far as is known here, and why, as it is said of each. The EndpointSlices of a
     /// Service have its name. Empty where the whole of a cluster, or all that there is, has been read.
     pub unread: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-    /// What is wrong with no load balancer in particular: files that cannot be read, documents without a name.
+    /// Problems that belong to no load balancer: files that cannot be read, documents without a name.
     pub problems: Vec<String>,
-    /// What the process is for.
+    /// The placement that the process serves.
     pub site: Site,
-    /// Where it runs. `None`: nothing is served from here.
+    /// The location of the process. `None`: nothing is served from here.
     pub place: Option<Place>,
-    /// Whether the ports of a [`Site::Gateway`] are not stored: the leader is to write them.
+    /// True if the ports of a [`Site::Gateway`] are not stored: the leader has to write them.
     pub ports_are_lost: bool,
 }
 
 impl World {
-    /// Why nothing is known of an object. `None`: it is in this world, or does not exist.
+    /// The reason why an object is unknown. `None`: it is in this world, or does not exist.
     pub fn unread(&self, kind: &'static str, key: &ObjectKey) -> Option<Arc<str>> {
         if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
     }

@@ -1,4 +1,4 @@
-//! How much each namespace may have. The oldest load balancers are within it, on every replica alike.
+//! Quotas of namespaces. The oldest load balancers are within them, on every replica alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{api::Placement, model::ObjectKey};
 
-/// The load balancers by the time of their creation, then by namespace and name: whoever was there first goes first where
+/// The load balancers by the time of their creation, then by namespace and name: the oldest come first where
 /// not all can have what they want.
 pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
     let mut objects: Vec<_> = load_balancers.iter().collect();
@@ -16,10 +16,10 @@ pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&Obj
     objects
 }
 
-/// What is within the administrator's rules. Without any, everything is.
+/// The objects within the quotas of the administrator. Without quotas, all are.
 #[derive(Debug, Default)]
 pub struct Quotas<'a> {
-    /// What each load balancer may have of its own. Those in pods are not among them, for they use nobody else's means.
+    /// The share of each load balancer. Those in pods are not among them, since they use no shared resources.
     shares: BTreeMap<&'a ObjectKey, Share>,
     /// `None`: any.
     references: Option<BTreeSet<Referred>>,
@@ -49,7 +49,7 @@ impl<'a> Quotas<'a> {
         self.shares.get(object).copied()
     }
 
-    /// How many of its listeners a load balancer may have, the first ones.
+    /// The number of listeners that a load balancer may have, the first ones.
     pub fn listeners(&self, object: &ObjectKey) -> usize {
         match self.share(object) {
             None => usize::MAX,
@@ -58,7 +58,7 @@ impl<'a> Quotas<'a> {
         }
     }
 
-    /// Whether something is read that load balancers refer to.
+    /// True if a reference of load balancers is within the quotas.
     pub fn allow(&self, referred: &Referred) -> bool {
         self.references.as_ref().is_none_or(|references| references.contains(referred))
     }

@@ -4,10 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{allocations::Allocations, tenancy::Tenancy};
 
-/// Where the process runs, which decides where listeners are bound and what load balancers may do.
+/// The placement of the process, which decides where listeners are bound and what load balancers may do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Site {
-    /// On somebody's machine: listeners are bound as declared, and every address may be reached.
+    /// On a machine of its own: listeners are bound as declared, and every address may be reached.
     #[default]
     Standalone,
     /// In an application's pod: listeners are bound to this address, and every address may be reached.
@@ -28,13 +28,13 @@ impl Site {
         }
     }
 
-    /// Whether anything but pods may be a backend.
+    /// True if backends may be something else than pods.
     pub fn reaches_addresses(&self) -> bool {
         self.tenancy().is_none_or(|tenancy| !tenancy.backend_networks.is_empty())
     }
 }
 
-/// Where a process runs, as far as it is known.
+/// The location of a process, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub node: Option<Arc<str>>,

@@ -5,7 +5,7 @@ use crate::{
     model::{Networks, ObjectKey},
 };
 
-/// What the administrator lets load balancers do, and what none may reach.
+/// The rules of the administrator: what load balancers may do, and which addresses none may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenancy {
     /// The types that `spec.service.type` may have.
@@ -16,18 +16,18 @@ pub struct Tenancy {
     pub labels: Vec<String>,
     /// Classes that `spec.service.loadBalancerClass` may name, in the same way.
     pub load_balancer_classes: Vec<String>,
-    /// Whether `nodePort` may be named.
+    /// True if `nodePort` may be set.
     pub node_ports: bool,
-    /// Where backends may be that are no pods of the load balancer's own namespace: `addresses`, and EndpointSlices
-    /// that somebody wrote.
+    /// The networks of backends that are no pods of the load balancer's own namespace: `addresses`, and EndpointSlices
+    /// that users wrote.
     pub backend_networks: Networks,
-    /// Where no backend may be, whatever it is; loopback, link-local, multicast and unspecified addresses are always so.
+    /// The networks that no backend may use; loopback, link-local, multicast and unspecified addresses are always denied.
     pub denied_networks: Networks,
-    /// How many load balancers each namespace may have.
+    /// The number of load balancers that each namespace may have.
     pub load_balancers_per_namespace: Option<u32>,
-    /// How many listeners the load balancers of each namespace may have together.
+    /// The number of listeners that the load balancers of each namespace may have together.
     pub listeners_per_namespace: Option<u32>,
-    /// How many Secrets the load balancers of each namespace may have read: each costs a connection to the API server.
+    /// The number of Secrets that are read for each namespace: each needs a connection to the API server.
     pub secrets_per_namespace: Option<u32>,
     /// The ports that placement Host may open.
     pub host_ports: Vec<RangeInclusive<u16>>,

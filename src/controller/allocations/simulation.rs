@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{AllocationPlan, COOLDOWN, Claim, Claims, allocate};
 use crate::world::{
     Allocation, Allocations,
-    kept::{Target, Targets},
+    managed_service::{Target, Targets},
 };
 
 pub(super) const START: Timestamp = Timestamp::constant(1_800_000_000, 0);

@@ -4,7 +4,7 @@ use super::{
     simulation::{AllocationInput, Cluster, Event, START, claim},
     *,
 };
-use crate::world::kept::Target;
+use crate::world::managed_service::Target;
 
 fn at(minutes: i64) -> Timestamp {
     START + SignedDuration::from_mins(minutes)

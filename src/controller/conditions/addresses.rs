@@ -7,19 +7,19 @@ use k8s_openapi::api::core::v1::Service;
 use super::input::StatusInput;
 use crate::{
     api::{Address, AddressType, Placement},
-    world::kept,
+    world::managed_service,
 };
 
 /// Those from outside the cluster first.
 pub fn addresses(input: &StatusInput) -> Vec<Address> {
     // One that is being deleted is about to lose its addresses.
-    let service = input.service.filter(|kept| !kept.is_leaving());
+    let service = input.service.filter(|managed| !managed.is_leaving());
     match (input.placement(), service) {
-        (Placement::Gateway, Some(kept)) => {
+        (Placement::Gateway, Some(managed)) => {
             let settings = input.settings;
-            let (name, namespace) = (kept::name(input.object), &settings.namespace);
-            let mut addresses = external(kept.service);
-            addresses.extend(internal(kept.service));
+            let (name, namespace) = (managed_service::name(input.object), &settings.namespace);
+            let mut addresses = external(managed.service);
+            addresses.extend(internal(managed.service));
             addresses.push(hostname(format!("{name}.{namespace}.svc.{}", settings.cluster_domain)));
             addresses
         }

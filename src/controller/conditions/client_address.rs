@@ -41,7 +41,7 @@ enum Exposure {
 
 /// As it is, or without a Service as it is declared.
 fn exposure(input: &StatusInput) -> Exposure {
-    let spec = input.service.and_then(|kept| kept.service.spec.as_ref());
+    let spec = input.service.and_then(|managed| managed.service.spec.as_ref());
     match spec.and_then(|spec| Some((spec.type_.as_deref()?, spec.external_traffic_policy.as_deref()))) {
         Some(("NodePort" | "LoadBalancer", Some("Local"))) => Exposure::Local,
         Some(("NodePort" | "LoadBalancer", _)) => Exposure::Cluster,

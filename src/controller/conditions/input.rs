@@ -13,7 +13,7 @@ use crate::{
     api::{Listener, Placement, TcpLoadBalancerSpec, TcpLoadBalancerStatus},
     model::{ObjectKey, ReplicaReport, Served},
     translate::{Problem, Reason, Severity, Verdict},
-    world::{Declared, Identity, kept::Kept},
+    world::{Declared, Identity, managed_service::ManagedService},
 };
 
 /// The input for the status of one load balancer.
@@ -25,8 +25,8 @@ pub struct StatusInput<'a> {
     pub verdict: &'a Verdict,
     /// The status that it had before.
     pub status_before: Option<&'a TcpLoadBalancerStatus>,
-    /// The Service that is kept for it.
-    pub service: Option<&'a Kept<'a>>,
+    /// The Service that is managed for it.
+    pub service: Option<&'a ManagedService<'a>>,
     /// The reason why its Service, or a port, is not as wanted.
     pub problem: Option<&'a observed::Problem>,
     /// Its state in each replica, by pod name.
@@ -67,7 +67,7 @@ impl<'a> StatusInput<'a> {
         object: &'a ObjectKey,
         declared: &'a Declared,
         verdict: &'a Verdict,
-        service: Option<&'a Kept<'a>>,
+        service: Option<&'a ManagedService<'a>>,
         problem: Option<&'a observed::Problem>,
         all_replicas: &'a Replicas,
         replicas_are_unknown: bool,

@@ -80,7 +80,7 @@ pub fn statuses(input: &StatusInput, found: Vec<Found>) -> Vec<ListenerStatus> {
 }
 
 fn node_ports(input: &StatusInput) -> BTreeMap<u16, u16> {
-    let spec = input.service.and_then(|kept| kept.service.spec.as_ref());
+    let spec = input.service.and_then(|managed| managed.service.spec.as_ref());
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     ports.iter().filter_map(|port| Some((port.port.try_into().ok()?, port.node_port?.try_into().ok()?))).collect()
 }
@@ -164,16 +164,16 @@ fn in_service(port: u16, outcomes: &Outcomes, input: &StatusInput) -> Finding {
     if input.placement() != Placement::Gateway {
         return Finding::yes(ConditionReason::Programmed, SERVED);
     }
-    let Some(kept) = input.service else {
+    let Some(managed) = input.service else {
         return match input.verdict.refuses_service() {
             true => Finding::no(ConditionReason::Invalid, "it has no Service: the condition Accepted says why"),
             false => Finding::no(ConditionReason::Pending, "its Service does not exist yet"),
         };
     };
-    if kept.is_leaving() {
-        return Finding::no(ConditionReason::ServiceTerminating, terminating(kept.service));
+    if managed.is_leaving() {
+        return Finding::no(ConditionReason::ServiceTerminating, terminating(managed.service));
     }
-    let Some(target) = kept.ports().get(&port).copied() else {
+    let Some(target) = managed.ports().get(&port).copied() else {
         return Finding::no(ConditionReason::Pending, "its Service does not have the port yet");
     };
     let elsewhere = outcomes.iter().filter(|(_, outcome)| *outcome != Some(&ListenerOutcome::Bound(target)));
@@ -210,7 +210,7 @@ fn of_listeners(listeners: &[Found]) -> Option<Finding> {
 }
 
 fn address_missing(input: &StatusInput, known: &[Address]) -> Option<Finding> {
-    let service = input.service.map(|kept| kept.service);
+    let service = input.service.map(|managed| managed.service);
     let type_ = service.and_then(|service| service.spec.as_ref()?.type_.as_deref());
     match service {
         Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     model::{BackendHealth, FailedOver, Failure, ListenerOutcome, ReplicaReport, Served},
     translate::{Problem, Reason, Severity, Verdict},
-    world::{Declared, Identity, World, kept},
+    world::{Declared, Identity, World, managed_service},
 };
 
 const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -81,7 +81,7 @@ fn service(spec: Value) -> Value {
     let object = ObjectKey::new("shop", "db");
     let mut service = json!({
         "metadata": {
-            "name": kept::name(&object),
+            "name": managed_service::name(&object),
             "namespace": "tcplb",
             "labels": {"app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb"},
             "annotations": {"tcplb.io/owner": object.to_string(), "tcplb.io/uid": UID},
@@ -130,7 +130,7 @@ impl Case {
         }
         world.load_balancers.insert(object.clone(), declared);
         if let Some(service) = &self.service {
-            let key = ObjectKey::new("tcplb", &kept::name(object));
+            let key = ObjectKey::new("tcplb", &managed_service::name(object));
             world.services.insert(key, Arc::new(serde_json::from_value(service.clone()).unwrap()));
         }
         let verdict = Verdict { origin: "cluster".into(), identity: Some(identity), problems: self.problems.clone() };
@@ -222,7 +222,7 @@ fn all_is_well() {
     };
     assert_eq!(status.summary, Some(summary));
     let addresses: Vec<&str> = status.addresses.iter().map(|address| &*address.value).collect();
-    let name = kept::name(&ObjectKey::new("shop", "db"));
+    let name = managed_service::name(&ObjectKey::new("shop", "db"));
     assert_eq!(addresses, ["10.96.0.7", &format!("{name}.tcplb.svc.cluster.local")]);
     let listener = &status.listeners[0];
     assert_eq!((listener.port, listener.name.as_deref(), listener.bound_port), (5432, Some("sql"), Some(TARGET)));

@@ -114,7 +114,7 @@ impl Fixture {
         let settings = Settings::of_a_gateway();
         let input = PlanInput {
             objects: &objects(&self.observed, &settings),
-            kept: &services::kept(&self.observed.world, &settings),
+            managed: &services::managed(&self.observed.world, &settings),
             replicas: &self.replicas,
             allocations: &self.allocations,
             gone: &self.gone,

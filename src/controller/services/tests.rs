@@ -154,18 +154,18 @@ fn only_services_of_ours_are_found() {
     };
     add(ours.clone(), |service| service.metadata.namespace = Some("other".into()));
     add(made_of(json!({}), &[(5432, 20009)]), |service| service.metadata.name = Some("copy".into()));
-    assert_eq!(kept(&world, &Settings::of_a_gateway()).len(), 0);
+    assert_eq!(managed(&world, &Settings::of_a_gateway()).len(), 0);
     let mut add = |service: Service| {
         let key = ObjectKey::new("lb", service.metadata.name.as_deref().unwrap());
         world.services.insert(key, service.into());
     };
     add(ours.clone());
-    let found = kept(&world, &Settings::of_a_gateway());
-    let (owner, kept) = found.iter().next().unwrap();
-    assert_eq!((owner, kept.uid), (&ObjectKey::new("shop", "db"), "u1"));
-    assert_eq!(kept.ports(), BTreeMap::from([(5432, 20000)]));
+    let found = managed(&world, &Settings::of_a_gateway());
+    let (owner, managed) = found.iter().next().unwrap();
+    assert_eq!((owner, managed.uid), (&ObjectKey::new("shop", "db"), "u1"));
+    assert_eq!(managed.ports(), BTreeMap::from([(5432, 20000)]));
     let another = Settings { class: "b".into(), ..Settings::of_a_gateway() };
-    let of_another = super::kept(&world, &another);
+    let of_another = super::managed(&world, &another);
     assert_eq!(of_another.len(), 0);
     // Clients come through the others all the same.
     assert_eq!(taken(&world, &found, &Settings::of_a_gateway()), BTreeSet::from([20009]));

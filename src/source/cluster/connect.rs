@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client, Config};
 
 /// Longer than any watch is silent.
-const SILENCE: Duration = Duration::from_secs(90);
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A client for the cluster that `KUBECONFIG` or the pod's service account names. Needs rustls' provider to be
 /// installed.
@@ -15,7 +15,7 @@ pub async fn connect() -> Result<Client, Box<dyn Error + Send + Sync>> {
     let mut config = Config::infer().await?;
     // A connection whose other side has vanished would be waited for, for as long as the kernel tries.
     config.connect_timeout = Some(Duration::from_secs(10));
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
 }

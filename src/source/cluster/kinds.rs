@@ -1,4 +1,4 @@
-//! The kinds of objects that are watched: how each is read, and what is kept of it.
+//! The watched kinds: how each is read, and what is stored of it.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -17,33 +17,33 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::interest::Interest;
+use super::selector::Interest;
 use crate::{
     api::{DEFAULT_CLASS, KIND, Placement, TcpLoadBalancer},
     model::ObjectKey,
     world::{Allocations, Declared, Identity, service_of},
 };
 
-/// Where load balancers are declared, for people.
+/// The origin of load balancers in messages.
 const ORIGIN: &str = "cluster";
-/// What `kubectl apply` writes: a copy of the object, which nobody here reads.
+/// The copy of the object that `kubectl apply` writes, which is not needed.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// What is kept of an object. It is made of whatever the API server sends, so that no object ever stops a watch.
-pub trait Kept: PartialEq + Send + 'static {
+/// The stored part of an object. It can be made of any content, so that no object ever stops a watch.
+pub trait WatchedObject: PartialEq + Send + 'static {
     const KIND: &'static str;
 
     fn resource() -> ApiResource;
 
-    /// Reads an object, of which `before` was kept.
+    /// Reads an object, of which `before` was stored.
     fn read(object: DynamicObject, before: Option<&Self>) -> Self;
 
-    /// Whether somebody wants to know of it.
+    /// True if it is of interest.
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
         true
     }
 
-    /// How it differs from what was kept before.
+    /// The difference to the stored part of the object before.
     fn change_since(&self, before: Option<&Self>) -> Change {
         if before == Some(self) { Change::Nothing } else { Change::Content }
     }
@@ -69,7 +69,7 @@ impl LoadBalancer {
     }
 }
 
-impl Kept for LoadBalancer {
+impl WatchedObject for LoadBalancer {
     const KIND: &'static str = KIND;
 
     fn resource() -> ApiResource {
@@ -89,7 +89,7 @@ impl Kept for LoadBalancer {
             Ok(spec) => (Some(shared(spec, before_spec)), Vec::new()),
             Err(problem) => (before_spec.cloned(), vec![problem.to_string()]),
         };
-        // Ours alone, and written anew whenever it is not as it should be.
+        // Only the controller writes it, and corrects it.
         let status = typed("status", status).ok().flatten();
         let before_status = before.and_then(|before| before.status.as_ref());
         let status = status.map(|status| shared(status, before_status));
@@ -140,17 +140,17 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
     }
 }
 
-/// An object of a kind of Kubernetes' own.
+/// An object of a built-in kind of Kubernetes.
 #[derive(PartialEq)]
 pub struct Reading<T> {
     uid: Option<String>,
     /// The latest that could be read.
     pub good: Option<Arc<T>>,
-    /// Why the present one cannot be.
+    /// The reason why the present one cannot be read.
     pub problem: Option<String>,
 }
 
-impl<T: Readable> Kept for Reading<T> {
+impl<T: Readable> WatchedObject for Reading<T> {
     const KIND: &'static str = T::KIND;
 
     fn resource() -> ApiResource {
@@ -171,7 +171,7 @@ impl<T: Readable> Kept for Reading<T> {
     }
 }
 
-/// A kind of Kubernetes' own: reads what is needed of an object and no more, or says why it cannot.
+/// A built-in kind of Kubernetes: reads the part of an object that is needed, or returns the reason why it cannot.
 pub trait Readable: PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
 
@@ -232,7 +232,7 @@ impl Readable for Secret {
         ApiResource::erase::<Self>(&())
     }
 
-    /// What is said about a Secret holds nothing of it.
+    /// Messages about a Secret do not quote it.
     fn read(mut object: DynamicObject) -> Result<Self, String> {
         let data: Option<BTreeMap<String, Value>> =
             typed("data", object.data["data"].take()).map_err(|problem| format!("{}: cannot be read", problem.path))?;
@@ -250,16 +250,16 @@ impl Readable for Secret {
     }
 }
 
-/// Whether it may be a password, under whichever key, in base64.
+/// True if it may be a password, under any key, in base64.
 fn is_short(value: &Value) -> bool {
     const LONGEST: usize = 1368;
 
     value.as_str().is_some_and(|text| text.len() <= LONGEST)
 }
 
-/// What is read of a Secret besides [`CA_KEYS`].
+/// The keys that are read of a Secret in addition to [`CA_KEYS`].
 const SECRET_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
-/// What is read of a ConfigMap.
+/// The keys that are read of a ConfigMap.
 const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
 
 /// One with certificates of authorities.
@@ -313,7 +313,7 @@ fn whole<T: DeserializeOwned + Resource>(object: DynamicObject) -> Result<T, Str
     Ok(object)
 }
 
-/// Why something cannot be read.
+/// The reason why a value cannot be read.
 struct Problem {
     path: String,
     sentence: String,
@@ -345,7 +345,7 @@ fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
     })
 }
 
-/// What an event changes of what somebody wants to know.
+/// The effect of an event on the objects of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     Nothing,

@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use crate::{api::Placement, model::ObjectKey};
 
-/// What of a cluster matters.
+/// The relevant part of a cluster.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// The class of load balancers. `None`: any.
@@ -19,6 +19,6 @@ pub struct Scope {
 #[derive(Clone, Debug)]
 pub struct Home {
     pub namespace: String,
-    /// The ConfigMap of allocated ports, and from where these are.
+    /// The ConfigMap of allocated ports, and their range.
     pub allocations: Option<(String, RangeInclusive<u16>)>,
 }

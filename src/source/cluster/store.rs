@@ -1,12 +1,12 @@
-//! What has been read by one watch.
+//! The objects that one watch has read.
 
 use std::{collections::BTreeMap, mem};
 
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
 use super::{
-    interest::Interest,
-    kinds::{Change, Kept},
+    kinds::{Change, WatchedObject},
+    selector::Interest,
 };
 use crate::model::ObjectKey;
 
@@ -24,8 +24,8 @@ impl<K> Default for Store<K> {
     }
 }
 
-impl<K: Kept> Store<K> {
-    /// Takes in what the watch tells.
+impl<K: WatchedObject> Store<K> {
+    /// Applies an event of the watch.
     pub fn take(&mut self, event: Event<DynamicObject>, interest: &Interest) -> Change {
         match event {
             Event::Init => {
@@ -62,7 +62,7 @@ impl<K: Kept> Store<K> {
         }
     }
 
-    /// Whether a complete listing has been read.
+    /// True once a complete listing has been read.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
@@ -78,8 +78,12 @@ impl<K: Kept> Store<K> {
     }
 }
 
-/// How much of what is of interest in one is not so in the other.
-fn difference<K: Kept>(one: &BTreeMap<ObjectKey, K>, other: &BTreeMap<ObjectKey, K>, interest: &Interest) -> Change {
+/// The largest difference of an object of interest in one to the other.
+fn difference<K: WatchedObject>(
+    one: &BTreeMap<ObjectKey, K>,
+    other: &BTreeMap<ObjectKey, K>,
+    interest: &Interest,
+) -> Change {
     let of_interest = one.iter().filter(|(key, object)| object.concerns(key, interest));
     of_interest.map(|(key, object)| object.change_since(other.get(key))).max().unwrap_or(Change::Nothing)
 }

@@ -8,10 +8,10 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    feed::{Common, Feeds},
-    interest::{API_SERVER, Subject, references, services},
     kinds::{LoadBalancer, Ports, Reading},
     scope::Scope,
+    selector::{API_SERVER, Selector, references, services},
+    watch_task::{Common, KindWatches},
 };
 use crate::{
     api::{RefKind, TcpLoadBalancerSpec},
@@ -19,16 +19,16 @@ use crate::{
     world::Referred,
 };
 
-/// Defines [`Subjects`] and [`Watches`] for a list of kinds.
+/// Defines [`Selectors`] and [`Watches`] for a list of kinds.
 macro_rules! watched_kinds {
     ($($kinds:ident: $read:ty;)*) => {
-        /// The watches that are needed, by what they are of.
+        /// The selectors of the watches that are needed, by kind.
         #[derive(Debug, Default, PartialEq)]
-        pub struct Subjects {
-            $(pub $kinds: BTreeSet<Subject>,)*
+        pub struct Selectors {
+            $(pub $kinds: BTreeSet<Selector>,)*
         }
 
-        impl Subjects {
+        impl Selectors {
             pub fn add(&mut self, other: &Self) {
                 $(self.$kinds.extend(other.$kinds.iter().cloned());)*
             }
@@ -37,21 +37,21 @@ macro_rules! watched_kinds {
         /// The watches of each kind.
         #[derive(Default)]
         pub struct Watches {
-            $(pub $kinds: Feeds<$read>,)*
+            $(pub $kinds: KindWatches<$read>,)*
         }
 
         impl Watches {
             /// Begins those watches that are not there yet.
-            pub fn start(&mut self, wanted: &Subjects, common: &Common) {
+            pub fn start(&mut self, wanted: &Selectors, common: &Common) {
                 $(self.$kinds.start(&wanted.$kinds, common);)*
             }
 
             /// Ends all others.
-            pub fn retain(&mut self, wanted: &Subjects) {
+            pub fn retain(&mut self, wanted: &Selectors) {
                 $(self.$kinds.retain(&wanted.$kinds);)*
             }
 
-            /// What the API server refuses, once it has to be reported: a sentence for each watch.
+            /// The refusals by the API server that are to be reported, a sentence for each watch.
             pub fn refusals(&self) -> Vec<String> {
                 let mut refusals = Vec::new();
                 $(refusals.extend(self.$kinds.refusals());)*
@@ -70,25 +70,25 @@ watched_kinds! {
     ports: Reading<Ports>;
 }
 
-impl Subjects {
-    /// Those that are needed whatever is declared.
+impl Selectors {
+    /// The selectors that are needed whatever is declared.
     pub fn of_scope(scope: &Scope) -> Self {
         let home = scope.home.as_ref();
         let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, &home.allocations.as_ref()?.0)));
-        let ports = ports.iter().map(Subject::named).collect();
+        let ports = ports.iter().map(Selector::named).collect();
         if let Some(only) = &scope.only {
-            return Self { load_balancers: [Subject::named(only)].into(), ports, ..Self::default() };
+            return Self { load_balancers: [Selector::named(only)].into(), ports, ..Self::default() };
         }
         let chosen: Option<BTreeSet<Arc<str>>> =
             scope.namespaces.as_ref().map(|names| names.iter().map(|name| name.as_str().into()).collect());
-        let load_balancers = each(chosen.as_ref(), Subject::all);
+        let load_balancers = each(chosen.as_ref(), Selector::all);
         let mut everywhere = chosen;
         if let (Some(namespaces), Some(home)) = (&mut everywhere, home) {
             namespaces.insert(home.namespace.as_str().into());
         }
-        let mut services = each(everywhere.as_ref(), Subject::all);
-        let mut slices = each(everywhere.as_ref(), Subject::of_any_service);
-        let api_server = Subject::of_api_server();
+        let mut services = each(everywhere.as_ref(), Selector::all);
+        let mut slices = each(everywhere.as_ref(), Selector::of_any_service);
+        let api_server = Selector::of_api_server();
         if everywhere.is_some_and(|namespaces| !namespaces.contains(API_SERVER.0)) {
             services.insert(api_server.clone());
             slices.insert(api_server);
@@ -96,21 +96,21 @@ impl Subjects {
         Self { load_balancers, services, slices, ports, ..Self::default() }
     }
 
-    /// Those that a load balancer needs besides.
+    /// The selectors that a load balancer adds.
     pub fn of_load_balancer(scope: &Scope, key: &ObjectKey, spec: &TcpLoadBalancerSpec) -> Self {
-        let mut subjects = Self::default();
+        let mut selectors = Self::default();
         for Referred { kind, key } in references(key, spec) {
-            subjects.referred_mut(kind).insert(Subject::named(&key));
+            selectors.referred_mut(kind).insert(Selector::named(&key));
         }
         if scope.only.is_some() {
             let services = services(key, spec);
-            subjects.services = services.iter().map(Subject::named).collect();
-            subjects.slices = services.iter().map(Subject::of_service).collect();
+            selectors.services = services.iter().map(Selector::named).collect();
+            selectors.slices = services.iter().map(Selector::of_service).collect();
         }
-        subjects
+        selectors
     }
 
-    fn referred_mut(&mut self, kind: RefKind) -> &mut BTreeSet<Subject> {
+    fn referred_mut(&mut self, kind: RefKind) -> &mut BTreeSet<Selector> {
         match kind {
             RefKind::Secret => &mut self.secrets,
             RefKind::ConfigMap => &mut self.config_maps,
@@ -118,9 +118,12 @@ impl Subjects {
     }
 }
 
-fn each(namespaces: Option<&BTreeSet<Arc<str>>>, subject: impl Fn(Option<&Arc<str>>) -> Subject) -> BTreeSet<Subject> {
+fn each(
+    namespaces: Option<&BTreeSet<Arc<str>>>,
+    selector: impl Fn(Option<&Arc<str>>) -> Selector,
+) -> BTreeSet<Selector> {
     match namespaces {
-        None => [subject(None)].into(),
-        Some(namespaces) => namespaces.iter().map(|namespace| subject(Some(namespace))).collect(),
+        None => [selector(None)].into(),
+        Some(namespaces) => namespaces.iter().map(|namespace| selector(Some(namespace))).collect(),
     }
 }

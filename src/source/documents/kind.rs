@@ -11,9 +11,9 @@ use crate::{
     source::schema::{self, Checked, near},
 };
 
-/// What a document is, going by its `apiVersion` and `kind`.
+/// The kind of a document by its `apiVersion` and `kind`.
 pub enum Kind {
-    /// Read by this, which is also told what is wrong with its metadata.
+    /// The function that reads it; it also gets the problems of its metadata.
     Ours(fn(Value, Vec<String>) -> Read),
     Mistyped(String),
     Other,
@@ -52,7 +52,7 @@ impl Kind {
     }
 }
 
-/// What to write instead, if something like this was meant.
+/// The correction, if a similar kind was meant.
 fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str)) -> Option<String> {
     let [its_group, wanted_group] =
         [api_version, wanted_version].map(|version| version.split_once('/').map_or("", |(group, _)| group));
@@ -71,7 +71,7 @@ fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str
     }
 }
 
-/// Whether a document is a load balancer, or was meant to be one.
+/// True if a document is a load balancer, or was meant to be one.
 pub fn is_ours(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let (project, _) = GROUP.split_once('.').unwrap_or((GROUP, ""));
@@ -81,7 +81,7 @@ pub fn is_ours(api_version: &str, kind: &str) -> bool {
     group == GROUP || api_version == GROUP || near(kind, [KIND]).is_some() && is_near()
 }
 
-/// What was made of a document.
+/// The object that was read from a document.
 pub struct Read {
     pub object: Object,
     pub remarks: Vec<String>,
@@ -142,7 +142,7 @@ fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     }
 }
 
-/// A Secret with `stringData` merged into `data`, as the server does. What is said about it holds nothing of it.
+/// A Secret with `stringData` merged into `data`, as the server does. Messages about it do not quote it.
 fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
     if let Some(data) = value["data"].as_object_mut() {
         unfold(data);

@@ -26,7 +26,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// The kind and key, which tell it from all others.
+    /// The kind and key, which identify it.
     pub fn identity(&self) -> (&'static str, &ObjectKey) {
         (self.object.kind(), &self.key)
     }

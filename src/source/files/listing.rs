@@ -1,4 +1,4 @@
-//! Which files there are.
+//! The files to read.
 
 use std::{
     collections::HashSet,
@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use crate::source::{problem::FileProblem, watch::is_manifest};
+use crate::source::{file_watch::is_manifest, problem::FileProblem};
 
-/// How long a file may be away while it is replaced.
-pub const MOMENT: Duration = Duration::from_millis(100);
+/// A file may be missing for this long while it is replaced.
+pub const REPLACE_DELAY: Duration = Duration::from_millis(100);
 
 /// The files to read, in order, each once. Of what is in folders, only what is a file when it is listed.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub struct Listed {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Found {
-    /// As itself in a folder that was named: whoever watches the folder is told of it.
+    /// As itself in a named folder: a watch of the folder notices its changes.
     InFolder,
     /// By its own path, or as a link in a folder.
     #[default]
@@ -38,8 +38,8 @@ pub enum Found {
 }
 
 impl Listing {
-    /// Editors and `git` replace a file by taking it away and writing it anew: one that has gone gets a [`MOMENT`] to come
-    /// back before it counts as deleted.
+    /// Editors and `git` replace a file by removing it and writing it again: a missing file counts as deleted only after
+    /// [`REPLACE_DELAY`].
     pub fn settled<'a>(
         paths: &[PathBuf],
         remembered: impl Iterator<Item = &'a PathBuf> + Clone,
@@ -68,7 +68,7 @@ impl Listing {
                     files.into_iter().for_each(|(file, found)| listing.add(file, found, folder.as_deref()));
                 }
                 Err(error) => {
-                    let why = format!("{}: {}", path.display(), said(&error));
+                    let why = format!("{}: {}", path.display(), io_message(&error));
                     let below = remembered.clone().filter(|file| *file == path || file.parent() == Some(path));
                     let below: Vec<_> = below.filter(|file| listing.seen.insert(file.to_path_buf())).collect();
                     let stays = if below.is_empty() { "" } else { STAYS };
@@ -101,7 +101,7 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
             continue;
         }
         let itself = entry.file_type().is_ok_and(|kind| kind.is_file());
-        // Reading a pipe or a device in a folder might never end. What cannot be looked at is told of when it is read.
+        // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are read.
         if itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
             files.push((file, if itself { Found::InFolder } else { Found::ByPath }));
         }
@@ -110,11 +110,11 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
     Ok(files)
 }
 
-/// What is said after why something cannot be read now.
+/// The end of a message about a file that cannot be read now.
 pub const STAYS: &str = "; what it declared before stays";
 
 /// An I/O error in words.
-pub fn said(error: &io::Error) -> String {
+pub fn io_message(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
         io::ErrorKind::PermissionDenied => {

@@ -18,7 +18,7 @@ pub fn is_check(path: &str) -> bool {
     path.starts_with("spec.") && CHECKS.contains(&last_name(path))
 }
 
-/// What [`wrong_type`] says, without the value.
+/// The message about a wrong type, without the value.
 pub fn unquoted_type(schema: &Value, value: &Value) -> String {
     match schema["type"].as_str() {
         Some("object") => format!("must hold fields (`name: value` lines), not {}", kind_of(value)),
@@ -28,11 +28,11 @@ pub fn unquoted_type(schema: &Value, value: &Value) -> String {
     }
 }
 
-/// What [`wrong_value`] says, without the value.
+/// The message of [`wrong_value`], without the value.
 pub fn unquoted_value(schema: &Value, value: &Value, path: &str) -> String {
     let named = |value: &Value| wrong_value(schema, value, path);
     match value {
-        // How it is too short or too long says nothing of it.
+        // Its length reveals nothing of it.
         Value::String(text) if text.is_empty() => named(value),
         Value::String(text) if schema["maxLength"].as_u64().is_some_and(|most| text.chars().count() as u64 > most) => {
             named(value)

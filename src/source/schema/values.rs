@@ -82,7 +82,7 @@ fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &s
     Some(format!("{number} is out of range: write a number {range}{instead}"))
 }
 
-/// What belongs into a field, for people who left it out.
+/// An example for a required field that is missing.
 pub fn what_to_write(name: &str, schema: &Value) -> String {
     let example = match name {
         "spec" => "write `spec:` with `listeners` and `backends` below it",
@@ -94,14 +94,14 @@ pub fn what_to_write(name: &str, schema: &Value) -> String {
     example.into()
 }
 
-/// What the schema itself says of a field.
+/// The description of a field in the schema.
 fn described(name: &str, schema: &Value) -> String {
     let values: Vec<_> = strings(&schema["enum"]).collect();
     if !values.is_empty() {
         return format!("write `{name}` ({})", values.join(" or "));
     }
     let rule = schema["x-kubernetes-validations"][0]["message"].as_str();
-    // A bound alone says nothing of what belongs there.
+    // A bound alone does not describe the content.
     let instead = rule.and_then(|rule| rule.split_once(": write ")).filter(|(what, _)| *what != "not a line of text");
     if let Some((_, instead)) = instead {
         return format!("write {instead}");

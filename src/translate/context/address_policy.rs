@@ -15,7 +15,7 @@ use super::{bindings::Bindings, endpoint_slices::Slices, pods::Target};
 use crate::{
     model::ObjectKey,
     translate::{field_errors::FieldPath, messages::listed, verdict::Reason},
-    world::{Tenancy, World, kept},
+    world::{Tenancy, World, managed_service},
 };
 
 pub enum AddressPolicy<'a> {
@@ -144,7 +144,9 @@ impl<'a> TenantPolicy<'a> {
     /// Adds the Services in front of the proxies, since a load balancer with itself as backend would be a loop.
     fn add_kept(&mut self, world: &World) {
         let Some(home) = &self.tenancy.replicas else { return };
-        for service in kept::of_namespace(&world.services, &home.namespace).filter(|service| kept::is_ours(service)) {
+        for service in managed_service::of_namespace(&world.services, &home.namespace)
+            .filter(|service| managed_service::is_ours(service))
+        {
             let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
             let ingress = status.into_iter().flat_map(|status| status.ingress.iter().flatten());
             self.ours.extend(ingress.filter_map(|ingress| canonical(ingress.ip.as_ref()?)));

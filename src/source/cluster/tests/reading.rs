@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use super::{
     super::{
         Home, Scope,
-        interest::{Interest, Subject},
         kinds::{
             Change::{self, Content, Nothing, Statuses},
-            Kept, LoadBalancer, Ports, Reading,
+            LoadBalancer, Ports, Reading, WatchedObject,
         },
+        selector::{Interest, Selector},
         store::Store,
-        watches::Subjects,
+        watches::Selectors,
     },
     good_spec, load_balancer, object,
 };
@@ -281,17 +281,17 @@ fn scope(namespaces: Option<&[&str]>, only: Option<ObjectKey>, home: Option<&str
     }
 }
 
-fn said(kind: &str, subjects: &BTreeSet<Subject>) -> Vec<String> {
-    subjects.iter().map(|subject| subject.of_kind(kind)).collect()
+fn said(kind: &str, selectors: &BTreeSet<Selector>) -> Vec<String> {
+    selectors.iter().map(|selector| selector.of_kind(kind)).collect()
 }
 
 #[test]
 fn a_controller_watches_its_namespaces_and_its_own() {
-    let all = Subjects::of_scope(&scope(None, None, Some("home")));
+    let all = Selectors::of_scope(&scope(None, None, Some("home")));
     assert_eq!(said("Service", &all.services), ["Services"]);
     assert_eq!(said("ConfigMap", &all.ports), ["ConfigMap home/ports"]);
 
-    let some = Subjects::of_scope(&scope(Some(&["a", "b"]), None, Some("home")));
+    let some = Selectors::of_scope(&scope(Some(&["a", "b"]), None, Some("home")));
     assert_eq!(said("TcpLoadBalancer", &some.load_balancers).len(), 2, "none of its own");
     let expected = [
         "Services in namespace a",
@@ -301,7 +301,7 @@ fn a_controller_watches_its_namespaces_and_its_own() {
     ];
     assert_eq!(said("Service", &some.services), expected);
     assert_eq!(said("EndpointSlice", &some.slices)[2], "EndpointSlice default/kubernetes");
-    let with_default = Subjects::of_scope(&scope(Some(&["default"]), None, Some("home")));
+    let with_default = Selectors::of_scope(&scope(Some(&["default"]), None, Some("home")));
     assert_eq!(
         said("Service", &with_default.services),
         ["Services in namespace default", "Services in namespace home"]
@@ -322,10 +322,10 @@ fn secrets_are_watched_by_name() {
         "healthCheck": {"active": {"type": "Redis", "redis": {"passwordRef": {"name": "d"}}}},
     });
     let (spec, key) = (serde_json::from_value(spec).unwrap(), ObjectKey::new("shop", "pg"));
-    let needed = Subjects::of_load_balancer(&scope(None, None, None), &key, &spec);
+    let needed = Selectors::of_load_balancer(&scope(None, None, None), &key, &spec);
     assert_eq!(said("Secret", &needed.secrets), ["Secret shop/a", "Secret shop/b", "Secret shop/c", "Secret shop/d"]);
     assert!(needed.services.is_empty(), "all Services are watched anyway");
-    let fields: Vec<_> = needed.secrets.iter().filter_map(Subject::fields).collect();
+    let fields: Vec<_> = needed.secrets.iter().filter_map(Selector::fields).collect();
     assert_eq!(fields, ["metadata.name=a", "metadata.name=b", "metadata.name=c", "metadata.name=d"]);
 }
 
@@ -333,13 +333,13 @@ fn secrets_are_watched_by_name() {
 fn a_sidecar_watches_objects_by_name() {
     let key = ObjectKey::new("shop", "pg");
     let scope = scope(None, Some(key.clone()), None);
-    let always = Subjects::of_scope(&scope);
+    let always = Selectors::of_scope(&scope);
     assert_eq!(said("TcpLoadBalancer", &always.load_balancers), ["TcpLoadBalancer shop/pg"]);
     assert!(always.services.is_empty() && always.slices.is_empty() && always.ports.is_empty());
     let spec = serde_json::from_value(good_spec(1)).unwrap();
-    let needed = Subjects::of_load_balancer(&scope, &key, &spec);
+    let needed = Selectors::of_load_balancer(&scope, &key, &spec);
     assert_eq!(said("Service", &needed.services), ["Service shop/pg"]);
     assert_eq!(said("EndpointSlice", &needed.slices), ["EndpointSlices of Service shop/pg"]);
-    let labels: Vec<_> = needed.slices.iter().filter_map(Subject::labels).collect();
+    let labels: Vec<_> = needed.slices.iter().filter_map(Selector::labels).collect();
     assert_eq!(labels, ["kubernetes.io/service-name=pg"]);
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{Placement, RefKind},
     model::ObjectKey,
-    world::{Referred, SLICES_OF, Site, Tenancy, World, kept},
+    world::{Referred, SLICES_OF, Site, Tenancy, World, managed_service},
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
@@ -472,7 +472,7 @@ async fn services_show_whose_ports_are_where_it_is_not_written_or_otherwise() {
     let server = ApiServer::start();
     let service = json!({
         "metadata": {
-            "namespace": "shop", "name": kept::name(&key("pg")),
+            "namespace": "shop", "name": managed_service::name(&key("pg")),
             "labels": {"app.kubernetes.io/managed-by": "tcplb", "tcplb.io/class": "tcplb"},
             "annotations": {"tcplb.io/owner": "shop/pg", "tcplb.io/uid": "u1"},
         },

@@ -1,4 +1,4 @@
-//! The Services that the leader keeps, read: whose each is, and to which of the proxies' ports it leads. Pure.
+//! The Services that the leader manages: their owners, and the proxy ports that they lead to. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,24 +17,24 @@ pub const OWNER: &str = "tcplb.io/owner";
 pub const UID: &str = "tcplb.io/uid";
 
 /// The longest name that a Service can have.
-const LONGEST: usize = 63;
+const MAX_NAME: usize = 63;
 
-/// The name of the Service that is kept for a load balancer.
+/// The name of the managed Service of a load balancer.
 pub fn name(object: &ObjectKey) -> String {
     let hash = format!("{:016x}", xxh3_64(object.to_string().as_bytes()));
-    let room = LONGEST - OURS.len() - hash.len() - 2;
+    let room = MAX_NAME - OURS.len() - hash.len() - 2;
     let name = object.name.get(..room).unwrap_or(&object.name).replace('.', "-");
     format!("{OURS}-{}-{hash}", name.trim_matches('-'))
 }
 
-/// A Service in the cluster that is kept for a load balancer, there or not.
+/// The managed Service of a load balancer.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept<'a> {
+pub struct ManagedService<'a> {
     pub service: &'a Service,
     pub uid: &'a str,
 }
 
-/// Where a Service that is kept leads: who comes through it.
+/// The listener whose clients come through a managed Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// The load balancer's uid.
@@ -45,16 +45,16 @@ pub struct Target {
     pub listener: u16,
 }
 
-/// Who is sent to each of the proxies' ports; several only if something is wrong.
+/// The listeners whose clients are sent to each proxy port; several only after a mistake.
 pub type Targets = BTreeMap<u16, BTreeSet<Target>>;
 
-/// The Services of a namespace that are kept by controllers of a class, by the load balancer that each is kept for.
-pub fn kept<'a>(
+/// The Services of a namespace that controllers of a class manage, by load balancer.
+pub fn of_class<'a>(
     services: &'a BTreeMap<ObjectKey, Arc<Service>>,
     namespace: &str,
     class: &str,
-) -> BTreeMap<ObjectKey, Kept<'a>> {
-    of_namespace(services, namespace).filter_map(|service| Kept::read(service, class)).collect()
+) -> BTreeMap<ObjectKey, ManagedService<'a>> {
+    of_namespace(services, namespace).filter_map(|service| ManagedService::read(service, class)).collect()
 }
 
 pub fn of_namespace<'a>(
@@ -65,18 +65,18 @@ pub fn of_namespace<'a>(
     services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &**service)
 }
 
-/// Whether it is kept by a controller, of whichever class.
+/// True if a controller of any class manages it.
 pub fn is_ours(service: &Service) -> bool {
     let labels = service.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == OURS)
 }
 
-/// To whom the proxies' ports belong as Services show it.
-pub fn targets(kept: &BTreeMap<ObjectKey, Kept>) -> Targets {
+/// The owners of proxy ports according to Services.
+pub fn targets(managed: &BTreeMap<ObjectKey, ManagedService>) -> Targets {
     let mut targets = Targets::new();
-    for (object, kept) in kept {
-        let (uid, object): (Arc<str>, Arc<str>) = (kept.uid.into(), object.to_string().into());
-        for (listener, port) in kept.ports() {
+    for (object, managed) in managed {
+        let (uid, object): (Arc<str>, Arc<str>) = (managed.uid.into(), object.to_string().into());
+        for (listener, port) in managed.ports() {
             let target = Target { uid: uid.clone(), object: object.clone(), listener };
             targets.entry(port).or_default().insert(target);
         }
@@ -89,14 +89,14 @@ pub fn ports(service: &Service) -> BTreeMap<u16, u16> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let numbers = ports.filter_map(|port| match &port.target_port {
         Some(IntOrString::Int(target)) => Some((port.port.try_into().ok()?, (*target).try_into().ok()?)),
-        // What does not say is sent to the port of the same number.
+        // Without a target it is the port of the same number.
         None => Some((port.port.try_into().ok()?, port.port.try_into().ok()?)),
         Some(IntOrString::String(_)) => None,
     });
     numbers.collect()
 }
 
-impl<'a> Kept<'a> {
+impl<'a> ManagedService<'a> {
     fn read(service: &'a Service, class: &str) -> Option<(ObjectKey, Self)> {
         let metadata = &service.metadata;
         let of_class =
@@ -115,7 +115,7 @@ impl<'a> Kept<'a> {
         self.service.metadata.deletion_timestamp.is_some()
     }
 
-    /// The proxies' ports that it leads to, by the ports that clients connect to.
+    /// The proxy ports that it leads to, by the ports that clients connect to.
     pub fn ports(&self) -> BTreeMap<u16, u16> {
         ports(self.service)
     }

@@ -5,9 +5,9 @@ use tokio::time::timeout;
 use super::*;
 
 /// What a file system without files of its own looks like.
-fn interest(paths: &[&str], there: &[(&str, Entry)]) -> Interest {
+fn interest(paths: &[&str], there: &[(&str, Entry)]) -> WatchedPaths {
     let there: BTreeMap<PathBuf, Entry> = there.iter().map(|(path, entry)| (path.into(), entry.clone())).collect();
-    Interest::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(Entry::Missing))
+    WatchedPaths::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(Entry::Missing))
 }
 
 fn link(target: &str) -> Entry {
@@ -82,7 +82,7 @@ fn only_events_that_matter_are_told() {
 
 #[tokio::test]
 async fn a_rescan_is_told_whatever_it_is_about() {
-    let watch = Watch::start();
+    let watch = FileWatch::start();
     watch.shared.take(Ok(Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
     watch.changed().await;
 }
@@ -91,7 +91,7 @@ async fn a_rescan_is_told_whatever_it_is_about() {
 struct Followed {
     folder: tempfile::TempDir,
     path: PathBuf,
-    watch: Watch,
+    watch: FileWatch,
 }
 
 impl Followed {
@@ -100,19 +100,19 @@ impl Followed {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
         let path = folder.path().join(path);
-        let mut followed = Self { folder, path, watch: Watch::start() };
+        let mut followed = Self { folder, path, watch: FileWatch::start() };
         followed.changes("the start").await;
         followed
     }
 
     /// Waits for a change, and takes what is there now.
     async fn changes(&mut self, what: &str) {
-        self.watch.follow(Interest::of([self.path.clone()], look));
+        self.watch.follow(WatchedPaths::of([self.path.clone()], look));
         timeout(Duration::from_secs(30), self.watch.changed()).await.unwrap_or_else(|_| panic!("{what} is not told"));
         // Until nothing is new any more, and all events of this change are in.
-        self.watch.follow(Interest::of([self.path.clone()], look));
+        self.watch.follow(WatchedPaths::of([self.path.clone()], look));
         while timeout(Duration::from_millis(50), self.watch.changed()).await.is_ok() {
-            self.watch.follow(Interest::of([self.path.clone()], look));
+            self.watch.follow(WatchedPaths::of([self.path.clone()], look));
         }
     }
 
@@ -221,8 +221,8 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
     let (path, link) = (folder.path().canonicalize().unwrap().join("a.yaml"), folder.path().join("b.yaml"));
     fs::write(&path, "whole").unwrap();
     symlink("a.yaml", &link).unwrap();
-    let (unfinished, mut watch) = (Unfinished::default(), Watch::start());
-    watch.follow(Interest::of([link], look).noting(unfinished.clone()));
+    let (unfinished, mut watch) = (Unfinished::default(), FileWatch::start());
+    watch.follow(WatchedPaths::of([link], look).noting(unfinished.clone()));
     watch.changed().await;
     // The events come in order, so what is noted of the first file is there when the second one is told.
     let other = folder.path().join("b.yaml.new");
@@ -245,14 +245,14 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
 
 #[tokio::test]
 async fn a_file_that_is_never_closed_is_told_when_its_patience_ends() {
-    let (unfinished, mut watch) = (Unfinished::default(), Watch::start());
-    watch.follow(Interest::default().noting(unfinished.clone()));
-    let long_ago = Instant::now().checked_sub(Unfinished::PATIENCE).unwrap();
+    let (unfinished, mut watch) = (Unfinished::default(), FileWatch::start());
+    watch.follow(WatchedPaths::default().noting(unfinished.clone()));
+    let long_ago = Instant::now().checked_sub(Unfinished::WRITE_TIMEOUT).unwrap();
     let waiting = async { timeout(Duration::from_secs(30), watch.changed()).await.unwrap() };
     let writing = async {
         unfinished.modified(Path::new("/e/a.yaml"), long_ago);
         watch.shared.modified.notify_one();
     };
     tokio::join!(waiting, writing);
-    assert_eq!(unfinished.patience_ends(), None);
+    assert_eq!(unfinished.next_timeout(), None);
 }

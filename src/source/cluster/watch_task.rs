@@ -22,13 +22,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    interest::{Interest, Subject},
-    kinds::{Change, Kept},
+    kinds::{Change, WatchedObject},
+    selector::{Interest, Selector},
     store::Store,
-    trouble::{Outage, Pauses, REFUSAL_DELAY, Trouble, Unreachable},
+    watch_error::{Outage, Pauses, REFUSAL_DELAY, Unreachable, WatchError},
 };
 
-/// What all watches share.
+/// The state that all watches share.
 #[derive(Clone)]
 pub struct Common {
     pub client: Client,
@@ -40,49 +40,49 @@ pub struct Common {
 }
 
 /// The watches of one kind of objects.
-pub struct Feeds<K>(BTreeMap<Subject, Feed<K>>);
+pub struct KindWatches<K>(BTreeMap<Selector, Watch<K>>);
 
-impl<K> Default for Feeds<K> {
+impl<K> Default for KindWatches<K> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<K: Kept> Feeds<K> {
+impl<K: WatchedObject> KindWatches<K> {
     /// Begins those watches that are not there yet.
-    pub fn start(&mut self, wanted: &BTreeSet<Subject>, common: &Common) {
-        for subject in wanted {
-            if !self.0.contains_key(subject) {
-                self.0.insert(subject.clone(), Feed::start(subject.clone(), common.clone()));
+    pub fn start(&mut self, wanted: &BTreeSet<Selector>, common: &Common) {
+        for selector in wanted {
+            if !self.0.contains_key(selector) {
+                self.0.insert(selector.clone(), Watch::start(selector.clone(), common.clone()));
             }
         }
     }
 
-    /// Ends all others.
-    pub fn retain(&mut self, wanted: &BTreeSet<Subject>) {
-        self.0.retain(|subject, _| wanted.contains(subject));
+    /// Ends all other watches.
+    pub fn retain(&mut self, wanted: &BTreeSet<Selector>) {
+        self.0.retain(|selector, _| wanted.contains(selector));
     }
 
-    pub fn of(&self, subject: &Subject) -> Option<&Feed<K>> {
-        self.0.get(subject)
+    pub fn of(&self, selector: &Selector) -> Option<&Watch<K>> {
+        self.0.get(selector)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Subject, &Feed<K>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Selector, &Watch<K>)> {
         self.0.iter()
     }
 
-    /// What the API server refuses, once it has to be reported: a sentence for each watch.
+    /// The refusals by the API server that are to be reported, a sentence for each watch.
     pub fn refusals(&self) -> impl Iterator<Item = String> {
-        self.iter().filter_map(|(subject, feed)| {
-            let state = feed.state();
+        self.iter().filter_map(|(selector, watch)| {
+            let state = watch.state();
             let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
-            state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", subject.of_kind(K::KIND)))
+            state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", selector.of_kind(K::KIND)))
         })
     }
 }
 
 /// A watch and what it has read. It ends with this.
-pub struct Feed<K> {
+pub struct Watch<K> {
     state: Arc<Mutex<State<K>>>,
     _running: AbortOnDropHandle<()>,
 }
@@ -93,8 +93,8 @@ pub struct State<K> {
 }
 
 struct Broken {
-    trouble: Trouble,
-    /// How often in a row.
+    watch_error: WatchError,
+    /// The number of errors in a row.
     times: u32,
     since: Instant,
     /// A refusal that has lasted for [`REFUSAL_DELAY`].
@@ -102,35 +102,35 @@ struct Broken {
     _unreachable: Option<Unreachable>,
 }
 
-/// How often a refusal is repeated before what has not been read yet is not waited for any more: an API server that
+/// The number of refusals after which objects that have not been read are not waited for any more: an API server that
 /// starts, and a right that has just been granted, make for refusals for a moment.
-pub const REPEATED: u32 = 3;
+pub const REPEATED_REFUSALS: u32 = 3;
 
-impl<K: Kept> State<K> {
-    /// Why the API server refuses the watch, once it has done so repeatedly.
+impl<K: WatchedObject> State<K> {
+    /// The reason of the API server for refusing the watch, once it has done so repeatedly.
     pub fn refused(&self) -> Option<&str> {
-        self.denied(|broken| broken.times >= REPEATED)
+        self.denied(|broken| broken.times >= REPEATED_REFUSALS)
     }
 
-    /// Why the API server refuses the watch, once that has lasted long enough to be reported.
+    /// The reason of the API server for refusing the watch, once that has lasted long enough to be reported.
     pub fn reported(&self) -> Option<&str> {
         self.denied(|broken| broken.is_reported)
     }
 
     fn denied(&self, counts: fn(&Broken) -> bool) -> Option<&str> {
-        match &self.broken.as_ref().filter(|broken| counts(broken))?.trouble {
-            Trouble::Denied(why) => Some(why),
-            Trouble::Unreachable(_) => None,
+        match &self.broken.as_ref().filter(|broken| counts(broken))?.watch_error {
+            WatchError::Denied(why) => Some(why),
+            WatchError::Unreachable(_) => None,
         }
     }
 
-    /// Why nothing has been read yet, and how often the API server has refused it.
+    /// The reason why nothing has been read yet, and the number of refusals by the API server.
     pub fn unread(&self) -> Option<(&str, u32)> {
         match &self.broken {
             _ if self.store.is_synced() => None,
             None => Some(("no answer yet", 0)),
-            Some(Broken { trouble: Trouble::Unreachable(why), .. }) => Some((why, 0)),
-            Some(Broken { trouble: Trouble::Denied(why), times, .. }) => Some((why, *times)),
+            Some(Broken { watch_error: WatchError::Unreachable(why), .. }) => Some((why, 0)),
+            Some(Broken { watch_error: WatchError::Denied(why), times, .. }) => Some((why, *times)),
         }
     }
 
@@ -138,24 +138,24 @@ impl<K: Kept> State<K> {
         self.broken.is_some()
     }
 
-    fn breaks(&mut self, trouble: Trouble, outage: &Arc<Outage>) {
-        let unreachable = match &trouble {
-            Trouble::Unreachable(why) => Some(outage.join(why)),
-            Trouble::Denied(_) => None,
+    fn breaks(&mut self, watch_error: WatchError, outage: &Arc<Outage>) {
+        let unreachable = match &watch_error {
+            WatchError::Unreachable(why) => Some(outage.join(why)),
+            WatchError::Denied(_) => None,
         };
-        let before = self.broken.as_ref().filter(|before| before.trouble.is_denied() == trouble.is_denied());
+        let before = self.broken.as_ref().filter(|before| before.watch_error.is_denied() == watch_error.is_denied());
         let times = before.map_or(1, |before| before.times + 1);
         let since = before.map_or_else(Instant::now, |before| before.since);
-        let is_reported = trouble.is_denied() && since.elapsed() >= REFUSAL_DELAY;
-        // What it replaces leaves the outage only now: one that goes on is told once.
-        self.broken = Some(Broken { trouble, times, since, is_reported, _unreachable: unreachable });
+        let is_reported = watch_error.is_denied() && since.elapsed() >= REFUSAL_DELAY;
+        // The replaced one leaves the outage only now, so that a continuing outage is reported once.
+        self.broken = Some(Broken { watch_error, times, since, is_reported, _unreachable: unreachable });
     }
 }
 
-impl<K: Kept> Feed<K> {
-    fn start(subject: Subject, common: Common) -> Self {
+impl<K: WatchedObject> Watch<K> {
+    fn start(selector: Selector, common: Common) -> Self {
         let state = Arc::new(Mutex::new(State { store: Store::default(), broken: None }));
-        let watching = Watching { subject, common, state: state.clone() };
+        let watching = WatchTask { selector, common, state: state.clone() };
         Self { state, _running: AbortOnDropHandle::new(tokio::spawn(watching.run())) }
     }
 
@@ -168,36 +168,35 @@ fn locked<K>(state: &Mutex<State<K>>) -> MutexGuard<'_, State<K>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Watching<K> {
-    subject: Subject,
+struct WatchTask<K> {
+    selector: Selector,
     common: Common,
     state: Arc<Mutex<State<K>>>,
 }
 
-impl<K: Kept> Watching<K> {
+impl<K: WatchedObject> WatchTask<K> {
     async fn run(self) {
         let mut pauses = Pauses::default();
         loop {
             // An object that makes the reading of it fail in an unforeseen way must not end it for good.
             let following = AssertUnwindSafe(self.follow(&mut pauses)).catch_unwind();
-            if let Some(trouble) = following.await.unwrap_or_else(|_| Some(Trouble::fault())) {
-                self.breaks(trouble);
+            if let Some(watch_error) = following.await.unwrap_or_else(|_| Some(WatchError::fault())) {
+                self.breaks(watch_error);
             }
             sleep(pauses.after_failure()).await;
         }
     }
 
-    /// Reads everything, and then what changes, until the watch breaks. What is read anew replaces what there was only
-    /// once it is complete.
-    async fn follow(&self, pauses: &mut Pauses) -> Option<Trouble> {
+    /// Reads everything, then changes, until the watch breaks. A new listing replaces the objects only once it is complete.
+    async fn follow(&self, pauses: &mut Pauses) -> Option<WatchError> {
         let mut events = pin!(watcher(self.api(), self.config()));
         let mut phase = Phase::Listing;
         loop {
             let event = match timeout(phase.patience(), events.next()).await {
                 Ok(Some(Ok(event))) => Some(event),
-                Ok(Some(Err(error))) => return Trouble::of(error),
+                Ok(Some(Err(error))) => return WatchError::of(error),
                 Ok(None) => return None,
-                Err(_) if phase == Phase::Listing => return Some(Trouble::no_answer(phase.patience())),
+                Err(_) if phase == Phase::Listing => return Some(WatchError::no_answer(phase.patience())),
                 Err(_) => None,
             };
             match event {
@@ -220,7 +219,7 @@ impl<K: Kept> Watching<K> {
 
     fn api(&self) -> Api<DynamicObject> {
         let (client, resource) = (self.common.client.clone(), K::resource());
-        match &self.subject.namespace {
+        match &self.selector.namespace {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         }
@@ -229,8 +228,8 @@ impl<K: Kept> Watching<K> {
     /// A dead connection is noticed when the watch should have ended, so it ends often; and not all watches at once.
     fn config(&self) -> watcher::Config {
         let mut config = watcher::Config::default().timeout(fastrand::u32(45..75));
-        config.label_selector = self.subject.labels();
-        config.field_selector = self.subject.fields();
+        config.label_selector = self.selector.labels();
+        config.field_selector = self.selector.fields();
         config
     }
 
@@ -252,20 +251,20 @@ impl<K: Kept> Watching<K> {
         state.broken = None;
         drop(state);
         if was_reported {
-            info!("{} can be watched", self.subject.of_kind(K::KIND));
+            info!("{} can be watched", self.selector.of_kind(K::KIND));
         }
         if was_reported || was_refused {
             self.common.changed.send_replace(());
         }
     }
 
-    fn breaks(&self, trouble: Trouble) {
+    fn breaks(&self, watch_error: WatchError) {
         let mut state = locked(&self.state);
         let shown = |state: &State<K>| [state.reported(), state.refused()].map(|why| why.map(str::to_owned));
         let before = shown(&state);
-        state.breaks(trouble, &self.common.outage);
+        state.breaks(watch_error, &self.common.outage);
         if let (Some(why), [None, _]) = (state.reported(), &before) {
-            warn!(reason = why, "{} cannot be watched", self.subject.of_kind(K::KIND));
+            warn!(reason = why, "{} cannot be watched", self.selector.of_kind(K::KIND));
         }
         if shown(&state) != before {
             self.common.changed.send_replace(());
@@ -273,17 +272,17 @@ impl<K: Kept> Watching<K> {
     }
 }
 
-/// How far a watch is.
+/// The phase of a watch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Listing,
-    /// Everything has been read, and the API server may still refuse to tell what changes.
+    /// Everything has been read, and the API server may still refuse to send changes.
     Listed,
     Watching,
 }
 
 impl Phase {
-    /// How long the next event may take; in all but the first phase it may take longer.
+    /// The expected time to the next event; only in the first phase it is a limit.
     fn patience(self) -> Duration {
         match self {
             Self::Listing => Duration::from_secs(30),
@@ -302,11 +301,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn refusals_of_a_watch_are_reported_once_they_have_lasted() {
         let outage = Arc::default();
-        let refusal = || Trouble::Denied("services is forbidden".into());
+        let refusal = || WatchError::Denied("services is forbidden".into());
         let mut state = State::<Reading<k8s_openapi::api::core::v1::Service>> { store: Store::default(), broken: None };
-        let breaks = async |state: &mut State<_>, after: u64, trouble: Trouble| {
+        let breaks = async |state: &mut State<_>, after: u64, watch_error: WatchError| {
             sleep(Duration::from_millis(after)).await;
-            state.breaks(trouble, &outage);
+            state.breaks(watch_error, &outage);
             (state.refused().is_some(), state.reported().is_some())
         };
         for (after, expected) in
@@ -318,7 +317,7 @@ mod tests {
         assert_eq!(state.reported(), Some("services is forbidden"));
 
         // An API server that is away and comes back refuses for a moment.
-        let away = Trouble::Unreachable("no answer".into());
+        let away = WatchError::Unreachable("no answer".into());
         assert_eq!(breaks(&mut state, 1000, away).await, (false, false));
         assert_eq!(breaks(&mut state, 9000, refusal()).await, (false, false), "counted from the first refusal");
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a watch.
+//! Errors of watches.
 
 use std::{
     error::Error,
@@ -17,16 +17,16 @@ use tracing::{info, warn};
 /// read its own rules.
 pub const REFUSAL_DELAY: Duration = Duration::from_secs(5);
 
-/// Why a watch is broken.
+/// The error that broke a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The API server refuses it, and says why.
+pub enum WatchError {
+    /// The API server refuses it, with a reason.
     Denied(String),
     /// The API server does not answer, or not as it should.
     Unreachable(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for WatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(why) | Self::Unreachable(why) => f.write_str(why),
@@ -34,8 +34,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Trouble {
-    /// `None`: what the watch has read is too old to go on from. It is read anew, which is nothing unusual.
+impl WatchError {
+    /// `None`: what the watch has read is too old to go on from. It is read again, which is usual.
     pub fn of(error: watcher::Error) -> Option<Self> {
         match error {
             watcher::Error::InitialListFailed(error)
@@ -84,7 +84,7 @@ impl Trouble {
     }
 }
 
-/// What is said when the API server knows this process no more.
+/// The message when the API server rejects the token of this process.
 pub fn refused_token(message: &str) -> String {
     format!(
         "{message}: the token of this process is not accepted; if its ServiceAccount was deleted, create it again and \
@@ -106,7 +106,7 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// How many watches cannot reach the API server: the first one and the last one are told of.
+/// The number of watches that cannot reach the API server. The first one and the last one are logged.
 #[derive(Debug, Default)]
 pub struct Outage(AtomicUsize);
 
@@ -137,7 +137,7 @@ impl Drop for Unreachable {
     }
 }
 
-/// How long to wait before trying again: longer after each failure, and not all watches at the same moment.
+/// The pauses between tries: longer after each failure, and different for each watch.
 #[derive(Debug, Default)]
 pub struct Pauses {
     failures: u32,
@@ -165,14 +165,14 @@ mod tests {
     #[test]
     fn a_refused_token_is_named_with_its_remedy_and_is_no_outage() {
         let status = Status { code: 401, message: "Unauthorized".into(), ..Status::default() };
-        let trouble = Trouble::answered(&status).unwrap();
-        assert!(matches!(&trouble, Trouble::Denied(_)), "{trouble}");
-        let said = trouble.to_string();
+        let watch_error = WatchError::answered(&status).unwrap();
+        assert!(matches!(&watch_error, WatchError::Denied(_)), "{watch_error}");
+        let said = watch_error.to_string();
         assert!(said.starts_with("Unauthorized: ") && said.contains("ServiceAccount"), "{said}");
         let forbidden = Status { code: 403, message: "no".into(), ..Status::default() };
-        assert_eq!(Trouble::answered(&forbidden), Some(Trouble::Denied("no: allow get, list and watch".into())));
+        assert_eq!(WatchError::answered(&forbidden), Some(WatchError::Denied("no: allow get, list and watch".into())));
         let unknown_kind = Status { code: 404, message: "page not found".into(), ..Status::default() };
-        let said = Trouble::answered(&unknown_kind).unwrap().to_string();
+        let said = WatchError::answered(&unknown_kind).unwrap().to_string();
         assert!(said.contains("CustomResourceDefinition") && !said.contains("allow"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Which objects somebody wants to know of, and hence which watches are needed.
+//! Selectors of watches, and the objects of interest.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,9 +8,9 @@ use crate::{
     world::{Referred, SERVICE_NAME},
 };
 
-/// What one watch is of: objects of one kind.
+/// The objects that one watch selects, all of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Subject {
+pub struct Selector {
     /// `None`: all namespaces.
     pub namespace: Option<Arc<str>>,
     pub select: Select,
@@ -27,7 +27,7 @@ pub enum Select {
     Service(Arc<str>),
 }
 
-impl Subject {
+impl Selector {
     pub fn all(namespace: Option<&Arc<str>>) -> Self {
         Self { namespace: namespace.cloned(), select: Select::All }
     }
@@ -108,7 +108,7 @@ fn beside(key: &ObjectKey, name: &str) -> ObjectKey {
     ObjectKey { namespace: key.namespace.clone(), name: name.into() }
 }
 
-/// The Services of which somebody wants to know: a change of another one, or of its endpoints, is no change.
+/// The Services of interest. Changes of other Services, or of their endpoints, are ignored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interest {
     /// Those that load balancers refer to.
@@ -125,5 +125,5 @@ impl Interest {
     }
 }
 
-/// The API server's own Service, which nobody may reach through a load balancer.
+/// The Service of the API server, which no load balancer may use as a backend.
 pub const API_SERVER: (&str, &str) = ("default", "kubernetes");

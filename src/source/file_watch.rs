@@ -1,4 +1,4 @@
-//! Tells when files may have changed.
+//! Notices changes of files.
 
 #[cfg(test)]
 mod tests;
@@ -23,9 +23,9 @@ use super::unfinished::Unfinished;
 
 /// Watches files through inotify.
 ///
-/// Without inotify (a full table, a sandbox) nothing is told and a warning is logged. Files are read once a minute then,
+/// Without inotify (a full table, a sandbox) it notices nothing and logs a warning. Files are read once a minute then,
 /// and on SIGHUP.
-pub struct Watch {
+pub struct FileWatch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     failed: BTreeSet<PathBuf>,
@@ -42,12 +42,12 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    interest: Interest,
+    interest: WatchedPaths,
     /// Watched folders that were moved or deleted, which ends their watch: what has their path now is another folder.
     replaced: BTreeSet<PathBuf>,
 }
 
-impl Watch {
+impl FileWatch {
     pub fn start() -> Self {
         let shared = Arc::new(Shared::default());
         let watcher = notify::recommended_watcher({
@@ -61,8 +61,8 @@ impl Watch {
     }
 
     /// Watches this from now on, and nothing else. Call it after each reading: when a folder is new here, a change is
-    /// told at once, since its files may have changed between being read and being watched.
-    pub fn follow(&mut self, interest: Interest) {
+    /// reported at once, since its files may have changed between being read and being watched.
+    pub fn follow(&mut self, interest: WatchedPaths) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted = interest.watched_folders();
         let replaced = {
@@ -108,8 +108,8 @@ impl Watch {
     pub async fn changed(&self) {
         loop {
             let unfinished = self.shared.state().interest.unfinished.clone();
-            let patience_ends = async {
-                match unfinished.patience_ends() {
+            let next_timeout = async {
+                match unfinished.next_timeout() {
                     Some(end) => sleep_until(end.into()).await,
                     None => future::pending().await,
                 }
@@ -117,7 +117,7 @@ impl Watch {
             tokio::select! {
                 () = self.shared.changed.notified() => return,
                 () = self.shared.modified.notified() => {}
-                () = patience_ends => if unfinished.give_up(Instant::now()) { return },
+                () = next_timeout => if unfinished.give_up(Instant::now()) { return },
             }
         }
     }
@@ -149,9 +149,9 @@ impl Shared {
 }
 
 impl State {
-    /// Takes note of the files that begin or cease to be written, and says whether any begins to.
+    /// Notes the files that begin or cease to be written. Returns true if any begins.
     fn note_writing(&self, event: &Event, now: Instant) -> bool {
-        let Interest { unfinished, .. } = &self.interest;
+        let WatchedPaths { unfinished, .. } = &self.interest;
         match event.kind {
             EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Any) | EventKind::Create(_) => {
                 let written = |path: &&PathBuf| event.kind.is_modify() || !is_whole(path);
@@ -184,30 +184,30 @@ impl State {
                 true
             }
             EventKind::Create(_) => event.paths.iter().all(|path| is_whole(path)),
-            // While a file is being written it is not whole; its closing is told.
+            // A file that is being written is incomplete; its closing is an event.
             EventKind::Modify(_) | EventKind::Access(_) => false,
         };
         whole && event.paths.iter().any(|path| self.interest.concerns(path))
     }
 }
 
-/// Whether a path that has just come to be has all its content: a file that is being written has not.
+/// True if a new path is complete: a file that is being written is not.
 fn is_whole(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |metadata| !metadata.is_file() || metadata.nlink() > 1)
 }
 
-/// What to watch: paths, through all symbolic links on their way, and the manifests in those that are folders.
+/// Paths to watch, through all their symbolic links, and the manifests in those that are folders.
 #[derive(Clone, Debug, Default)]
-pub struct Interest {
+pub struct WatchedPaths {
     /// Links, files, and the first part of a path that is missing, in folders without links on their way.
     entries: BTreeSet<PathBuf>,
     /// Any manifest in these matters.
     folders: BTreeSet<PathBuf>,
-    /// Where it is noted which of all this is being written.
+    /// Records which of these files are being written.
     unfinished: Unfinished,
 }
 
-/// What there is at a path.
+/// The kind of file at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     Missing,
@@ -216,7 +216,7 @@ pub enum Entry {
     Folder,
 }
 
-/// What there is at a path, without following a link there.
+/// The kind of file at a path, without following a link.
 pub fn look(path: &Path) -> Entry {
     let found = || -> io::Result<Entry> {
         let kind = fs::symlink_metadata(path)?.file_type();
@@ -229,8 +229,8 @@ pub fn look(path: &Path) -> Entry {
     found().unwrap_or(Entry::Missing)
 }
 
-impl Interest {
-    /// Of absolute paths, given what there is at each path.
+impl WatchedPaths {
+    /// Of absolute paths, given the kind of file at each path.
     pub fn of(paths: impl IntoIterator<Item = PathBuf>, look: impl Fn(&Path) -> Entry) -> Self {
         let mut interest = Self::default();
         for path in paths {
@@ -239,7 +239,7 @@ impl Interest {
         interest
     }
 
-    /// Has it noted there which of all this is being written.
+    /// Records in `unfinished` which of these files are being written.
     pub fn noting(self, unfinished: Unfinished) -> Self {
         Self { unfinished, ..self }
     }
@@ -282,13 +282,13 @@ impl Interest {
         self.folders.insert(here);
     }
 
-    /// The folders whose events tell of all that matters.
+    /// The folders whose events cover all relevant paths.
     fn watched_folders(&self) -> BTreeSet<PathBuf> {
         let parents = self.entries.iter().filter_map(|entry| entry.parent()).map(Path::to_path_buf);
         parents.chain(self.folders.iter().cloned()).collect()
     }
 
-    /// Whether an event at this path matters.
+    /// True if an event at this path is relevant.
     pub(super) fn concerns(&self, path: &Path) -> bool {
         let parent = path.parent();
         self.entries.contains(path)
@@ -307,7 +307,7 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> {
     )
 }
 
-/// Whether a file in a folder is taken for a manifest.
+/// True if a file in a folder counts as a manifest.
 pub fn is_manifest(file: &Path) -> bool {
     let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
