@@ -48,9 +48,9 @@ impl Crate {
         Self(modules)
     }
 
-    /// The cycles among imports, one for each set of files that all depend on each other: the modules of the files, and a
-    /// text that lists each file with what it imports from the others.
-    pub fn cycles(&self) -> Vec<(Vec<Module>, String)> {
+    /// The cycles among imports, one for each set of files that all depend on each other: a text that lists each file with
+    /// what it imports from the others.
+    pub fn cycles(&self) -> Vec<String> {
         let imports = self.imports();
         let reached: BTreeMap<&Module, BTreeSet<&Module>> =
             self.0.keys().map(|module| (module, reached_from(module, &imports))).collect();
@@ -59,11 +59,7 @@ impl Crate {
             let cycle = reached[module].iter().filter(|other| reached[**other].contains(module));
             cycles.insert(cycle.map(|module| (*module).clone()).collect());
         }
-        let described = |cycle: Vec<Module>| {
-            let text = self.describe(&cycle, &imports);
-            (cycle, text)
-        };
-        cycles.into_iter().map(described).collect()
+        cycles.iter().map(|cycle| self.describe(cycle, &imports)).collect()
     }
 
     fn describe(&self, cycle: &[Module], imports: &Imports) -> String {
@@ -308,9 +304,8 @@ fn cycles_are_found_with_the_imports_that_tie_them() {
         ("simulation.rs", "use crate::a::Shared;"),
     ];
     let files = Crate::of(files.map(|(file, text)| (PathBuf::from(file), text.to_owned())));
-    let texts: Vec<String> = files.cycles().into_iter().map(|(_, text)| text).collect();
     assert_eq!(
-        texts,
+        files.cycles(),
         ["3 files import each other:\n  a/one.rs -> a/two.rs: Two\n  a/three.rs -> a/one.rs: Start, Stop\n  \
           a/two.rs -> a/three.rs: run\n"]
     );
