@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-.PHONY: help build test models check generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
+.PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
 
 help: ## list what there is
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +22,15 @@ test: ## all tests, the same as in CI; what cannot be run on this machine is nam
 models: ## what workers share without a lock, in every order of their steps (loom)
 	$(CARGO) test --locked --package tcplb-models --test loom
 
-check: ## formatting and lints
+check: ## formatting, lints of code and scripts, and the links of the code's documentation
 	$(CARGO) fmt --all --check
+	git grep -lE '^#!/usr/bin/env bash' | xargs shellcheck
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+deny: ## licences, advisories and sources of dependencies, and crates that must not be used (deny.toml)
+	type -P cargo-deny >/dev/null || $(CARGO) install --locked --version 0.20.2 cargo-deny
+	$(CARGO) deny --locked --workspace check
 
 generate: ## rewrite what is generated: the CRD and its copies, tables in the docs, golden translations. Needs helm
 	UPDATE=1 $(CARGO) test --locked --test generated
