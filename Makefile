@@ -26,7 +26,7 @@ check: ## formatting, lints of code and scripts, and the links of the code's doc
 	$(CARGO) fmt --all --check
 	git grep -lE '^#!/usr/bin/env bash' | xargs shellcheck
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --no-deps --document-private-items
 
 deny: ## licences, advisories and sources of dependencies, and crates that must not be used (deny.toml)
 	type -P cargo-deny >/dev/null || $(CARGO) install --locked --version 0.20.2 cargo-deny

@@ -122,7 +122,7 @@ pub struct Cert {
 
 #[derive(Debug, Args)]
 pub struct TestBackend {
-    /// Where to listen: :5001, 127.0.0.1:5001 or [::1]:5001.
+    /// Where to listen: :5001, 127.0.0.1:5001 or `[::1]:5001`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: ListenAddress,
     /// A name, said first on each connection.

@@ -1,6 +1,6 @@
 //! What users write: the [`TcpLoadBalancer`] and its parts. Field docs become `kubectl explain`.
 //!
-//! The types and the published schema ([`crd`]) say the same. Types ignore unknown fields, so that an older program
+//! The types and the published schema ([`crd()`]) say the same. Types ignore unknown fields, so that an older program
 //! can read what a newer one stored; files are checked against the schema, which refuses them with their names.
 
 mod crd;

@@ -13,7 +13,7 @@ use crate::api::{
 /// The simplest load balancer: one port, some backends.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Simple {
-    /// Where clients connect: :4000, 127.0.0.1:4000 or [::1]:4000.
+    /// Where clients connect: :4000, 127.0.0.1:4000 or `[::1]:4000`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<ListenAddress>,
     /// A backend, host:port; may be given several times, or with commas.

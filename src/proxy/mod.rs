@@ -1,7 +1,7 @@
 //! The data plane: makes sockets and connections equal to the latest snapshot.
 //!
 //! [`Topology`](topology) owns listeners and upstreams, [workers](worker) accept and serve, and a
-//! [connection](connection) goes through its steps: PROXY header, admission, TLS, connect, relay, record.
+//! [connection] goes through its steps: PROXY header, admission, TLS, connect, relay, record.
 
 pub mod access_log;
 pub mod accounting;
