@@ -1,14 +1,14 @@
 //! Rules for the published schema, in CEL: the API server evaluates them, and answers with their messages.
 //!
-//! Whoever has no API server is told the same by the translation. Only rules about what a cluster has of its own (the
-//! kept Service, fields that cannot be changed) are here alone.
+//! The translation reports the same mistakes without an API server. Rules about cluster features (the managed Service,
+//! immutable fields) exist only here.
 //!
-//! The server bounds what rules may cost, from the limits of all that they look at. A list that a rule needs twice is
-//! bound to a name by way of a list of one: `[list].all(name, …)`.
+//! The server limits the cost of rules, estimated from the limits of the fields that they read. A rule that needs a list
+//! twice binds it to a name through a list of one: `[list].all(name, …)`.
 
 use kube::core::Rule;
 
-/// What a duration looks like, so that no rule asks for the length of a text that is none.
+/// The pattern of a duration. Rules apply it first, so that they never convert an invalid text.
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 fn where_duration(rule: &str) -> String {
@@ -35,7 +35,7 @@ pub(super) fn whole_seconds() -> Rule {
         .message("not a whole number of seconds: write for example 15s")
 }
 
-/// Of two durations next to each other, the second of which has a default where it gives way to nothing.
+/// Two durations of which one may not exceed the other. The longer one may have a default.
 pub(super) struct Order {
     pub short: &'static str,
     pub long: &'static str,
@@ -43,16 +43,20 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Blames the short one.
+    /// Reports the mistake at the short one.
     pub fn not_longer(self) -> Rule {
         let Self { short, long, .. } = self;
-        self.rule().message(&*format!("longer than {long}: write at most that")).field_path(format!(".{short}"))
+        self.rule()
+            .message(&*format!("longer than {long}: write at most the value of {long}"))
+            .field_path(format!(".{short}"))
     }
 
-    /// Blames the long one.
+    /// Reports the mistake at the long one.
     pub fn not_shorter(self) -> Rule {
         let Self { short, long, .. } = self;
-        self.rule().message(&*format!("shorter than {short}: write at least that")).field_path(format!(".{long}"))
+        self.rule()
+            .message(&*format!("shorter than {short}: write at least the value of {short}"))
+            .field_path(format!(".{long}"))
     }
 
     fn rule(&self) -> Rule {
@@ -68,10 +72,10 @@ impl Order {
     }
 }
 
-/// What a check of one type asks is not part of a check of another.
+/// Refuses the settings of one type of check in a check of another type.
 pub(super) fn block_of_type(block: &str, type_: &str) -> Rule {
     Rule::new(format!("!has(self.{block}) || self.type == '{type_}'"))
-        .message(&*format!("{block} is for checks of type {type_}: write `type: {type_}`, or leave it out"))
+        .message(&*format!("{block} requires type {type_}: write `type: {type_}`, or remove `{block}`"))
         .field_path(format!(".{block}"))
 }
 
@@ -81,13 +85,13 @@ pub(super) fn password_of_a_user() -> Rule {
         .field_path(".passwordRef")
 }
 
-/// Several entries of a list tell themselves apart by their names.
+/// Requires a name in each entry of a list with several entries.
 pub(super) fn named_where_several(list: &str) -> Rule {
     Rule::new("size(self) == 1 || self.all(entry, has(entry.name))")
-        .message(&*format!("a name is missing: with several {list} write a name for each"))
+        .message(&*format!("a name is missing: several {list} require a name for each"))
 }
 
-/// No two entries of a list have the same value in this field, where they have one.
+/// Requires distinct values of a field in the entries of a list. Absent values are ignored.
 pub(super) fn unique(field: &str, message: &str) -> Rule {
     Rule::new(format!(
         "[self.filter(entry, has(entry.{field})).map(entry, entry.{field})].all(values, \
@@ -96,10 +100,10 @@ pub(super) fn unique(field: &str, message: &str) -> Rule {
     .message(message)
 }
 
-/// Clients that no other route is for can go only one way.
+/// Permits at most one route without server names.
 pub(super) fn one_default_route() -> Rule {
     Rule::new("size(self.filter(r, !has(r.serverNames) || size(r.serverNames) == 0)) <= 1")
-        .message("two routes have no serverNames: write some for one of them")
+        .message("two routes have no serverNames: set serverNames in one of them")
 }
 
 pub(super) fn distinct_server_names() -> Rule {
@@ -107,30 +111,30 @@ pub(super) fn distinct_server_names() -> Rule {
         "self.all(r, !has(r.serverNames) || \
          r.serverNames.all(name, self.exists_one(other, has(other.serverNames) && name in other.serverNames)))",
     )
-    .message("two routes have the same server name: leave it out of one of them")
+    .message("two routes have the same server name: remove it from one of them")
 }
 
 pub(super) fn unchangeable(field: &str) -> Rule {
     Rule::new("self == oldSelf")
-        .message(&*format!("{field} cannot be changed: make a new object, or write what it was before"))
+        .message(&*format!("{field} is immutable: restore the previous value, or create a new object"))
 }
 
-/// What goes by clients' addresses is declared in no listener that may see nodes' addresses instead, unless somebody has
-/// thought of it and written the policy.
-pub(super) fn unless_addresses_are_nodes(what_goes: &str, nothing_declared: &str) -> Rule {
+/// Refuses settings that depend on client addresses behind a Service of type NodePort, which may hide them, unless
+/// externalTrafficPolicy is set explicitly.
+pub(super) fn unless_addresses_are_nodes(what_depends: &str, nothing_declared: &str) -> Rule {
     Rule::new(format!(
         "!has(self.service) || self.service.type != 'NodePort' || has(self.service.externalTrafficPolicy) || \
          {nothing_declared}"
     ))
     .message(&*format!(
-        "{what_goes} on client addresses, which a Service of type NodePort hides: write `externalTrafficPolicy: \
-         Local` to keep them (then only nodes with a proxy accept connections), `Cluster` to use the addresses of \
-         nodes, or proxyProtocol"
+        "{what_depends} on client addresses, which a Service of type NodePort hides: set `externalTrafficPolicy: \
+         Local` to preserve them (only nodes with a proxy then accept connections), `Cluster` to use the addresses \
+         of nodes, or set `proxyProtocol`"
     ))
     .field_path(".service")
 }
 
-/// Keys that Kubernetes takes for labels or annotations.
+/// Requires valid keys of labels or annotations.
 pub(super) fn qualified_keys(what: &str) -> Rule {
     Rule::new("self.all(key, !format.qualifiedName().validate(key).hasValue())").message(&*format!(
         "not a valid key for {what}: write for example example.com/team, with at most 63 letters, digits, dashes, \
@@ -138,7 +142,7 @@ pub(super) fn qualified_keys(what: &str) -> Rule {
     ))
 }
 
-/// Labels or annotations that are not the controller's.
+/// Refuses labels and annotations that the controller sets.
 pub(super) fn foreign_keys() -> Rule {
     Rule::new("self.all(key, !key.startsWith('tcplb.io/') && key != 'app.kubernetes.io/managed-by')")
         .message("keys of tcplb.io/ and app.kubernetes.io/managed-by are set by the controller: remove them")

@@ -1,6 +1,6 @@
-//! Strings with a meaning.
+//! String types with validation.
 //!
-//! The published schema checks them by rules in CEL that say the same; tests/apiserver compares both.
+//! The published schema has equivalent CEL rules; tests/apiserver compares both.
 
 use std::{
     borrow::Cow,
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::rules::DURATION;
 
-/// Reads from and prints to a string, with this schema.
+/// Implements serialization as a string, and this schema.
 macro_rules! string_type {
     ($name:ident, $schema:expr) => {
         impl Serialize for $name {
@@ -56,16 +56,15 @@ pub use network::Network;
 use network::has_mapped_mark;
 pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
 
-/// Finds out whether a text is what it should be.
+/// Validates a text.
 ///
-/// # Errors
-/// A sentence that says what to write instead.
+/// # Errors A sentence that says what to write instead.
 pub type Check = fn(&str) -> Result<(), String>;
 
-/// What a text is checked by where the schema has a `format` of this name; `None`: that is no format of ours.
+/// The check for a `format` of the schema; `None` for foreign formats.
 ///
-/// [`schema`](super::schema) has the formats, so that whoever checks a document against it finds all that is wrong at
-/// once; what is published has none of them, since the API server knows others only.
+/// [`schema`](super::schema) has these formats, so that a check of a document finds all mistakes at once. The published
+/// schema omits them, since the API server does not know them.
 pub fn format(name: &str) -> Option<Check> {
     fn read<T: FromStr<Err = String>>(text: &str) -> Result<(), String> {
         text.parse::<T>().map(drop)
@@ -179,7 +178,7 @@ impl FromStr for AddressPort {
             Some(host) => {
                 let ip: Ipv6Addr = host.parse().map_err(|_| wrong())?;
                 if let Some(v4) = ip.to_ipv4_mapped().filter(|_| !has_mapped_mark(host)) {
-                    return Err(format!("`{text}` has an IPv4 address written as IPv6: write {v4}:{port}"));
+                    return Err(format!("`{text}` is an IPv4 address written as IPv6: write {v4}:{port}"));
                 }
                 Some(IpAddr::V6(ip))
             }
@@ -226,7 +225,7 @@ string_type!(
     AddressPort,
     json_schema!({
         "type": "string", "minLength": 1, "maxLength": 260,
-        // Several rules, since the server bounds what each may cost, and a pattern's length times the text's is a cost.
+        // Several rules: the server limits the cost of each, and the cost grows with the pattern's length times the text's.
         "x-kubernetes-validations": ADDRESS_RULES
             .map(|rule| json!({"rule": rule, "message": NOT_AN_ADDRESS}))
             .into_iter()
@@ -250,8 +249,8 @@ const ADDRESS_RULES: [&str; 5] = [
     "!self.matches('^([^:]*[.])?[0-9]+[.]?:') || isIP(self.substring(0, self.lastIndexOf(':')))",
 ];
 
-const NOWHERE: &str = "an address that nothing can be connected to (unspecified, multicast, broadcast, or link-local without its link): \
-     write the address of a server";
+const NOWHERE: &str = "not a connectable address (unspecified, multicast, broadcast, or link-local without an interface): write the \
+     address of a server";
 
 /// Addresses that the translation leaves out wherever they come from. IPv4 addresses within IPv6 are none for `isIP`.
 const NOWHERE_RULES: [&str; 4] = [
@@ -318,7 +317,7 @@ impl FromStr for ObjectName {
         if text.len() <= 253 && text.split('.').all(is_dns_label) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!("`{text}` is not an object's name: write lower-case letters, digits, dashes and dots"))
+            Err(format!("`{text}` is not an object name: write lower-case letters, digits, dashes and dots"))
         }
     }
 }
@@ -335,7 +334,7 @@ string_type!(
         "type": "string", "minLength": 1, "maxLength": 253,
         "x-kubernetes-validations": [{
             "rule": "!format.dns1123Subdomain().validate(self).hasValue()",
-            "message": "not an object's name: write lower-case letters, digits, dashes and dots",
+            "message": "not an object name: write lower-case letters, digits, dashes and dots",
         }],
     })
 );
@@ -467,7 +466,7 @@ impl<'de> Deserialize<'de> for PortRef {
 
 fn port_name(text: &str) -> Result<&str, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        Err(format!("is a name because of its quotes: write {text} without quotes"))
+        Err(format!("the port number is quoted: write {text} without quotes"))
     } else if text.len() <= 63 && is_dns_label(text) {
         Ok(text)
     } else {
@@ -496,7 +495,7 @@ impl JsonSchema for PortRef {
                 },
                 {
                     "rule": "type(self) == int || !string(self).matches('^[0-9]+$')",
-                    "message": "a name because of its quotes: write the number without quotes",
+                    "message": "the port number is quoted: write it without quotes",
                 },
             ],
         })

@@ -46,21 +46,21 @@ pub const DEFAULT_CLASS: &str = "tcplb";
         .message("metadata.name has more than 52 characters: write at most 52"),
     // As JSON: the same type in several columns is a duplicated attribute for clippy.
     printcolumn = r#"{"name": "Ports", "type": "string", "jsonPath": ".status.summary.ports",
-        "description": "The ports clients connect to"}"#,
+        "description": "The ports that clients connect to"}"#,
     printcolumn = r#"{"name": "Address", "type": "string", "jsonPath": ".status.summary.address",
-        "description": "The first of the addresses clients connect to"}"#,
+        "description": "The first address that clients connect to"}"#,
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.summary.ready",
-        "description": "Healthy endpoints of all endpoints"}"#,
+        "description": "Healthy endpoints / all endpoints"}"#,
     printcolumn = r#"{"name": "Status", "type": "string", "jsonPath": ".status.summary.status",
-        "description": "Programmed, or the first thing that is wrong"}"#,
+        "description": "Programmed, or the reason of the first problem"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name": "Placement", "type": "string", "jsonPath": ".spec.placement", "priority": 1,
-        "description": "Where its ports are opened"}"#,
+        "description": "The place where its ports are opened"}"#,
     printcolumn = r#"{"name": "Class", "type": "string", "jsonPath": ".spec.className", "priority": 1,
         "description": "The controller that serves it"}"#,
     printcolumn = r#"{"name": "Message", "type": "string", "priority": 1,
         "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message",
-        "description": "The message of the condition Ready"}"#
+        "description": "The message of the Ready condition"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -114,23 +114,23 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     )
 )]
 pub struct TcpLoadBalancerSpec {
-    /// Which controller serves this object (in a cluster). It cannot be changed. Default: tcplb.
+    /// The class of the controller that serves this object (cluster only). Immutable. Default: tcplb.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "tcplb"))]
     #[x_kube(validation = rules::unchangeable("className"))]
     pub class_name: Option<Name>,
-    /// Where the ports are opened (in a cluster). `Gateway`: in the controller's pods, behind a Service that is kept
-    /// for this load balancer. `Host`: on the nodes' own ports. `Sidecar`: in an application's pod, by `tcplb sidecar`.
-    /// It cannot be changed. Default: Gateway.
+    /// The place where the ports are opened (cluster only). `Gateway`: in the controller's pods, behind a Service that
+    /// the controller manages for this load balancer. `Host`: on the ports of the nodes. `Sidecar`: in an application's
+    /// pod, by `tcplb sidecar`. Immutable. Default: Gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "Gateway"))]
     #[x_kube(validation = rules::unchangeable("placement"))]
     pub placement: Option<Placement>,
-    /// The Service that is kept for this load balancer (placement Gateway). What may be asked for is up to the
-    /// administrator.
+    /// The Service that the controller manages for this load balancer (placement Gateway only). The administrator
+    /// limits the permitted values. Absent: a Service of type ClusterIP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceTemplate>,
-    /// The ports clients connect to, each port once. At most 16.
+    /// The ports that clients connect to. Each port may be listed once. 1 to 16.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["port".into()]),
@@ -139,7 +139,7 @@ pub struct TcpLoadBalancerSpec {
         validation = rules::unique("nodePort", "two listeners have the same nodePort: write another for one of them")
     )]
     pub listeners: Vec<Listener>,
-    /// Where connections go. At most 64.
+    /// The backends that receive connections. 1 to 64.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
@@ -147,28 +147,31 @@ pub struct TcpLoadBalancerSpec {
         validation = rules::unique("name", "two backends have the same name: write another for one of them")
     )]
     pub backends: Vec<Backend>,
-    /// How an endpoint is chosen.
+    /// The selection of an endpoint for each new connection. Absent: RoundRobin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
-    /// How unhealthy endpoints are found.
+    /// The detection of unhealthy endpoints, by probes (active) and by failed connections of clients (passive). Absent:
+    /// the defaults of `active` and `passive`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// How endpoints are dialled.
+    /// Timeouts, retries and preconnected sockets of connections to endpoints. Absent: the defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Connect>,
-    /// How long a connection may take, be silent and last.
+    /// Timeouts of the handshakes, of idle connections and of whole connections. Absent: the defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// Keepalive probes to clients and backends, which find dead peers without an idle timeout. TCP_USER_TIMEOUT is set
-    /// to the time they take to give up (idle + interval × probes, by default 2m), so a live peer that takes nothing of
-    /// what waits for it is given up after that long too: raise them for peers that stop reading for longer.
+    /// TCP keepalive probes to clients and backends. They detect dead peers without an idle timeout. TCP_USER_TIMEOUT
+    /// is set to the time until the probes give up (idle + interval × probes, 2m by default). A live peer that does not
+    /// read pending data for that long is disconnected too: raise the values for peers that pause for longer. Absent:
+    /// the defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// What happens to open connections when what they go through goes.
+    /// The draining of open connections when an endpoint, a listener or the proxy goes away. Absent: connections are
+    /// kept, except at shutdown, where `shutdown` has its defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// Spreads connections that last anew when endpoints have more than their share. Absent: connections stay where they
-    /// are.
+    /// Redistribution of long-lived connections when endpoints have more than their share. Absent: connections are not
+    /// moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<Rebalance>,
 }

@@ -3,65 +3,66 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the controller says of a load balancer.
+/// The observed state of a load balancer.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpLoadBalancerStatus {
-    /// The generation of the spec that all of this is about.
+    /// The generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// What `kubectl get` prints.
+    /// The columns of `kubectl get`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Where clients connect. The same ports are behind each.
+    /// The addresses that clients connect to. All of them serve the same ports. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub addresses: Vec<Address>,
-    /// What becomes of each listener.
+    /// The state of each listener.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
     pub listeners: Vec<ListenerStatus>,
-    /// What is known of each backend's endpoints.
+    /// The state of each backend.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub backends: Vec<BackendStatus>,
-    /// `Ready`: connections are served as declared. `Reconciling`, `Stalled`: present while the controller is at work, and
-    /// while only a changed object helps. `Accepted`: the object is right, and the administrator allows it. `ResolvedRefs`: the Services, Secrets and ConfigMaps that it
-    /// names are there. `Programmed`: every ready proxy serves it. `BackendsHealthy`: endpoints can be reached.
-    /// `CertificatesValid`: none has expired or is about to. `ClientAddressPreserved`: proxies see the clients' own
-    /// addresses. Each has a reason and a message that says what to do.
+    /// Conditions of the load balancer, each with a reason and a message that says what to do. `Ready`: connections are
+    /// served as declared. `Reconciling`: present while the controller applies changes. `Stalled`: present while only a
+    /// change of the object can help. `Accepted`: the object is valid and the administrator permits it. `ResolvedRefs`:
+    /// the referenced Services, Secrets and ConfigMaps exist. `Programmed`: every ready proxy serves the load balancer.
+    /// `BackendsHealthy`: endpoints are reachable. `CertificatesValid`: no certificate has expired or is about to
+    /// expire. `ClientAddressPreserved`: the proxies see the addresses of clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// What `kubectl get` prints.
+/// The columns of `kubectl get`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The ports clients connect to.
+    /// The ports that clients connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<String>,
-    /// The first of the addresses that clients connect to.
+    /// The first address that clients connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Healthy endpoints of all endpoints: `3/5`.
+    /// The number of healthy endpoints and of all endpoints: `3/5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
-    /// `Programmed`, or the reason of the first thing that is wrong.
+    /// `Programmed`, or the reason of the first problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }
 
-/// Where clients connect.
+/// An address that clients connect to.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
-    /// What `value` is: `IPAddress` or `Hostname`.
+    /// The type of `value`: `IPAddress` or `Hostname`.
     #[serde(rename = "type")]
     pub type_: AddressType,
     /// The IP address or host name.
@@ -75,61 +76,62 @@ pub enum AddressType {
     Hostname,
 }
 
-/// What becomes of a listener.
+/// The state of a listener.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerStatus {
-    /// The port clients connect to.
+    /// The port that clients connect to.
     pub port: u16,
     /// The name of the listener, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The port that the proxies have open for it.
+    /// The port that the proxies open for the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound_port: Option<u16>,
-    /// The nodes' port of the Service.
+    /// The node port of the Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
-    /// `Programmed`: every ready proxy has the port open, or which pod cannot open it.
+    /// Conditions of the listener. `Programmed`: every ready proxy has the port open; otherwise the message names the
+    /// pod that cannot open it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// What is known of a backend's endpoints.
+/// The state of a backend.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
-    /// The name of the backend; where none is declared, its Service's, or `default`.
+    /// The name of the backend: the declared name, the name of its Service, or `default`.
     pub name: String,
-    /// How many endpoints it has.
+    /// The number of endpoints.
     pub endpoints: u32,
-    /// How many of them every replica finds usable, without those that connections keep failing to reach.
+    /// The number of endpoints that every replica considers usable, without those that connections repeatedly fail to
+    /// reach.
     pub healthy: u32,
-    /// How many usable endpoints connections keep failing to reach, on the replica with the most of them.
+    /// The number of usable endpoints that connections repeatedly fail to reach, on the replica with the most of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing: Option<u32>,
-    /// How many of those stand by, since backends of another priority serve.
+    /// The number of usable endpoints on standby, because another priority level is active.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<u32>,
-    /// How many connections, of all replicas, are still open and to be closed, since their endpoints get no more: what
-    /// `drain` is about to do.
+    /// The number of connections of all replicas that are being drained, because their endpoints get no new ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draining: Option<u32>,
-    /// The latest failure of a connection or a check.
+    /// The latest failed connection or check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
 }
 
-/// A failure of a connection or a check.
+/// A failed connection or check.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailure {
-    /// The address that failed.
+    /// The address of the endpoint.
     pub endpoint: String,
-    /// What happened.
+    /// The reason of the failure.
     pub reason: String,
-    /// When it did, in RFC 3339.
+    /// The time of the failure (RFC 3339).
     pub time: String,
 }

@@ -50,9 +50,9 @@ fn unmapped(text: &str, network: IpNet) -> Result<IpNet, String> {
             let length = length.checked_sub(96).unwrap_or(length);
             let instead = match IpNet::new(address.into(), length) {
                 Ok(network) => network.trunc().to_string(),
-                Err(_) => "it as IPv4, for example 10.0.0.0/8".into(),
+                Err(_) => "the IPv4 network, for example 10.0.0.0/8".into(),
             };
-            Err(format!("`{text}` has an IPv4 address written as IPv6: write {instead}"))
+            Err(format!("`{text}` is an IPv4 address written as IPv6: write {instead}"))
         }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
             ("::ffff:10.0.0.1/104", "write 10.0.0.0/8 for the network, or 10.0.0.1 for the address"),
             ("::ffff:10.0.0.0/8", "written as IPv6: write 10.0.0.0/8"),
             ("::ffff:10.1.0.0/8", "written as IPv6: write 10.0.0.0/8"),
-            ("::ffff:10.0.0.0/95", "written as IPv6: write it as IPv4, for example 10.0.0.0/8"),
+            ("::ffff:10.0.0.0/95", "written as IPv6: write the IPv4 network, for example 10.0.0.0/8"),
             ("0:0:0:0:0:ffff:10.0.0.0/104", "written as IPv6: write 10.0.0.0/8"),
             ("010.0.0.0/8", "leading zeros, which may mean octal numbers: write 10.0.0.0/8"),
             ("10.0.0.0/08", "leading zeros, which may mean octal numbers: write 10.0.0.0/8"),

@@ -1,4 +1,4 @@
-//! Parts of what probes ask.
+//! Strings in health checks.
 
 use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr};
 
@@ -24,7 +24,7 @@ impl fmt::Display for Text {
     }
 }
 
-const NOT_A_LINE: &str = "not a line of text: write at most 256 characters, without control characters";
+const NOT_A_LINE: &str = "not a line of text: write 1 to 256 characters, without control characters";
 
 string_type!(
     Text,
@@ -62,7 +62,7 @@ impl fmt::Display for HexBytes {
     }
 }
 
-const NOT_HEX: &str = "not bytes: write two hexadecimal digits for each, for example 50494e470d0a";
+const NOT_HEX: &str = "not hexadecimal bytes: write two digits for each byte, for example 50494e470d0a";
 
 string_type!(
     HexBytes,
@@ -95,7 +95,7 @@ impl fmt::Display for HttpPath {
     }
 }
 
-const NOT_A_PATH: &str = "not a path: write for example /health or /status?full=yes";
+const NOT_A_PATH: &str = "not an HTTP path: write for example /health or /status?full=yes";
 
 string_type!(
     HttpPath,
@@ -128,7 +128,7 @@ impl fmt::Display for HeaderName {
     }
 }
 
-const NOT_A_HEADER: &str = "not the name of a header: write for example X-Token";
+const NOT_A_HEADER: &str = "not a header name: write for example X-Token";
 
 string_type!(
     HeaderName,
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!("50494E470d0a".parse(), Ok(HexBytes(b"PING\r\n".to_vec())));
         assert_eq!(HexBytes(b"PING\r\n".to_vec()).to_string(), "50494e470d0a");
         for text in ["", "5", "505", "5g", "0x50", "50 49", "+5"] {
-            assert!(text.parse::<HexBytes>().unwrap_err().contains("is not bytes: write two"), "{text}");
+            assert!(text.parse::<HexBytes>().unwrap_err().contains("is not hexadecimal bytes: write two"), "{text}");
         }
     }
 

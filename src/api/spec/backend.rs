@@ -16,9 +16,9 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.service) || has(self.addresses)")
-        .message("it has neither service nor addresses: write where its connections go"),
+        .message("the backend has neither service nor addresses: set one of them"),
     validation = Rule::new("!has(self.service) || !has(self.addresses)")
-        .message("it has both service and addresses: write one of them, or two backends"),
+        .message("the backend has both service and addresses: keep one of them, or split it into two backends"),
     validation = Rule::new(
         "has(self.tls) || !has(self.healthCheck) || !has(self.healthCheck.active) || \
          !has(self.healthCheck.active.transport) || self.healthCheck.active.transport != 'TLS'",
@@ -27,39 +27,39 @@ use crate::api::{AddressPort, Duration, Name, PortRef, rules};
         .field_path(".healthCheck.active.transport")
 )]
 pub struct Backend {
-    /// A name for logs, metrics and status. Required when there are several backends. Default: the Service's name, or
+    /// The name in logs, metrics and status. Required with several backends. Default: the name of the Service, or
     /// `default`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// A Service of the same namespace, followed through its EndpointSlices.
+    /// A Service in the same namespace. Its EndpointSlices are watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<BackendService>,
-    /// host:port pairs; a host is an IP address or a DNS name, all of whose addresses are used. At most 64.
+    /// host:port pairs. A host is an IP address or a DNS name, and all addresses of a name are used. 1 to 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub addresses: Option<Vec<AddressPort>>,
-    /// How often DNS names in `addresses` are looked up, from 1s to 24h. Default: 30s.
+    /// The interval between lookups of the DNS names in `addresses`. 1s to 24h. Default: 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("1s", "24h"))]
     pub resolve_interval: Option<Duration>,
-    /// The share of new connections, relative to the other backends. Default: 1.
+    /// The share of new connections, relative to the other backends. 1 to 1000. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u16,
-    /// Backends of the same number are a group, and one group serves at a time: that of the lowest number that can, see
-    /// loadBalancing.failover. Default: 0.
+    /// The priority level. One level is active at a time: the lowest number that can serve, see loadBalancing.failover.
+    /// Endpoints of the other levels are on standby. 0 to 15. Default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0, max = 15), extend("default" = 0))]
     pub priority: u8,
-    /// The PROXY protocol header sent to the backend: `V1` or `V2`. Absent: none.
+    /// The version of the PROXY protocol header that is sent to the backend: `V1` or `V2`. Absent: no header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
-    /// How unhealthy endpoints of this backend are found, where it is not as for the others.
+    /// Health checks of this backend that replace those of the load balancer. Absent: spec.healthCheck applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<BackendHealthCheck>,
-    /// TLS towards the backend, after the PROXY header. Absent: what clients send is passed on as it is, or as it is
-    /// after their TLS has ended here.
+    /// TLS to the backend, after the PROXY header. Absent: the bytes of the client are forwarded unchanged, or
+    /// decrypted if the listener terminates TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<BackendTls>,
 }
@@ -116,9 +116,9 @@ impl Default for Backend {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendService {
-    /// The Service, in the same namespace.
+    /// The name of the Service, in the same namespace.
     pub name: Name,
-    /// The Service's port, by number or name.
+    /// The port of the Service, by number or name.
     pub port: PortRef,
 }
 

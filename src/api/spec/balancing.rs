@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, rules};
 
-/// How an endpoint is chosen.
+/// The selection of an endpoint for each new connection.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -21,23 +21,24 @@ use crate::api::{Duration, rules};
         .field_path(".locality")
 )]
 pub struct LoadBalancing {
-    /// `RoundRobin`: in turn. `LeastConnections`: the one with the fewest open connections for its weight.
-    /// `PowerOfTwo`: the better one of two taken at random. `Random`. `Maglev`: always the same one for the same
-    /// client (sticky). Default: RoundRobin.
+    /// `RoundRobin`: endpoints in turn. `LeastConnections`: the endpoint with the fewest open connections for its
+    /// weight. `PowerOfTwo`: the less loaded of two random endpoints. `Random`: a random endpoint. `Maglev`: always the
+    /// same endpoint for the same client (sticky). Default: RoundRobin.
     #[serde(default)]
     pub algorithm: Algorithm,
-    /// What Maglev looks at.
+    /// The input of the Maglev hash (algorithm Maglev only). Absent: the address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
-    /// How long the share of an endpoint grows that is new or usable again, from a tenth to all of it; 1s to 1h. Not with
-    /// Maglev. Absent: it gets all of its share at once.
+    /// The time during which the share of a new or recovered endpoint grows from a tenth to its full share. 1s to 1h.
+    /// Not with Maglev. Absent: the full share at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("1s", "1h"))]
     pub slow_start: Option<Duration>,
-    /// Endpoints near the proxy come first. Not with Maglev. Absent: it does not matter where they are.
+    /// Preference for endpoints near the proxy. Not with Maglev. Absent: no preference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locality: Option<Locality>,
-    /// When backends of another priority serve. Absent: while none of a lower number has a usable endpoint.
+    /// The conditions for failover between priority levels. Absent: a level is active while no lower number has a
+    /// usable endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,
 }
@@ -52,15 +53,15 @@ pub enum Algorithm {
     Maglev,
 }
 
-/// What Maglev looks at.
+/// The input of the Maglev hash.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Hash {
-    /// `SourceIP`: the client's address. Default: SourceIP.
+    /// `SourceIP`: the address of the client. Default: SourceIP.
     #[serde(rename = "type", default)]
     pub type_: HashType,
-    /// How many leading bits of an IPv6 address count: 64 keeps a client that changes its address within its network
-    /// on its endpoint. Default: 128.
+    /// The number of leading bits of an IPv6 address that are hashed. With 64, a client that changes its address within
+    /// its network stays on its endpoint. 1 to 128. Default: 128.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 128))]
     pub prefix_v6: Option<u8>,
@@ -73,22 +74,22 @@ pub enum HashType {
     SourceIp,
 }
 
-/// When backends of another priority serve.
+/// The conditions for failover between priority levels.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// Backends of one priority can serve if at least this share of their endpoints is usable, those that are not ready
-    /// counted; and at least one. If none of any priority can, the lowest number with a usable endpoint serves.
-    /// Default: 0.
+    /// The minimum share of usable endpoints, in percent, with which a priority level can serve. Endpoints that are not
+    /// ready count as unusable. At least one endpoint must be usable. If no level reaches the share, the lowest number
+    /// with a usable endpoint serves. 0 to 100. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub min_usable_percent: Option<u8>,
-    /// When those of a lower number serve again. Absent: as soon as they can.
+    /// The conditions for the return to a lower priority number. Absent: as soon as it can serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failback: Option<Failback>,
 }
 
-/// When backends of a lower priority serve again.
+/// The conditions for the return to a lower priority number.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -97,11 +98,11 @@ pub struct Failover {
         .field_path(".after")
 )]
 pub struct Failback {
-    /// `Automatic`: once they have been able to for `after`. `Never`: when those that serve cannot any more; until then,
-    /// whoever wants it writes `Automatic`. Default: Automatic.
+    /// `Automatic`: the lower number becomes active after it could serve for `after`. `Never`: it becomes active only
+    /// when the active level cannot serve any more; change the policy to `Automatic` to fail back. Default: Automatic.
     #[serde(default)]
     pub policy: FailbackPolicy,
-    /// How long they must have been able to serve without a break, at most 24h. Default: 0s.
+    /// The time for which the lower number must be able to serve without interruption. At most 24h. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_most("24h"))]
     pub after: Option<Duration>,
@@ -114,15 +115,17 @@ pub enum FailbackPolicy {
     Never,
 }
 
-/// Endpoints near the proxy come first, as far as they are those of Services; the others while none of them is usable.
+/// Preference for endpoints near the proxy. It applies to endpoints of Services. Other endpoints get connections only
+/// while no near endpoint is usable.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Locality {
-    /// `SameZone`: those in the proxy's zone. `SameNode`: those on its node, then those in its zone. `Hints`: those that
-    /// their EndpointSlices hint at for its node or zone, as Kubernetes writes them for `trafficDistribution`.
+    /// `SameZone`: endpoints in the zone of the proxy. `SameNode`: endpoints on its node, then endpoints in its zone.
+    /// `Hints`: endpoints with a topology hint for its node or zone in their EndpointSlice, as Kubernetes sets it for
+    /// `trafficDistribution`.
     pub prefer: Prefer,
-    /// A near endpoint with so many connections of one proxy is overloaded, and gets no more from it while a farther one
-    /// has less. Absent: none is.
+    /// The number of connections of one proxy at which a near endpoint is overloaded. It then gets no new connections
+    /// from that proxy while a more distant endpoint has fewer. 1 to 10000000. Absent: no endpoint is overloaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub overloaded_at: Option<u32>,

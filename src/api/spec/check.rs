@@ -26,7 +26,7 @@ pub enum CheckType {
     Redis,
 }
 
-/// What probes go through.
+/// The transport of probes.
 #[derive(JsonSchema, Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub enum CheckTransport {
     Plain,
@@ -34,14 +34,14 @@ pub enum CheckTransport {
     Tls,
 }
 
-/// Bytes to send, and bytes that have to be in the answer.
+/// Bytes to send, and bytes that the answer must contain.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ExchangeCheck {
-    /// What is said first. Absent: nothing, the server speaks first.
+    /// The bytes to send first. Absent: nothing is sent, the server speaks first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send: Option<CheckBytes>,
-    /// What has to come, anywhere within the first 64 KiB.
+    /// The bytes that the answer must contain within its first 64 KiB.
     pub expect: CheckBytes,
 }
 
@@ -51,23 +51,23 @@ pub struct ExchangeCheck {
 #[x_kube(validation = Rule::new("has(self.text) != has(self.hex)")
     .message("write one of text and hex, for example `text: \"PING\\r\\n\"`"))]
 pub struct CheckBytes {
-    /// As text, with the escapes of YAML between double quotes: `"PING\r\n"`. 1 to 1024 characters.
+    /// The bytes as text, with YAML escapes in double quotes: `"PING\r\n"`. 1 to 1024 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub text: Option<String>,
-    /// As hexadecimal digits, two for each byte: `50494e470d0a`. 1 to 1024 bytes.
+    /// The bytes as hexadecimal digits, two for each byte: `50494e470d0a`. 1 to 1024 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hex: Option<HexBytes>,
 }
 
-/// A GET request. Redirections are not followed.
+/// A GET request. Redirects are not followed.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpCheck {
-    /// The path, with a query if there is one. Default: /.
+    /// The path, with an optional query. 1 to 256 characters. Default: /.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPath>,
-    /// The statuses that pass: numbers such as 200, and ranges such as 200-299. At most 16. Default: 200-399.
+    /// The HTTP statuses that pass: numbers such as 200, and ranges such as 200-299. At most 16. Default: 200-399.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -76,13 +76,13 @@ pub struct HttpCheck {
             "self.all(s, type(s) == int || size(string(s)) < 7 || \
              string(s).substring(0, 3) <= string(s).substring(4))",
         )
-            .message("a range ends before it begins: write for example 200-299")
+            .message("the range ends before it begins: write for example 200-299")
     )]
     pub statuses: Vec<StatusRange>,
-    /// The Host header. Default: the address that is probed.
+    /// The Host header. Default: the probed address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Text>,
-    /// Other headers. At most 8.
+    /// Additional headers. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(
@@ -99,9 +99,9 @@ pub struct HttpCheck {
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpHeader {
-    /// Its name, of 1 to 63 letters, digits, dashes, underscores and dots.
+    /// The name: 1 to 63 letters, digits, dashes, underscores and dots.
     pub name: HeaderName,
-    /// Its value. It is in no log and on no page.
+    /// The value: 1 to 256 characters. It does not appear in logs or on admin pages.
     pub value: Text,
 }
 
@@ -109,23 +109,23 @@ pub struct HttpHeader {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsCheck {
-    /// The name to ask for (SNI). Default: none, or that of the backend's `tls`.
+    /// The server name to request (SNI). Default: the server name of the backend's `tls`, or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("!self.startsWith('*')")
         .message("a wildcard cannot be requested: write one name, for example db.example.com"))]
     pub server_name: Option<ServerName>,
 }
 
-/// A question to the gRPC health service (`grpc.health.v1.Health/Check`), which has to answer SERVING.
+/// A request to the gRPC health service (`grpc.health.v1.Health/Check`). The answer must be SERVING.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcCheck {
-    /// The service asked about. Default: the server as a whole.
+    /// The name of the service to check. Default: the server as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Text>,
 }
 
-/// A session with PostgreSQL. Without a user, only whether it is PostgreSQL that answers.
+/// A PostgreSQL session. Without a user, the check only verifies that PostgreSQL answers.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -135,30 +135,32 @@ pub struct GrpcCheck {
     validation = rules::password_of_a_user(),
 )]
 pub struct PostgresCheck {
-    /// What the server has to be. `Primary`: not in recovery. `Replica`: in recovery. `Any`: either. Default: Any.
+    /// The required role of the server. `Primary`: not in recovery. `Replica`: in recovery. `Any`: either. Default:
+    /// Any.
     #[serde(default)]
     pub role: CheckRole,
-    /// Who logs in. It needs no right but to connect.
+    /// The user that logs in. It needs no privilege except to connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Text>,
-    /// The user's password. Absent: the server asks for none.
+    /// The password of the user. Absent: the server must not ask for one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_ref: Option<PasswordRef>,
-    /// The database. Default: postgres.
+    /// The name of the database. Default: postgres.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<Text>,
 }
 
-/// A session with MySQL or MariaDB, whose hosts are blocked that connect too often without logging in.
+/// A MySQL or MariaDB session. These servers block hosts that connect repeatedly without a login.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MySqlCheck {
-    /// What the server has to be. `Primary`: `read_only` is off. `Replica`: it is on. `Any`: either. Default: Any.
+    /// The required role of the server. `Primary`: `read_only` is off. `Replica`: `read_only` is on. `Any`: either.
+    /// Default: Any.
     #[serde(default)]
     pub role: CheckRole,
-    /// Who logs in. It needs no right but to connect.
+    /// The user that logs in. It needs no privilege except to connect.
     pub user: Text,
-    /// The user's password. Absent: it has none.
+    /// The password of the user. Absent: the user has no password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_ref: Option<PasswordRef>,
 }
@@ -170,18 +172,19 @@ pub struct MySqlCheck {
     .message("user requires passwordRef: set `passwordRef` or remove `user`")
     .field_path(".user"))]
 pub struct RedisCheck {
-    /// What the server has to be. `Any`: either. Default: Any, which a server that wants a password passes without one.
+    /// The required role of the server. `Primary`, `Replica`, or `Any`: either. With Any, a server that requires a
+    /// password passes without one. Default: Any.
     #[serde(default)]
     pub role: CheckRole,
-    /// Who logs in (an ACL user, which may `PING` and `ROLE`). Default: the default user.
+    /// The ACL user that logs in. It must be allowed to run `PING` and `ROLE`. Default: the default user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Text>,
-    /// The password. Absent: nobody logs in.
+    /// The password of the user. Absent: no login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_ref: Option<PasswordRef>,
 }
 
-/// What a database server is to its others.
+/// The replication role of a database server.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 pub enum CheckRole {
     #[default]
@@ -190,25 +193,25 @@ pub enum CheckRole {
     Replica,
 }
 
-/// Where a password is: exactly one of `name` and `file`.
+/// A reference to a password: exactly one of `name` and `file`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.file)")
         .message("passwordRef has no name: write the name of a Secret"),
     validation = Rule::new("!has(self.file)")
-        .message("files are for standalone: write the `name` of a Secret")
+        .message("files are for standalone mode: write the `name` of a Secret")
         .field_path(".file")
 )]
 pub struct PasswordRef {
-    /// A Secret in the same namespace.
+    /// The name of a Secret in the same namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<ObjectName>,
-    /// Which of its keys has the password. Default: password.
+    /// The key of the Secret that holds the password. Default: password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Text>,
-    /// A file with the password alone (standalone only); a line break at its end is not part of it. A relative path is
-    /// relative to the manifest's folder.
+    /// A file that contains only the password (standalone only). A trailing line break is ignored. A relative path is
+    /// relative to the folder of the manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub file: Option<String>,

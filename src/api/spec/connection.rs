@@ -8,67 +8,68 @@ use crate::api::{
     rules::{self, Order},
 };
 
-/// How endpoints are dialled.
+/// Timeouts, retries and preconnected sockets of connections to endpoints.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Order { short: "timeout", long: "deadline", long_default: None }.not_shorter())]
 pub struct Connect {
-    /// For one attempt, at least 1ms. Default: 3s, or the deadline if that is shorter.
+    /// The timeout of one connection attempt. At least 1ms. Default: 3s, or the deadline if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
     pub timeout: Option<Duration>,
-    /// For all attempts of a client's connection together; at least the timeout. Default: 10s, or the timeout if that
-    /// is longer.
+    /// The time limit for all attempts for one client. At least the timeout. Default: 10s, or the timeout if that is
+    /// longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
     pub deadline: Option<Duration>,
-    /// How many endpoints are tried before the client is refused. Default: 3.
+    /// The number of endpoints that are tried before the client is refused. 1 to 10. Default: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10))]
     pub attempts: Option<u16>,
-    /// Connections opened before a client needs them. Absent: none.
+    /// Connections that are opened before a client needs them. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preconnect: Option<Preconnect>,
 }
 
-/// Connections opened before a client needs them, each used by one client only.
+/// Connections that are opened before a client needs them. Each is used by one client only.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Preconnect {
-    /// How many are kept ready for each endpoint.
+    /// The number of connections kept ready for each endpoint. 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub per_endpoint: u16,
-    /// One that no client took for this long is closed and replaced; keep it below the backend's own timeout for
-    /// silent clients. At least 100ms. Default: 5s.
+    /// The maximum time without a byte in either direction. 0s: no limit. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("100ms"))]
     pub idle_timeout: Option<Duration>,
 }
 
-/// How long a connection may take, be silent and last.
+/// Timeouts of the handshakes, of idle connections and of whole connections.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// For the PROXY header, and for the TLS handshake; at least 1ms. Default: 10s.
+    /// The timeout of the PROXY header, and of the TLS handshake. At least 1ms. Default: 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
     pub handshake: Option<Duration>,
-    /// Without a byte in either direction; 0s: for ever. Default: 0s.
+    /// The idle time before the first probe, in whole seconds. At most 32767s. 0s: no probes and no TCP_USER_TIMEOUT.
+    /// Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
-    /// Without a byte in the remaining direction after one side has ended its own; 0s: for ever. Default: 5m.
+    /// The maximum time without a byte in the open direction after one side has closed its own. 0s: no limit. Default:
+    /// 5m.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_closed: Option<Duration>,
-    /// For the whole connection; 0s: for ever. Default: 0s.
+    /// The maximum duration of a connection. 0s: no limit. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Duration>,
-    /// maxDuration is shortened by a random share of up to this many percent. Default: 10.
+    /// The maximum random reduction of maxDuration, in percent. 0 to 100. Default: 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub jitter_percent: Option<u8>,
 }
 
-/// Keepalive probes; TCP_USER_TIMEOUT is set to the time they take to give up.
+/// TCP keepalive probes. TCP_USER_TIMEOUT is set to the time until they give up.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpKeepalive {
@@ -80,14 +81,14 @@ pub struct TcpKeepalive {
         validation = rules::whole_seconds()
     )]
     pub idle: Option<Duration>,
-    /// Time between probes, in whole seconds, 1s to 32767s. Default: 15s.
+    /// The time between probes, in whole seconds. 1s to 32767s. Default: 15s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = rules::within("1s", "32767s"),
         validation = rules::whole_seconds()
     )]
     pub interval: Option<Duration>,
-    /// Unanswered probes after which the peer counts as dead. Default: 4.
+    /// The number of unanswered probes after which the peer counts as dead. 1 to 100. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub probes: Option<u8>,

@@ -1,4 +1,4 @@
-//! What happens to open connections when what they go through goes.
+//! Draining of open connections when an endpoint, a listener or the proxy goes away.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,36 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, rules::Order};
 
-/// What happens to open connections when what they go through goes. Each case has the same fields, which mean the same.
+/// The draining of open connections when an endpoint, a listener or the proxy goes away. All cases have the same
+/// fields.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// When an endpoint's pod is being deleted: it still runs, and may still serve. Absent: connections are kept.
+    /// The policy for an endpoint with a terminating pod. The pod still runs and may still serve. Absent: connections
+    /// are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_terminating: Option<DrainPolicy>,
-    /// When an endpoint is no longer listed: by its Service, by DNS, or in this object. Absent: connections are kept.
+    /// The policy for an endpoint that its Service, DNS or this object no longer lists. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_removed: Option<DrainPolicy>,
-    /// When an endpoint becomes unhealthy: its active check fails, it is ejected because connections to it fail, or its
-    /// pod is not ready. One that is healthy again before their turn keeps its connections, and so does each while no
-    /// other endpoint is usable. Absent: connections are kept.
+    /// The policy for an unhealthy endpoint: its active check fails, it is ejected because connections to it fail, or
+    /// its pod is not ready. The drain stops when the endpoint recovers, and connections are kept while no other
+    /// endpoint is usable. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_unhealthy: Option<DrainPolicy>,
-    /// When an endpoint gets no more connections because backends of a lower `priority` serve again. Absent:
+    /// The policy for an endpoint that goes to standby because a lower `priority` number is active again. Absent:
     /// connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failback: Option<DrainPolicy>,
-    /// When a listener, or the whole object, is deleted. Absent: connections are kept.
+    /// The policy for a deleted listener or object. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_removed: Option<DrainPolicy>,
-    /// When the process shuts down: it stops accepting, and connections may go on for a while; what is left then is
-    /// reset. The process's --max-drain caps `after`, and is what `Keep` waits for. Absent: they are closed with the
-    /// defaults.
+    /// The policy for the shutdown of the process. New connections are refused, and open connections are reset at the
+    /// end of the drain. The --max-drain of the process caps `after`, and is the time limit of `Keep`. Absent: the
+    /// defaults of this policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<DrainPolicy>,
 }
 
-/// What happens to the connections of one that goes.
+/// The policy for the connections of a draining endpoint, listener or process.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -46,19 +48,20 @@ pub struct Drain {
         .field_path(".policy")
 )]
 pub struct DrainPolicy {
-    /// `Keep`: connections go on until one of their ends ends them. `Close`: they are closed (both sides get a reset),
-    /// those first that were silent for the longest time. Default: Close.
+    /// `Keep`: connections stay open until the client or the backend closes them. `Close`: connections are closed with
+    /// a reset on both sides, the longest idle first. Default: Close.
     #[serde(default)]
     pub policy: DrainAction,
-    /// By then the last connection is closed. Default: 60s.
+    /// The time by which the last connection is closed. Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Duration>,
-    /// Over this last part of `after` connections are closed bit by bit, so that their clients do not all come back in
-    /// the same moment; at most `after`. Default: half of `after`.
+    /// The last part of `after`, over which the closes are spread so that clients do not reconnect all at once. At most
+    /// `after`. Default: half of `after`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<Duration>,
-    /// No more than this many are closed in a second, by each replica, though it takes longer than `after` then (not at
-    /// shutdown: what is still open after `after` is reset). Absent: as many as `spread` asks for.
+    /// The maximum number of connections closed per second by each replica. It may extend the drain beyond `after`, but
+    /// not at shutdown, where connections still open after `after` are reset. 1 to 100000. Absent: the rate that
+    /// `spread` requires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_per_second: Option<u32>,

@@ -15,14 +15,15 @@ use crate::api::{
     rules::{self, Order},
 };
 
-/// How unhealthy endpoints are found.
+/// The detection of unhealthy endpoints.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
-    /// Probes. Default: TCP every 5s in standalone; none in a cluster, where Kubernetes' readiness rules.
+    /// Probes of endpoints. Default: TCP every 5s in standalone mode; none in a cluster, where the readiness of pods
+    /// counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<ActiveCheck>,
-    /// Ejection of endpoints that clients' connections fail to reach. On by default.
+    /// Ejection of endpoints that connections of clients fail to reach. Enabled by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveCheck>,
 }
@@ -43,16 +44,16 @@ impl HealthCheck {
     }
 }
 
-/// How unhealthy endpoints of one backend are found.
+/// Health checks of one backend.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendHealthCheck {
-    /// Probes, in place of all that the load balancer's own `healthCheck.active` says. Default: that.
+    /// Probes that replace all of the load balancer's `healthCheck.active`. Default: the probes of the load balancer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<ActiveCheck>,
 }
 
-/// Probes of each endpoint, never two at a time.
+/// Probes of each endpoint, one at a time.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -77,65 +78,66 @@ pub struct BackendHealthCheck {
         .field_path(".mysql")
 )]
 pub struct ActiveCheck {
-    /// `TCP`: open a connection and close it. `None`: no probes. `Exchange`: send bytes and expect others. `HTTP`: a
-    /// request, and its status. `TLS`: a handshake. `GRPC`: ask the health service. `Postgres`, `MySQL`, `Redis`: ask the
-    /// server, also whether it is a primary or a replica. With Exchange, HTTP, GRPC and where a role is asked for, a new
-    /// endpoint gets no connections before its first probe, which decides alone. Default: TCP.
+    /// The type of probe. `TCP`: open a connection and close it. `None`: no probes. `Exchange`: send bytes and expect
+    /// an answer. `HTTP`: send a request and check the status. `TLS`: complete a handshake. `GRPC`: query the health
+    /// service. `Postgres`, `MySQL`, `Redis`: query the server, and optionally require the primary or replica role.
+    /// With Exchange, HTTP, GRPC or a required role, a new endpoint gets no connections before its first probe, and
+    /// that probe alone decides. Default: TCP.
     #[serde(rename = "type", default)]
     pub type_: CheckType,
-    /// The time between two probes, from 100ms to 1h. Default: 5s.
+    /// The time between probes. 100ms to 1h. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("100ms", "1h"))]
     pub interval: Option<Duration>,
-    /// The time between two probes of an endpoint that is unhealthy, from 100ms to 1h. Default: the interval.
+    /// The time between probes of an unhealthy endpoint. 100ms to 1h. Default: the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("100ms", "1h"))]
     pub unhealthy_interval: Option<Duration>,
-    /// Each interval is longer or shorter by a random share of up to this many percent, so that probes do not stay in
-    /// step. At most 50. Default: 10.
+    /// The maximum random variation of each interval, in percent, so that probes do not stay synchronized. 0 to 50.
+    /// Default: 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 50))]
     pub jitter_percent: Option<u8>,
-    /// How long a probe may take, from 1ms to the interval. Default: 1s, or the interval if that is shorter.
+    /// The time limit of a probe. 1ms to the interval. Default: 1s, or the interval if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
     pub timeout: Option<Duration>,
-    /// Passes in a row that make an unhealthy endpoint healthy. Default: 2.
+    /// The number of consecutive passes that make an unhealthy endpoint healthy. 1 to 100. Default: 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub healthy_after: Option<u16>,
-    /// Failures in a row that make a healthy endpoint unhealthy. Default: 3.
+    /// The number of consecutive failures that make a healthy endpoint unhealthy. 1 to 100. Default: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_after: Option<u16>,
-    /// The port that is probed in place of each endpoint's own, of the same address.
+    /// The port to probe at the address of the endpoint. 1 to 65535. Default: the port of the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// `Plain`, or `TLS` as connections to the backend have it, which needs the backend's `tls`. Not with types TCP, which
-    /// says nothing, and TLS, which is always TLS. Default: TLS where the backend has `tls`, unless `port` is another than
-    /// the endpoint's.
+    /// The transport of probes: `Plain`, or `TLS` with the settings of the backend's `tls`. Not with types TCP, which
+    /// sends nothing, and TLS, which always uses TLS. Default: TLS if the backend has `tls` and `port` is the port of
+    /// the endpoint, otherwise Plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<CheckTransport>,
-    /// What is sent and expected (type Exchange).
+    /// The bytes to send and to expect (type Exchange only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<ExchangeCheck>,
-    /// The request (type HTTP).
+    /// The request (type HTTP only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpCheck>,
-    /// The handshake (type TLS).
+    /// The handshake (type TLS only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsCheck>,
-    /// The question (type GRPC).
+    /// The request (type GRPC only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcCheck>,
-    /// The session (type Postgres).
+    /// The session (type Postgres only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresCheck>,
-    /// The session (type MySQL).
+    /// The session (type MySQL only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mysql: Option<MySqlCheck>,
-    /// The session (type Redis).
+    /// The session (type Redis only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisCheck>,
 }
@@ -149,25 +151,26 @@ impl ActiveCheck {
     }
 }
 
-/// Ejection of endpoints that clients' connections fail to reach.
+/// Ejection of endpoints that connections of clients fail to reach.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Order { short: "ejectFor", long: "maxEjectFor", long_default: None }.not_shorter())]
 pub struct PassiveCheck {
-    /// Failed attempts in a row that eject an endpoint. Default: 5.
+    /// The number of consecutive failed attempts that eject an endpoint. 1 to 1000. Default: 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<u16>,
-    /// How long the first ejection lasts, at least 1s; each following one lasts twice as long. Default: 30s,
-    /// or maxEjectFor if that is shorter.
+    /// The duration of the first ejection. Each consecutive ejection lasts twice as long as the one before. At least
+    /// 1s. Default: 30s, or maxEjectFor if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1s"))]
     pub eject_for: Option<Duration>,
-    /// How long an ejection may last at most; at least ejectFor. Default: 5m, or ejectFor if that is longer.
+    /// The maximum duration of an ejection. At least ejectFor. Default: 5m, or ejectFor if that is longer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1s"))]
     pub max_eject_for: Option<Duration>,
-    /// The largest share of endpoints ejected at a time; the last usable one never is. 0: no ejection. Default: 50.
+    /// The maximum share of ejected endpoints, in percent. The last usable endpoint is never ejected. 0 to 100. 0: no
+    /// ejection. Default: 50.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub max_ejected_percent: Option<u8>,

@@ -12,7 +12,7 @@ use crate::api::{
     scalar::{IpAddress, ip_address},
 };
 
-/// A port clients connect to.
+/// A port that clients connect to.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -35,26 +35,26 @@ use crate::api::{
         .field_path(".tls.certificateRefs")
 )]
 pub struct Listener {
-    /// A name for logs, metrics and status. Required when there are several listeners. Default: the port.
+    /// The name in logs, metrics and status. Required with several listeners. Default: the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// The port clients connect to.
+    /// The port that clients connect to. 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// The nodes' port of the Service (service type NodePort or LoadBalancer), where the administrator allows naming
-    /// one. Default: Kubernetes chooses.
+    /// The node port of the Service (service type NodePort or LoadBalancer only). The administrator must permit it. 1
+    /// to 65535. Default: Kubernetes chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<u16>,
-    /// The IP address to bind (standalone only). Default: all addresses, IPv4 and IPv6.
+    /// The IP address to bind (standalone only). Default: all IPv4 and IPv6 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "ip_address")]
     #[schemars(with = "Option<IpAddress>")]
     pub address: Option<IpAddr>,
-    /// TLS on the clients' side. Absent: plain TCP.
+    /// TLS of client connections. Absent: plain TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
-    /// Which backends connections go to, by the TLS server name that the client asks for (SNI). A client that none of
-    /// them is for is refused. Absent: all backends, whatever the name. At most 16.
+    /// Routes from the TLS server name that the client requests (SNI) to backends. A client without a matching route is
+    /// refused. At most 16. Absent: all backends serve every server name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -63,14 +63,14 @@ pub struct Listener {
         validation = rules::distinct_server_names()
     )]
     pub routes: Vec<Route>,
-    /// The PROXY protocol header that a load balancer in front of this one sends. Absent: none is expected, and one
-    /// that comes is passed on like any other bytes.
+    /// The PROXY protocol header that a load balancer in front of this one sends. Absent: no header is expected, and a
+    /// received header is forwarded as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Which clients may connect. Absent: all.
+    /// The clients that may connect. Absent: all clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
-    /// How many connections, and how fast. Absent: unlimited.
+    /// Limits of the number and rate of connections. Absent: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 }
@@ -82,40 +82,41 @@ impl Listener {
     }
 }
 
-/// Where connections go that ask for certain TLS server names.
+/// A route from TLS server names to backends.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// The names it is for: `db.example.com`, or `*.example.com` for all names below it, at any depth. An exact name
-    /// comes before a wildcard, and a longer wildcard before a shorter one. Empty: for clients that no other route is
-    /// for, also those that ask for no name. At most 16.
+    /// The matching server names: `db.example.com`, or `*.example.com` for all names below it, at any depth. An exact
+    /// name takes precedence over a wildcard, and a longer wildcard over a shorter one. Empty: the default route, for
+    /// clients that match no other route or send no name. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub server_names: Vec<ServerName>,
-    /// The names of the backends it leads to. Empty: all. At most 16.
+    /// The names of the backends of this route. Empty: all backends. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub backends: Vec<Name>,
-    /// What is done with TLS, other than the listener says.
+    /// TLS handling for this route. Absent: the mode of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RouteTls>,
 }
 
-/// The PROXY protocol header (version 1 or 2) that tells the client's address.
+/// The PROXY protocol header (version 1 or 2) with the address of the client.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.trustedNetworks) && size(self.trustedNetworks) > 0")
-    .message("anyone could forge a PROXY header: write the addresses of the load balancers in front, for example \
-              `trustedNetworks: [10.0.0.0/8]`, or leave proxyProtocol out")
+    .message("trustedNetworks is missing, and without it anyone can forge a PROXY header: write the addresses of the \
+              load balancers in front, for example \
+              `trustedNetworks: [10.0.0.0/8]`, or remove `proxyProtocol`")
     .field_path(".trustedNetworks"))]
 pub struct ProxyProtocol {
     /// `Required`: only peers in trustedNetworks may connect, and they must send a header. `Optional`: peers in
-    /// trustedNetworks must send a header; all others are clients themselves and are never waited for.
+    /// trustedNetworks must send a header; all other peers are clients, and no header is expected from them.
     pub mode: ProxyProtocolMode,
-    /// Who may send the header, since anyone could forge one: the addresses of the load balancers in front. Required, 1
-    /// to 64.
+    /// The networks or single addresses of the load balancers in front, the only peers that may send the header. Anyone
+    /// else could forge it. 1 to 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -128,7 +129,7 @@ pub enum ProxyProtocolMode {
     Required,
 }
 
-/// Which clients may connect, by address: that of the PROXY header where one is expected.
+/// The clients that may connect, by address: the address in the PROXY header if the listener expects one.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Access {
@@ -137,44 +138,44 @@ pub struct Access {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub allow: Vec<Network>,
-    /// Networks or single addresses that may not, even if `allow` has them. At most 256.
+    /// Networks or single addresses that may not connect, even if `allow` contains them. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub deny: Vec<Network>,
 }
 
-/// How many connections a listener takes, and how fast. A source is a client's IPv4 address or IPv6 /64.
+/// Limits of the number and rate of connections of a listener. A source is an IPv4 address or an IPv6 /64 of clients.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// Connections open at a time.
+    /// The maximum number of open connections. 1 to 10000000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections: Option<u32>,
-    /// Connections open at a time from one source.
+    /// The maximum number of open connections from one source. 1 to 10000000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub max_connections_per_source: Option<u32>,
-    /// The rate of new connections.
+    /// The maximum rate of new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_connections: Option<Rate>,
-    /// The rate of new connections from one source.
+    /// The maximum rate of new connections from one source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_connections_per_source: Option<Rate>,
 }
 
-/// A rate, with the number that may come at once.
+/// A rate with a burst size.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rate {
-    /// How many in each period.
+    /// The number of connections per period. 1 to 10000000.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub count: u32,
-    /// The period, from 1s to 1h.
+    /// The period. 1s to 1h.
     #[x_kube(validation = rules::within("1s", "1h"))]
     pub per: Duration,
-    /// How many may come at once. Default: count.
+    /// The maximum number of connections at once. 1 to 10000000. Default: count.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub burst: Option<u32>,

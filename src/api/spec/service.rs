@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{rules, scalar::QualifiedName};
 
-/// The Service that is kept for a load balancer.
+/// The Service that the controller manages for a load balancer.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -19,23 +19,23 @@ use crate::api::{rules, scalar::QualifiedName};
     validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'")
         .message("loadBalancerClass requires type LoadBalancer: remove it, or write `type: LoadBalancer`")
         .field_path(".loadBalancerClass"),
-    // As Kubernetes has it for Services, which it would otherwise be that refuses the change.
+    // Kubernetes has the same rule for Services, and would refuse the change later.
     validation = Rule::new(
         "self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || \
          (has(self.loadBalancerClass) ? self.loadBalancerClass : '') == \
          (has(oldSelf.loadBalancerClass) ? oldSelf.loadBalancerClass : '')",
     )
-        .message("loadBalancerClass cannot be changed, added or removed while the type is LoadBalancer: make a new \
-                  object, or write what it was before")
+        .message("loadBalancerClass cannot be changed, added or removed while the type is LoadBalancer: restore the \
+                  previous value, or create a new object")
         .field_path(".loadBalancerClass")
 )]
 pub struct ServiceTemplate {
-    /// `ClusterIP`: for clients within the cluster. `NodePort`: also at a port of every node. `LoadBalancer`: also at
-    /// an address that the cloud gives. Default: ClusterIP.
+    /// `ClusterIP`: reachable within the cluster. `NodePort`: also on a port of every node. `LoadBalancer`: also at an
+    /// address that the cloud assigns. Default: ClusterIP.
     #[serde(rename = "type", default)]
     pub type_: ServiceType,
-    /// Further annotations of the Service, for example for the cloud's load balancer. At most 32, each of at most 4096
-    /// characters.
+    /// Additional annotations of the Service, for example for the load balancer of the cloud. At most 32, each of at
+    /// most 4096 characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     #[x_kube(
@@ -43,7 +43,7 @@ pub struct ServiceTemplate {
         validation = rules::foreign_keys()
     )]
     pub annotations: BTreeMap<String, String>,
-    /// Further labels of the Service. At most 32.
+    /// Additional labels of the Service. At most 32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     #[x_kube(
@@ -52,16 +52,17 @@ pub struct ServiceTemplate {
         validation = rules::label_values()
     )]
     pub labels: BTreeMap<String, String>,
-    /// `Local`: only nodes with a proxy take connections, and clients keep their addresses. `Cluster`: all nodes do, and
-    /// the proxy sees nodes' addresses in place of the clients'. Default: Local for LoadBalancer, Cluster for NodePort.
+    /// `Local`: only nodes with a proxy accept connections, and the proxy sees the addresses of clients. `Cluster`: all
+    /// nodes accept connections, and the proxy sees the addresses of nodes. Not with type ClusterIP. Default: Local for
+    /// LoadBalancer, Cluster for NodePort.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<ExternalTrafficPolicy>,
-    /// Which implementation gives the address (type LoadBalancer only). It cannot be changed, added or removed while the
-    /// type is LoadBalancer. Default: the cluster's own.
+    /// The load balancer implementation that assigns the address (type LoadBalancer only). It cannot be changed, added
+    /// or removed while the type is LoadBalancer. Default: the default of the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<QualifiedName>")]
     pub load_balancer_class: Option<String>,
-    /// `SingleStack`, `PreferDualStack` or `RequireDualStack`. Default: SingleStack.
+    /// The IP families of the Service: `SingleStack`, `PreferDualStack` or `RequireDualStack`. Default: SingleStack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_family_policy: Option<IpFamilyPolicy>,
 }

@@ -1,4 +1,4 @@
-//! TLS: on the clients' side, and towards backends.
+//! TLS of client connections, and TLS to backends.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,17 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ObjectName, ServerName, rules};
 
-/// TLS on the clients' side.
+/// TLS of client connections.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTls {
-    /// `Terminate`: TLS ends here, with a certificate from a Secret or from files. `Passthrough`: it ends at the backend,
-    /// which has the certificate, and only the server name that the client asks for is read. A route may say otherwise.
+    /// `Terminate`: the proxy terminates TLS with a certificate from a Secret or from files. `Passthrough`: the backend
+    /// terminates TLS, and the proxy reads only the server name in the ClientHello. A route may override the mode.
     /// Default: Terminate.
     #[serde(default)]
     pub mode: TlsMode,
-    /// The certificates to present, chosen by the client's server name; the first one when none matches. Required where
-    /// TLS ends here. At most 32, each once.
+    /// The client certificate for the backend. Absent: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -24,21 +23,21 @@ pub struct ListenerTls {
         validation = rules::unique("name", "a Secret is listed twice: remove one")
     )]
     pub certificate_refs: Vec<CertificateRef>,
-    /// The oldest TLS version accepted: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
+    /// The minimum TLS version: `TLS1.2` or `TLS1.3`. Default: TLS1.2.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// The application protocols offered (ALPN), preferred first, each of at most 63 characters. Default: none, or
-    /// `postgresql` with startTls. At most 8.
+    /// The application protocols offered (ALPN), in order of preference. At most 8, each of 1 to 63 characters.
+    /// Default: none, or `postgresql` with startTls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub alpn: Vec<String>,
-    /// What clients say in the clear before TLS begins. `Postgres`: PostgreSQL's SSLRequest, which is answered here (and
-    /// said to the backend where TLS is passed through); clients that begin with TLS at once are taken too, those without
-    /// TLS are refused. Absent: nothing.
+    /// The protocol that starts TLS within a plaintext connection. `Postgres`: SSLRequest of PostgreSQL, which the
+    /// proxy answers (and sends to the backend with passthrough). Clients that start with TLS directly are accepted,
+    /// clients without TLS are refused. Absent: TLS starts with the first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_tls: Option<StartTls>,
-    /// Whether clients have to show certificates (mutual TLS), where TLS ends here. Absent: they are not asked for any.
+    /// Verification of client certificates (mutual TLS, mode Terminate only). Absent: no certificate is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_validation: Option<ClientValidation>,
 }
@@ -55,11 +54,12 @@ pub enum TlsMode {
     Passthrough,
 }
 
-/// TLS on the clients' side, for one route.
+/// TLS handling for one route.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTls {
-    /// `Terminate`: TLS ends here, with one of the listener's certificates. `Passthrough`: it ends at the backend.
+    /// `Terminate`: the proxy terminates TLS with one of the listener's certificates. `Passthrough`: the backend
+    /// terminates TLS.
     pub mode: TlsMode,
 }
 
@@ -72,18 +72,18 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// A certificate chain and its key: exactly one of `name` and `files`.
+/// A certificate chain and its private key: exactly one of `name` and `files`.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.files)")
         .message("the reference has no name: write the name of a Secret of type kubernetes.io/tls"),
     validation = Rule::new("!has(self.files)")
-        .message("files are for standalone: write the `name` of a Secret of type kubernetes.io/tls")
+        .message("files are for standalone mode: write the `name` of a Secret of type kubernetes.io/tls")
         .field_path(".files")
 )]
 pub struct CertificateRef {
-    /// A Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
+    /// The name of a Secret of type kubernetes.io/tls (keys tls.crt and tls.key) in the same namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<ObjectName>,
     /// Two PEM files (standalone only).
@@ -120,28 +120,28 @@ impl ListenerTls {
     }
 }
 
-/// PEM files. A relative path is relative to the manifest's folder.
+/// PEM files. A relative path is relative to the folder of the manifest.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateFiles {
-    /// The certificate, followed by its intermediates.
+    /// The certificate, followed by its intermediates. A path of 1 to 4096 characters.
     #[schemars(length(min = 1, max = 4096))]
     pub certificate: String,
-    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    /// The private key (PKCS#8, PKCS#1 or SEC1). A path of 1 to 4096 characters.
     #[schemars(length(min = 1, max = 4096))]
     pub key: String,
 }
 
-/// Whose certificates clients have to show.
+/// Verification of client certificates (mutual TLS).
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientValidation {
-    /// Who may issue clients' certificates. At most 8.
+    /// The authorities that may issue client certificates. 1 to 8.
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub ca_refs: Vec<CaRef>,
-    /// `Required`: clients without a certificate are refused. `Optional`: they may have none, but one that they show has
-    /// to be right. Default: Required.
+    /// `Required`: clients without a certificate are refused. `Optional`: clients may omit the certificate, but a
+    /// presented one must be valid. Default: Required.
     #[serde(default)]
     pub mode: ClientValidationMode,
 }
@@ -153,19 +153,19 @@ pub enum ClientValidationMode {
     Optional,
 }
 
-/// Certificates of authorities, and what they have revoked: exactly one of `name` and `files`.
+/// Certificates and revocation lists of authorities: exactly one of `name` and `files`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.name) || has(self.files)")
         .message("the reference has no name: write the name of a ConfigMap or Secret with the key ca.crt"),
     validation = Rule::new("!has(self.files)")
-        .message("files are for standalone: write the `name` of a ConfigMap or Secret with the key ca.crt")
+        .message("files are for standalone mode: write the `name` of a ConfigMap or Secret with the key ca.crt")
         .field_path(".files")
 )]
 pub struct CaRef {
-    /// `ConfigMap` or `Secret`, in the same namespace. Its key ca.crt has the authorities' certificates as PEM; ca.crl,
-    /// if there is one, the lists of the certificates that they have revoked. Default: ConfigMap.
+    /// The kind of the object, in the same namespace: `ConfigMap` or `Secret`. Its key ca.crt holds the CA certificates
+    /// as PEM, and the optional key ca.crl their certificate revocation lists. Default: ConfigMap.
     #[serde(default)]
     pub kind: RefKind,
     /// The name of the ConfigMap or Secret.
@@ -188,20 +188,20 @@ impl CaRef {
     }
 }
 
-/// PEM files. A relative path is relative to the manifest's folder.
+/// PEM files. A relative path is relative to the folder of the manifest.
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CaFiles {
-    /// The authorities' certificates.
+    /// The CA certificates. A path of 1 to 4096 characters.
     #[schemars(length(min = 1, max = 4096))]
     pub ca: String,
-    /// The lists of the certificates that they have revoked. Absent: none is.
+    /// The certificate revocation lists. A path of 1 to 4096 characters. Absent: no certificate is revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub crl: Option<String>,
 }
 
-/// Of what kind an object is that is referred to.
+/// The kind of a referenced object.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefKind {
     #[default]
@@ -225,31 +225,31 @@ pub struct Reference<'a> {
     pub name: &'a str,
 }
 
-/// TLS towards a backend. Connections whose TLS is passed through have their client's, and this does nothing for them.
+/// TLS origination to the backend. Ignored for TLS passthrough.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("(has(self.insecureSkipVerify) && self.insecureSkipVerify) || has(self.serverName)")
-        .message("serverName is missing: write the name that the backend's certificate is for")
+        .message("serverName is missing: write a name in the backend's certificate")
         .field_path(".serverName"),
     validation = Rule::new("!has(self.serverName) || !self.serverName.startsWith('*.')")
-        .message("a wildcard is not the name of one server: write one name that the backend's certificate is for")
+        .message("a wildcard is not the name of one server: write one name in the backend's certificate")
         .field_path(".serverName"),
     validation = Rule::new(
         "(has(self.insecureSkipVerify) && self.insecureSkipVerify) ? !has(self.caRefs) || size(self.caRefs) == 0 : \
          has(self.caRefs) && size(self.caRefs) > 0",
     )
-        .message("write either who issues the backend's certificate, for example `caRefs: [{name: db-ca}]`, or \
-                  `insecureSkipVerify: true`, which verifies nothing, so that anyone on the path can \
-                  read and change the traffic")
+        .message("set either `caRefs` with the issuer of the backend's certificate, for example \
+                  `caRefs: [{name: db-ca}]`, or `insecureSkipVerify: true`, which verifies nothing and lets anyone \
+                  on the path read and change the traffic")
         .field_path(".caRefs")
 )]
 pub struct BackendTls {
-    /// The name that the backend's certificate is for, which is also asked for (SNI). Required, unless
-    /// insecureSkipVerify.
+    /// The server name to request (SNI) and to verify in the backend's certificate. Required unless insecureSkipVerify
+    /// is true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<ServerName>,
-    /// Who may issue the backend's certificate. Required, unless insecureSkipVerify. At most 8.
+    /// The authorities that may issue the backend's certificate. At most 8. Required unless insecureSkipVerify is true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -257,10 +257,11 @@ pub struct BackendTls {
     /// The certificate that is shown to the backend. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<CertificateRef>,
-    /// Takes any certificate, so that anybody in between can read and change everything. Default: false.
+    /// Accepts any certificate, so that anyone on the path can read and change the traffic. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure_skip_verify: bool,
-    /// What is said to the backend in the clear before TLS begins. `Postgres`: PostgreSQL's SSLRequest. Absent: nothing.
+    /// The protocol that starts TLS within a plaintext connection. `Postgres`: SSLRequest of PostgreSQL. Absent: TLS
+    /// starts with the first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_tls: Option<StartTls>,
 }

@@ -241,7 +241,7 @@ fn names_are_held_to_kubernetes_rules() {
     let named = |name: &str| told(&read(&LOAD_BALANCER.replace("name: pg", &format!("name: {name}")))).remove(0).1;
     assert!(named(&"x".repeat(52)).is_empty());
     assert_eq!(named(&"x".repeat(53)), ["metadata.name: has 53 characters: write at most 52"]);
-    assert!(named("Data_Base")[0].starts_with("metadata.name: `Data_Base` is not an object's name"));
+    assert!(named("Data_Base")[0].starts_with("metadata.name: `Data_Base` is not an object name"));
     let elsewhere = told(&read(&LOAD_BALANCER.replace("shop", "a.b")));
     assert!(elsewhere[0].1[0].starts_with("metadata.namespace: `a.b` is not a name"), "{elsewhere:?}");
 }

@@ -122,18 +122,18 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: '0'}}}}",
             "spec.healthCheck.active.exchange.expect.hex",
-            "`0` is not bytes: write two hexadecimal digits for each",
+            "`0` is not hexadecimal bytes: write two digits for each byte",
         ),
         (
             "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: ''}}}}",
             "spec.healthCheck.active.exchange.expect.hex",
-            "must not be empty: write two hexadecimal digits for each",
+            "must not be empty: write two digits for each byte",
         ),
         // What is sent may hold a password.
         (
             "healthCheck: {active: {type: Exchange, exchange: {send: {hex: TOPSECRET}, expect: {text: a}}}}",
             "spec.healthCheck.active.exchange.send.hex",
-            "it is not bytes: write two hexadecimal digits for each",
+            "it is not hexadecimal bytes: write two digits for each byte",
         ),
         (
             "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: 987654}]}}}",
@@ -148,7 +148,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "healthCheck: {active: {type: MySQL, mysql: {}}}",
             "spec.healthCheck.active.mysql.user",
-            "is missing: write `user` (Who logs in)",
+            "is missing: write `user` (The user that logs in)",
         ),
         ("connect: 3s", "spec.connect", "must hold fields (`name: value` lines), not the text `3s`"),
         (
