@@ -18,7 +18,7 @@ pub use values::{AdminAddress, ListenAddress, Quota, Workload, port_range};
 
 use crate::api;
 
-/// A TCP load balancer: one configuration language, the TcpLoadBalancer manifest.
+/// A TCP load balancer, configured by TcpLoadBalancer manifests.
 #[derive(Debug, Parser)]
 #[command(name = "tcplb", version, max_term_width = 120)]
 pub struct Cli {
@@ -28,63 +28,64 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Balance connections as files, flags or the environment say, and follow their changes.
+    /// Serve load balancers from files, flags or the environment, and reload them on changes.
     ///
-    /// Without paths, what flags leave out is read from the environment: LISTEN, BACKENDS (comma-separated), LB_MODE
-    /// (rr or sticky) and POOL_SIZE. RUST_LOG chooses what is logged (default: info).
+    /// Without paths, missing flags are read from the environment: LISTEN, BACKENDS (comma-separated), LB_MODE (rr or
+    /// sticky) and POOL_SIZE. RUST_LOG sets the log filter (default: info).
     Standalone(Standalone),
     /// Serve the TcpLoadBalancers of a cluster, as one of several replicas.
     ///
-    /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).
+    /// Requires a service account token or KUBECONFIG. RUST_LOG sets the log filter (default: info).
     Controller(Box<Controller>),
-    /// Serve one TcpLoadBalancer of a cluster within an application's pod.
+    /// Serve one TcpLoadBalancer of a cluster from the pod of an application.
     ///
-    /// Needs a service account's token, or KUBECONFIG. RUST_LOG chooses what is logged (default: info).
+    /// Requires a service account token or KUBECONFIG. RUST_LOG sets the log filter (default: info).
     Sidecar(Sidecar),
-    /// Show a load balancer at work, with three test backends in this process.
+    /// Run a load balancer with three test backends in this process.
     Demo(Demo),
-    /// Compile manifests without running them: a verdict for each load balancer.
+    /// Validate manifests without serving them, and print a verdict for each load balancer.
     ///
-    /// Exit code 0: nothing is refused. 1: something is refused or cannot be read; with --strict also if there is a warning
-    /// or an unknown reference. 2: nothing could be checked, because of wrong arguments, a wrong values file or a cluster
-    /// that does not answer.
+    /// Exit code 0: nothing is refused. 1: something is refused or cannot be read; with --strict also any warning or
+    /// unknown reference. 2: the check could not run, because of wrong arguments, an invalid values file or an
+    /// unreachable cluster.
     Check(Check),
     /// Print the CustomResourceDefinition.
     Crd,
-    /// Turn another load balancer's configuration into a manifest.
+    /// Convert the configuration of another load balancer to a manifest.
     #[command(subcommand)]
     Convert(Convert),
-    /// Write a self-signed certificate and its key, for tests.
+    /// Create a self-signed certificate and its key, for tests.
     Cert(Cert),
-    /// Run a test backend that sends back what it gets.
+    /// Run a test backend that echoes what it receives.
     Backend(TestBackend),
-    /// Ask an HTTP address, such as /readyz of the admin pages: exit code 0 if it answers 200, otherwise 1.
+    /// Request a URL, such as /readyz of the admin pages. Exit code 0 if the status is 200, otherwise 1.
     Probe(Probe),
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Convert {
-    /// A GoLB config.json: prints the manifest, and what does not come over as warnings.
+    /// Convert a GoLB config.json: print the manifest, and a warning for each setting that is not converted.
     Golb {
-        /// The config.json.
+        /// The path of the config.json.
         file: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 pub struct Standalone {
-    /// Files, or folders of .yaml, .yml and .json files, with TcpLoadBalancer, Secret, ConfigMap, Service and EndpointSlice
-    /// documents.
+    /// Files, or folders of .yaml, .yml and .json files, with TcpLoadBalancer, Secret, ConfigMap, Service and
+    /// EndpointSlice documents.
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub simple: Simple,
-    /// Where metrics, health and the admin page are served; `off`: nowhere.
+    /// The address of the metrics, health and admin pages; `off` disables them.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", value_parser = admin_address)]
     pub admin: AdminAddress,
-    /// Share the addresses with other processes that do so too.
+    /// Share the listening addresses with other processes that also set this flag (SO_REUSEPORT).
     #[arg(long)]
     pub reuse_port: bool,
-    /// Take over from the process that offers its sockets at this Unix socket, and offer them there to the next one.
+    /// A Unix socket for taking over the listening sockets of a running process, and for passing them on to the next
+    /// one.
     #[arg(long, value_name = "PATH")]
     pub takeover: Option<PathBuf>,
     #[command(flatten)]
@@ -93,54 +94,54 @@ pub struct Standalone {
 
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// The address on which clients connect; 0.0.0.0 and :: are all addresses.
+    /// The listening address for clients; 0.0.0.0 and :: are all addresses.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub address: std::net::IpAddr,
-    /// The port on which clients connect.
+    /// The listening port for clients.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    /// Where metrics, health and the admin page are served.
+    /// The address of the metrics, health and admin pages.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
     pub admin: std::net::SocketAddr,
 }
 
 #[derive(Debug, Args)]
 pub struct Cert {
-    /// DNS names, wildcards or IP addresses that the certificate is for.
+    /// A name to send at the start of each connection.
     #[arg(required = true)]
     pub names: Vec<String>,
-    /// The folder to write to.
+    /// The folder for the files.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub out: PathBuf,
-    /// Overwrite files that exist.
+    /// Overwrite existing files.
     #[arg(long)]
     pub force: bool,
-    /// Print a Secret manifest of this name instead of writing files.
+    /// Print a Secret manifest with this name instead of writing files.
     #[arg(long, value_name = "NAME")]
     pub secret: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct TestBackend {
-    /// Where to listen: :5001, 127.0.0.1:5001 or `[::1]:5001`.
+    /// The listening address: :5001, 127.0.0.1:5001 or `[::1]:5001`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: ListenAddress,
     /// A name, said first on each connection.
     #[arg(long)]
     pub name: Option<String>,
-    /// A pause before each answer.
+    /// The delay before each answer.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub delay: api::Duration,
-    /// A text sent first on each connection.
+    /// A text to send at the start of each connection.
     #[arg(long, value_name = "TEXT")]
     pub greeting: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// What is asked: http://HOST:PORT/PATH.
+    /// The URL to request: http://HOST:PORT/PATH.
     pub url: String,
-    /// How long to ask again while the answer is another one.
+    /// The time to retry until the status is 200.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub within: api::Duration,
 }

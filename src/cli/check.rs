@@ -11,41 +11,42 @@ pub struct Check {
     /// Files, or folders of .yaml, .yml and .json files; `-`: standard input.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
-    /// Where load balancers are to be served.
+    /// The mode in which the load balancers will be served.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = CheckMode::Auto)]
     pub mode: CheckMode,
-    /// Look in the cluster of KUBECONFIG for what the files refer to and do not contain. Implies --mode cluster.
+    /// Read referenced objects that the files do not contain from the cluster of KUBECONFIG. Implies --mode cluster.
     #[arg(long)]
     pub cluster: bool,
-    /// The namespace of manifests that name none. Default: with --cluster, that of the context, otherwise `default`.
+    /// The namespace of manifests without one. Default: with --cluster, the namespace of the context, otherwise
+    /// `default`.
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Name>,
-    /// A values file of the Helm chart: what its `tenancy` and `host` do not allow is refused. Implies --mode cluster. Repeat
-    /// it where several files are given to Helm.
+    /// A values file of the Helm chart; whatever its `tenancy` and `host` do not permit is refused. Implies --mode
+    /// cluster. Repeat the flag for several values files, in the order for Helm.
     #[arg(long, value_name = "VALUES")]
     pub tenancy: Vec<PathBuf>,
     /// Exit with code 1 also for warnings and unknown references.
     #[arg(long)]
     pub strict: bool,
-    /// How the verdicts are written.
+    /// The output format.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = CheckOutput::Text)]
     pub output: CheckOutput,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CheckMode {
-    /// In a cluster, if they have a field that only a cluster has or refer to objects that are not in the files; otherwise
-    /// by `tcplb standalone`.
+    /// Cluster if a manifest has a field for clusters only, or refers to an object that the files do not contain;
+    /// otherwise standalone.
     Auto,
-    /// By `tcplb standalone` with these files.
+    /// `tcplb standalone` with these files.
     Standalone,
-    /// In a cluster.
+    /// A cluster.
     Cluster,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CheckOutput {
-    /// A line for each load balancer and for each problem.
+    /// A line for each load balancer and each problem.
     Text,
     /// One JSON object.
     Json,

@@ -3,39 +3,40 @@ use clap::{Args, ValueEnum};
 use super::values::host_name;
 use crate::{api, proxy::access_log};
 
-/// How the process runs.
+/// Options of a serving process.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
-    /// How many threads serve connections. Default: the cores this process may use.
+    /// The number of worker threads, which serve connections. Default: the number of available cores.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
-    /// How a line is written, of the log (standard error) and of the access log (standard output).
+    /// The format of the log (standard error) and of the access log (standard output).
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// Which connections are logged: at their ends, also at their starts, or not at all.
+    /// The connection events in the access log: ends, starts and ends, or none.
     #[arg(long, value_name = "EVENTS", value_enum, default_value_t = AccessLogEvents::Ends)]
     pub access_log: AccessLogEvents,
-    /// A host name under which the admin pages may be asked, besides IP addresses, localhost and this host's own name; may be
-    /// given several times, or with commas.
+    /// An additional host name for the admin pages. IP addresses, localhost and the name of this host are always
+    /// accepted. May be repeated or comma-separated.
     #[arg(long = "admin-host", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub admin_hosts: Vec<String>,
-    /// How long to go on accepting after SIGTERM, so that whatever sends connections here learns of it.
+    /// The time to keep accepting connections after SIGTERM, until clients and load balancers in front have noticed the
+    /// shutdown.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub shutdown_delay: api::Duration,
-    /// The node that this process runs on, for load balancers that prefer what is near.
+    /// The node of this process, for locality-aware load balancing.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: Option<String>,
-    /// The zone that this process runs in. Default: in a cluster, that of its node as EndpointSlices tell it.
+    /// The zone of this process. Default: in a cluster, the zone of its node in EndpointSlices.
     #[arg(long, value_name = "NAME", env = "NODE_ZONE")]
     pub zone: Option<String>,
-    /// Upper limit of the drain at a shutdown, whatever drain.shutdown.after says, and of that after a takeover: connections
-    /// that are still open this long after the listeners closed are reset.
+    /// The maximum drain time after a shutdown or a takeover. It caps drain.shutdown.after. Connections still open this
+    /// long after the listeners closed are reset.
     #[arg(long, value_name = "DURATION", default_value = "10m")]
     pub max_drain: api::Duration,
 }
 
 impl Run {
-    /// How many workers there are to be: as asked, else as many as this process has cores.
+    /// The number of workers: the flag, or the number of available cores.
     pub fn worker_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.workers.map_or_else(cores, usize::from)

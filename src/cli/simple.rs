@@ -1,4 +1,4 @@
-//! The simplest load balancer, made of flags or the environment.
+//! A simple load balancer from flags or the environment.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,22 @@ use crate::api::{
     Preconnect, TcpLoadBalancerSpec,
 };
 
-/// The simplest load balancer: one port, some backends.
+/// A simple load balancer: one port and its backends.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Simple {
-    /// Where clients connect: :4000, 127.0.0.1:4000 or `[::1]:4000`.
+    /// The listening address: :4000, 127.0.0.1:4000 or `[::1]:4000`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<ListenAddress>,
-    /// A backend, host:port; may be given several times, or with commas.
+    /// The address of a backend, host:port. May be repeated or comma-separated.
     #[arg(long = "backend", value_name = "ADDRESS", value_delimiter = ',')]
     pub backends: Vec<AddressPort>,
-    /// How a backend is chosen. Default: round-robin.
+    /// The load balancing algorithm. Default: round-robin.
     #[arg(long, value_name = "NAME", value_enum)]
     pub algorithm: Option<AlgorithmName>,
-    /// How many connections to each backend are opened ahead.
+    /// The number of connections to each backend that are opened in advance.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub preconnect: Option<u16>,
-    /// A PEM file with the certificate and its intermediates: clients then speak TLS.
+    /// A PEM file with the certificate and its intermediates. Enables TLS for clients.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
     /// A PEM file with the certificate's private key.
@@ -35,22 +35,22 @@ pub struct Simple {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AlgorithmName {
-    /// One after the other.
+    /// Backends in turn.
     RoundRobin,
-    /// The one with the fewest open connections.
+    /// The backend with the fewest open connections.
     LeastConnections,
-    /// Of two taken at random, the one with fewer open connections.
+    /// The less loaded of two random backends.
     PowerOfTwo,
+    /// A random backend.
     Random,
     /// Sticky: the same client always gets the same backend.
     Maglev,
 }
 
 impl Simple {
-    /// What LISTEN, BACKENDS, LB_MODE and POOL_SIZE say.
+    /// The settings in LISTEN, BACKENDS, LB_MODE and POOL_SIZE.
     ///
-    /// # Errors
-    /// A sentence that names the variable.
+    /// # Errors A sentence that names the variable.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let listen = variable("LISTEN").map(|text| text.trim().parse()).transpose();
@@ -62,7 +62,7 @@ impl Simple {
             None => None,
             Some("rr") => Some(AlgorithmName::RoundRobin),
             Some("sticky") => Some(AlgorithmName::Maglev),
-            Some(other) => return Err(format!("LB_MODE: `{other}` is not known: write rr or sticky")),
+            Some(other) => return Err(format!("LB_MODE: `{other}` is not a mode: write rr or sticky")),
         };
         let preconnect = match variable("POOL_SIZE") {
             None => None,
@@ -80,7 +80,7 @@ impl Simple {
         })
     }
 
-    /// What is given here, and what is not as it is given there.
+    /// These settings, with missing ones filled in from `there`.
     pub fn or(self, there: Self) -> Self {
         Self {
             listen: self.listen.or(there.listen),
@@ -92,19 +92,18 @@ impl Simple {
         }
     }
 
-    /// The load balancer that is meant; `None`: none is.
+    /// The load balancer of these settings; `None` without any setting.
     ///
-    /// # Errors
-    /// A sentence that says which flag or variable is missing.
+    /// # Errors A sentence that says which flag or variable is missing.
     pub fn spec(&self) -> Result<Option<TcpLoadBalancerSpec>, String> {
         if *self == Self::default() {
             return Ok(None);
         }
         let Some(listen) = self.listen else {
-            return Err("where are clients to connect? Add --listen :4000 (or LISTEN)".into());
+            return Err("the listening address is missing: add --listen :4000 (or LISTEN)".into());
         };
         if self.backends.is_empty() {
-            return Err("where are connections to go? Add --backend 127.0.0.1:5001 (or BACKENDS)".into());
+            return Err("the backends are missing: add --backend 127.0.0.1:5001 (or BACKENDS)".into());
         }
         let certificate = self.tls_certificate.as_ref().zip(self.tls_key.as_ref());
         let tls = certificate.map(|(certificate, key)| ListenerTls {

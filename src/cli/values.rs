@@ -105,7 +105,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 pub fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || format!("`{text}` is not a range of ports: write for example 20000-24999, or 443");
+    let wrong = || format!("`{text}` is not a port range: write for example 20000-24999, or 443");
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| self::port(text).ok_or_else(wrong);
     let (first, last) = (port(first)?, port(last)?);
@@ -129,14 +129,14 @@ pub fn workload(text: &str) -> Result<Workload, String> {
     match text.split_once('/') {
         Some(("Deployment", name)) if !name.is_empty() => Ok(Workload::Deployment(name.to_owned())),
         Some(("DaemonSet", name)) if !name.is_empty() => Ok(Workload::DaemonSet(name.to_owned())),
-        _ => Err(format!("`{text}` is no workload: write Deployment/NAME or DaemonSet/NAME")),
+        _ => Err(format!("`{text}` is not a workload: write Deployment/NAME or DaemonSet/NAME")),
     }
 }
 
 pub fn object_key(text: &str) -> Result<ObjectKey, String> {
     let pair = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     pair.map(|(namespace, name)| ObjectKey::new(namespace, name))
-        .ok_or_else(|| format!("`{text}` does not name an object: write NAMESPACE/NAME, for example shop/postgres"))
+        .ok_or_else(|| format!("`{text}` is not an object name: write NAMESPACE/NAME, for example shop/postgres"))
 }
 
 #[cfg(test)]
