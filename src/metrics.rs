@@ -109,8 +109,8 @@ families! {
     ACCEPTED: "tcplb_connections_accepted" Counter None, LISTENER, "Accepted connections; always the sum of active and closed connections";
     CLOSED: "tcplb_connections_closed" Counter None, &["load_balancer_namespace", "load_balancer", "port", "reason"], "Closed and refused connections, by reason";
     ACTIVE: "tcplb_connections_active" Gauge None, LISTENER, "Open connections";
-    GUARANTEED: "tcplb_connections_guaranteed" Gauge None, LOAD_BALANCER, "Connections that the load balancer can have whatever others take";
-    SOURCES: "tcplb_source_entries" Gauge None, LISTENER, "Client addresses with an entry of their own for limits per source";
+    GUARANTEED: "tcplb_connections_guaranteed" Gauge None, LOAD_BALANCER, "Connections guaranteed to the load balancer, regardless of the connections of others";
+    SOURCES: "tcplb_source_entries" Gauge None, LISTENER, "Client addresses that are tracked for limits per source";
     DRAINING: "tcplb_connections_draining" Gauge None, &["load_balancer_namespace", "load_balancer", "reason"], "Open connections being drained, by close reason";
     RELAYED: "tcplb_relayed" Counter Some(Unit::Bytes), &["load_balancer_namespace", "load_balancer", "port", "direction"], "Bytes relayed so far, also of open connections; direction is to_backend or to_client";
     CONNECT: "tcplb_connect_duration" Histogram Some(Unit::Seconds), LISTENER, "Time from the choice of the first endpoint to an established connection, including failed attempts";
