@@ -57,7 +57,7 @@ pub enum TakeoverError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot offer a takeover at {}: write a path in a folder that exists and this user may write to", path.display())]
+    #[error("cannot offer a takeover at {}: use a path in an existing folder that this user may write to", path.display())]
     Offer {
         path: PathBuf,
         #[source]
@@ -112,8 +112,8 @@ fn ask_whom(
     if !is_trusted(offering) {
         tracing::error!(
             path = %path.display(), user = offering.as_raw(),
-            "a process of another user offers there, and nothing is taken over from it: give --takeover a path in a \
-             directory that no other user may write to"
+            "the socket belongs to a process of another user, and nothing is taken over from it: set --takeover to a \
+             path in a directory that no other user may write to"
         );
         return Ok(None);
     }
@@ -154,8 +154,8 @@ fn warn_of_shared_folder(path: &Path) {
     if others_may_write || !is_trusted(Uid::from_raw(metadata.uid())) {
         tracing::warn!(
             directory = %folder.display(), owner = metadata.uid(), mode = format!("{:o}", metadata.mode() & 0o7777),
-            "other users may write to the directory of --takeover, so that a successor may not find this process: use one of \
-             this user's with mode 700"
+            "other users may write to the directory of --takeover and remove the socket, so a successor may not find \
+             this process: use a directory of this user with mode 700"
         );
     }
 }
@@ -177,7 +177,10 @@ impl Offer {
     fn bind(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(there) if !there.file_type().is_socket() => {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else, which stays"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "another kind of file exists there, and is not replaced",
+                ));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -204,7 +207,7 @@ impl Offer {
             match self.serve_one(&sockets, admin) {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "a takeover was given up");
+                    tracing::warn!(path = %self.path.display(), %error, "takeover aborted");
                     // Without descriptors left, the next attempt would fail as quickly.
                     thread::sleep(PAUSE);
                 }
@@ -219,7 +222,7 @@ impl Offer {
     ) -> io::Result<()> {
         let connection = retry_on_intr(|| rustix::net::accept_with(&self.listening, SocketFlags::CLOEXEC))?;
         if !is_trusted(sockopt::socket_peercred(&connection)?.uid) {
-            return Err(io::Error::other("it was asked for by another user"));
+            return Err(io::Error::other("requested by another user"));
         }
         let deadline = Instant::now() + SERVING_TIMEOUT;
         for (address, sockets) in sockets() {
@@ -252,7 +255,7 @@ fn time_left(deadline: Instant) -> io::Result<Duration> {
 }
 
 fn too_slow() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the other process does not answer in time")
+    io::Error::new(io::ErrorKind::TimedOut, "no answer from the other process in time")
 }
 
 fn send(
@@ -292,13 +295,15 @@ fn receive(connection: BorrowedFd<'_>, deadline: Instant) -> io::Result<(Message
         }
     }
     if received.bytes == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process went away"));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process closed the connection"));
     }
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::other(format!("the other process sent a message of more than {LONGEST_MESSAGE} bytes")));
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::other("this process may not open as many descriptors as it was sent: raise its limit"));
+        return Err(io::Error::other(
+            "the received descriptors exceed the limit of this process: raise its limit of open files",
+        ));
     }
     Ok((serde_json::from_slice(&text[..received.bytes])?, sockets))
 }
@@ -312,7 +317,7 @@ fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
     if is_tcp {
         Ok(descriptor.into())
     } else {
-        Err(io::Error::other("the other process sent something that is no listening TCP socket"))
+        Err(io::Error::other("the other process sent a descriptor that is not a listening TCP socket"))
     }
 }
 

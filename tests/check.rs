@@ -100,7 +100,7 @@ fn the_first_manifest_of_the_readme_is_accepted() {
     assert_eq!(
         told,
         "default/first (standard input): accepted, with unknown references\n  unknown: spec.backends[0].service.name: \
-         Service default/echo is not among these files: add the manifest, or use --cluster to look in the cluster\n"
+         Service default/echo is not in these files: add the manifest, or use --cluster to read it from the cluster\n"
     );
     let (code, told, _) = check(&["--strict", "-"], &first);
     assert!(code == 1 && told.ends_with("with --strict, warnings and unknown references count as errors\n"), "{told}");
@@ -114,7 +114,7 @@ fn the_first_manifest_of_the_readme_is_accepted() {
     // Without a selector, somebody else is to write the EndpointSlices.
     let service = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {ports: [{port: 5001}]}\n";
     let (code, told, _) = check(&["-"], &(first.clone() + service));
-    assert!(code == 0 && told.contains("the endpoints of Service default/echo are not among these files"), "{told}");
+    assert!(code == 0 && told.contains("the endpoints of Service default/echo are not in these files"), "{told}");
     let (code, told, errors) = check_in_empty_cluster(&["-"], &(first.clone() + service));
     assert!(code == 0 && told.contains("warning: spec.backends[0]: Service team/echo has no ready"), "{told}{errors}");
     let (code, told, _) = check(&["-", "manifests/echo.yaml"], &first.replace("port: 5001", "port: 5002"));
@@ -127,7 +127,7 @@ fn the_first_manifest_of_the_readme_is_accepted() {
 #[test]
 fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
     let json = format!("\u{feff}{}", json!({"apiVersion": "v1", "kind": "List", "items": []}));
-    assert_eq!(check(&["-"], &json), (0, "no TcpLoadBalancer there\n".into(), String::new()));
+    assert_eq!(check(&["-"], &json), (0, "no TcpLoadBalancer found\n".into(), String::new()));
     let (code, told, _) = check(&["-"], &format!("\u{feff}{}", first_manifest()));
     assert!(code == 0 && told.starts_with("default/first (standard input): accepted"), "{told}");
     for (input, sentence) in
@@ -142,7 +142,7 @@ fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
 fn the_manifests_of_the_repository_are_accepted() {
     let (code, told, errors) = check(&["manifests"], "");
     assert_eq!((code, errors.as_str()), (0, ""), "{told}");
-    assert!(told.contains("accepted") && told.contains(" objects of other kinds were passed over\n"), "{told}");
+    assert!(told.contains("accepted") && told.contains(" objects of other kinds were ignored\n"), "{told}");
 }
 
 #[test]
@@ -154,10 +154,10 @@ fn secrets_and_config_maps_that_are_elsewhere_are_unknown() {
     let (code, told, _) = check(&["-"], &load_balancer("shop", "pg", spec));
     assert_eq!(code, 0, "{told}");
     for object in ["Secret shop/pg-tls", "ConfigMap shop/clients", "Service shop/pg", "ConfigMap shop/db-ca"] {
-        assert!(told.contains(&format!("{object} is not among these files")), "{object}: {told}");
+        assert!(told.contains(&format!("{object} is not in these files")), "{object}: {told}");
     }
     for object in ["Secret shop/us", "Secret shop/probe-password"] {
-        assert!(told.contains(&format!("{object} is not among these files")), "{object}: {told}");
+        assert!(told.contains(&format!("{object} is not in these files")), "{object}: {told}");
     }
     assert!(!told.contains("error") && !told.contains("warning"), "{told}");
     // What is there is looked at.
@@ -232,7 +232,7 @@ fn a_folder_with_a_kustomization_is_checked() {
     fs::write(folder.path().join("kustomization.yaml"), "resources: [pg.yaml]\n").unwrap();
     fs::write(folder.path().join("pg.yaml"), load_balancer("shop", "pg", TO_AN_ADDRESS)).unwrap();
     let (code, told, _) = check(&[folder.path().to_str().unwrap()], "");
-    assert!(code == 0 && told.ends_with("1 object of another kind was passed over\n"), "{told}");
+    assert!(code == 0 && told.ends_with("1 object of another kind was ignored\n"), "{told}");
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
     let others = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Namespace\n\
                   metadata: {name: b}\n";
     let (code, told, _) = check(&["-"], &(first_manifest() + "\n" + others));
-    assert!(code == 0 && told.ends_with("\n2 objects of other kinds were passed over\n"), "{told}");
+    assert!(code == 0 && told.ends_with("\n2 objects of other kinds were ignored\n"), "{told}");
     for (from, to, hint) in [
         ("tcplb.io/v1alpha1", "tcplb.io/v1", "apiVersion: must be tcplb.io/v1alpha1"),
         ("tcplb.io/v1alpha1", "tclpb.io/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),

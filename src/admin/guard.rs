@@ -88,7 +88,7 @@ fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<Response> {
 fn misdirected(host: &str) -> Response {
     let host = printable(host, 253);
     let sentence = format!(
-        "the admin pages are not answered under the name `{host}`: use an IP address or localhost, or start tcplb with \
+        "the admin pages do not answer requests for host `{host}`: use an IP address or localhost, or start tcplb with \
          --admin-host {host}\n"
     );
     (StatusCode::MISDIRECTED_REQUEST, sentence).into_response()

@@ -121,9 +121,9 @@ fn router(pages: Arc<Pages>, hosts: AllowedHosts) -> Router {
         .route("/readyz", get(|pages: Pages| async move { answer(pages.state.is_ready(), "not ready\n") }))
         .route(
             "/lb-ready",
-            get(
-                |pages: Pages| async move { answer(pages.state.takes_new_connections(), "takes no new connections\n") },
-            ),
+            get(|pages: Pages| async move {
+                answer(pages.state.takes_new_connections(), "not accepting new connections\n")
+            }),
         )
         .route(
             "/snapshot",

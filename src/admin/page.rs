@@ -26,7 +26,7 @@ pub fn render(monitor: &Monitor, state: &State) -> String {
          <a href=\"/readyz\">readyz</a><a href=\"/lb-ready\">lb-ready</a></nav>\
          <p>{} · configuration generation {}</p>",
         env!("CARGO_PKG_VERSION"),
-        mark(state.takes_new_connections(), "taking connections", "taking no new connections"),
+        mark(state.takes_new_connections(), "accepting connections", "not accepting new connections"),
         picture.generation,
     );
     for problem in &picture.problems {
@@ -98,7 +98,7 @@ fn write_port(page: &mut String, port: &Port) {
 
 fn write_member(page: &mut String, member: &Member) {
     let state = match (member.usable, member.healthy) {
-        (true, _) if !member.in_service => mark(true, "stands by", ""),
+        (true, _) if !member.in_service => mark(true, "standby", ""),
         (true, _) if member.share < 100 => mark(true, &format!("usable, {} %", member.share), ""),
         (true, _) => mark(true, "usable", ""),
         (false, false) => mark(false, "", "unhealthy"),

@@ -68,7 +68,7 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     let mode = match mode {
         CheckMode::Auto if for_a_cluster => CheckMode::Cluster,
         CheckMode::Standalone if for_a_cluster => {
-            bail!("--mode standalone has neither a cluster nor tenancy: leave --cluster and --tenancy out")
+            bail!("--cluster and --tenancy require --mode cluster: remove them, or remove --mode standalone")
         }
         mode => mode,
     };
@@ -115,7 +115,7 @@ async fn look_up(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) -> anyh
     let client = cluster::client().await?;
     let looking = lookup::complete(world, awaiting_pods, &client);
     timeout(CLUSTER_TIMEOUT, looking).await.with_context(|| {
-        format!("the cluster does not answer within {} s: see whether KUBECONFIG is right", CLUSTER_TIMEOUT.as_secs())
+        format!("no answer from the cluster within {} s: check KUBECONFIG", CLUSTER_TIMEOUT.as_secs())
     })?
 }
 

@@ -30,9 +30,7 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(600);
 pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     let (ports, most) = (arguments.ports.len(), Allocations::MOST);
     if ports > most.into() {
-        bail!(
-            "--ports has {ports} ports: write at most {most}, for more do not fit into the ConfigMap that says whose they are"
-        );
+        bail!("--ports has {ports} ports: write at most {most}, the capacity of the ConfigMap of ports");
     }
     let client = client().await?;
     let _comparing = AbortOnDropHandle::new(tokio::spawn(compare_schemas(client.clone())));
@@ -107,9 +105,7 @@ pub(super) async fn client() -> anyhow::Result<Client> {
     // It fails where there is one already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     connect().await.map_err(|error| {
-        anyhow!(
-            "there is no way to a cluster: {error}: run this in a pod with a service account's token, or set KUBECONFIG"
-        )
+        anyhow!("cannot find a cluster: {error}: run in a pod with a service account token, or set KUBECONFIG")
     })
 }
 
@@ -125,10 +121,10 @@ async fn compare_schemas(client: Client) {
             match &found {
                 Ok(true) => {}
                 Ok(false) => warn!(
-                    "the installed CustomResourceDefinition is not this version's: fields that it does not know are \
-                     silently dropped from objects; install what `tcplb crd` prints"
+                    "the installed CustomResourceDefinition does not match this version, so the API server silently \
+                     drops fields that it does not know: install the output of `tcplb crd`"
                 ),
-                Err(error) => warn!(%error, "the CustomResourceDefinition cannot be compared with this version's"),
+                Err(error) => warn!(%error, "cannot compare the installed CustomResourceDefinition with this version"),
             }
             said = Some(found);
         }

@@ -121,7 +121,7 @@ pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
             let (compiler, proxy) = (compiler.clone(), proxy.clone());
             let running = tokio::spawn(async move { run(&mut *compiler.lock().await, &proxy).await });
             let Err(fault) = AbortOnDropHandle::new(running).await else { return };
-            error!(%fault, "following the manifests failed: starting again");
+            error!(%fault, "watching the manifests failed: restarting");
             sleep(Duration::from_secs(1)).await;
         }
     });
@@ -226,12 +226,12 @@ fn log_changes(before: &Configuration, now: &Configuration) {
     let came = now.problems.iter().filter(|problem| !old.contains(problem));
     let more = log_first(came, |problem| error!("{problem}"));
     if let Some(more) = more {
-        error!("and {more} more problems with files: the admin page has all");
+        error!("and {more} more problems with files: see the admin page");
     }
     let went = before.problems.iter().filter(|problem| !new.contains(problem));
-    let more = log_first(went, |problem| info!("no longer: {problem}"));
+    let more = log_first(went, |problem| info!("resolved: {problem}"));
     if let Some(more) = more {
-        info!("no longer: {more} more problems with files");
+        info!("resolved: {more} more problems with files");
     }
     for (object, verdict) in &*now.verdicts {
         let had = before.verdicts.get(object).map_or(&[][..], |before| &before.problems);
@@ -245,12 +245,12 @@ fn log_changes(before: &Configuration, now: &Configuration) {
             Severity::Warning => warn!(load_balancer = %object, origin = %verdict.origin, "{problem}"),
         });
         if let Some(more) = more {
-            let all = "the admin page has all";
-            warn!(load_balancer = %object, origin = %verdict.origin, "and {more} more of the same object: {all}");
+            let all = "see the admin page";
+            warn!(load_balancer = %object, origin = %verdict.origin, "and {more} more for the same object: {all}");
         }
         let all_well = verdict.problems.is_empty();
         if all_well && !had.is_empty() {
-            info!(load_balancer = %object, "all is well again");
+            info!(load_balancer = %object, "all problems are resolved");
         }
     }
 }

@@ -86,7 +86,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         inherited: BTreeMap::new(),
         access_log,
     };
-    let proxy = Proxy::start(options, &Handle::current()).context("the workers cannot be started")?;
+    let proxy = Proxy::start(options, &Handle::current()).context("cannot start the workers")?;
     let report = first_report(&proxy, Arc::new(snapshot)).await?;
     if let Some((_, why)) = report.unbound().next() {
         anyhow::bail!("{why} (--address, --port)");
@@ -116,7 +116,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
 
     let patience = PATIENCE.as_secs();
-    writeln!(out, "\nending: no new connections, and {patience} s for those that are open (Ctrl-C again: none)")?;
+    writeln!(out, "\nshutting down: open connections have {patience} s to end (Ctrl-C again: reset them now)")?;
     state.leave();
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
@@ -128,7 +128,10 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let closed = drained.closed + drained.reset;
     if drained.by_themselves + closed > 0 {
         let by_themselves = drained.by_themselves;
-        writeln!(out, "of those open at the end, {by_themselves} ended by themselves and {closed} were closed")?;
+        writeln!(
+            out,
+            "of the connections open at shutdown, {by_themselves} ended by themselves and {closed} were closed"
+        )?;
     }
     stop.cancel();
     proxy.stop();
@@ -142,10 +145,10 @@ fn introduction(address: SocketAddr, admin: SocketAddr) -> String {
     let (try_it, page) = (format!("nc {} {}", here.ip(), here.port()), format!("http://{}/", reachable(admin)));
     let width = try_it.len().max(page.len());
     format!(
-        "A load balancer on {address} with three backends that say their names and echo.\n\n  \
-         {try_it:<width$}   connect, several times; type something\n  \
+        "A load balancer on {address} with three backends that send their names and echo.\n\n  \
+         {try_it:<width$}   connect several times, and type something\n  \
          {page:<width$}   the admin page\n  \
-         {:<width$}   end\n\n",
+         {:<width$}   stop\n\n",
         "Ctrl-C"
     )
 }
@@ -230,7 +233,7 @@ impl Display {
     fn picture(&mut self) -> String {
         let now = self.sample();
         let rate = self.rates.observe(now);
-        let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "in all", "health");
+        let mut text = format!("{:<8} {:>6} {:>10}   {:<9} address\n", "backend", "open", "total", "health");
         let mut open = 0;
         for (_, upstream) in &self.monitor.view().upstreams {
             let mut endpoints: Vec<_> = upstream.endpoints().iter().cloned().collect();

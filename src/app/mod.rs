@@ -88,9 +88,7 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     };
     let spec = simple.spec().map_err(anyhow::Error::msg)?;
     if paths.is_empty() && spec.is_none() {
-        bail!(
-            "there is nothing to serve: name a manifest, or give --listen and --backend; `tcplb demo` shows how it works"
-        );
+        bail!("nothing to serve: give a manifest, or --listen and --backend; `tcplb demo` shows an example");
     }
     let mut files = Files::new(paths);
     if let Some(spec) = &spec {
@@ -98,7 +96,7 @@ fn standalone(arguments: Standalone) -> anyhow::Result<ExitCode> {
     }
     on_control_runtime(async {
         let sharing = if reuse_port { Sharing::Shared } else { Sharing::Exclusive };
-        let source = Source::files(files).context("SIGHUP cannot be caught")?;
+        let source = Source::files(files).context("cannot handle SIGHUP")?;
         serve(Serving { source, admin, sharing, takeover, empty: Empty::Ends, leading: None, run }).await
     })
 }

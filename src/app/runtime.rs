@@ -9,7 +9,7 @@ pub fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> a
         .thread_name("control")
         .enable_all()
         .build()
-        .context("the control runtime cannot be made")?;
+        .context("cannot create the control runtime")?;
     let outcome = runtime.block_on(work);
     // A look-up that hangs is not waited for.
     runtime.shutdown_background();

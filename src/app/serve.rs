@@ -111,7 +111,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         inherited: inheritance.listeners,
         access_log,
     };
-    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("the workers cannot be started")?);
+    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
     info!(workers, connections = budget.connections(), "started");
     if empty != Empty::Ends {
         // Whoever asks for a sign of life does not wait until a whole cluster has been read.
@@ -125,7 +125,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     };
     let (first, report) = tokio::select! {
         first = first => first?,
-        () = signals.first() => bail!("ended before the manifests were read"),
+        () = signals.first() => bail!("stopped before the manifests were read"),
     };
     let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
     if empty == Empty::Ends {
@@ -212,7 +212,7 @@ impl AdminPages {
     fn open(&mut self, proxy: &Proxy, state: &Arc<State>) -> anyhow::Result<()> {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
-        let thread = AdminThread::start().context("the thread of the admin pages cannot be started")?;
+        let thread = AdminThread::start().context("cannot start the admin thread")?;
         let serving = {
             let _on_it = thread.handle().enter();
             let listener = TcpListener::from_std(listener)?;
@@ -243,7 +243,7 @@ fn tell(successor: Successor) {
     match successor.serving() {
         Ok(()) => info!("took over from the previous process"),
         // It has ended meanwhile: its sockets are here.
-        Err(error) => warn!(%error, "the previous process cannot be told that this one serves"),
+        Err(error) => warn!(%error, "cannot notify the previous process that this one is serving"),
     }
 }
 
@@ -272,7 +272,7 @@ async fn inherit(path: Option<&Path>, signals: &shutdown::Signals) -> anyhow::Re
     let Some(path) = path.map(Path::to_owned) else { return Ok((None, Inheritance::default())) };
     let asked = tokio::select! {
         asked = spawn_blocking(move || takeover::ask(&path)) => asked??,
-        () = signals.first() => bail!("ended before the previous process has passed its sockets on"),
+        () = signals.first() => bail!("stopped before the previous process passed its sockets on"),
     };
     Ok(match asked {
         Some((successor, inheritance)) => (Some(successor), inheritance),
@@ -325,7 +325,7 @@ async fn references_resolved(state: &State) {
     let resolved = |known: &Arc<Configuration>| !known.verdicts.values().any(Verdict::has_unresolved_references);
     if timeout(UNRESOLVED, state.configurations().wait_for(resolved)).await.is_err() {
         let within = UNRESOLVED.as_secs();
-        info!("ready, though some references of load balancers were not resolved within {within} s");
+        info!("ready, although some references of load balancers were not resolved within {within} s");
     }
 }
 
@@ -343,7 +343,7 @@ fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Re
         bail!("no listener could be opened: {}", unbound.join("; "));
     }
     if first.listeners.is_empty() && configuration.problems_of(crate::translate::Severity::Refused) > 0 {
-        bail!("nothing could be served: see what is refused above");
+        bail!("nothing can be served: see the refusals above");
     }
     if first.listeners.is_empty() {
         warn!("no TcpLoadBalancer is declared yet: waiting for one");

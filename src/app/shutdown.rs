@@ -89,7 +89,7 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
     tokio::select! {
         () = orderly => ExitCode::SUCCESS,
         () = signals.second() => {
-            warn!("a second signal: what is still open is reset");
+            warn!("second signal: resetting open connections");
             ExitCode::FAILURE
         }
     }
@@ -120,7 +120,7 @@ pub async fn leave(
         }
     }
     drop(following);
-    info!("no longer accepting; draining");
+    info!("stopped accepting connections; draining");
     let as_declared = proxy.drain(DrainMode::AsDeclared, run.max_drain.0);
     let drained = match cause {
         Cause::Signal => as_declared.await,

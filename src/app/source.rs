@@ -136,7 +136,9 @@ impl FileSource {
         });
         let (world, interest, is_incomplete) = reading
             .await
-            .inspect_err(|error| error!(%error, "the manifests could not be read: what they said before still holds"))
+            .inspect_err(
+                |error| error!(%error, "cannot read the manifests: the previous configuration stays in effect"),
+            )
             .ok()?;
         self.watch.follow(interest);
         self.retry.read(is_incomplete || !self.watch.is_complete(), Instant::now());
@@ -147,7 +149,7 @@ impl FileSource {
         tokio::select! {
             () = self.watch.changed() => {}
             () = self.retry.due() => self.retry.due = None,
-            _ = self.hangups.recv() => info!("SIGHUP: reading the manifests"),
+            _ = self.hangups.recv() => info!("SIGHUP: reloading the manifests"),
         }
     }
 }

@@ -336,7 +336,7 @@ impl Leader {
         };
         match (&problem, &self.service_problem) {
             (Some(problem), said) if said.as_ref() != Some(problem) => error!("{problem}"),
-            (None, Some(said)) => info!("no longer: {said}"),
+            (None, Some(said)) => info!("resolved: {said}"),
             _ => {}
         }
         self.service_problem = problem;

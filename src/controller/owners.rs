@@ -86,7 +86,7 @@ impl Owners {
             error!("{problem}");
         }
         for problem in self.problems.iter().filter(|problem| !problems.contains(problem)) {
-            info!("no longer: {problem}");
+            info!("resolved: {problem}");
         }
         references.sort_by(|one, other| (&one.kind, &one.uid).cmp(&(&other.kind, &other.uid)));
         let changed = references != self.references;

@@ -86,7 +86,7 @@ impl Backend {
     /// Serves until it is cancelled; then it closes its connections and returns.
     pub async fn serve(self, cancel: CancellationToken) {
         let tasks = TaskTracker::new();
-        info!(address = %self.address, "backend listens");
+        info!(address = %self.address, "backend is listening");
         while let Some(accepted) = cancel.run_until_cancelled(self.listener.accept()).await {
             match accepted {
                 Ok((stream, client)) => {
@@ -96,7 +96,7 @@ impl Backend {
                 }
                 // Out of descriptors or memory: others may give some back.
                 Err(error) => {
-                    warn!(address = %self.address, %error, "backend cannot accept");
+                    warn!(address = %self.address, %error, "backend cannot accept connections");
                     cancel.run_until_cancelled(sleep(Duration::from_millis(100))).await;
                 }
             }
@@ -113,7 +113,7 @@ impl Backend {
             let _open = open;
             match echo(&mut stream, &greeting, delay).await {
                 Ok(bytes) => debug!(%client, bytes, "connection ended"),
-                Err(error) => debug!(%client, %error, "connection broke"),
+                Err(error) => debug!(%client, %error, "connection failed"),
             }
         }
     }
@@ -194,9 +194,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn explain(address: SocketAddr, error: io::Error) -> io::Error {
     let cause = match error.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there; stop it or choose another port".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
-        io::ErrorKind::PermissionDenied => "no permission for that port; choose one from 1024 up".to_owned(),
+        io::ErrorKind::AddrInUse => "another program uses the port: stop it, or choose another port".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this host does not have that address".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission to use the port: choose a port of 1024 or higher".to_owned(),
         _ => error.to_string(),
     };
     io::Error::new(error.kind(), format!("cannot listen on {address}: {cause}"))

@@ -56,7 +56,7 @@ pub enum Existing {
 
 #[derive(Debug, Error)]
 pub enum CertError {
-    #[error("name at least one DNS name or IP address that the certificate is for")]
+    #[error("no names given: give at least one DNS name or IP address")]
     NoName,
     #[error(
         "`{0}` is neither a DNS name nor an IP address: write for example db.example.com, *.example.com or 127.0.0.1"
@@ -64,7 +64,7 @@ pub enum CertError {
     Name(String),
     #[error("cannot generate the certificate")]
     Generate(#[from] rcgen::Error),
-    #[error("{} exists already: write to another folder (--out) or replace it (--force)", .0.display())]
+    #[error("{} already exists: choose another folder (--out), or overwrite it (--force)", .0.display())]
     Exists(PathBuf),
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },

@@ -41,7 +41,7 @@ impl FromStr for Target {
             let port = port.parse().ok().filter(|port| *port > 0)?;
             (!host.is_empty()).then(|| Self { host: host.into(), port, path: format!("/{path}") })
         };
-        read().ok_or_else(|| format!("`{text}` cannot be asked: write for example http://192.0.2.7:9900/readyz"))
+        read().ok_or_else(|| format!("`{text}` is not a supported URL: write for example http://192.0.2.7:9900/readyz"))
     }
 }
 
@@ -56,9 +56,9 @@ impl fmt::Display for Target {
 pub enum ProbeError {
     #[error("cannot be reached: {0}")]
     Connect(#[from] io::Error),
-    #[error("does not answer in HTTP: {0}")]
+    #[error("does not speak HTTP: {0}")]
     Http(#[from] hyper::Error),
-    #[error("cannot be asked: {0}")]
+    #[error("cannot be requested: {0}")]
     Request(#[from] hyper::http::Error),
     #[error("answers {status}: {body}")]
     Status { status: StatusCode, body: String },
@@ -81,7 +81,7 @@ impl Target {
         loop {
             let outcome = timeout(PATIENCE, self.ask()).await.unwrap_or(Err(ProbeError::Silent));
             match outcome {
-                Err(error) if Instant::now() + PAUSE < deadline => debug!(target = %self, %error, "asking again"),
+                Err(error) if Instant::now() + PAUSE < deadline => debug!(target = %self, %error, "retrying"),
                 outcome => return outcome,
             }
             sleep(PAUSE).await;

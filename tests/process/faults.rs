@@ -62,7 +62,7 @@ fn a_folder_that_becomes_unreadable_keeps_what_it_declared() {
     set_mode(0o755);
     tcplb.signal("HUP");
     tcplb.logged("no longer");
-    let line = tcplb.logged("all is well again");
+    let line = tcplb.logged("all problems are resolved");
     assert!(line.contains("default/shop"), "{line}");
     visit(address).unwrap();
     wait_until("no problem is counted", || tcplb.metric("tcplb_configuration_problems", &[]) == 0.0);
@@ -87,7 +87,7 @@ fn files_that_cannot_be_read_for_want_of_descriptors_are_read_again() {
     open.echo("meanwhile").unwrap();
     prlimit(pid, Resource::Nofile, enough).unwrap();
     wait_until("the change is read", || visit(second).is_ok());
-    tcplb.logged("no longer: ");
+    tcplb.logged("resolved: ");
 }
 
 #[test]

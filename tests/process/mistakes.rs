@@ -463,7 +463,7 @@ fn of_very_many_mistakes_in_one_object_the_first_are_told() {
         ),
     );
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
-    tcplb.logged("more of the same object");
+    tcplb.logged("more for the same object");
     let told = tcplb.seen.iter().filter(|line| line.contains("load_balancer=default/bad")).count();
     assert!((50..60).contains(&told), "{told} lines: {:?}", tcplb.seen);
     visit(good).unwrap();

@@ -131,7 +131,7 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
 
         tcplb.forget_log();
         folder.write("both.yaml", &both(&right, one));
-        let line = tcplb.logged("all is well again");
+        let line = tcplb.logged("all problems are resolved");
         assert!(line.contains("default/shop"), "{line}");
         wait_until("nothing is wrong any more", || tcplb.metric("tcplb_configuration_problems", &[]) == 0.0);
     }

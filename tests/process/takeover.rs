@@ -196,7 +196,7 @@ fn a_successor_that_dies_before_it_serves_changes_nothing() {
     for _ in 0..3 {
         let mut dying = start(&[], admin, &path, 2, &[&wrong]);
         assert_eq!(dying.ended().0.code(), Some(1));
-        first.logged("a takeover was given up");
+        first.logged("takeover aborted");
         first.forget_log();
         visit(address).unwrap();
         assert!(first.answers("/readyz", 200) && first.answers("/lb-ready", 200));
@@ -207,7 +207,7 @@ fn a_successor_that_dies_before_it_serves_changes_nothing() {
     rustix::net::connect(&asking, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
     visit(address).unwrap();
     drop(asking);
-    first.logged("a takeover was given up");
+    first.logged("takeover aborted");
 
     let mut second = start(&[], admin, &path, 2, &arguments);
     second.logged("took over");

@@ -132,11 +132,11 @@ fn is_denied(error: &kube::Error) -> bool {
 fn denied(what: impl fmt::Display, verb: &str, resource: &str, key: &ObjectKey) -> String {
     let namespace = &key.namespace;
     format!(
-        "{what} may not be read by this user: ask for the right to {verb} {resource} in namespace {namespace} (see \
-         `kubectl auth can-i {verb} {resource} -n {namespace}`)"
+        "this user may not read {what}: request permission to {verb} {resource} in namespace {namespace} (see `kubectl \
+         auth can-i {verb} {resource} -n {namespace}`)"
     )
 }
 
 fn failure(what: &str, error: &kube::Error) -> anyhow::Error {
-    anyhow!("{what} cannot be looked up in the cluster: {}", with_causes(error))
+    anyhow!("cannot read {what} from the cluster: {}", with_causes(error))
 }

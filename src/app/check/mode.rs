@@ -215,7 +215,7 @@ fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
                 Missing::Referred(referred) => (referred.kind.name(), referred.key.clone(), format!("{referred} is")),
             };
             let why =
-                format!("{what} not among these files: add the manifest, or use --cluster to look in the cluster");
+                format!("{what} not in these files: add the manifest, or use --cluster to read it from the cluster");
             unread.entry((kind, key)).or_insert_with(|| why.into());
         }
     }

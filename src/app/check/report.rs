@@ -117,13 +117,13 @@ impl Report {
             let _ = writeln!(text, "error: {}", printable(problem, MAX_TEXT));
         }
         if text.is_empty() {
-            text += "no TcpLoadBalancer there\n";
+            text += "no TcpLoadBalancer found\n";
         }
         match self.passed_over {
             0 => {}
-            1 => text += "1 object of another kind was passed over\n",
+            1 => text += "1 object of another kind was ignored\n",
             more => {
-                let _ = writeln!(text, "{more} objects of other kinds were passed over");
+                let _ = writeln!(text, "{more} objects of other kinds were ignored");
             }
         }
         if strict && !self.fails(false) && self.fails(true) {

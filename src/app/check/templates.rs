@@ -8,7 +8,7 @@ use crate::{api::RefKind, model::ObjectKey, world::World};
 pub type Identity = (&'static str, ObjectKey);
 
 /// The reason to look no further at an object that a tool completes.
-pub const TEMPLATE: &str = "it has encrypted values or placeholders here: decrypt or render it first";
+pub const TEMPLATE: &str = "the document contains encrypted values or placeholders: decrypt or render it first";
 
 /// Takes templates out of a world: nothing is known of their values.
 pub fn take_out(templates: &BTreeSet<Identity>, world: &mut World) {

@@ -150,16 +150,13 @@ fn dependency(files: &[Value]) -> anyhow::Result<Option<&str>> {
     match aliases[..] {
         [alias] => Ok(Some(alias)),
         [] => match near(unknown, ["tenancy", "tcplb"]) {
-            Some(near) => Err(anyhow!("{unknown}: the chart has no such value: write `{near}`, if that is meant")),
+            Some(near) => Err(anyhow!("{unknown}: unknown chart value (did you mean `{near}`?)")),
             None => Err(anyhow!(
-                "{unknown}: the chart has no such value; values of a chart that depends on it have its values below \
-                 `tcplb`, or an alias: write them there"
+                "{unknown}: unknown chart value; a chart that depends on tcplb sets its values below `tcplb` or an \
+                 alias: move it there"
             )),
         },
-        [..] => Err(anyhow!(
-            "several sections have values of the chart: {}: leave one of them in the file",
-            aliases.join(", ")
-        )),
+        [..] => Err(anyhow!("several sections contain values of the chart ({}): keep one of them", aliases.join(", "))),
     }
 }
 
@@ -167,10 +164,8 @@ fn check_keys(path: &str, section: &Value, known: &[&str]) -> anyhow::Result<()>
     let unknown = section.as_object().and_then(|fields| fields.keys().find(|name| !known.contains(&name.as_str())));
     match unknown.map(|name| (name, near(name, known.iter().copied()))) {
         None => Ok(()),
-        Some((name, Some(near))) => {
-            Err(anyhow!("{path}{name}: the chart has no such value: write `{near}`, if that is meant"))
-        }
-        Some((name, None)) => Err(anyhow!("{path}{name}: the chart has no such value: remove it")),
+        Some((name, Some(near))) => Err(anyhow!("{path}{name}: unknown chart value (did you mean `{near}`?)")),
+        Some((name, None)) => Err(anyhow!("{path}{name}: unknown chart value: remove it")),
     }
 }
 
@@ -181,7 +176,7 @@ fn merge(into: &mut Map<String, Value>, section: &Value) -> anyhow::Result<()> {
             into.extend(fields.clone());
             Ok(())
         }
-        _ => Err(anyhow!("`tenancy` and `host` must hold fields (`name: value` lines)")),
+        _ => Err(anyhow!("`tenancy` and `host` must be objects (`name: value` lines)")),
     }
 }
 
@@ -238,7 +233,7 @@ struct HostValues {
 
 /// A port or a range of ports.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a port or a range of ports, such as 5432 or 9000-9999")]
+#[serde(untagged, expecting = "expected a port or a port range, such as 5432 or 9000-9999")]
 enum Ports {
     Port(u16),
     Range(String),
@@ -350,17 +345,17 @@ mod tests {
             ("tenancy: {allowedServiceType: [NodePort]}", "tenancy.allowedServiceType: unknown field"),
             ("tenancy: {allowedServiceTypes: [ExternalName]}", "tenancy.allowedServiceTypes[0]: unknown variant"),
             ("tenancy: {deniedBackendNetworks: [10.0.0.1/8]}", "write 10.0.0.0/8 for the network"),
-            ("tenancy: [a]", "must hold fields"),
+            ("tenancy: [a]", "must be objects"),
             ("host: {enabled: true, allowedPorts: [a]}", "host.allowedPorts: `a` is not a range of ports"),
             (
                 "host: {enabled: true, allowedPorts: [70000]}",
                 "host.allowedPorts[0]: expected a port or a range of ports",
             ),
-            ("host: {allowedPort: [1]}", "host.allowedPort: the chart has no such value: write `allowedPorts`"),
-            ("tenancyy: {maxListenersPerNamespace: 2}", "tenancyy: the chart has no such value: write `tenancy`"),
-            ("tcplb: {tenancyy: {}}", "tenancyy: the chart has no such value: write `tenancy`"),
-            ("database: {host: x}", "database: the chart has no such value"),
-            ("a: {tenancy: {}}\nb: {tenancy: {}}", "several sections have values of the chart: a, b"),
+            ("host: {allowedPort: [1]}", "host.allowedPort: unknown chart value (did you mean `allowedPorts`?)"),
+            ("tenancyy: {maxListenersPerNamespace: 2}", "tenancyy: unknown chart value (did you mean `tenancy`?)"),
+            ("tcplb: {tenancyy: {}}", "tenancyy: unknown chart value (did you mean `tenancy`?)"),
+            ("database: {host: x}", "database: unknown chart value"),
+            ("a: {tenancy: {}}\nb: {tenancy: {}}", "several sections contain values of the chart (a, b)"),
         ] {
             let told = read(text).unwrap_err();
             assert!(told.contains("values.yaml: ") && told.contains(sentence), "{told}");

@@ -99,7 +99,7 @@ async fn a_port_in_use_is_named() {
     let backend = start(options());
     let error = Backend::bind(Options { address: backend.address, ..options() }).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    let sentence = format!("cannot listen on {}: another program listens there", backend.address);
+    let sentence = format!("cannot listen on {}: another program uses the port", backend.address);
     assert!(error.to_string().starts_with(&sentence), "{error}");
 }
 

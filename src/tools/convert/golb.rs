@@ -78,11 +78,11 @@ impl Remarks {
             }
             Some(number) if number > 0 => u32::try_from(number).unwrap_or(most),
             None if !value.is_null() => {
-                self.problems.push(format!("{field}: {value} is not a number GoLB reads, write a whole one"));
+                self.problems.push(format!("{field}: {value} is not a number that GoLB accepts, write an integer"));
                 default
             }
             _ => {
-                self.warnings.push(format!("{field} is not set, so it is GoLB's default, {default}"));
+                self.warnings.push(format!("{field} is not set, using GoLB's default, {default}"));
                 default
             }
         }
@@ -96,9 +96,11 @@ impl Remarks {
 
 fn read(text: &str) -> Result<Config, ConvertError> {
     let refused = |sentence: String| ConvertError(vec![sentence]);
-    let value: Value = serde_json::from_str(text).map_err(|error| refused(format!("this is not JSON: {error}")))?;
+    let value: Value = serde_json::from_str(text).map_err(|error| refused(format!("the file is not JSON: {error}")))?;
     let Value::Object(fields) = value else {
-        return Err(refused("this is no GoLB configuration: write a JSON object, with listen_addr and servers".into()));
+        return Err(refused(
+            "the file is not a GoLB configuration: write a JSON object with listen_addr and servers".into(),
+        ));
     };
     // Go reads names in any case.
     let fields: Map<_, _> = fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
@@ -108,7 +110,7 @@ fn read(text: &str) -> Result<Config, ConvertError> {
 
 fn spec(config: Config, remarks: &mut Remarks) -> Option<TcpLoadBalancerSpec> {
     for field in config.unknown.keys() {
-        remarks.warnings.push(format!("{field} is not a field of GoLB, and was left out"));
+        remarks.warnings.push(format!("{field} is not a field of GoLB and was ignored"));
     }
     check_algorithm(config.algorithm.as_deref(), remarks);
     let tls = tls(&config, remarks);
@@ -134,8 +136,8 @@ fn check_algorithm(algorithm: Option<&str>, remarks: &mut Remarks) {
     match algorithm {
         None | Some("" | "round_robin") => {}
         Some(other) => remarks.warnings.push(format!(
-            "algorithm: GoLB serves round robin, whatever is written, and so does this manifest; if `{other}` is what \
-             you want, write RoundRobin, LeastConnections, PowerOfTwo, Random or Maglev below"
+            "algorithm: GoLB ignores `{other}` and uses round robin, and so does this manifest; for another algorithm \
+             write RoundRobin, LeastConnections, PowerOfTwo, Random or Maglev below"
         )),
     }
 }
@@ -143,7 +145,7 @@ fn check_algorithm(algorithm: Option<&str>, remarks: &mut Remarks) {
 /// `host:port` as Go listens on it: no host, and an unspecified address, are all addresses of both families.
 fn listen_address(text: Option<String>, remarks: &mut Remarks) -> Option<(Option<IpAddr>, u16)> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| {
-        remarks.warnings.push("listen_addr is not set, so it is GoLB's default, :8080".into());
+        remarks.warnings.push("listen_addr is not set, using GoLB's default, :8080".into());
         ":8080".into()
     });
     let wrong = || format!("`{text}` is not an address: write an IP address and a port, or a port alone (:4000)");
@@ -166,15 +168,17 @@ fn tls(config: &Config, remarks: &mut Remarks) -> Option<ListenerTls> {
     let files = [("tls_cert_file", file(&config.tls_cert_file)), ("tls_key_file", file(&config.tls_key_file))];
     if config.accept_tls != Some(true) {
         for (field, _) in files.iter().filter(|(_, path)| path.is_some()) {
-            remarks.warnings.push(format!("{field} was left out, since accept_tls is false"));
+            remarks.warnings.push(format!("{field} was ignored, because accept_tls is false"));
         }
         return None;
     }
     for (field, path) in &files {
         match path {
-            None => remarks.problems.push(format!("{field} is not set, but accept_tls is true: name the PEM file")),
+            None => remarks
+                .problems
+                .push(format!("{field} is not set, but accept_tls is true: write the path of the PEM file")),
             Some(path) if !path.starts_with('/') => remarks.warnings.push(format!(
-                "{field}: `{path}` is now relative to the manifest's folder, not to the folder the program starts in"
+                "{field}: `{path}` is now relative to the folder of the manifest, not to the working directory"
             )),
             Some(_) => {}
         }
@@ -197,7 +201,9 @@ fn access(mode: Option<&str>, list: Vec<String>, remarks: &mut Remarks) -> Optio
     if networks.is_empty() {
         // GoLB lets everyone in, in each mode.
         if !matches!(mode.as_str(), "" | "none") {
-            remarks.warnings.push("ip_filter_mode was left out, since ip_filter_list is empty: all may connect".into());
+            remarks
+                .warnings
+                .push("ip_filter_mode was ignored, because ip_filter_list is empty: all clients may connect".into());
         }
         return None;
     }
@@ -205,12 +211,14 @@ fn access(mode: Option<&str>, list: Vec<String>, remarks: &mut Remarks) -> Optio
         "allow" => Some(Access { allow: networks, deny: Vec::new() }),
         "deny" => Some(Access { allow: Vec::new(), deny: networks }),
         "" | "none" => {
-            remarks.warnings.push("ip_filter_list was left out, since ip_filter_mode is none: all may connect".into());
+            remarks
+                .warnings
+                .push("ip_filter_list was ignored, because ip_filter_mode is none: all clients may connect".into());
             None
         }
         other => {
             remarks.problems.push(format!(
-                "ip_filter_mode: `{other}` is not a mode, and GoLB lets everyone in: write allow, deny or none"
+                "ip_filter_mode: `{other}` is not a mode, and GoLB then accepts all clients: write allow, deny or none"
             ));
             None
         }
@@ -220,7 +228,9 @@ fn access(mode: Option<&str>, list: Vec<String>, remarks: &mut Remarks) -> Optio
 fn network(field: &str, text: &str, remarks: &mut Remarks) -> Option<Network> {
     let network: Network = remarks.parsed(field, text.trim().parse())?;
     if text.parse::<IpNet>().is_ok() {
-        remarks.warnings.push(format!("{field}: GoLB compares whole addresses, so `{text}` had no effect; now it has"));
+        remarks.warnings.push(format!(
+            "{field}: GoLB compares whole addresses, so `{text}` had no effect there, but it has one here"
+        ));
     }
     Some(network)
 }
@@ -228,7 +238,9 @@ fn network(field: &str, text: &str, remarks: &mut Remarks) -> Option<Network> {
 fn limits(concurrent: Option<Value>, per_minute: Option<Value>, remarks: &mut Remarks) -> Limits {
     const MOST: u32 = 10_000_000;
     remarks.notes.push("Both limits count each client by itself, as in GoLB: an IPv4 address, or an IPv6 /64.");
-    remarks.notes.push("newConnectionsPerSource allows its count at once, then as many a minute, spread evenly.");
+    remarks
+        .notes
+        .push("newConnectionsPerSource allows a burst of its count, then the same number per minute at an even rate.");
     let per_minute = remarks.number("max_connections_per_minute", per_minute, 50, MOST);
     Limits {
         max_connections_per_source: Some(remarks.number("max_concurrent_connections", concurrent, 10, MOST)),
@@ -240,20 +252,22 @@ fn limits(concurrent: Option<Value>, per_minute: Option<Value>, remarks: &mut Re
 fn addresses(servers: Vec<Server>, remarks: &mut Remarks) -> Vec<AddressPort> {
     const MOST: usize = 64;
     if servers.is_empty() {
-        remarks.problems.push("servers is empty: name at least one, as {\"address\": \"127.0.0.1:5001\"}".into());
+        remarks
+            .problems
+            .push("servers is empty: write at least one, for example {\"address\": \"127.0.0.1:5001\"}".into());
     }
     if servers.len() > MOST {
-        remarks.problems.push(format!("servers: these are {}, write at most {MOST}", servers.len()));
+        remarks.problems.push(format!("servers: there are {}, write at most {MOST}", servers.len()));
     }
     let mut addresses = Vec::new();
     for (index, server) in servers.into_iter().enumerate() {
         for field in server.unknown.keys() {
-            remarks.warnings.push(format!("servers[{index}].{field} is not a field of GoLB, and was left out"));
+            remarks.warnings.push(format!("servers[{index}].{field} is not a field of GoLB and was ignored"));
         }
         let field = format!("servers[{index}].address");
         let Some(address) = server_address(&field, server.address.unwrap_or_default(), remarks) else { continue };
         if addresses.contains(&address) {
-            remarks.warnings.push(format!("{field}: {address} is there already, and was left out"));
+            remarks.warnings.push(format!("{field}: {address} is a duplicate and was ignored"));
         } else {
             addresses.push(address);
         }

@@ -90,7 +90,7 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
         own.helm_install(json!({"class": own.class, "crd": {"install": false}, "maxDrainSeconds": 1,
             "shutdownDelaySeconds": 0}))
             .await;
-        let again = format!("no longer: {missing}");
+        let again = format!("resolved: {missing}");
         eventually("the chart brings it back", PATIENCE, async || logs(&own).await.contains(&again)).await;
         stays_programmed(scenario, "objects").await;
         let after = services.get(&before.name_any()).await.unwrap();

@@ -49,7 +49,7 @@ fn a_whole_configuration_becomes_a_manifest_people_can_read() {
         "\
 # Converted from a GoLB configuration.
 # - Both limits count each client by itself, as in GoLB: an IPv4 address, or an IPv6 /64.
-# - newConnectionsPerSource allows its count at once, then as many a minute, spread evenly.
+# - newConnectionsPerSource allows a burst of its count, then the same number per minute at an even rate.
 # - request_timeout limits one attempt to connect, and one health check, as in GoLB.
 apiVersion: tcplb.io/v1alpha1
 kind: TcpLoadBalancer
@@ -129,11 +129,11 @@ fn what_is_not_set_gets_golbs_default_and_a_warning() {
     assert_eq!(
         warnings,
         [
-            "max_connections_per_minute is not set, so it is GoLB's default, 50",
-            "max_concurrent_connections is not set, so it is GoLB's default, 10",
-            "health_check_interval is not set, so it is GoLB's default, 10",
-            "request_timeout is not set, so it is GoLB's default, 5",
-            "listen_addr is not set, so it is GoLB's default, :8080",
+            "max_connections_per_minute is not set, using GoLB's default, 50",
+            "max_concurrent_connections is not set, using GoLB's default, 10",
+            "health_check_interval is not set, using GoLB's default, 10",
+            "request_timeout is not set, using GoLB's default, 5",
+            "listen_addr is not set, using GoLB's default, :8080",
         ]
     );
     assert_eq!(spec.listeners[0].port, 8080);
@@ -156,12 +156,13 @@ fn the_filter_admits_whom_golb_admits() {
     assert_eq!(access("deny", list.clone()), (Some(Access { allow: vec![], deny: one }), vec![]));
     assert_eq!(access("none", json!([])), (None, vec![]));
     for (mode, list, warning) in [
-        ("", list.clone(), "ip_filter_list was left out, since ip_filter_mode is none: all may connect"),
-        ("allow", json!([]), "ip_filter_mode was left out, since ip_filter_list is empty: all may connect"),
+        ("", list.clone(), "ip_filter_list was ignored, because ip_filter_mode is none: all clients may connect"),
+        ("allow", json!([]), "ip_filter_mode was ignored, because ip_filter_list is empty: all clients may connect"),
         (
             "deny",
             json!(["10.0.0.0/8"]),
-            "ip_filter_list[0]: GoLB compares whole addresses, so `10.0.0.0/8` had no effect; now it has",
+            "ip_filter_list[0]: GoLB compares whole addresses, so `10.0.0.0/8` had no effect there, but it has one \
+             here",
         ),
     ] {
         assert_eq!(access(mode, list).1, [warning]);
@@ -171,19 +172,19 @@ fn the_filter_admits_whom_golb_admits() {
 #[test]
 fn what_has_no_counterpart_is_warned_of_and_not_dropped_in_silence() {
     for (field, value, warning) in [
-        ("max_retries", json!(3), "max_retries is not a field of GoLB, and was left out"),
-        ("evil\nspec: {}", json!(3), "evil\nspec: {} is not a field of GoLB, and was left out"),
-        ("algorithm", json!("least_connections"), "algorithm: GoLB serves round robin, whatever is written"),
-        ("tls_key_file", json!("a.key"), "tls_key_file was left out, since accept_tls is false"),
+        ("max_retries", json!(3), "max_retries is not a field of GoLB and was ignored"),
+        ("evil\nspec: {}", json!(3), "evil\nspec: {} is not a field of GoLB and was ignored"),
+        ("algorithm", json!("least_connections"), "algorithm: GoLB ignores `least_connections` and uses round robin"),
+        ("tls_key_file", json!("a.key"), "tls_key_file was ignored, because accept_tls is false"),
         (
             "servers",
             json!([{"address": "a:1", "weight": 2}]),
-            "servers[0].weight is not a field of GoLB, and was left out",
+            "servers[0].weight is not a field of GoLB and was ignored",
         ),
         (
             "servers",
             json!([{"address": "a:1"}, {"address": "A:1"}]),
-            "servers[1].address: a:1 is there already, and was left out",
+            "servers[1].address: a:1 is a duplicate and was ignored",
         ),
     ] {
         let warnings = converted(&with(field, value)).1;
@@ -200,10 +201,8 @@ fn relative_certificate_paths_are_pointed_out() {
     let warnings = converted(&config.to_string()).1;
     assert_eq!(
         warnings,
-        [
-            "tls_cert_file: `./certs/server.crt` is now relative to the manifest's folder, not to the folder the program \
-          starts in"
-        ]
+        ["tls_cert_file: `./certs/server.crt` is now relative to the folder of the manifest, not to the working \
+          directory"]
     );
 }
 
@@ -222,13 +221,17 @@ fn names_of_fields_are_read_in_any_case() {
 #[test]
 fn what_cannot_be_converted_is_refused_with_the_fields_name() {
     for (field, value, problem) in [
-        ("health_check_interval", json!("10s"), r#"health_check_interval: "10s" is not a number GoLB reads, write"#),
-        ("request_timeout", json!(1.5), "request_timeout: 1.5 is not a number GoLB reads, write"),
+        (
+            "health_check_interval",
+            json!("10s"),
+            r#"health_check_interval: "10s" is not a number that GoLB accepts, write"#,
+        ),
+        ("request_timeout", json!(1.5), "request_timeout: 1.5 is not a number that GoLB accepts, write"),
         ("request_timeout", json!(7200), "request_timeout: 7200 is too large, write at most 3600"),
         ("listen_addr", json!(4000), "listen_addr: invalid type: integer `4000`, expected a string"),
         ("accept_tls", json!(true), "tls_cert_file is not set, but accept_tls is true"),
         ("ip_filter_list", json!(["::1", "everyone"]), "ip_filter_list[1]: `everyone` is not a network: write"),
-        ("servers", json!([]), "servers is empty: name at least one"),
+        ("servers", json!([]), "servers is empty: write at least one"),
         ("servers", json!([7]), "servers[0]: invalid type: integer `7`, expected an object with an address"),
         ("servers", json!([{"address": "a:1"}, {"address": "b"}]), "servers[1].address: `b` is not an address: write"),
         ("servers", json!([{}]), "servers[0].address: `` is not an address: write"),
@@ -240,8 +243,8 @@ fn what_cannot_be_converted_is_refused_with_the_fields_name() {
     config["ip_filter_mode"] = json!("whitelist");
     config["ip_filter_list"] = json!(["::1"]);
     assert!(problems(&config.to_string())[0].starts_with("ip_filter_mode: `whitelist` is not a mode"));
-    assert!(problems("{")[0].starts_with("this is not JSON: "));
-    assert!(problems("[]")[0].starts_with("this is no GoLB configuration: "));
+    assert!(problems("{")[0].starts_with("the file is not JSON: "));
+    assert!(problems("[]")[0].starts_with("the file is not a GoLB configuration: "));
 }
 
 #[test]
