@@ -182,7 +182,7 @@ fn mistakes_in_objects_that_no_load_balancer_refers_to_do_not_count() {
     let spec = "listeners: [{port: 5432, tls: {certificateRefs: [{name: other}]}}], backends: [{service: {name: other, port: 1}}]";
     let (code, told, _) = check(&["-"], &(load_balancer("shop", "pg", spec) + unrelated));
     assert!(code == 1 && told.contains("Secret shop/other: data.a: is not base64"), "{told}");
-    assert!(told.contains("spec.prots: there is no such field"), "{told}");
+    assert!(told.contains("spec.prots: unknown field"), "{told}");
     assert!(told.contains("Service shop/other is already declared at standard input:"), "{told}");
 }
 
@@ -404,7 +404,7 @@ fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
         ("tcplb.io/v1alpha1", "tcplb/v1alpha1", "apiVersion: must be tcplb.io/v1alpha1"),
         ("TcpLoadBalancer", "TCPLoadBalancer", "kind: must be TcpLoadBalancer"),
         ("TcpLoadBalancer", "TcpLoadbalancers", "kind: must be TcpLoadBalancer"),
-        ("{name: first}", "{name: first, lables: {a: b}}", "metadata.lables: there is no such field: write `labels`"),
+        ("{name: first}", "{name: first, lables: {a: b}}", "metadata.lables: unknown field (did you mean `labels`?)"),
         ("{name: first}", "{name: first, labels: {a: 1}}", "metadata.labels.a: must be text: write \"1\""),
         (
             "{name: first}",

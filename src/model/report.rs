@@ -32,14 +32,14 @@ impl Report {
         let sentence = |(endpoint, listener): (&EndpointKey, &ListenerKey)| {
             let EndpointKey { address, backend, .. } = endpoint;
             format!(
-                "backend `{backend}`: {address} is an address of this host and leads to the listener {} of {}, whose \
-                 connections come back to this load balancer: write the address of a server; it is left out",
+                "backend `{backend}`: {address} is an address of this host and leads to the listener {} of {}, which \
+                 forwards back to this load balancer: write the address of a server; it is ignored",
                 listener.port, listener.object
             )
         };
         let mut sentences: Vec<String> = endpoints.iter().take(MAX_NAMED).map(sentence).collect();
         if let more @ 1.. = endpoints.len() - sentences.len() {
-            sentences.push(format!("and {more} more endpoints are left out for the same reason"));
+            sentences.push(format!("and {more} more endpoints are ignored for the same reason"));
         }
         sentences
     }

@@ -47,12 +47,12 @@ pub enum PostgresStartup {
 
 #[derive(Debug, Error)]
 pub enum StartupError {
-    #[error("not the beginning of a PostgreSQL session")]
+    #[error("not a PostgreSQL startup message")]
     Invalid,
-    #[error("the session would not be encrypted")]
+    #[error("the client did not request TLS")]
     Unencrypted,
     /// Bytes behind the request are an attempt to pass them off as encrypted ones (CVE-2021-23214).
-    #[error("bytes in the clear behind an SSLRequest")]
+    #[error("plaintext bytes after an SSLRequest")]
     BehindRequest,
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -165,7 +165,7 @@ fn line_end(bytes: &[u8]) -> Result<Option<usize>, HeaderError> {
     match bytes[at..] {
         [b'\r', b'\n', ..] => Ok(Some(at + 2)),
         [b'\r'] => Ok(None),
-        _ => Err(HeaderError::Malformed("its line does not end with CRLF")),
+        _ => Err(HeaderError::Malformed("the line does not end with CRLF")),
     }
 }
 
@@ -179,10 +179,10 @@ fn parse_v1(line: &[u8]) -> Result<Option<ProxyAddresses>, HeaderError> {
     match fields.next() {
         Some("TCP4") => addresses_v1::<Ipv4Addr>(fields),
         Some("TCP6") => addresses_v1::<Ipv6Addr>(fields),
-        _ => return Err(HeaderError::Malformed("its protocol is none of TCP4, TCP6 and UNKNOWN")),
+        _ => return Err(HeaderError::Malformed("the protocol is not TCP4, TCP6 or UNKNOWN")),
     }
     .map(Some)
-    .ok_or(HeaderError::Malformed("it has not two addresses of its family and two ports"))
+    .ok_or(HeaderError::Malformed("expected two addresses of its family and two ports"))
 }
 
 fn addresses_v1<'a, A: FromStr + Into<IpAddr>>(mut fields: impl Iterator<Item = &'a str>) -> Option<ProxyAddresses> {
@@ -206,15 +206,15 @@ fn parse_v2(command: u8, family: u8, block: &[u8]) -> Result<Option<ProxyAddress
         // LOCAL: family and block must be ignored.
         0x20 => return Ok(None),
         0x21 => {}
-        _ => return Err(HeaderError::Malformed("its version or command is unknown")),
+        _ => return Err(HeaderError::Malformed("unknown version or command")),
     }
     match (family >> 4, family & 0xf) {
         (1, 1) => addresses_v2::<4>(block).map(Some),
         (2, 1) => addresses_v2::<16>(block).map(Some),
         (0..=3, 0..=2) => Some(None),
-        _ => return Err(HeaderError::Malformed("its address family or protocol is unknown")),
+        _ => return Err(HeaderError::Malformed("unknown address family or protocol")),
     }
-    .ok_or(HeaderError::Malformed("it is too short for its addresses"))
+    .ok_or(HeaderError::Malformed("too short for its addresses"))
 }
 
 fn addresses_v2<const N: usize>(block: &[u8]) -> Option<ProxyAddresses>

@@ -240,8 +240,8 @@ impl Topology {
             _ if self.listening() + count > self.descriptors / 2 => {
                 let most = self.descriptors / 2;
                 return Err(io::Error::other(format!(
-                    "listening sockets have the {most} file descriptors that they may have, of which each listener \
-                     needs {count}: raise the limit of open files, or run fewer workers"
+                    "listening sockets use all of their {most} file descriptors, and each listener needs {count}: \
+                     raise the limit of open files, or run fewer workers"
                 )));
             }
             _ => socket::open(address, count, sharing)?,
@@ -269,7 +269,7 @@ impl Topology {
             (holders.iter().map(share).collect(), former.iter().map(share).collect());
         capacity.divide(total, holders.iter().map(|share| &**share), former.iter().map(|share| &**share));
         if total != before {
-            info!(connections = total, listening_sockets = listening, "connections that file descriptors allow");
+            info!(connections = total, listening_sockets = listening, "connection limit by file descriptors");
         }
     }
 
@@ -364,7 +364,7 @@ impl Topology {
             (entry, Some(wanted)) => match updated(entry.as_ref(), wanted) {
                 Ok(tls) => Some(tls),
                 Err(error) => {
-                    error!(listener = %key, %error, "TLS cannot be set up: not served");
+                    error!(listener = %key, %error, "cannot set up TLS: not served");
                     return None;
                 }
             },
@@ -494,13 +494,19 @@ pub fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     let (ip, port) = (address.ip(), address.port());
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("port {port} is in use on {ip} by another process: stop that one, or choose another port")
+            format!("port {port} is in use on {ip} by another process: stop it, or choose another port")
         }
         io::ErrorKind::PermissionDenied => {
-            format!("no permission for port {port}: choose one from 1024 up, or grant the capability NET_BIND_SERVICE")
+            format!(
+                "no permission for port {port}: choose a port of 1024 or higher, or grant the capability \
+                 NET_BIND_SERVICE"
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
-            format!("{ip} is not an address of this host: write one that is, or leave address out for all")
+            format!(
+                "{ip} is not an address of this host: write an address of this host, or remove `address` to listen on \
+                 all"
+            )
         }
         _ => format!("{address}: {error}"),
     }

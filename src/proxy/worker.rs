@@ -265,8 +265,8 @@ impl Worker {
             warn!(
                 load_balancer = %config.state.key.object, connections = share.in_use(), guaranteed = share.guaranteed(),
                 process_limit = self.shared.capacity.total(),
-                "connections are refused: no file descriptor is left that is not kept for something else: raise the \
-                 limit of open files"
+                "connections are refused, because all unreserved file descriptors are in use: raise the limit of open \
+                 files"
             );
         }
         CloseReason::ProcessFull

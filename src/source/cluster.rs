@@ -267,7 +267,9 @@ impl Cluster {
             }
             None if **allocations != Allocations::default() => {
                 problems.push(
-                    "the ConfigMap of ports is gone: its ports stay as they were, and the leader writes it anew".into(),
+                    "the ConfigMap of ports is missing: allocated ports stay as they are, and the leader recreates \
+                     it"
+                    .into(),
                 );
             }
             None => {}
@@ -296,7 +298,7 @@ impl Cluster {
         match found {
             Some(found) if self.scope.has(found) => None,
             Some(found) => Some(format!(
-                "{KIND} {only} has placement {}: write `placement: {wanted}` in a new one, since it cannot be changed",
+                "{KIND} {only} has placement {}, which is immutable: create a new one with `placement: {wanted}`",
                 found.placement
             )),
             None if state.store.is_synced() => {
@@ -372,7 +374,7 @@ fn add<T: kinds::Readable>(
     for (_, watch) in watches.iter() {
         let state = watch.state();
         for (key, object) in state.store.objects().iter().filter(|(key, object)| object.concerns(key, interest)) {
-            let stays = if object.good.is_some() { "; what it was before stays" } else { "" };
+            let stays = if object.good.is_some() { "; the previous version stays in use" } else { "" };
             world.problems.extend(object.problem.iter().map(|problem| format!("{} {key}: {problem}{stays}", T::KIND)));
             match &object.good {
                 Some(good) => drop(objects.insert(key.clone(), good.clone())),

@@ -83,7 +83,7 @@ impl Documents {
             self.objects.truncate(MAX_DOCUMENTS);
             // First of all, so that it is not left out itself.
             let many = format!(
-                "{}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; those after that are left out",
+                "{}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; the others are ignored",
                 origin.title
             );
             self.problems.insert(0, origin.problem(None, many));
@@ -110,7 +110,7 @@ impl Documents {
         }
         if lists::is_mistyped(&value) {
             let list = "write `apiVersion: v1`, `kind: List`, and the objects below `items`";
-            self.problems.push(problem(format!("is meant as a list of objects, but none that is read: {list}")));
+            self.problems.push(problem(format!("looks like a list of objects, but is not a supported one: {list}")));
             return;
         }
         match Kind::of(api_version, kind) {
@@ -133,7 +133,7 @@ impl Documents {
             }
             Kind::Mistyped(sentence) => self.problems.push(problem(sentence)),
             Kind::Other => {
-                tracing::debug!(place, kind, "an object of another kind is passed over");
+                tracing::debug!(place, kind, "ignoring an object of another kind");
                 self.passed_over += 1;
             }
         }

@@ -55,7 +55,10 @@ impl FileWatch {
             move |event| shared.take(event)
         });
         let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "files are not watched: send SIGHUP after changing them, or wait for a minute until they are read again"))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "cannot watch files: send SIGHUP after changing them, or wait up to a minute \
+                                        for the next reload")
+            })
             .ok();
         Self { watcher, watched: BTreeSet::new(), failed: BTreeSet::new(), shared }
     }
@@ -92,7 +95,8 @@ impl FileWatch {
                 Err(error) => {
                     if self.failed.insert(folder.clone()) {
                         let folder = folder.display();
-                        tracing::warn!(%folder, %error, "folder is not watched: send SIGHUP after changing files in it, or wait for a minute until they are read again");
+                        tracing::warn!(%folder, %error, "cannot watch the folder: send SIGHUP after changing files in \
+                                                         it, or wait up to a minute for the next reload");
                     }
                 }
             }
@@ -138,7 +142,7 @@ impl Shared {
                 state.matters(&event)
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot tell which files change: send SIGHUP after changing them");
+                tracing::warn!(%error, "cannot detect changed files: send SIGHUP after changing them");
                 true
             }
         };

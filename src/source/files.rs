@@ -206,7 +206,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// The problem of each object that a file declared before, while the file, or a part of it, cannot be read. The cause is
 /// reported for the file.
 fn hidden(file: &Path) -> String {
-    format!("{} cannot be read now, or not all of it: see what is said of that file", file.display())
+    format!("{} cannot be read completely: see the message about that file", file.display())
 }
 
 /// The result of reading a file.
@@ -295,7 +295,10 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
         return Err("is text in UTF-16: save it as UTF-8".into());
     }
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return Err(format!("has a NUL byte at line {}, as text in UTF-16 has: save it as UTF-8", line_at(&bytes, at)));
+        return Err(format!(
+            "has a NUL byte at line {}, and is probably UTF-16: save it as UTF-8",
+            line_at(&bytes, at)
+        ));
     }
     if bytes.starts_with(MARK) {
         bytes.drain(..MARK.len());
@@ -303,7 +306,7 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
     // Where files with such marks were put one behind another, it would hide the `---` behind it.
     if let Some(at) = bytes.windows(MARK.len() + 1).position(|part| part[0] == b'\n' && &part[1..] == MARK) {
         let line = line_at(&bytes, at) + 1;
-        return Err(format!("has a byte order mark at line {line}, in the midst of the text: take it out"));
+        return Err(format!("has a byte order mark within the text, at line {line}: remove it"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let line = line_at(error.as_bytes(), error.utf8_error().valid_up_to());
@@ -360,7 +363,7 @@ impl Gathering<'_> {
         let kind = object.kind();
         if let Some(first) = self.places.get(&(kind, key.clone())) {
             let message = format!(
-                "{place}: {kind} {key} is already declared at {first}, which counts: take one of them out, or give it another name"
+                "{place}: {kind} {key} is already declared at {first}, which is used: remove one of them, or rename it"
             );
             self.problems.push(about(document, message));
             return;
@@ -407,7 +410,7 @@ impl Gathering<'_> {
     fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
         let Some(problems) = wrong else { return };
         let Document { place, key, object, .. } = document;
-        let stays = if there { "; what it was before stays" } else { "" };
+        let stays = if there { "; the previous version stays in use" } else { "" };
         let problems = problems.join("; ");
         let problems = &*limited(&problems, MAX_SENTENCE);
         if !there {

@@ -196,8 +196,8 @@ impl LookingUp {
 fn waits(objects: &[ObjectKey]) -> String {
     let of = objects.first().map(|object| format!("{MAX_OF_OBJECT} of {object} or ")).unwrap_or_default();
     format!(
-        "it waits, since {of}as many as its namespace may have are being looked up and get no answer: correct the names \
-         that do not exist, or see whether the DNS server answers"
+        "its lookup waits, because {of}as many lookups as its namespace may have are pending without an answer: \
+         correct the names that do not exist, or check the DNS server"
     )
 }
 
@@ -234,7 +234,7 @@ impl NameState {
         self.answered = true;
         let before = self.lookup();
         match answer {
-            Err(why) => self.problem = Some(format!("cannot be looked up: {why}").into()),
+            Err(why) => self.problem = Some(format!("cannot be resolved: {why}").into()),
             Ok(answer) if answer.is_empty() => self.problem = Some("has no address".into()),
             Ok(answer) => {
                 self.problem = None;
@@ -265,17 +265,17 @@ impl Change {
         if before.addresses != after.addresses {
             let joined: Vec<_> = after.addresses.difference(&before.addresses).collect();
             let left: Vec<_> = before.addresses.difference(&after.addresses).collect();
-            tracing::info!(name, ?joined, ?left, "addresses of a name changed");
+            tracing::info!(name, ?joined, ?left, "addresses of a DNS name changed");
         }
         match (&before.problem, &after.problem) {
             (None, Some(reason)) if after.addresses.is_empty() => {
-                tracing::warn!(name, %reason, "a name is not answered, it has no addresses until it is");
+                tracing::warn!(name, %reason, "DNS lookup failed: the name has no addresses until a lookup succeeds");
             }
             (None, Some(reason)) => {
                 let addresses = after.addresses.len();
-                tracing::warn!(name, %reason, addresses, "a name is not answered, its last addresses stay");
+                tracing::warn!(name, %reason, addresses, "DNS lookup failed: the last known addresses stay in use");
             }
-            (Some(_), None) => tracing::info!(name, "a name is answered again"),
+            (Some(_), None) => tracing::info!(name, "DNS lookup succeeds again"),
             _ => {}
         }
     }

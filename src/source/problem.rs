@@ -70,7 +70,7 @@ mod tests {
     fn problems_beyond_the_bound_are_counted() {
         let problems = bounded_problems((0..150).map(|number| FileProblem::new(number.to_string())).collect(), 7, 100);
         assert_eq!(problems.len(), 101);
-        assert_eq!(problems[100].message, "and 57 more problems: correct the ones before first");
+        assert_eq!(problems[100].message, "and 57 more problems: correct these first");
         assert_eq!(bounded_problems(vec![FileProblem::new("x".repeat(2 << 20))], 0, 100)[0].message.len() / 2048, 0);
     }
 }

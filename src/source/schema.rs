@@ -128,7 +128,7 @@ fn checked<T: DeserializeOwned>(
     let mut problems = Problems::default();
     problems.check(schema, &mut document, "");
     let (unknown, wrong): (Vec<_>, Vec<_>) = problems.all.into_iter().partition(|problem| problem.unknown_field);
-    let remarks = unknown.iter().map(|problem| format!("{problem}; it counts for nothing")).collect();
+    let remarks = unknown.iter().map(|problem| format!("{problem}; it is ignored")).collect();
     if !wrong.is_empty() {
         return Err(Problems { all: wrong, more: problems.more }.sentences(said));
     }
@@ -258,7 +258,7 @@ impl Problems {
             if let Some(identity) = identity(schema, entry, path)
                 && !seen.insert(identity.value)
             {
-                let listed_twice = || "is listed twice: leave one out".into();
+                let listed_twice = || "is listed twice: remove one".into();
                 let sentence = if may_be_secret(path) { listed_twice() } else { identity.sentence };
                 self.add(&format!("{path}[{index}]{}", identity.field), sentence);
             }
@@ -301,12 +301,12 @@ const MOST_LISTED: usize = 16;
 
 fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     match near(name, known.keys().map(String::as_str)) {
-        Some(near) => format!("there is no such field: write `{near}`, if that is meant"),
+        Some(near) => format!("unknown field (did you mean `{near}`?)"),
         None => {
             let names: Vec<_> = known.keys().map(String::as_str).collect();
             match names.len() {
-                0..=MOST_LISTED => format!("there is no such field: known here are {}", names.join(", ")),
-                _ => "there is no such field: leave it out".into(),
+                0..=MOST_LISTED => format!("unknown field: known fields are {}", names.join(", ")),
+                _ => "unknown field: remove it".into(),
             }
         }
     }
@@ -331,7 +331,7 @@ fn make_whole(schema: &Value, value: &mut Value, path: &str) {
 fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
     let integer = value.is_i64() || value.is_u64();
     let (right, wanted) = match schema["type"].as_str() {
-        Some("object") => (value.is_object(), "hold fields (`name: value` lines)"),
+        Some("object") => (value.is_object(), "be an object (`name: value` lines)"),
         Some("array") => (value.is_array(), "be a list (entries that start with `- `)"),
         Some("string") => (value.is_string(), "be text"),
         Some("boolean") => (value.is_boolean(), "be true or false"),
@@ -353,14 +353,14 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
         // What YAML makes of `off` and `1.2`.
         (Some("string"), Value::Number(_) | Value::Bool(_)) if strings(&schema["enum"]).next().is_some() => {
             let values: Vec<_> = strings(&schema["enum"]).collect();
-            format!("`{value}` is not possible: write {}", values.join(" or "))
+            format!("`{value}` is not a valid value: write {}", values.join(" or "))
         }
         (Some("string"), Value::Number(_)) if rule.is_some_and(|rule| rule.contains("duration")) => {
             format!("`{value}` is {}", rule.unwrap_or_default())
         }
         (Some("string"), Value::Number(_)) => format!("must be text: write \"{value}\", with quotes"),
         (Some("string"), Value::Bool(_)) => {
-            "must be text: write it with quotes, since yes, no, on, off, true and false are none".into()
+            "must be text: write it with quotes, since yes, no, on, off, true and false are booleans in YAML".into()
         }
         (Some("object"), Value::String(_)) if let Some((field, values)) = only_choice(schema) => {
             let (name, first) = (last_name(path), values[0]);
@@ -392,7 +392,7 @@ fn identity(schema: &Value, entry: &Value, list: &str) -> Option<Identity> {
         "set" => Some(Identity {
             value: entry.to_string(),
             field: String::new(),
-            sentence: format!("{} is listed twice: leave one out", said(entry)),
+            sentence: format!("{} is listed twice: remove one", said(entry)),
         }),
         "map" => {
             let key = strings(&schema["x-kubernetes-list-map-keys"]).next()?;

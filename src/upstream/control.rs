@@ -306,7 +306,7 @@ impl UpstreamControl {
         let were_any = !before.endpoints.is_empty();
         match (before.refuses, current.refuses) {
             (false, true) if were_any || !current.endpoints.is_empty() => {
-                warn!(upstream = %self.upstream.key, "no endpoint is usable, connections are refused");
+                warn!(upstream = %self.upstream.key, "no endpoint is usable: connections are refused");
             }
             (true, false) if were_any => info!(upstream = %self.upstream.key, usable, "connections are served again"),
             _ => {}

@@ -42,9 +42,9 @@ pub fn is_local(error: &io::Error) -> bool {
 #[cold]
 fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     let explanation = match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::ADDRNOTAVAIL) if !has_source_for(address.ip()) => "this host has no address to reach it from",
-        Some(Errno::AFNOSUPPORT) => "this host does without addresses of its family",
-        Some(Errno::PERM | Errno::ACCESS) => "a firewall, route or policy of this host forbids it",
+        Some(Errno::ADDRNOTAVAIL) if !has_source_for(address.ip()) => "this host has no source address for it",
+        Some(Errno::AFNOSUPPORT) => "this host does not support its address family",
+        Some(Errno::PERM | Errno::ACCESS) => "a firewall, route or policy of this host blocks it",
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{explanation}: {error}"))
@@ -102,14 +102,14 @@ mod tests {
         assert!(is_local(&explained("127.0.0.1:1")), "there is an address, so that ports are missing");
         // Without its interface there is no way to it, on any host.
         let error = explained("[fe80::1]:1");
-        assert!(!is_local(&error) && error.to_string().contains("no address to reach it from"), "{error}");
+        assert!(!is_local(&error) && error.to_string().contains("no source address for it"), "{error}");
     }
 
     #[test]
     fn a_firewall_refusal_concerns_one_address() {
         for errno in [Errno::PERM, Errno::ACCESS] {
             let error = explained(errno.into(), "192.0.2.1:1".parse().unwrap());
-            assert!(!is_local(&error) && error.to_string().contains("forbids it"), "{error}");
+            assert!(!is_local(&error) && error.to_string().contains("blocks it"), "{error}");
         }
         assert_eq!(explained(Errno::CONNREFUSED.into(), "192.0.2.1:1".parse().unwrap()).raw_os_error(), Some(111));
     }

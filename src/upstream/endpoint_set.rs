@@ -242,7 +242,7 @@ impl EndpointSet {
     fn settle(&mut self, now: Instant, changes: &mut Vec<Change>) {
         for entry in &mut self.entries {
             if entry.outlier.ejected_until().is_some_and(|until| until <= now) {
-                entry.end_ejection("its time is over", now, changes);
+                entry.end_ejection("ejection time is over", now, changes);
             }
         }
         if let Some(check) = self.passive {
@@ -280,7 +280,7 @@ impl EndpointSet {
         for priority in tally.levels() {
             let too_many = tally.level(priority).ejected.saturating_sub(may_be_ejected(check, tally, priority));
             for place in by_level.remove(&priority).into_iter().flatten().take(too_many) {
-                let end = |entry: &mut EndpointEntry| entry.end_ejection("too large a share is ejected", now, changes);
+                let end = |entry: &mut EndpointEntry| entry.end_ejection("maxEjectedPercent is exceeded", now, changes);
                 tally.change(&mut self.entries[place], end);
             }
         }

@@ -211,9 +211,9 @@ impl Subset {
             let (upstream, usable) = (&self.upstream.key, current.usable);
             match (before.refuses, current.refuses) {
                 (false, true) => {
-                    warn!(%upstream, ?backends, "no endpoint of a route is usable, its connections are refused");
+                    warn!(%upstream, ?backends, "no endpoint of a route is usable: its connections are refused");
                 }
-                (true, false) => info!(%upstream, ?backends, usable, "a route's connections are served again"),
+                (true, false) => info!(%upstream, ?backends, usable, "connections of a route are served again"),
                 _ => {}
             }
         }

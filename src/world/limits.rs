@@ -8,5 +8,5 @@ pub const MAX_PROBLEMS: usize = 100;
 
 /// The last sentence where so many more problems are left out.
 pub fn more_problems(count: usize) -> String {
-    format!("and {count} more problems: correct the ones before first")
+    format!("and {count} more problems: correct these first")
 }

@@ -210,7 +210,7 @@ fn a_backend_that_is_not_who_it_should_be_gets_nothing() {
         upstream.connect.timeout = Duration::from_millis(200);
     });
     let reason = failure(&rig, silent.address);
-    assert_eq!(reason, "it was asked for TLS and did not answer within connect.timeout");
+    assert_eq!(reason, "the TLS handshake did not finish within connect.timeout");
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn what_is_said_in_the_clear_comes_before_tls() {
         let _ = io::copy(&mut stream, &mut io::sink());
     });
     let rig = Rig::with(&[without], |_, upstream| encrypted(upstream, &postgres, &files));
-    assert_eq!(failure(&rig, without), "it was asked for TLS and has none");
+    assert_eq!(failure(&rig, without), "the endpoint does not support TLS");
 }
 
 #[test]

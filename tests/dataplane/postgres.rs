@@ -102,7 +102,7 @@ fn a_backend_without_tls_is_no_silent_end() {
     handshake(&authority.client(&[&TLS13]), asked(&rig)).unwrap_err();
     rig.wait_closed(CloseReason::BackendTls, 1);
     let failure = rig.endpoint(declines).state().last_failure.unwrap();
-    assert_eq!(failure.reason, "it was asked for TLS and has none");
+    assert_eq!(failure.reason, "the endpoint does not support TLS");
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn files_that_cannot_be_read_for_want_of_descriptors_are_read_again() {
     let enough = prlimit(pid, Resource::Nofile, Rlimit { current: Some(0), maximum: hard }).unwrap();
     folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
     let line = tcplb.logged("Too many open files");
-    assert!(line.contains(&file) && line.contains("it is tried again; what it declared before stays"), "{line}");
+    assert!(line.contains(&file) && line.contains("it will be retried; the previous content stays in use"), "{line}");
     open.echo("meanwhile").unwrap();
     prlimit(pid, Resource::Nofile, enough).unwrap();
     wait_until("the change is read", || visit(second).is_ok());

@@ -54,12 +54,12 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
         reached.insert(who_answers(address));
         reached.len() == 2
     });
-    tcplb.logged("addresses of a name changed");
+    tcplb.logged("addresses of a DNS name changed");
     tcplb.forget_log();
 
     let removed = std::time::Instant::now();
     fs::write(&hosts, "127.0.0.2 servers.test\n").unwrap();
-    tcplb.logged("addresses of a name changed");
+    tcplb.logged("addresses of a DNS name changed");
     // Three answers: at least two intervals of a second, less their jitter of a tenth.
     assert!(removed.elapsed().as_millis() >= 1800, "gone after {:?}", removed.elapsed());
     wait_until("the removed address is no longer used", || (0..4).all(|_| who_answers(address) == "two"));
@@ -70,7 +70,7 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
     assert!(line.contains("its last known addresses are used") && line.contains("spec.backends[0]"), "{line}");
     assert_eq!(who_answers(address), "two");
     fs::write(&hosts, "127.0.0.1 servers.test\n").unwrap();
-    tcplb.logged("a name is answered again");
+    tcplb.logged("DNS lookup succeeds again");
 }
 
 fn forward_all(listener: &std::net::TcpListener, to: std::net::SocketAddr) {

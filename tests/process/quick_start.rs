@@ -32,7 +32,7 @@ fn the_demo_says_what_to_type_balances_and_ends_with_a_summary_on_ctrl_c() {
     open.backend();
 
     demo.signal("INT");
-    demo.printed("ending");
+    demo.printed("shutting down");
     open.echo("still there").unwrap();
     open.finish().unwrap();
     let (status, output) = demo.ended();

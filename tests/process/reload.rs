@@ -114,7 +114,7 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
     let mut tcplb = Tcplb::standalone(&[&file]).ready();
 
     for (wrong, said) in [
-        (right.replace("listeners", "listenrs"), "there is no such field: write `listeners`"),
+        (right.replace("listeners", "listenrs"), "unknown field (did you mean `listeners`?)"),
         (right.replace("backends: [{", "backends: [{weight: 0, "), "spec.backends[0].weight"),
         (
             right.replace("127.0.0.1}", "127.0.0.1, tls: {certificateRefs: [{name: nowhere}]}}"),
@@ -156,13 +156,13 @@ fn after_a_restart_what_is_wrong_is_not_served() {
     folder.write("other.yaml", &manifest("other", other.port(), &[server.address], ""));
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
     folder.write("shop.yaml", &shop(address, server.address).replace("listeners", "listenrs"));
-    tcplb.logged("there is no such field");
+    tcplb.logged("unknown field");
     visit(address).unwrap();
     tcplb.signal("TERM");
     tcplb.ended();
 
     let mut tcplb = Tcplb::standalone(&[folder.path()]).ready();
-    let line = tcplb.logged("there is no such field");
+    let line = tcplb.logged("unknown field");
     assert!(line.contains(&file) && line.contains("it is not served"), "{line}");
     assert!(visit(address).is_err());
     visit(other).unwrap();

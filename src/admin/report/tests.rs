@@ -299,7 +299,7 @@ async fn a_process_that_does_not_know_its_place_tells_so_itself() {
     rig.declare("a", Some(("uid", 1)), spec);
     rig.apply().await;
     let here = rig.now().await.load_balancers.remove("uid").unwrap().here;
-    assert!(here.len() == 1 && here.first().unwrap().contains("does not know its zone"), "{here:?}");
+    assert!(here.len() == 1 && here.first().unwrap().contains("the zone of this process is unknown"), "{here:?}");
 }
 
 #[tokio::test]
@@ -315,8 +315,8 @@ async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
     let served = rig.now().await.load_balancers.remove("uid").unwrap();
     assert_eq!(served.backends["db"].endpoints, 1);
     let expected = format!(
-        "backend `db`: 127.0.0.1:{port} is an address of this host and leads to the listener {port} of shop/a, whose \
-         connections come back to this load balancer: write the address of a server; it is left out"
+        "backend `db`: 127.0.0.1:{port} is an address of this host and leads to the listener {port} of shop/a, which \
+         forwards back to this load balancer: write the address of a server; it is ignored"
     );
     assert_eq!(served.here, BTreeSet::from([expected.clone()]));
     assert!(page::render(&rig.proxy.monitor(), &rig.state).contains(&expected));

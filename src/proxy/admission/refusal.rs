@@ -3,14 +3,14 @@ use thiserror::Error;
 /// The reason for which a connection is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
-    #[error("the listener has as many connections as maxConnections allows")]
+    #[error("the listener has reached maxConnections")]
     ListenerFull,
-    #[error("the listener gets new connections faster than newConnections allows")]
+    #[error("the listener has reached the rate of newConnections")]
     ListenerRate,
-    #[error("the client's address is not allowed by the access lists")]
+    #[error("the access lists do not allow the client address")]
     Denied,
-    #[error("the client's address has as many connections as maxConnectionsPerSource allows")]
+    #[error("the client address has reached maxConnectionsPerSource")]
     SourceFull,
-    #[error("the client's address opens connections faster than newConnectionsPerSource allows")]
+    #[error("the client address has reached the rate of newConnectionsPerSource")]
     SourceRate,
 }

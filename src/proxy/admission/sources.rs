@@ -140,7 +140,8 @@ impl SourceTable {
         if matches!(counted, Ok(Counted::Shared)) && self.log.allow() {
             warn!(
                 listener = %self.listener, entries = self.entries(),
-                "clients come from more addresses than the listener has entries for: further ones share a limit per source"
+                "too many client addresses for the source entries of the listener: further addresses share one limit \
+                 per source"
             );
         }
         let (counted, by_count) = (counted?, limits.max_connections_per_source.is_some());

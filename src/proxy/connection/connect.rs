@@ -214,7 +214,7 @@ impl Attempt {
         // Boxed: a handshake's state is large, and most connections have none.
         timeout_at(self.ends, Box::pin(encrypt(Stream::new(tcp), preamble, self.address)))
             .await
-            .map_err(|_| too_late(true, "it was asked for TLS and did not answer within connect.timeout"))?
+            .map_err(|_| too_late(true, "the TLS handshake did not finish within connect.timeout"))?
             .map_err(failed(true))
     }
 }
@@ -225,15 +225,15 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
     if preamble.start_tls == Some(StartTls::Postgres) {
         match postgres::ask_for_tls(&mut stream).await {
             Ok(true) => {}
-            Ok(false) => return Err(io::Error::other("it was asked for TLS and has none")),
-            Err(_) => return Err(io::Error::other("it was asked for TLS and ended the connection")),
+            Ok(false) => return Err(io::Error::other("the endpoint does not support TLS")),
+            Err(_) => return Err(io::Error::other("the endpoint closed the connection instead of starting TLS")),
         }
     }
     let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
     // Without verification any name will do, and for an address no server name is sent.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
     let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
-    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("no TLS with it: {error}")))?;
+    let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))?;
     Ok(BackendConnection::Tls(Box::new(stream)))
 }
 
@@ -246,9 +246,9 @@ fn reason_for(error: &io::Error, endpoint: SocketAddr) -> CloseReason {
     static LOG: LogLimiter = LogLimiter::new();
     if LOG.allow() {
         let what_to_do = if no_port {
-            "no local port is left for this endpoint: widen net.ipv4.ip_local_port_range, or add endpoints"
+            "no free local port for this endpoint: widen net.ipv4.ip_local_port_range, or add endpoints"
         } else {
-            "this host lacks descriptors or memory"
+            "no file descriptor or memory left on this host"
         };
         warn!(%endpoint, %error, "cannot connect: {what_to_do}");
     }

@@ -94,7 +94,7 @@ impl Cancels {
             if !other.is_delivered && self.log.allow() {
                 warn!(
                     source = %other.from.source,
-                    "more requests to cancel PostgreSQL queries than can be handed over: older ones are dropped"
+                    "too many pending requests to cancel PostgreSQL queries: the oldest ones are dropped"
                 );
             }
             let _ = other.make_room.send(());

@@ -29,7 +29,7 @@ pub struct HandshakeMemory {
 
 /// There is no memory for a handshake of more than [`FREE`] bytes.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("unfinished handshakes have as much memory as they may have")]
+#[error("unfinished handshakes have reached their memory limit")]
 pub struct MemoryFull;
 
 impl From<MemoryFull> for io::Error {
@@ -60,8 +60,8 @@ impl HandshakeMemory {
                 warn!(
                     limit = self.limit,
                     for_each = FREE,
-                    "unfinished TLS handshakes have as much memory as they may have: larger ones are closed; see where \
-                     they come from, and limit connections per source"
+                    "unfinished TLS handshakes have reached their memory limit: larger ones are closed; check their \
+                     sources, and limit connections per source"
                 );
             }
             return Err(MemoryFull);

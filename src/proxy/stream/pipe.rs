@@ -220,7 +220,8 @@ fn is_refusal(error: &io::Error) -> bool {
 /// Stops the use of pipes in this process. Logged once.
 fn copy_from_now_on(call: &str, error: &io::Error) {
     if !REFUSED.swap(true, Relaxed) {
-        warn!(call, %error, "the kernel refuses a system call (seccomp?): large transfers are copied, which takes more CPU");
+        warn!(call, %error, "a system call is not permitted (seccomp?): large transfers are copied, which takes more \
+                             CPU");
     }
 }
 

@@ -32,9 +32,9 @@ pub struct ClientHello {
 pub enum HelloError {
     #[error("not a TLS ClientHello")]
     Invalid,
-    #[error("a ClientHello of more than {MAX_HELLO} bytes")]
+    #[error("the ClientHello is longer than {MAX_HELLO} bytes")]
     TooLarge,
-    #[error("the client ended before its ClientHello was complete")]
+    #[error("the client closed the connection before its ClientHello was complete")]
     Ended,
     #[error(transparent)]
     MemoryFull(#[from] MemoryFull),

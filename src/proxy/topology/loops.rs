@@ -65,8 +65,8 @@ fn log_difference(before: &Loops, now: &Loops, snapshot: &Snapshot) {
     let missing_in = |loops: &Loops, key, endpoint| !loops.get(key).is_some_and(|found| found.contains_key(endpoint));
     for (upstream, endpoints) in now {
         for (endpoint, listener) in endpoints.iter().filter(|(endpoint, _)| missing_in(before, upstream, *endpoint)) {
-            warn!(%upstream, %endpoint, %listener, "an endpoint is left out: it is a listener of this process, so its \
-                connections would come back");
+            warn!(%upstream, %endpoint, %listener, "endpoint ignored: it is a listener of this process, so its \
+                                                    connections would loop");
         }
     }
     for (upstream, endpoints) in before {
@@ -75,7 +75,7 @@ fn log_difference(before: &Loops, now: &Loops, snapshot: &Snapshot) {
             upstream.is_some_and(|upstream| upstream.endpoints.iter().any(|declared| declared.key == *endpoint))
         };
         for endpoint in endpoints.keys().filter(|endpoint| missing_in(now, upstream, *endpoint) && declared(endpoint)) {
-            info!(%upstream, %endpoint, "an endpoint is no longer left out: its connections do not come back");
+            info!(%upstream, %endpoint, "endpoint no longer ignored: its connections do not loop");
         }
     }
 }

@@ -241,7 +241,7 @@ impl Readable for Secret {
         };
         let needed = data.unwrap_or_default().into_iter().filter(is_needed);
         let read = |(key, value): (String, Value)| {
-            let problem = format!("data.{key}: is not base64: have the Secret written anew");
+            let problem = format!("data.{key}: is not base64: write the Secret again");
             serde_json::from_value(value).map(|bytes| (key, bytes)).map_err(|_| problem)
         };
         let data = Some(needed.map(read).collect::<Result<_, _>>()?);

@@ -58,7 +58,7 @@ impl WatchError {
     }
 
     pub fn fault() -> Self {
-        Self::Unreachable("a fault in reading what it says".into())
+        Self::Unreachable("an internal error while reading the answer".into())
     }
 
     fn answered(status: &Status) -> Option<Self> {
@@ -74,8 +74,8 @@ impl WatchError {
             FORBIDDEN => Some(Self::Denied(format!("{message}: allow get, list and watch"))),
             // No single object is asked for, so it is the kind.
             NOT_FOUND => Some(Self::Denied(format!(
-                "{message}: the cluster does not have this kind: install its CustomResourceDefinition, which `tcplb crd` \
-                 prints"
+                "{message}: the cluster does not have this kind: install its CustomResourceDefinition, the output of \
+                 `tcplb crd`"
             ))),
             UNAUTHORIZED => Some(Self::Denied(refused_token(message))),
             400..500 if status.code != TOO_MANY_REQUESTS => Some(Self::Denied(message.clone())),
@@ -116,7 +116,7 @@ pub struct Unreachable(Arc<Outage>);
 impl Outage {
     pub fn join(self: &Arc<Self>, why: &str) -> Unreachable {
         if self.0.fetch_add(1, Relaxed) == 0 {
-            warn!(reason = why, "the API server cannot be reached: what it said last stays");
+            warn!(reason = why, "cannot reach the API server: the last known objects stay in use");
         }
         Unreachable(self.clone())
     }
@@ -132,7 +132,7 @@ impl Outage {
 impl Drop for Unreachable {
     fn drop(&mut self) {
         if self.0.0.fetch_sub(1, Relaxed) == 1 {
-            info!("the API server is reached again");
+            info!("the API server is reachable again");
         }
     }
 }

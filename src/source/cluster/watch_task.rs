@@ -75,7 +75,7 @@ impl<K: WatchedObject> KindWatches<K> {
     pub fn refusals(&self) -> impl Iterator<Item = String> {
         self.iter().filter_map(|(selector, watch)| {
             let state = watch.state();
-            let stays = if state.store.is_synced() { "; what was read before stays" } else { "" };
+            let stays = if state.store.is_synced() { "; the objects read before stay in use" } else { "" };
             state.reported().map(|why| format!("{} cannot be watched: {why}{stays}", selector.of_kind(K::KIND)))
         })
     }

@@ -42,7 +42,7 @@ impl Kind {
                 Read::of(value, problems, read, Object::LoadBalancer)
             }),
             ("", "") => Self::Mistyped(format!(
-                "is not a Kubernetes object: begin it with `apiVersion: {GROUP}/{VERSION}` and `kind: {KIND}`"
+                "is not a Kubernetes object: start it with `apiVersion: {GROUP}/{VERSION}` and `kind: {KIND}`"
             )),
             _ => match KUBERNETES.into_iter().find_map(|wanted| mistyped(api_version, kind, wanted)) {
                 Some(problem) => Self::Mistyped(problem),
@@ -59,8 +59,7 @@ fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str
     // Other groups may well have a kind of the same name.
     let kubernetes_own = !its_group.contains('.') || its_group.ends_with(".k8s.io");
     if api_version == wanted_version {
-        near(kind, [wanted])
-            .map(|_| format!("there is no kind `{kind}` in {api_version}: write `{wanted}`, if that is meant"))
+        near(kind, [wanted]).map(|_| format!("there is no kind `{kind}` in {api_version}: did you mean `{wanted}`?"))
     } else if kind == wanted && (kubernetes_own || near(its_group, [wanted_group]).is_some()) {
         Some(match api_version {
             "" => format!("{kind} has no apiVersion: write `apiVersion: {wanted_version}`"),
@@ -148,9 +147,9 @@ fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
         unfold(data);
     }
     let sentence = |path: &str| match path.split('.').next() {
-        Some("data") => "is not base64: encode it, or write the text itself below `stringData`",
+        Some("data") => "is not base64: encode it, or write the plain text in `stringData`",
         Some("stringData") => "must be text: write it with quotes, or as a block after `|`",
-        _ => "is not what a Secret has there",
+        _ => "is not valid in a Secret",
     };
     let mut checked = schema::secret(value, sentence)?;
     for (name, text) in checked.object.string_data.take().unwrap_or_default() {

@@ -69,8 +69,8 @@ fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, SyntaxError> {
         match as_octal.and_then(|as_octal| octal::difference(&value, as_octal)) {
             Some(path) => {
                 let message = format!(
-                    "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: leave the zero \
-                     out, or put quotes around it if it is text"
+                    "line {line}: {path}: the number has a leading zero, which makes it octal for kubectl: remove the \
+                     zero, or quote the value if it is text"
                 );
                 Err(SyntaxError { message, line: Some(line) })
             }

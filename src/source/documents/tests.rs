@@ -147,15 +147,15 @@ fn what_is_not_yaml_is_told_with_its_place() {
 #[test]
 fn documents_of_which_nobody_can_say_what_they_are_get_a_sentence() {
     for (text, words) in [
-        ("just text", "is not a Kubernetes object: begin it with `apiVersion: tcplb.io/v1alpha1`"),
+        ("just text", "is not a Kubernetes object: start it with `apiVersion: tcplb.io/v1alpha1`"),
         ("[1, 2]", "is not a Kubernetes object"),
         ("listeners: [{port: 1}]", "is not a Kubernetes object"),
         (
             "{apiVersion: v1, kind: secret, metadata: {name: x}}",
-            "there is no kind `secret` in v1: write `Secret`, if that is meant",
+            "there is no kind `secret` in v1: did you mean `Secret`?",
         ),
-        ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "write `Service`, if that is meant"),
-        ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "write `EndpointSlice`, if that is meant"),
+        ("{apiVersion: v1, kind: Services, metadata: {name: x}}", "did you mean `Service`?"),
+        ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlices}", "did you mean `EndpointSlice`?"),
         (
             "{apiVersion: v1, kind: EndpointSlice, metadata: {name: x}}",
             "there is no EndpointSlice in v1: write `apiVersion: discovery.k8s.io/v1`",
@@ -275,7 +275,7 @@ fn what_is_said_about_a_secret_gives_none_of_it_away() {
         ("data: {tls.key: hunter2!}", "data.tls.key: is not base64: encode it"),
         ("stringData: {password: 4711}", "stringData.password: must be text: write it with quotes"),
         ("data: [4711]", "data: is not base64"),
-        ("immutable: hunter2!", "immutable: is not what a Secret has there"),
+        ("immutable: hunter2!", "immutable: is not valid in a Secret"),
     ] {
         let documents = read(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: x}}\n{fields}"));
         let told = told(&documents);
@@ -315,14 +315,13 @@ fn a_mistyped_field_of_a_kubernetes_object_is_remarked_upon_and_costs_nothing_el
     assert_eq!(
         messages(&documents.remarks),
         [
-            "dir/a.yaml:2: Service default/a: spec.ports[0].protcol: there is no such field: write `protocol`, if that is \
-             meant; it counts for nothing",
-            "dir/a.yaml:4: EndpointSlice default/a: endpoints[0].adresses: there is no such field: write `addresses`, if \
-             that is meant; it counts for nothing",
-            "dir/a.yaml:6: Secret default/a: entirelyNew: there is no such field: known here are apiVersion, data, \
-             immutable, kind, metadata, stringData, type; it counts for nothing",
-            "dir/a.yaml:6: Secret default/a: stringdata: there is no such field: write `stringData`, if that is meant; it \
-             counts for nothing",
+            "dir/a.yaml:2: Service default/a: spec.ports[0].protcol: unknown field (did you mean `protocol`?); it is \
+             ignored",
+            "dir/a.yaml:4: EndpointSlice default/a: endpoints[0].adresses: unknown field (did you mean `addresses`?); \
+             it is ignored",
+            "dir/a.yaml:6: Secret default/a: entirelyNew: unknown field: known fields are apiVersion, data, immutable, \
+             kind, metadata, stringData, type; it is ignored",
+            "dir/a.yaml:6: Secret default/a: stringdata: unknown field (did you mean `stringData`?); it is ignored",
         ]
     );
 }
@@ -445,7 +444,7 @@ fn a_file_has_so_many_objects_at_most() {
     assert_eq!(documents.objects.len(), 10_000);
     assert_eq!(
         messages(&documents.problems),
-        ["a.json: has 10001 objects: write at most 10000 into one file; those after that are left out"]
+        ["a.json: has 10001 objects: write at most 10000 into one file; the others are ignored"]
     );
 }
 
@@ -504,7 +503,7 @@ fn a_list_that_is_not_read_is_no_object_of_another_kind() {
 fn problems_of_a_million_documents_are_counted_not_kept() {
     let documents = Documents::read(Path::new("a.json"), &"1 ".repeat(1_000_000), "default");
     assert_eq!(documents.problems.len(), 101);
-    assert_eq!(&*documents.problems[100], "and 999900 more problems: correct the ones before first");
+    assert_eq!(&*documents.problems[100], "and 999900 more problems: correct these first");
     assert!(documents.problems.capacity() < 1000);
 }
 

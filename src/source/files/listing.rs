@@ -111,16 +111,14 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
 }
 
 /// The end of a message about a file that cannot be read now.
-pub const STAYS: &str = "; what it declared before stays";
+pub const STAYS: &str = "; the previous content stays in use";
 
 /// An I/O error in words.
 pub fn io_message(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file or folder: create it, or correct the path".into(),
-        io::ErrorKind::PermissionDenied => {
-            "this user may not read it (permission denied): change its owner or its mode; it is tried again".into()
-        }
-        _ if error.raw_os_error().is_some() => format!("cannot be read: {error}; it is tried again"),
+        io::ErrorKind::NotFound => "no such file or folder: create it, or correct the path".into(),
+        io::ErrorKind::PermissionDenied => "permission denied: change its owner or its mode; it will be retried".into(),
+        _ if error.raw_os_error().is_some() => format!("cannot be read: {error}; it will be retried"),
         _ => format!("cannot be read: {error}"),
     }
 }

@@ -159,12 +159,12 @@ fn a_file_that_cannot_be_read_keeps_all_it_declared() {
         folder.write("a.yaml", broken).write("z.yaml", lb("z", 10));
         for _ in 0..2 {
             let world = folder.read();
-            let see = "a.yaml cannot be read now, or not all of it: see what is said of that file";
+            let see = "a.yaml cannot be read completely: see the message about that file";
             assert_kept(&world, "a", 1, see);
             assert_kept(&world, "b", 2, see);
             assert!(world.secrets.contains_key(&key("s")));
             assert_says(&world, &format!("a.yaml: {words}"));
-            assert_says(&world, "what it declared before stays");
+            assert_says(&world, "the previous content stays in use");
             assert_eq!(served(&world, "z"), good(10));
         }
         folder.write("a.yaml", lb("b", 3));
@@ -182,12 +182,12 @@ fn a_broken_document_keeps_what_it_may_have_been_and_the_others_change() {
     for _ in 0..2 {
         let world = folder.read();
         assert_eq!((served(&world, "a"), served(&world, "c")), (good(3), good(4)));
-        assert_kept(&world, "b", 2, "a.yaml cannot be read now, or not all of it");
+        assert_kept(&world, "b", 2, "a.yaml cannot be read completely");
         assert!(world.secrets.contains_key(&key("s")));
         assert_eq!(world.problems.len(), 1);
         assert_says(
             &world,
-            "a.yaml: is not YAML: unclosed bracket '[' at line 7, column 7; what it declared before stays",
+            "a.yaml: is not YAML: unclosed bracket '[' at line 7, column 7; the previous content stays in use",
         );
     }
     folder.write("a.yaml", lb("a", 3) + &lb("c", 4));
@@ -203,7 +203,7 @@ fn an_object_that_was_wrong_stays_wrong_while_its_file_cannot_be_read() {
     folder.write("a.yaml", "[");
     let world = folder.read();
     assert_kept(&world, "a", 1, "0 is out of range");
-    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_document_that_lost_its_name_takes_nothing_out() {
     folder.write("a.yaml", lb("a", 1) + &lb("b", 2)).read();
     folder.write("a.yaml", lb("a", 1).replace("name: a", "") + &lb("b", 3));
     let world = folder.read();
-    assert_kept(&world, "a", 1, "a.yaml cannot be read now, or not all of it");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
     assert_eq!(served(&world, "b"), good(3));
     assert_says(&world, "a.yaml:2: TcpLoadBalancer has no name");
 }
@@ -266,12 +266,12 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
     fs::rename(&below, folder.path().join("elsewhere")).unwrap();
     for _ in 0..2 {
         let world = files.read();
-        assert_kept(&world, "a", 1, "a.yaml cannot be read now");
-        assert_kept(&world, "b", 2, "b.yaml cannot be read now");
+        assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
+        assert_kept(&world, "b", 2, "b.yaml cannot be read completely");
         assert_says(&world, "below: there is no such file or folder");
         assert_says(
             &world,
-            "a.yaml: there is no such file or folder: create it, or correct the path; what it declared before stays",
+            "a.yaml: no such file or folder: create it, or correct the path; the previous content stays in use",
         );
     }
     fs::rename(folder.path().join("elsewhere"), &below).unwrap();
@@ -284,7 +284,7 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
 #[test]
 fn what_is_missing_at_the_start_is_told() {
     let world = Files::new(vec!["/nowhere/a.yaml".into()]).read();
-    assert_eq!(world.problems, ["/nowhere/a.yaml: there is no such file or folder: create it, or correct the path"]);
+    assert_eq!(world.problems, ["/nowhere/a.yaml: no such file or folder: create it, or correct the path"]);
     let mut folder = Folder::new();
     folder.write("a.yaml", "{").write("b.yaml", "");
     let world = Files::new(vec![folder.path("a.yaml"), folder.path("b.yaml")]).read();
@@ -300,7 +300,7 @@ fn an_object_declared_twice_counts_where_it_is_first() {
     let world = folder.read();
     assert_eq!((served(&world, "a"), served(&world, "b")), (good(1), good(2)));
     assert_says(&world, "b.yaml:7: TcpLoadBalancer default/a is already declared at ");
-    assert_says(&world, "a.yaml:2, which counts");
+    assert_says(&world, "a.yaml:2, which is used");
 
     folder.remove("a.yaml");
     let world = folder.read();
@@ -352,7 +352,7 @@ fn other_objects_keep_their_last_good_text_too() {
         let world = folder.read();
         assert_eq!(world.secrets, before.secrets);
         assert_says(&world, "a.yaml:2: Secret default/s: data.x: is not base64");
-        assert_says(&world, "; what it was before stays");
+        assert_says(&world, "; the previous version stays in use");
     }
 }
 
@@ -374,7 +374,7 @@ fn a_field_that_does_not_exist_is_told_and_the_rest_counts() {
     folder.write("a.yaml", secret("s", "stringdata: {x: text}"));
     let world = folder.read();
     assert!(world.secrets.contains_key(&key("s")));
-    assert_says(&world, "a.yaml:2: Secret default/s: stringdata: there is no such field: write `stringData`");
+    assert_says(&world, "a.yaml:2: Secret default/s: stringdata: unknown field (did you mean `stringData`?)");
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn certificate_files_are_read_from_where_their_manifest_is() {
     let world = folder.read();
     assert_eq!(world.files[&folder.path("tls.crt")].as_deref(), Ok(&b"PEM"[..]));
     let missing = world.files[Path::new("/nowhere/tls.key")].clone().unwrap_err();
-    assert_eq!(&*missing, "there is no such file or folder: create it, or correct the path");
+    assert_eq!(&*missing, "no such file or folder: create it, or correct the path");
 
     folder.remove("tls.crt");
     fs::create_dir(folder.path("tls.crt")).unwrap();
@@ -455,18 +455,15 @@ fn a_text_in_another_encoding_is_told_and_keeps_what_it_declared() {
     let utf_16 = |mark: &[u8]| mark.iter().copied().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
     let latin_1 = [text.as_bytes(), b"# Gesch\xe4ft\n"].concat();
     let wrong: [(Vec<u8>, &str); 4] = [
-        (utf_16(b"\xff\xfe"), "a.yaml: is text in UTF-16: save it as UTF-8; what it declared before stays"),
-        (utf_16(b""), "a.yaml: has a NUL byte at line 1, as text in UTF-16 has: save it as UTF-8"),
+        (utf_16(b"\xff\xfe"), "a.yaml: is text in UTF-16: save it as UTF-8; the previous content stays in use"),
+        (utf_16(b""), "a.yaml: has a NUL byte at line 1, and is probably UTF-16: save it as UTF-8"),
         (latin_1, "a.yaml: is not text in UTF-8, from line 6 on: save it as UTF-8"),
-        (
-            format!("{text}\u{feff}{}", lb("b", 2)).into(),
-            "a.yaml: has a byte order mark at line 6, in the midst of the text",
-        ),
+        (format!("{text}\u{feff}{}", lb("b", 2)).into(), "a.yaml: has a byte order mark within the text, at line 6"),
     ];
     folder.write("a.yaml", &text).read();
     for (bytes, expected) in wrong {
         let world = folder.write("a.yaml", bytes).read();
-        assert_kept(&world, "a", 1, "cannot be read now, or not all of it");
+        assert_kept(&world, "a", 1, "cannot be read completely");
         assert_says(&world, expected);
     }
 }
@@ -477,10 +474,10 @@ fn a_file_that_is_too_large_is_told() {
     folder.write("a.yaml", lb("a", 1)).read();
     fs::File::create(folder.path("a.yaml")).unwrap().set_len(MAX_FILE + 1).unwrap();
     let world = folder.read();
-    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
     assert_says(
         &world,
-        "a.yaml: cannot be read: it has more than 16777216 bytes: split it; what it declared before stays",
+        "a.yaml: cannot be read: it has more than 16777216 bytes: split it; the previous content stays in use",
     );
 }
 
@@ -494,8 +491,8 @@ fn what_cannot_be_read_is_to_be_read_again() {
     symlink(folder.path("a.yaml"), folder.path("a.yaml")).unwrap();
     let world = folder.read();
     assert!(folder.files.is_incomplete());
-    assert_kept(&world, "a", 1, "a.yaml cannot be read now");
-    assert_says(&world, "; it is tried again; what it declared before stays");
+    assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
+    assert_says(&world, "; it will be retried; the previous content stays in use");
 
     folder.remove("a.yaml");
     let tls = "tls: {certificateRefs: [{files: {certificate: tls.crt, key: tls.key}}]}";

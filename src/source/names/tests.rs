@@ -20,10 +20,10 @@ fn an_address_leaves_after_three_answers_in_a_row_without_it() {
         (with(&[1]), &[1, 2], None),
         (with(&[1, 2]), &[1, 2], None),
         (with(&[1]), &[1, 2], None),
-        (fails(), &[1, 2], Some("cannot be looked up: no")),
+        (fails(), &[1, 2], Some("cannot be resolved: no")),
         (with(&[3]), &[1, 2, 3], None),
         (with(&[]), &[1, 2, 3], Some("has no address")),
-        (fails(), &[1, 2, 3], Some("cannot be looked up: no")),
+        (fails(), &[1, 2, 3], Some("cannot be resolved: no")),
         (with(&[3]), &[1, 3], None),
         (with(&[3]), &[3], None),
         (with(&[4]), &[3, 4], None),
@@ -127,7 +127,7 @@ async fn first_answers_are_waited_for_but_not_for_ever() {
     assert_eq!(start.elapsed().as_secs(), 2);
     let known = names.known();
     assert_eq!(known["good"], Lookup { addresses: addresses(&[9]), problem: None });
-    assert_eq!(known["bad"].problem.as_deref(), Some("cannot be looked up: Name or service not known"));
+    assert_eq!(known["bad"].problem.as_deref(), Some("cannot be resolved: Name or service not known"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +190,7 @@ async fn a_resolver_that_hangs_is_told_and_not_asked_again_until_it_answers() {
     let start = Instant::now();
     names.changed().await;
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert_eq!(names.known()["db"].problem.as_deref(), Some("cannot be looked up: no answer within 5 s"));
+    assert_eq!(names.known()["db"].problem.as_deref(), Some("cannot be resolved: no answer within 5 s"));
     names.changed().await;
     assert_eq!(start.elapsed().as_secs(), 20);
     assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[1]), problem: None });
@@ -252,7 +252,8 @@ async fn names_of_one_object_that_hang_do_not_hold_up_those_of_another() {
     sleep(Duration::from_secs(60)).await;
     assert_eq!(under_way.lock().unwrap().len(), limits::MAX_OF_OBJECT);
     let known = names.known();
-    let waiting = known.values().filter(|lookup| lookup.problem.as_ref().is_some_and(|why| why.contains("it waits")));
+    let waiting =
+        known.values().filter(|lookup| lookup.problem.as_ref().is_some_and(|why| why.contains("its lookup waits")));
     assert_eq!(waiting.count(), 600 - limits::MAX_OF_OBJECT, "{known:?}");
 
     wanted.extend([of_object("good", "db", 30)]);

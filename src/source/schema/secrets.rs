@@ -8,7 +8,7 @@ use super::values::{last_name, wrong_value};
 const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];
 /// Fields with such fields: a text in place of them may be one of those.
 const CHECKS: [&str; 5] = ["exchange", "http", "postgres", "mysql", "redis"];
-pub const UNQUOTED: &str = "is not as it should be: see the manual for what to write";
+pub const UNQUOTED: &str = "is not valid: see the manual for valid values";
 
 pub fn may_be_secret(path: &str) -> bool {
     path.split('.').any(|field| SECRET.contains(&field.split('[').next().unwrap_or_default()))
@@ -21,7 +21,7 @@ pub fn is_check(path: &str) -> bool {
 /// The message about a wrong type, without the value.
 pub fn unquoted_type(schema: &Value, value: &Value) -> String {
     match schema["type"].as_str() {
-        Some("object") => format!("must hold fields (`name: value` lines), not {}", kind_of(value)),
+        Some("object") => format!("must be an object (`name: value` lines), not {}", kind_of(value)),
         Some("array") => format!("must be a list (entries that start with `- `), not {}", kind_of(value)),
         Some("string") => "must be text: write it with quotes".into(),
         _ => UNQUOTED.into(),
@@ -49,7 +49,7 @@ pub fn unquoted_value(schema: &Value, value: &Value, path: &str) -> String {
 
 pub fn unknown_field(known: &Map<String, Value>) -> String {
     let names: Vec<_> = known.keys().map(String::as_str).collect();
-    format!("has a field that does not exist: known here are {}", names.join(", "))
+    format!("has an unknown field: known fields are {}", names.join(", "))
 }
 
 fn kind_of(value: &Value) -> &'static str {

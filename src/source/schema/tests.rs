@@ -21,11 +21,11 @@ fn problems(fields: &str) -> Vec<String> {
 #[test]
 fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
     for (fields, path, words) in [
-        ("listners: []", "spec.listners", "write `listeners`, if that is meant"),
-        ("health_check: {}", "spec.health_check", "write `healthCheck`, if that is meant"),
-        ("healthcheck: {}", "spec.healthcheck", "write `healthCheck`, if that is meant"),
+        ("listners: []", "spec.listners", "did you mean `listeners`?"),
+        ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
+        ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
         ("foo: 1", "spec.foo", "known here are backends, className, connect"),
-        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "write `port`, if that is meant"),
+        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
         (
             "listeners: [{port: 1}, {port: 1}]",
             "spec.listeners[1].port",
@@ -43,7 +43,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
             "must be a whole number, not `30000.0`",
         ),
         ("listeners: [{}]", "spec.listeners[0].port", "is missing"),
-        ("listeners: [null]", "spec.listeners[0]", "must hold fields (`name: value` lines), not empty"),
+        ("listeners: [null]", "spec.listeners[0]", "must be an object (`name: value` lines), not empty"),
         ("listeners: []", "spec.listeners", "for example `listeners: [{port: 5432}]`"),
         ("listeners: null", "spec.listeners", "is missing: write the ports"),
         ("listeners: {port: 80}", "spec.listeners", "must be a list (entries that start with `- `), not fields"),
@@ -52,8 +52,8 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
             "spec.listeners[0].address",
             "`300.0.0.1` is not an IP address",
         ),
-        ("backends: []", "spec.backends", "must not be empty: write where connections go"),
-        ("backends: null", "spec.backends", "is missing: write where connections go"),
+        ("backends: []", "spec.backends", "must not be empty: write the backends that receive connections"),
+        ("backends: null", "spec.backends", "is missing: write the backends that receive connections"),
         ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
         ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
         (
@@ -64,7 +64,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "listeners: [{port: 1, tls: {certificateRefs: [{name: a}], alpn: ['']}}]",
             "spec.listeners[0].tls.alpn[0]",
-            "must not be empty: write something, or leave it out",
+            "must not be empty: write a value, or remove it",
         ),
         ("backends: [{addresses: ['a:1', 'a:1']}]", "spec.backends[0].addresses[1]", "`a:1` is listed twice"),
         (
@@ -99,7 +99,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "backends: [{proxyProtocol: v2}]",
             "spec.backends[0].proxyProtocol",
-            "the text `v2` is not possible: write V1 or V2",
+            "the text `v2` is not a valid value: write V1 or V2",
         ),
         (
             "backends: [{resolveInterval: 30}]",
@@ -116,8 +116,8 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "loadBalancing: {locality: PreferSameZone}",
             "spec.loadBalancing.locality",
-            "must hold fields (`name: value` lines), not the text `PreferSameZone`: write for example `locality: {prefer: \
-             SameZone}`",
+            "must be an object (`name: value` lines), not the text `PreferSameZone`: write for example `locality: \
+             {prefer: SameZone}`",
         ),
         (
             "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: '0'}}}}",
@@ -150,7 +150,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
             "spec.healthCheck.active.mysql.user",
             "is missing: write `user` (The user that logs in)",
         ),
-        ("connect: 3s", "spec.connect", "must hold fields (`name: value` lines), not the text `3s`"),
+        ("connect: 3s", "spec.connect", "must be an object (`name: value` lines), not the text `3s`"),
         (
             "listeners: [{port: 1, access: {allow: [10.0.0/8]}}]",
             "spec.listeners[0].access.allow[0]",
@@ -292,8 +292,8 @@ fn a_document_without_a_spec_is_told_what_a_spec_is() {
     assert!(load_balancer(bare.clone()).unwrap_err()[0].starts_with("spec: is missing: write `spec:`"));
     bare["specs"] = json!({});
     let problems = load_balancer(bare).unwrap_err();
-    assert!(problems[1].starts_with("specs: there is no such field: write `spec`, if that is meant"), "{problems:?}");
-    assert!(load_balancer(json!([])).unwrap_err()[0].starts_with("the document: must hold fields"));
+    assert!(problems[1].starts_with("specs: unknown field (did you mean `spec`?)"), "{problems:?}");
+    assert!(load_balancer(json!([])).unwrap_err()[0].starts_with("the document: must be an object"));
 }
 
 #[test]

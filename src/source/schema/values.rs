@@ -65,7 +65,7 @@ fn not_listed(text: &str, values: &Value) -> Option<String> {
         return None;
     }
     let text = said(&Value::from(text));
-    Some(format!("{text} is not possible: write {}", values.join(" or ")))
+    Some(format!("{text} is not a valid value: write {}", values.join(" or ")))
 }
 
 fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &str) -> Option<String> {
@@ -78,7 +78,8 @@ fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &s
         (Some(least), None) => format!("of at least {least}"),
         (None, most) => format!("of at most {}", most.unwrap_or_default()),
     };
-    let instead = if name == "weight" && value == 0.0 { ", or leave the backend out to send it nothing" } else { "" };
+    let instead =
+        if name == "weight" && value == 0.0 { ", or remove the backend to send it no connections" } else { "" };
     Some(format!("{number} is out of range: write a number {range}{instead}"))
 }
 
@@ -86,8 +87,10 @@ fn out_of_range(number: &Number, least: Option<f64>, most: Option<f64>, name: &s
 pub fn what_to_write(name: &str, schema: &Value) -> String {
     let example = match name {
         "spec" => "write `spec:` with `listeners` and `backends` below it",
-        "listeners" => "write the ports clients connect to, for example `listeners: [{port: 5432}]`",
-        "backends" => "write where connections go, for example `backends: [{addresses: [\"192.0.2.7:5432\"]}]`",
+        "listeners" => "write the ports that clients connect to, for example `listeners: [{port: 5432}]`",
+        "backends" => {
+            "write the backends that receive connections, for example `backends: [{addresses: [\"192.0.2.7:5432\"]}]`"
+        }
         "addresses" => "write for example `addresses: [\"192.0.2.7:5432\"]`",
         _ => return described(name, schema),
     };
@@ -109,6 +112,6 @@ fn described(name: &str, schema: &Value) -> String {
     let described = schema["description"].as_str().unwrap_or_default();
     match described.split_inclusive(['.', ':']).next() {
         Some(first) => format!("write `{name}` ({})", first.trim_end_matches(['.', ':'])),
-        None => "write something, or leave it out".into(),
+        None => "write a value, or remove it".into(),
     }
 }

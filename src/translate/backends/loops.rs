@@ -29,7 +29,7 @@ fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &L
     let what = if other == object {
         format!("this load balancer's own listener {port}")
     } else {
-        format!("the listener {port} of {other}, whose connections come back to this load balancer")
+        format!("the listener {port} of {other}, which forwards back to this load balancer")
     };
     Problem {
         severity: Severity::Refused,

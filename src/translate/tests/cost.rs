@@ -114,7 +114,7 @@ fn what_is_said_of_one_object_is_bounded() {
         (0..64).map(|number| format!("{{name: b{number}, addresses: ['{number}.example:1']}}")).collect();
     let mut world =
         load_balancer("lb", &format!("{{listeners: [{}], backends: [{}]}}", listeners.join(", "), backends.join(", ")));
-    let problem = Some(format!("cannot be looked up: {long}").into());
+    let problem = Some(format!("cannot be resolved: {long}").into());
     let lookup = crate::world::Lookup { problem, ..Default::default() };
     world.names = (0..64).map(|number| (format!("{number}.example").into(), lookup.clone())).collect();
     let (_, verdicts) = first(&world);

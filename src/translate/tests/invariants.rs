@@ -172,11 +172,11 @@ fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
     let all = ["10.0.0.1:1", "10.0.0.1:2", "[2001:db8::1]:1", "[2001:db8::1]:2"];
     assert_eq!(found(&world), (all.map(str::to_owned).into(), vec![]));
 
-    lookup.problem = Some("cannot be looked up: the server failed".into());
+    lookup.problem = Some("cannot be resolved: the server failed".into());
     world.names.insert("db.example.com".into(), lookup.clone());
     let (addresses, warnings) = found(&world);
     assert_eq!(addresses, all);
-    let warning = "spec.backends[0].addresses[0]: `db.example.com` cannot be looked up: the server failed";
+    let warning = "spec.backends[0].addresses[0]: `db.example.com` cannot be resolved: the server failed";
     assert_eq!(warnings[0], format!("{warning}; its last known addresses are used"));
 
     lookup.addresses.clear();

@@ -12,7 +12,7 @@ where
 {
     let forever = async move {
         while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
-            error!(task = name, "task panicked and is started again");
+            error!(task = name, "task panicked: restarting it");
             sleep(Duration::from_secs(1)).await;
         }
     };

@@ -149,7 +149,7 @@ fn an_endpoint_that_connections_fail_to_reach_is_ejected_and_comes_back() {
     assert_eq!(scene.entries.next_return(), Some(scene.now + 30 * SECOND));
 
     assert!(scene.pass(29 * SECOND).is_empty());
-    assert!(is_return(&scene.pass(SECOND), "its time is over"));
+    assert!(is_return(&scene.pass(SECOND), "ejection time is over"));
     assert_eq!(scene.picture(), "uuuu");
     assert_eq!(scene.endpoint(0).state().consecutive_failures, 0);
     assert!(scene.fail(0, 4).is_empty(), "it starts afresh");
@@ -328,7 +328,9 @@ fn a_whole_level_may_be_ejected_while_another_can_serve() {
 
     // Once no other can, the share holds again.
     let changes = scene.probe(2, "---");
-    assert!(matches!(&changes[..], [_, Change { event: Event::Returned { reason }, .. }] if reason.contains("share")));
+    assert!(
+        matches!(&changes[..], [_, Change { event: Event::Returned { reason }, .. }] if reason.contains("maxEjectedPercent"))
+    );
     assert_eq!(scene.picture(), "ue-");
 }
 
@@ -429,7 +431,7 @@ fn excess_ejections_after_a_removal_end_in_their_order() {
     scene.fail(2, 5);
     assert_eq!(scene.picture(), "eeeuuu");
     let changes = scene.change(&upstream(1..=4));
-    assert!(is_return(&changes, "too large a share is ejected"));
+    assert!(is_return(&changes, "maxEjectedPercent is exceeded"));
     assert_eq!(scene.picture(), "ueeu");
 }
 

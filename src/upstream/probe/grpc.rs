@@ -95,12 +95,12 @@ fn check_status(headers: &HeaderMap, required: bool) -> Result<(), Failure> {
     const UNIMPLEMENTED: &[u8] = b"12";
     const NOT_FOUND: &[u8] = b"5";
     let Some(status) = headers.get("grpc-status") else {
-        return if required { Err(Failure::unexpected("gRPC: an answer without a status")) } else { Ok(()) };
+        return if required { Err(Failure::unexpected("gRPC: the answer has no status")) } else { Ok(()) };
     };
     let what = match status.as_bytes() {
         OK => return Ok(()),
-        UNIMPLEMENTED => ", it has no health service".into(),
-        NOT_FOUND => ", it does not know this service".into(),
+        UNIMPLEMENTED => ", no health service".into(),
+        NOT_FOUND => ", unknown service".into(),
         _ => match headers.get("grpc-message") {
             Some(message) => format!(" ({})", printable(message.as_bytes())),
             None => String::new(),
@@ -122,7 +122,7 @@ fn serving(answer: &[u8]) -> Result<(), Failure> {
         0 => "UNKNOWN",
         2 => "NOT_SERVING",
         3 => "SERVICE_UNKNOWN",
-        _ => "a status that gRPC does not have",
+        _ => "an undefined status",
     };
     Err(Failure::unexpected(format!("{name}, expected SERVING")))
 }

@@ -102,8 +102,8 @@ async fn permit(queue: &Arc<TenantQueue>) -> TenantPermit {
     if LOG.allow() {
         warn!(
             namespace = queue.namespace(),
-            "as many probes of a namespace are under way as file descriptors allow, and others wait: raise the limit of \
-             open files"
+            "the probes of a namespace have reached the limit that file descriptors allow, and others wait: raise the \
+             limit of open files"
         );
     }
     // On the heap, like probes in progress.
@@ -169,7 +169,7 @@ impl Target {
         };
         match failure {
             Failure::Unexpected(sentence) if is_quoted(&sentence) => {
-                Failure::unexpected("its answer repeats the password of the check, and is not shown")
+                Failure::unexpected("the answer repeats the password of the check and is not shown")
             }
             failure => failure,
         }

@@ -24,7 +24,7 @@ pub(super) async fn ask(
     };
     if let Some(tls) = tls {
         if !greeting.offers_tls {
-            return Err(Failure::unexpected("it does not accept TLS, expected that it does"));
+            return Err(Failure::unexpected("the server does not accept TLS, expected TLS"));
         }
         packets.answer(&login::tls_request()).await?;
         packets.connection = tls.shake_hands(packets.connection).await?;
@@ -63,7 +63,9 @@ async fn log_in(
                 FAST_ENOUGH => {}
                 IN_FULL if encrypted => packets.answer(&[password, b"\0"].concat()).await?,
                 IN_FULL => {
-                    return Err(Failure::unexpected("it asks for the whole password, which is sent over TLS only"));
+                    return Err(Failure::unexpected(
+                        "the server requests the plaintext password, which is sent over TLS only",
+                    ));
                 }
                 _ => return Err(not_understood()),
             },
@@ -120,10 +122,10 @@ fn server_error(error: &[u8]) -> Failure {
 
 fn unknown_login(plugin: &str) -> Failure {
     Failure::unexpected(format!(
-        "it asks for a login by {plugin}, expected mysql_native_password or caching_sha2_password"
+        "the server requests a login by {plugin}, expected mysql_native_password or caching_sha2_password"
     ))
 }
 
 fn not_understood() -> Failure {
-    Failure::unexpected("its answer is not understood, expected MySQL")
+    Failure::unexpected("unexpected answer, expected MySQL")
 }

@@ -91,7 +91,7 @@ impl Conversation {
                     let password = password(session)?;
                     if self.encryption == Encryption::None {
                         return Err(Failure::unexpected(
-                            "it asks for the password in the clear, expected TLS or SCRAM",
+                            "the server requests the plaintext password, expected TLS or SCRAM",
                         ));
                     }
                     self.say(|text| frontend::password_message(password.reveal().as_bytes(), text)).await?;
@@ -103,7 +103,7 @@ impl Conversation {
                 }
                 Message::AuthenticationSasl(body) => {
                     if !body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256)).unwrap_or(false) {
-                        return Err(Failure::unexpected("it asks for a login of a kind that checks do not have"));
+                        return Err(Failure::unexpected("the server requests an unsupported login method"));
                     }
                     self.prove(password(session)?).await?;
                 }
@@ -124,9 +124,9 @@ impl Conversation {
         }
         self.say(|text| frontend::sasl_response(proof.message(), text)).await?;
         match self.next().await? {
-            Message::AuthenticationSaslFinal(body) => {
-                proof.finish(body.data()).map_err(|_| Failure::unexpected("it does not know the password itself"))
-            }
+            Message::AuthenticationSaslFinal(body) => proof
+                .finish(body.data())
+                .map_err(|_| Failure::unexpected("the server did not prove that it knows the password")),
             other => Err(unexpected(&other)),
         }
     }
@@ -175,8 +175,8 @@ impl Conversation {
 async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, Failure> {
     if let Some(count) = iterations(challenge).filter(|count| *count > MOST_ITERATIONS) {
         return Err(Failure::unexpected(format!(
-            "it asks for {count} iterations of SCRAM, expected at most {MOST_ITERATIONS}: set scram_iterations lower, \
-             and the password anew"
+            "the server requests {count} iterations of SCRAM, expected at most {MOST_ITERATIONS}: lower \
+             scram_iterations, and set the password again"
         )));
     }
     let challenge = challenge.to_vec();
@@ -195,12 +195,13 @@ fn iterations(challenge: &[u8]) -> Option<u32> {
 }
 
 fn password(session: &PostgresSession) -> Result<&Password, Failure> {
-    let asked = || Failure::unexpected(format!("it asks for a password of {}, and the check has none", session.user));
+    let asked =
+        || Failure::unexpected(format!("the server requests a password for {}, but the check has none", session.user));
     session.password.as_ref().ok_or_else(asked)
 }
 
 fn not_understood() -> Failure {
-    Failure::unexpected("its answer is not understood, expected PostgreSQL")
+    Failure::unexpected("unexpected answer, expected PostgreSQL")
 }
 
 fn unexpected(message: &Message) -> Failure {

@@ -9,7 +9,7 @@ use super::{connection::Connection, failure::Failure, words::printable};
 pub async fn ask_for_tls(connection: &mut Connection) -> Result<(), Failure> {
     match offer_tls(connection).await? {
         true => Ok(()),
-        false => Err(Failure::unexpected("it does not accept TLS, expected that it does")),
+        false => Err(Failure::unexpected("the server does not accept TLS, expected TLS")),
     }
 }
 

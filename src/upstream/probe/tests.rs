@@ -212,7 +212,7 @@ async fn the_body_of_a_response_decides_nothing() {
 
 #[tokio::test]
 async fn redis_is_up_or_has_a_role() {
-    const REPEATED: &str = "its answer repeats the password of the check, and is not shown";
+    const REPEATED: &str = "the answer repeats the password of the check and is not shown";
     const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
     const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
     const AUTH: &[u8] = b"*2\r\n$4\r\nAUTH\r\n$6\r\nsesame\r\n";
@@ -285,12 +285,12 @@ async fn mysql_logins_use_the_servers_method() {
         (Role::Primary, [logged_in(), one("1")].concat(), "is a replica, expected a primary"),
         (Role::Replica, [logged_in(), one("ON")].concat(), ""),
         (Role::Replica, [logged_in(), one("OFF")].concat(), "is a primary, expected a replica"),
-        (Role::Any, packet(2, IN_FULL), "it asks for the whole password, which is sent over TLS only"),
+        (Role::Any, packet(2, IN_FULL), "the server requests the plaintext password, which is sent over TLS only"),
         (Role::Any, refused(b"Access denied"), "it says: Access denied"),
         (
             Role::Any,
             packet(2, b"\xfeclient_ed25519\0abcde"),
-            "it asks for a login by client_ed25519, expected mysql_native_password or caching_sha2_password",
+            "the server requests a login by client_ed25519, expected mysql_native_password or caching_sha2_password",
         ),
     ] {
         let probe = Probe::MySql(MySqlSession { user: "u".into(), password: password("sesame"), role });
@@ -322,9 +322,9 @@ async fn a_password_is_not_given_away_in_the_clear() {
     };
     let in_the_clear = &[(STARTUP, &b"R\0\0\0\x08\0\0\0\x03"[..])];
     let outcome = found(session(password("sesame")), in_the_clear).await;
-    assert_eq!(outcome.unwrap_err(), "it asks for the password in the clear, expected TLS or SCRAM");
+    assert_eq!(outcome.unwrap_err(), "the server requests the plaintext password, expected TLS or SCRAM");
     let outcome = found(session(None), in_the_clear).await;
-    assert_eq!(outcome.unwrap_err(), "it asks for a password of u, and the check has none");
+    assert_eq!(outcome.unwrap_err(), "the server requests a password for u, but the check has none");
     let refused = &[(STARTUP, &b"E\0\0\0\x27SFATAL\0C57P03\0Mthe system is down\0\0"[..])];
     assert_eq!(found(session(None), refused).await.unwrap_err(), "it says: the system is down");
 }
@@ -344,11 +344,11 @@ async fn a_password_is_hashed_only_so_often_and_for_so_many_at_a_time() {
         Probe::Postgres(Some(PostgresSession { user, password: password("sesame"), database, role: Role::Any }))
     };
     for (iterations, expected) in [
-        ("20000", "its answer is not understood, expected PostgreSQL"),
+        ("20000", "unexpected answer, expected PostgreSQL"),
         (
             "20001",
-            "it asks for 20001 iterations of SCRAM, expected at most 20000: set scram_iterations lower, and the password \
-             anew",
+            "the server requests 20001 iterations of SCRAM, expected at most 20000: lower scram_iterations, and set \
+             the password again",
         ),
     ] {
         assert_eq!(found(session(), &challenged(iterations)).await.unwrap_err(), expected);

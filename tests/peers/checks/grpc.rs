@@ -47,7 +47,7 @@ fn grpc_services_say_whether_they_serve() {
     example.has_probed("passed", 1);
     drop(example);
     orders.has_probed("passed", 3);
-    unknown.fails_saying("gRPC status 5, it does not know this service, expected SERVING");
+    unknown.fails_saying("gRPC status 5, unknown service, expected SERVING");
     folder.write("status", "2");
     whole.goes_to(&[]);
     orders.fails_saying("NOT_SERVING, expected SERVING");

@@ -419,8 +419,8 @@ async fn the_right_to_list_alone_is_not_enough() {
     server.refuse_to_watch(LOAD_BALANCERS);
     let mut cluster = synced(&server).await;
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
-    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch; what \
-                   was read before stays";
+    let problem = "TcpLoadBalancers cannot be watched: tcploadbalancers is forbidden: allow get, list and watch; the \
+                   objects read before stay in use";
     assert_eq!((names(&world), &*world.problems), (vec!["a"], &[problem.to_owned()][..]));
     server.allow(LOAD_BALANCERS);
     world_where(&mut cluster, |world| world.problems.is_empty()).await;
