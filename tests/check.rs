@@ -130,9 +130,10 @@ fn standard_input_is_text_in_utf_8_with_or_without_a_byte_order_mark() {
     assert_eq!(check(&["-"], &json), (0, "no TcpLoadBalancer found\n".into(), String::new()));
     let (code, told, _) = check(&["-"], &format!("\u{feff}{}", first_manifest()));
     assert!(code == 0 && told.starts_with("default/first (standard input): accepted"), "{told}");
-    for (input, sentence) in
-        [("a: b\0", "has a NUL byte at line 1"), ("---\n\u{feff}---\n", "has a byte order mark at line 2")]
-    {
+    for (input, sentence) in [
+        ("a: b\0", "has a NUL byte at line 1"),
+        ("---\n\u{feff}---\n", "has a byte order mark within the text, at line 2"),
+    ] {
         let (code, told, errors) = check(&["-"], input);
         assert!(code == 2 && told.is_empty() && errors.contains(&format!("standard input: {sentence}")), "{errors}");
     }
@@ -195,12 +196,12 @@ fn secrets_with_encrypted_values_are_unknown_in_a_cluster() {
             format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: pg-tls, namespace: shop}}\n{data}\n");
         let all = load_balancer("shop", "pg", spec) + &secret;
         let (code, told, _) = check(&["-"], &all);
-        let unknown = "  unknown: spec.listeners[0].tls.certificateRefs[0]: Secret shop/pg-tls cannot be checked: it has \
-                       encrypted values or placeholders here";
+        let unknown = "  unknown: spec.listeners[0].tls.certificateRefs[0]: Secret shop/pg-tls cannot be checked: the \
+                       document contains encrypted values or placeholders";
         assert!(code == 0 && told.contains(unknown) && !told.contains("error"), "{data}: {told}");
         let (code, told, _) = check(&["--mode", "standalone", "-"], &all);
         assert!(
-            code == 1 && told.contains("Secret shop/pg-tls cannot be read: it has encrypted values"),
+            code == 1 && told.contains("Secret shop/pg-tls cannot be read: the document contains encrypted values"),
             "{data}: {told}"
         );
     }
@@ -269,7 +270,7 @@ fn a_node_port_belongs_to_one_load_balancer() {
         (30002, "NodePort", 1, taken),
         (30002, "LoadBalancer", 1, taken),
         (30003, "NodePort", 0, "shop/b (standard input): accepted"),
-        (30002, "ClusterIP", 1, "error: spec.listeners[0].nodePort: it means nothing with service type ClusterIP"),
+        (30002, "ClusterIP", 1, "error: spec.listeners[0].nodePort: has no effect with service type ClusterIP"),
     ] {
         let second = spec(&of(port), of_service);
         let both = load_balancer("shop", "b", &second) + &load_balancer("games", "a", &first);
@@ -350,13 +351,13 @@ fn what_the_administrator_does_not_allow_is_refused() {
     assert_eq!(code, 0, "{told}");
     let nothing = write("nothing.yaml", "tenancy: {maxLoadBalancersPerNamespace: 0}\n");
     let (code, told, _) = check(&["--tenancy", &nothing, "-"], &load_balancer("shop", "a", TO_A_SERVICE));
-    let sentence = "the administrator allows no load balancers in namespace shop: ask for some";
+    let sentence = "the administrator allows no load balancers in namespace shop: ask the administrator to allow some";
     assert!(code == 1 && told.contains(sentence), "{told}");
 
     for (arguments, sentence) in [
         (&["--tenancy", "/nowhere.yaml", "-"][..], "/nowhere.yaml: "),
-        (&["--tenancy", &values, "--mode", "standalone", "-"], "leave --cluster and --tenancy out"),
-        (&["--cluster", "-"], "there is no way to a cluster"),
+        (&["--tenancy", &values, "--mode", "standalone", "-"], "--cluster and --tenancy require --mode cluster"),
+        (&["--cluster", "-"], "cannot find a cluster"),
         (&["--output", "xml", "-"], "invalid value 'xml'"),
         (&[], "required arguments"),
     ] {
@@ -409,7 +410,7 @@ fn other_kinds_are_counted_and_typing_mistakes_of_ours_get_a_hint() {
         (
             "{name: first}",
             "{name: first, labels: {a: b c}}",
-            "metadata.labels.a: the text `b c` is not a label's value",
+            "metadata.labels.a: the text `b c` is not a valid label value",
         ),
         (
             "{name: first}",
@@ -442,7 +443,7 @@ fn verdicts_are_written_as_json_and_as_annotations() {
     );
     assert_eq!(first["problems"][0]["level"], "unknown");
     assert_eq!(first["problems"][0]["field"], "spec.backends[0].service.name");
-    assert!(told["problems"][0].as_str().unwrap().starts_with("/nowhere.yaml: there is no such file"));
+    assert!(told["problems"][0].as_str().unwrap().starts_with("/nowhere.yaml: no such file"));
 
     let (code, told, _) = check(&["--output", "github", path, "/nowhere.yaml"], "");
     let place = format!("file={},line=7,title=shop/wrong::", path.replace(',', "%2C"));

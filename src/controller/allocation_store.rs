@@ -67,5 +67,5 @@ pub async fn revise(
             Err(error) => return Err(error.into()),
         }
     }
-    Err("others keep changing it".into())
+    Err("other writers keep changing it".into())
 }

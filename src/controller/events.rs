@@ -57,7 +57,7 @@ impl EventPublisher {
         let before = before.map_or(&[][..], |before| &before.conditions);
         for event in transitions(before, &now.conditions) {
             if self.waiting.try_send((reference(object, uid), event)).is_err() {
-                debug!(load_balancer = %object, "too many Events wait: one is left out");
+                debug!(load_balancer = %object, "too many pending Events: one is dropped");
             }
         }
     }

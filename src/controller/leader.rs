@@ -160,7 +160,7 @@ impl Leader {
             Ok(None) => {}
             Err(failure) => {
                 if self.lookup_failures.failed(failure.clone(), Instant::now()) {
-                    warn!(load_balancer = %about.0, "cannot look up whether load balancers are gone: {failure}");
+                    warn!(load_balancer = %about.0, "cannot check whether load balancers still exist: {failure}");
                 }
             }
         }

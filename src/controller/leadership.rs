@@ -93,13 +93,13 @@ impl LeaderElector {
             let pause = match outcome {
                 Ok(Outcome::Holds) => {
                     if term.send_replace(Some(asked + TERM_DURATION)).is_none() {
-                        info!(lease = self.name, "this replica leads");
+                        info!(lease = self.name, "this replica is the leader");
                     }
                     RENEW_PERIOD
                 }
                 Ok(Outcome::Waits(pause)) => {
                     if term.send_replace(None).is_some() {
-                        info!(lease = self.name, "another replica leads now");
+                        info!(lease = self.name, "another replica is the leader now");
                     }
                     pause
                 }
@@ -115,12 +115,12 @@ impl LeaderElector {
         match outcome {
             Err(failure) => {
                 if self.failures.failed(failure.clone(), Instant::now()) {
-                    warn!(lease = self.name, "the Lease cannot be kept: {failure}");
+                    warn!(lease = self.name, "cannot renew the Lease: {failure}");
                 }
             }
             Ok(_) => {
                 if self.failures.succeeded() {
-                    info!(lease = self.name, "the Lease can be kept again");
+                    info!(lease = self.name, "the Lease is renewed again");
                 }
             }
         }
@@ -161,10 +161,10 @@ pub async fn release(client: Client, settings: &Settings) {
         }
     };
     match timeout(RENEW_TIMEOUT, given_back).await {
-        Ok(Ok(true)) => info!(lease = settings.lease, "the Lease is given back"),
+        Ok(Ok(true)) => info!(lease = settings.lease, "the Lease is released"),
         Ok(Ok(false)) => {}
-        Ok(Err(error)) => warn!(lease = settings.lease, "the Lease cannot be given back: {}", sentence(&error)),
-        Err(_) => warn!(lease = settings.lease, "the Lease cannot be given back: no answer in time"),
+        Ok(Err(error)) => warn!(lease = settings.lease, "cannot release the Lease: {}", sentence(&error)),
+        Err(_) => warn!(lease = settings.lease, "cannot release the Lease: no answer in time"),
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn run_with(
     let term = Arc::new(term);
     let electing = {
         let (client, settings) = (client.clone(), settings.clone());
-        restarting("reaching for the Lease", move || {
+        restarting("leader election", move || {
             let (elector, term) = (LeaderElector::new(client.clone(), &settings), term.clone());
             async move { elector.run(&term).await }
         })
@@ -109,7 +109,7 @@ where
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             if let Err(fault) = AbortOnDropHandle::new(tokio::spawn(begin())).await {
-                error!(%fault, "{what} failed: starting again");
+                error!(%fault, "{what} failed: restarting it");
             }
             sleep(PAUSE).await;
         }

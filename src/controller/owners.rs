@@ -30,11 +30,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The annotation that describes the purpose of an object.
 const DESCRIPTION: &str = "kubernetes.io/description";
 /// That of the anchor. The chart has the same.
-pub const ANCHOR_DESCRIPTION: &str = "Owns the Services that tcplb keeps for load balancers, so that they are removed with \
-                                      the release. Do not delete it: the controller would create it again.";
+pub const ANCHOR_DESCRIPTION: &str = "Owns the Services that tcplb manages for load balancers, so that they are \
+                                      removed with the release. Do not delete it: the controller would create it \
+                                      again.";
 /// That of the list of ports.
-const PORTS: &str = "Says which port of the proxies each listener of each load balancer has. Do not delete or edit it: \
-                     the controller would write it again.";
+const PORTS: &str = "Lists the proxy port of each listener of each load balancer. Do not delete or edit it: the \
+                     controller would write it again.";
 
 /// The owners, as they were last seen.
 #[derive(Debug, Default)]
@@ -77,11 +78,12 @@ impl Owners {
         let is_missing = anchor == Ok(None);
         let anchor = self.or_as_before(anchor, &["ConfigMap"]);
         references.extend(anchor.0);
-        let what = format!("ConfigMap {}/{name}, which owns the Services that are kept,", settings.namespace);
+        let what = format!("ConfigMap {}/{name}, which owns the managed Services,", settings.namespace);
         problems.extend(is_missing.then(|| format!("{what} does not exist: install the chart again")));
         problems.extend(anchor.1.map(|why| format!("{what} cannot be read: {why}")));
-        problems
-            .extend(workload.1.map(|why| format!("what runs the replicas cannot be read, and owns no Service: {why}")));
+        problems.extend(
+            workload.1.map(|why| format!("the workload of the replicas cannot be read, and owns no Service: {why}")),
+        );
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             error!("{problem}");
         }
@@ -121,7 +123,7 @@ async fn make_anchor(client: &Client, settings: &Settings, name: &str, owners: &
     let maps = Api::<ConfigMap>::namespaced(client.clone(), &settings.namespace);
     match maps.create(&PostParams::default(), &ConfigMap { metadata, ..ConfigMap::default() }).await {
         Ok(map) => {
-            warn!(config_map = name, "it was deleted, and is created again: it owns the Services that are kept");
+            warn!(config_map = name, "it was deleted, and is created again: it owns the managed Services");
             Ok(Some(owner::<ConfigMap>(&map.metadata)))
         }
         Err(error) => Err(format!("it was deleted and cannot be created: {}", sentence(&error))),

@@ -46,8 +46,8 @@ impl Settings {
     /// The message while the Service of the replicas is missing.
     pub fn replicas_unknown(&self) -> String {
         format!(
-            "Service {} does not exist, and replicas are found through it: install the chart again. Those that were known \
-             before are asked until then",
+            "Service {} does not exist, but replicas are found through it: install the chart again. Until then, the \
+             replicas known before are polled",
             self.replicas
         )
     }

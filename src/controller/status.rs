@@ -119,8 +119,8 @@ impl WriteTask {
         if record.is_contested() {
             warn!(
                 load_balancer = %object,
-                "somebody else keeps writing its status: if that is another release of this chart, give it a class of \
-                 its own"
+                "another writer keeps changing its status: if it is another release of this chart, give it its own \
+                 class"
             );
         }
         match due {

@@ -72,7 +72,7 @@ pub(super) fn metadata(metadata: &Value) -> Vec<String> {
             if let Some(value) = value.as_str().filter(|value| is_label && !is_label_value(value)) {
                 let value = said(&Value::from(value));
                 let sentence =
-                    format!("{value} is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`");
+                    format!("{value} is not a valid label value: write at most 63 letters, digits, `-`, `_` and `.`");
                 problems.add(&format!("metadata.{field}.{key}"), sentence);
             }
         }

@@ -52,8 +52,8 @@ pub(super) fn translate(
 /// Problems of a declaration that cannot be parsed.
 fn unreadable(declared: &Declared, last_good: &LastGood) -> Vec<Problem> {
     let fallback = match &declared.spec {
-        Some(_) => "its last good version keeps serving",
-        None if !last_good.listeners.is_empty() => "it keeps serving as it did before",
+        Some(_) => "the last valid version stays in use",
+        None if !last_good.listeners.is_empty() => "the previous configuration stays in use",
         None => "it is not served",
     };
     declared
@@ -118,8 +118,8 @@ impl Declaration<'_> {
         let kept = listeners.iter().filter(|declared| self.last_good_listener(declared).is_some()).count();
         match listeners.len() {
             _ if kept == 0 => NONE_SERVED,
-            all if kept == all => "its listeners keep serving as they did before",
-            _ => "its listeners that served keep serving as they did before, the others are not served",
+            all if kept == all => "its listeners keep their previous configuration",
+            _ => "its listeners that were served keep their previous configuration, the others are not served",
         }
     }
 
@@ -142,7 +142,7 @@ impl Declaration<'_> {
     ) -> BTreeMap<ListenerKey, ListenerRequest> {
         validated("spec.listeners", NONE_SERVED, problems, |path| {
             if self.spec.listeners.is_empty() {
-                path.refuse("it is empty: write at least one port");
+                path.refuse("must not be empty: write at least one port");
             }
         });
         let mut requests = BTreeMap::new();
@@ -179,7 +179,7 @@ impl Declaration<'_> {
         }
         match name {
             None if listeners.len() > 1 => {
-                path.at("name").refuse("it is missing: with several listeners write a name for each");
+                path.at("name").refuse("is missing: several listeners require a name for each");
             }
             None => {}
             Some(name) => {

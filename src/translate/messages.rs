@@ -4,7 +4,7 @@ use crate::{model::ObjectKey, world::World};
 
 /// Fallback text for a refused listener.
 pub(super) fn listener_fallback(served_before: bool) -> &'static str {
-    if served_before { "the listener keeps serving as it did before" } else { "the listener is not served" }
+    if served_before { "the listener keeps its previous configuration" } else { "the listener is not served" }
 }
 
 /// Lists items for a message, shortened after the first 16.
@@ -24,6 +24,6 @@ pub(super) fn listed(items: impl IntoIterator<Item: ToString>) -> String {
 pub(super) fn missing(kind: &'static str, key: &ObjectKey, world: &World) -> String {
     match world.unreadable.get(&(kind, key.clone())) {
         Some(why) => format!("{kind} {key} cannot be read: {why}"),
-        None => format!("{kind} {key} does not exist: create it, or write the name of another"),
+        None => format!("{kind} {key} does not exist: create it, or correct the reference"),
     }
 }

@@ -12,8 +12,8 @@ pub(super) fn check(declaration: &Declaration, path: &mut FieldPath) -> bool {
         let message = match most(declaration, |tenancy| tenancy.load_balancers_per_namespace) {
             0 => none_allowed("load balancers", namespace),
             most => format!(
-                "the administrator allows {most} load balancers in namespace {namespace}, and there are as many older \
-                 ones: delete one of them"
+                "the administrator allows {most} load balancers in namespace {namespace}, and older ones use them up: \
+                 delete one of them"
             ),
         };
         path.refuse_for(Reason::NotPermitted, message);
@@ -30,8 +30,8 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut
         let message = match most(declaration, |tenancy| tenancy.listeners_per_namespace) {
             0 => none_allowed("listeners", namespace),
             most => format!(
-                "the administrator allows {most} listeners in namespace {namespace}, and there are as many of older load \
-                 balancers and before this one: take out one of them"
+                "the administrator allows {most} listeners in namespace {namespace}, and older load balancers and the \
+                 listeners before this one use them up: remove one of them"
             ),
         };
         path.refuse_for(Reason::NotPermitted, message);
@@ -43,19 +43,20 @@ pub(super) fn check_listener(declaration: &Declaration, index: usize, path: &mut
 pub(super) fn beyond(referred: &Referred, declaration: &Declaration) -> String {
     let most = most(declaration, |tenancy| tenancy.secrets_per_namespace);
     if most == 0 {
-        return "the administrator allows no Secrets and ConfigMaps with certificates or passwords: leave `tls` and \
-                `passwordRef` out, or ask for some"
+        return "the administrator allows no Secrets and ConfigMaps with certificates or passwords: remove `tls` and \
+                `passwordRef`, or ask the administrator to allow some"
             .into();
     }
     format!(
-        "the administrator allows {most} Secrets and ConfigMaps with certificates or passwords in namespace {}, and older \
-         load balancers and what is before this refer to as many: take out one of them, or write one of these instead of {}",
+        "the administrator allows {most} Secrets and ConfigMaps with certificates or passwords in namespace {}, and \
+         older load balancers and the references before this one use them up: remove one of them, or use one of these \
+         instead of {}",
         referred.key.namespace, referred.key.name
     )
 }
 
 fn none_allowed(what: &str, namespace: &str) -> String {
-    format!("the administrator allows no {what} in namespace {namespace}: ask for some")
+    format!("the administrator allows no {what} in namespace {namespace}: ask the administrator to allow some")
 }
 
 fn most(declaration: &Declaration, cap: impl Fn(&Tenancy) -> Option<u32>) -> u32 {

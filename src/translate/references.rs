@@ -31,9 +31,7 @@ impl<'a> Text<'a> {
                 // kubectl stores content that is not UTF-8 in binaryData. It is read too, to report that it is not PEM.
                 let binary = map.binary_data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
                 if text.is_some() && binary.is_some() {
-                    return Err(format!(
-                        "{referred} has {key} twice, in data and in binaryData: leave one of them out"
-                    ));
+                    return Err(format!("{referred} has {key} twice, in data and in binaryData: remove one of them"));
                 }
                 text.or(binary)
             }
@@ -72,7 +70,7 @@ impl Unchecked {
             Self::BySidecar(referred) => path.warn(
                 Reason::NotPermitted,
                 format!(
-                    "{referred} is not looked at here, where the administrator limits the Secrets of a namespace; the \
+                    "{referred} is not checked here, because the administrator limits the Secrets of a namespace; the \
                      pods read it themselves"
                 ),
             ),
@@ -135,9 +133,9 @@ pub(super) fn object_or_files<'f, F>(
 ) -> Result<(Option<Referred>, Option<&'f F>), String> {
     let is_standalone = declaration.context.world.site == Site::Standalone;
     match (reference, files) {
-        (Some(_), Some(_)) => Err(format!("it has both name and {field}: write one of them")),
+        (Some(_), Some(_)) => Err(format!("both name and {field} are set: keep one of them")),
         (None, Some(_)) if !is_standalone => {
-            Err(format!("files are not read in a cluster: write the name of {instead}"))
+            Err(format!("files are not supported in a cluster: write the name of {instead}"))
         }
         (reference, files) => Ok((reference.map(|reference| Referred::by(declaration.object, reference)), files)),
     }

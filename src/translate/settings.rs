@@ -66,8 +66,8 @@ pub(super) fn endpoint_drain(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -
     if declared.failback.is_some() && have_same_priority(&spec.backends) {
         path.at("failback").warn(
             Reason::Invalid,
-            "it does nothing: all backends have the same priority. Write a higher `priority` for those that serve when the \
-             others cannot, or leave it out",
+            "has no effect, since all backends have the same priority: write a higher `priority` for the standby \
+             backends, or remove it",
         );
     }
     let mut case = |field, declared: Option<api::DrainPolicy>| close(declared.as_ref(), &mut path.at(field));
@@ -84,8 +84,8 @@ pub(super) fn rebalance(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Opt
     let api::Rebalance { max_imbalance_percent, max_closes_per_minute, min_age, idle_only } = spec.rebalance.clone()?;
     if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
         path.refuse(
-            "with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write another \
-             algorithm",
+            "has no effect with algorithm Maglev, where clients return to the same endpoint: remove it, or write \
+             another algorithm",
         );
     }
     let percent = max_imbalance_percent.unwrap_or(defaults::MAX_IMBALANCE_PERCENT);
@@ -104,7 +104,7 @@ fn close(declared: Option<&api::DrainPolicy>, path: &mut FieldPath) -> Option<Cl
     if policy == api::DrainAction::Keep {
         if after.is_some() || spread.is_some() || max_per_second.is_some() {
             path.at("policy").refuse(
-                "after, spread and maxPerSecond do nothing with policy Keep: write policy: Close, or leave them out",
+                "after, spread and maxPerSecond have no effect with policy Keep: write `policy: Close`, or remove them",
             );
         }
         return None;
@@ -133,7 +133,7 @@ pub(super) fn balancing(spec: &TcpLoadBalancerSpec, context: &TranslateContext, 
         .and_then(|locality| self::locality(spec, context, locality, &mut path.at("locality")));
     let mut path = path.at("hash");
     if declared.hash.is_some() && algorithm != Algorithm::Maglev {
-        path.refuse(format!("it does nothing with algorithm {algorithm:?}: write algorithm: Maglev, or leave it out"));
+        path.refuse(format!("has no effect with algorithm {algorithm:?}: write `algorithm: Maglev`, or remove it"));
     }
     let prefix = declared.hash.and_then(|hash| hash.prefix_v6).unwrap_or(defaults::HASH_PREFIX_V6);
     Balancing {
@@ -155,14 +155,14 @@ fn locality(
 ) -> Option<NonZeroU32> {
     if spec.load_balancing.as_ref().is_some_and(|balancing| balancing.algorithm == api::Algorithm::Maglev) {
         path.refuse(
-            "with Maglev a client has the same endpoint in every process, near or far: write another algorithm, or leave \
-             it out",
+            "has no effect with algorithm Maglev, with which all processes choose the same endpoint for a client: \
+             write another algorithm, or remove it",
         );
     } else if spec.backends.iter().all(|backend| backend.service.is_none()) {
         path.warn(
             Reason::Invalid,
-            "it does nothing: only the endpoints of Services have a place. Give near addresses a lower `priority`, or \
-             leave it out",
+            "has no effect, since only endpoints of Services have a zone and a node: give near addresses a lower \
+             `priority`, or remove it",
         );
     } else {
         warn_of_unknown_place(context, declared.prefer, path);
@@ -177,7 +177,7 @@ fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, path: &mut 
         return;
     }
     let unknown =
-        |what: &str| format!("it does nothing here: this process does not know its {what}; start it with --{what}");
+        |what: &str| format!("has no effect here, since the {what} of this process is unknown: start it with --{what}");
     let sentence = match (prefer, context.here()) {
         (Prefer::SameNode, world::Place { node: None, .. }) => unknown("node"),
         (Prefer::SameZone | Prefer::Hints, world::Place { zone: None, .. }) => unknown("zone"),
@@ -191,9 +191,7 @@ fn warn_of_unknown_place(context: &TranslateContext, prefer: Prefer, path: &mut 
 
 fn slow_start(over: Duration, algorithm: Algorithm, path: &mut FieldPath) -> Duration {
     if algorithm == Algorithm::Maglev {
-        path.refuse(
-            "with Maglev each client has its own endpoint from the start: write another algorithm, or leave it out",
-        );
+        path.refuse("has no effect with algorithm Maglev: write another algorithm, or remove it");
     }
     path.duration(over, SECOND..=HOUR)
 }
@@ -202,8 +200,8 @@ fn failover(spec: &TcpLoadBalancerSpec, declared: Option<&api::Failover>, path: 
     let Some(declared) = declared else { return Failover::default() };
     if have_same_priority(&spec.backends) {
         path.refuse(
-            "all backends have the same priority: write a higher `priority` for those that serve when the others cannot, \
-             or leave it out",
+            "has no effect, since all backends have the same priority: write a higher `priority` for the standby \
+             backends, or remove it",
         );
     }
     let percent = declared.min_usable_percent.unwrap_or(0);
@@ -225,7 +223,7 @@ fn failback(declared: Option<&api::Failback>, path: &mut FieldPath) -> Failback 
         }
         (api::FailbackPolicy::Never, after) => {
             if after.is_some() {
-                path.at("after").refuse("it does nothing with policy Never: write policy: Automatic, or leave it out");
+                path.at("after").refuse("has no effect with policy Never: write `policy: Automatic`, or remove it");
             }
             Failback::Never
         }

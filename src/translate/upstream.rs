@@ -33,14 +33,16 @@ pub(super) fn translate(
     if spec.backends.is_empty() {
         let kept = declaration.retained();
         let fallback = kept.as_ref().map_or(NONE_SERVED.into(), |kept| {
-            declaration.endpoints_fallback("connections go where they went before", &kept.endpoints)
+            declaration.endpoints_fallback("connections go to the previous endpoints", &kept.endpoints)
         });
-        validated("spec.backends", &fallback, problems, |path| path.refuse("it is empty: write where connections go"));
+        validated("spec.backends", &fallback, problems, |path| {
+            path.refuse("must not be empty: write at least one backend")
+        });
         let retention = Retention::default();
         return kept.map(|kept| Translated { upstream: Upstream::clone(&kept), fell_back: true, retention });
     }
 
-    let fallback = if before.is_some() { "the settings before it stay in force" } else { NONE_SERVED };
+    let fallback = if before.is_some() { "the previous settings stay in effect" } else { NONE_SERVED };
     let world = declaration.context.world;
     let balancing = validated("spec.loadBalancing", fallback, problems, |path| {
         client_address::check_balancing(spec, world, path);

@@ -294,7 +294,7 @@ async fn what_was_deleted_while_nobody_led_is_removed_and_what_was_recreated_ado
     home.service_that("the one comes", "gone", |_| true).await;
     let before = home.service_that("the other comes", "again", |_| true).await;
     controller.stop().await;
-    assert_eq!(home.holder().await, None, "the Lease is given back");
+    assert_eq!(home.holder().await, None, "the Lease is released");
 
     home.delete("gone").await;
     home.delete("again").await;
@@ -337,7 +337,7 @@ async fn services_belong_to_the_chart_and_are_not_written_without_it() {
     let settings = Settings { anchor: Some("anchor".into()), ..home.settings("pod-a", "tcplb") };
     let controller = Controller::with(&home, settings);
     let object = home.apply("db", spec(json!([{"port": 1}]), json!({}))).await;
-    let told = async || home.said_of("db").await.filter(|said| said.contains("which owns the Services"));
+    let told = async || home.said_of("db").await.filter(|said| said.contains("which owns the managed Services"));
     until("its absence is told", told).await;
     assert!(home.service("db").await.is_none());
 

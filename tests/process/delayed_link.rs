@@ -99,7 +99,7 @@ impl DelayedLink {
         let mut command = Command::new(&around[0]);
         command.args(&around[1..]).args([env!("CARGO_BIN_EXE_tcplb"), "backend", "--listen", listen]);
         let mut backend = Tcplb::spawn(command, listen.parse().unwrap());
-        backend.logged("listens");
+        backend.logged("backend is listening");
         backend
     }
 }

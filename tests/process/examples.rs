@@ -141,7 +141,7 @@ fn the_locality_example_prefers_its_zone() {
     drop(tcplb);
 
     let (mut tcplb, address) = start(&backends, &[]);
-    tcplb.logged("this process does not know its zone; start it with --zone");
+    tcplb.logged("the zone of this process is unknown: start it with --zone");
     let answers: std::collections::BTreeSet<_> = (0..4).map(|_| who_answers(address)).collect();
     assert_eq!(answers, ["blue", "green"].map(String::from).into());
     drop(tcplb);
@@ -217,7 +217,7 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let (code, verdict, _) = run(&["check", copy.path()]);
     assert_eq!(code, 0, "{verdict}");
     let remarks: Vec<_> = verdict.lines().filter(|line| !line.ends_with(": accepted")).collect();
-    let expected = ["web.yaml): accepted, with warnings", "insecureSkipVerify: any certificate is taken"];
+    let expected = ["web.yaml): accepted, with warnings", "insecureSkipVerify: any certificate is accepted"];
     assert!(remarks.iter().zip(expected).all(|(said, part)| said.contains(part)) && remarks.len() == 2, "{verdict}");
 
     let tcplb = Tcplb::standalone(&[copy.join("tls.yaml").to_str().unwrap()]).ready();

@@ -61,7 +61,7 @@ fn a_folder_that_becomes_unreadable_keeps_what_it_declared() {
     open.echo("still there").unwrap();
     set_mode(0o755);
     tcplb.signal("HUP");
-    tcplb.logged("no longer");
+    tcplb.logged("resolved: ");
     let line = tcplb.logged("all problems are resolved");
     assert!(line.contains("default/shop"), "{line}");
     visit(address).unwrap();
@@ -106,7 +106,7 @@ fn without_a_watcher_changes_are_read_on_a_hangup() {
     }
     command.args(["standalone", "--admin", &admin.to_string(), &file]);
     let mut tcplb = Tcplb::spawn(command, admin).ready();
-    tcplb.logged("files are not watched: send SIGHUP after changing them, or wait");
+    tcplb.logged("cannot watch files: send SIGHUP after changing them, or wait");
     folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
     tcplb.signal("HUP");
     wait_until("the change is read", || visit(second).is_ok());

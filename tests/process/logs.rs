@@ -107,7 +107,7 @@ fn in_json_the_sentence_with_which_the_process_ends_is_an_object_too() {
     for line in errors.lines() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    assert!(errors.contains("nothing could be served"), "{errors}");
+    assert!(errors.contains("nothing can be served"), "{errors}");
 }
 
 #[test]

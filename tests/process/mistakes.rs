@@ -94,7 +94,7 @@ const MISTAKES: &[Mistake] = &[
             manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}"))
         },
         object: "default/bad",
-        said: &["spec.healthCheck.active.redis.passwordRef", "nowhere: there is no such file or folder"],
+        said: &["spec.healthCheck.active.redis.passwordRef", "nowhere: no such file or folder"],
         consequence: Refused,
     },
     Mistake {
@@ -104,7 +104,7 @@ const MISTAKES: &[Mistake] = &[
             manifest("bad", port, &[backend], &format!("healthCheck: {{active: {check}}}")).replace("123", "\"123\"")
         },
         object: "default/bad",
-        said: &["spec.healthCheck.active.exchange.expect.hex", "write two hexadecimal digits for each"],
+        said: &["spec.healthCheck.active.exchange.expect.hex", "write two digits for each byte"],
         consequence: Refused,
     },
     Mistake {
@@ -158,7 +158,7 @@ const MISTAKES: &[Mistake] = &[
         object: "default/bad",
         said: &[
             "spec.listeners[0].tls.certificateRefs[0]",
-            "Secret default/nowhere does not exist: create it, or write the name of another",
+            "Secret default/nowhere does not exist: create it, or correct the reference",
         ],
         consequence: Refused,
     },
@@ -246,7 +246,7 @@ fn a_missing_file_is_named_and_costs_the_others_nothing() {
     let file = folder.write("good.yaml", &manifest("good", good.port(), &[backend.address], ""));
     let missing = folder.join("missing.yaml");
     let missing = missing.to_str().unwrap();
-    let sentence = format!("{missing}: there is no such file or folder");
+    let sentence = format!("{missing}: no such file or folder");
     let (code, verdict, _) = run(&["check", missing, &file]);
     assert!(code == 1 && verdict.contains(&sentence) && verdict.contains("default/good"), "{code} {verdict}");
     let (code, _, error) = run(&["standalone", "--admin", "off", missing]);
@@ -315,7 +315,7 @@ fn a_key_that_does_not_match_its_certificate_is_refused() {
     let said = [
         "spec.listeners[0].tls.certificateRefs[0]",
         "two.example.test.key does not match",
-        "one.example.test.crt: write the key that the certificate was issued for",
+        "one.example.test.crt: write the key of the certificate",
     ];
     let (code, verdict, _) = run(&["check", &file]);
     assert!(code == 1 && said.iter().all(|part| verdict.contains(part)), "{code} {verdict}");
@@ -372,7 +372,7 @@ fn a_port_in_use_is_said_and_taken_when_it_is_free() {
     let file = folder.write("bad.yaml", &manifest("bad", taken.port(), &[backend.address], ""));
     folder.write("good.yaml", &manifest("good", good.port(), &[backend.address], ""));
     let sentence =
-        format!("port {} is in use on 127.0.0.1 by another process: stop that one, or choose another", taken.port());
+        format!("port {} is in use on 127.0.0.1 by another process: stop it, or choose another", taken.port());
 
     let (code, _, error) = run(&["standalone", "--admin", "off", &file]);
     assert!(code == 1 && error.contains(&sentence) && error.contains(&file), "{code} {error}");
@@ -398,7 +398,7 @@ fn an_address_of_another_host_is_said() {
     let file = folder.write("bad.yaml", &text);
     let (code, _, error) = run(&["standalone", "--admin", "off", &file]);
     assert_eq!(code, 1, "{error}");
-    for part in [&file, "default/bad", "192.0.2.1 is not an address of this host", "leave address out"] {
+    for part in [&file, "default/bad", "192.0.2.1 is not an address of this host", "remove `address`"] {
         assert!(error.contains(part), "{part}: {error}");
     }
 }
@@ -421,7 +421,7 @@ fn a_port_without_permission_is_said() {
     command.args(["standalone", "--admin", &admin.to_string(), folder.path()]);
     let mut tcplb = Tcplb::spawn(command, admin).ready();
     let line = tcplb.logged(&format!("no permission for port {PORT}"));
-    for part in [&file, "default/bad", "spec.listeners", "choose one from 1024 up", "NET_BIND_SERVICE"] {
+    for part in [&file, "default/bad", "spec.listeners", "choose a port of 1024 or higher", "NET_BIND_SERVICE"] {
         assert!(line.contains(part), "{part}: {line}");
     }
     visit(good).unwrap();
@@ -470,7 +470,7 @@ fn of_very_many_mistakes_in_one_object_the_first_are_told() {
 #[test]
 fn exit_codes_tell_unknown_arguments_from_nothing_to_serve() {
     for (arguments, expected, sentence) in [
-        (&["standalone"][..], 1, "there is nothing to serve"),
+        (&["standalone"][..], 1, "nothing to serve"),
         (&["standalone", "--listen", "127.0.0.1:1"], 1, "--backend"),
         (&["standalone", "--listn", ":1"], 2, "unexpected argument '--listn'"),
         (&["standalone", "--listen", ":0"], 2, "`:0` is not an address to listen on"),

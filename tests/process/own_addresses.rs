@@ -6,8 +6,8 @@ use crate::{
 };
 
 const LISTEN: &str = "127.0.0.1:4000";
-const LEFT_OUT: &str = "an endpoint is left out";
-const NO_LONGER: &str = "an endpoint is no longer left out";
+const LEFT_OUT: &str = "endpoint ignored";
+const NO_LONGER: &str = "endpoint no longer ignored";
 
 fn load_balancer(name: &str, port: u16, addresses: &[&str]) -> String {
     format!(

@@ -85,7 +85,7 @@ fn a_test_backend_says_its_name_and_greeting_waits_and_echoes() {
     command.args(["backend", "--listen", &address.to_string(), "--name", "blue", "--greeting", "220 ready"]);
     command.args(["--delay", "100ms"]);
     let mut backend = Tcplb::spawn(command, address);
-    backend.logged("listens");
+    backend.logged("backend is listening");
     let mut client = Client::connect(address);
     assert_eq!((client.line().unwrap(), client.line().unwrap()), ("hello from blue".into(), "220 ready".into()));
     let asked = std::time::Instant::now();

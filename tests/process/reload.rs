@@ -113,17 +113,19 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
     let file = folder.write("both.yaml", &both(&right, one));
     let mut tcplb = Tcplb::standalone(&[&file]).ready();
 
-    for (wrong, said) in [
-        (right.replace("listeners", "listenrs"), "unknown field (did you mean `listeners`?)"),
-        (right.replace("backends: [{", "backends: [{weight: 0, "), "spec.backends[0].weight"),
+    let version = "the last valid version stays in use";
+    for (wrong, said, fallback) in [
+        (right.replace("listeners", "listenrs"), "unknown field (did you mean `listeners`?)", version),
+        (right.replace("backends: [{", "backends: [{weight: 0, "), "spec.backends[0].weight", version),
         (
             right.replace("127.0.0.1}", "127.0.0.1, tls: {certificateRefs: [{name: nowhere}]}}"),
-            "none of its certificates can be presented",
+            "none of the certificates is usable",
+            "the listener keeps its previous configuration",
         ),
     ] {
         folder.write("both.yaml", &both(&wrong, two));
         let line = tcplb.logged(said);
-        assert!(line.contains("default/shop") && line.contains("keep"), "{line}");
+        assert!(line.contains("default/shop") && line.contains(fallback), "{line}");
         wait_until("the other one changes", || who_answers(other) == "two");
         assert_eq!(who_answers(address), "one", "{said}");
         assert!(tcplb.snapshot().to_string().contains(said), "{said}");
@@ -139,7 +141,7 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
     // A file that cannot be read at all hides what it declares: all of it stays.
     folder.write("both.yaml", "spec: [");
     let line = tcplb.logged("is not YAML");
-    assert!(line.contains("what it declared before stays"), "{line}");
+    assert!(line.contains("the previous content stays in use"), "{line}");
     for address in [address, other] {
         assert_eq!(who_answers(address), "one");
     }
@@ -196,7 +198,7 @@ fn a_replaced_certificate_is_used_by_the_next_handshake_and_closes_nothing() {
     tcplb.forget_log();
     fs::remove_file(folder.join("db.example.test.key")).unwrap();
     let line = tcplb.logged("db.example.test.key");
-    assert!(line.contains("the one before is presented"), "{line}");
+    assert!(line.contains("the previous one stays in use"), "{line}");
     assert_eq!(tls_client::presented(address, "db.example.test").unwrap(), after);
     open.echo("still").unwrap();
 }
@@ -416,7 +418,7 @@ fn a_replaced_secret_is_used_by_the_next_handshake_and_a_deleted_one_is_kept() {
     let after = presented();
     fs::remove_file(folder.join("secret.yaml")).unwrap();
     let line = tcplb.logged("Secret default/shop-tls does not exist");
-    assert!(line.contains("the one before is presented"), "{line}");
+    assert!(line.contains("the previous one stays in use"), "{line}");
     assert_eq!(presented(), after);
 }
 

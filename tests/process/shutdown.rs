@@ -43,7 +43,7 @@ fn load_balancers_in_front_learn_of_it_first_then_accepting_ends_then_connection
     assert!(tcplb.answers("/readyz", 200), "endpoints that learn late still send connections");
     visit(address).expect("still accepting");
 
-    tcplb.logged("no longer accepting");
+    tcplb.logged("stopped accepting connections");
     assert!(visit(address).is_err());
     wait_until("/readyz fails", || tcplb.answers("/readyz", 503));
     assert!(tcplb.answers("/livez", 200));

@@ -8,7 +8,7 @@ const PREPARATION: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip
     ip route add blackhole 10.0.0.2; ip route add unreachable 10.0.0.3";
 
 const UNREACHABLE: [(&str, &str); 5] = [
-    ("[fd00::11]:5001", "no address to reach it from"),
+    ("[fd00::11]:5001", "no source address for it"),
     ("10.0.0.1:5001", "a firewall, route or policy of this host blocks it"),
     ("10.0.0.2:5001", "Invalid argument"),
     ("10.0.0.3:5001", "No route to host"),
@@ -35,7 +35,9 @@ fn active_checks_take_out_endpoints_that_this_host_has_no_way_to() {
     }
     network.tcplb.logged("listening");
     assert_eq!(network.clients(LISTEN, 20), ["hello from here"; 20]);
-    assert!(!network.tcplb.seen.iter().any(|line| line.contains("no local port") || line.contains("cannot probe")));
+    assert!(
+        !network.tcplb.seen.iter().any(|line| line.contains("no free local port") || line.contains("cannot probe"))
+    );
 }
 
 #[test]
@@ -51,5 +53,5 @@ fn without_active_checks_failed_attempts_count_against_endpoints_that_this_host_
     }
     network.tcplb.logged("listening");
     assert_eq!(network.clients(LISTEN, 20), ["hello from here"; 20]);
-    assert!(!network.tcplb.seen.iter().any(|line| line.contains("no local port")));
+    assert!(!network.tcplb.seen.iter().any(|line| line.contains("no free local port")));
 }

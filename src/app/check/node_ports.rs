@@ -29,8 +29,8 @@ pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
                     reason: Reason::PortConflict,
                     field: format!("spec.listeners[{index}].nodePort"),
                     message: format!(
-                        "{port} is also a nodePort of load balancer {owner}: write another; its Service is neither created \
-                         nor changed"
+                        "{port} is also a nodePort of load balancer {owner}: write another; its Service is not created \
+                         or changed"
                     ),
                 });
             }

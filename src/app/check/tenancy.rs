@@ -231,7 +231,7 @@ struct HostValues {
     namespaces: Vec<String>,
 }
 
-/// A port or a range of ports.
+/// A port or a port range.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a port or a port range, such as 5432 or 9000-9999")]
 enum Ports {
@@ -346,11 +346,8 @@ mod tests {
             ("tenancy: {allowedServiceTypes: [ExternalName]}", "tenancy.allowedServiceTypes[0]: unknown variant"),
             ("tenancy: {deniedBackendNetworks: [10.0.0.1/8]}", "write 10.0.0.0/8 for the network"),
             ("tenancy: [a]", "must be objects"),
-            ("host: {enabled: true, allowedPorts: [a]}", "host.allowedPorts: `a` is not a range of ports"),
-            (
-                "host: {enabled: true, allowedPorts: [70000]}",
-                "host.allowedPorts[0]: expected a port or a range of ports",
-            ),
+            ("host: {enabled: true, allowedPorts: [a]}", "host.allowedPorts: `a` is not a port range"),
+            ("host: {enabled: true, allowedPorts: [70000]}", "host.allowedPorts[0]: expected a port or a port range"),
             ("host: {allowedPort: [1]}", "host.allowedPort: unknown chart value (did you mean `allowedPorts`?)"),
             ("tenancyy: {maxListenersPerNamespace: 2}", "tenancyy: unknown chart value (did you mean `tenancy`?)"),
             ("tcplb: {tenancyy: {}}", "tenancyy: unknown chart value (did you mean `tenancy`?)"),

@@ -17,7 +17,7 @@ pub fn accepted(input: &StatusInput) -> Finding {
         });
         return otherwise(
             ConditionReason::Accepted,
-            "what is declared can be served",
+            "the declaration is valid",
             input,
             Topic::Declaration,
             in_replicas,
@@ -30,13 +30,7 @@ pub fn accepted(input: &StatusInput) -> Finding {
 pub fn resolved_refs(input: &StatusInput) -> Finding {
     let mut refused = input.problems(Topic::References, Severity::Refused).peekable();
     let Some(first) = refused.peek() else {
-        return otherwise(
-            ConditionReason::ResolvedRefs,
-            "everything that is referred to exists",
-            input,
-            Topic::References,
-            [],
-        );
+        return otherwise(ConditionReason::ResolvedRefs, "all references are resolved", input, Topic::References, []);
     };
     let reason = name_of(first.reason);
     Finding::no_or_pending(input.references_deferred_until(), reason, lines(refused))

@@ -65,7 +65,7 @@ pub fn healthy(input: &StatusInput, backends: &[BackendStatus]) -> Finding {
             lines(["there are no endpoints: connections are refused".to_owned()].into_iter().chain(warnings)),
         ),
         (_, 0) if failing.is_none() && is_being_checked(input) => {
-            Finding::unknown(ConditionReason::Pending, format!("{endpoints} endpoints are checked for the first time"))
+            Finding::unknown(ConditionReason::Pending, format!("waiting for the first check of {endpoints} endpoints"))
         }
         (_, 0) => {
             let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
@@ -76,11 +76,12 @@ pub fn healthy(input: &StatusInput, backends: &[BackendStatus]) -> Finding {
             let (reason, counts) = match (refusing(input), failing) {
                 (Some(pods), _) => (ConditionReason::Unhealthy, format!("{counts}: connections are refused{pods}")),
                 (None, Some(failing)) => {
-                    let advice = "see whether the backend listens on this port, and whether targetPort names it";
+                    let advice = "check that the backend listens on this port, and that targetPort names it";
                     (ConditionReason::ConnectionsFail, format!("{counts}: {failing}; {advice}"))
                 }
                 (None, None) => {
-                    let counts = format!("none of {endpoints} endpoints is healthy on all pods: each uses others");
+                    let counts =
+                        format!("none of {endpoints} endpoints is healthy on all pods: each pod uses different ones");
                     (ConditionReason::Unhealthy, counts)
                 }
             };

@@ -40,7 +40,7 @@ pub fn valid(input: &StatusInput) -> Option<Finding> {
     } else {
         Finding::yes(
             ConditionReason::Valid,
-            if expiries.len() > 1 { format!("{until_when}, the others longer") } else { until_when },
+            if expiries.len() > 1 { format!("{until_when}, the others are valid longer") } else { until_when },
         )
     })
 }
@@ -80,7 +80,7 @@ impl fmt::Display for Audience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Clients => "",
-            Self::Backends => ", shown to backends,",
+            Self::Backends => ", presented to backends,",
         })
     }
 }

@@ -6,28 +6,30 @@ use crate::api::{ExternalTrafficPolicy, Placement, ServiceTemplate, ServiceType}
 pub fn preserved(input: &StatusInput) -> Finding {
     let listeners = input.listeners();
     if !listeners.is_empty() && listeners.iter().all(|(_, listener)| listener.proxy_protocol.is_some()) {
-        return Finding::yes(ConditionReason::ProxyProtocol, "clients' addresses come in PROXY protocol headers");
+        return Finding::yes(ConditionReason::ProxyProtocol, "client addresses are read from PROXY protocol headers");
     }
     if input.placement() == Placement::Host {
         return Finding::yes(
             ConditionReason::DirectConnections,
-            "clients connect to the nodes' ports: the proxies see their addresses",
+            "clients connect to the ports of nodes: the proxies see their addresses",
         );
     }
     match exposure(input) {
         Exposure::ClusterIp => Finding::yes(
             ConditionReason::DirectConnections,
-            "clients are within the cluster: the proxies see their addresses, as far as the cluster's network keeps them",
+            "clients connect from within the cluster: the proxies see their addresses if the cluster network preserves \
+             them",
         ),
         Exposure::Local => Finding::yes(
             ConditionReason::LocalTrafficPolicy,
-            "externalTrafficPolicy is Local: nodes pass clients' addresses on; a cloud's load balancer in front may \
+            "externalTrafficPolicy is Local: nodes preserve client addresses; a cloud load balancer in front may \
              replace them unless it sends PROXY protocol headers",
         ),
         Exposure::Cluster => Finding::no(
             ConditionReason::ClusterTrafficPolicy,
-            "externalTrafficPolicy is Cluster: the proxies see nodes' addresses in place of those of clients outside \
-             the cluster; write service.externalTrafficPolicy: Local, or proxyProtocol, to have the clients'",
+            "externalTrafficPolicy is Cluster: the proxies see the addresses of nodes instead of those of clients \
+             outside the cluster; set service.externalTrafficPolicy to Local, or proxyProtocol, to preserve client \
+             addresses",
         ),
     }
 }

@@ -34,7 +34,7 @@ pub struct Found<'a> {
 pub fn in_pods() -> Finding {
     Finding::unknown(
         ConditionReason::ServedInPods,
-        "it is served by sidecars in the application's pods: their logs and admin pages say more",
+        "sidecars in application pods serve it: see their logs and admin pages",
     )
 }
 
@@ -108,7 +108,7 @@ fn behind(input: &StatusInput) -> Option<Finding> {
         ReplicaView::Silent => Some(format!("pod {pod} does not report")),
         ReplicaView::Unaware => Some(format!("pod {pod} does not serve it yet")),
         ReplicaView::Serves(served) if served.generation < generation => {
-            Some(format!("pod {pod} serves generation {} still", served.generation))
+            Some(format!("pod {pod} still serves generation {}", served.generation))
         }
         ReplicaView::Serves(_) => None,
     });
@@ -155,7 +155,7 @@ fn waiting(index: usize, input: &StatusInput) -> Option<Finding> {
 
 fn not_served(input: &StatusInput) -> Finding {
     let until = input.references_deferred_until().filter(|_| input.waits_for_references());
-    let message = "it is not served: the conditions Accepted and ResolvedRefs say why";
+    let message = "it is not served: see the conditions Accepted and ResolvedRefs";
     Finding::no_or_pending(until, ConditionReason::Invalid, message)
 }
 
@@ -166,7 +166,7 @@ fn in_service(port: u16, outcomes: &Outcomes, input: &StatusInput) -> Finding {
     }
     let Some(managed) = input.service else {
         return match input.verdict.refuses_service() {
-            true => Finding::no(ConditionReason::Invalid, "it has no Service: the condition Accepted says why"),
+            true => Finding::no(ConditionReason::Invalid, "it has no Service: see the condition Accepted"),
             false => Finding::no(ConditionReason::Pending, "its Service does not exist yet"),
         };
     };
@@ -192,7 +192,7 @@ fn terminating(service: &Service) -> String {
     let name = metadata.name.as_deref().unwrap_or_default();
     let finalizers = metadata.finalizers.as_deref().unwrap_or_default().join(", ");
     let cause =
-        if finalizers.is_empty() { String::new() } else { format!(", which its finalizers hold up: {finalizers}") };
+        if finalizers.is_empty() { String::new() } else { format!(", blocked by its finalizers: {finalizers}") };
     format!("its Service {name} is being deleted{cause}; a new one is created once it is gone")
 }
 
@@ -214,8 +214,8 @@ fn address_missing(input: &StatusInput, known: &[Address]) -> Option<Finding> {
     let type_ = service.and_then(|service| service.spec.as_ref()?.type_.as_deref());
     match service {
         Some(service) if type_ == Some("LoadBalancer") && addresses::external(service).is_empty() => {
-            let message =
-                "its Service has no external address yet: the cluster's load balancers give one, if there are any";
+            let message = "its Service has no external address yet: a load balancer implementation of the cluster has \
+                           to assign one";
             let until = input.address_deferred_until();
             Some(Finding::no_or_pending(until, ConditionReason::AddressNotAssigned, message))
         }

@@ -271,7 +271,7 @@ fn programmed_waits_for_every_ready_replica() {
     for (other, expected, part) in [
         (None, "False/Pending", "pod b does not report"),
         (Some(Served::default()), "False/Pending", "pod b does not serve it yet"),
-        (Some(older), "False/Pending", "pod b serves generation 3 still"),
+        (Some(older), "False/Pending", "pod b still serves generation 3"),
         (Some(newer), "True/Programmed", ""),
     ] {
         let case = Case { served: vec![("a", Some(served())), ("b", other)], ..Case::default() };
@@ -304,10 +304,11 @@ fn a_listener_that_is_not_bound_everywhere_says_where_and_why() {
     let unserved = || Some(Served { listeners: BTreeMap::new(), ..served() });
     let mut case = Case { served: vec![("a", unserved()), ("b", unserved())], ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "pod a has not opened its port yet");
-    case.problems = vec![problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "it waits for a port")];
-    case.expect(PROGRAMMED, "False/Pending", "it waits for a port");
+    case.problems =
+        vec![problem(Severity::Warning, Reason::Pending, "spec.listeners[0].port", "waiting for a proxy port")];
+    case.expect(PROGRAMMED, "False/Pending", "waiting for a proxy port");
     case.problems = vec![problem(Severity::Refused, Reason::Invalid, "spec.listeners[0]", "it is wrong")];
-    case.expect(PROGRAMMED, "False/Invalid", "Accepted and ResolvedRefs say why");
+    case.expect(PROGRAMMED, "False/Invalid", "see the conditions Accepted and ResolvedRefs");
 }
 
 #[test]
@@ -326,7 +327,7 @@ fn the_service_must_send_connections_to_where_they_are_served() {
     let mut case = Case { service: None, ..Case::default() };
     case.expect(PROGRAMMED, "False/Pending", "its Service does not exist yet");
     case.problems = vec![problem(Severity::Refused, Reason::NotPermitted, "spec.service.type", "it is not allowed")];
-    case.expect(PROGRAMMED, "False/Invalid", "the condition Accepted says why");
+    case.expect(PROGRAMMED, "False/Invalid", "see the condition Accepted");
 
     let ports = |ports: Value| service(json!({"type": "ClusterIP", "clusterIPs": ["10.96.0.7"], "ports": ports}));
     let case = Case { service: Some(ports(json!([{"port": 1, "targetPort": 20000}]))), ..Case::default() };
@@ -415,14 +416,14 @@ fn endpoints_count_as_healthy_when_every_replica_can_use_them() {
 
 #[test]
 fn a_problem_of_one_replica_names_its_pod() {
-    let lost = || Some(Served { here: ["it does nothing".to_owned()].into(), ..served() });
+    let lost = || Some(Served { here: ["has no effect".to_owned()].into(), ..served() });
     for (on_a, on_b, sentence) in [
-        (Some(served()), Some(served()), "what is declared can be served"),
-        (Some(served()), lost(), "on pod b: it does nothing"),
-        (lost(), lost(), "it does nothing"),
+        (Some(served()), Some(served()), "the declaration is valid"),
+        (Some(served()), lost(), "on pod b: has no effect"),
+        (lost(), lost(), "has no effect"),
     ] {
         // What the leader alone finds of itself is said by its own report.
-        let problems = vec![problem(Severity::Warning, Reason::UnknownPlace, "spec.x", "it does nothing here")];
+        let problems = vec![problem(Severity::Warning, Reason::UnknownPlace, "spec.x", "has no effect here")];
         let case = Case { served: vec![("a", on_a), ("b", on_b)], problems, ..Case::default() };
         assert_eq!(case.condition(ACCEPTED), ("True/Accepted".into(), sentence.into()));
     }
@@ -459,7 +460,7 @@ fn connections_are_refused_only_where_no_endpoint_is_usable() {
     for (on_a, on_b, sentence) in [
         (with(0, 0), with(0, 0), "0 of 2 endpoints are healthy: connections are refused"),
         (with(0, 0), with(0, 1), "0 of 2 endpoints are healthy: connections are refused on pod a"),
-        (with(1, 0), with(0, 1), "none of 2 endpoints is healthy on all pods: each uses others"),
+        (with(1, 0), with(0, 1), "none of 2 endpoints is healthy on all pods: each pod uses different ones"),
     ] {
         let case = Case { spec: Some(spec.clone()), served: vec![("a", on_a), ("b", on_b)], ..Case::default() };
         let (said, message) = case.condition(BACKENDS_HEALTHY);
@@ -549,8 +550,8 @@ fn certificates_presented_to_backends_are_reported() {
         Some(Served { certificates_for_backends, ..served() })
     };
     for (days, expected, part) in [
-        (13, "True/ExpiresSoon", "the certificate of Secret shop/proxy, shown to backends, is valid until"),
-        (-1, "False/CertificateExpired", "the certificate of Secret shop/proxy, shown to backends, expired on"),
+        (13, "True/ExpiresSoon", "the certificate of Secret shop/proxy, presented to backends, is valid until"),
+        (-1, "False/CertificateExpired", "the certificate of Secret shop/proxy, presented to backends, expired on"),
     ] {
         case.served = vec![("a", shown(days)), ("b", shown(200))];
         case.expect(CERTIFICATES_VALID, expected, part);

@@ -268,7 +268,7 @@ fn a_path_that_was_named_and_is_gone_keeps_what_it_declared() {
         let world = files.read();
         assert_kept(&world, "a", 1, "a.yaml cannot be read completely");
         assert_kept(&world, "b", 2, "b.yaml cannot be read completely");
-        assert_says(&world, "below: there is no such file or folder");
+        assert_says(&world, "below: no such file or folder");
         assert_says(
             &world,
             "a.yaml: no such file or folder: create it, or correct the path; the previous content stays in use",

@@ -24,7 +24,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         ("listners: []", "spec.listners", "did you mean `listeners`?"),
         ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
         ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
-        ("foo: 1", "spec.foo", "known here are backends, className, connect"),
+        ("foo: 1", "spec.foo", "known fields are backends, className, connect"),
         ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
         (
             "listeners: [{port: 1}, {port: 1}]",
@@ -70,7 +70,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
         (
             "backends: [{weight: 0}]",
             "spec.backends[0].weight",
-            "0 is out of range: write a number from 1 to 1000, or leave",
+            "0 is out of range: write a number from 1 to 1000, or remove",
         ),
         ("backends: [{name: DB}]", "spec.backends[0].name", "`DB` is not a name: write"),
         ("backends: [{name: 7}]", "spec.backends[0].name", "must be text: write \"7\", with quotes"),

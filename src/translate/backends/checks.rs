@@ -102,7 +102,7 @@ pub(super) fn refuse_impossible(
                 .refuse("transport TLS requires the backend's `tls`: set `tls`, or remove `transport`"),
             None => {
                 let message = format!(
-                    "backend `{}` has no `tls`, and no check of its own: write `tls` there, or leave transport out",
+                    "backend `{}` has neither `tls` nor a check of its own: set `tls` there, or remove `transport`",
                     declared.name()
                 );
                 path.sibling("spec.healthCheck.active.transport").refuse(message);
@@ -136,7 +136,7 @@ fn refuse_other_blocks(declared: &api::ActiveCheck, path: &mut FieldPath) {
         ("redis", declared.redis.is_some(), "Redis", api::CheckType::Redis),
     ];
     for (block, _, name, _) in blocks.into_iter().filter(|(_, is_there, _, of)| *is_there && *of != declared.type_) {
-        path.at(block).refuse(format!("it is for checks of type {name}: write `type: {name}`, or leave it out"));
+        path.at(block).refuse(format!("requires type {name}: write `type: {name}`, or remove it"));
     }
 }
 
@@ -228,7 +228,7 @@ fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
                 path.refuse("probes have no body: remove Content-Length and Transfer-Encoding");
             }
             Ok(name) => headers.extend(header(&name, &declared.value, &mut path.at("value"))),
-            Err(_) => path.at("name").refuse("it is not the name of a header: write for example X-Token"),
+            Err(_) => path.at("name").refuse("not a header name: write for example X-Token"),
         }
     }
     let statuses = match &declared.statuses[..] {
@@ -240,7 +240,7 @@ fn http(declared: &api::HttpCheck, path: &mut FieldPath) -> Option<Probe> {
 
 fn header(name: &HeaderName, value: &api::Text, path: &mut FieldPath) -> Option<(HeaderName, HeaderValue)> {
     let Ok(mut value) = HeaderValue::from_bytes(value.0.as_bytes()) else {
-        path.refuse("it is not a line of text: write at most 256 characters, without control characters");
+        path.refuse("not a line of text: write 1 to 256 characters, without control characters");
         return None;
     };
     value.set_sensitive(true);
@@ -314,14 +314,14 @@ fn found<'a>(reference: &api::PasswordRef, declaration: &Declaration<'a>) -> Res
         (Some(secret), _) => Text::of(&secret, reference.key(), world)?.ok_or_else(|| {
             // The declared key may be the password itself, by mistake.
             let key = if reference.key.is_some() { "that `key`" } else { "the key `password`" };
-            format!("{secret} has no short text under {key}: write which of its keys has the password")
+            format!("{secret} has no password under {key}: set `key` to the key with the password")
         }),
         (None, Some(file)) => {
             let Text { title, bytes } = Text::of_file(file, declaration.folder, world)?;
             let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
             Ok(Text { title, bytes: line.strip_suffix(b"\r").unwrap_or(line) })
         }
-        (None, None) => Err("it has neither name nor file: write the name of a Secret, or a file".into()),
+        (None, None) => Err("neither name nor file is set: write the name of a Secret, or a file".into()),
     }
 }
 
@@ -330,14 +330,14 @@ fn readable(Text { title, bytes }: Text) -> Result<Password, String> {
 
     let wrong = |what: &str| Err(format!("{title} {what}"));
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || bytes.contains(&0) {
-        return wrong("is in UTF-16, or is no text: save it as UTF-8");
+        return wrong("is UTF-16 or not text: save it as UTF-8");
     }
     let Ok(text) = std::str::from_utf8(bytes) else {
         return wrong("is not text in UTF-8: save it as UTF-8");
     };
     if text.contains('\u{feff}') {
         return wrong(
-            "has a byte order mark, which would be a part of the password: save it without one (UTF-8, no BOM)",
+            "has a byte order mark, which would be part of the password: save it without one (UTF-8, no BOM)",
         );
     }
     match text {

@@ -35,6 +35,6 @@ fn problem(object: &ObjectKey, world: &World, endpoint: &EndpointKey, target: &L
         severity: Severity::Refused,
         reason: Reason::Invalid,
         field: index.map_or_else(String::new, |index| format!("spec.backends[{index}]")),
-        message: format!("{} is {what}: write the address of a server; it is left out", endpoint.address),
+        message: format!("{} is {what}: write the address of a server; it is ignored", endpoint.address),
     }
 }

@@ -99,8 +99,8 @@ pub(super) fn translate(
         }
         let fallback = match endpoints.is_empty() {
             _ if !errors.refuse() => String::new(),
-            true => declaration.endpoints_fallback("connections go where they went before", before),
-            false => declaration.endpoints_fallback("it keeps the endpoints it had before", &endpoints),
+            true => declaration.endpoints_fallback("connections go to the previous endpoints", before),
+            false => declaration.endpoints_fallback("the previous endpoints stay in use", &endpoints),
         };
         problems.extend(errors.with_consequence(&fallback));
         // The first backend wins if several have the same name.
@@ -212,7 +212,7 @@ fn kept(index: usize, declaration: &Declaration) -> Vec<Endpoint> {
 fn check_name(backends: &[api::Backend], index: usize, path: &mut FieldPath) {
     let mut path = path.at("name");
     if backends[index].name.is_none() && backends.len() > 1 {
-        path.refuse("it is missing: with several backends write a name for each");
+        path.refuse("is missing: several backends require a name for each");
     } else if let Some(other) = duplicate_of(backends, index, api::Backend::name) {
         let name = backends[index].name();
         path.refuse(format!("`{name}` is also the name of spec.backends[{other}]: write another"));
@@ -288,11 +288,11 @@ fn endpoints(
             ..ServiceEndpoints::default()
         },
         (Some(_), Some(_)) => {
-            path.refuse("it has both service and addresses: write one of them, or two backends");
+            path.refuse("the backend has both service and addresses: keep one of them, or split it into two backends");
             ServiceEndpoints::default()
         }
         (None, None) => {
-            path.refuse("it has neither service nor addresses: write where its connections go");
+            path.refuse("the backend has neither service nor addresses: set one of them");
             ServiceEndpoints::default()
         }
     };
@@ -319,7 +319,7 @@ fn endpoints(
 /// Declared addresses, and all known addresses of each DNS name.
 fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut FieldPath) -> Vec<BackendEndpoint> {
     if addresses.is_empty() {
-        path.refuse("it is empty: write at least one host:port");
+        path.refuse("must not be empty: write at least one host:port");
     }
     let mut found = Vec::with_capacity(addresses.len());
     for (index, address) in addresses.iter().enumerate() {
@@ -329,7 +329,7 @@ fn resolved(addresses: &[AddressPort], context: &TranslateContext, path: &mut Fi
             // Names are not resolved in this mode.
             Host::Name(name) if !context.world.site.reaches_addresses() => {
                 let why = context.address_policy.sentence(Refusal::Outside);
-                path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; left out"));
+                path.drop_item(Reason::NotPermitted, format!("`{name}` is {why}; ignored"));
                 continue;
             }
             Host::Name(name) => {
@@ -363,9 +363,12 @@ fn warn_of_lookup(host: &str, lookup: Option<&Lookup>, path: &mut FieldPath) {
         (true, None) => return,
         (true, Some(problem)) => format!("`{host}` {problem}; its last known addresses are used"),
         (false, Some(problem)) => {
-            format!("`{host}` {problem}: correct the name, or write IP addresses; it has none until it is answered")
+            format!(
+                "`{host}` {problem}: correct the name, or write IP addresses; it has no addresses until a lookup \
+                 succeeds"
+            )
         }
-        (false, None) => format!("`{host}` has not been looked up yet; it has no addresses until then"),
+        (false, None) => format!("`{host}` has not been resolved yet; it has no addresses until then"),
     };
     path.warn(Reason::NameNotResolved, message);
 }
@@ -388,7 +391,7 @@ fn warn_of_no_endpoints(
         Some(service) if is_pending => {
             let BackendService { name, port, .. } = service;
             let who = format!("Service {namespace}/{name} has no ready endpoint on port {port}");
-            (Reason::EndpointsPending, format!("{who}, for no EndpointSlice has that port yet"))
+            (Reason::EndpointsPending, format!("{who}, because no EndpointSlice has that port yet"))
         }
         Some(service) => {
             let BackendService { name, port, .. } = service;
@@ -401,7 +404,7 @@ fn warn_of_no_endpoints(
         }
         None => (Reason::NoEndpoints, "it has no endpoint".into()),
     };
-    path.warn(reason, format!("{who}; connections are refused while no other backend has one"));
+    path.warn(reason, format!("{who}; connections are refused while no other backend has a ready endpoint"));
 }
 
 /// Warns about endpoints that are retained although no EndpointSlice of their Service lists them.
@@ -412,8 +415,8 @@ fn warn_of_retained(service: &BackendService, due: Timestamp, declaration: &Decl
     path.warn(
         Reason::EndpointsPending,
         format!(
-            "no EndpointSlice of Service {namespace}/{name} has its port {port}: check its selector and the targetPort; \
-             the endpoints that it had before are kept until {until:.0}"
+            "no EndpointSlice of Service {namespace}/{name} has its port {port}: check its selector and the \
+             targetPort; the previous endpoints stay in use until {until:.0}"
         ),
     );
 }

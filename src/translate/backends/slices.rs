@@ -73,7 +73,7 @@ pub(super) fn members(
     };
     if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
         let message = format!(
-            "Service {key} is an ExternalName, which has no endpoints: write the name it stands for in `addresses`"
+            "Service {key} is of type ExternalName, which has no endpoints: write its externalName in `addresses`"
         );
         path.at("name").refuse(message);
         return ServiceEndpoints::default();
@@ -92,8 +92,8 @@ pub(super) fn members(
     let slices = context.slices.of_service(&key);
     for (key, slice) in slices.iter().filter(|(_, slice)| slice.address_type != IPV4 && slice.address_type != IPV6) {
         let message = format!(
-            "EndpointSlice {key} has addresses of type {}, which are not followed: write IPv4 or IPv6 addresses there, or \
-             DNS names in `addresses`; it is left out",
+            "EndpointSlice {key} has addresses of type {}, which is not supported: write IPv4 or IPv6 addresses there, \
+             or DNS names in `addresses`; it is ignored",
             slice.address_type
         );
         path.drop_item(Reason::Invalid, message);
@@ -161,8 +161,8 @@ impl EndpointSelection<'_> {
             }
             if is_replaced && found.is_empty() {
                 let message = format!(
-                    "EndpointSlice {key} is being deleted, or belongs to an earlier Service of this name: Kubernetes writes \
-                     another one"
+                    "EndpointSlice {key} is being deleted, or belongs to an earlier Service of this name: Kubernetes \
+                     creates another one"
                 );
                 path.warn(Reason::EndpointsPending, message);
             }

@@ -32,9 +32,9 @@ pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
                 reason: Reason::Invalid,
                 field: "spec.loadBalancing.algorithm".into(),
                 message: format!(
-                    "the Maglev tables of {count} different sets of backends, with up to {most} endpoints each, would have \
-                     {slots} slots, more than {MAX_MAGLEV_SLOTS}: clients are placed by rendezvous hashing instead, which \
-                     takes longer for each connection the more endpoints a route has; write fewer routes with backends of \
+                    "the Maglev tables of {count} different sets of backends, with up to {most} endpoints each, would \
+                     have {slots} slots, more than {MAX_MAGLEV_SLOTS}: rendezvous hashing is used instead, which takes \
+                     longer for each connection the more endpoints a route has; write fewer routes with backends of \
                      their own, or fewer endpoints"
                 ),
             });

@@ -37,7 +37,7 @@ pub(super) fn translate(
         return Some(before.clone());
     }
     let client = client(&terms, certificates.now)
-        .map_err(|error| path.refuse(format!("TLS cannot be set up with this: {error}")))
+        .map_err(|error| path.refuse(format!("cannot set up TLS with these settings: {error}")))
         .ok()?;
     Some(Arc::new(BackendTls { terms, client: TlsClient(Arc::new(client)) }))
 }
@@ -54,12 +54,12 @@ fn terms(
         true => {
             if !declared.ca_refs.is_empty() {
                 path.at("caRefs").refuse(
-                    "with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",
+                    "has no effect with insecureSkipVerify, which accepts any certificate: remove one of the two",
                 );
             }
             path.at("insecureSkipVerify").warn(
                 Reason::Invalid,
-                "any certificate is taken, so that anybody in between can read and change everything: write serverName \
+                "any certificate is accepted, so anyone on the path can read and change the traffic: set serverName \
                  and caRefs instead",
             );
             None
@@ -76,7 +76,7 @@ fn terms(
             let mut path = path.at("certificateRef");
             let read = certificates.one(reference, declaration, kept.as_slice(), &mut path);
             if read.is_none() && declaration.unchecked(reference.reference()).is_none() {
-                path.refuse_for(Reason::InvalidCertificateRef, "without it the backend is not told who connects");
+                path.refuse_for(Reason::InvalidCertificateRef, "without it the backend gets no client certificate");
             }
             Some(read?)
         }
@@ -94,13 +94,13 @@ fn terms(
 fn server_name(declared: &api::BackendTls, path: &mut FieldPath) -> Option<ServerName<'static>> {
     let Some(name) = &declared.server_name else {
         if !declared.insecure_skip_verify {
-            path.refuse("it is missing: write the name that the backend's certificate is for");
+            path.refuse("is missing: write a name in the backend's certificate");
         }
         return None;
     };
     let valid = ServerName::try_from(name.0.clone()).ok();
     if valid.is_none() {
-        path.refuse(format!("`{name}` is no server's name: write one name that the backend's certificate is for"));
+        path.refuse(format!("`{name}` is not the name of one server: write one name in the backend's certificate"));
     }
     valid
 }

@@ -56,12 +56,13 @@ impl<'a> AddressPolicy<'a> {
     pub fn sentence(&self, refusal: Refusal) -> String {
         match (refusal, self) {
             (Refusal::Unconnectable(kind), _) => {
-                format!("{kind}, to which nothing can be connected: write the address of a server")
+                format!("{kind}, which is not connectable: write the address of a server")
             }
-            (Refusal::Special(kind), _) => format!("{kind}, where no backend may be"),
+            (Refusal::Special(kind), _) => format!("{kind}, which is not permitted for backends"),
             (Refusal::Denied, _) => "in a network that the administrator denies".into(),
             (Refusal::Internal, _) => {
-                "an address of the proxies, of the API server or of a Service, which no backend may be".into()
+                "an address of the proxies, of the API server or of a Service, which is not permitted for backends"
+                    .into()
             }
             (Refusal::Outside, Self::Tenant(TenantPolicy { tenancy, .. })) => {
                 let allowed = listed(tenancy.backend_networks.iter());
@@ -97,7 +98,7 @@ impl RefusedAddresses {
                 (Some(who), 0) => format!("{who} has {address}, which is"),
                 (Some(who), more) => format!("{who} has {address} and {more} more, each of which is"),
             };
-            let message = format!("{which} {}; left out", policy.sentence(refusal));
+            let message = format!("{which} {}; ignored", policy.sentence(refusal));
             match refusal {
                 // Not a mistake of the manifest.
                 Refusal::Unconnectable(_) if who.is_some() => path.warn(Reason::Invalid, message),

@@ -51,7 +51,7 @@ impl<'a> Bindings<'a> {
     ) -> Option<SocketAddr> {
         let port = path.at("port").number(listener.port, 1..=u16::MAX);
         if listener.address.is_some() && !matches!(self, Self::Declared) {
-            path.at("address").refuse("it cannot be chosen in a cluster: leave it out");
+            path.at("address").refuse("is not supported in a cluster: remove it");
         }
         match self {
             Self::Declared => Some(SocketAddr::new(listener.address.unwrap_or(EVERY_ADDRESS).to_canonical(), port)),
@@ -59,7 +59,7 @@ impl<'a> Bindings<'a> {
             Self::Allocated(ports) => {
                 let allocated = uid.and_then(|uid| ports.get(&(uid, port)));
                 if allocated.is_none() {
-                    let message = "it waits for a port of the proxies; until then the listener is not served";
+                    let message = "waiting for a proxy port; until then the listener is not served";
                     path.at("port").warn(Reason::Pending, message);
                 }
                 Some(SocketAddr::new(EVERY_ADDRESS, *allocated?))
@@ -134,7 +134,7 @@ fn check_claim(
     if !allowed_in(object, tenancy) {
         let allowed = listed(tenancy.host_namespaces.iter().flatten());
         let message = format!(
-            "namespace {} may not open ports of the nodes: the administrator allows {allowed}",
+            "namespace {} may not open ports on the nodes: the administrator allows {allowed}",
             object.namespace
         );
         path.refuse_for(Reason::NotPermitted, message);

@@ -24,7 +24,7 @@ pub const SETTLE_TIME: SignedDuration = SignedDuration::from_secs(1);
 pub const REPORT_DELAY: SignedDuration = SignedDuration::from_secs(10);
 
 /// Suffix of messages about endpoints that are retained for [`MAX_RETENTION`].
-pub const RETENTION_NOTE: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+pub const RETENTION_NOTE: &str = "; pods that no EndpointSlice lists any more are removed after 5 minutes";
 
 impl TranslateContext<'_> {
     /// The last good upstream, without expired endpoints.

@@ -6,9 +6,10 @@ use crate::{
     world::{Site, World},
 };
 
-const CLIENT_ADDRESS_HINT: &str = "with service type NodePort connections come from the nodes' addresses, so that it would treat all \
-                       clients of a node as one: write service.externalTrafficPolicy: Local (then only nodes with a proxy \
-                       take connections), or Cluster if the nodes' addresses will do, or proxyProtocol";
+const CLIENT_ADDRESS_HINT: &str = "a Service of type NodePort hides client addresses, so all clients of a node would \
+                                   count as one: set service.externalTrafficPolicy to Local to preserve them (only \
+                                   nodes with a proxy then accept connections), or to Cluster to use the addresses of \
+                                   nodes, or set proxyProtocol";
 
 /// Refuses listener settings that depend on the client address where node addresses replace it, unless the Service
 /// states a traffic policy.

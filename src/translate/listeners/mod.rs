@@ -48,8 +48,8 @@ pub(super) fn translate(
     let tls = declared.tls.as_ref().map(|tls| self::tls(tls, declared, declaration, before, certificates, path));
     if declared.tls.is_none() && !declared.routes.is_empty() {
         path.at("routes").refuse(
-            "they go by TLS server names: write tls for this listener, for example `tls: {mode: Passthrough}`, or leave \
-             routes out",
+            "routes require tls, since they match TLS server names: write for example `tls: {mode: Passthrough}`, or \
+             remove `routes`",
         );
     }
     let proxy_protocol =
@@ -92,7 +92,7 @@ fn tls(
         ];
         for (field, is_set) in declared {
             if is_set {
-                let message = "it is not used, for all connections are passed through: leave it out";
+                let message = "has no effect, since TLS of all connections is passed through: remove it";
                 path.at(field).warn(Reason::Invalid, message);
             }
         }
@@ -125,7 +125,7 @@ fn application_protocols(declared: &[String], path: &mut FieldPath) -> Vec<Arc<s
         // Same limit as the schema. RFC 7301 counts bytes, of which a character has up to four, in one byte.
         if !(1..=63).contains(&protocol.chars().count()) {
             path.item(index)
-                .refuse("it is not an application protocol: write at most 63 characters, for example h2 or postgresql");
+                .refuse("not an application protocol: write at most 63 characters, for example h2 or postgresql");
         }
     }
     declared.iter().map(|protocol| protocol.as_str().into()).collect()
@@ -135,8 +135,8 @@ fn proxy_protocol(declared: &api::ProxyProtocol, path: &mut FieldPath) -> ProxyP
     let mut path = path.at("trustedNetworks");
     if declared.trusted_networks.is_empty() {
         path.refuse(
-            "it is empty, so nobody may send the header: write the addresses of the load balancers in front, or leave \
-             out proxyProtocol",
+            "must not be empty, since no peer could send the header: write the addresses of the load balancers in \
+             front, or remove `proxyProtocol`",
         );
     }
     let aggregated = aggregated(&declared.trusted_networks);
@@ -144,7 +144,7 @@ fn proxy_protocol(declared: &api::ProxyProtocol, path: &mut FieldPath) -> ProxyP
         path.warn(
             Reason::Invalid,
             format!(
-                "{everyone} trusts everyone, so every client can forge its address: write the addresses of the load \
+                "{everyone} trusts all peers, so every client can forge its address: write the addresses of the load \
                  balancers in front"
             ),
         );
@@ -166,7 +166,7 @@ fn access(declared: Option<&api::Access>, path: &mut FieldPath) -> Access {
     if allowed.iter().all(|allowed| deny.iter().any(|denied| denied.contains(allowed))) {
         path.at("deny").warn(
             Reason::Invalid,
-            "it covers everyone who is allowed, so nobody can connect: write fewer networks, or take the listener out",
+            "covers all allowed clients, so none can connect: write fewer networks, or remove the listener",
         );
     }
     Access { allow: allow.into_iter().collect(), deny: deny.into_iter().collect() }

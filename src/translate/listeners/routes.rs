@@ -28,15 +28,15 @@ pub(super) fn translate(
             && let Some(first) = for_all_others.replace(index)
         {
             path.at("serverNames").refuse(format!(
-                "it is empty like that of routes[{first}], and only one route can be for all other clients: write the \
-                 names that this one is for"
+                "is empty, like that of routes[{first}], but only one route can be the default: write the server names \
+                 of this route"
             ));
         }
         for (number, name) in route.server_names.iter().enumerate() {
             if !known.insert(name) {
                 path.at("serverNames")
                     .item(number)
-                    .refuse(format!("`{name}` is a server name of another route too: leave it out of one of them"));
+                    .refuse(format!("`{name}` is also a server name of another route: remove it from one of them"));
             }
         }
         routes.push(Route {
@@ -66,10 +66,10 @@ fn leads_to(route: &api::Route, declaration: &Declaration, path: &mut FieldPath)
             names.insert(name.0.as_str().into());
             continue;
         }
-        let only = if route.backends.len() == 1 { "; connections that this route is for are refused" } else { "" };
+        let only = if route.backends.len() == 1 { "; connections of this route are refused" } else { "" };
         path.item(index).drop_item(
             Reason::RefNotFound,
-            format!("no backend is named `{name}`: write one of {}; left out{only}", listed(&known)),
+            format!("no backend is named `{name}`: write one of {}; ignored{only}", listed(&known)),
         );
     }
     Some(names.into_iter().collect())

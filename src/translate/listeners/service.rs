@@ -13,7 +13,7 @@ use crate::{
     world::Tenancy,
 };
 
-const SERVICE_FALLBACK: &str = "its Service is neither created nor changed";
+const SERVICE_FALLBACK: &str = "its Service is not created or changed";
 
 pub fn check(spec: &TcpLoadBalancerSpec, tenancy: &Tenancy, problems: &mut Vec<Problem>) {
     let template = spec.service.clone().unwrap_or_default();
@@ -31,12 +31,14 @@ pub fn refuse(spec: &TcpLoadBalancerSpec, problems: &mut Vec<Problem>) {
 
     if spec.service.is_some() {
         validated("spec.service", NO_SERVICE, problems, |path| {
-            path.refuse("it requires placement Gateway: remove it, or write `placement: Gateway`");
+            path.refuse("requires placement Gateway: remove it, or write `placement: Gateway`");
         });
     }
     for index in (0..spec.listeners.len()).filter(|index| spec.listeners[*index].node_port.is_some()) {
         validated(&format!("spec.listeners[{index}].nodePort"), NO_SERVICE, problems, |path| {
-            path.refuse("it requires a Service, and so placement Gateway: remove it, or write `placement: Gateway`");
+            path.refuse(
+                "requires a Service, and therefore placement Gateway: remove it, or write `placement: Gateway`",
+            );
         });
     }
 }
@@ -52,14 +54,14 @@ fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, path: &mut Fiel
     check_keys(labels, &tenancy.labels, &mut path.at("labels"));
     check_label_values(labels, &mut path.at("labels"));
     if external_traffic_policy.is_some() && *type_ == ServiceType::ClusterIp {
-        let message = "it means nothing with type ClusterIP: write another type, or leave it out";
+        let message = "has no effect with type ClusterIP: write another type, or remove it";
         path.at("externalTrafficPolicy").refuse(message);
     }
     if let Some(class) = load_balancer_class {
         let mut path = path.at("loadBalancerClass");
         if *type_ != ServiceType::LoadBalancer {
             let message =
-                format!("it means nothing with type {}: write type: LoadBalancer, or leave it out", type_.as_str());
+                format!("has no effect with type {}: write `type: LoadBalancer`, or remove it", type_.as_str());
             path.refuse(message);
         } else if !matches_any(class, &tenancy.load_balancer_classes) {
             path.refuse_for(Reason::NotPermitted, not_allowed(class, &tenancy.load_balancer_classes));
@@ -70,13 +72,13 @@ fn check_template(template: &ServiceTemplate, tenancy: &Tenancy, path: &mut Fiel
 fn check_keys(written: &BTreeMap<String, String>, allowed: &[String], path: &mut FieldPath) {
     for key in written.keys() {
         if is_ours(key) {
-            path.refuse_for(Reason::NotPermitted, format!("`{key}` is what tcplb writes itself: leave it out"));
+            path.refuse_for(Reason::NotPermitted, format!("`{key}` is set by the controller: remove it"));
         } else if !matches_any(key, allowed) {
             path.refuse_for(Reason::NotPermitted, not_allowed(key, allowed));
         } else if !is_qualified_name(key) {
             let message = format!(
-                "`{key}` is not a key: write at most 63 letters, digits, `-`, `_` and `.`, with a DNS name and `/` in \
-                 front if need be"
+                "`{key}` is not a valid key: write at most 63 letters, digits, `-`, `_` and `.`, after an optional DNS \
+                 name and `/`"
             );
             path.refuse(message);
         }
@@ -85,7 +87,9 @@ fn check_keys(written: &BTreeMap<String, String>, allowed: &[String], path: &mut
 
 fn check_label_values(labels: &BTreeMap<String, String>, path: &mut FieldPath) {
     for value in labels.values().filter(|value| !value.is_empty() && !is_simple_name(value)) {
-        path.refuse(format!("`{value}` is not a label's value: write at most 63 letters, digits, `-`, `_` and `.`"));
+        path.refuse(format!(
+            "`{value}` is not a valid label value: write at most 63 letters, digits, `-`, `_` and `.`"
+        ));
     }
 }
 
@@ -93,11 +97,11 @@ fn check_node_port(listeners: &[Listener], index: usize, type_: ServiceType, ten
     let Some(port) = listeners[index].node_port else { return };
     if !tenancy.node_ports {
         let message = format!(
-            "{port} is not permitted: leave it out, or have the administrator permit node ports (tenancy.allowNodePorts)"
+            "{port} is not permitted: remove it, or ask the administrator to permit node ports (tenancy.allowNodePorts)"
         );
         path.refuse_for(Reason::NotPermitted, message);
     } else if type_ == ServiceType::ClusterIp {
-        path.refuse("it means nothing with service type ClusterIP: write another type, or leave it out");
+        path.refuse("has no effect with service type ClusterIP: write another type, or remove it");
     } else if let Some(other) = duplicate_of(listeners, index, |listener| listener.node_port) {
         path.refuse(format!("{port} is also the nodePort of spec.listeners[{other}]: write another"));
     }

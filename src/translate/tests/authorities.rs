@@ -196,34 +196,31 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
     let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let no_list = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
     for (texts, expected) in [
-        (&[("other", &*pem)][..], "ConfigMap shop/wrong has no ca.crt: write the certificates of the authorities"),
+        (&[("other", &*pem)][..], "ConfigMap shop/wrong has no key ca.crt: write the CA certificates"),
         (&[("ca.crt", "")], "ca.crt of ConfigMap shop/wrong has no certificate: write a PEM text"),
-        (&[("ca.crt", nonsense)], "ca.crt of ConfigMap shop/wrong has a certificate that cannot be read"),
+        (&[("ca.crt", nonsense)], "ca.crt of ConfigMap shop/wrong has an unreadable certificate"),
         (&[("ca.crt", &pem[..200])], "ca.crt of ConfigMap shop/wrong is not PEM"),
-        (&[("ca.crt", &pem), ("ca.crl", "")], "ca.crl of ConfigMap shop/wrong has no list of revoked certificates"),
-        (&[("ca.crt", &pem), ("ca.crl", &pem)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
-        (&[("ca.crt", &pem), ("ca.crl", no_list)], "ca.crl of ConfigMap shop/wrong has no list of revoked"),
+        (&[("ca.crt", &pem), ("ca.crl", "")], "ca.crl of ConfigMap shop/wrong has no readable revocation list"),
+        (&[("ca.crt", &pem), ("ca.crl", &pem)], "ca.crl of ConfigMap shop/wrong has no readable revocation list"),
+        (&[("ca.crt", &pem), ("ca.crl", no_list)], "ca.crl of ConfigMap shop/wrong has no readable revocation list"),
         (
             &[("ca.crt", &pem), ("ca.crl", VERSION_1)],
-            "ca.crl of ConfigMap shop/wrong has a list of revoked certificates of version 1, which is not supported: have \
-             one of version 2 issued (for `openssl ca`, write `crlnumber`",
+            "ca.crl of ConfigMap shop/wrong has a revocation list of version 1, which is not supported: have one of \
+             version 2 issued (for `openssl ca`, write `crlnumber`",
         ),
         (
             &[("ca.crt", &pem), ("ca.crl", &Ca::new().list())],
-            "ca.crl of ConfigMap shop/wrong has a list of what CN=rcgen self signed cert has revoked, whose signature is \
-             not that of the authority of this name in ca.crt of ConfigMap shop/wrong: write the list as",
+            "ca.crl of ConfigMap shop/wrong has a revocation list of CN=rcgen self signed cert that is not signed by \
+             the authority of this name in ca.crt of ConfigMap shop/wrong: write the list as",
         ),
         (
             &[("ca.crt", &pem), ("ca.crl", &list[..100])],
             "ca.crl of ConfigMap shop/wrong is not PEM at line 1: the block",
         ),
-        (
-            &[("ca.crt", &(pem.clone() + &list))],
-            "ca.crt of ConfigMap shop/wrong has a list of revoked certificates at line",
-        ),
+        (&[("ca.crt", &(pem.clone() + &list))], "ca.crt of ConfigMap shop/wrong has a revocation list at line"),
         (
             &[("ca.crt", &pem), ("ca.crl", &(list.clone() + &pem))],
-            "ca.crl of ConfigMap shop/wrong has something else than a list of revoked certificates, at line",
+            "ca.crl of ConfigMap shop/wrong has a block other than a revocation list at line",
         ),
         (
             &[("ca.crt", &pem), ("ca.crl", &format!("{}{list}", list.trim_end()))],
@@ -236,7 +233,7 @@ fn authorities_that_cannot_be_read_are_left_out_and_told() {
         let (snapshot, verdicts) = first(&world);
         let found = sentences(&verdicts, "pg");
         let start = format!("spec.listeners[0].tls.clientValidation.caRefs[0]: {expected}");
-        let end = "; it is left out, and certificates of its authorities are refused";
+        let end = "; it is ignored, and certificates of its authorities are refused";
         assert!(found.len() == 1 && found[0].starts_with(&start) && found[0].ends_with(end), "{start}: {found:?}");
         assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
         assert_eq!(sources(validation(&snapshot)), ["ConfigMap shop/right"]);
@@ -262,8 +259,8 @@ fn lists_that_are_not_of_the_one_authority_of_their_name_are_refused() {
     let forged = said(&[("ca.crt", &old), ("ca.crl", &Ca::named("other").list())], &[("ca.crt", &other.pem())]);
     assert!(
         forged[0].starts_with(
-            "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a list of what CN=other has revoked, \
-             whose signature is not that of the authority of this name"
+            "spec.listeners[0].tls.clientValidation.caRefs: ConfigMap shop/old has a revocation list of CN=other that \
+             is not signed by the authority of this name"
         ),
         "{forged:?}"
     );
@@ -294,19 +291,19 @@ fn what_is_too_old_is_remarked_upon_and_still_counts() {
     };
     let field = "spec.listeners[0].tls.clientValidation.caRefs[0]";
     let expired = format!(
-        "{field}: the authority CN=rcgen self signed cert in ca.crt of ConfigMap shop/a expired on 2025-01-01T00:00:00Z: \
-         replace it; the certificates that it has issued still count"
+        "{field}: the authority CN=rcgen self signed cert in ca.crt of ConfigMap shop/a expired on \
+         2025-01-01T00:00:00Z: replace it; certificates that it issued are still accepted"
     );
     let stale = format!(
-        "{field}: the list of what CN=rcgen self signed cert has revoked, in ca.crl of ConfigMap shop/a, was to be renewed \
-         by 2025-01-01T00:00:00Z: write a new one there; the old one still counts"
+        "{field}: the revocation list of CN=rcgen self signed cert in ca.crl of ConfigMap shop/a was due for renewal \
+         by 2025-01-01T00:00:00Z: replace it; the old one stays in effect"
     );
     let warned = |sentence: &str| vec![(Reason::AuthorityExpired, sentence.to_owned())];
     assert_eq!(told(&[("ca.crt", &old.pem())]), warned(&expired));
     assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &fresh.list_of(2024))]), warned(&stale));
     assert_eq!(
         told(&[("ca.crt", &old.pem()), ("ca.crl", &old.list_of(2024))]),
-        warned(&format!("{expired}; so it is with 1 more"))
+        warned(&format!("{expired}; the same applies to 1 more"))
     );
     assert_eq!(told(&[("ca.crt", &fresh.pem()), ("ca.crl", &both)]), [], "the newest list counts");
 }
@@ -314,14 +311,15 @@ fn what_is_too_old_is_remarked_upon_and_still_counts() {
 #[test]
 fn a_listener_without_any_authority_is_not_served_to_everybody() {
     for (references, expected) in [
-        ("", "caRefs: it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file"),
-        ("{}", "caRefs[0]: it has neither name nor files: write the name of a ConfigMap or Secret, or a file"),
-        ("{name: a, files: {ca: a}}", "caRefs[0]: it has both name and files: write one of them"),
-        ("{name: a}", "caRefs[0]: ConfigMap shop/a does not exist: create it, or write the name of another"),
+        ("", "caRefs: must not be empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file"),
+        ("{}", "caRefs[0]: neither name nor files is set: write the name of a ConfigMap or Secret, or a file"),
+        ("{name: a, files: {ca: a}}", "caRefs[0]: both name and files are set: keep one of them"),
+        ("{name: a}", "caRefs[0]: ConfigMap shop/a does not exist: create it, or correct the reference"),
         ("{name: a, kind: Secret}", "caRefs[0]: Secret shop/a does not exist: create it"),
         (
             "{name: a}",
-            "caRefs: no CA certificate can be read from them: correct the references; the listener is not served",
+            "caRefs: none of the references has a readable CA certificate: correct the references; the listener is not \
+             served",
         ),
     ] {
         let (snapshot, verdicts) = first(&validating(references));
@@ -344,7 +342,7 @@ fn what_becomes_wrong_stays_as_it_was() {
         }
         let (after, verdicts) = then(&world, &before);
         assert!(after.configures_the_same(&before));
-        assert!(sentences(&verdicts, "pg")[0].ends_with("; what it was before counts"), "{verdicts:?}");
+        assert!(sentences(&verdicts, "pg")[0].ends_with("; the previous certificates stay in use"), "{verdicts:?}");
     }
 }
 
@@ -352,14 +350,20 @@ fn what_becomes_wrong_stays_as_it_was() {
 fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
     let ca = Ca::new();
     for (tls, expected) in [
-        ("{caRefs: [{name: ca}]}", "serverName: it is missing: write the name that the backend's certificate is for"),
-        ("{serverName: '*.example.com', caRefs: [{name: ca}]}", "serverName: `*.example.com` is no server's name"),
-        ("{serverName: db.example.com}", "caRefs: it is empty: write the name of a ConfigMap or Secret"),
+        ("{caRefs: [{name: ca}]}", "serverName: is missing: write a name in the backend's certificate"),
+        (
+            "{serverName: '*.example.com', caRefs: [{name: ca}]}",
+            "serverName: `*.example.com` is not the name of one server",
+        ),
+        ("{serverName: db.example.com}", "caRefs: must not be empty: write the name of a ConfigMap or Secret"),
         ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs[0]: ConfigMap shop/other does not exist"),
-        ("{serverName: db.example.com, caRefs: [{name: other}]}", "caRefs: no CA certificate can be read from them"),
+        (
+            "{serverName: db.example.com, caRefs: [{name: other}]}",
+            "caRefs: none of the references has a readable CA certificate",
+        ),
         (
             "{insecureSkipVerify: true, caRefs: [{name: ca}]}",
-            "caRefs: with insecureSkipVerify any certificate is taken, whoever issued it: leave one of the two out",
+            "caRefs: has no effect with insecureSkipVerify, which accepts any certificate: remove one of the two",
         ),
         (
             "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: other}}",
@@ -367,7 +371,7 @@ fn a_mistake_in_tls_towards_a_backend_costs_that_backend() {
         ),
         (
             "{serverName: db.example.com, caRefs: [{name: ca}], certificateRef: {name: other}}",
-            "certificateRef: without it the backend is not told who connects",
+            "certificateRef: without it the backend gets no client certificate",
         ),
     ] {
         let mut world = encrypting(tls);
@@ -406,7 +410,7 @@ fn a_backend_whose_tls_becomes_wrong_goes_on_with_it_as_it_was() {
     let mut wrong = encrypting("{serverName: db.example.com}");
     wrong.secrets.clone_from(&world.secrets);
     let (after, verdicts) = then(&wrong, &before);
-    assert!(sentences(&verdicts, "pg").iter().any(|said| said.contains("it keeps the endpoints it had before")));
+    assert!(sentences(&verdicts, "pg").iter().any(|said| said.contains("the previous endpoints stay in use")));
     assert_eq!(after.upstreams, before.upstreams, "and is not sent anything in the clear");
 }
 
@@ -417,7 +421,7 @@ fn nothing_is_asked_of_clients_whose_tls_is_passed_through() {
     store(&mut world, "a", &[("ca.crt", &ca.pem())]);
     let (_, verdicts) = first(&world);
     let said = sentences(&verdicts, "pg");
-    let field = "spec.listeners[0].tls.clientValidation: it is not used, for all connections are passed through";
+    let field = "spec.listeners[0].tls.clientValidation: has no effect, since TLS of all connections is passed through";
     assert!(said.iter().any(|said| said.starts_with(field)), "{said:?}");
 }
 

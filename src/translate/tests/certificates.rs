@@ -128,26 +128,18 @@ fn whatever_is_in_a_text_beside_certificate_and_key_is_harmless_or_refused() {
     let ends_at = pair.certificate.lines().count();
     for (certificate, key, expected) in [
         (&glued, &pair.key, &*format!("tls.crt of Secret shop/a is not PEM at line {ends_at}: ")),
-        (
-            &format!("{}{list}", pair.certificate),
-            &pair.key,
-            "tls.crt of Secret shop/a has a list of revoked certificates at",
-        ),
-        (
-            &format!("{}{broken}", pair.certificate),
-            &pair.key,
-            "tls.crt of Secret shop/a has a certificate that cannot be read",
-        ),
+        (&format!("{}{list}", pair.certificate), &pair.key, "tls.crt of Secret shop/a has a revocation list at"),
+        (&format!("{}{broken}", pair.certificate), &pair.key, "tls.crt of Secret shop/a has an unreadable certificate"),
         (&pair.certificate, &format!(" {}", pair.key), "tls.key of Secret shop/a is not PEM at line 1: "),
         (
             &pair.certificate,
             &format!("{}{}", pair.key, other.key),
             "tls.key of Secret shop/a has more than one private key, at",
         ),
-        (&pair.certificate, &list.to_owned(), "tls.key of Secret shop/a has a list of revoked certificates at line 1"),
+        (&pair.certificate, &list.to_owned(), "tls.key of Secret shop/a has a revocation list at line 1"),
     ] {
         let said = read(certificate, key).unwrap_err();
-        assert!(said.contains(expected) && said.ends_with("; it is left out"), "{expected}: {said}");
+        assert!(said.contains(expected) && said.ends_with("; it is ignored"), "{expected}: {said}");
     }
 }
 
@@ -167,7 +159,7 @@ fn files_are_read_too() {
     let (_, verdicts) = first(&world);
     assert_eq!(
         sentences(&verdicts, "pg"),
-        ["spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key: there is no such file; it is left out"]
+        ["spec.listeners[0].tls.certificateRefs[1]: file /run/pg.key: there is no such file; it is ignored"]
     );
 }
 
@@ -191,10 +183,14 @@ fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
         ),
         ("certificate", &good.key, "tls.crt of Secret shop/broken has no certificate"),
         (torn, &good.key, "tls.crt of Secret shop/broken is not PEM"),
-        (nonsense, &good.key, "tls.crt of Secret shop/broken has a certificate that cannot be read"),
-        (&good.certificate, "", "tls.key of Secret shop/broken has no private key that can be read: write a PEM text"),
-        (&good.certificate, encrypted, "tls.key of Secret shop/broken has a private key at line 1 that is encrypted"),
-        (&good.certificate, broken_key, "tls.key of Secret shop/broken has a key of a kind that is not supported"),
+        (nonsense, &good.key, "tls.crt of Secret shop/broken has an unreadable certificate"),
+        (
+            &good.certificate,
+            "",
+            "tls.key of Secret shop/broken has no readable private key: write an unencrypted PEM text",
+        ),
+        (&good.certificate, encrypted, "tls.key of Secret shop/broken has an encrypted private key at line 1"),
+        (&good.certificate, broken_key, "tls.key of Secret shop/broken has a key of an unsupported type"),
     ] {
         let mut world = presenting("{name: broken}, {name: good}");
         store(&mut world, "good", &good.certificate, &good.key);
@@ -202,7 +198,7 @@ fn a_broken_certificate_is_left_out_and_the_others_are_presented() {
         let (snapshot, verdicts) = first(&world);
         let found = sentences(&verdicts, "pg");
         let expected = format!("spec.listeners[0].tls.certificateRefs[0]: {expected}");
-        assert!(found[0].starts_with(&expected) && found[0].ends_with("; it is left out"), "{expected}: {found:?}");
+        assert!(found[0].starts_with(&expected) && found[0].ends_with("; it is ignored"), "{expected}: {found:?}");
         assert_eq!(found.len(), 1);
         assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::InvalidCertificateRef);
         assert_eq!(presented(&snapshot).len(), 1);
@@ -228,9 +224,9 @@ fn a_certificate_of_an_old_version_is_told_what_it_lacks() {
     store(&mut world, "old", VERSION_1, &issue(&[]).key);
     assert_eq!(
         sentences(&first(&world).1, "pg")[0],
-        "spec.listeners[0].tls.certificateRefs[0]: tls.crt of Secret shop/old has an X.509 certificate of version 1, which \
-         does not say what it is for: have one of version 3 issued; that of a server with its names as subjectAltName; it \
-         is left out"
+        "spec.listeners[0].tls.certificateRefs[0]: tls.crt of Secret shop/old has an X.509 certificate of version 1, \
+         which has no extensions for its purpose and names: have one of version 3 issued, for a server with its names \
+         in subjectAltName; it is ignored"
     );
 }
 
@@ -246,11 +242,11 @@ fn a_certificate_that_is_listed_twice_is_presented_once() {
     let sentences = sentences(&verdicts, "pg");
     assert_eq!(
         sentences[1],
-        "spec.listeners[0].tls.certificateRefs[2]: Secret shop/a is certificateRefs[0] already: leave it out; it is \
-         presented once"
+        "spec.listeners[0].tls.certificateRefs[2]: Secret shop/a is a duplicate of certificateRefs[0]: remove it; it \
+         is presented once"
     );
-    assert!(sentences[2].contains("[3]: /etc/tcplb/a is certificateRefs[1] already"), "{sentences:?}");
-    assert!(sentences[4].contains("[5]: it has neither name nor files"), "{sentences:?}");
+    assert!(sentences[2].contains("[3]: /etc/tcplb/a is a duplicate of certificateRefs[1]"), "{sentences:?}");
+    assert!(sentences[4].contains("[5]: neither name nor files is set"), "{sentences:?}");
 }
 
 #[test]
@@ -259,7 +255,7 @@ fn a_secret_that_cannot_be_read_is_not_told_to_be_missing() {
     world.unreadable.insert(("Secret", object("a")), "data.x: is not base64".into());
     assert_eq!(
         sentences(&first(&world).1, "pg")[0],
-        "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a cannot be read: data.x: is not base64; it is left out"
+        "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a cannot be read: data.x: is not base64; it is ignored"
     );
 }
 
@@ -291,15 +287,17 @@ fn a_certificate_that_breaks_or_disappears_is_presented_as_it_was() {
     store(&mut world, "a", &new.certificate, &old.key);
     let (torn, verdicts) = then(&world, &before);
     assert!(torn.configures_the_same(&before));
-    assert!(sentences(&verdicts, "pg")[0].ends_with("; the one before is presented"));
+    assert!(sentences(&verdicts, "pg")[0].ends_with("; the previous one stays in use"));
 
     world.secrets.clear();
     let (deleted, verdicts) = then(&world, &torn);
     assert!(deleted.configures_the_same(&before));
     assert_eq!(
         sentences(&verdicts, "pg"),
-        ["spec.listeners[0].tls.certificateRefs[0]: Secret shop/a does not exist: create it, or write the name of \
-         another; the one before is presented"]
+        [
+            "spec.listeners[0].tls.certificateRefs[0]: Secret shop/a does not exist: create it, or correct the reference; \
+          the previous one stays in use"
+        ]
     );
 
     store(&mut world, "a", &new.certificate, &new.key);
@@ -317,7 +315,7 @@ fn a_listener_that_is_left_without_certificates_keeps_serving_with_the_one_it_ha
     let (before, _) = first(&world);
     let (after, verdicts) = then(&presenting("{name: b}"), &before);
     assert!(after.configures_the_same(&before));
-    assert!(sentences(&verdicts, "pg")[1].ends_with("can be presented; the listener keeps serving as it did before"));
+    assert!(sentences(&verdicts, "pg")[1].ends_with("is usable; the listener keeps its previous configuration"));
 }
 
 #[test]
@@ -338,7 +336,7 @@ fn certificates_out_of_their_time_are_presented_with_a_warning() {
             "spec.listeners[0].tls.certificateRefs[0]: the certificate of Secret shop/expired expired on \
          2025-12-31T00:00:00Z: replace it; it is still presented",
             "spec.listeners[0].tls.certificateRefs[1]: the certificate of Secret shop/early is not valid before \
-         2026-01-02T00:00:00Z; it is presented all the same",
+             2026-01-02T00:00:00Z; it is presented anyway",
         ]
     );
     assert_eq!(verdicts[&object("pg")].problems[0].reason, Reason::CertificateExpired);
@@ -389,13 +387,13 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
     let expected = |meanwhile: &str| {
         let message = format!(
             "spec.listeners[0].tls.certificateRefs[1]: the administrator allows 1 Secrets and ConfigMaps with \
-             certificates or passwords in namespace shop, and older load balancers and what is before this refer to as \
-             many: take out one of them, or write one of these instead of two; {meanwhile}"
+             certificates or passwords in namespace shop, and older load balancers and the references before this one \
+             use them up: remove one of them, or use one of these instead of two; {meanwhile}"
         );
         vec![(Severity::Refused, Reason::NotPermitted, message)]
     };
     let (snapshot, verdicts) = first(&world);
-    assert_eq!(said_of_certificates(&verdicts), expected("it is left out"));
+    assert_eq!(said_of_certificates(&verdicts), expected("it is ignored"));
     assert_eq!(snapshot.listeners[&listener("a", 1)].tls.as_ref().unwrap().certificates.len(), 1);
 
     // A certificate that was read before is still presented.
@@ -405,7 +403,7 @@ fn a_secret_that_is_one_too_many_costs_its_certificate_only() {
     let (before, _) = first(&before);
     let (after, verdicts) = then(&world, &before);
     assert!(after.configures_the_same(&before));
-    assert_eq!(said_of_certificates(&verdicts), expected("the one before is presented"));
+    assert_eq!(said_of_certificates(&verdicts), expected("the previous one stays in use"));
 }
 
 #[test]
@@ -428,7 +426,7 @@ fn what_sidecars_serve_is_not_refused_for_secrets_that_only_they_read() {
     let (_, verdicts) = first(&world);
     let expected = ["one", "two"].iter().enumerate().map(|(index, name)| {
         let message = format!(
-            "spec.listeners[0].tls.certificateRefs[{index}]: Secret shop/{name} is not looked at here, where the \
+            "spec.listeners[0].tls.certificateRefs[{index}]: Secret shop/{name} is not checked here, because the \
              administrator limits the Secrets of a namespace; the pods read it themselves"
         );
         (Severity::Warning, Reason::NotPermitted, message)

@@ -86,8 +86,8 @@ fn a_backend_has_a_check_of_its_own_or_that_of_all() {
 #[test]
 fn a_mistake_in_a_check_has_its_sentence() {
     for (mistake, expected) in [
-        ("{http: {}}", ".http: it is for checks of type HTTP: write `type: HTTP`, or leave it out"),
-        ("{type: HTTP, redis: {}}", ".redis: it is for checks of type Redis: write `type: Redis`, or leave it out"),
+        ("{http: {}}", ".http: requires type HTTP: write `type: HTTP`, or remove it"),
+        ("{type: HTTP, redis: {}}", ".redis: requires type Redis: write `type: Redis`, or remove it"),
         ("{type: Exchange}", ".exchange: type Exchange requires `exchange`: write for example `exchange: {"),
         ("{type: Exchange, exchange: {expect: {}}}", ".exchange.expect: write one of text and hex"),
         ("{type: Exchange, exchange: {expect: {text: a, hex: '61'}}}", ".exchange.expect: write one of text and hex"),
@@ -123,11 +123,11 @@ fn a_mistake_in_a_check_has_its_sentence() {
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: nowhere}}}",
-            ".redis.passwordRef: Secret shop/nowhere does not exist: create it, or write the name of another",
+            ".redis.passwordRef: Secret shop/nowhere does not exist: create it, or correct the reference",
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, key: pass}}}",
-            ".redis.passwordRef: Secret shop/monitor has no short text under that `key`: write which of its keys",
+            ".redis.passwordRef: Secret shop/monitor has no password under that `key`: set `key` to the key",
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, key: bad}}}",
@@ -135,11 +135,11 @@ fn a_mistake_in_a_check_has_its_sentence() {
         ),
         (
             "{type: Redis, redis: {passwordRef: {}}}",
-            ".redis.passwordRef: it has neither name nor file: write the name of a Secret, or a file",
+            ".redis.passwordRef: neither name nor file is set: write the name of a Secret, or a file",
         ),
         (
             "{type: Redis, redis: {passwordRef: {name: monitor, file: a}}}",
-            ".redis.passwordRef: it has both name and file: write one of them",
+            ".redis.passwordRef: both name and file are set: keep one of them",
         ),
         ("{type: Redis, redis: {passwordRef: {file: a}}}", ".redis.passwordRef: file /etc/tcplb/a has not been read"),
         ("{port: 0}", ".port: 0 is out of range: write 1 to 65535"),
@@ -163,7 +163,7 @@ fn a_check_that_is_wrong_stays_as_it_was() {
     for wrong in [without_secret, checked("{type: MySQL}")] {
         let (snapshot, verdicts) = then(&wrong, &before);
         assert_eq!(check_of(&snapshot, "default"), check_of(&before, "default"));
-        assert!(sentences(&verdicts, "pg")[0].ends_with("; the settings before it stay in force"));
+        assert!(sentences(&verdicts, "pg")[0].ends_with("; the previous settings stay in effect"));
     }
     let mut changed = checked(good);
     changed.secrets = world(&SECRET.replace("c2VzYW1l", "b3RoZXI=")).secrets;
@@ -182,7 +182,8 @@ fn a_check_over_tls_needs_a_backend_with_tls() {
     for (spec, expected) in [
         (
             spec(check, ""),
-            "spec.healthCheck.active.transport: backend `default` has no `tls`, and no check of its own: write `tls` there",
+            "spec.healthCheck.active.transport: backend `default` has neither `tls` nor a check of its own: set `tls` \
+             there",
         ),
         (
             spec("{}", &format!("healthCheck: {{active: {check}}}")),
@@ -206,9 +207,9 @@ fn a_handshake_is_verified_as_connections_are_on_another_port_too() {
 #[test]
 fn passwords_that_editors_have_marked_are_refused() {
     for (text, expected) in [
-        (&b"\xef\xbb\xbfsesame\n"[..], "has a byte order mark, which would be a part of the password: save it without"),
-        (b"\xff\xfes\0e\0s\0", "is in UTF-16, or is no text: save it as UTF-8"),
-        (b"s\0e\0s\0", "is in UTF-16, or is no text: save it as UTF-8"),
+        (&b"\xef\xbb\xbfsesame\n"[..], "has a byte order mark, which would be part of the password: save it without"),
+        (b"\xff\xfes\0e\0s\0", "is UTF-16 or not text: save it as UTF-8"),
+        (b"s\0e\0s\0", "is UTF-16 or not text: save it as UTF-8"),
         (b"s\xe9same", "is not text in UTF-8: save it as UTF-8"),
         (b"", "is empty: write a password there"),
         (b"sesame\nsesame\n", "is not a password: write one line of at most 1024 bytes"),

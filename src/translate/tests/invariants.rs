@@ -71,35 +71,35 @@ fn a_listener_that_served_keeps_serving_until_it_is_no_longer_declared() {
         (
             "{listeners: [{name: a, port: 1, limits: {maxConnections: 0}}, {name: b, port: 2}], \
               backends: [{addresses: ['10.0.0.1:1']}]}",
-            "the listener keeps serving as it did before",
+            "the listener keeps its previous configuration",
         ),
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
               timeouts: {handshake: 0s, idle: 1s}}",
-            "its listeners keep serving as they did before",
+            "its listeners keep their previous configuration",
         ),
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
               tcpKeepalive: {probes: 0, idle: 1s}}",
-            "its listeners keep serving as they did before",
+            "its listeners keep their previous configuration",
         ),
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{addresses: ['10.0.0.1:1']}], \
               connect: {attempts: 0, timeout: 1s}}",
-            "the settings before it stay in force",
+            "the previous settings stay in effect",
         ),
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: []}",
-            "connections go where they went before",
+            "connections go to the previous endpoints",
         ),
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: default, port: 1}}]}",
-            "it keeps the endpoints it had before",
+            "the previous endpoints stay in use",
         ),
         // Without a name it is another backend, but connections need a target.
         (
             "{listeners: [{name: a, port: 1}, {name: b, port: 2}], backends: [{service: {name: typo, port: 1}}]}",
-            "connections go where they went before",
+            "connections go to the previous endpoints",
         ),
     ] {
         let (after, verdicts) = then(&load_balancer("pg", wrong), &before);
@@ -134,7 +134,7 @@ fn a_text_that_cannot_be_read_leaves_its_last_good_version_serving() {
     world.load_balancers.get_mut(&object("pg")).unwrap().problems = vec![problem.into()];
     let (after, verdicts) = then(&world, &before);
     assert!(after.configures_the_same(&before));
-    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; its last good version keeps serving")]);
+    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; the last valid version stays in use")]);
     assert!(verdicts[&object("pg")].refuses());
 
     world.load_balancers.insert(object("pg"), declared(None, &[problem]));
@@ -143,7 +143,7 @@ fn a_text_that_cannot_be_read_leaves_its_last_good_version_serving() {
     assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; it is not served")]);
     let (after, verdicts) = then(&world, &before);
     assert!(after.configures_the_same(&before));
-    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; it keeps serving as it did before")]);
+    assert_eq!(sentences(&verdicts, "pg"), [format!("{problem}; the previous configuration stays in use")]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
     assert_eq!(addresses, ["10.0.0.1:1"]);
     assert_eq!(
         warnings[0],
-        "spec.backends[0].addresses[0]: `db.example.com` has not been looked up yet; it has no addresses until then"
+        "spec.backends[0].addresses[0]: `db.example.com` has not been resolved yet; it has no addresses until then"
     );
 
     let ips: BTreeSet<IpAddr> = ["10.0.0.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into();
@@ -183,7 +183,7 @@ fn names_stand_for_all_their_addresses_and_the_last_good_answer_counts() {
     world.names.insert("db.example.com".into(), lookup);
     let (addresses, warnings) = found(&world);
     assert_eq!(addresses, ["10.0.0.1:1"]);
-    let instead = "correct the name, or write IP addresses; it has none until it is answered";
+    let instead = "correct the name, or write IP addresses; it has no addresses until a lookup succeeds";
     assert_eq!(warnings[0], format!("{warning}: {instead}"));
 }
 
@@ -235,7 +235,7 @@ fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
     assert_eq!(serving(&swapped), ["a 10.0.0.2", "b 10.0.0.1"]);
     let (stays, verdicts) = then(&with(on("a", ""), on("b", "10.0.0.2")), &before);
     assert!(stays.configures_the_same(&before));
-    assert!(sentences(&verdicts, "a")[0].ends_with("the listener keeps serving as it did before"));
+    assert!(sentences(&verdicts, "a")[0].ends_with("the listener keeps its previous configuration"));
 }
 
 /// A number of milliseconds that is sometimes out of every range.

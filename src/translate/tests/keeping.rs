@@ -6,7 +6,7 @@ use super::*;
 
 const GATEWAY: &str = "{kind: Gateway, ports: {20001: {uid: u-a, port: 5432, object: shop/a}}}";
 const LIMIT: SignedDuration = SignedDuration::from_mins(5);
-const LEFT_OUT: &str = "; pods that no EndpointSlice lists any more are left out after 5 minutes";
+const LEFT_OUT: &str = "; pods that no EndpointSlice lists any more are removed after 5 minutes";
 
 fn a(backends: &str) -> String {
     format!(
@@ -62,7 +62,7 @@ const BOTH: [&str; 2] = ["10.0.0.1:7", "10.0.0.2:7"];
 #[test]
 fn pods_are_kept_for_five_minutes_after_what_they_came_from_is_gone() {
     let external = "{kind: Service, metadata: {name: db}, spec: {type: ExternalName, externalName: x}}";
-    let (keeps, goes) = ("it keeps the endpoints it had before", "connections go where they went before");
+    let (keeps, goes) = ("the previous endpoints stay in use", "connections go to the previous endpoints");
     for (backends, service, meanwhile) in [
         (DB, "", keeps),
         (DB, external, keeps),
@@ -111,7 +111,7 @@ fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
     let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
     let (kept, verdicts) = then(&world(PODS), &serving());
     assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, None));
-    assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
+    assert!(sentences(&verdicts, "a")[0].ends_with("the previous endpoints stay in use"));
     let a_day_later = after(SignedDuration::from_hours(24));
     let (kept, _) = translate(&world(&PODS[1..]), &kept, a_day_later);
     assert_eq!((addresses(&kept).len(), kept.next_expiration()), (2, Some(a_day_later + LIMIT)));
@@ -173,7 +173,7 @@ fn addresses_that_somebody_wrote_are_kept_without_a_limit() {
         let wrong = all(&[&gateway, &a("{name: db, service: {name: typo, port: 1}}")]);
         let (kept, verdicts) = translate(&wrong, &before, NOW);
         assert_eq!((addresses(&kept), kept.next_expiration()), (BOTH.map(str::to_owned).into(), None));
-        assert!(sentences(&verdicts, "a")[0].ends_with("it keeps the endpoints it had before"));
+        assert!(sentences(&verdicts, "a")[0].ends_with("the previous endpoints stay in use"));
         let a_year_later = after(SignedDuration::from_hours(365 * 24));
         assert!(translate(&wrong, &kept, a_year_later).0.configures_the_same(&before));
     }

@@ -58,15 +58,14 @@ fn a_process_that_does_not_know_its_place_says_so() {
     for (prefer, node, zone, expected) in [
         ("SameZone", Some("this"), Some("here"), None),
         ("SameNode", Some("this"), None, None),
-        ("SameZone", Some("this"), None, Some("does not know its zone; start it with --zone")),
-        ("Hints", None, None, Some("does not know its zone; start it with --zone")),
-        ("SameNode", None, Some("here"), Some("does not know its node; start it with --node")),
+        ("SameZone", Some("this"), None, Some("the zone of this process is unknown: start it with --zone")),
+        ("Hints", None, None, Some("the zone of this process is unknown: start it with --zone")),
+        ("SameNode", None, Some("here"), Some("the node of this process is unknown: start it with --node")),
     ] {
         let mut world = seen(&format!("prefer: {prefer}"), &["zone: here"]);
         world.place = Some(Place { node: node.map(Into::into), zone: zone.map(Into::into) });
         let said = sentences(&first(&world).1, "pg");
-        let is_said =
-            |expected| said == [format!("spec.loadBalancing.locality: it does nothing here: this process {expected}")];
+        let is_said = |expected| said == [format!("spec.loadBalancing.locality: has no effect here, since {expected}")];
         assert!(expected.map_or(said.is_empty(), is_said), "{said:?}");
         world.place = None;
         assert!(sentences(&first(&world).1, "pg").is_empty(), "who only checks is told nothing");
@@ -123,5 +122,5 @@ fn addresses_have_no_place() {
         "{listeners: [{port: 1}], loadBalancing: {locality: {prefer: SameZone}}, backends: [{addresses: ['10.0.0.1:1']}]}",
     );
     let said = sentences(&first(&world).1, "pg");
-    assert!(said.len() == 1 && said[0].contains("only the endpoints of Services have a place"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("only endpoints of Services have a zone and a node"), "{said:?}");
 }

@@ -18,7 +18,7 @@ fn is_left_out(bind: &str, backend: &str) -> bool {
         assert_eq!(addresses(&snapshot, "pg").len(), 2, "{bind} {backend}");
         return false;
     }
-    let expected = "is this load balancer's own listener 5432: write the address of a server; it is left out";
+    let expected = "is this load balancer's own listener 5432: write the address of a server; it is ignored";
     assert!(sentences.len() == 1 && sentences[0].starts_with("spec.backends[0]: "), "{sentences:?}");
     assert!(sentences[0].contains(expected), "{sentences:?}");
     assert_eq!(addresses(&snapshot, "pg"), ["10.0.0.1:1"], "{bind} {backend}");

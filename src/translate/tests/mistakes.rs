@@ -16,37 +16,37 @@ fn a_correct_load_balancer_has_a_verdict_without_problems() {
 fn a_mistake_in_a_listener_is_told_and_costs_that_listener() {
     for (mistake, expected) in [
         ("port: 0", "port: 0 is out of range: write 1 to 65535"),
-        ("tls: {}", "tls.certificateRefs: it is empty: write the name of a Secret"),
-        ("tls: {certificateRefs: []}", "tls.certificateRefs: it is empty: write the name of a Secret"),
+        ("tls: {}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
+        ("tls: {certificateRefs: []}", "tls.certificateRefs: must not be empty: write the name of a Secret"),
         (
             "tls: {certificateRefs: [{}]}",
-            "tls.certificateRefs[0]: it has neither name nor files: write the name of a Secret, or two files; it is left \
-             out",
+            "tls.certificateRefs[0]: neither name nor files is set: write the name of a Secret, or two files; it is \
+             ignored",
         ),
         (
             "tls: {certificateRefs: [{name: a, files: {certificate: a, key: b}}]}",
-            "tls.certificateRefs[0]: it has both name and files: write one of them",
+            "tls.certificateRefs[0]: both name and files are set: keep one of them",
         ),
         (
             "tls: {certificateRefs: [{name: pg-tls}]}",
-            "tls.certificateRefs[0]: Secret shop/pg-tls does not exist: create it, or write the name of another",
+            "tls.certificateRefs[0]: Secret shop/pg-tls does not exist: create it, or correct the reference",
         ),
         (
             "tls: {certificateRefs: [{name: pg-tls}]}",
-            "tls.certificateRefs: none of its certificates can be presented; the listener is not served",
+            "tls.certificateRefs: none of the certificates is usable; the listener is not served",
         ),
         (
             "tls: {certificateRefs: [{name: x}], alpn: ['']}",
-            "tls.alpn[0]: it is not an application protocol: write at most 63 characters, for example h2",
+            "tls.alpn[0]: not an application protocol: write at most 63 characters, for example h2",
         ),
         (
             "tls: {certificateRefs: [{name: x}], alpn: [h2, 0123456789012345678901234567890123456789012345678901234567890123]}",
-            "tls.alpn[1]: it is not an application protocol",
+            "tls.alpn[1]: not an application protocol",
         ),
-        ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: it is empty"),
+        ("proxyProtocol: {mode: Required, trustedNetworks: []}", "proxyProtocol.trustedNetworks: must not be empty"),
         (
             "proxyProtocol: {mode: Optional}",
-            "proxyProtocol.trustedNetworks: it is empty, so nobody may send the header",
+            "proxyProtocol.trustedNetworks: must not be empty, since no peer could send the header",
         ),
         ("limits: {maxConnections: 0}", "limits.maxConnections: 0 is out of range: write 1 to 10000000"),
         ("limits: {maxConnectionsPerSource: 0}", "limits.maxConnectionsPerSource: 0 is out of range"),
@@ -97,8 +97,8 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         ("rebalance: {minAge: 24h1s}", "rebalance.minAge: 24h1s is out of range: write at most 24h"),
         (
             "rebalance: {}, loadBalancing: {algorithm: Maglev}",
-            "rebalance: with algorithm Maglev clients come back to the endpoint they were closed at: leave it out, or write \
-             another algorithm",
+            "rebalance: has no effect with algorithm Maglev, where clients return to the same endpoint: remove it, or \
+             write another algorithm",
         ),
         (
             "drain: {endpointUnhealthy: {maxPerSecond: 0}}",
@@ -106,32 +106,31 @@ fn a_mistake_in_what_is_shared_costs_all_listeners_at_first_sight() {
         ),
         (
             "drain: {endpointRemoved: {policy: Keep, spread: 1s}}",
-            "drain.endpointRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep: write policy: \
-             Close, or leave them out",
+            "drain.endpointRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep: write \
+             `policy: Close`, or remove them",
         ),
         (
             "drain: {listenerRemoved: {policy: Keep, maxPerSecond: 1}}",
-            "drain.listenerRemoved.policy: after, spread and maxPerSecond do nothing with policy Keep",
+            "drain.listenerRemoved.policy: after, spread and maxPerSecond have no effect with policy Keep",
         ),
         (
             "loadBalancing: {hash: {prefixV6: 64}}",
-            "loadBalancing.hash: it does nothing with algorithm RoundRobin: write algorithm: Maglev, or leave it out",
+            "loadBalancing.hash: has no effect with algorithm RoundRobin: write `algorithm: Maglev`, or remove it",
         ),
         (
             "loadBalancing: {algorithm: Maglev, locality: {prefer: SameZone}}",
-            "loadBalancing.locality: with Maglev a client has the same endpoint in every process, near or far: write \
-             another algorithm, or leave it out",
+            "loadBalancing.locality: has no effect with algorithm Maglev, with which all processes choose the same \
+             endpoint for a client: write another algorithm, or remove it",
         ),
         ("loadBalancing: {slowStart: 999ms}", "loadBalancing.slowStart: 999ms is out of range: write 1s to 1h"),
         (
             "loadBalancing: {algorithm: Maglev, slowStart: 30s}",
-            "loadBalancing.slowStart: with Maglev each client has its own endpoint from the start: write another \
-             algorithm, or leave it out",
+            "loadBalancing.slowStart: has no effect with algorithm Maglev: write another algorithm, or remove it",
         ),
         (
             "loadBalancing: {failover: {minUsablePercent: 50}}",
-            "loadBalancing.failover: all backends have the same priority: write a higher `priority` for those that serve \
-             when the others cannot, or leave it out",
+            "loadBalancing.failover: has no effect, since all backends have the same priority: write a higher \
+             `priority` for the standby backends, or remove it",
         ),
         ("loadBalancing: {algorithm: Maglev, hash: {prefixV6: 0}}", "loadBalancing.hash.prefixV6: 0 is out of range"),
         (
@@ -182,7 +181,7 @@ fn a_mistake_in_failover_costs_all_at_first_sight() {
         ("failback: {after: 24h1s}", "failback.after: 24h1s is out of range: write at most 24h"),
         (
             "failback: {policy: Never, after: 1m}",
-            "failback.after: it does nothing with policy Never: write policy: Automatic, or leave it out",
+            "failback.after: has no effect with policy Never: write `policy: Automatic`, or remove it",
         ),
     ] {
         let world = load_balancer(
@@ -212,7 +211,7 @@ fn a_drain_of_failbacks_that_never_come_is_remarked_upon() {
     let (_, verdicts) = first(&declared(0));
     told(
         &verdicts,
-        "spec.drain.failback: it does nothing: all backends have the same priority. Write a higher `priority`",
+        "spec.drain.failback: has no effect, since all backends have the same priority: write a higher `priority`",
     );
     assert!(!verdicts[&object("pg")].refuses());
     assert_eq!(sentences(&first(&declared(1)).1, "pg"), Vec::<String>::new());
@@ -221,22 +220,22 @@ fn a_drain_of_failbacks_that_never_come_is_remarked_upon() {
 #[test]
 fn a_mistake_in_a_backend_costs_that_backend() {
     for (mistake, expected) in [
-        ("name: b", "it has neither service nor addresses: write where its connections go"),
+        ("name: b", "the backend has neither service nor addresses: set one of them"),
         (
             "{name: b, service: {name: pg, port: 1}, addresses: ['10.0.0.2:1']}",
-            "it has both service and addresses: write one of them, or two backends",
+            "the backend has both service and addresses: keep one of them, or split it into two backends",
         ),
-        ("{name: b, addresses: []}", "addresses: it is empty: write at least one host:port"),
+        ("{name: b, addresses: []}", "addresses: must not be empty: write at least one host:port"),
         ("{name: b, addresses: ['10.0.0.2:1'], weight: 0}", "weight: 0 is out of range: write 1 to 1000"),
         ("{name: b, addresses: ['10.0.0.2:1'], weight: 1001}", "weight: 1001 is out of range: write 1 to 1000"),
         (
             "{name: b, addresses: ['10.0.0.2:1'], resolveInterval: 999ms}",
             "resolveInterval: 999ms is out of range: write 1s to 24h",
         ),
-        ("{addresses: ['10.0.0.2:1']}", "name: it is missing: with several backends write a name for each"),
+        ("{addresses: ['10.0.0.2:1']}", "name: is missing: several backends require a name for each"),
         (
             "{name: b, service: {name: pg, port: 1}}",
-            "service.name: Service shop/pg does not exist: create it, or write the name of another; it has no endpoints",
+            "service.name: Service shop/pg does not exist: create it, or correct the reference; it has no endpoints",
         ),
     ] {
         let mistake = if mistake.starts_with('{') { mistake.into() } else { format!("{{{mistake}}}") };
@@ -245,7 +244,7 @@ fn a_mistake_in_a_backend_costs_that_backend() {
             &format!("{{listeners: [{{port: 1}}], backends: [{{name: a, addresses: ['10.0.0.1:1']}}, {mistake}]}}"),
         );
         let (snapshot, verdicts) = first(&world);
-        let colon = if expected.starts_with("it has") { ": " } else { "." };
+        let colon = if expected.starts_with("the backend") { ": " } else { "." };
         told(&verdicts, &format!("spec.backends[1]{colon}{expected}"));
         assert_eq!(addresses(&snapshot, "pg"), ["10.0.0.1:1"], "{mistake}");
     }
@@ -256,15 +255,16 @@ fn what_would_serve_nobody_or_trust_everybody_is_served_with_a_warning() {
     for (listener_part, expected) in [
         (
             "proxyProtocol: {mode: Optional, trustedNetworks: [0.0.0.0/0]}",
-            "spec.listeners[0].proxyProtocol.trustedNetworks: 0.0.0.0/0 trusts everyone, so every client can forge",
+            "spec.listeners[0].proxyProtocol.trustedNetworks: 0.0.0.0/0 trusts all peers, so every client can forge",
         ),
-        ("proxyProtocol: {mode: Optional, trustedNetworks: ['::/1', '8000::/1']}", "::/0 trusts everyone"),
+        ("proxyProtocol: {mode: Optional, trustedNetworks: ['::/1', '8000::/1']}", "::/0 trusts all peers"),
         (
             "tls: {mode: Passthrough, minVersion: TLS1.3}",
-            "spec.listeners[0].tls.minVersion: it is not used, for all connections are passed through: leave it out",
+            "spec.listeners[0].tls.minVersion: has no effect, since TLS of all connections is passed through: remove \
+             it",
         ),
-        ("access: {deny: [0.0.0.0/0, '::/0']}", "spec.listeners[0].access.deny: it covers everyone who is allowed"),
-        ("access: {allow: [10.1.0.0/16], deny: [10.0.0.0/9, 10.128.0.0/9]}", "it covers everyone who is allowed"),
+        ("access: {deny: [0.0.0.0/0, '::/0']}", "spec.listeners[0].access.deny: covers all allowed clients"),
+        ("access: {allow: [10.1.0.0/16], deny: [10.0.0.0/9, 10.128.0.0/9]}", "covers all allowed clients"),
     ] {
         let world = load_balancer(
             "pg",
@@ -297,7 +297,7 @@ fn names_and_ports_that_are_used_twice_are_refused_wherever_they_are() {
         "spec.listeners[0].port: 1 is also the port of spec.listeners[1]: write each port once; the listener is not served",
         "spec.listeners[1].port: 1 is also the port of spec.listeners[0]",
         "spec.listeners[2].name: `a` is also the name of spec.listeners[0]: write another",
-        "spec.listeners[3].name: it is missing: with several listeners write a name for each",
+        "spec.listeners[3].name: is missing: several listeners require a name for each",
         "spec.backends[0].name: `x` is also the name of spec.backends[1]: write another; it has no endpoints",
         "spec.backends[1].name: `x` is also the name of spec.backends[0]",
     ] {
@@ -320,8 +320,8 @@ fn a_mistake_on_the_command_line_is_told_by_its_flag() {
 fn nothing_to_listen_on_and_nowhere_to_go_are_refused() {
     let world = load_balancer("pg", "{listeners: [], backends: []}");
     let (snapshot, verdicts) = first(&world);
-    told(&verdicts, "spec.listeners: it is empty: write at least one port; none of its listeners is served");
-    told(&verdicts, "spec.backends: it is empty: write where connections go; none of its listeners is served");
+    told(&verdicts, "spec.listeners: must not be empty: write at least one port; none of its listeners is served");
+    told(&verdicts, "spec.backends: must not be empty: write at least one backend; none of its listeners is served");
     assert!(snapshot.listeners.is_empty());
 }
 
@@ -380,7 +380,7 @@ fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
         ("255.255.255.255", "a broadcast address"),
         ("224.0.0.1", "a multicast address"),
         ("[ff02::1]", "a multicast address"),
-        ("[fe80::1]", "a link-local address without its link"),
+        ("[fe80::1]", "a link-local address without an interface"),
     ] {
         let world = load_balancer(
             "pg",
@@ -389,9 +389,8 @@ fn an_address_that_leads_nowhere_is_left_out_with_its_field() {
         let (snapshot, verdicts) = first(&world);
         let problem = &verdicts[&object("pg")].problems[0];
         assert_eq!((problem.severity, &*problem.field), (Severity::Refused, "spec.backends[0].addresses[1]"));
-        let expected = format!(
-            "{address}:2 is {kind}, to which nothing can be connected: write the address of a server; left out"
-        );
+        let expected =
+            format!("{address}:2 is {kind}, which is not connectable: write the address of a server; ignored");
         assert_eq!(problem.message, expected);
         assert_eq!(snapshot.upstreams[&upstream("pg")].endpoints.len(), 1);
     }

@@ -72,8 +72,9 @@ fn too_many_lists_are_refused_before_any_signature_is_verified() {
     store(&mut world, "a", &[("ca.crt", &ca.pem()), ("ca.crl", &lists)]);
     let said = sentences(&first(&world).1, "pg");
     assert!(
-        said[0]
-            .contains("ca.crl of ConfigMap shop/a has 257 lists of revoked certificates: write at most 256, of each"),
+        said[0].contains(
+            "ca.crl of ConfigMap shop/a has 257 revocation lists: write at most 256, only the newest of each"
+        ),
         "{said:?}"
     );
 }
@@ -94,7 +95,7 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     // Without these cached results there would be no problem.
     cache.signatures.values_mut().for_each(|signed| *signed = false);
     let (_, verdicts) = then(&world, &before);
-    assert!(sentences(&verdicts, "pg")[0].contains("whose signature is not that of the authority of this name"));
+    assert!(sentences(&verdicts, "pg")[0].contains("that is not signed by the authority of this name"));
 
     // Failures are cached too.
     let world = of_one_name(2, true);
@@ -102,7 +103,7 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     for wrong in Arc::make_mut(&mut before.certificate_cache).authorities.values_mut() {
         *wrong = Err("as before".into());
     }
-    assert!(sentences(&then(&world, &before).1, "pg")[0].contains("caRefs[0]: as before; it is left out"));
+    assert!(sentences(&then(&world, &before).1, "pg")[0].contains("caRefs[0]: as before; it is ignored"));
     // Until the text changes, and only while it is declared.
     let (other, _) = then(&of_one_name(2, true), &before);
     assert!(
@@ -162,7 +163,7 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
         let (snapshot, verdicts) = first(&of_sources(&[(&ca.pem(), &lists)]));
         let said = sentences(&verdicts, "pg");
         assert!(
-            said[0].contains("a list of the authority CN=Some  authority that writes its name in another way"),
+            said[0].contains("a revocation list of the authority CN=Some  authority with its name encoded differently"),
             "{said:?}"
         );
         assert!(said[0].contains("ca.crl of ConfigMap shop/s0, at line 1,"), "{said:?}");
@@ -171,7 +172,10 @@ fn a_list_with_its_authority_s_name_written_in_another_way_is_refused() {
     let lists = list(printable("Some  authority"));
     let other = Ca::named("other");
     let said = sentences(&first(&of_sources(&[(&ca.pem(), ""), (&other.pem(), &lists)])).1, "pg");
-    assert!(said[0].contains("caRefs: ConfigMap shop/s1 has a list of the authority CN=Some  authority"), "{said:?}");
+    assert!(
+        said[0].contains("caRefs: ConfigMap shop/s1 has a revocation list of the authority CN=Some  authority"),
+        "{said:?}"
+    );
 
     // The last good sources stay effective.
     let (before, _) = first(&of_sources(&[(&ca.pem(), &ca.list_with(2025, revoking(&[7])))]));
@@ -187,8 +191,7 @@ fn a_list_of_an_authority_that_is_not_configured_is_remarked_upon() {
     let said = sentences(&verdicts, "pg");
     assert!(
         said.len() == 1
-            && said[0]
-                .contains("ConfigMap shop/s0 has a list of what CN=intermediate has revoked, which is not among the"),
+            && said[0].contains("ConfigMap shop/s0 has a revocation list of CN=intermediate, which is not among the"),
         "{said:?}"
     );
     assert!(!verdicts[&object("pg")].refuses() && lets_in(&snapshot, &ca.issue(7), 2026));
@@ -210,8 +213,7 @@ fn of_lists_of_one_time_the_number_decides_and_a_tie_is_refused() {
         assert!(!lets_in(&snapshot, &ca.issue(7), 2026) && lets_in(&snapshot, &ca.issue(8), 2026));
     }
     let other = list(256, &[]);
-    let tie =
-        "several lists of what CN=root has revoked, issued at 2026-01-01T00:00:00Z, with the same number and different";
+    let tie = "several revocation lists of CN=root, issued at 2026-01-01T00:00:00Z, with the same number and different";
     let said = sentences(&first(&of_sources(&[(&ca.pem(), &(new.clone() + &other))])).1, "pg");
     assert!(said[0].contains(tie), "{said:?}");
     let said = sentences(&first(&of_sources(&[(&ca.pem(), &new), (&ca.pem(), &other)])).1, "pg");
@@ -227,7 +229,10 @@ fn a_list_of_the_future_does_not_replace_the_current_one_before_its_time() {
     for sources in [&[(&*pem, &*both)][..], &[(&*pem, &*next), (&*pem, &*current)]] {
         let (snapshot, verdicts) = first(&of_sources(sources));
         let said = sentences(&verdicts, "pg");
-        assert!(said.len() == 1 && said[0].contains("is issued at 2028-01-01T00:00:00Z, which is not yet"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("is issued at 2028-01-01T00:00:00Z, which is in the future"),
+            "{said:?}"
+        );
         let is_let_in = |serial, year| lets_in(&snapshot, &ca.issue(serial), year);
         assert_eq!([7, 8, 9].map(|serial| is_let_in(serial, 2026)), [false, false, true]);
         assert_eq!([7, 8, 9].map(|serial| is_let_in(serial, 2028)), [true, false, true]);
@@ -268,7 +273,7 @@ fn lists_in_parts_without_a_complete_one_are_remarked_upon() {
     };
     let parts = part("http://crl.example/1") + &part("http://crl.example/2");
     let said = sentences(&first(&of_sources(&[(&ca.pem(), &parts)])).1, "pg");
-    assert!(said.len() == 1 && said[0].contains("there is no complete list of what CN=root has revoked"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("there is no complete revocation list of CN=root"), "{said:?}");
     let said = sentences(&first(&of_sources(&[(&ca.pem(), &(parts + &ca.list_of(2025)))])).1, "pg");
     assert_eq!(said, [""; 0]);
 }
@@ -278,16 +283,16 @@ fn lists_that_are_not_supported_are_refused_with_their_issuer_line_and_reason() 
     let ca = Ca::named("other");
     for (list, reason) in [
         (include_str!("lists/delta.pem"), "it is a delta list"),
-        (include_str!("lists/indirect.pem"), "it is for certificates of several issuers (indirectCRL)"),
-        (include_str!("lists/reason.pem"), "it is for some reasons of revocation only (onlySomeReasons)"),
-        (include_str!("lists/useronly.pem"), "it is for certificates of users only (onlyContainsUserCerts)"),
-        (include_str!("lists/caonly.pem"), "it is for certificates of authorities only (onlyContainsCACerts)"),
-        (include_str!("lists/unk.pem"), "it has the critical extension 1.2.3.4.5, which is not known"),
+        (include_str!("lists/indirect.pem"), "it covers certificates of several issuers (indirectCRL)"),
+        (include_str!("lists/reason.pem"), "it covers only some reasons of revocation (onlySomeReasons)"),
+        (include_str!("lists/useronly.pem"), "it covers only user certificates (onlyContainsUserCerts)"),
+        (include_str!("lists/caonly.pem"), "it covers only CA certificates (onlyContainsCACerts)"),
+        (include_str!("lists/unk.pem"), "it has the unknown critical extension 1.2.3.4.5"),
     ] {
         let text = format!("# A comment\n{list}");
         let said = sentences(&first(&of_sources(&[(&ca.pem(), &text)])).1, "pg");
         let expected = format!(
-            "ca.crl of ConfigMap shop/s0 has a list of what CN=root has revoked, at line 2, that is not supported: {reason}"
+            "ca.crl of ConfigMap shop/s0 has a revocation list of CN=root at line 2 that is not supported: {reason}"
         );
         assert!(said[0].contains(&expected), "{expected}: {said:?}");
     }

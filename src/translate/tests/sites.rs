@@ -80,7 +80,7 @@ fn a_listener_of_a_gateway_waits_for_its_port() {
     for site in ["{kind: Gateway}", freed, of_another] {
         let (snapshot, verdicts) = first(&cluster(site, &[load_balancer("a", "u-a", 0, RIGHT)]));
         assert!(snapshot.listeners.is_empty() && snapshot.upstreams.is_empty(), "{site}");
-        let waits = "spec.listeners[0].port: it waits for a port of the proxies; until then the listener is not served";
+        let waits = "spec.listeners[0].port: waiting for a proxy port; until then the listener is not served";
         assert_eq!(said(&verdicts, "a"), [waits]);
         let verdict = &verdicts[&object("a")];
         assert!(!verdict.refuses() && verdict.problems.iter().any(|problem| problem.reason == Reason::Pending));
@@ -132,7 +132,7 @@ fn an_address_cannot_be_chosen_in_a_cluster() {
         let (snapshot, verdicts) = first(&cluster(site, &[addressed]));
         assert!(snapshot.listeners.is_empty());
         let expected =
-            "spec.listeners[0].address: it cannot be chosen in a cluster: leave it out; the listener is not served";
+            "spec.listeners[0].address: is not supported in a cluster: remove it; the listener is not served";
         assert_eq!(said(&verdicts, "a"), [expected]);
     }
 }
@@ -182,8 +182,8 @@ fn only_allowed_ports_and_namespaces_have_ports_of_the_nodes() {
         (
             "hostPorts: [[5432, 5432]], hostNamespaces: [games, iot]",
             Some(
-                "spec.listeners[0].port: namespace shop may not open ports of the nodes: the administrator allows games, \
-                 iot; the listener is not served",
+                "spec.listeners[0].port: namespace shop may not open ports on the nodes: the administrator allows \
+                 games, iot; the listener is not served",
             ),
         ),
         (

@@ -255,14 +255,14 @@ fn what_cannot_be_followed_is_told_and_costs_nothing_else() {
     assert_eq!(endpoints("sql", SERVICE, &[fqdn, broken, v4]), ["10.0.0.1:1"]);
     let found = sentences(&first(&pg("sql", SERVICE, &[fqdn, broken, v4])).1, "pg");
     assert!(
-        found[0].contains("EndpointSlice shop/pg-0 has addresses of type FQDN, which are not followed"),
+        found[0].contains("EndpointSlice shop/pg-0 has addresses of type FQDN, which is not supported"),
         "{found:?}"
     );
     assert!(found[1].contains("EndpointSlice shop/pg-1 has `ten`, which is not an IP address"), "{found:?}");
 
     let external = "{kind: Service, metadata: {name: pg}, spec: {type: ExternalName, externalName: db.example.com}}";
     let found = sentences(&first(&pg("sql", external, &[])).1, "pg");
-    assert!(found[0].contains("Service shop/pg is an ExternalName"), "{found:?}");
+    assert!(found[0].contains("Service shop/pg is of type ExternalName"), "{found:?}");
 }
 
 #[test]
@@ -270,10 +270,8 @@ fn a_service_without_ready_endpoints_is_served_with_a_warning() {
     let (snapshot, verdicts) = first(&pg("sql", SERVICE, &[]));
     assert_eq!(
         sentences(&verdicts, "pg"),
-        [
-            "spec.backends[0]: Service shop/pg has no ready endpoint on port sql; connections are refused while no other \
-         backend has one"
-        ]
+        ["spec.backends[0]: Service shop/pg has no ready endpoint on port sql; connections are refused while no \
+             other backend has a ready endpoint"]
     );
     assert!(!verdicts[&object("pg")].refuses());
     assert!(snapshot.listeners.contains_key(&listener("pg", 5432)));

@@ -65,7 +65,7 @@ fn not_permitted(verdicts: &Verdicts) -> bool {
 
 #[test]
 fn what_a_service_may_ask_for_is_up_to_the_administrator() {
-    let meanwhile = "; its Service is neither created nor changed";
+    let meanwhile = "; its Service is not created or changed";
     for (tenancy, service, expected) in [
         ("", "{}", ""),
         ("serviceTypes: [LoadBalancer]", "{}", "type: ClusterIP is not allowed: the administrator allows LoadBalancer"),
@@ -84,20 +84,20 @@ fn what_a_service_may_ask_for_is_up_to_the_administrator() {
         (
             "labels: ['*']",
             "{labels: {tcplb.io/name: x}}",
-            "labels: `tcplb.io/name` is what tcplb writes itself: leave it out",
+            "labels: `tcplb.io/name` is set by the controller: remove it",
         ),
         (
             "annotations: ['*']",
             "{annotations: {app.kubernetes.io/managed-by: x}}",
-            "annotations: `app.kubernetes.io/managed-by` is what tcplb writes itself: leave it out",
+            "annotations: `app.kubernetes.io/managed-by` is set by the controller: remove it",
         ),
-        ("labels: ['*']", "{labels: {'a b': c}}", "labels: `a b` is not a key: write at most 63 letters, digits"),
-        ("labels: ['*']", "{labels: {A.b/c: d}}", "labels: `A.b/c` is not a key"),
-        ("labels: ['*']", "{labels: {a: 'b c'}}", "labels: `b c` is not a label's value: write at most 63 letters"),
+        ("labels: ['*']", "{labels: {'a b': c}}", "labels: `a b` is not a valid key: write at most 63 letters, digits"),
+        ("labels: ['*']", "{labels: {A.b/c: d}}", "labels: `A.b/c` is not a valid key"),
+        ("labels: ['*']", "{labels: {a: 'b c'}}", "labels: `b c` is not a valid label value: write at most 63 letters"),
         (
             "",
             "{externalTrafficPolicy: Local}",
-            "externalTrafficPolicy: it means nothing with type ClusterIP: write another type, or leave it out",
+            "externalTrafficPolicy: has no effect with type ClusterIP: write another type, or remove it",
         ),
         (
             "serviceTypes: [LoadBalancer], loadBalancerClasses: ['internal/*']",
@@ -112,7 +112,7 @@ fn what_a_service_may_ask_for_is_up_to_the_administrator() {
         (
             "loadBalancerClasses: ['*']",
             "{loadBalancerClass: x}",
-            "loadBalancerClass: it means nothing with type ClusterIP: write type: LoadBalancer, or leave it out",
+            "loadBalancerClass: has no effect with type ClusterIP: write `type: LoadBalancer`, or remove it",
         ),
     ] {
         let spec = format!("{GOOD}, service: {service}");
@@ -139,15 +139,14 @@ fn ports_of_the_nodes_are_chosen_only_where_that_is_allowed_and_means_something(
             "",
             "NodePort",
             ["30001", "null"],
-            &[
-                "30001 is not permitted: leave it out, or have the administrator permit node ports (tenancy.allowNodePorts)",
-            ],
+            &["30001 is not permitted: remove it, or ask the administrator to permit node ports \
+               (tenancy.allowNodePorts)"],
         ),
         (
             "nodePorts: true",
             "ClusterIP",
             ["30001", "null"],
-            &["it means nothing with service type ClusterIP: write another type, or leave it out"],
+            &["has no effect with service type ClusterIP: write another type, or remove it"],
         ),
         (
             "nodePorts: true",
@@ -168,7 +167,7 @@ fn ports_of_the_nodes_are_chosen_only_where_that_is_allowed_and_means_something(
         let (snapshot, verdicts) = first(&all(&[&gateway, SERVICE, &load_balancer("a", 0, &spec)]));
         assert_eq!(snapshot.listeners.len(), 2, "it costs the Service only");
         let expected = expected.iter().enumerate().map(|(index, message)| {
-            format!("spec.listeners[{index}].nodePort: {message}; its Service is neither created nor changed")
+            format!("spec.listeners[{index}].nodePort: {message}; its Service is not created or changed")
         });
         assert_eq!(said(&verdicts), expected.collect::<Vec<_>>());
     }
@@ -181,7 +180,7 @@ fn clients_addresses_are_not_looked_at_where_nodes_hide_them_by_default() {
             "service: {service}, listeners: [{{port: 5432, {listener}}}], backends: [{{service: {{name: pg, port: 1}}}}], {rest}"
         )
     };
-    let hidden = "with service type NodePort connections come from the nodes' addresses";
+    let hidden = "a Service of type NodePort hides client addresses, so all clients of a node would count as one";
     let maglev = "loadBalancing: {algorithm: Maglev}";
     let proxied = "proxyProtocol: {mode: Required, trustedNetworks: [10.0.0.0/8]}, access: {allow: [10.0.0.0/8]}";
     for (service, listener, rest, field) in [
@@ -240,11 +239,11 @@ fn the_oldest_are_within_what_a_namespace_may_have() {
         (ports.map(|key| key.port).collect::<Vec<_>>(), said(&verdicts), not_permitted(&verdicts))
     };
     assert_eq!(serving(""), (vec![1, 2, 3, 4, 5, 6], vec![], false));
-    let message = "the administrator allows 2 load balancers in namespace shop, and there are as many older ones: delete \
-                   one of them; none of its listeners is served";
+    let message = "the administrator allows 2 load balancers in namespace shop, and older ones use them up: delete one \
+                   of them; none of its listeners is served";
     assert_eq!(serving("loadBalancersPerNamespace: 2"), (vec![3, 4, 5, 6], vec![message.into()], true));
-    let message = "spec.listeners[1]: the administrator allows 5 listeners in namespace shop, and there are as many of \
-                   older load balancers and before this one: take out one of them; the listener is not served";
+    let message = "spec.listeners[1]: the administrator allows 5 listeners in namespace shop, and older load balancers \
+                   and the listeners before this one use them up: remove one of them; the listener is not served";
     assert_eq!(serving("listenersPerNamespace: 5"), (vec![1, 3, 4, 5, 6], vec![message.into()], true));
 }
 
@@ -254,7 +253,7 @@ fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
     let (before, _) = first(&world(""));
     let (after, verdicts) = then(&world("loadBalancersPerNamespace: 1"), &before);
     assert!(after.configures_the_same(&before));
-    assert!(said(&verdicts)[0].ends_with("its listeners keep serving as they did before"));
+    assert!(said(&verdicts)[0].ends_with("its listeners keep their previous configuration"));
     // In host mode all replicas must agree on the owner of a port.
     let host = |cap: &str| format!("{{kind: Host, tenancy: {{hostPorts: [[1, 65535]], {cap}}}}}");
     let world = |cap: &str| all(&[&host(cap), SERVICE, &load_balancer("a", 5, GOOD)]);
@@ -267,8 +266,8 @@ fn a_load_balancer_that_served_goes_on_when_the_namespace_has_too_many() {
 fn pods_of_the_own_namespace_are_reached_as_kubernetes_itself_names_them() {
     let without_selector = "{kind: Service, metadata: {name: pg}, spec: {ports: [{port: 1}]}}";
     let of_other = "{kind: Pod, namespace: other, name: p, uid: UID}";
-    let outside = "is neither a pod that a Service of the same namespace selects nor in a network that the administrator \
-                   allows (none); left out";
+    let outside = "is neither a pod that a Service of the same namespace selects nor in a network that the \
+                   administrator allows (none); ignored";
     for (service, managed_by, target, reached) in [
         (SERVICE, KUBERNETES, POD, true),
         (without_selector, KUBERNETES, POD, false),
@@ -320,10 +319,11 @@ fn an_address_that_is_refused_costs_itself_only() {
     assert_eq!(
         said(&verdicts),
         [
-            "spec.backends[0].service: EndpointSlice shop/pg-2 has 169.254.169.254:7, which is a link-local address, where no \
-         backend may be; left out",
-            "spec.backends[0].service: EndpointSlice shop/pg-2 has 10.9.0.1:7 and 1 more, each of which is neither a pod that \
-         a Service of the same namespace selects nor in a network that the administrator allows (none); left out",
+            "spec.backends[0].service: EndpointSlice shop/pg-2 has 169.254.169.254:7, which is a link-local address, \
+             which is not permitted for backends; ignored",
+            "spec.backends[0].service: EndpointSlice shop/pg-2 has 10.9.0.1:7 and 1 more, each of which is neither a \
+             pod that a Service of the same namespace selects nor in a network that the administrator allows (none); \
+             ignored",
         ]
     );
 }
@@ -346,13 +346,15 @@ fn addresses_are_reached_within_the_allowed_networks_also_those_of_names() {
     assert_eq!(
         told,
         [
-            format!("{place}[1]: 10.1.2.3:5 is in a network that the administrator denies; left out"),
-            format!("{place}[2]: 127.0.0.1:5 is a loopback address, where no backend may be; left out"),
+            format!("{place}[1]: 10.1.2.3:5 is in a network that the administrator denies; ignored"),
+            format!("{place}[2]: 127.0.0.1:5 is a loopback address, which is not permitted for backends; ignored"),
             format!(
-                "{place}[3]: db has 169.254.169.254:5, which is a link-local address, where no backend may be; left out"
+                "{place}[3]: db has 169.254.169.254:5, which is a link-local address, which is not permitted for \
+                 backends; ignored"
             ),
             format!(
-                "{place}[3]: db has [fd00:ec2::254]:5, which is a metadata service, where no backend may be; left out"
+                "{place}[3]: db has [fd00:ec2::254]:5, which is a metadata service, which is not permitted for \
+                 backends; ignored"
             ),
         ]
     );
@@ -370,7 +372,7 @@ fn a_name_is_not_permitted_where_no_address_is() {
     assert_eq!(
         said(&verdicts),
         ["spec.backends[0].addresses[0]: `db` is neither a pod that a Service of the same namespace selects nor in a \
-          network that the administrator allows (none); left out"]
+          network that the administrator allows (none); ignored"]
     );
 }
 
@@ -475,7 +477,7 @@ fn files_are_not_read_in_a_cluster() {
     let spec = "listeners: [{port: 5432, tls: {certificateRefs: [{files: {certificate: a, key: b}}]}}], \
                 backends: [{service: {name: pg, port: 1}}]";
     let (_, verdicts) = first(&all(&[&gateway(""), SERVICE, &load_balancer("a", 0, spec)]));
-    assert!(said(&verdicts)[0].contains("files are not read in a cluster: write the name of a Secret"));
+    assert!(said(&verdicts)[0].contains("files are not supported in a cluster: write the name of a Secret"));
 }
 
 #[test]
@@ -506,7 +508,7 @@ fn another_port_is_probed_only_where_a_backend_may_be() {
     };
     assert_eq!(probed(8008), (vec!["172.18.0.2:7".to_owned()], Vec::new()));
     let (served, told) = probed(6443);
-    let expected = "spec.backends[0]: probes would go to 172.18.0.2:6443, which is an address of the proxies, of the API \
-                    server or of a Service, which no backend may be: write another port to probe";
+    let expected = "spec.backends[0]: probes would go to 172.18.0.2:6443, which is an address of the proxies, of the \
+                    API server or of a Service, which is not permitted for backends: write another port to probe";
     assert!(served.is_empty() && told[0].starts_with(expected), "{told:?}");
 }

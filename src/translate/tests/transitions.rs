@@ -147,8 +147,8 @@ fn endpoints_stay_until_matching_slices_arrive_or_the_time_is_over() {
             let verdicts;
             (kept, verdicts) = translate(&world, &kept, NOW + passed);
             assert!(kept.configures_the_same(&served), "{what} after {passed}");
-            let expected = "spec.backends[0].service: no EndpointSlice of Service shop/db has its port 1: check its selector \
-                            and the targetPort; the endpoints that it had before are kept until 2026-01-01T00:05:00Z";
+            let expected = "spec.backends[0].service: no EndpointSlice of Service shop/db has its port 1: check its \
+                            selector and the targetPort; the previous endpoints stay in use until 2026-01-01T00:05:00Z";
             assert_eq!(sentences(&verdicts, "a"), [expected], "{what} after {passed}");
             assert_eq!(kept.next_expiration(), Some(NOW + LIMIT), "{what}");
         }

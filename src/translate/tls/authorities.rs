@@ -79,11 +79,11 @@ impl<'a> Certificates<'a> {
         }
         let all_checked = || declared.iter().all(|one| declaration.unchecked(one.reference()).is_none());
         if declared.is_empty() {
-            path.refuse("it is empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
+            path.refuse("must not be empty: write the name of a ConfigMap or Secret with the key ca.crt, or a file");
         } else if authorities.is_empty() && all_checked() {
             path.refuse_for(
                 Reason::InvalidCertificateRef,
-                "no CA certificate can be read from them: correct the references",
+                "none of the references has a readable CA certificate: correct the references",
             );
         }
         authorities
@@ -99,8 +99,8 @@ impl<'a> Certificates<'a> {
         let source: Arc<str> = source(reference, declaration).into();
         let kept = before.iter().find(|authority| authority.source == source).cloned();
         let fallback = FallbackText {
-            retained: "what it was before counts",
-            dropped: "it is left out, and certificates of its authorities are refused",
+            retained: "the previous certificates stay in use",
+            dropped: "it is ignored, and certificates of its authorities are refused",
         };
         let authority = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let texts = self.texts(reference, declaration)?;
@@ -145,9 +145,8 @@ impl<'a> Certificates<'a> {
         let (object, files) = object_or_files(reference.reference(), files, "a ConfigMap or Secret", declaration)?;
         match (object, files) {
             (Some(object), _) => Ok(Texts {
-                certificates: Text::of(&object, "ca.crt", self.world)?.ok_or_else(|| {
-                    format!("{object} has no ca.crt: write the certificates of the authorities there, as PEM")
-                })?,
+                certificates: Text::of(&object, "ca.crt", self.world)?
+                    .ok_or_else(|| format!("{object} has no key ca.crt: write the CA certificates there, as PEM"))?,
                 revoked: Text::of(&object, "ca.crl", self.world)?,
             }),
             (None, Some(files)) => {
@@ -155,7 +154,7 @@ impl<'a> Certificates<'a> {
                 Ok(Texts { certificates: text(&files.ca)?, revoked: files.crl.as_ref().map(text).transpose()? })
             }
             (None, None) => {
-                Err("it has neither name nor files: write the name of a ConfigMap or Secret, or a file".into())
+                Err("neither name nor files is set: write the name of a ConfigMap or Secret, or a file".into())
             }
         }
     }
@@ -165,7 +164,8 @@ impl<'a> Certificates<'a> {
 fn warn_of_expiries(authority: &Authority, now: Timestamp, path: &mut FieldPath) {
     let expired: Vec<_> = authority.expiries.iter().filter(|(until, _)| now > *until).collect();
     if let [(_, first), others @ ..] = &expired[..] {
-        let others = if others.is_empty() { String::new() } else { format!("; so it is with {} more", others.len()) };
+        let others =
+            if others.is_empty() { String::new() } else { format!("; the same applies to {} more", others.len()) };
         path.warn(Reason::AuthorityExpired, format!("{first}{others}"));
     }
 }
@@ -201,7 +201,7 @@ impl Texts<'_> {
         let verifier = client_verifier(&[Arc::new(authority.clone())], ClientValidationMode::Required, now);
         match (verifier, &self.revoked) {
             (Err(problem), Some(revoked)) => Err(format!(
-                "{} has a list that cannot be used ({problem}): write the lists as the authorities give them",
+                "{} has an unusable revocation list ({problem}): write the lists as issued by the authorities",
                 revoked.title
             )),
             (Err(problem), None) => Err(problem),
@@ -223,8 +223,8 @@ impl Texts<'_> {
                 Label::Certificate => certificates.push(whole_certificate(der, line, title)?),
                 Label::Crl if !self.is_one_text() => {
                     return Err(format!(
-                        "{title} has a list of revoked certificates at line {line}, which would count for nothing there: write \
-                         it in ca.crl, or in the file that `crl` names"
+                        "{title} has a revocation list at line {line}, which is ignored there: move it to ca.crl, or \
+                         to the file in `crl`"
                     ));
                 }
                 Label::Crl
@@ -252,8 +252,8 @@ impl Texts<'_> {
                 _ if self.is_one_text() => {}
                 _ => {
                     return Err(format!(
-                        "{} has something else than a list of revoked certificates, at line {line}: take it out; certificates of \
-                         authorities belong into ca.crt, or into the file that `ca` names",
+                        "{} has a block other than a revocation list at line {line}: remove it; CA certificates belong \
+                         in ca.crt, or in the file in `ca`",
                         text.title
                     ));
                 }
@@ -267,7 +267,7 @@ impl Texts<'_> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
             roots.add(certificate.clone()).map_err(|_| {
-                format!("{title} has a certificate that cannot be read: write the PEM text as the authority gives it")
+                format!("{title} has an unreadable certificate: write the PEM text as issued by the authority")
             })?;
         }
         if roots.is_empty() {
@@ -285,7 +285,7 @@ impl Texts<'_> {
             let (_, certificate) = X509Certificate::from_der(der).ok()?;
             let until = timestamp(certificate.validity().not_after);
             let sentence = format!(
-                "the authority {} in {} expired on {until}: replace it; the certificates that it has issued still count",
+                "the authority {} in {} expired on {until}: replace it; certificates that it issued are still accepted",
                 certificate.subject(),
                 self.certificates.title
             );
@@ -295,8 +295,8 @@ impl Texts<'_> {
             let (_, list) = CertificateRevocationList::from_der(list).ok()?;
             let until = timestamp(list.next_update()?);
             let sentence = format!(
-                "the list of what {} has revoked, in {}, was to be renewed by {until}: write a new one there; the old one \
-                 still counts",
+                "the revocation list of {} in {} was due for renewal by {until}: replace it; the old one stays in \
+                 effect",
                 list.issuer(),
                 self.revoked.as_ref()?.title
             );
@@ -315,8 +315,8 @@ impl Texts<'_> {
             let (_, list) = CertificateRevocationList::from_der(list).ok()?;
             let from = timestamp(list.last_update());
             let sentence = format!(
-                "the list of what {} has revoked, in {}, is issued at {from}, which is not yet: set the clock right, or write \
-                 the list at that time; until then what it revokes counts beside the lists before it",
+                "the revocation list of {} in {} is issued at {from}, which is in the future: correct the clock, or \
+                 install the list at that time; until then its revocations apply in addition to the lists before it",
                 list.issuer(),
                 self.revoked.as_ref()?.title
             );
@@ -343,7 +343,7 @@ fn client_verifier(
             ClientValidationMode::Optional => builder.allow_unauthenticated().build(),
         }
     })
-    .map_err(|error| format!("the authorities cannot be used: {error}"))?;
+    .map_err(|error| format!("the authorities are not usable: {error}"))?;
     Ok(Arc::new(verifier))
 }
 

@@ -66,7 +66,7 @@ impl<'a> Certificates<'a> {
                 path.drop_item(
                     Reason::InvalidCertificateRef,
                     format!(
-                        "{} is certificateRefs[{first}] already: leave it out; it is presented once",
+                        "{} is a duplicate of certificateRefs[{first}]: remove it; it is presented once",
                         source(reference, declaration)
                     ),
                 );
@@ -79,9 +79,9 @@ impl<'a> Certificates<'a> {
             references.all(|one| declaration.unchecked(one.reference()).is_none())
         };
         if declared.certificate_refs.is_empty() {
-            path.refuse("it is empty: write the name of a Secret of type kubernetes.io/tls, or two files");
+            path.refuse("must not be empty: write the name of a Secret of type kubernetes.io/tls, or two files");
         } else if certificates.is_empty() && all_checked() {
-            path.refuse_for(Reason::InvalidCertificateRef, "none of its certificates can be presented");
+            path.refuse_for(Reason::InvalidCertificateRef, "none of the certificates is usable");
         }
         certificates
     }
@@ -96,7 +96,7 @@ impl<'a> Certificates<'a> {
     ) -> Option<Arc<Certificate>> {
         let source = source(reference, declaration);
         let kept = before.iter().find(|certificate| *certificate.source == *source).cloned();
-        let fallback = FallbackText { retained: "the one before is presented", dropped: "it is left out" };
+        let fallback = FallbackText { retained: "the previous one stays in use", dropped: "it is ignored" };
         let certificate = declaration.read_or_last_good(reference.reference(), kept, fallback, path, || {
             let pair = self.pair(reference, declaration)?;
             let (source, fingerprint) = (Arc::from(source), pair.fingerprint());
@@ -122,7 +122,7 @@ impl<'a> Certificates<'a> {
                 certificate: Text::of_file(&files.certificate, declaration.folder, self.world)?,
                 key: Text::of_file(&files.key, declaration.folder, self.world)?,
             }),
-            (None, None) => Err("it has neither name nor files: write the name of a Secret, or two files".into()),
+            (None, None) => Err("neither name nor files is set: write the name of a Secret, or two files".into()),
         }
     }
 
@@ -166,7 +166,7 @@ fn warn_of_validity(certificate: &Certificate, now: Timestamp, path: &mut FieldP
     } else if now < *not_before {
         path.warn(
             Reason::InvalidCertificateRef,
-            format!("the certificate of {source} is not valid before {not_before}; it is presented all the same"),
+            format!("the certificate of {source} is not valid before {not_before}; it is presented anyway"),
         );
     }
 }
@@ -204,7 +204,7 @@ impl Pair<'_> {
                 Label::Certificate => chain.push(whole_certificate(der, line, title)?),
                 Label::Crl => {
                     return Err(format!(
-                        "{title} has a list of revoked certificates at line {line}, which is of no use there: take it out"
+                        "{title} has a revocation list at line {line}, which has no effect there: remove it"
                     ));
                 }
                 Label::Pkcs8Key | Label::Pkcs1Key | Label::Sec1Key | Label::EncryptedKey | Label::Parameters => {}
@@ -224,13 +224,13 @@ impl Pair<'_> {
                 Label::Sec1Key => PrivateSec1KeyDer::from(der).into(),
                 Label::EncryptedKey => {
                     return Err(format!(
-                        "{title} has a private key at line {line} that is encrypted, so that it cannot be used: write it in \
-                         the clear, as `openssl pkey` does"
+                        "{title} has an encrypted private key at line {line}, which is not usable: decrypt it, for \
+                         example with `openssl pkey`"
                     ));
                 }
                 Label::Crl => {
                     return Err(format!(
-                        "{title} has a list of revoked certificates at line {line}, which is of no use there: take it out"
+                        "{title} has a revocation list at line {line}, which has no effect there: remove it"
                     ));
                 }
                 Label::Certificate | Label::Parameters => continue,
@@ -239,13 +239,13 @@ impl Pair<'_> {
         }
         match &keys[..] {
             [] => Err(format!(
-                "{title} has no private key that can be read: write a PEM text that begins with -----BEGIN PRIVATE KEY-----, \
-                 not encrypted"
+                "{title} has no readable private key: write an unencrypted PEM text that begins with -----BEGIN \
+                 PRIVATE KEY-----"
             )),
             [(_, key)] => Ok(key.clone_key()),
             [(first, _), (second, _), ..] => Err(format!(
-                "{title} has more than one private key, at lines {first} and {second}: leave the one that the certificate was \
-                 issued for"
+                "{title} has more than one private key, at lines {first} and {second}: keep only the key of the \
+                 certificate"
             )),
         }
     }
@@ -254,7 +254,7 @@ impl Pair<'_> {
         // Errors of the library are not shown, since they may quote the text.
         let key = any_supported_type(&self.private_key()?).map_err(|_| {
             format!(
-                "{} has a key of a kind that is not supported: use ECDSA, Ed25519, or RSA of 2048 bits or more",
+                "{} has a key of an unsupported type: use ECDSA, Ed25519, or RSA of 2048 bits or more",
                 self.key.title
             )
         })?;
@@ -262,7 +262,7 @@ impl Pair<'_> {
         match pair.keys_match() {
             Ok(()) => Ok(pair),
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(format!(
-                "{} does not match {}: write the key that the certificate was issued for",
+                "{} does not match {}: write the key of the certificate",
                 self.key.title, self.certificate.title
             )),
             Err(_) => Err(self.unreadable_certificate()),
@@ -275,7 +275,7 @@ impl Pair<'_> {
 
     fn unreadable_certificate(&self) -> String {
         format!(
-            "{} has a certificate that cannot be read: write the PEM text as the issuer gave it, or have it issued anew",
+            "{} has an unreadable certificate: write the PEM text as issued, or have it reissued",
             self.certificate.title
         )
     }
@@ -284,8 +284,8 @@ impl Pair<'_> {
     /// clients.
     fn old_certificate(&self, version: X509Version) -> String {
         format!(
-            "{} has an X.509 certificate of version {}, which does not say what it is for: have one of version 3 issued; \
-             that of a server with its names as subjectAltName",
+            "{} has an X.509 certificate of version {}, which has no extensions for its purpose and names: have one of \
+             version 3 issued, for a server with its names in subjectAltName",
             self.certificate.title,
             version.0.saturating_add(1)
         )
@@ -297,8 +297,7 @@ pub(super) fn whole_certificate(der: Vec<u8>, line: usize, title: &str) -> Resul
     let is_whole = X509Certificate::from_der(&der).is_ok_and(|(rest, _)| rest.is_empty());
     is_whole.then(|| der.into()).ok_or_else(|| {
         format!(
-            "{title} has a certificate that cannot be read, at line {line}: write the PEM text as the issuer gave it, or have \
-             it issued anew"
+            "{title} has an unreadable certificate at line {line}: write the PEM text as issued, or have it reissued"
         )
     })
 }

@@ -96,12 +96,12 @@ fn as_text<'a>(line: &'a [u8], number: usize, text: &[u8]) -> Result<&'a [u8], P
         return Err(PemError::new(1, "the text is in UTF-16: save it as UTF-8"));
     }
     if line.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\x0c')) {
-        let problem = "there are bytes that are no text: write PEM; `openssl x509 -inform DER`, `openssl crl -inform DER` and \
-                       `openssl pkey -inform DER` make it of DER";
+        let problem = "the text has binary bytes: write PEM; `openssl x509 -inform DER`, `openssl crl -inform DER` and \
+                       `openssl pkey -inform DER` convert DER";
         return Err(PemError::new(number, problem));
     }
     if line.windows(BYTE_ORDER_MARK.len()).any(|bytes| bytes == BYTE_ORDER_MARK) {
-        return Err(PemError::new(number, "there is a byte order mark in the midst of the text: take it out"));
+        return Err(PemError::new(number, "there is a byte order mark within the text: remove it"));
     }
     Ok(line.trim_ascii_end())
 }
@@ -152,23 +152,19 @@ impl Open<'_> {
         self.base64.extend(line.iter().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\x0c')));
         match self.base64[start..].iter().all(is_base64) {
             true => Ok(()),
-            false => Err(PemError::new(number, "this is not base64: write the block as its issuer gave it")),
+            false => Err(PemError::new(number, "this is not base64: write the block as issued")),
         }
     }
 
     fn close(self) -> Result<Block, PemError> {
         let Self { label, line, base64, .. } = self;
-        let problem =
-            "the block that begins here is not base64, or a part of it is missing: write it as its issuer gave it";
+        let problem = "the block that begins here is not base64, or is incomplete: write it as issued";
         let der = STANDARD.decode(&base64).map_err(|_| PemError::new(line, problem))?;
         Ok(Block { label, line, der })
     }
 
     fn unfinished(&self) -> PemError {
-        PemError::new(
-            self.line,
-            "the block that begins here has no END line: the rest of the text is missing, write it whole",
-        )
+        PemError::new(self.line, "the block that begins here has no END line: write the complete text")
     }
 }
 
@@ -182,14 +178,15 @@ fn outside(line: &[u8], number: usize) -> Result<Option<Open<'_>>, PemError> {
         Some(Mark::End(_)) => Err(PemError::new(number, format!("this block has no BEGIN line: {MARK}"))),
         None if looks_like_a_mark(line) => Err(PemError::new(
             number,
-            format!("this looks like the beginning or the end of a block, and is none: {MARK}"),
+            format!("this looks like the beginning or the end of a block, but is malformed: {MARK}"),
         )),
         None if looks_like_twice_encoded(line) => {
-            Err(PemError::new(number, "this is a PEM text in base64: encode it once less"))
+            Err(PemError::new(number, "this is a PEM text encoded as base64 once too often: remove one encoding"))
         }
-        None if looks_like_base64(line) => {
-            Err(PemError::new(number, format!("this looks like a part of a block, and is in none: {MARK}")))
-        }
+        None if looks_like_base64(line) => Err(PemError::new(
+            number,
+            format!("this looks like a part of a block, but is outside of any block: {MARK}"),
+        )),
         None => Ok(None),
     }
 }
@@ -210,9 +207,9 @@ fn label(name: &str) -> Result<Label, String> {
         "OPENSSH PRIVATE KEY" | "DSA PRIVATE KEY" | "ANY PRIVATE KEY" => {
             "write an ECDSA, Ed25519 or RSA key as `openssl genpkey` writes it"
         }
-        _ => "take it out",
+        _ => "remove it",
     };
-    Err(format!("a block `{name}` is of no use here: {instead}"))
+    Err(format!("a block `{name}` has no effect here: {instead}"))
 }
 
 /// True if a line looks like a damaged mark: joined to other text, indented, commented out, or without some dashes.

@@ -42,7 +42,7 @@ pub fn read(
     }
     if lists.len() > MAX_LISTS {
         return Err(format!(
-            "{title} has {} lists of revoked certificates: write at most {MAX_LISTS}, of each authority the newest only",
+            "{title} has {} revocation lists: write at most {MAX_LISTS}, only the newest of each authority",
             lists.len()
         ));
     }
@@ -71,8 +71,8 @@ pub fn read(
         let Some(key) = key else { return Err(ambiguous(issuer)) };
         if !has_signed(key, &list.crl) {
             return Err(format!(
-                "{title} has a list of what {issuer} has revoked, whose signature is not that of the authority of this name in \
-                 {authorities_title}: write the list as the authority gives it",
+                "{title} has a revocation list of {issuer} that is not signed by the authority of this name in \
+                 {authorities_title}: write the list as issued",
             ));
         }
     }
@@ -84,20 +84,17 @@ fn check(title: &str, line: usize, list: &Der) -> Result<(), String> {
     let (rest, list) = CertificateRevocationList::from_der(list).map_err(|_| not_lists(title))?;
     if !rest.is_empty() {
         return Err(format!(
-            "{title} has a list of revoked certificates with something behind it, at line {line}: write the list as the \
-             authority gives it"
+            "{title} has a revocation list with trailing data at line {line}: write the list as issued"
         ));
     }
     if list.version().is_none() {
         return Err(format!(
-            "{title} has a list of revoked certificates of version 1, which is not supported: have one of version 2 issued \
-             (for `openssl ca`, write `crlnumber` in its configuration)"
+            "{title} has a revocation list of version 1, which is not supported: have one of version 2 issued (for \
+             `openssl ca`, write `crlnumber` in its configuration)"
         ));
     }
     if list.next_update().is_none() {
-        return Err(format!(
-            "{title} has a list of revoked certificates that does not say when the next one comes: have one issued that does"
-        ));
+        return Err(format!("{title} has a revocation list without nextUpdate: have one issued with it"));
     }
     match scope::unsupported(&list) {
         Some(reason) => Err(unusable(title, line, list.issuer(), &reason)),
@@ -107,8 +104,8 @@ fn check(title: &str, line: usize, list: &Der) -> Result<(), String> {
 
 fn unusable(title: &str, line: usize, issuer: &X509Name<'_>, reason: &str) -> String {
     format!(
-        "{title} has a list of what {issuer} has revoked, at line {line}, that is not supported: {reason}; have a complete list \
-         issued, or one with the full name of a distribution point"
+        "{title} has a revocation list of {issuer} at line {line} that is not supported: {reason}; have a complete \
+         list issued, or one with the full name of a distribution point"
     )
 }
 
@@ -185,8 +182,8 @@ impl Keys {
 
 pub fn not_lists(title: &str) -> String {
     format!(
-        "{title} has no list of revoked certificates that can be read: write a PEM text that begins with -----BEGIN X509 \
-         CRL-----, or leave it out"
+        "{title} has no readable revocation list: write a PEM text that begins with -----BEGIN X509 CRL-----, or \
+         remove it"
     )
 }
 
@@ -224,8 +221,8 @@ pub fn forgery(
             let of_list = fingerprint([&authority.fingerprint[..], &index.to_be_bytes()[..]]);
             if !cached(fingerprint([&of_list[..], &key[..]]), &mut || has_signed(key, &list)) {
                 return Some(format!(
-                    "{} has a list of what {} has revoked, whose signature is not that of the authority of this name: write \
-                     the list as the authority gives it, or leave it out",
+                    "{} has a revocation list of {} that is not signed by the authority of this name: write the list \
+                     as issued, or remove it",
                     authority.source,
                     list.issuer()
                 ));
@@ -249,7 +246,7 @@ pub fn ambiguity(authorities: &[Arc<Authority>]) -> Option<String> {
 
 fn ambiguous(issuer: &X509Name<'_>) -> String {
     format!(
-        "several authorities have the name {issuer} and different keys, so that a list of what it has revoked would be taken \
-         for the list of each: write one of them only, leave the lists (`ca.crl`) out, or give the new one another name"
+        "several authorities have the name {issuer} and different keys, so a revocation list would apply to each of \
+         them: keep one of them, remove the lists (`ca.crl`), or give the new one another name"
     )
 }

@@ -252,7 +252,7 @@ async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_righ
         all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
 
         scenario.apply(&load_balancer_with("host", "listeners: [{port: 15440}]", "echo", "placement: Host")).await;
-        scenario.is_refused("host", "may not open ports of the nodes").await;
+        scenario.is_refused("host", "may not open ports on the nodes").await;
         let wrong_port = load_balancer_with("host", "listeners: [{port: 15999}]", "echo", "placement: Host");
         scenario.apply(&in_namespace(wrong_port, &second)).await;
         let of_second = Api::namespaced(scenario.client.clone(), &second);

@@ -94,7 +94,7 @@ fn a_service_being_deleted_is_reported_with_its_finalizers() {
     leaving.expect(PROGRAMMED, "False/ServiceTerminating", "is being deleted; a new one is created once it is gone");
     leaving.service.as_mut().unwrap()["metadata"]["finalizers"] =
         json!(["service.kubernetes.io/load-balancer-cleanup"]);
-    let part = "which its finalizers hold up: service.kubernetes.io/load-balancer-cleanup";
+    let part = "blocked by its finalizers: service.kubernetes.io/load-balancer-cleanup";
     leaving.expect(PROGRAMMED, "False/ServiceTerminating", part);
     let status = leaving.status();
     assert!(status.addresses.is_empty(), "those of the Service end with it: {:?}", status.addresses);

@@ -59,7 +59,7 @@ impl TargetPort {
             let address = endpoint.addresses.first().map_or("", String::as_str);
             let Ok(ip) = address.parse::<IpAddr>() else {
                 let message = format!("EndpointSlice {key} has `{address}`, which is not an IP address");
-                path.drop_item(Reason::Invalid, message + ": write one; it is left out");
+                path.drop_item(Reason::Invalid, message + ": write one; it is ignored");
                 continue;
             };
             found.extend(numbers.iter().map(|number| (SocketAddr::new(ip.to_canonical(), *number), endpoint)));

@@ -34,7 +34,7 @@ pub fn unconnectable(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
         // The manifest has no syntax for the interface.
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address without its link"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address without an interface"),
         _ if ip.is_loopback() => None,
         IpAddr::V4(v4) if v4.is_link_local() => None,
         _ => special(ip),
@@ -87,8 +87,8 @@ mod tests {
             ("ff02::1", "a multicast address"),
             ("255.255.255.255", "a broadcast address"),
             ("::ffff:255.255.255.255", "a broadcast address"),
-            ("fe80::1", "a link-local address without its link"),
-            ("febf:ffff::1", "a link-local address without its link"),
+            ("fe80::1", "a link-local address without an interface"),
+            ("febf:ffff::1", "a link-local address without an interface"),
             ("169.254.1.1", ""),
             ("127.0.0.1", ""),
             ("::1", ""),

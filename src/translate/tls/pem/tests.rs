@@ -70,7 +70,7 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
     for (text, line, problem) in [
         (format!("{}{two}", one.trim_end()), 5, "no END line before this one"),
         (format!("{one}{indented}"), 6, "looks like the beginning or the end of a block"),
-        (format!("{one}\u{feff}{two}"), 6, "a byte order mark in the midst"),
+        (format!("{one}\u{feff}{two}"), 6, "a byte order mark within the text"),
         (format!("{one}\u{a0}{two}"), 6, "looks like the beginning or the end of a block"),
         (format!("{one}#{two}"), 6, "looks like the beginning or the end of a block"),
         (one.replace("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE----- # mine"), 1, "looks like"),
@@ -78,7 +78,11 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
         (one.replace("-----BEGIN CERTIFICATE-----", "\u{2014}BEGIN CERTIFICATE\u{2014}"), 1, "looks like"),
         (one.replace("-----BEGIN CERTIFICATE-----", "BEGIN CERTIFICATE"), 1, "looks like the beginning"),
         (one.to_lowercase(), 1, "looks like the beginning"),
-        (one.replace("-----BEGIN CERTIFICATE-----\n", ""), 1, "looks like a part of a block, and is in none"),
+        (
+            one.replace("-----BEGIN CERTIFICATE-----\n", ""),
+            1,
+            "looks like a part of a block, but is outside of any block",
+        ),
         (one.replace("-----END CERTIFICATE-----\n", ""), 1, "has no END line"),
         (format!("{}{two}", one.replace("-----END CERTIFICATE-----\n", "")), 5, "no END line before this one"),
         (one.replace("END CERTIFICATE", "END X509 CRL"), 5, "no END line before this one"),
@@ -86,19 +90,19 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
         (format!("{one}-----END CERTIFICATE-----\n"), 6, "this block has no BEGIN line"),
         (one.replace('\n', ""), 1, "looks like the beginning"),
         (one.replace('\n', "\\n"), 1, "looks like the beginning"),
-        (one.replace(body, &body[1..]), 1, "is not base64, or a part of it is missing"),
+        (one.replace(body, &body[1..]), 1, "is not base64, or is incomplete"),
         (one.replace(body, &format!("{body}!")), 2, "this is not base64"),
-        (format!("{one}{body}\n"), 6, "looks like a part of a block, and is in none"),
-        (twice, 1, "a PEM text in base64"),
+        (format!("{one}{body}\n"), 6, "looks like a part of a block, but is outside of any block"),
+        (twice, 1, "a PEM text encoded as base64 once too often"),
         (
             format!("{one}{}", block("TRUSTED CERTIFICATE")),
             6,
-            "a block `TRUSTED CERTIFICATE` is of no use here: write it as",
+            "a block `TRUSTED CERTIFICATE` has no effect here: write it as",
         ),
-        (format!("{one}{}", block("SOMETHING NEW")), 6, "a block `SOMETHING NEW` is of no use here: take it out"),
+        (format!("{one}{}", block("SOMETHING NEW")), 6, "a block `SOMETHING NEW` has no effect here: remove it"),
         (format!("{one}{}", block("OPENSSH PRIVATE KEY")), 6, "write an ECDSA, Ed25519 or RSA key"),
-        (format!("0\u{6}\u{3}U\u{4}\u{3}\n{one}"), 1, "bytes that are no text"),
-        (format!("{one}\0{two}"), 6, "bytes that are no text"),
+        (format!("0\u{6}\u{3}U\u{4}\u{3}\n{one}"), 1, "binary bytes"),
+        (format!("{one}\0{two}"), 6, "binary bytes"),
     ] {
         let error = blocks(text.as_bytes()).err().unwrap_or_else(|| panic!("taken: {text}"));
         assert!(error.line == line && error.problem.contains(problem), "{text}\n{error:?}");

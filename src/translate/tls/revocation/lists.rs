@@ -80,8 +80,8 @@ pub fn tie(lists: &[List<'_>]) -> Option<String> {
         let content: &[u8] = list.crl.tbs_cert_list.as_ref();
         if *known.entry(key).or_insert(content) != content {
             return Some(format!(
-                "several lists of what {} has revoked, issued at {}, with the same number and different content: leave the \
-                 newest only",
+                "several revocation lists of {}, issued at {}, with the same number and different content: keep only \
+                 the newest",
                 list.crl.issuer(),
                 timestamp(list.crl.last_update())
             ));

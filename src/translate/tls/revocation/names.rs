@@ -22,8 +22,8 @@ pub fn canonical(name: &X509Name<'_>) -> Vec<Vec<(String, String)>> {
 /// Problem of a list whose issuer is written differently from the `subject` of its authority.
 pub fn misnamed(place: &str, issuer: &X509Name<'_>, subject: &str) -> String {
     format!(
-        "{place} has a list of the authority {subject} that writes its name in another way, as {issuer}, so that it would \
-         revoke nothing: have the list issued with the name as the certificate of the authority has it, with the same \
+        "{place} has a revocation list of the authority {subject} with its name encoded differently, as {issuer}, so \
+         it would revoke nothing: have the list issued with the name exactly as in the CA certificate, with the same \
          characters and string types"
     )
 }

@@ -84,8 +84,8 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
                 return AuthorityReview { refused, warnings };
             }
             strange.push(format!(
-                "{} has a list of what {issuer} has revoked, which is not among the authorities, so that the list only counts \
-                 if it is an intermediate of theirs: write the certificate of its authority in ca.crt, or leave the list out",
+                "{} has a revocation list of {issuer}, which is not among the authorities, so the list only applies if \
+                 it is an intermediate of theirs: write the certificate of its authority in ca.crt, or remove the list",
                 authority.source
             ));
         }
@@ -98,7 +98,7 @@ pub fn review(authorities: &[Arc<Authority>]) -> AuthorityReview {
     warnings.extend(in_one(strange));
     let incomplete = in_parts.iter().filter(|(name, _)| !with_complete.contains(*name)).map(|(_, issuer)| {
         format!(
-            "there is no complete list of what {issuer} has revoked, only lists with a distribution point, which count for \
+            "there is no complete revocation list of {issuer}, only lists with a distribution point, which apply to \
              certificates that name it: add the complete list if any of its certificates names none"
         )
     });
@@ -113,7 +113,7 @@ fn revoked(authorities: &[Arc<Authority>]) -> Vec<String> {
     let sentence = |(authority, index): &(&Arc<Authority>, usize)| {
         let (_, certificate) = X509Certificate::from_der(&authority.certificates[*index]).ok()?;
         Some(format!(
-            "the authority {} in {} is revoked by a list of {}: take it out; certificates that it has issued are refused",
+            "the authority {} in {} is revoked by a list of {}: remove it; certificates that it issued are refused",
             certificate.subject(),
             authority.source,
             certificate.issuer()
@@ -126,5 +126,5 @@ fn revoked(authorities: &[Arc<Authority>]) -> Vec<String> {
 fn in_one(sentences: Vec<String>) -> Option<String> {
     let others = sentences.len().saturating_sub(1);
     let first = sentences.into_iter().next()?;
-    Some(if others == 0 { first } else { format!("{first}; so it is with {others} more") })
+    Some(if others == 0 { first } else { format!("{first}; the same applies to {others} more") })
 }

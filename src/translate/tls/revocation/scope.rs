@@ -16,10 +16,10 @@ pub fn unsupported(list: &CertificateRevocationList<'_>) -> Option<String> {
             }
             ParsedExtension::CRLNumber(_) | ParsedExtension::AuthorityKeyIdentifier(_) => {}
             _ if extension.oid.to_id_string() == DELTA => {
-                return Some("it is a delta list, which has changes only".into());
+                return Some("it is a delta list, which contains only changes".into());
             }
             _ if extension.critical => {
-                return Some(format!("it has the critical extension {}, which is not known", extension.oid));
+                return Some(format!("it has the unknown critical extension {}", extension.oid));
             }
             _ => {}
         }
@@ -28,7 +28,7 @@ pub fn unsupported(list: &CertificateRevocationList<'_>) -> Option<String> {
     entries.find_map(|extension| match extension.oid.to_id_string().as_str() {
         CERTIFICATE_ISSUER => Some("it has entries of other issuers (it is indirect)".to_owned()),
         REASON | INVALIDITY_DATE => None,
-        oid => extension.critical.then(|| format!("an entry has the critical extension {oid}, which is not known")),
+        oid => extension.critical.then(|| format!("an entry has the unknown critical extension {oid}")),
     })
 }
 
@@ -39,13 +39,13 @@ const CERTIFICATE_ISSUER: &str = "2.5.29.29";
 
 fn unsupported_scope(scope: &IssuingDistributionPoint<'_>) -> Option<&'static str> {
     if scope.indirect_crl {
-        return Some("it is for certificates of several issuers (indirectCRL)");
+        return Some("it covers certificates of several issuers (indirectCRL)");
     }
     if scope.only_some_reasons.is_some() {
-        return Some("it is for some reasons of revocation only (onlySomeReasons)");
+        return Some("it covers only some reasons of revocation (onlySomeReasons)");
     }
     if scope.only_contains_attribute_certs {
-        return Some("it is for attribute certificates only (onlyContainsAttributeCerts)");
+        return Some("it covers only attribute certificates (onlyContainsAttributeCerts)");
     }
     match &scope.distribution_point {
         Some(DistributionPointName::FullName(_)) => None,
@@ -53,10 +53,10 @@ fn unsupported_scope(scope: &IssuingDistributionPoint<'_>) -> Option<&'static st
             Some("it names its distribution point relative to its issuer, not in full")
         }
         None if scope.only_contains_user_certs => {
-            Some("it is for certificates of users only (onlyContainsUserCerts), without a distribution point")
+            Some("it covers only user certificates (onlyContainsUserCerts), without a distribution point")
         }
         None if scope.only_contains_ca_certs => {
-            Some("it is for certificates of authorities only (onlyContainsCACerts), without a distribution point")
+            Some("it covers only CA certificates (onlyContainsCACerts), without a distribution point")
         }
         None => Some("it has an issuing distribution point without a name"),
     }
