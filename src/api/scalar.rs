@@ -58,7 +58,8 @@ pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
 
 /// Validates a text.
 ///
-/// # Errors A sentence that says what to write instead.
+/// # Errors
+/// A sentence that says what to write instead.
 pub type Check = fn(&str) -> Result<(), String>;
 
 /// The check for a `format` of the schema; `None` for foreign formats.
