@@ -50,7 +50,8 @@ pub enum AlgorithmName {
 impl Simple {
     /// The settings in LISTEN, BACKENDS, LB_MODE and POOL_SIZE.
     ///
-    /// # Errors A sentence that names the variable.
+    /// # Errors
+    /// A sentence that names the variable.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let listen = variable("LISTEN").map(|text| text.trim().parse()).transpose();
@@ -94,7 +95,8 @@ impl Simple {
 
     /// The load balancer of these settings; `None` without any setting.
     ///
-    /// # Errors A sentence that says which flag or variable is missing.
+    /// # Errors
+    /// A sentence that says which flag or variable is missing.
     pub fn spec(&self) -> Result<Option<TcpLoadBalancerSpec>, String> {
         if *self == Self::default() {
             return Ok(None);
