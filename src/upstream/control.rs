@@ -411,7 +411,7 @@ pub(super) struct Review {
 pub(super) async fn run(control: Arc<Mutex<UpstreamControl>>) {
     let attention = lock(&control).upstream.attention.clone();
     loop {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let Review { next: due, published } = in_place(|| lock(&control).review());
         if published {
             sleep(pause_after(started.elapsed())).await;

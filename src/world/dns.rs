@@ -22,6 +22,6 @@ impl WantedName {
 pub struct Lookup {
     /// The last good answer; empty: there was none yet.
     pub addresses: BTreeSet<IpAddr>,
-    /// The reason why the latest look-up gave no answer, as a predicate of the name: `cannot be looked up: …`.
+    /// The reason why the latest look-up gave no answer, as a predicate of the name: `cannot be resolved: …`.
     pub problem: Option<Arc<str>>,
 }

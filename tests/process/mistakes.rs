@@ -174,7 +174,7 @@ const MISTAKES: &[Mistake] = &[
         text: |port, backend| right(port, backend).replace(&backend.to_string(), "nonexistent.invalid:5432"),
         object: "default/bad",
         said: &[
-            "spec.backends[0].addresses[0]: `nonexistent.invalid` cannot be looked up",
+            "spec.backends[0].addresses[0]: `nonexistent.invalid` cannot be resolved",
             "correct the name, or write IP addresses",
         ],
         consequence: Idle,

@@ -260,8 +260,8 @@ fn references_are_told_apart_from_the_rest() {
         case.expect(RESOLVED_REFS, expected, "spec.x: it does not exist");
         case.expect(ACCEPTED, "True/Accepted", "");
     }
-    let problems = vec![problem(Severity::Warning, Reason::NameNotResolved, "spec.x", "`db` cannot be looked up")];
-    Case { problems, ..Case::default() }.expect(RESOLVED_REFS, "True/ResolvedRefs", "`db` cannot be looked up");
+    let problems = vec![problem(Severity::Warning, Reason::NameNotResolved, "spec.x", "`db` cannot be resolved")];
+    Case { problems, ..Case::default() }.expect(RESOLVED_REFS, "True/ResolvedRefs", "`db` cannot be resolved");
 }
 
 #[test]
