@@ -17,8 +17,8 @@ pub fn crd() -> CustomResourceDefinition {
     crd
 }
 
-/// Tells one published schema from another: its fields, their limits, defaults and rules, but not what is said of them.
-/// Where a cluster's CRD has another one, its server may drop fields that this program knows.
+/// A hash of the published schema: its fields, limits, defaults and rules, without the descriptions. If the CRD in a
+/// cluster has another hash, the API server may drop fields that this program knows.
 pub fn schema_hash() -> String {
     hash(&published())
 }
@@ -32,14 +32,15 @@ fn hash(published: &Value) -> String {
 fn published() -> Value {
     let mut value = generated();
     remove_formats(&mut value);
-    // An object that no controller has seen: without it, who waits for a new object would take it for finished.
+    // Marks objects that no controller has processed. Without this default, tools that wait for a new object would
+    // consider it finished.
     value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"] =
         json!({"observedGeneration": -1});
     value
 }
 
-/// The OpenAPI schema of a whole `TcpLoadBalancer`: the published one, and a `format` wherever one of [`format()`] is
-/// expected.
+/// The OpenAPI schema of a whole `TcpLoadBalancer`: the published schema, and a `format` for each type that
+/// [`format()`] knows.
 pub fn schema() -> Value {
     generated()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
 }
@@ -63,7 +64,7 @@ fn remove_formats(value: &mut Value) {
     }
 }
 
-/// A field may have that name too, but then it holds a schema and not a text.
+/// Removes all descriptions. A field named `description` holds a schema, not a text, and is kept.
 fn remove_descriptions(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -75,8 +76,8 @@ fn remove_descriptions(value: &mut Value) {
     }
 }
 
-/// Takes out what the API server only warns about: `nullable` on optional fields, unsigned formats, `null` in enums. And
-/// the line breaks of descriptions, for `kubectl explain` has its own.
+/// Removes what the API server only warns about: `nullable` on optional fields, unsigned formats, and `null` in enums.
+/// Also removes the line breaks of descriptions, because `kubectl explain` wraps lines itself.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {

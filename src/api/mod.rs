@@ -1,7 +1,8 @@
-//! What users write: the [`TcpLoadBalancer`] and its parts. Field docs become `kubectl explain`.
+//! The user-facing API: the [`TcpLoadBalancer`] and its parts. Field docs become `kubectl explain`.
 //!
-//! The types and the published schema ([`crd()`]) say the same. Types ignore unknown fields, so that an older program
-//! can read what a newer one stored; files are checked against the schema, which refuses them with their names.
+//! The types and the published schema ([`crd()`]) accept the same objects. The types ignore unknown fields, so that an
+//! older program can read an object that a newer one stored. Files are checked against the schema, which refuses
+//! unknown fields and names them.
 
 mod crd;
 mod rules;

@@ -1,14 +1,14 @@
-//! Rules for the published schema, in CEL: the API server evaluates them, and answers with their messages.
+//! Rules for the published schema, in CEL. The API server evaluates them and answers with their messages.
 //!
 //! The translation reports the same mistakes without an API server. Rules about cluster features (the managed Service,
 //! immutable fields) exist only here.
 //!
-//! The server limits the cost of rules, estimated from the limits of the fields that they read. A rule that needs a list
-//! twice binds it to a name through a list of one: `[list].all(name, …)`.
+//! The API server limits the cost of rules, which it estimates from the limits of the fields that they read. A rule
+//! that reads a list twice binds it to a name through a list of one element: `[list].all(name, …)`.
 
 use kube::core::Rule;
 
-/// The pattern of a duration. Rules apply it first, so that they never convert an invalid text.
+/// The pattern of a duration. Rules match it before they convert a text, so that they never convert an invalid one.
 pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 fn where_duration(rule: &str) -> String {
@@ -35,7 +35,7 @@ pub(super) fn whole_seconds() -> Rule {
         .message("not a whole number of seconds: write for example 15s")
 }
 
-/// Two durations of which one may not exceed the other. The longer one may have a default.
+/// A pair of durations: the short one must not exceed the long one. The long one may have a default.
 pub(super) struct Order {
     pub short: &'static str,
     pub long: &'static str,
@@ -43,7 +43,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Reports the mistake at the short one.
+    /// Reports a violation at the short duration.
     pub fn not_longer(self) -> Rule {
         let Self { short, long, .. } = self;
         self.rule()
@@ -51,7 +51,7 @@ impl Order {
             .field_path(format!(".{short}"))
     }
 
-    /// Reports the mistake at the long one.
+    /// Reports a violation at the long duration.
     pub fn not_shorter(self) -> Rule {
         let Self { short, long, .. } = self;
         self.rule()

@@ -59,13 +59,13 @@ pub use question::{HeaderName, HexBytes, HttpPath, StatusRange, Text};
 /// Validates a text.
 ///
 /// # Errors
-/// A sentence that says what to write instead.
+/// A sentence with the correct notation.
 pub type Check = fn(&str) -> Result<(), String>;
 
 /// The check for a `format` of the schema; `None` for foreign formats.
 ///
-/// [`schema`](super::schema) has these formats, so that a check of a document finds all mistakes at once. The published
-/// schema omits them, since the API server does not know them.
+/// [`schema`](super::schema) contains these formats, so that the check of a document finds all mistakes at once. The
+/// published schema omits them, because the API server does not know them.
 pub fn format(name: &str) -> Option<Check> {
     fn read<T: FromStr<Err = String>>(text: &str) -> Result<(), String> {
         text.parse::<T>().map(drop)
@@ -151,7 +151,7 @@ string_type!(
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressPort {
     pub host: Host,
-    /// Not zero.
+    /// Never zero.
     pub port: u16,
 }
 
@@ -199,8 +199,8 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
 }
 
-/// Letters, digits, dashes and underscores between dots, at most 253 characters, and not merely numbers: those would
-/// be a mistyped IPv4 address.
+/// True for labels of letters, digits, dashes and underscores, separated by dots, at most 253 characters in all. The
+/// last label must not be a number, because the name would be a mistyped IPv4 address.
 fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -226,7 +226,8 @@ string_type!(
     AddressPort,
     json_schema!({
         "type": "string", "minLength": 1, "maxLength": 260,
-        // Several rules: the server limits the cost of each, and the cost grows with the pattern's length times the text's.
+        // Several rules, because the API server limits the cost of each rule, and the cost is proportional to the
+        // length of the pattern times the length of the text.
         "x-kubernetes-validations": ADDRESS_RULES
             .map(|rule| json!({"rule": rule, "message": NOT_AN_ADDRESS}))
             .into_iter()
@@ -241,25 +242,25 @@ const NOT_AN_ADDRESS: &str =
 const ADDRESS_RULES: [&str; 5] = [
     r"self.matches('^(\\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\\]|[-A-Za-z0-9_.]+)(:[^:]*)?$')",
     "self.matches(':[1-9][0-9]{0,4}$') && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535",
-    // CEL knows no IPv4-mapped addresses: see `network`.
+    // CEL does not support IPv4-mapped addresses: see `network`.
     "!self.startsWith('[') || isIP(self.substring(1, self.lastIndexOf(']'))) || \
      (self.matches('^.::[fF]{4}:') && isIP('::fffd:' + self.substring(8, self.lastIndexOf(']'))))",
     // The labels of a name.
     "!self.matches('(^|[.])[-.]|-[.:]|[^.:]{64}')",
-    // Merely numbers would be a mistyped IPv4 address.
+    // A name that ends in a number would be a mistyped IPv4 address.
     "!self.matches('^([^:]*[.])?[0-9]+[.]?:') || isIP(self.substring(0, self.lastIndexOf(':')))",
 ];
 
 const NOWHERE: &str = "not a connectable address (unspecified, multicast, broadcast, or link-local without an interface): write the \
      address of a server";
 
-/// Addresses that the translation leaves out wherever they come from. IPv4 addresses within IPv6 are none for `isIP`.
+/// Addresses that the translation drops from every source. `isIP` refuses IPv4 addresses within IPv6.
 const NOWHERE_RULES: [&str; 4] = [
-    // Searching is costly in proportion to the length: names are hardly ever searched.
+    // The cost of a search is proportional to the length of the text. The first conditions exclude most names.
     "!self.startsWith('255.255.255.255:') && \
      (!(self.startsWith('0.') || self.startsWith('22') || self.startsWith('23')) || \
      !self.matches('^(0|22[4-9]|23[0-9])[.][0-9.]+:'))",
-    // Within IPv6, in dotted and in hexadecimal form. The costly part is for none but these.
+    // IPv4 addresses within IPv6, dotted and hexadecimal. Only these reach the costly part.
     "!self.startsWith('[::') || !self.matches('^.::[fF]{4}:((0|22[4-9]|23[0-9])[.]|255[.]255[.]255[.]255])')",
     "!self.startsWith('[::') || !self.matches('^.::[fF]{4}:((0{0,2}[^:]{1,2}|[eE][^:]{3}):[^:]+|[fF]{4}:[fF]{4})]')",
     "!self.startsWith('[') || !isIP(self.substring(1, self.lastIndexOf(']'))) || \
@@ -340,7 +341,7 @@ string_type!(
     })
 );
 
-/// A name that may have a DNS name and a slash in front, as Kubernetes has for classes and keys.
+/// A name with an optional DNS name and slash in front, as in Kubernetes for classes and keys.
 pub(super) struct QualifiedName(String);
 
 impl FromStr for QualifiedName {
@@ -406,7 +407,7 @@ string_type!(
     json_schema!({
         "type": "string", "minLength": 1, "maxLength": 253,
         "x-kubernetes-validations": [{
-            // Not by a format: 4,096 names would cost more than the server allows.
+            // No CEL format: with 4,096 names it would exceed the cost limit of the API server.
             "rule": "self.matches('^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') && \
                      !isIP(self)",
             "message": NOT_A_SERVER_NAME,

@@ -27,7 +27,7 @@ pub use tls::*;
 
 use super::{Name, rules, status::TcpLoadBalancerStatus};
 
-/// The class of objects that name none: the published schema fills it in.
+/// The class of objects that set none. The published schema has it as the default.
 pub const DEFAULT_CLASS: &str = "tcplb";
 
 /// A TCP load balancer: listeners that clients connect to, and backends that serve them.
@@ -44,7 +44,7 @@ pub const DEFAULT_CLASS: &str = "tcplb";
     doc = "Spreads TCP connections over healthy backends.",
     validation = Rule::new("size(self.metadata.name) <= 52")
         .message("metadata.name has more than 52 characters: write at most 52"),
-    // As JSON: the same type in several columns is a duplicated attribute for clippy.
+    // JSON, because clippy reports the same type in several columns as a duplicated attribute.
     printcolumn = r#"{"name": "Ports", "type": "string", "jsonPath": ".status.summary.ports",
         "description": "The ports that clients connect to"}"#,
     printcolumn = r#"{"name": "Address", "type": "string", "jsonPath": ".status.summary.address",
@@ -181,7 +181,7 @@ impl TcpLoadBalancerSpec {
         self.class_name.as_ref().map_or(DEFAULT_CLASS, |name| &name.0)
     }
 
-    /// The objects with certificates and passwords that it refers to.
+    /// The referenced objects with certificates and passwords.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let of_listeners = self.listeners.iter().flat_map(Listener::references);
         let of_backends = self.backends.iter().flat_map(Backend::references);
@@ -189,7 +189,7 @@ impl TcpLoadBalancerSpec {
         of_listeners.chain(of_backends).chain(of_checks)
     }
 
-    /// The files that it names.
+    /// The files that the spec names.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let of_listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let of_backends = self.backends.iter().flat_map(Backend::files);
@@ -208,8 +208,8 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Whether those who serve the load balancers here have to say whether these are right: the gateway says it of the
-    /// sidecars' too, for these write no status.
+    /// True if the controller for `self` also validates load balancers of placement `other`. The gateway validates
+    /// those of sidecars, because sidecars write no status.
     pub fn judges(self, other: Self) -> bool {
         self == other || (self, other) == (Self::Gateway, Self::Sidecar)
     }

@@ -5,7 +5,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Takes any certificate, if only whoever shows it has its key.
+/// Accepts any certificate whose key the peer has.
 #[derive(Debug)]
 pub struct AnyCertificate(WebPkiSupportedAlgorithms);
 

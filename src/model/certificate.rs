@@ -7,23 +7,23 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 /// A SHA-256 digest of the PEM text of a certificate chain and its key.
 pub type Fingerprint = [u8; 32];
 
-/// A certificate chain with its key, ready to be presented.
+/// A certificate chain with its key, ready for use in handshakes.
 #[derive(Clone)]
 pub struct Certificate {
-    /// Where it comes from, for people: `Secret shop/pg-tls`, or its file.
+    /// The origin for messages: `Secret shop/pg-tls`, or the file.
     pub source: Arc<str>,
-    /// What tells two certificates apart, and lets an unchanged one be used again without being parsed.
+    /// Identifies the certificate, so that an unchanged one is reused without parsing.
     pub fingerprint: Fingerprint,
-    /// DNS names and wildcards it is valid for, in lower case.
+    /// The DNS names and wildcards for which it is valid, in lower case.
     pub names: Vec<Arc<str>>,
-    /// The first and the last moment of its validity.
+    /// The start and the end of its validity.
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub key: Arc<CertifiedKey>,
 }
 
 impl Serialize for Certificate {
-    /// Everything but the key and what is derived from it.
+    /// Omits the key and everything derived from it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut certificate = serializer.serialize_struct("Certificate", 4)?;
         certificate.serialize_field("source", &self.source)?;

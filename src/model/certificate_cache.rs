@@ -5,19 +5,19 @@ use super::{
     trust::Authority,
 };
 
-/// The results of reading certificates and lists of revoked ones, right or wrong, by source and text. They cost the time of
-/// all tenants, so that what has not changed is not read or verified again.
+/// The results of reading certificates and revocation lists, valid or not, by source and text. Reading and verification
+/// take CPU time that all tenants share, so unchanged texts are not processed again.
 #[derive(Clone, Default)]
 pub struct CertificateCache {
     pub certificates: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Certificate>, String>>,
     pub authorities: BTreeMap<(Arc<str>, Fingerprint), Result<Arc<Authority>, String>>,
-    /// Results of verifying the signatures of lists, by a digest of key and list.
+    /// The results of verifying the signatures of revocation lists, by a digest of key and list.
     pub signatures: BTreeMap<Fingerprint, bool>,
-    /// Results of comparing the authorities of one field with each other, by a digest of them.
+    /// The results of comparing the authorities of one field with each other, by a digest of the authorities.
     pub reviews: BTreeMap<Fingerprint, Arc<AuthorityReview>>,
 }
 
-/// Problems of several authorities together.
+/// The problems of several authorities in combination.
 #[derive(Default)]
 pub struct AuthorityReview {
     pub refused: Option<String>,

@@ -5,35 +5,35 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use rustls::pki_types::ServerName;
 use serde::{Serialize, Serializer};
 
-/// How an endpoint is probed, how often, and how many probes decide.
+/// The probe of an endpoint, its interval, and the thresholds of consecutive results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveCheck {
     pub probe: Probe,
-    /// Where probes go instead of the endpoint's own port.
+    /// The port to probe instead of the endpoint's own port.
     pub port: Option<NonZeroU16>,
     pub transport: Transport,
     #[serde(serialize_with = "duration::required::serialize")]
     pub interval: Duration,
-    /// Between probes of an endpoint that is not healthy.
+    /// The interval for unhealthy endpoints.
     #[serde(serialize_with = "duration::required::serialize")]
     pub unhealthy_interval: Duration,
-    /// Each interval is longer or shorter by a random share of up to this (at most 50).
+    /// The maximum random variation of each interval, in percent (at most 50).
     pub jitter_percent: u8,
     #[serde(serialize_with = "duration::required::serialize")]
     pub timeout: Duration,
-    /// Passes in a row that make an unhealthy endpoint healthy.
+    /// The number of consecutive passes that make an unhealthy endpoint healthy.
     pub healthy_after: NonZeroU16,
-    /// Failures in a row that make a healthy endpoint unhealthy.
+    /// The number of consecutive failures that make a healthy endpoint unhealthy.
     pub unhealthy_after: NonZeroU16,
 }
 
 impl ActiveCheck {
-    /// Whether it may tell servers apart that all take connections, as a primary from a replica: then nobody may be sent
-    /// to an endpoint of which that is not known.
+    /// True if the check may distinguish servers that all accept connections, such as a primary and its replicas.
+    /// Endpoints then get no connections before their first result.
     pub fn tells_servers_apart(&self) -> bool {
         match self.probe {
-            // Patroni's `/primary` is one of these.
+            // Patroni's `/primary` is an example.
             Probe::Exchange(_) | Probe::Http(_) | Probe::Grpc(_) => true,
             Probe::Tcp | Probe::Tls(_) | Probe::Postgres(_) | Probe::MySql(_) | Probe::Redis(_) => {
                 self.probe.role() != Role::Any
@@ -41,13 +41,14 @@ impl ActiveCheck {
         }
     }
 
-    /// How long it takes at most to find an endpoint healthy that has recovered.
+    /// The maximum time until a recovered endpoint counts as healthy.
     pub fn sees_recovery_within(&self) -> Duration {
         let longest = self.unhealthy_interval.mul_f64(1.0 + f64::from(self.jitter_percent) / 100.0) + self.timeout;
         longest.saturating_mul(self.healthy_after.get().into())
     }
 
-    /// Whether it asks what `other` asks, be it as somebody else: what is known from the one is true for the other.
+    /// True if `other` sends the same request, possibly with other credentials. The results of one then apply to the
+    /// other.
     pub fn asks_like(&self, other: &Self) -> bool {
         let question =
             |check: &Self| (mem::discriminant(&check.probe), check.probe.role(), check.port, check.transport);
@@ -55,30 +56,31 @@ impl ActiveCheck {
     }
 }
 
-/// What a probe's bytes go through.
+/// The transport of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Transport {
     Plain,
-    /// What connections to the backend go through.
+    /// The transport of connections to the backend.
     AsConnections,
-    /// The same at the endpoint's own port. Another port is another server, which probes speak to in the clear.
+    /// The transport of connections on the endpoint's own port. Another port is another server, which is probed in
+    /// plaintext.
     ByPort,
-    /// The same, and the backend has it.
+    /// TLS, which the backend has configured.
     Tls,
 }
 
-/// What a probe asks, and which answer passes.
+/// The request of a probe, and the responses that pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Probe {
-    /// The connection itself.
+    /// Opens a connection only.
     Tcp,
     Exchange(Exchange),
     Http(HttpRequest),
-    /// A TLS handshake, for this name.
+    /// Completes a TLS handshake with this server name.
     Tls(#[serde(serialize_with = "server_name")] Option<ServerName<'static>>),
     Grpc(GrpcHealth),
-    /// Without an account only whether it is PostgreSQL that answers.
+    /// Without a session, verifies only that PostgreSQL answers.
     Postgres(Option<PostgresSession>),
     #[serde(rename = "mysql")]
     MySql(MySqlSession),
@@ -97,7 +99,7 @@ impl Probe {
         }
     }
 
-    /// As users write its type.
+    /// The type in the notation of the manifest.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
@@ -112,21 +114,21 @@ impl Probe {
     }
 }
 
-/// What a database server is to its others.
+/// The replication role of a database server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Role {
-    /// Whatever it is.
+    /// Either role.
     #[default]
     Any,
-    /// It takes writes.
+    /// Accepts writes.
     Primary,
     Replica,
 }
 
-/// Bytes to send, and bytes that have to be in the answer.
+/// The bytes to send, and the bytes that the response must contain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exchange {
-    /// Empty: the server speaks first. It may hold a password.
+    /// Empty: the server sends first. May contain a password.
     pub send: Hidden<Arc<[u8]>>,
     #[serde(serialize_with = "escaped")]
     pub expect: Arc<[u8]>,
@@ -137,14 +139,14 @@ pub struct Exchange {
 pub struct HttpRequest {
     #[serde(serialize_with = "displayed")]
     pub path: PathAndQuery,
-    /// Their values may hold a password. No `host`: the address that is probed.
+    /// The values may contain a password. Without `host`, the Host header is the probed address.
     #[serde(serialize_with = "names_alone")]
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The statuses that pass.
+    /// The HTTP statuses that pass.
     pub statuses: Vec<RangeInclusive<u16>>,
 }
 
-/// A question to `grpc.health.v1.Health`.
+/// A request to `grpc.health.v1.Health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GrpcHealth {
     /// Empty: the server as a whole.
@@ -176,7 +178,7 @@ pub struct RedisSession {
 
 pub type Password = Hidden<Arc<str>>;
 
-/// What is not to be read in any log, page or message.
+/// A value that must not appear in logs, pages or messages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hidden<T>(T);
 

@@ -3,49 +3,49 @@ use std::{num::NonZeroU32, time::Duration};
 use jiff::fmt::serde::unsigned_duration::friendly::compact as duration;
 use serde::Serialize;
 
-/// How the connections of something that goes are closed.
+/// The schedule for closing the connections of a drained endpoint, listener or process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Close {
-    /// None stays open for longer than this after it went, unless `max_per_second` holds its end up.
+    /// The time by which the last connection is closed, unless `max_per_second` delays it.
     #[serde(serialize_with = "duration::required::serialize")]
     pub after: Duration,
-    /// Over this last part of `after` they are closed bit by bit, idle ones first.
+    /// The last part of `after`, over which the closes are spread, idle connections first.
     #[serde(serialize_with = "duration::required::serialize")]
     pub spread: Duration,
-    /// Never more than this; `None`: as many as the spread asks for.
+    /// The maximum number of closes per second. `None`: the rate that `spread` requires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_per_second: Option<NonZeroU32>,
 }
 
-/// How connections that last are spread anew.
+/// The redistribution of long-lived connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rebalance {
-    /// How far an endpoint may be above its share.
+    /// The permitted excess of an endpoint over its share.
     pub max_imbalance_percent: u16,
     pub max_closes_per_minute: NonZeroU32,
-    /// Younger connections stay.
+    /// Younger connections are not closed.
     #[serde(serialize_with = "duration::required::serialize")]
     pub min_age: Duration,
-    /// Only connections that are silent are closed.
+    /// Only idle connections are closed.
     pub idle_only: bool,
 }
 
-/// What happens to the connections of endpoints that get no more of them. `None`: they are kept.
+/// The drain of endpoints that get no new connections, by cause. `None`: connections are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointDrain {
-    /// Its pod is being deleted.
+    /// The pod is terminating.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<Close>,
-    /// It is no longer listed.
+    /// The endpoint is no longer listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed: Option<Close>,
-    /// Checks or connections find it broken, or its pod says that it is not ready.
+    /// Checks or connections fail, or the pod is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<Close>,
-    /// One that is preferred to it serves again.
+    /// An endpoint of a lower priority number is active again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failback: Option<Close>,
 }
@@ -62,7 +62,7 @@ impl EndpointDrain {
     }
 }
 
-/// Why an endpoint gets no more connections.
+/// The reason why an endpoint gets no new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainCause {
     Terminating,
@@ -71,14 +71,14 @@ pub enum DrainCause {
     Failback,
 }
 
-/// What happens to the connections of a listener that goes.
+/// The drain of listeners. `None`: connections are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerDrain {
-    /// It is no longer declared. `None`: they are kept.
+    /// The listener is no longer declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removed: Option<Close>,
-    /// The process shuts down. `None`: they are kept for as long as the process may drain.
+    /// The process shuts down. `None`: connections are kept for the drain period of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<Close>,
 }

@@ -1,10 +1,10 @@
-//! Identities: what makes a listener, an upstream or an endpoint the same one in the next snapshot.
+//! The keys that identify a listener, an upstream or an endpoint across snapshots.
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// The load balancer (or another object) that something belongs to.
+/// The load balancer, or another object, of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     pub namespace: Arc<str>,
@@ -16,7 +16,7 @@ impl ObjectKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
-    /// The keys of all listeners that it may have.
+    /// The keys of all possible listeners of this load balancer.
     pub fn listeners(&self) -> RangeInclusive<ListenerKey> {
         let key = |port| ListenerKey { object: self.clone(), port };
         key(0)..=key(u16::MAX)
@@ -29,7 +29,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// A listener, by its load balancer and the port its manifest declares.
+/// A listener, identified by its load balancer and its declared port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerKey {
     pub object: ObjectKey,
@@ -42,7 +42,7 @@ impl fmt::Display for ListenerKey {
     }
 }
 
-/// A set of endpoints that connections are balanced over, by its load balancer.
+/// A set of endpoints for balancing, identified by its load balancer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamKey {
     pub object: ObjectKey,
@@ -66,13 +66,13 @@ impl Serialize for UpstreamKey {
     }
 }
 
-/// An endpoint within its upstream: its health, ejection and connection count are kept while this stays the same.
+/// An endpoint within its upstream. Its health, ejection and connection count persist while the key is the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EndpointKey {
-    /// The entry of `spec.backends` it comes from.
+    /// The name of its entry in `spec.backends`.
     pub backend: Arc<str>,
     pub address: SocketAddr,
-    /// The uid of the pod behind the address, where one is known: another pod on a reused address starts afresh.
+    /// The uid of the pod at the address, if known. Another pod at the same address is another endpoint.
     pub uid: Option<Arc<str>>,
 }
 

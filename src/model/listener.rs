@@ -10,37 +10,38 @@ use serde::Serialize;
 
 use super::{Certificate, ClientValidation, ListenerDrain, Networks, StartTls, UpstreamKey};
 
-/// A port that clients connect to. Frozen for a connection when it is accepted.
+/// A port that clients connect to. A connection keeps the configuration from its accept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// Its name in logs and metrics: the declared one, else the port.
+    /// The name in logs and metrics: the declared one, otherwise the port.
     pub name: Arc<str>,
-    /// Where it is bound. `[::]` means every address of both families.
+    /// The address to bind. `[::]`: all addresses of both families.
     pub bind: SocketAddr,
     pub upstream: UpstreamKey,
-    /// The uid of its load balancer, where it has one: another one of the same name inherits nothing.
+    /// The uid of its load balancer, if there is one. A load balancer of the same name with another uid inherits
+    /// nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Arc<str>>,
     /// `None`: plain TCP.
     pub tls: Option<Tls>,
-    /// `None`: no PROXY header is expected, and one is passed on like any other bytes.
+    /// `None`: no PROXY header is expected, and a received one is forwarded as data.
     pub proxy_protocol: Option<ProxyProtocol>,
     pub access: Access,
     pub limits: Limits,
     pub timeouts: Timeouts,
-    /// TCP keepalive on the client's side.
+    /// TCP keepalive of client connections.
     pub keepalive: Option<Keepalive>,
     pub drain: ListenerDrain,
 }
 
-/// Whether listeners bound to these would compete for the same connections.
+/// True if listeners on these addresses would compete for connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     covers(one, other) || covers(other, one)
 }
 
-/// Whether a listener bound to the one takes all connections that one bound to the other takes: `[::]` takes those of
-/// both families.
+/// True if a listener on `wide` receives all connections for `narrow`. `[::]` receives the connections of both
+/// families.
 pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
     let covers = match wide.ip() {
         IpAddr::V6(wide) if wide.is_unspecified() => true,
@@ -50,28 +51,28 @@ pub fn covers(wide: SocketAddr, narrow: SocketAddr) -> bool {
     covers && wide.port() == narrow.port()
 }
 
-/// What a listener does with TLS.
+/// The TLS settings of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// At least one if any route terminates; the first is presented when no name matches.
+    /// At least one if any route terminates TLS. The first one is presented if no name matches.
     pub certificates: Vec<Arc<Certificate>>,
     pub min_version: TlsVersion,
-    /// Application protocols, preferred first; empty: none negotiated.
+    /// The application protocols (ALPN), preferred first. Empty: no negotiation.
     pub alpn: Vec<Arc<str>>,
-    /// How clients ask for TLS before it begins; `None`: they do not.
+    /// The protocol that starts TLS within a plaintext connection. `None`: TLS starts with the first byte.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_tls: Option<StartTls>,
-    /// What certificates clients have to show where TLS ends here; `None`: they are not asked for any.
+    /// The requirements for client certificates where the proxy terminates TLS. `None`: no certificate is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_validation: Option<Arc<ClientValidation>>,
-    /// At least one. A client that none of them is for is refused.
+    /// At least one. A client without a matching route is refused.
     pub routes: Vec<Route>,
 }
 
 impl Tls {
-    /// The only route there is, if it terminates all connections, whatever their server names: it can be taken without
-    /// looking at what a client sends.
+    /// The route, if there is exactly one and it terminates TLS for all server names. It applies before the proxy reads
+    /// anything from the client.
     pub fn only_route(&self) -> Option<&Route> {
         match &self.routes[..] {
             [route]
@@ -84,23 +85,23 @@ impl Tls {
     }
 }
 
-/// What is done with connections that ask for certain server names.
+/// The handling of connections with certain server names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// In lower case; `*.example.com` is for all names below `example.com`. No two routes have the same. Empty: for
-    /// clients that no other route is for, also those that ask for no name.
+    /// In lower case. `*.example.com` matches all names below `example.com`. Unique across routes. Empty: the default
+    /// route, for clients that match no other route or send no name.
     pub server_names: Vec<Arc<str>>,
     pub mode: TlsMode,
-    /// The backends it leads to, by name; `None`: all.
+    /// The names of its backends. `None`: all.
     pub backends: Option<Arc<[Arc<str>]>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum TlsMode {
-    /// TLS ends here.
+    /// The proxy terminates TLS.
     Terminate,
-    /// What the client and the backend say to one another is passed on as it is.
+    /// The proxy forwards the TLS bytes unchanged.
     Passthrough,
 }
 
@@ -112,7 +113,7 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// Who may announce the client's address in a PROXY header
+/// The peers that may send the client's address in a PROXY header
 /// ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -124,22 +125,22 @@ pub struct ProxyProtocol {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ProxyMode {
-    /// Trusted peers must send a header; all others are clients themselves and may not send one.
+    /// Trusted peers must send a header. All other peers are clients and must not send one.
     Optional,
     /// Only trusted peers may connect, and they must send a header.
     Required,
 }
 
-/// Which clients may connect. `deny` wins.
+/// The clients that may connect. `deny` takes precedence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Access {
-    /// Empty: everyone.
+    /// Empty: all clients.
     pub allow: Networks,
     pub deny: Networks,
 }
 
-/// How many connections, and how fast; `None`: unlimited. Shared by all workers.
+/// Limits of the number and rate of connections, for all workers together. `None`: unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -149,38 +150,38 @@ pub struct Limits {
     pub new_connections_per_source: Option<Rate>,
 }
 
-/// `count` events per `per`, of which `burst` may come at once.
+/// `count` events per `per`, with bursts of at most `burst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rate {
     pub count: NonZeroU32,
-    /// Not zero.
+    /// Never zero.
     #[serde(serialize_with = "duration::required::serialize")]
     pub per: Duration,
     pub burst: NonZeroU32,
 }
 
-/// How long a connection may take, be silent and last; `None`: for ever.
+/// The time limits of a connection. `None`: unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// For the PROXY header and for the TLS handshake, each.
+    /// The time limit of the PROXY header and of the TLS handshake, each.
     #[serde(serialize_with = "duration::required::serialize")]
     pub handshake: Duration,
-    /// Without a byte in either direction.
+    /// The maximum time without a byte in either direction.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub idle: Option<Duration>,
-    /// Without a byte in the remaining direction after the other has ended.
+    /// The maximum time without a byte in the open direction after one side has closed its own.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub half_closed: Option<Duration>,
     #[serde(serialize_with = "duration::optional::serialize")]
     pub max_duration: Option<Duration>,
-    /// `max_duration` is shortened by a random share of up to this many percent, so that connections opened together
-    /// do not end together.
+    /// The maximum random reduction of `max_duration`, in percent, so that connections that were opened together do not
+    /// end together.
     pub jitter_percent: u8,
 }
 
-/// TCP keepalive probes; TCP_USER_TIMEOUT is set to the time they take to give up.
+/// TCP keepalive probes. TCP_USER_TIMEOUT is the time until the probes give up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Keepalive {

@@ -8,12 +8,12 @@ use std::{
 
 use super::{EndpointKey, Listener, ListenerKey, Upstream, UpstreamKey, covers};
 
-/// Endpoints of upstreams, each with the listener that it is.
+/// The endpoints of each upstream that are listeners, with these listeners.
 pub type Loops = BTreeMap<UpstreamKey, BTreeMap<EndpointKey, ListenerKey>>;
 
-/// The endpoints through which connections of a listener would come back to that listener, directly or through others.
+/// The endpoints through which connections of a listener would return to that listener, directly or through others.
 ///
-/// `is_local` answers whether an address is one of this host's.
+/// `is_local` is true for the addresses of this host.
 pub fn loops(
     listeners: &BTreeMap<ListenerKey, Arc<Listener>>,
     upstreams: &BTreeMap<UpstreamKey, Arc<Upstream>>,
@@ -41,7 +41,7 @@ pub fn loops(
     loops
 }
 
-/// The endpoints of each upstream that are listeners, with the numbers of these.
+/// The endpoints of each upstream that are listeners, with the indices of the listeners.
 fn listening_endpoints<'a>(
     listeners: &[(&'a ListenerKey, &'a Listener)],
     upstreams: &'a BTreeMap<UpstreamKey, Arc<Upstream>>,
@@ -69,8 +69,8 @@ fn listening_endpoints<'a>(
     found
 }
 
-/// The strongly connected component of each node: two nodes that lead to each other have the same one. By Kosaraju's
-/// algorithm, in time linear in nodes and edges.
+/// The strongly connected component of each node: the same for two nodes that reach each other. Kosaraju's algorithm,
+/// with time linear in nodes and edges.
 fn components(edges: &[Vec<usize>]) -> Vec<usize> {
     const NONE: usize = usize::MAX;
 
@@ -117,7 +117,7 @@ fn post_order(edges: &[Vec<usize>]) -> Vec<usize> {
     order
 }
 
-/// True if connections of the listener may go to this backend.
+/// True if connections of the listener may use this backend.
 fn leads_to(listener: &Listener, backend: &Arc<str>) -> bool {
     let Some(tls) = &listener.tls else { return true };
     tls.routes.iter().any(|route| route.backends.as_ref().is_none_or(|backends| backends.contains(backend)))

@@ -1,7 +1,7 @@
-//! What the proxy is told and what it answers: plain data, already valid.
+//! The configuration of the proxy and its report: plain, validated data.
 //!
-//! A [`Snapshot`] is the whole configuration at one moment. It is immutable, comparable and complete: the proxy makes
-//! reality equal to the latest one and answers with a [`Report`]. Nothing here knows Kubernetes, files or sockets.
+//! A [`Snapshot`] is the whole configuration at one moment. It is immutable, comparable and complete. The proxy applies
+//! the latest snapshot and answers with a [`Report`]. This module does not depend on Kubernetes, files or sockets.
 
 mod any_certificate;
 mod certificate;

@@ -3,9 +3,9 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 
-/// A set of IP networks, asked about one address at a time by binary search.
+/// A set of IP networks. A binary search finds the network of an address.
 ///
-/// IPv4-mapped IPv6 addresses and networks (`::ffff:192.0.2.7`) count as the IPv4 ones they map.
+/// IPv4-mapped IPv6 addresses and networks (`::ffff:192.0.2.7`) count as the IPv4 ones that they map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Networks(
     /// Sorted by address, none within another.

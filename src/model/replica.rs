@@ -2,58 +2,58 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// What one proxy tells whoever sums up all replicas: what it serves of each load balancer, by the load balancer's uid.
+/// The report of one proxy to the leader: the served configuration of each load balancer, by uid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaReport {
     pub load_balancers: BTreeMap<String, Served>,
 }
 
-/// What is served of a load balancer.
+/// The served state of a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Served {
-    /// The generation of its spec that has been acted on.
+    /// The generation of the spec that was processed.
     pub generation: i64,
-    /// The latest generation that was served whole, as far as this process knows of one.
+    /// The latest generation that was served completely, as far as this process knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole: Option<i64>,
-    /// By the declared port.
+    /// By declared port.
     pub listeners: BTreeMap<u16, ListenerOutcome>,
-    /// By name; those without endpoints are not among them, unless some that went still have connections.
+    /// By name. Backends without endpoints are absent, unless removed endpoints still have connections.
     pub backends: BTreeMap<String, BackendHealth>,
-    /// What is wrong in this process and maybe in no other, in sentences.
+    /// Problems of this process that other replicas may not have, as sentences.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub here: BTreeSet<String>,
-    /// What is served by others than those that come first.
+    /// Routes that are served by another priority than the preferred one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub failed_over: BTreeSet<FailedOver>,
-    /// The last moment of the validity of each certificate that is presented, by where it comes from.
+    /// The expiry of each certificate for clients, by source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, jiff::Timestamp>,
-    /// The same of those that are shown to backends.
+    /// The expiry of each certificate for backends, by source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates_for_backends: BTreeMap<String, jiff::Timestamp>,
 }
 
-/// Connections that go to endpoints of another priority than the lowest that they could go to.
+/// A failover: connections go to another priority than the lowest possible one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedOver {
-    /// The backends of their route; empty: it is all of them.
+    /// The backends of the route. Empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<String>,
-    /// Of the endpoints that serve.
+    /// The active priority.
     pub priority: u8,
 }
 
-/// What became of a listener.
+/// The state of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ListenerOutcome {
-    /// Open at this port.
+    /// Open on this port.
     Bound(u16),
-    /// A sentence that says why it is not open.
+    /// Not open; a sentence with the reason.
     Failed(String),
 }
 
@@ -62,18 +62,18 @@ pub enum ListenerOutcome {
 #[serde(rename_all = "camelCase")]
 pub struct BackendHealth {
     pub endpoints: u32,
-    /// Those that may be picked.
+    /// Endpoints that may be picked.
     pub usable: u32,
-    /// Those of them that stand by, since endpoints of another priority serve.
+    /// Usable endpoints on standby, because another priority is active.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub standby: u32,
-    /// Those of them that connections keep failing to reach.
+    /// Usable endpoints that connections repeatedly fail to reach.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failing: u32,
-    /// Those that are not usable before their first check, which is under way.
+    /// Endpoints that are unusable until their pending first check.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unchecked: u32,
-    /// Open connections that are to be closed, since their endpoints get no more.
+    /// Open connections that are being drained, because their endpoints get no new ones.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub draining: u32,
     /// The latest failure of a connection or a check.

@@ -2,23 +2,23 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use super::{EndpointKey, ListenerKey, Loops, ObjectKey, UpstreamKey};
 
-/// How many endpoints that are left out are named for each load balancer.
+/// The maximum number of dropped endpoints that are named for each load balancer.
 const MAX_NAMED: usize = 10;
 
-/// What the proxy made of a snapshot.
+/// The result of applying a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The generation of the snapshot that is applied.
+    /// The generation of the applied snapshot.
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, BindState>,
-    /// Endpoints that are left out because their connections would come back to their listener.
+    /// Endpoints that are dropped because their connections would return to their listener.
     pub loops: Loops,
-    /// Counts up when endpoints may have become usable or unusable: whoever shows them looks again.
+    /// A counter that increases when endpoints may have become usable or unusable, so that views are refreshed.
     pub usable_changes: u64,
 }
 
 impl Report {
-    /// The listeners that could not be bound, each with the reason.
+    /// The listeners that could not be bound, with the reason.
     pub fn unbound(&self) -> impl Iterator<Item = (&ListenerKey, &Arc<str>)> {
         self.listeners.iter().filter_map(|(key, state)| match state {
             BindState::Bound(_) => None,
@@ -26,7 +26,7 @@ impl Report {
         })
     }
 
-    /// A sentence for each endpoint of a load balancer that is left out; the last one counts those beyond a limit.
+    /// A sentence for each dropped endpoint of a load balancer. The last one counts those beyond the limit.
     pub fn left_out_of(&self, object: &ObjectKey) -> Vec<String> {
         let Some(endpoints) = self.loops.get(&UpstreamKey { object: object.clone() }) else { return Vec::new() };
         let sentence = |(endpoint, listener): (&EndpointKey, &ListenerKey)| {
@@ -47,9 +47,9 @@ impl Report {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindState {
-    /// Accepting connections on this address.
+    /// Accepts connections on this address.
     Bound(SocketAddr),
-    /// Not bound; tried again with growing pauses. The sentence says why.
+    /// Not bound; retried with growing pauses. A sentence with the reason.
     Failed(Arc<str>),
 }
 

@@ -14,15 +14,15 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, extensions::ExtendedKeyUsage, prelude::FromDer};
 
-/// Accepts certificates that are configured as their own authority, as OpenSSL's clients do. All others are left to the
-/// verifier inside, which takes no certificate of an authority for one of a server or client.
+/// Accepts certificates that are configured as their own authority, as OpenSSL's clients do. The inner verifier decides
+/// about all others; it refuses the certificate of an authority as the certificate of a server or client.
 pub struct WithSelfSigned<V: ?Sized> {
     pub own: BTreeSet<Box<[u8]>>,
     pub inner: Arc<V>,
-    /// A verifier with lists of revoked certificates that are issued only at this time. Until then both verifiers have to
-    /// accept a certificate, from then on this one alone.
+    /// A verifier with revocation lists that become valid only at this time. Before that time both verifiers must
+    /// accept a certificate, after it this one alone.
     pub upcoming: Option<(UnixTime, Arc<V>)>,
-    /// True if all authorities are revoked themselves: `inner` cannot be made without any.
+    /// True if all authorities are revoked. `inner` cannot be built without authorities.
     pub is_revoked: bool,
 }
 
@@ -41,12 +41,12 @@ impl<V: ?Sized> WithSelfSigned<V> {
     }
 }
 
-/// True if a certificate may be given as its own authority: it is one, and it names itself as its issuer.
+/// True if a certificate can be its own authority: it is a CA certificate, and its issuer is its subject.
 pub fn is_self_signed_authority(certificate: &X509Certificate<'_>) -> bool {
     certificate.subject().as_raw() == certificate.issuer().as_raw() && certificate.is_ca()
 }
 
-/// Checks that a certificate that is known byte for byte may be used now, and for this purpose.
+/// Checks the validity period and the purpose of a certificate that is known byte for byte.
 fn check(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

@@ -1,12 +1,12 @@
-//! Server names as TLS clients ask for them (RFC 6066 section 3), in the one form in which they are compared.
+//! Server names that TLS clients request (RFC 6066 section 3), normalized for comparison.
 
 use std::{borrow::Cow, net::IpAddr};
 
 /// A DNS name in lower case and without a final dot, which clients may send though they should not. `None`: an address,
-/// which counts as no name, or something that cannot be a name.
+/// which counts as no name, or a text that cannot be a name.
 pub fn normalized(name: &str) -> Option<Cow<'_, str>> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    // No name is longer (RFC 1035), and each part of one is looked up.
+    // The limit of RFC 1035. Each label of a name is looked up.
     let is_name = (1..=253).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_name || is_address(name) {
         return None;

@@ -6,18 +6,18 @@ use super::{CertificateCache, EndpointKey, Listener, ListenerKey, ObjectKey, Ups
 
 /// The whole configuration at one moment.
 ///
-/// A listener names its upstream by key, so a change of endpoints never touches a listener.
+/// A listener refers to its upstream by key, so a change of endpoints never changes a listener.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Counts published snapshots; 0 is the empty one before the first.
+    /// A counter of published snapshots. 0: the empty snapshot before the first.
     pub generation: u64,
     pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
     pub upstreams: BTreeMap<UpstreamKey, Arc<Upstream>>,
-    /// The endpoints that nothing confirms any more, and when each of them has to go. Whoever serves need not know.
+    /// The endpoints that no source confirms any more, with their expiry. The proxy does not need it.
     pub retained_until: BTreeMap<UpstreamKey, BTreeMap<EndpointKey, Timestamp>>,
-    /// The time at which the endpoints that are kept are to be reported. Whoever serves need not know.
+    /// The time at which retained endpoints are reported. The proxy does not need it.
     pub report_due: Option<Timestamp>,
-    /// For the next translation.
+    /// Input for the next translation.
     pub certificate_cache: Arc<CertificateCache>,
 }
 
@@ -28,12 +28,12 @@ impl Snapshot {
         self.listeners.range(key(0)..=key(u16::MAX))
     }
 
-    /// When the next endpoint has to go, or is to be reported, though nothing else changes.
+    /// The time at which the next endpoint expires or a report is due without any other change.
     pub fn next_expiration(&self) -> Option<Timestamp> {
         self.retained_until.values().flat_map(BTreeMap::values).copied().chain(self.report_due).min()
     }
 
-    /// Whether both configure the same, whatever their generations, and until when.
+    /// True if both have the same listeners and upstreams. Generations and expiries may differ.
     pub fn configures_the_same(&self, other: &Self) -> bool {
         self.listeners == other.listeners && self.upstreams == other.upstreams
     }

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-/// A protocol of its own in front of TLS.
+/// A protocol that starts TLS within a plaintext connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum StartTls {
     Postgres,

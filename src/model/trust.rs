@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! Trusted authorities.
 
 use std::{fmt, sync::Arc};
 
@@ -12,21 +12,21 @@ use serde::{Serialize, Serializer};
 
 use super::{Certificate, Fingerprint, StartTls};
 
-/// Authorities that issue certificates, from one source, and what they have revoked.
+/// The certificate authorities from one source, with their revocation lists.
 #[derive(Clone)]
 pub struct Authority {
-    /// Where it comes from, for people: `ConfigMap shop/clients-ca`, or its file.
+    /// The origin for messages: `ConfigMap shop/clients-ca`, or the file.
     pub source: Arc<str>,
-    /// Of its texts.
+    /// A digest of the texts.
     pub fingerprint: Fingerprint,
-    /// Not empty.
+    /// Never empty.
     pub roots: RootCertStore,
     /// The certificates of the roots, in the same order.
     pub certificates: Vec<CertificateDer<'static>>,
     pub revoked: Vec<CertificateRevocationListDer<'static>>,
-    /// Whose lists these are: their names in DER, in the same order.
+    /// The issuers of the lists: their names in DER, in the same order.
     pub issuers: Vec<Box<[u8]>>,
-    /// What is to be said of it from a moment on: something that is part of it is too old then.
+    /// Warnings that apply from a time: a part of the source has then expired.
     pub expiries: Vec<(Timestamp, Arc<str>)>,
     /// Warnings that apply until a time: a list is not issued before it.
     pub upcoming: Vec<(Timestamp, Arc<str>)>,
@@ -56,23 +56,23 @@ impl Serialize for Authority {
     }
 }
 
-/// What certificates clients have to show.
+/// The requirements for client certificates.
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientValidation {
     pub mode: ClientValidationMode,
-    /// Not empty.
+    /// Never empty.
     pub authorities: Vec<Arc<Authority>>,
-    /// What the two come to.
+    /// The verifier that both fields define.
     #[serde(skip)]
     pub verifier: Arc<dyn ClientCertVerifier>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ClientValidationMode {
-    /// They have to show one.
+    /// Clients must present a certificate.
     Required,
-    /// They may have none, but one that they show has to be right.
+    /// Clients may omit the certificate, but a presented one must be valid.
     Optional,
 }
 
@@ -93,32 +93,32 @@ impl fmt::Debug for ClientValidation {
     }
 }
 
-/// TLS towards a backend.
+/// TLS origination to a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTls {
     pub terms: BackendTlsTerms,
-    /// What they come to, with the sessions that can be resumed.
+    /// The client configuration that the terms define, with resumable sessions.
     #[serde(skip)]
     pub client: TlsClient,
 }
 
-/// What is asked of a backend, and said to it.
+/// The TLS settings for a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTlsTerms {
-    /// The name that its certificate has to be for, and that is asked for; `None`: no name is asked for.
+    /// The server name to request and to verify. `None`: no name is requested.
     #[serde(serialize_with = "as_text")]
     pub server_name: Option<ServerName<'static>>,
-    /// Who may issue its certificate; `None`: it is not verified.
+    /// The authorities that may issue its certificate. `None`: the certificate is not verified.
     pub authorities: Option<Vec<Arc<Authority>>>,
-    /// What is shown to it; `None`: nothing.
+    /// The client certificate. `None`: none.
     pub certificate: Option<Arc<Certificate>>,
-    /// How it is asked for TLS before that begins; `None`: it is not.
+    /// The protocol that starts TLS within a plaintext connection. `None`: TLS starts with the first byte.
     pub start_tls: Option<StartTls>,
 }
 
-/// Follows from terms, and says nothing more.
+/// Derived from the terms, so comparisons ignore it.
 #[derive(Clone)]
 pub struct TlsClient(pub Arc<ClientConfig>);
 

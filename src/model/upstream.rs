@@ -18,32 +18,32 @@ use super::{ActiveCheck, BackendTls, Certificate, EndpointDrain, EndpointKey, Ke
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
     pub balancing: Balancing,
-    /// Its backends by name, also those without endpoints.
+    /// The backends by name, including those without endpoints.
     pub backends: BTreeMap<Arc<str>, Arc<Backend>>,
-    /// Sorted by key, each key once, each of one of the backends. May be empty: then connections are refused.
+    /// Sorted by unique key. Each belongs to one of the backends. Empty: connections are refused.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints that were among these before, and are still listed somewhere.
+    /// Former endpoints that are still listed but do not serve.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "unready")]
     pub unready: BTreeMap<EndpointKey, Unready>,
-    /// Of the backends that have none of their own.
+    /// The default of backends without a check.
     #[serde(skip)]
     pub active_check: Option<Arc<ActiveCheck>>,
     pub passive_check: Option<PassiveCheck>,
     pub connect: Connect,
-    /// TCP keepalive on the backend's side.
+    /// TCP keepalive of backend connections.
     pub keepalive: Option<Keepalive>,
     pub drain: EndpointDrain,
-    /// `None`: connections stay where they are.
+    /// `None`: connections are not moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebalance: Option<Rebalance>,
 }
 
-/// Why an endpoint that is listed does not serve.
+/// The reason why a listed endpoint does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Unready {
-    /// Its pod is being deleted.
+    /// The pod is terminating.
     Terminating,
-    /// Its pod says so.
+    /// The pod is not ready.
     NotReady,
 }
 
@@ -51,36 +51,36 @@ fn unready<S: Serializer>(unready: &BTreeMap<EndpointKey, Unready>, serializer: 
     serializer.collect_map(unready.iter().map(|(key, why)| (key.to_string(), why)))
 }
 
-/// What the endpoints of a backend have in common.
+/// The common settings of the endpoints of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
-    /// The PROXY header sent to them; `None`: none.
+    /// The version of the PROXY header that is sent. `None`: no header.
     pub proxy_protocol: Option<ProxyVersion>,
-    /// How they are probed; `None`: they are not.
+    /// `None`: no probes.
     pub active_check: Option<Arc<ActiveCheck>>,
-    /// TLS with them; `None`: none of its own.
+    /// `None`: the bytes of the client are forwarded without additional TLS.
     pub tls: Option<Arc<BackendTls>>,
-    /// The group that they belong to.
+    /// The priority level.
     pub priority: Priority,
-    /// How many more there are that are not ready; 0 where nobody asks how large a share can be used.
+    /// The number of further endpoints that are not ready. 0 if the share of usable endpoints does not matter.
     pub unready: usize,
-    /// The Service that they are behind; `None`: their addresses are written.
+    /// The Service. `None`: the addresses are declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Arc<str>>,
-    /// None of them is ready, and those there are serve while they terminate.
+    /// True if no endpoint is ready and terminating endpoints serve instead.
     #[serde(skip_serializing_if = "Not::not")]
     pub last_resort: bool,
 }
 
 impl Backend {
-    /// What it is shown to know us by; `None`: nothing.
+    /// The client certificate for the backend. `None`: none.
     pub fn shown_certificate(&self) -> Option<&Arc<Certificate>> {
         self.tls.as_ref()?.terms.certificate.as_ref()
     }
 }
 
-/// The group of a backend's endpoints: of those that can, the one with the lowest number serves.
+/// A priority level. The active level is the lowest number that can serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Priority(pub u8);
 
@@ -106,7 +106,7 @@ impl Endpoint {
     }
 }
 
-/// How far an endpoint is from this process, where that matters to the load balancer; the nearest come first.
+/// The distance of an endpoint from this process, if the load balancer uses locality. The nearest come first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Distance {
     Node,
@@ -115,11 +115,12 @@ pub enum Distance {
     Far,
 }
 
-/// What sticky balancing hashes, as text: stable over restarts, and for a StatefulSet over addresses.
+/// The input of the Maglev hash for an endpoint, as text. It is stable over restarts, and for a StatefulSet over
+/// address changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StableId {
     Address(SocketAddr),
-    /// A pod that keeps its name when its address changes.
+    /// A pod whose name stays the same when its address changes.
     Pod(Arc<str>),
 }
 
@@ -138,7 +139,7 @@ impl Serialize for StableId {
     }
 }
 
-/// The share of connections an endpoint gets, relative to the others of its upstream.
+/// The share of connections of an endpoint, relative to the others of its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Weight(NonZeroU32);
 
@@ -153,7 +154,7 @@ impl Weight {
         self.0.get()
     }
 
-    /// At least 1.
+    /// The product, at least 1.
     pub fn times(self, factor: u32) -> Self {
         Self(NonZeroU32::new(factor).map_or(NonZeroU32::MIN, |factor| self.0.saturating_mul(factor)))
     }
@@ -169,15 +170,15 @@ pub enum ProxyVersion {
 #[serde(rename_all = "camelCase")]
 pub struct Balancing {
     pub algorithm: Algorithm,
-    /// How many leading bits of an IPv6 client address sticky balancing looks at (1 to 128).
+    /// The number of leading bits of an IPv6 client address that are hashed (1 to 128).
     pub hash_prefix_v6: u8,
     pub failover: Failover,
-    /// How long the share of an endpoint grows that has become usable; `None`: it has all of it at once.
+    /// The time during which the share of a newly usable endpoint grows. `None`: the full share at once.
     #[serde(serialize_with = "duration::optional::serialize")]
     pub slow_start: Option<Duration>,
-    /// An endpoint with so many connections gets no more while one that is farther has less.
+    /// The number of connections at which an endpoint gets no new ones while a more distant endpoint has fewer.
     pub overloaded_at: Option<NonZeroU32>,
-    /// Sticky balancing does without tables: they would be too large.
+    /// True if the Maglev tables would be too large, so that endpoints are hashed without tables.
     #[serde(skip_serializing_if = "Not::not")]
     pub without_table: bool,
 }
@@ -195,23 +196,24 @@ impl Default for Balancing {
     }
 }
 
-/// When another group of endpoints serves. The default: while none of a lower number has a usable one.
+/// The conditions for failover between priority levels. Default: a level is active while no lower number has a usable
+/// endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// A group can serve if at least this share of its endpoints is usable, and at least one.
+    /// The minimum share of usable endpoints with which a level can serve, in percent. At least one must be usable.
     pub min_usable_percent: u8,
     pub failback: Failback,
 }
 
-/// When a group of a lower number serves again that can.
+/// The conditions for the return to a lower priority number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Failback {
-    /// Once it has been able to for so long.
+    /// After it could serve for this time.
     #[serde(serialize_with = "duration::required::serialize")]
     After(Duration),
-    /// When the one that serves cannot.
+    /// Only when the active level cannot serve.
     Never,
 }
 
@@ -231,40 +233,40 @@ pub enum Algorithm {
     Maglev,
 }
 
-/// Ejection of endpoints that clients' connections fail to reach.
+/// Ejection of endpoints that connections of clients fail to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PassiveCheck {
     pub consecutive_failures: NonZeroU16,
-    /// The first ejection; each following one lasts twice as long as the one before.
+    /// The duration of the first ejection. Each consecutive ejection lasts twice as long as the one before.
     #[serde(serialize_with = "duration::required::serialize")]
     pub eject_for: Duration,
     #[serde(serialize_with = "duration::required::serialize")]
     pub max_eject_for: Duration,
-    /// Never more than this share of the endpoints, and never the last usable one.
+    /// The maximum share of ejected endpoints, in percent. The last usable endpoint is never ejected.
     pub max_ejected_percent: u8,
 }
 
-/// How endpoints are dialled.
+/// The settings for connecting to endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connect {
-    /// For one attempt.
+    /// The time limit of one attempt.
     #[serde(serialize_with = "duration::required::serialize")]
     pub timeout: Duration,
-    /// For all attempts of one connection.
+    /// The time limit of all attempts for one connection.
     #[serde(serialize_with = "duration::required::serialize")]
     pub deadline: Duration,
     pub attempts: NonZeroU16,
     pub preconnect: Option<Preconnect>,
 }
 
-/// Connections opened before a client needs them.
+/// Connections that are opened before a client needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Preconnect {
     pub per_endpoint: NonZeroU16,
-    /// One that no client took for this long is closed and replaced.
+    /// A connection that is unused for this long is closed and replaced.
     #[serde(serialize_with = "duration::required::serialize")]
     pub idle_timeout: Duration,
 }

@@ -1,7 +1,7 @@
 //! The proxy ports of listeners.
 //!
-//! They are stored in one ConfigMap, which is replaced whole, so that no port ever has two owners: each of its keys is a
-//! port, and its value has the owner, or the time at which the port was freed.
+//! One ConfigMap stores them and is always replaced as a whole, so that no port ever has two owners. Each of its keys
+//! is a port, and the value names the owner or the time at which the port was freed.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
@@ -24,12 +24,12 @@ pub struct Allocation {
     pub port: u16,
     /// The load balancer: `namespace/name`; of a free port, the namespace alone.
     pub object: Arc<str>,
-    /// The time at which it was freed; a cooldown follows before it goes to another listener.
+    /// The time at which it was freed. A cooldown follows before another listener gets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freed: Option<Timestamp>,
 }
 
-/// The namespace of what is written as `namespace/name`, or as the namespace alone.
+/// The namespace of a text `namespace/name`, or of a namespace alone.
 pub fn namespace_of(object: &str) -> &str {
     object.split_once('/').map_or(object, |(namespace, _)| namespace)
 }
@@ -39,12 +39,12 @@ impl Allocation {
         namespace_of(&self.object)
     }
 
-    /// True if a Service leads to the listener that owns the port, or owned it.
+    /// True if a Service leads to the listener that owns or owned the port.
     pub fn is_of(&self, target: &Target) -> bool {
         self.uid == target.uid && self.port == target.listener
     }
 
-    /// Frees it. Then it takes no more room than a full ConfigMap has for each port.
+    /// Frees the port. The entry then takes no more space than its share of a full ConfigMap.
     pub fn free(&mut self, now: Timestamp) {
         self.object = self.namespace().into();
         self.freed = Some(now);
@@ -55,12 +55,12 @@ impl Allocations {
     /// The maximum number of ports: with the longest names they fit into a ConfigMap, which holds 1 MiB.
     pub const MOST: u16 = 5000;
 
-    /// Reads a ConfigMap's data. Returns a problem for each entry that cannot be read, a sentence that names the key; its
-    /// port, if it is one, counts as owned by an unknown object.
+    /// Reads a ConfigMap's data. Returns a problem for each unreadable entry: a sentence that names the key. If the key
+    /// is a port, the port counts as owned by an unknown object.
     pub fn read(data: &BTreeMap<String, String>) -> (Self, Vec<String>) {
         let (mut ports, mut problems) = (BTreeMap::new(), Vec::new());
         for (key, text) in data {
-            // Written in one way only, so that no port is there twice.
+            // Ports have a single notation, so that none occurs twice.
             let Some(port) = key.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == *key) else {
                 problems.push(format!("`{key}` is not a port: remove it"));
                 continue;
@@ -74,18 +74,19 @@ impl Allocations {
         (Self(ports), problems)
     }
 
-    /// As a ConfigMap's data.
+    /// The data of the ConfigMap.
     pub fn write(&self) -> BTreeMap<String, String> {
-        // Strings, numbers and a time: nothing in it can fail to be JSON.
+        // Strings, numbers and a time: the serialization cannot fail.
         let text = |allocation| serde_json::to_string(allocation).unwrap_or_default();
         self.0.iter().map(|(port, allocation)| (port.to_string(), text(allocation))).collect()
     }
 
-    /// These, corrected by Services: clients come through the Services, whatever was written since. So an older copy that
-    /// was restored, or a deleted one, cannot route clients to another tenant, or to no backend.
+    /// Returns the allocations corrected by Services. Clients connect through the Services, so the Services take
+    /// precedence over the stored text. A restored older copy, or a deleted one, therefore cannot route clients to
+    /// another tenant or to no backend.
     ///
-    /// Services are believed about ports of the range only: one that leads elsewhere was edited, and is put right. A port
-    /// that its listener has no more, since its Service leads to another one, is freed `now`.
+    /// Services are trusted only for ports of the range: a Service that leads elsewhere was edited and is corrected. A
+    /// port that its listener lost, because its Service leads to another one, is freed at `now`.
     pub fn believing(&self, targets: &Targets, range: &RangeInclusive<u16>, now: Timestamp) -> Self {
         let mut believed = self.clone();
         for (port, shown) in targets.iter().filter(|(port, _)| range.contains(port)) {
@@ -106,7 +107,8 @@ impl Allocations {
         believed
     }
 
-    /// The port of every listener, by its load balancer's uid and its own; the lowest, should there be several.
+    /// The port of every listener, by the load balancer's uid and the listener's port. The lowest one if there are
+    /// several.
     pub fn by_listener(&self) -> BTreeMap<(&str, u16), u16> {
         let mut ports = BTreeMap::new();
         for (port, allocation) in self.0.iter().filter(|(_, allocation)| allocation.freed.is_none()) {
@@ -115,7 +117,7 @@ impl Allocations {
         ports
     }
 
-    /// The port of a listener; the lowest, should there be several.
+    /// The port of a listener. The lowest one if there are several.
     pub fn port_of(&self, uid: &str, listener: u16) -> Option<u16> {
         let owned = |allocation: &Allocation| {
             allocation.freed.is_none() && *allocation.uid == *uid && allocation.port == listener

@@ -1,4 +1,4 @@
-//! Load balancers as they are declared, and what they refer to.
+//! Declared load balancers, and the objects that they refer to.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -9,34 +9,34 @@ use crate::{
     model::ObjectKey,
 };
 
-/// The origin of what flags and the environment declare.
+/// The origin of load balancers that flags and the environment declare.
 pub const COMMAND_LINE: &str = "command line";
 
-/// A load balancer as it is declared.
+/// A declared load balancer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declared {
-    /// The latest that could be read. `None`: none could since the start.
+    /// The latest readable spec. `None`: none since the start.
     pub spec: Option<Arc<TcpLoadBalancerSpec>>,
-    /// The reasons why the present text cannot be read, each a sentence that names the field; empty when `spec` is the
-    /// present text.
+    /// The reasons why the current text cannot be read, each a sentence that names the field. Empty if `spec` is the
+    /// current text.
     pub problems: Vec<String>,
     /// The origin of the declaration in messages: a file, or [`COMMAND_LINE`].
     pub origin: Arc<str>,
     /// The base of relative paths.
     pub folder: PathBuf,
-    /// The identity in the API server. `None`: it does not come from there.
+    /// The identity in the API server. `None`: the load balancer has another source.
     pub identity: Option<Identity>,
-    /// The present status.
+    /// The current status.
     pub status: Option<Arc<TcpLoadBalancerStatus>>,
 }
 
 impl Declared {
-    /// The uid that the API server gave it.
+    /// The uid from the API server.
     pub fn uid(&self) -> Option<&str> {
         self.identity.as_ref().map(|identity| &*identity.uid)
     }
 
-    /// The path of a file that the manifest names: its key in [`World::files`](super::World::files).
+    /// The path of a file that the manifest names. It is the key in [`World::files`](super::World::files).
     pub fn path_of(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
@@ -47,11 +47,11 @@ impl Declared {
 pub struct Identity {
     pub created: Timestamp,
     pub uid: Arc<str>,
-    /// Counts changes of the spec; that of the present text, whether it can be read or not.
+    /// A counter of changes of the spec. It belongs to the current text, readable or not.
     pub generation: i64,
 }
 
-/// An object with certificates that load balancers refer to.
+/// An object with certificates or passwords that load balancers refer to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Referred {
     pub kind: RefKind,

@@ -8,20 +8,20 @@ use crate::model::ObjectKey;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedName {
     pub interval: Duration,
-    /// The first few load balancers of each namespace with the name: looking it up counts as one of theirs.
+    /// The first load balancers of each namespace with the name. A lookup counts against one of them.
     pub objects: Vec<ObjectKey>,
 }
 
 impl WantedName {
-    /// The limit for one namespace.
+    /// The maximum number of load balancers for one namespace.
     pub(super) const MAX_OBJECTS: usize = 8;
 }
 
-/// The result of looking a DNS name up.
+/// The result of a DNS lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
-    /// The last good answer; empty: there was none yet.
+    /// The last good answer. Empty: no answer yet.
     pub addresses: BTreeSet<IpAddr>,
-    /// The reason why the latest look-up gave no answer, as a predicate of the name: `cannot be resolved: …`.
+    /// The reason why the latest lookup failed, as a predicate of the name: `cannot be resolved: …`.
     pub problem: Option<Arc<str>>,
 }

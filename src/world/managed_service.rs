@@ -16,7 +16,7 @@ pub const CLASS: &str = "tcplb.io/class";
 pub const OWNER: &str = "tcplb.io/owner";
 pub const UID: &str = "tcplb.io/uid";
 
-/// The longest name that a Service can have.
+/// The maximum length of the name of a Service.
 const MAX_NAME: usize = 63;
 
 /// The name of the managed Service of a load balancer.
@@ -34,7 +34,7 @@ pub struct ManagedService<'a> {
     pub uid: &'a str,
 }
 
-/// The listener whose clients come through a managed Service.
+/// A listener whose clients connect through a managed Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// The load balancer's uid.
@@ -45,7 +45,7 @@ pub struct Target {
     pub listener: u16,
 }
 
-/// The listeners whose clients are sent to each proxy port; several only after a mistake.
+/// The target listeners of each proxy port. There are several only after a mistake.
 pub type Targets = BTreeMap<u16, BTreeSet<Target>>;
 
 /// The Services of a namespace that controllers of a class manage, by load balancer.
@@ -65,7 +65,7 @@ pub fn of_namespace<'a>(
     services.range(first..).take_while(move |(key, _)| *key.namespace == *namespace).map(|(_, service)| &**service)
 }
 
-/// True if a controller of any class manages it.
+/// True if a controller of any class manages the Service.
 pub fn is_ours(service: &Service) -> bool {
     let labels = service.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == OURS)
@@ -84,12 +84,12 @@ pub fn targets(managed: &BTreeMap<ObjectKey, ManagedService>) -> Targets {
     targets
 }
 
-/// The ports of its pods that a Service leads to, by its own.
+/// The target ports of a Service, by its own ports.
 pub fn ports(service: &Service) -> BTreeMap<u16, u16> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let numbers = ports.filter_map(|port| match &port.target_port {
         Some(IntOrString::Int(target)) => Some((port.port.try_into().ok()?, (*target).try_into().ok()?)),
-        // Without a target it is the port of the same number.
+        // Without a target port, it is the same number.
         None => Some((port.port.try_into().ok()?, port.port.try_into().ok()?)),
         Some(IntOrString::String(_)) => None,
     });
@@ -115,7 +115,7 @@ impl<'a> ManagedService<'a> {
         self.service.metadata.deletion_timestamp.is_some()
     }
 
-    /// The proxy ports that it leads to, by the ports that clients connect to.
+    /// The proxy ports, by the ports that clients connect to.
     pub fn ports(&self) -> BTreeMap<u16, u16> {
         ports(self.service)
     }

@@ -1,7 +1,7 @@
-//! Everything that is known at one moment: plain data, which `source` gathers and `translate` reads.
+//! The known objects at one moment: plain data, which `source` gathers and `translate` reads.
 //!
-//! [`Allocations`] are the proxy ports with their owners, [`managed_service`] reads the Services that the leader manages,
-//! and [`Quotas`] limit each namespace.
+//! [`Allocations`] are the proxy ports with their owners, [`managed_service`] reads the Services that the leader
+//! manages, and [`Quotas`] limit each namespace.
 
 mod allocations;
 mod declared;
@@ -44,36 +44,36 @@ pub struct World {
     pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
-    /// Certificate and key files that manifests name, by path, or why they cannot be read, as it is said of the
-    /// file: `there is no such file`.
+    /// The contents of the certificate and key files that manifests name, by path, or the reason why a file cannot be
+    /// read, as a predicate: `there is no such file`.
     pub files: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
-    /// The results of looking up the DNS names of manifests.
+    /// The results of the DNS lookups of names in manifests.
     pub names: BTreeMap<Arc<str>, Lookup>,
     /// The references that are not read because they exceed the quota of their namespace.
     pub beyond_quota: BTreeSet<Referred>,
-    /// By kind, what is declared but can be read neither now nor could be before, and why, as it is said of it.
+    /// Declared objects, by kind, that have never been readable, with the reason as a predicate of the object.
     pub unreadable: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-    /// By kind, objects that exist or not as far as is known here, and why, as it is said of each. The EndpointSlices of a
-    /// Service have its name. Empty where the whole of a cluster, or all that there is, has been read.
+    /// Objects, by kind, whose existence is unknown here, with the reason as a predicate of the object. The
+    /// EndpointSlices of a Service have its name. Empty if the whole cluster, or every source, has been read.
     pub unread: BTreeMap<(&'static str, ObjectKey), Arc<str>>,
-    /// Problems that belong to no load balancer: files that cannot be read, documents without a name.
+    /// Problems that belong to no load balancer: unreadable files, documents without a name.
     pub problems: Vec<String>,
     /// The placement that the process serves.
     pub site: Site,
-    /// The location of the process. `None`: nothing is served from here.
+    /// The location of the process. `None`: this process serves nothing.
     pub place: Option<Place>,
-    /// True if the ports of a [`Site::Gateway`] are not stored: the leader has to write them.
+    /// True if the ports of a [`Site::Gateway`] are not stored and the leader must write them.
     pub ports_are_lost: bool,
 }
 
 impl World {
-    /// The reason why an object is unknown. `None`: it is in this world, or does not exist.
+    /// The reason why an object is unknown. `None`: the object is in this world, or does not exist.
     pub fn unread(&self, kind: &'static str, key: &ObjectKey) -> Option<Arc<str>> {
         if self.unread.is_empty() { None } else { self.unread.get(&(kind, key.clone())).cloned() }
     }
 
-    /// The DNS names that backends have, each with the shortest interval at which it is to be looked up. None, where no
-    /// answer could be used.
+    /// The DNS names of backends, each with the shortest interval of its lookups. Empty if the site cannot use
+    /// addresses.
     pub fn names_wanted(&self) -> BTreeMap<Arc<str>, WantedName> {
         const DEFAULT: Duration = Duration::from_secs(30);
         const SHORTEST: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl World {
                 let wanted =
                     wanted.entry(name.as_str().into()).or_insert_with(|| WantedName { interval, objects: Vec::new() });
                 wanted.interval = interval.min(wanted.interval);
-                // Sorted, so that those of the namespace are the last ones.
+                // `objects` is sorted, so those of this namespace are the last ones.
                 let of_namespace = wanted.objects.iter().rev().take(WantedName::MAX_OBJECTS);
                 let of_namespace = of_namespace.take_while(|other| other.namespace == object.namespace).count();
                 if wanted.objects.last() != Some(object) && of_namespace < WantedName::MAX_OBJECTS {
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// Without what Secrets and key files hold.
+/// Omits the contents of Secrets and key files.
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World")

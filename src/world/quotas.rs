@@ -1,4 +1,4 @@
-//! Quotas of namespaces. The oldest load balancers are within them, on every replica alike.
+//! Quotas of namespaces. The oldest load balancers are within them, identically on every replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,26 +8,26 @@ use super::{
 };
 use crate::{api::Placement, model::ObjectKey};
 
-/// The load balancers by the time of their creation, then by namespace and name: the oldest come first where
-/// not all can have what they want.
+/// The load balancers by creation time, then by namespace and name. The oldest come first, for allocations that cannot
+/// satisfy all.
 pub fn oldest_first(load_balancers: &BTreeMap<ObjectKey, Declared>) -> Vec<(&ObjectKey, &Declared)> {
     let mut objects: Vec<_> = load_balancers.iter().collect();
     objects.sort_by_key(|(_, declared)| declared.identity.as_ref().map(|identity| identity.created));
     objects
 }
 
-/// The objects within the quotas of the administrator. Without quotas, all are.
+/// The objects within the administrator's quotas. Without quotas, all objects are.
 #[derive(Debug, Default)]
 pub struct Quotas<'a> {
-    /// The share of each load balancer. Those in pods are not among them, since they use no shared resources.
+    /// The share of each load balancer. Sidecars are absent, because they use no shared resources.
     shares: BTreeMap<&'a ObjectKey, Share>,
-    /// `None`: any.
+    /// `None`: unlimited.
     references: Option<BTreeSet<Referred>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// So many listeners, the first ones.
+    /// The first listeners, this many.
     Listeners(usize),
     Nothing,
 }
@@ -38,18 +38,18 @@ impl<'a> Quotas<'a> {
         let (in_pods, ours): (Vec<_>, Vec<_>) =
             oldest_first(load_balancers).into_iter().partition(|(_, declared)| is_in_pods(declared));
         let mut quotas = Self { shares: shares(&ours, tenancy), references: None };
-        // Those in pods are only judged here: they come last.
+        // Sidecars come last, because they are only validated here.
         quotas.references =
             tenancy.secrets_per_namespace.map(|most| quotas.references(ours.into_iter().chain(in_pods), most));
         quotas
     }
 
-    /// `None`: it may have whatever it likes.
+    /// The share of a load balancer. `None`: unlimited.
     pub fn share(&self, object: &ObjectKey) -> Option<Share> {
         self.shares.get(object).copied()
     }
 
-    /// The number of listeners that a load balancer may have, the first ones.
+    /// The number of permitted listeners of a load balancer, counted from the first.
     pub fn listeners(&self, object: &ObjectKey) -> usize {
         match self.share(object) {
             None => usize::MAX,
@@ -63,7 +63,7 @@ impl<'a> Quotas<'a> {
         self.references.as_ref().is_none_or(|references| references.contains(referred))
     }
 
-    /// The first that are referred to by what is within the quotas so far.
+    /// The first references of the load balancers that are within the quotas so far.
     fn references(
         &self,
         in_turn: impl Iterator<Item = (&'a ObjectKey, &'a Declared)>,
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{api::RefKind, world::Identity};
 
-    /// Created at this second, with these Secrets for each of its listeners.
+    /// A load balancer with this creation time in seconds, and these Secrets for each of its listeners.
     fn declared(created: i64, placement: &str, secrets: &[&[&str]]) -> Declared {
         let listener = |names: &&[&str]| {
             let names: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
@@ -167,10 +167,10 @@ mod tests {
             ([None, None, Some(0)], &[]),
             ([None, None, Some(3)], &["b1", "b2", "b3"]),
             ([None, None, Some(5)], &["b1", "b2", "b3", "b4", "c1"]),
-            // Those in pods are judged with what is left.
+            // Sidecars get the remaining quota.
             ([None, None, Some(7)], &["a1", "a2", "b1", "b2", "b3", "b4", "c1"]),
             ([None, None, Some(8)], &all),
-            // What is itself too much has none read.
+            // The references of a load balancer that exceeds its quota are not read.
             ([Some(1), None, Some(100)], &["b1", "b2", "b3", "b4", "p1"]),
             ([None, Some(2), Some(100)], &["b1", "b2", "b3", "p1"]),
             ([None, Some(5), Some(100)], &["a1", "b1", "b2", "b3", "b4", "c1", "p1"]),

@@ -1,26 +1,25 @@
-//! The place of the process.
+//! The placement and location of the process.
 
 use std::{net::IpAddr, sync::Arc};
 
 use super::{allocations::Allocations, tenancy::Tenancy};
 
-/// The placement of the process, which decides where listeners are bound and what load balancers may do.
+/// The placement of the process. It determines the bind addresses of listeners and the permissions of load balancers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Site {
-    /// On a machine of its own: listeners are bound as declared, and every address may be reached.
+    /// On a machine of its own. Listeners bind to their declared addresses, and backends may use any address.
     #[default]
     Standalone,
-    /// In an application's pod: listeners are bound to this address, and every address may be reached.
+    /// In an application's pod. Listeners bind to this address, and backends may use any address.
     Sidecar(IpAddr),
-    /// In the controller's pods, behind a Service for each load balancer: listeners are bound to the ports allocated to
-    /// them.
+    /// In the controller's pods, behind a Service for each load balancer. Listeners bind to their allocated ports.
     Gateway(Arc<Allocations>, Arc<Tenancy>),
-    /// On the nodes' own ports.
+    /// On the ports of the nodes.
     Host(Arc<Tenancy>),
 }
 
 impl Site {
-    /// The administrator's rules, where load balancers are many people's.
+    /// The administrator's rules, if several tenants share the process.
     pub fn tenancy(&self) -> Option<&Tenancy> {
         match self {
             Self::Standalone | Self::Sidecar(_) => None,
@@ -28,13 +27,13 @@ impl Site {
         }
     }
 
-    /// True if backends may be something else than pods.
+    /// True if backends may use addresses that are not pods.
     pub fn reaches_addresses(&self) -> bool {
         self.tenancy().is_none_or(|tenancy| !tenancy.backend_networks.is_empty())
     }
 }
 
-/// The location of a process, as far as it is known.
+/// The location of a process, as far as known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub node: Option<Arc<str>>,

@@ -5,40 +5,41 @@ use crate::{
     model::{Networks, ObjectKey},
 };
 
-/// The rules of the administrator: what load balancers may do, and which addresses none may reach.
+/// The administrator's rules: the permissions of load balancers, and the denied addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenancy {
-    /// The types that `spec.service.type` may have.
+    /// The permitted values of `spec.service.type`.
     pub service_types: BTreeSet<ServiceType>,
-    /// Keys of annotations that `spec.service.annotations` may have; one that ends in `*` stands for all that begin so.
+    /// The permitted keys of `spec.service.annotations`. A key that ends in `*` is a prefix.
     pub annotations: Vec<String>,
-    /// Keys of labels that `spec.service.labels` may have, in the same way.
+    /// The permitted keys of `spec.service.labels`, with the same notation.
     pub labels: Vec<String>,
-    /// Classes that `spec.service.loadBalancerClass` may name, in the same way.
+    /// The permitted values of `spec.service.loadBalancerClass`, with the same notation.
     pub load_balancer_classes: Vec<String>,
-    /// True if `nodePort` may be set.
+    /// True if `nodePort` is permitted.
     pub node_ports: bool,
-    /// The networks of backends that are no pods of the load balancer's own namespace: `addresses`, and EndpointSlices
-    /// that users wrote.
+    /// The networks of backends that are not pods of the load balancer's namespace: `addresses`, and EndpointSlices
+    /// that users write.
     pub backend_networks: Networks,
-    /// The networks that no backend may use; loopback, link-local, multicast and unspecified addresses are always denied.
+    /// The networks that no backend may use. Loopback, link-local, multicast and unspecified addresses are always
+    /// denied.
     pub denied_networks: Networks,
-    /// The number of load balancers that each namespace may have.
+    /// The maximum number of load balancers of each namespace.
     pub load_balancers_per_namespace: Option<u32>,
-    /// The number of listeners that the load balancers of each namespace may have together.
+    /// The maximum number of listeners of all load balancers of each namespace.
     pub listeners_per_namespace: Option<u32>,
-    /// The number of Secrets that are read for each namespace: each needs a connection to the API server.
+    /// The maximum number of Secrets that are read for each namespace. Each needs a connection to the API server.
     pub secrets_per_namespace: Option<u32>,
     /// The ports that placement Host may open.
     pub host_ports: Vec<RangeInclusive<u16>>,
     /// The namespaces that may use placement Host. `None`: all.
     pub host_namespaces: Option<BTreeSet<String>>,
-    /// The Service whose EndpointSlices list the proxies' own pods, which no backend may be.
+    /// The Service whose EndpointSlices list the proxies' own pods, which no backend may use.
     pub replicas: Option<ObjectKey>,
-    /// The proxies' own addresses as far as they are known otherwise, and those of the API server.
+    /// The proxies' own addresses that are known from other sources, and the addresses of the API server.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The port of the admin pages.
     pub admin_port: Option<u16>,
-    /// The namespace that the controller runs in.
+    /// The namespace of the controller.
     pub namespace: Arc<str>,
 }

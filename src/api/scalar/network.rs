@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A network (`10.0.0.0/8`) or a single address, in one spelling: no bits after the prefix, no leading zeros. An
-/// IPv4-mapped one (`::ffff:10.0.0.0/104`) is the IPv4 one that it maps.
+/// IPv4-mapped network (`::ffff:10.0.0.0/104`) becomes the IPv4 network that it maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
@@ -38,7 +38,7 @@ impl FromStr for Network {
     }
 }
 
-/// The IPv4 network, of one that is written as IPv4-mapped IPv6.
+/// Converts an IPv4-mapped IPv6 network to the IPv4 network. Returns other networks unchanged.
 fn unmapped(text: &str, network: IpNet) -> Result<IpNet, String> {
     let IpNet::V6(mapped) = network else { return Ok(network) };
     let Some(address) = mapped.addr().to_ipv4_mapped() else { return Ok(network) };
@@ -46,7 +46,7 @@ fn unmapped(text: &str, network: IpNet) -> Result<IpNet, String> {
     match length.checked_sub(96).filter(|_| has_mapped_mark(text)) {
         Some(length) => Ok(IpNet::new_assert(address.into(), length)),
         None => {
-            // Below 96 it is the prefix that the IPv4 network has by itself, or none at all.
+            // A length below 96 is the prefix length of the IPv4 network, or invalid.
             let length = length.checked_sub(96).unwrap_or(length);
             let instead = match IpNet::new(address.into(), length) {
                 Ok(network) => network.trunc().to_string(),
@@ -57,12 +57,12 @@ fn unmapped(text: &str, network: IpNet) -> Result<IpNet, String> {
     }
 }
 
-/// Whether an IPv4-mapped address begins as the rules in CEL know it.
+/// True if an IPv4-mapped address begins in the form that the CEL rules recognize.
 pub(super) fn has_mapped_mark(text: &str) -> bool {
     text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("::ffff:"))
 }
 
-/// What is wrong with an IPv4 address or a prefix whose numbers begin with zeros. Some programs read those as octal.
+/// The problem of an IPv4 address or a prefix with leading zeros, which some programs read as octal numbers.
 fn leading_zeros(text: &str) -> Option<String> {
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let plain = |number: &str| match number.trim_start_matches('0') {
@@ -81,7 +81,7 @@ fn leading_zeros(text: &str) -> Option<String> {
     (instead != text).then(|| format!("`{text}` has leading zeros, which may mean octal numbers: write {instead}"))
 }
 
-/// A number of bits, without sign and leading zeros.
+/// A prefix length without sign and leading zeros.
 fn prefix_length(text: &str) -> Option<u8> {
     text.parse().ok().filter(|length: &u8| length.to_string() == text)
 }
@@ -96,9 +96,10 @@ const NOT_A_NETWORK: &str = "not a network: write for example 10.0.0.0/8, 192.0.
 
 /// A network without bits after its prefix, or an address.
 ///
-/// CEL knows no IPv4-mapped addresses. With their mark changed they are ordinary IPv6 addresses to it, with the same bits
-/// after any prefix of at least 96, and with some after any shorter one. Only what begins like one is looked at again: the
-/// server bounds what all networks of an object may cost.
+/// CEL does not support IPv4-mapped addresses. With their first group changed, they are ordinary IPv6 addresses to CEL:
+/// they have the same bits after any prefix of at least 96, and set bits after any shorter prefix. Only texts that
+/// begin like such an address are checked a second time, because the API server limits the total cost of all networks
+/// of an object.
 const RULE: &str = "isCIDR(self) ? cidr(self) == cidr(self).masked() : isIP(self) || \
                     (self.startsWith('::') && ['::fffd:' + self.substring(7)].all(n, \
                     isCIDR(n) ? cidr(n) == cidr(n).masked() : isIP(n)) && self.matches('^::[fF]{4}:'))";

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, ops::RangeInclusive, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A line of text: 1 to 256 characters, none of them for control.
+/// A line of text: 1 to 256 characters, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(pub String);
 
@@ -37,7 +37,7 @@ string_type!(
     })
 );
 
-/// 1 to 1024 bytes, as hexadecimal digits.
+/// 1 to 1024 bytes, written as hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HexBytes(pub Vec<u8>);
 
@@ -141,7 +141,7 @@ string_type!(
     })
 );
 
-/// An HTTP status, or several in a row.
+/// An HTTP status, or a range of statuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusRange(pub RangeInclusive<u16>);
 

@@ -1,4 +1,4 @@
-//! Where connections go.
+//! Backends: the endpoints that connections are forwarded to.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -65,19 +65,19 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The declared name, else the Service's, else `default`.
+    /// The declared name, otherwise the name of the Service, otherwise `default`.
     pub fn name(&self) -> &str {
         let service = || self.service.as_ref().map(|service| service.name.0.as_str());
         self.name.as_ref().map(|name| name.0.as_str()).or_else(service).unwrap_or("default")
     }
 
-    /// The objects that it refers to.
+    /// The referenced objects.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let of_check = self.check().and_then(ActiveCheck::password_ref).and_then(PasswordRef::reference);
         self.tls.iter().flat_map(BackendTls::references).chain(of_check)
     }
 
-    /// The files that it names.
+    /// The files that the backend names.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let of_check = self.check().and_then(ActiveCheck::password_ref).and_then(|password| password.file.as_deref());
         self.tls.iter().flat_map(BackendTls::files).chain(of_check)

@@ -1,4 +1,4 @@
-//! How an endpoint is chosen.
+//! The selection of an endpoint for a connection.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

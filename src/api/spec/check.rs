@@ -1,4 +1,4 @@
-//! What probes ask, and which answers pass.
+//! The requests of probes, and the responses that pass.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -218,7 +218,7 @@ pub struct PasswordRef {
 }
 
 impl PasswordRef {
-    /// The Secret that it names.
+    /// The referenced Secret.
     pub fn reference(&self) -> Option<Reference<'_>> {
         self.name.as_ref().map(|name| Reference { kind: RefKind::Secret, name: &name.0 })
     }

@@ -1,4 +1,4 @@
-//! How connections begin, last and end.
+//! Connection settings: connecting, timeouts and keepalive.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};

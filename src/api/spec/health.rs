@@ -1,4 +1,4 @@
-//! How unhealthy endpoints are found.
+//! Detection of unhealthy endpoints.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -29,12 +29,12 @@ pub struct HealthCheck {
 }
 
 impl HealthCheck {
-    /// The objects that it refers to.
+    /// The referenced objects.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         self.password_ref().and_then(PasswordRef::reference).into_iter()
     }
 
-    /// The files that it names.
+    /// The files that the checks name.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.password_ref().and_then(|password| password.file.as_deref()).into_iter()
     }

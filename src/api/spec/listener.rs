@@ -1,4 +1,4 @@
-//! The ports clients connect to, and what is asked of clients there.
+//! The ports that clients connect to, and the requirements for clients.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ use crate::api::{
         .message("routes require tls, since they match TLS server names: write for example \
                   `tls: {mode: Passthrough}`, or remove `routes`")
         .field_path(".routes"),
-    // A route that says nothing of TLS does as the listener does.
+    // A route without `tls` uses the mode of the listener.
     validation = Rule::new(
         "!has(self.tls) || (has(self.tls.certificateRefs) && size(self.tls.certificateRefs) > 0) || \
          !(has(self.routes) && size(self.routes) > 0 ? \
@@ -76,7 +76,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The objects that it refers to.
+    /// The referenced objects.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         self.tls.iter().flat_map(ListenerTls::references)
     }

@@ -19,7 +19,7 @@ use crate::api::{rules, scalar::QualifiedName};
     validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'")
         .message("loadBalancerClass requires type LoadBalancer: remove it, or write `type: LoadBalancer`")
         .field_path(".loadBalancerClass"),
-    // Kubernetes has the same rule for Services, and would refuse the change later.
+    // Kubernetes has the same rule for Services and would refuse the change later.
     validation = Rule::new(
         "self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || \
          (has(self.loadBalancerClass) ? self.loadBalancerClass : '') == \
@@ -77,7 +77,7 @@ pub enum ServiceType {
 }
 
 impl ServiceType {
-    /// As Kubernetes writes it.
+    /// The value in the notation of Kubernetes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClusterIp => "ClusterIP",

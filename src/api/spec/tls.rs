@@ -92,7 +92,7 @@ pub struct CertificateRef {
 }
 
 impl CertificateRef {
-    /// The Secret that it names.
+    /// The referenced Secret.
     pub fn reference(&self) -> Option<Reference<'_>> {
         self.name.as_ref().map(|name| Reference { kind: RefKind::Secret, name: &name.0 })
     }
@@ -103,7 +103,7 @@ impl CertificateRef {
 }
 
 impl ListenerTls {
-    /// The objects that it refers to.
+    /// The referenced objects.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let certificates = self.certificate_refs.iter().filter_map(CertificateRef::reference);
         certificates.chain(self.authorities().filter_map(CaRef::reference))
@@ -177,7 +177,7 @@ pub struct CaRef {
 }
 
 impl CaRef {
-    /// The object that it names.
+    /// The referenced object.
     pub fn reference(&self) -> Option<Reference<'_>> {
         self.name.as_ref().map(|name| Reference { kind: self.kind, name: &name.0 })
     }
@@ -267,7 +267,7 @@ pub struct BackendTls {
 }
 
 impl BackendTls {
-    /// The objects that it refers to.
+    /// The referenced objects.
     pub fn references(&self) -> impl Iterator<Item = Reference<'_>> {
         let certificate = self.certificate_ref.iter().filter_map(CertificateRef::reference);
         certificate.chain(self.ca_refs.iter().filter_map(CaRef::reference))
