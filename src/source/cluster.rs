@@ -1,7 +1,7 @@
 //! A [`World`] from a cluster, with memory.
 //!
-//! [`watches`] lists the watched kinds and decides what is watched, [`watch_task`] keeps up one watch, [`store`] has what it has
-//! read, [`kinds`] reads one object, and [`watch_error`] describes errors of watches.
+//! [`watches`] lists the watched kinds and selects the objects to watch, [`watch_task`] runs one watch, [`store`] holds
+//! the objects that a watch has read, [`kinds`] reads one object, and [`watch_error`] describes errors of watches.
 
 mod connect;
 mod kinds;
@@ -44,18 +44,18 @@ use crate::{
 /// A change in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// Statuses of load balancers, and nothing else.
+    /// Only statuses of load balancers.
     Statuses,
     World,
 }
 
-/// The start waits this long for Secrets and ConfigMaps, so that load balancers without them are served at once.
+/// The maximum wait for Secrets and ConfigMaps at startup, so that load balancers without them are served early.
 const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Load balancers in a cluster and what they refer to.
+/// The load balancers of a cluster and the objects that they refer to.
 ///
-/// Objects stay as they were while the API server cannot be reached, and an object's last good text stays while its present
-/// one is wrong. What is deleted is gone at once, but for the allocated ports: they stay as they were.
+/// Objects stay unchanged while the API server cannot be reached. The last good text of an object stays in use while
+/// its current text is invalid. Deleted objects are removed at once, except the allocated ports, which stay.
 pub struct Cluster {
     scope: Scope,
     site: Site,
@@ -68,7 +68,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Begins to watch. The ports of a [`Site::Gateway`] are read from the cluster.
+    /// Starts the watches. The ports of a [`Site::Gateway`] are read from the cluster.
     pub fn start(client: Client, scope: Scope, site: Site) -> Self {
         let (changed, changes) = watch::channel(());
         let (statuses_changed, status_changes) = watch::channel(());
@@ -87,7 +87,7 @@ impl Cluster {
 
     /// Waits until something has changed since the latest [`Self::world`] or [`Self::statuses`]. Cancel safe.
     pub async fn changed(&mut self) -> Changed {
-        // None can fail: the senders live as long as `self`.
+        // The receivers cannot fail, because `self` owns the senders.
         tokio::select! {
             biased;
             _ = self.changes.changed() => Changed::World,
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// The present statuses of the load balancers of the latest [`Self::world`].
+    /// The current statuses of the load balancers of the latest [`Self::world`].
     pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
         self.status_changes.mark_unchanged();
         let now = self.declared().into_iter();
@@ -103,14 +103,15 @@ impl Cluster {
         same.map(|(key, now)| (key, now.status)).collect()
     }
 
-    /// Waits until all that is watched has been read once. What the API server still refuses after `patience` is not
-    /// waited for, unless it is what the load balancers need that can be read: who has lost a right must not take the
-    /// place of those who know more.
-    /// An API server that does not answer is waited for too, since a world without what it says would be a wrong one.
-    /// Secrets and ConfigMaps get but a moment: only the load balancers that refer to them have to wait for them.
+    /// Waits until everything that is watched has been read once.
+    ///
+    /// After `patience`, watches that the API server refuses are no longer waited for, unless the readable load
+    /// balancers need them: a replica that has lost a right must not replace replicas that know more. There is no time
+    /// limit for an API server that does not answer, because a world without its objects would be wrong. The wait for
+    /// Secrets and ConfigMaps is short, because only the load balancers that refer to them need them.
     pub async fn synced(&mut self, patience: Duration) {
         self.all_but_references_synced(patience).await;
-        // Many certificates need many watches, and users decide how many.
+        // Many certificates need many watches, and users choose their number.
         let until = Instant::now() + patience.min(FIRST_SYNC_TIMEOUT);
         let is_awaited = |referred: &Unread| !referred.is_refused_for_good();
         while unread(&self.watches.secrets).iter().chain(&unread(&self.watches.config_maps)).any(is_awaited) {
@@ -131,7 +132,7 @@ impl Cluster {
                 return;
             }
             match deadline {
-                // It cannot fail: the sender lives as long as `self`.
+                // The receiver cannot fail, because `self` owns the sender.
                 None => drop(self.changes.changed().await),
                 Some(until) => {
                     if timeout_at(until, self.changes.changed()).await.is_err() {
@@ -145,7 +146,7 @@ impl Cluster {
         }
     }
 
-    /// All there is now. Watches of what load balancers refer to begin and end here.
+    /// The current world. Starts and ends watches of the objects that load balancers refer to.
     pub fn world(&mut self) -> World {
         self.changes.mark_unchanged();
         self.status_changes.mark_unchanged();
@@ -159,7 +160,7 @@ impl Cluster {
         self.gather()
     }
 
-    /// The load balancers that matter.
+    /// The load balancers in the scope of this process.
     fn declared(&self) -> BTreeMap<ObjectKey, Declared> {
         let mut declared = BTreeMap::new();
         for (_, watch) in self.watches.load_balancers.iter() {
@@ -187,7 +188,7 @@ impl Cluster {
         self.watches.start(selectors, &self.common);
     }
 
-    /// Leaves load balancers as they were while what they refer to is being read for the first time.
+    /// Keeps the previous version of load balancers whose references are being read for the first time.
     fn defer_until_synced(&self, declared: &mut BTreeMap<ObjectKey, Declared>, watched: &Selectors) {
         declared.retain(|key, declared| {
             let Some(spec) = &declared.spec else { return true };
@@ -206,7 +207,7 @@ impl Cluster {
 
     fn gather(&mut self) -> World {
         let interest = self.interest();
-        // First, so that all later changes are noticed.
+        // Set first, so that no later change is missed.
         self.common.interest.write().unwrap_or_else(PoisonError::into_inner).clone_from(&interest);
         let mut world = World { load_balancers: self.shown.clone(), ..World::default() };
         world.problems.extend(self.missing());
@@ -227,7 +228,7 @@ impl Cluster {
         world
     }
 
-    /// The Services whose slices a load balancer needs and may not read, with the reason.
+    /// The Services whose EndpointSlices a load balancer needs but this process may not read, with the reason.
     fn slices_not_read(&self) -> BTreeMap<(&'static str, ObjectKey), Arc<str>> {
         let services = specs(&self.shown).flat_map(|(key, spec)| selector::services(key, spec));
         let denied = services.filter_map(|service| {
@@ -238,7 +239,8 @@ impl Cluster {
         denied.collect()
     }
 
-    /// All others have been read before a load balancer that refers to them is shown, or cannot be.
+    /// The referenced objects without a watch. All others are read, or refused, before a load balancer that refers to
+    /// them is shown.
     fn beyond_quota(&self) -> BTreeSet<Referred> {
         if self.site.tenancy().and_then(|tenancy| tenancy.secrets_per_namespace).is_none() {
             return BTreeSet::new();
@@ -256,8 +258,8 @@ impl Cluster {
         Interest { services, home: self.scope.home.as_ref().map(|home| home.namespace.as_str().into()) }
     }
 
-    /// The ports as they were, if there are none now: they are not deleted on purpose, and without them nothing would be
-    /// served.
+    /// Keeps the known ports if the ConfigMap is missing: its deletion is a mistake, and without the ports no load
+    /// balancer would be served.
     fn read_ports(&mut self, read: &BTreeMap<ObjectKey, Arc<Ports>>, problems: &mut Vec<String>) {
         let Site::Gateway(allocations, _) = &mut self.site else { return };
         match read.iter().next() {
@@ -318,7 +320,7 @@ impl Cluster {
             .map(|(selector, _)| selector)
             .peekable();
         let of_namespace = |selector: &Selector| {
-            // In a pod it is for the application's own rights to name what its load balancer refers to.
+            // In a sidecar, the application's role lists the objects that its load balancer refers to.
             self.scope.only.is_some()
                 || has_read(&self.watches.services, &selector.namespace)
                     && has_read(&self.watches.slices, &selector.namespace)
@@ -326,13 +328,13 @@ impl Cluster {
         read.peek().is_some() && read.all(of_namespace) && self.watches.ports.iter().all(|(_, watch)| is_read(watch))
     }
 
-    /// The watches that have to be read before there is a world, and are not.
+    /// The watches that must be read before there is a world but are not.
     fn unread(&self) -> Vec<Unread> {
         let mut waiting = unread(&self.watches.load_balancers);
         waiting.extend(unread(&self.watches.services));
         waiting.extend(unread(&self.watches.slices));
         waiting.extend(unread(&self.watches.ports));
-        // Whoever installed the controller may have granted rights in the chosen namespaces alone.
+        // The administrator may have granted rights in the selected namespaces only.
         waiting.retain(|unread| !(unread.is_of_api_server && unread.is_refused_for_good()));
         waiting
     }
@@ -355,7 +357,7 @@ fn uid(declared: &Declared) -> Option<&str> {
     declared.identity.as_ref().map(|identity| &*identity.uid)
 }
 
-/// True if these have been read or are refused by the API server.
+/// True if all of these have been read or are refused by the API server.
 fn all_read<'a, K: WatchedObject>(watches: &KindWatches<K>, selectors: impl IntoIterator<Item = &'a Selector>) -> bool {
     let is_read = |watch: &Watch<K>| {
         let state = watch.state();
@@ -364,7 +366,7 @@ fn all_read<'a, K: WatchedObject>(watches: &KindWatches<K>, selectors: impl Into
     selectors.into_iter().all(|selector| watches.of(selector).is_some_and(is_read))
 }
 
-/// The objects of a kind that can be read. Adds the problems of the others to the world.
+/// The readable objects of a kind. Adds the problems of the others to the world.
 fn add<T: kinds::Readable>(
     world: &mut World,
     watches: &KindWatches<Reading<T>>,
@@ -399,7 +401,7 @@ fn has_read<K: WatchedObject>(watches: &KindWatches<K>, namespace: &Option<Arc<s
         .any(|(selector, watch)| selector.namespace == *namespace && selector.key().is_none() && is_read(watch))
 }
 
-/// True if the API server has answered for an object: with the object or an error.
+/// True if the API server has answered for an object, with the object or an error.
 fn is_read_or_broken<K: WatchedObject>(watches: &KindWatches<K>, key: &ObjectKey) -> bool {
     watches.of(&Selector::named(key)).is_some_and(|watch| {
         let state = watch.state();
@@ -419,7 +421,7 @@ fn not_read<K: WatchedObject>(watches: &KindWatches<K>) -> impl Iterator<Item = 
     })
 }
 
-/// A watch that has not read everything once.
+/// A watch that has not been read completely.
 struct Unread {
     what: String,
     why: String,

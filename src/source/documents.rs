@@ -31,19 +31,19 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     pub objects: Vec<Document>,
-    /// About documents that cannot be identified.
+    /// Problems of documents that cannot be identified.
     pub problems: Vec<FileProblem>,
-    /// About objects that can be read all the same.
+    /// Problems of objects that can be read nevertheless.
     pub remarks: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
 }
 
 impl Documents {
-    /// Reads YAML, or JSON where the file's name ends so. Objects of other kinds are passed over, and so is what is
-    /// neither YAML nor JSON, with a problem for each such part.
+    /// Reads YAML, or JSON if the name of the file ends in `.json`. Objects of other kinds are skipped. Parts that are
+    /// neither YAML nor JSON are skipped with a problem for each.
     ///
-    /// Objects without a namespace are in this one.
+    /// `namespace` is the namespace of objects that set none.
     pub fn read(file: &Path, text: &str, namespace: &str) -> Self {
         let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let title = file.display().to_string();
@@ -52,7 +52,7 @@ impl Documents {
         if is_json { Self::of(&origin, json(text)) } else { Self::of(&origin, yaml(text)) }
     }
 
-    /// Reads what has no file name: JSON where it begins with a brace, if it is JSON, otherwise YAML.
+    /// Reads text without a file name: JSON if it begins with a brace and is valid JSON, otherwise YAML.
     pub fn read_unnamed(title: &str, text: &str, namespace: &str) -> Self {
         let is_json = text.trim_start().starts_with('{') && json(text).all(|part| part.is_ok());
         let origin = Origin { title: title.into(), file: None, is_kustomization: false, namespace };
@@ -69,7 +69,7 @@ impl Documents {
                     documents.problems.push(origin.problem(line, format!("{title}: {message}")));
                 }
             }
-            // A small file may have a million of them.
+            // A small file may contain a million of them.
             untold += documents.problems.len().saturating_sub(MAX_PROBLEMS);
             documents.problems.truncate(MAX_PROBLEMS);
         }
@@ -81,7 +81,7 @@ impl Documents {
         if self.objects.len() > MAX_DOCUMENTS {
             let count = self.objects.len();
             self.objects.truncate(MAX_DOCUMENTS);
-            // First of all, so that it is not left out itself.
+            // First in the list, so that the limit does not drop it.
             let many = format!(
                 "{}: has {count} objects: write at most {MAX_DOCUMENTS} into one file; the others are ignored",
                 origin.title
@@ -124,7 +124,7 @@ impl Documents {
                     let (file, place) = (origin.file.clone(), place.into());
                     self.objects.push(Document { place, file, line, key, object, is_template });
                 }
-                // Nothing can refer to an object whose name the server makes.
+                // No manifest can refer to an object whose name the API server generates.
                 Err(_) if !is_ours(api_version, kind) && is_named_by_server(&value) => self.passed_over += 1,
                 Err(wrong) => self.problems.push(problem(format!("{kind} {wrong}"))),
             },
@@ -142,12 +142,12 @@ impl Documents {
 
 /// The source of documents.
 struct Origin<'a> {
-    /// Its name, for people.
+    /// The name for messages.
     title: String,
     /// See [`FileProblem::file`].
     file: Option<Arc<str>>,
     is_kustomization: bool,
-    /// That of objects that name none.
+    /// The namespace of objects that set none.
     namespace: &'a str,
 }
 
@@ -166,8 +166,8 @@ fn is_named_by_server(document: &Value) -> bool {
     document["metadata"]["generateName"].as_str().is_some_and(|prefix| !prefix.is_empty())
 }
 
-/// True if a tool replaces values before the object is applied: it is encrypted by SOPS, or has placeholders of the Argo CD
-/// Vault Plugin.
+/// True if a tool replaces values before the object is applied: the document is encrypted by SOPS, or has placeholders
+/// of the Argo CD Vault Plugin.
 fn is_template(document: &Value) -> bool {
     let is_replaced = |text: &str| {
         let text = text.trim();
@@ -179,7 +179,7 @@ fn is_template(document: &Value) -> bool {
     document.get("sops").is_some() || has_replaced
 }
 
-/// The object's key and what is wrong with its metadata, or why it has no key.
+/// The object's key and the problems of its metadata, or the reason why it has no key.
 fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>), String> {
     let metadata = &document["metadata"];
     let text = |field: &str| match &metadata[field] {
@@ -192,7 +192,7 @@ fn identity(document: &Value, namespace: &str) -> Result<(ObjectKey, Vec<String>
     };
     let name = text("name")?.ok_or("has no name: write `metadata:` with `name:` below it")?;
     let namespace = text("namespace")?.unwrap_or(namespace);
-    // The name is part of much that is said and remembered.
+    // The name appears in many messages, and it is remembered.
     for (field, text) in [("name", name), ("namespace", namespace)] {
         if text.len() > MAX_NAME {
             let length = text.len();

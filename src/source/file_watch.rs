@@ -1,4 +1,4 @@
-//! Notices changes of files.
+//! Watches files for changes.
 
 #[cfg(test)]
 mod tests;
@@ -23,8 +23,8 @@ use super::unfinished::Unfinished;
 
 /// Watches files through inotify.
 ///
-/// Without inotify (a full table, a sandbox) it notices nothing and logs a warning. Files are read once a minute then,
-/// and on SIGHUP.
+/// Without inotify (a full table, a sandbox) it reports no changes and logs a warning. Files are then read once a
+/// minute and on SIGHUP.
 pub struct FileWatch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
@@ -36,14 +36,14 @@ pub struct FileWatch {
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
-    /// A file is being written, which may have to be given up on.
+    /// A file is being written, so a timeout may be necessary.
     modified: Notify,
 }
 
 #[derive(Default)]
 struct State {
     interest: WatchedPaths,
-    /// Watched folders that were moved or deleted, which ends their watch: what has their path now is another folder.
+    /// Watched folders that were moved or deleted, which ends their watch. Another folder may now have their path.
     replaced: BTreeSet<PathBuf>,
 }
 
@@ -63,8 +63,8 @@ impl FileWatch {
         Self { watcher, watched: BTreeSet::new(), failed: BTreeSet::new(), shared }
     }
 
-    /// Watches this from now on, and nothing else. Call it after each reading: when a folder is new here, a change is
-    /// reported at once, since its files may have changed between being read and being watched.
+    /// Watches exactly these paths from now on. Call it after each reading. A new folder reports a change at once,
+    /// because its files may have changed between the reading and the start of the watch.
     pub fn follow(&mut self, interest: WatchedPaths) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted = interest.watched_folders();
@@ -76,7 +76,7 @@ impl FileWatch {
         self.watched.retain(|folder| {
             let stays = wanted.contains(folder) && !replaced.contains(folder);
             if !stays {
-                // An error means that it is no longer watched anyway.
+                // An error means that the folder is no longer watched anyway.
                 let _ = watcher.unwatch(folder);
             }
             stays
@@ -103,12 +103,12 @@ impl FileWatch {
         }
     }
 
-    /// True if each folder is watched that should be.
+    /// True if every wanted folder is watched.
     pub fn is_complete(&self) -> bool {
         self.watcher.is_some() && self.failed.is_empty()
     }
 
-    /// Waits until something may have changed since this was last waited for. Cancel safe.
+    /// Waits until something may have changed since the last wait. Cancel safe.
     pub async fn changed(&self) {
         loop {
             let unfinished = self.shared.state().interest.unfinished.clone();
@@ -153,7 +153,7 @@ impl Shared {
 }
 
 impl State {
-    /// Notes the files that begin or cease to be written. Returns true if any begins.
+    /// Records the files whose writing begins or ends. Returns true if any begins.
     fn note_writing(&self, event: &Event, now: Instant) -> bool {
         let WatchedPaths { unfinished, .. } = &self.interest;
         match event.kind {
@@ -188,30 +188,30 @@ impl State {
                 true
             }
             EventKind::Create(_) => event.paths.iter().all(|path| is_whole(path)),
-            // A file that is being written is incomplete; its closing is an event.
+            // A file that is being written is incomplete. Closing it is an event.
             EventKind::Modify(_) | EventKind::Access(_) => false,
         };
         whole && event.paths.iter().any(|path| self.interest.concerns(path))
     }
 }
 
-/// True if a new path is complete: a file that is being written is not.
+/// True if a new path is complete, which a file that is being written is not.
 fn is_whole(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |metadata| !metadata.is_file() || metadata.nlink() > 1)
 }
 
-/// Paths to watch, through all their symbolic links, and the manifests in those that are folders.
+/// The paths to watch, with all their symbolic links, and the manifests in folders.
 #[derive(Clone, Debug, Default)]
 pub struct WatchedPaths {
-    /// Links, files, and the first part of a path that is missing, in folders without links on their way.
+    /// Links, files, and the first missing part of a path. Their folders contain no links in their paths.
     entries: BTreeSet<PathBuf>,
-    /// Any manifest in these matters.
+    /// Folders in which any manifest is relevant.
     folders: BTreeSet<PathBuf>,
     /// Records which of these files are being written.
     unfinished: Unfinished,
 }
 
-/// The kind of file at a path.
+/// The type of the file at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     Missing,
@@ -220,7 +220,7 @@ pub enum Entry {
     Folder,
 }
 
-/// The kind of file at a path, without following a link.
+/// The type of the file at a path. Links are not followed.
 pub fn look(path: &Path) -> Entry {
     let found = || -> io::Result<Entry> {
         let kind = fs::symlink_metadata(path)?.file_type();
@@ -234,7 +234,7 @@ pub fn look(path: &Path) -> Entry {
 }
 
 impl WatchedPaths {
-    /// Of absolute paths, given the kind of file at each path.
+    /// The watched paths for absolute paths. `look` returns the type of the file at a path.
     pub fn of(paths: impl IntoIterator<Item = PathBuf>, look: impl Fn(&Path) -> Entry) -> Self {
         let mut interest = Self::default();
         for path in paths {
@@ -249,7 +249,7 @@ impl WatchedPaths {
     }
 
     fn add(&mut self, path: &Path, look: impl Fn(&Path) -> Entry) {
-        // As the kernel's own limit: more links are a loop.
+        // The limit of the kernel. More links are a loop.
         const MOST_LINKS: usize = 40;
 
         let mut links = 0;

@@ -34,43 +34,43 @@ use crate::{
 
 /// Manifests in files, in folders and from the command line.
 ///
-/// The objects of a file stay while the file cannot be read, and an object's last good text stays while its present one
-/// is wrong. A document taken out of a file is a deletion, and so is a file taken out of a folder; a path that was named
-/// and is gone is a mistake. While a file is being written, what it declared before counts.
+/// The objects of a file stay in use while the file cannot be read. The last good text of an object stays in use while
+/// its current text is invalid. A document removed from a file is a deletion, and so is a file removed from a folder. A
+/// named path that is missing is a mistake. While a file is being written, its previous content applies.
 #[derive(Default)]
 pub struct Files {
     paths: Vec<PathBuf>,
     flags: Option<Document>,
-    /// From standard input.
+    /// The documents from standard input.
     input: Documents,
-    /// That of objects that name none. `None`: `default`.
+    /// The namespace of objects that set none. `None`: `default`.
     namespace: Option<String>,
-    /// As of the last reading.
+    /// The problems of the latest reading.
     problems: Vec<FileProblem>,
     remembered: BTreeMap<PathBuf, Remembered>,
     last: World,
     unfinished: Unfinished,
-    /// Something could not be read the last time.
+    /// True if the latest reading had problems with files.
     incomplete: bool,
 }
 
-/// The objects of a file when it could last be read.
+/// The objects of a file at its last successful reading.
 #[derive(Default)]
 struct Remembered {
     documents: Vec<Document>,
     passed_over: usize,
-    /// A hash of the text if it had no problem: the same text is not read again.
+    /// A hash of the text if it had no problem. A text with the same hash is not parsed again.
     text: Option<u128>,
     found: Found,
 }
 
 impl Files {
-    /// Files, and folders, of which the files called `*.yaml`, `*.yml` and `*.json` count.
+    /// Reads these files and folders. In folders, files named `*.yaml`, `*.yml` and `*.json` are manifests.
     pub fn new(paths: Vec<PathBuf>) -> Self {
         Self { paths, ..Self::default() }
     }
 
-    /// Adds a load balancer that flags describe, as `default/cli`; it is checked like one in a file.
+    /// Adds a load balancer that flags describe, as `default/cli`. It is checked like one in a file.
     pub fn with_flags(mut self, spec: &TcpLoadBalancerSpec) -> Self {
         let document = serde_json::json!({
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "cli"}, "spec": spec,
@@ -82,17 +82,17 @@ impl Files {
         self
     }
 
-    /// Sets the namespace of objects that name none, which is `default` otherwise. It does not change what
+    /// Sets the namespace of objects that set none. The default is `default`. It does not affect documents that
     /// [`Self::with_input`] has read.
     pub fn in_namespace(mut self, namespace: Option<String>) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// Adds what there is on standard input, to its end.
+    /// Adds the manifests on standard input, which is read to its end.
     ///
     /// # Errors
-    /// If it cannot be read, is too large, or is not text in UTF-8.
+    /// If it cannot be read, is too large, or is not UTF-8 text.
     pub fn with_input(mut self, input: impl Read) -> Result<Self, String> {
         let wrong = |what: &str| format!("{STANDARD_INPUT}: {what}");
         let bytes = at_most(input, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
@@ -101,18 +101,18 @@ impl Files {
         Ok(self)
     }
 
-    /// The number of objects of other kinds, as of the last reading.
+    /// The number of objects of other kinds in the latest reading.
     pub fn passed_over(&self) -> usize {
         self.input.passed_over + self.remembered.values().map(|remembered| remembered.passed_over).sum::<usize>()
     }
 
-    /// The problems of the last reading that are not about load balancers: the same as [`World::problems`].
+    /// The problems of the latest reading that belong to no load balancer: the same as [`World::problems`].
     pub fn problems(&self) -> &[FileProblem] {
         &self.problems
     }
 
-    /// By kind and key, objects with values that a tool replaces before they are applied, as of the last reading: Secrets
-    /// that are encrypted, for example.
+    /// The objects of the latest reading, by kind and key, whose values a tool replaces before they are applied, for
+    /// example encrypted Secrets.
     pub fn templates(&self) -> BTreeSet<(&'static str, ObjectKey)> {
         let templates = self.documents().filter(|document| document.is_template);
         templates.map(|document| (document.object.kind(), document.key.clone())).collect()
@@ -127,20 +127,21 @@ impl Files {
         self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
     }
 
-    /// The files and lines that load balancers begin at, as of the last reading.
+    /// The files and lines where load balancers begin, as of the latest reading.
     pub fn places(&self) -> BTreeMap<ObjectKey, (Option<Arc<str>>, u64)> {
         let ours = |document: &&Document| matches!(document.object, Object::LoadBalancer(_));
         let mut places = BTreeMap::new();
         for document in self.documents().filter(ours) {
-            // The first one counts.
+            // The first declaration takes precedence.
             places.entry(document.key.clone()).or_insert((document.file.clone(), document.line));
         }
         places
     }
 
-    /// Reads everything again. Blocks for as long as the files take, and for 100 ms when one has gone from its folder.
+    /// Reads everything again. Blocks while it reads the files, and for 100 ms more if a file is missing from its
+    /// folder.
     ///
-    /// Problems are part of the [`World`]; its `names` are empty.
+    /// Problems are part of the [`World`]. Its `names` are empty.
     pub fn read(&mut self) -> World {
         let mut gathering =
             Gathering { world: World::default(), problems: Vec::new(), places: BTreeMap::new(), last: &self.last };
@@ -158,7 +159,7 @@ impl Files {
             let before = self.remembered.remove(&file);
             let reading = match found {
                 Found::Gone => Reading { kept: before.unwrap_or_default().documents, ..Reading::default() },
-                // A pipe can be read only once. In a folder there are none: see [`Listing`].
+                // A pipe can be read only once. Folders contain none: see [`Listing`].
                 Found::ByPath if before.is_some() && is_no_file(&file) => {
                     Reading { fresh: before.unwrap_or_default().documents, ..Reading::default() }
                 }
@@ -181,13 +182,13 @@ impl Files {
         world
     }
 
-    /// True if something was wrong with files the last time, which may have another reason than their text: too few
-    /// descriptors, a network file system that was away, a file that is being replaced. To read again may help.
+    /// True if the latest reading had problems with files. The cause may be outside the text: too few descriptors, an
+    /// unavailable network file system, or a file that is being replaced. A retry may help.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
     }
 
-    /// The paths to watch for changes, as of the last reading.
+    /// The paths to watch for changes, as of the latest reading.
     pub fn interest(&self) -> WatchedPaths {
         // The watch of a folder covers the files in it.
         let by_path = self.remembered.iter().filter(|(_, remembered)| remembered.found != Found::InFolder);
@@ -197,14 +198,14 @@ impl Files {
     }
 }
 
-/// The origin of what is read from standard input.
+/// The origin of documents from standard input.
 const STANDARD_INPUT: &str = "standard input";
 
-/// The namespace of objects that name none, unless another is set.
+/// The namespace of objects that set none, unless another one is configured.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// The problem of each object that a file declared before, while the file, or a part of it, cannot be read. The cause is
-/// reported for the file.
+/// The problem of each previously declared object while the file, or a part of it, cannot be read. The file's problem
+/// has the cause.
 fn hidden(file: &Path) -> String {
     format!("{} cannot be read completely: see the message about that file", file.display())
 }
@@ -213,7 +214,7 @@ fn hidden(file: &Path) -> String {
 #[derive(Default)]
 struct Reading {
     fresh: Vec<Document>,
-    /// Remembered from the last time, since what cannot be read now hides whether it is still declared.
+    /// Documents of the previous reading. The unreadable part may still declare them.
     kept: Vec<Document>,
     passed_over: usize,
     /// See [`Remembered::text`].
@@ -231,7 +232,7 @@ impl Reading {
         let Remembered { documents: mut kept, text: text_before, passed_over, .. } = before.unwrap_or_default();
         let stays = if kept.is_empty() { "" } else { STAYS };
         let text = read_text(file);
-        // Asked afterwards, since the writing may have begun just before the reading.
+        // Checked after the reading, because the writing may begin just before the reading.
         if is_being_written(file, unfinished) {
             return Self { fresh: kept, ..Self::default() };
         }
@@ -250,7 +251,7 @@ impl Reading {
         let fresh: HashSet<_> = documents.objects.iter().map(Document::identity).collect();
         kept.retain(|old| !fresh.contains(&old.identity()));
         if documents.problems.is_empty() {
-            // What is no longer there was taken out.
+            // Documents that are no longer in the file were deleted.
             kept.clear();
         }
         let all_well = documents.problems.is_empty() && documents.remarks.is_empty();
@@ -267,7 +268,7 @@ fn is_no_file(path: &Path) -> bool {
 }
 
 fn is_being_written(file: &Path, unfinished: &Unfinished) -> bool {
-    // As nearly always. To look at each part of each path would take longer than to read the files.
+    // The usual case. The check of each part of each path would take longer than reading the files.
     if unfinished.is_empty() {
         return false;
     }
@@ -279,14 +280,14 @@ fn read_text(file: &Path) -> Result<String, String> {
     let wrong = |what: &str| format!("{}: {what}", file.display());
     let bytes = read_at_most(file, MAX_FILE).map_err(|error| wrong(&io_message(&error)))?;
     let text = decoded(bytes).map_err(|problem| wrong(&problem))?;
-    // Writing a file in place begins with emptying it.
+    // Writing a file in place begins with truncating it.
     if text.trim().is_empty() { Err(wrong("is empty: write a manifest, or delete the file")) } else { Ok(text) }
 }
 
-/// UTF-8, of which a byte order mark at the beginning is no part.
+/// Decodes UTF-8 without a byte order mark at the beginning.
 ///
 /// # Errors
-/// If it is something else.
+/// If the bytes are not UTF-8 text.
 pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -303,7 +304,7 @@ pub fn decoded(mut bytes: Vec<u8>) -> Result<String, String> {
     if bytes.starts_with(MARK) {
         bytes.drain(..MARK.len());
     }
-    // Where files with such marks were put one behind another, it would hide the `---` behind it.
+    // After a concatenation of files with byte order marks, a mark hides the `---` that follows it.
     if let Some(at) = bytes.windows(MARK.len() + 1).position(|part| part[0] == b'\n' && &part[1..] == MARK) {
         let line = line_at(&bytes, at) + 1;
         return Err(format!("has a byte order mark within the text, at line {line}: remove it"));
@@ -319,7 +320,7 @@ fn read_at_most(file: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 fn at_most(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
-    // Room for most manifests at once.
+    // A capacity that is sufficient for most manifests.
     let mut bytes = Vec::with_capacity(16 << 10);
     input.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
@@ -335,7 +336,7 @@ fn about(document: &Document, message: String) -> FileProblem {
     FileProblem { file: file.clone(), line, ..FileProblem::new(message) }.of_object(object.kind(), key)
 }
 
-/// A world on its way.
+/// A world that is being built.
 struct Gathering<'a> {
     world: World,
     problems: Vec<FileProblem>,
@@ -406,7 +407,7 @@ impl Gathering<'_> {
         }
     }
 
-    /// Reports the problems of an object. `there`: its last good text is used.
+    /// Reports the problems of an object. `there`: its last good text is in use.
     fn remark(&mut self, document: &Document, wrong: Option<&Vec<String>>, there: bool) {
         let Some(problems) = wrong else { return };
         let Document { place, key, object, .. } = document;
@@ -423,14 +424,14 @@ impl Gathering<'_> {
 
 type Objects<T> = BTreeMap<ObjectKey, Arc<T>>;
 
-/// Adds an object to the world, or the last good one if the present one is wrong. Returns true if there is either.
+/// Adds an object to the world, or the last good version if the current one is invalid. Returns true if either exists.
 fn good<T>(now: &mut Objects<T>, last: &Objects<T>, key: &ObjectKey, read: &Readable<T>) -> bool {
     let object = read.as_ref().ok().or(last.get(key));
     now.extend(object.map(|object| (key.clone(), object.clone())));
     object.is_some()
 }
 
-/// Certificates, keys and passwords.
+/// Reads certificates, keys and passwords.
 fn read_named_files(world: &mut World, last: &World, unfinished: &Unfinished) {
     let declared = world.load_balancers.values().filter_map(|declared| Some((declared, declared.spec.as_ref()?)));
     let paths: BTreeSet<PathBuf> =
@@ -447,7 +448,7 @@ fn read_named_file(file: &Path) -> Result<Arc<[u8]>, Arc<str>> {
     const MOST: u64 = 1 << 20;
 
     let read = fs::metadata(file).and_then(|metadata| {
-        // Opening a pipe could wait for ever.
+        // Opening a pipe could block forever.
         if metadata.is_file() { read_at_most(file, MOST) } else { Err(io::Error::other("it is not a file")) }
     });
     read.map(Arc::from).map_err(|error| io_message(&error).into())

@@ -1,10 +1,10 @@
-//! Bounds on what manifests may make the process remember.
+//! Bounds on the memory that manifests can use.
 
-/// The most sentences about files as a whole.
+/// The maximum number of sentences about files as a whole.
 pub const MAX_FILE_PROBLEMS: usize = 1000;
-/// The largest manifest file, in bytes.
+/// The maximum size of a manifest file, in bytes.
 pub const MAX_FILE: u64 = 16 << 20;
-/// The most objects in one file, those in lists included.
+/// The maximum number of objects in one file, including those in lists.
 pub const MAX_DOCUMENTS: usize = 10_000;
-/// The longest name or namespace that is taken for one, in bytes: what Kubernetes allows for any object.
+/// The maximum length of a name or namespace, in bytes: the limit of Kubernetes for all objects.
 pub const MAX_NAME: usize = 253;

@@ -1,10 +1,9 @@
 //! Sources of manifests: a [`World`](crate::world::World) is gathered from files and flags, or from a cluster.
 //!
-//! [`Files`] reads it whenever it is asked to, and remembers what was last good: an object that became wrong, a file
-//! that can no longer be read, or a path that is gone costs nothing that is served. While a file is being written, what
-//! it declared before counts. [`FileWatch`] notices changes. [`Cluster`] does the same for objects behind an API server,
-//! with a watch for each kind of them. [`Settle`] combines changes that come together, and [`Names`] looks up DNS
-//! names:
+//! [`Files`] reads them on request and remembers the last good state: an object that became invalid, an unreadable file
+//! or a missing path does not affect served connections. While a file is being written, its previous content applies.
+//! [`FileWatch`] notices changes. [`Cluster`] does the same for objects behind an API server, with a watch for each
+//! kind. [`Settle`] combines changes that arrive together, and [`Names`] looks up DNS names:
 //!
 //! ```text
 //! FileWatch, SIGHUP ─────► Settle ─► Files::read ────┐
@@ -12,7 +11,7 @@
 //! Names ───────────────────────► Names::known ───┘
 //! ```
 //!
-//! [`documents`] reads the text of one file, [`schema`] checks one load balancer.
+//! [`documents`] reads the text of one file, and [`schema`] checks one load balancer.
 
 mod cluster;
 pub mod documents;

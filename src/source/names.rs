@@ -1,4 +1,4 @@
-//! Looks DNS names up on a schedule.
+//! Scheduled DNS lookups.
 
 mod limits;
 #[cfg(test)]
@@ -27,10 +27,10 @@ use crate::{
     world::{Lookup, WantedName},
 };
 
-/// The DNS names that are wanted, each looked up by a task of its own, and what is known of them.
+/// The wanted DNS names, each with a lookup task and its known answers.
 ///
-/// An address that joins a name's answer is used at once; it leaves after several answers without it. An empty answer or
-/// a failing resolver changes nothing but [`Lookup::problem`].
+/// An address that is new in an answer is used at once. An address is dropped after several answers without it. An
+/// empty answer or a failing resolver changes only [`Lookup::problem`].
 pub struct Names {
     resolver: Arc<Resolver>,
     limits: Arc<Limits>,
@@ -53,8 +53,7 @@ struct Known {
 
 /// Asks the system's resolver (`/etc/hosts`, DNS) for the addresses of a name.
 ///
-/// Each look-up has a thread of its own. On the runtime's threads for blocking work, look-ups that hang would hold up
-/// reading files.
+/// Each lookup has its own thread. On the runtime's blocking threads, hanging lookups would delay reading files.
 pub async fn resolve(name: Arc<str>) -> io::Result<BTreeSet<IpAddr>> {
     let (tell, answer) = oneshot::channel();
     thread::Builder::new().name("lookup".into()).spawn(move || {
@@ -65,7 +64,7 @@ pub async fn resolve(name: Arc<str>) -> io::Result<BTreeSet<IpAddr>> {
 }
 
 impl Names {
-    /// With [`resolve`], or another way to look a name up.
+    /// Starts with a resolver: [`resolve`], or a replacement.
     pub fn start<F>(resolver: impl Fn(Arc<str>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = io::Result<BTreeSet<IpAddr>>> + Send + 'static,
@@ -76,8 +75,8 @@ impl Names {
         Self { resolver, limits: Arc::default(), tasks: BTreeMap::new(), known, changes }
     }
 
-    /// Wants these names and no others from now on, each looked up at its interval; a new one at once, unless many are
-    /// being looked up. Must be called within a tokio runtime.
+    /// Sets the wanted names. Each is looked up at its interval. A new name is looked up at once, unless many lookups
+    /// are pending. Must be called within a tokio runtime.
     pub fn want(&mut self, wanted: BTreeMap<Arc<str>, WantedName>) {
         self.tasks.retain(|name, task| wanted.get(name) == Some(&task.wanted));
         self.known.states().retain(|name, _| wanted.contains_key(name));
@@ -105,13 +104,13 @@ impl Names {
         self.known.states().iter().map(|(name, state)| (name.clone(), state.lookup())).collect()
     }
 
-    /// Waits until something is known that was not when [`Self::known`] was last called. Cancel safe.
+    /// Waits until an answer is new since the last call of [`Self::known`]. Cancel safe.
     pub async fn changed(&mut self) {
-        // It cannot fail: the sender lives as long as `self`.
+        // The receiver cannot fail, because `self` owns the sender.
         let _ = self.changes.changed().await;
     }
 
-    /// Waits until each name that is wanted has been answered or has failed, but no longer than `limit`.
+    /// Waits until the lookup of each wanted name has been answered or has failed, but at most for `limit`.
     pub async fn first_answers(&self, limit: Duration) {
         let mut changes = self.changes.clone();
         let all = changes.wait_for(|()| self.known.states().values().all(NameState::is_answered));
@@ -143,7 +142,7 @@ struct LookingUp {
 }
 
 impl LookingUp {
-    /// The time that an answer may take.
+    /// The time limit of an answer.
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
     async fn run(self) {
@@ -154,7 +153,7 @@ impl LookingUp {
         }
     }
 
-    /// Looks the name up once, and answers whether there was an answer in time.
+    /// Looks up the name once. Returns true if there was an answer in time.
     async fn look_up(&self, was_answered: bool) -> bool {
         let Self { name, wanted: WantedName { objects, .. }, resolver, limits, known } = self;
         let mut turn = pin!(limits.turn(objects, was_answered));
@@ -165,7 +164,8 @@ impl LookingUp {
                 turn.await
             }
         };
-        // It goes on when this task ends, and uses up its turn until then: the system's resolver cannot be interrupted.
+        // The lookup continues when this task ends and keeps its permit until then, because the system's resolver
+        // cannot be interrupted.
         let mut answer = tokio::spawn({
             let answer = resolver(name.clone());
             async move {
@@ -183,7 +183,7 @@ impl LookingUp {
             }
             Err(_) => {
                 known.observe(name, Err(format!("no answer within {} s", Self::ANSWER_TIMEOUT.as_secs())));
-                // That it failed in the end says nothing new.
+                // A late failure adds no information.
                 if let Ok(Ok(late)) = answer.await {
                     known.observe(name, Ok(late));
                 }
@@ -201,7 +201,7 @@ fn waits(objects: &[ObjectKey]) -> String {
     )
 }
 
-/// A resolver's error without what every one of them begins with.
+/// A resolver's error without the common prefix.
 fn said(error: &io::Error) -> String {
     let text = error.to_string();
     text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
@@ -211,14 +211,14 @@ fn said(error: &io::Error) -> String {
 #[derive(Debug, Default)]
 struct NameState {
     answered: bool,
-    /// The addresses in use, each with the number of answers without it since the last one that had it.
+    /// The addresses in use, each with the number of answers without it since the last answer with it.
     addresses: BTreeMap<IpAddr, u8>,
     problem: Option<Arc<str>>,
 }
 
 impl NameState {
-    /// The answers without an address, in a row, after which it is no longer used: resolvers answer with a part of the
-    /// addresses, and forget one for a moment.
+    /// The number of consecutive answers without an address after which it is dropped. Resolvers return a part of the
+    /// addresses, or temporarily omit one.
     const ANSWERS_WITHOUT: u8 = 3;
 
     fn lookup(&self) -> Lookup {
@@ -229,7 +229,7 @@ impl NameState {
         self.answered
     }
 
-    /// Adds an answer. Returns what it changes.
+    /// Adds an answer. Returns the change.
     fn observe(&mut self, answer: Result<BTreeSet<IpAddr>, String>) -> Option<Change> {
         self.answered = true;
         let before = self.lookup();

@@ -11,11 +11,11 @@ use crate::{
 pub struct FileProblem {
     /// A sentence that begins with the place.
     pub message: String,
-    /// The path, as it was given. `None`: standard input, or no file at all.
+    /// The path as it was given. `None`: standard input, or no file.
     pub file: Option<Arc<str>>,
     /// `None`: the file as a whole.
     pub line: Option<u64>,
-    /// The kind and key of the object that it is about, as far as it is known.
+    /// The kind and key of the affected object, if known.
     pub object: Option<(&'static str, ObjectKey)>,
 }
 
@@ -32,7 +32,7 @@ impl FileProblem {
         Self { object: Some((kind, key.clone())), ..self }
     }
 
-    /// With this at the end of its message.
+    /// Appends `more` to the message.
     pub fn followed_by(self, more: &str) -> Self {
         Self { message: self.message + more, ..self }
     }
@@ -46,8 +46,8 @@ impl Deref for FileProblem {
     }
 }
 
-/// No more than `most` problems, none with a message longer than [`MAX_SENTENCE`]. The last one counts what is left out,
-/// with those that were `untold` before.
+/// Limits the problems to `most`, and each message to [`MAX_SENTENCE`]. The last problem counts the omitted ones,
+/// including the `untold` ones.
 pub fn bounded_problems(mut problems: Vec<FileProblem>, untold: usize, most: usize) -> Vec<FileProblem> {
     let more = untold + problems.len().saturating_sub(most);
     problems.truncate(most);

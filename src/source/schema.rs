@@ -1,8 +1,8 @@
 //! Checks documents as the API server does: against the published schema, then through the types.
 //!
-//! The types ignore what they do not know, so a mistyped field would be lost silently: the schema finds it. Rules that
-//! the schema has in CEL are those of the types and of the translation, which therefore say the same; but for those
-//! about what only a cluster has.
+//! The types ignore unknown fields, so a mistyped field would be lost silently; the schema detects it. The CEL rules of
+//! the schema have equivalents in the types and in the translation, except the rules about features that only a cluster
+//! has.
 
 mod secrets;
 #[cfg(test)]
@@ -39,10 +39,10 @@ static SECRET: LazyLock<Value> = LazyLock::new(kubernetes::<Secret>);
 static SERVICE: LazyLock<Value> = LazyLock::new(kubernetes::<Service>);
 static ENDPOINT_SLICE: LazyLock<Value> = LazyLock::new(kubernetes::<EndpointSlice>);
 
-/// The spec of a `TcpLoadBalancer` document, or all that is wrong with it: each a sentence `path: what is wrong and
-/// what to write instead`. `apiVersion` and `kind` are taken for right.
+/// The spec of a `TcpLoadBalancer` document, or all its problems, each a sentence `path: problem and correction`. The
+/// caller has checked `apiVersion` and `kind`.
 pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
-    // The server accepts it from the controller only.
+    // The API server accepts the status from the controller only.
     if let Some(fields) = document.as_object_mut() {
         fields.remove("status");
     }
@@ -57,14 +57,14 @@ pub fn load_balancer(mut document: Value) -> Result<TcpLoadBalancerSpec, Vec<Str
     })
 }
 
-/// The problems of the metadata of a `TcpLoadBalancer`, except for its name and namespace.
+/// The problems of the metadata of a `TcpLoadBalancer`, except its name and namespace.
 pub(super) fn metadata(metadata: &Value) -> Vec<String> {
     let mut metadata = metadata.clone();
     let mut problems = Problems::default();
     problems.check(&METADATA, &mut metadata, "metadata");
     for (field, is_label) in [("labels", true), ("annotations", false)] {
         for (key, value) in metadata[field].as_object().into_iter().flatten() {
-            // The server looks at annotations' keys in lower case.
+            // The API server compares the keys of annotations in lower case.
             let known = if is_label { key.clone() } else { key.to_lowercase() };
             if let Some(Err(sentence)) = api::format("QualifiedName").map(|check| check(&known)) {
                 problems.add(&format!("metadata.{field}"), sentence);
@@ -89,7 +89,7 @@ fn is_label_value(text: &str) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
-/// An object that can be read, and what is odd about it: fields that do not exist, which count for nothing.
+/// A readable object, and its remarks: unknown fields, which are ignored.
 pub(super) struct Checked<T> {
     pub object: T,
     pub remarks: Vec<String>,
@@ -113,13 +113,13 @@ pub(super) fn endpoint_slice(document: Value) -> Result<Checked<EndpointSlice>, 
     checked(&ENDPOINT_SLICE, document, |problem| problem.to_string())
 }
 
-/// `sentence` describes a problem at a path without quoting the document.
+/// Reads a Secret. `sentence` describes a problem at a path without quoting the document.
 pub(super) fn secret(document: Value, sentence: fn(&str) -> &str) -> Result<Checked<Secret>, Vec<String>> {
     checked(&SECRET, document, |problem| format!("{}: {}", problem.path, sentence(&problem.path)))
 }
 
-/// A document of a kind that Kubernetes has of its own. Fields it does not know are no reason to refuse the object:
-/// they may be of a later version.
+/// Reads a document of a built-in kind of Kubernetes. Unknown fields are no reason to refuse the object, because they
+/// may belong to a later version.
 fn checked<T: DeserializeOwned>(
     schema: &Value,
     mut document: Value,
@@ -138,7 +138,7 @@ fn checked<T: DeserializeOwned>(
     }
 }
 
-/// The schema that the library has of a kind, without what must be there: the translation copes with less, and the
+/// The schema of a kind from the library, without required fields: the translation does not need them, and the API
 /// server writes empty lists as null.
 fn kubernetes<T: JsonSchema>() -> Value {
     fn without_required(value: &mut Value) {
@@ -160,7 +160,7 @@ fn kubernetes<T: JsonSchema>() -> Value {
     schema
 }
 
-/// Reads a document into its type.
+/// Deserializes a document into its type.
 fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(document).map_err(|error| Problem {
         path: limited(&error.path().to_string(), MAX_SENTENCE / 2).into_owned(),
@@ -169,7 +169,7 @@ fn typed<T: DeserializeOwned>(document: Value) -> Result<T, Problem> {
     })
 }
 
-/// Something that is wrong with a document.
+/// A problem of a document.
 #[derive(Debug)]
 struct Problem {
     path: String,
@@ -183,7 +183,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The one of `names` that `name` was probably meant to be.
+/// The entry of `names` that `name` was probably meant to be.
 pub fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| -> String {
         text.chars().filter(|c| c.is_ascii_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect()
@@ -205,7 +205,7 @@ pub fn near<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<
 #[derive(Default)]
 struct Problems {
     all: Vec<Problem>,
-    /// Further ones, which are only counted.
+    /// The number of further problems, which are only counted.
     more: usize,
 }
 
@@ -219,7 +219,7 @@ impl Problems {
         self.push(path, sentence, true);
     }
 
-    /// Names and values may be of any length, and there may be any number of mistakes.
+    /// Adds a problem. Names and values may have any length, and there may be any number of mistakes.
     fn push(&mut self, path: &str, sentence: &str, unknown_field: bool) {
         if self.all.len() >= MAX_PROBLEMS {
             self.more += 1;
@@ -234,7 +234,8 @@ impl Problems {
         self.all.iter().map(said).chain(more).collect()
     }
 
-    /// Checks `value` and all below it; nulls are dropped, as the server does where a field may not be null.
+    /// Checks `value` and everything below it. Nulls are dropped, as the API server does for fields that must not be
+    /// null.
     fn check(&mut self, schema: &Value, value: &mut Value, path: &str) {
         let is_secret = may_be_secret(path);
         make_whole(schema, value, path);
@@ -279,7 +280,7 @@ impl Problems {
         for (name, value) in fields {
             match known.get(name) {
                 Some(schema) => self.check(schema, value, &below(name)),
-                // The server knows these itself.
+                // The API server handles these fields itself.
                 None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
                 None if may_be_secret(path) => self.add_unknown(path, &unknown_field_unquoted(known)),
                 None => self.add_unknown(&below(name), &unknown_field(name, known)),
@@ -287,7 +288,7 @@ impl Problems {
         }
     }
 
-    /// Checks the values below names that the schema does not fix.
+    /// Checks the values of a map with arbitrary keys.
     fn check_map(&mut self, schema: &Value, fields: &mut Map<String, Value>, path: &str) {
         fields.retain(|_, value| !value.is_null());
         for (name, value) in fields {
@@ -296,7 +297,7 @@ impl Problems {
     }
 }
 
-/// The most field names that anybody wants to read.
+/// The maximum number of field names in a message.
 const MOST_LISTED: usize = 16;
 
 fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
@@ -312,10 +313,11 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
     }
 }
 
-/// Fields whose values the schema's rules always read. Rules cannot read a whole number with a fraction of zero.
+/// Fields whose values the CEL rules always read. Rules cannot read a whole number with a fraction of zero.
 const READ_BY_RULES: [&str; 1] = ["nodePort"];
 
-/// A whole number with a fraction of zero (`3.0`) is an integer to the server, unless a rule reads it.
+/// Converts a whole number with a fraction of zero (`3.0`) to an integer, as the API server does, unless a rule reads
+/// it.
 fn make_whole(schema: &Value, value: &mut Value, path: &str) {
     let whole = |float: &f64| float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64;
     if schema["type"] == "integer"
@@ -350,7 +352,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
         (Some("integer"), Value::String(text)) if text.parse::<u64>().is_ok() => {
             format!("must be a number: write {text} without quotes")
         }
-        // What YAML makes of `off` and `1.2`.
+        // YAML reads `off` and `1.2` as these types.
         (Some("string"), Value::Number(_) | Value::Bool(_)) if strings(&schema["enum"]).next().is_some() => {
             let values: Vec<_> = strings(&schema["enum"]).collect();
             format!("`{value}` is not a valid value: write {}", values.join(" or "))
@@ -370,7 +372,7 @@ fn wrong_type(schema: &Value, value: &Value, path: &str) -> Option<String> {
     })
 }
 
-/// The one field that has to be there, where it is one of several words.
+/// The only required field, if its values are an enumeration.
 fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
     let mut required = strings(&schema["required"]);
     let field = required.next().filter(|_| required.next().is_none())?;
@@ -381,9 +383,9 @@ fn only_choice(schema: &Value) -> Option<(&str, Vec<&str>)> {
 /// The part of a list entry that must be unique.
 struct Identity {
     value: String,
-    /// Below the entry, where it is a field of it.
+    /// The path below the entry, if the unique part is a field of it.
     field: String,
-    /// For the second one.
+    /// The message for a duplicate.
     sentence: String,
 }
 

@@ -2,8 +2,8 @@ use std::{future, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-/// Decides when changes are acted on: the first one at once, followers when no more have come for 50 ms, but never
-/// later than 500 ms after the first of them.
+/// Combines changes. The first one is due at once. Followers are due after 50 ms without a change, and at most 500 ms
+/// after the first of them.
 #[derive(Debug, Default)]
 pub struct Settle {
     waiting: Option<Waiting>,
@@ -20,7 +20,7 @@ impl Settle {
     const QUIET: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_millis(500);
 
-    /// Takes note of a change that came now.
+    /// Records a change at the current time.
     pub fn note(&mut self) {
         let now = Instant::now();
         match &mut self.waiting {
@@ -28,13 +28,13 @@ impl Settle {
                 let follows = self.acted.is_some_and(|acted| now < acted + Self::QUIET);
                 self.waiting = Some(Waiting { since: now, due: if follows { now + Self::QUIET } else { now } });
             }
-            // A change is often reported twice: what is due already is acted on with all that came until then.
+            // A change is often reported twice. A reading that is already due covers all changes until then.
             Some(waiting) if waiting.due <= now => {}
             Some(waiting) => waiting.due = (now + Self::QUIET).min(waiting.since + Self::LONGEST),
         }
     }
 
-    /// Waits until the changes noted are to be acted on; for ever while there are none. Cancel safe.
+    /// Waits until the recorded changes are due, forever if there are none. Cancel safe.
     pub async fn due(&mut self) {
         match &self.waiting {
             Some(waiting) => sleep_until(waiting.due).await,
@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    /// The time until the noted changes are acted on, in milliseconds.
+    /// The time until the recorded changes are due, in milliseconds.
     async fn wait(settle: &mut Settle) -> u128 {
         let start = Instant::now();
         settle.due().await;
@@ -91,7 +91,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_acted_on_twice() {
         let (mut settle, mut acted) = (Settle::default(), 0);
-        // A file each millisecond, until a while after the last one.
+        // A change each millisecond, until some time after the last one.
         for millisecond in 0..500 {
             if millisecond < 400 {
                 settle.note();

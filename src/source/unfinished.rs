@@ -5,28 +5,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The files that are being written: their present content is incomplete.
+/// The files that are being written. Their current content is incomplete.
 ///
-/// Shared by [`FileWatch`](super::FileWatch), which sees files being written, and [`Files`](super::Files), which reads them.
-/// Paths are without symbolic links.
+/// [`FileWatch`](super::FileWatch) records files that are being written, and [`Files`](super::Files) reads the record.
+/// Paths contain no symbolic links.
 #[derive(Clone, Debug, Default)]
 pub struct Unfinished(Arc<Mutex<BTreeMap<PathBuf, Instant>>>);
 
 impl Unfinished {
-    /// A file that is not closed, but was not modified for this long either, counts as finished.
+    /// A file that is not closed but has not been modified for this long counts as finished.
     pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// Notes that a file was modified at this time.
+    /// Records that a file was modified at this time.
     pub fn modified(&self, file: &Path, now: Instant) {
         self.files().insert(file.to_owned(), now);
     }
 
-    /// Notes that a file, or all files of a folder, was closed or removed.
+    /// Records that a file, or all files of a folder, was closed or removed.
     pub fn finished(&self, path: &Path) {
         self.files().retain(|file, _| !file.starts_with(path));
     }
 
-    /// Forgets the files that were not modified for [`Self::WRITE_TIMEOUT`]. Returns true if there were any.
+    /// Removes the files that have not been modified for [`Self::WRITE_TIMEOUT`]. Returns true if there were any.
     pub fn give_up(&self, now: Instant) -> bool {
         let mut files = self.files();
         let before = files.len();

@@ -3,17 +3,16 @@ use std::{error::Error, time::Duration};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, Config};
 
-/// Longer than any watch is silent.
+/// Longer than the silence of any watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A client for the cluster that `KUBECONFIG` or the pod's service account names. Needs rustls' provider to be
-/// installed.
+/// A client for the cluster in `KUBECONFIG`, or of the pod's service account. Requires an installed rustls provider.
 ///
 /// # Errors
-/// If there is neither, or it cannot be read.
+/// If there is no configuration, or it cannot be read.
 pub async fn connect() -> Result<Client, Box<dyn Error + Send + Sync>> {
     let mut config = Config::infer().await?;
-    // A connection whose other side has vanished would be waited for, for as long as the kernel tries.
+    // Without a timeout, a connection to a vanished peer waits as long as the kernel retries.
     config.connect_timeout = Some(Duration::from_secs(10));
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;

@@ -1,4 +1,4 @@
-//! The watched kinds: how each is read, and what is stored of it.
+//! The watched kinds, and the stored part of their objects.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -26,24 +26,24 @@ use crate::{
 
 /// The origin of load balancers in messages.
 const ORIGIN: &str = "cluster";
-/// The copy of the object that `kubectl apply` writes, which is not needed.
+/// The annotation with a copy of the object that `kubectl apply` writes. It is dropped.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The stored part of an object. It can be made of any content, so that no object ever stops a watch.
+/// The stored part of an object. Reading accepts any content, so that no object ever stops a watch.
 pub trait WatchedObject: PartialEq + Send + 'static {
     const KIND: &'static str;
 
     fn resource() -> ApiResource;
 
-    /// Reads an object, of which `before` was stored.
+    /// Reads an object. `before` is the stored part of its previous version.
     fn read(object: DynamicObject, before: Option<&Self>) -> Self;
 
-    /// True if it is of interest.
+    /// True if the object is of interest.
     fn concerns(&self, _key: &ObjectKey, _interest: &Interest) -> bool {
         true
     }
 
-    /// The difference to the stored part of the object before.
+    /// The difference from the previous version.
     fn change_since(&self, before: Option<&Self>) -> Change {
         if before == Some(self) { Change::Nothing } else { Change::Content }
     }
@@ -53,7 +53,7 @@ pub trait WatchedObject: PartialEq + Send + 'static {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadBalancer {
     pub class: Arc<str>,
-    /// As it is written: a newer schema may know more.
+    /// The text of the field, because a newer schema may have more values.
     pub placement: Arc<str>,
     pub declared: Declared,
 }
@@ -79,7 +79,7 @@ impl WatchedObject for LoadBalancer {
     fn read(mut object: DynamicObject, before: Option<&Self>) -> Self {
         let identity = identity(&object.metadata);
         let before = before.map(|before| &before.declared);
-        // Another object under the same name inherits nothing.
+        // An object with another uid under the same name inherits nothing.
         let before = before.filter(|before| before.identity.as_ref().is_some_and(|before| before.uid == identity.uid));
         let (spec, status) = (object.data["spec"].take(), object.data["status"].take());
         let text = |field: &str, default: &str| Arc::from(spec[field].as_str().unwrap_or(default));
@@ -89,7 +89,7 @@ impl WatchedObject for LoadBalancer {
             Ok(spec) => (Some(shared(spec, before_spec)), Vec::new()),
             Err(problem) => (before_spec.cloned(), vec![problem.to_string()]),
         };
-        // Only the controller writes it, and corrects it.
+        // Only the controller writes the status, and it corrects mistakes.
         let status = typed("status", status).ok().flatten();
         let before_status = before.and_then(|before| before.status.as_ref());
         let status = status.map(|status| shared(status, before_status));
@@ -115,7 +115,7 @@ impl WatchedObject for LoadBalancer {
 
 const GATEWAY: &str = "Gateway";
 
-/// As users write it.
+/// The placement in the notation of the manifest.
 pub fn written(placement: Placement) -> &'static str {
     match placement {
         Placement::Gateway => GATEWAY,
@@ -132,7 +132,7 @@ fn identity(metadata: &ObjectMeta) -> Identity {
     }
 }
 
-/// The same place in memory for what has not changed.
+/// Returns the existing allocation if the value has not changed.
 fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
     match before {
         Some(before) if **before == now => before.clone(),
@@ -144,9 +144,9 @@ fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
 #[derive(PartialEq)]
 pub struct Reading<T> {
     uid: Option<String>,
-    /// The latest that could be read.
+    /// The latest readable version.
     pub good: Option<Arc<T>>,
-    /// The reason why the present one cannot be read.
+    /// The reason why the current version cannot be read.
     pub problem: Option<String>,
 }
 
@@ -171,7 +171,7 @@ impl<T: Readable> WatchedObject for Reading<T> {
     }
 }
 
-/// A built-in kind of Kubernetes: reads the part of an object that is needed, or returns the reason why it cannot.
+/// A built-in kind of Kubernetes. Reads the needed part of an object, or returns the reason why it cannot.
 pub trait Readable: PartialEq + Send + Sync + Sized + 'static {
     const KIND: &'static str;
 
@@ -213,7 +213,7 @@ impl Readable for EndpointSlice {
 
     fn read(object: DynamicObject) -> Result<Self, String> {
         let mut slice: Self = whole(object)?;
-        // These change without anything that matters.
+        // These fields change without relevant changes.
         slice.metadata.annotations = None;
         slice.metadata.resource_version = None;
         slice.metadata.generation = None;
@@ -250,19 +250,19 @@ impl Readable for Secret {
     }
 }
 
-/// True if it may be a password, under any key, in base64.
+/// True if the value may be a password, under any key, in base64.
 fn is_short(value: &Value) -> bool {
     const LONGEST: usize = 1368;
 
     value.as_str().is_some_and(|text| text.len() <= LONGEST)
 }
 
-/// The keys that are read of a Secret in addition to [`CA_KEYS`].
+/// The keys of a Secret that are read in addition to [`CA_KEYS`].
 const SECRET_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
-/// The keys that are read of a ConfigMap.
+/// The keys of a ConfigMap that are read.
 const CA_KEYS: [&str; 2] = ["ca.crt", "ca.crl"];
 
-/// One with certificates of authorities.
+/// A ConfigMap with certificates of authorities.
 impl Readable for ConfigMap {
     const KIND: &'static str = "ConfigMap";
 
@@ -283,7 +283,7 @@ impl Readable for ConfigMap {
     }
 }
 
-/// The ConfigMap of ports.
+/// The ConfigMap of allocated ports.
 #[derive(PartialEq)]
 pub struct Ports {
     pub allocations: Arc<Allocations>,
@@ -304,7 +304,7 @@ impl Readable for Ports {
     }
 }
 
-/// An object without what the API server keeps for itself.
+/// An object without the metadata that only the API server uses.
 fn whole<T: DeserializeOwned + Resource>(object: DynamicObject) -> Result<T, String> {
     let DynamicObject { mut metadata, data, types: _ } = object;
     metadata.managed_fields = None;
@@ -325,9 +325,9 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Reads a value, which is at `field` of its object.
+/// Reads a value; `field` is its path in the object.
 fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
-    /// Enough for any honest value.
+    /// The maximum length of a quoted value.
     const LONGEST: usize = 400;
 
     serde_path_to_error::deserialize(value).map_err(|error| {
@@ -349,7 +349,7 @@ fn typed<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, Problem> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     Nothing,
-    /// Statuses of load balancers alone.
+    /// Only statuses of load balancers.
     Statuses,
     Content,
 }

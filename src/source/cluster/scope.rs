@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use crate::{api::Placement, model::ObjectKey};
 
-/// The relevant part of a cluster.
+/// The part of a cluster that this process reads.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// The class of load balancers. `None`: any.
@@ -10,15 +10,15 @@ pub struct Scope {
     pub placement: Placement,
     /// The namespaces of load balancers. `None`: all.
     pub namespaces: Option<BTreeSet<String>>,
-    /// The one load balancer that matters, so that rights for the objects it refers to are enough.
+    /// The only load balancer to serve, so that rights for the objects it refers to are sufficient.
     pub only: Option<ObjectKey>,
     pub home: Option<Home>,
 }
 
-/// The controller's own namespace, all of whose Services and EndpointSlices matter.
+/// The controller's own namespace. All of its Services and EndpointSlices are read.
 #[derive(Clone, Debug)]
 pub struct Home {
     pub namespace: String,
-    /// The ConfigMap of allocated ports, and their range.
+    /// The name of the ConfigMap of allocated ports, and the port range.
     pub allocations: Option<(String, RangeInclusive<u16>)>,
 }

@@ -8,7 +8,7 @@ use crate::{
     world::{Referred, SERVICE_NAME},
 };
 
-/// The objects that one watch selects, all of one kind.
+/// The objects of one kind that a watch selects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
     /// `None`: all namespaces.
@@ -19,11 +19,11 @@ pub struct Selector {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Select {
     All,
-    /// The one of this name.
+    /// The object of this name.
     Name(Arc<str>),
-    /// Those that belong to any Service.
+    /// The objects of any Service.
     AnyService,
-    /// Those that belong to this Service.
+    /// The objects of this Service.
     Service(Arc<str>),
 }
 
@@ -44,7 +44,7 @@ impl Selector {
         Self { namespace: Some(key.namespace.clone()), select: Select::Service(key.name.clone()) }
     }
 
-    /// The API server's own Service, and by the same name its only slice: a right to these two alone is enough.
+    /// The Service of the API server, and by the same name its only slice. Rights for these two objects are sufficient.
     pub fn of_api_server() -> Self {
         Self::named(&ObjectKey::new(API_SERVER.0, API_SERVER.1))
     }
@@ -53,7 +53,7 @@ impl Selector {
         *self == Self::of_api_server()
     }
 
-    /// The one object it is of.
+    /// The key of the object, if the selector selects a single one.
     pub fn key(&self) -> Option<ObjectKey> {
         match (&self.namespace, &self.select) {
             (Some(namespace), Select::Name(name)) => {
@@ -78,7 +78,7 @@ impl Selector {
         }
     }
 
-    /// In words, for objects of a kind.
+    /// The description for messages about objects of a kind.
     pub fn of_kind(&self, kind: &str) -> String {
         let namespace = self.namespace.as_deref();
         match (&self.select, namespace) {
@@ -108,12 +108,12 @@ fn beside(key: &ObjectKey, name: &str) -> ObjectKey {
     ObjectKey { namespace: key.namespace.clone(), name: name.into() }
 }
 
-/// The Services of interest. Changes of other Services, or of their endpoints, are ignored.
+/// The Services of interest. Changes of other Services and of their endpoints are ignored.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interest {
-    /// Those that load balancers refer to.
+    /// The Services that load balancers refer to.
     pub services: BTreeSet<ObjectKey>,
-    /// All of this namespace: the proxies' own, and those that are kept.
+    /// All Services of this namespace: those of the proxies, and the managed ones.
     pub home: Option<Arc<str>>,
 }
 

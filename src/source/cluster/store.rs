@@ -10,10 +10,10 @@ use super::{
 };
 use crate::model::ObjectKey;
 
-/// The objects of one watch: those of the latest complete listing, and what has changed since.
+/// The objects of one watch: the latest complete listing, with the changes since.
 pub struct Store<K> {
     objects: BTreeMap<ObjectKey, K>,
-    /// A listing that is not complete yet; until it is, what was there before stays.
+    /// An incomplete listing. The previous objects stay until it is complete.
     listing: BTreeMap<ObjectKey, K>,
     synced: bool,
 }
@@ -62,7 +62,7 @@ impl<K: WatchedObject> Store<K> {
         }
     }
 
-    /// True once a complete listing has been read.
+    /// True after the first complete listing.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
@@ -78,7 +78,7 @@ impl<K: WatchedObject> Store<K> {
     }
 }
 
-/// The largest difference of an object of interest in one to the other.
+/// The largest change of an object of interest between two versions.
 fn difference<K: WatchedObject>(
     one: &BTreeMap<ObjectKey, K>,
     other: &BTreeMap<ObjectKey, K>,

@@ -13,16 +13,16 @@ use std::{
 use kube::{core::Status, runtime::watcher};
 use tracing::{info, warn};
 
-/// Refusals that last for this long are reported. An API server that has just started refuses everybody until it has
-/// read its own rules.
+/// The time after which a refusal is reported. An API server that has just started refuses all requests until it has
+/// read its own authorization rules.
 pub const REFUSAL_DELAY: Duration = Duration::from_secs(5);
 
 /// The error that broke a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchError {
-    /// The API server refuses it, with a reason.
+    /// The API server refuses the watch, with a reason.
     Denied(String),
-    /// The API server does not answer, or not as it should.
+    /// The API server does not answer, or its answer is invalid.
     Unreachable(String),
 }
 
@@ -35,7 +35,8 @@ impl fmt::Display for WatchError {
 }
 
 impl WatchError {
-    /// `None`: what the watch has read is too old to go on from. It is read again, which is usual.
+    /// The error of a watch. `None`: the resource version of the watch has expired. This is normal, and the watch
+    /// starts again.
     pub fn of(error: watcher::Error) -> Option<Self> {
         match error {
             watcher::Error::InitialListFailed(error)
@@ -72,7 +73,7 @@ impl WatchError {
         match status.code {
             GONE => None,
             FORBIDDEN => Some(Self::Denied(format!("{message}: allow get, list and watch"))),
-            // No single object is asked for, so it is the kind.
+            // The request names no single object, so the kind is missing.
             NOT_FOUND => Some(Self::Denied(format!(
                 "{message}: the cluster does not have this kind: install its CustomResourceDefinition, the output of \
                  `tcplb crd`"
@@ -84,7 +85,7 @@ impl WatchError {
     }
 }
 
-/// The message when the API server rejects the token of this process.
+/// The message for a token that the API server rejects.
 pub fn refused_token(message: &str) -> String {
     format!(
         "{message}: the token of this process is not accepted; if its ServiceAccount was deleted, create it again and \
@@ -92,7 +93,7 @@ pub fn refused_token(message: &str) -> String {
     )
 }
 
-/// An error with its causes, each once.
+/// An error with its causes, without repetitions.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -106,11 +107,11 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// The number of watches that cannot reach the API server. The first one and the last one are logged.
+/// The number of watches that cannot reach the API server. The first and the last one are logged.
 #[derive(Debug, Default)]
 pub struct Outage(AtomicUsize);
 
-/// One watch that cannot reach the API server.
+/// A watch that cannot reach the API server.
 pub struct Unreachable(Arc<Outage>);
 
 impl Outage {
@@ -137,7 +138,7 @@ impl Drop for Unreachable {
     }
 }
 
-/// The pauses between tries: longer after each failure, and different for each watch.
+/// The pauses between retries: longer after each failure, and different for each watch.
 #[derive(Debug, Default)]
 pub struct Pauses {
     failures: u32,

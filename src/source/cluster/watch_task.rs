@@ -1,4 +1,4 @@
-//! One watch, which is kept up for as long as it is wanted.
+//! One watch, which is restarted until it is dropped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ pub struct Common {
     pub client: Client,
     pub interest: Arc<RwLock<Interest>>,
     pub changed: Arc<watch::Sender<()>>,
-    /// Statuses, and nothing else.
+    /// Signals changes of statuses only.
     pub statuses_changed: Arc<watch::Sender<()>>,
     pub outage: Arc<Outage>,
 }
@@ -49,7 +49,7 @@ impl<K> Default for KindWatches<K> {
 }
 
 impl<K: WatchedObject> KindWatches<K> {
-    /// Begins those watches that are not there yet.
+    /// Starts the wanted watches that do not run.
     pub fn start(&mut self, wanted: &BTreeSet<Selector>, common: &Common) {
         for selector in wanted {
             if !self.0.contains_key(selector) {
@@ -71,7 +71,7 @@ impl<K: WatchedObject> KindWatches<K> {
         self.0.iter()
     }
 
-    /// The refusals by the API server that are to be reported, a sentence for each watch.
+    /// The reported refusals by the API server, a sentence for each watch.
     pub fn refusals(&self) -> impl Iterator<Item = String> {
         self.iter().filter_map(|(selector, watch)| {
             let state = watch.state();
@@ -81,7 +81,7 @@ impl<K: WatchedObject> KindWatches<K> {
     }
 }
 
-/// A watch and what it has read. It ends with this.
+/// A watch and the objects that it has read. Dropping it ends the watch.
 pub struct Watch<K> {
     state: Arc<Mutex<State<K>>>,
     _running: AbortOnDropHandle<()>,
@@ -94,25 +94,25 @@ pub struct State<K> {
 
 struct Broken {
     watch_error: WatchError,
-    /// The number of errors in a row.
+    /// The number of consecutive errors.
     times: u32,
     since: Instant,
-    /// A refusal that has lasted for [`REFUSAL_DELAY`].
+    /// True for a refusal that has lasted for [`REFUSAL_DELAY`].
     is_reported: bool,
     _unreachable: Option<Unreachable>,
 }
 
-/// The number of refusals after which objects that have not been read are not waited for any more: an API server that
-/// starts, and a right that has just been granted, make for refusals for a moment.
+/// The number of refusals after which unread objects are no longer waited for. An API server that starts, and a
+/// recently granted right, cause a few refusals.
 pub const REPEATED_REFUSALS: u32 = 3;
 
 impl<K: WatchedObject> State<K> {
-    /// The reason of the API server for refusing the watch, once it has done so repeatedly.
+    /// The reason for a repeated refusal by the API server.
     pub fn refused(&self) -> Option<&str> {
         self.denied(|broken| broken.times >= REPEATED_REFUSALS)
     }
 
-    /// The reason of the API server for refusing the watch, once that has lasted long enough to be reported.
+    /// The reason for a refusal by the API server that has lasted long enough to be reported.
     pub fn reported(&self) -> Option<&str> {
         self.denied(|broken| broken.is_reported)
     }
@@ -147,7 +147,7 @@ impl<K: WatchedObject> State<K> {
         let times = before.map_or(1, |before| before.times + 1);
         let since = before.map_or_else(Instant::now, |before| before.since);
         let is_reported = watch_error.is_denied() && since.elapsed() >= REFUSAL_DELAY;
-        // The replaced one leaves the outage only now, so that a continuing outage is reported once.
+        // The previous error is dropped after the new one exists, so that a continuing outage is reported once.
         self.broken = Some(Broken { watch_error, times, since, is_reported, _unreachable: unreachable });
     }
 }
@@ -178,7 +178,7 @@ impl<K: WatchedObject> WatchTask<K> {
     async fn run(self) {
         let mut pauses = Pauses::default();
         loop {
-            // An object that makes the reading of it fail in an unforeseen way must not end it for good.
+            // A panic while reading an object must not end the watch.
             let following = AssertUnwindSafe(self.follow(&mut pauses)).catch_unwind();
             if let Some(watch_error) = following.await.unwrap_or_else(|_| Some(WatchError::fault())) {
                 self.breaks(watch_error);
@@ -187,7 +187,8 @@ impl<K: WatchedObject> WatchTask<K> {
         }
     }
 
-    /// Reads everything, then changes, until the watch breaks. A new listing replaces the objects only once it is complete.
+    /// Reads all objects, then changes, until the watch breaks. A new listing replaces the objects after it is
+    /// complete.
     async fn follow(&self, pauses: &mut Pauses) -> Option<WatchError> {
         let mut events = pin!(watcher(self.api(), self.config()));
         let mut phase = Phase::Listing;
@@ -225,7 +226,8 @@ impl<K: WatchedObject> WatchTask<K> {
         }
     }
 
-    /// A dead connection is noticed when the watch should have ended, so it ends often; and not all watches at once.
+    /// A dead connection is noticed at the end of the watch. Watches are therefore short, and their random lengths keep
+    /// them from ending all at once.
     fn config(&self) -> watcher::Config {
         let mut config = watcher::Config::default().timeout(fastrand::u32(45..75));
         config.label_selector = self.selector.labels();
@@ -276,13 +278,13 @@ impl<K: WatchedObject> WatchTask<K> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Listing,
-    /// Everything has been read, and the API server may still refuse to send changes.
+    /// All objects have been read, but the API server may still refuse to send changes.
     Listed,
     Watching,
 }
 
 impl Phase {
-    /// The expected time to the next event; only in the first phase it is a limit.
+    /// The expected time until the next event. It is a limit only in the first phase.
     fn patience(self) -> Duration {
         match self {
             Self::Listing => Duration::from_secs(30),
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(breaks(&mut state, 50, refusal()).await, (true, true), "it has lasted for 5 s");
         assert_eq!(state.reported(), Some("services is forbidden"));
 
-        // An API server that is away and comes back refuses for a moment.
+        // An API server that returns after an outage refuses requests for a short time.
         let away = WatchError::Unreachable("no answer".into());
         assert_eq!(breaks(&mut state, 1000, away).await, (false, false));
         assert_eq!(breaks(&mut state, 9000, refusal()).await, (false, false), "counted from the first refusal");

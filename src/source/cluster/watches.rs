@@ -41,17 +41,17 @@ macro_rules! watched_kinds {
         }
 
         impl Watches {
-            /// Begins those watches that are not there yet.
+            /// Starts the wanted watches that do not run.
             pub fn start(&mut self, wanted: &Selectors, common: &Common) {
                 $(self.$kinds.start(&wanted.$kinds, common);)*
             }
 
-            /// Ends all others.
+            /// Ends all other watches.
             pub fn retain(&mut self, wanted: &Selectors) {
                 $(self.$kinds.retain(&wanted.$kinds);)*
             }
 
-            /// The refusals by the API server that are to be reported, a sentence for each watch.
+            /// The reported refusals by the API server, a sentence for each watch.
             pub fn refusals(&self) -> Vec<String> {
                 let mut refusals = Vec::new();
                 $(refusals.extend(self.$kinds.refusals());)*
@@ -71,7 +71,7 @@ watched_kinds! {
 }
 
 impl Selectors {
-    /// The selectors that are needed whatever is declared.
+    /// The selectors that are needed independently of the load balancers.
     pub fn of_scope(scope: &Scope) -> Self {
         let home = scope.home.as_ref();
         let ports = home.and_then(|home| Some(ObjectKey::new(&home.namespace, &home.allocations.as_ref()?.0)));

@@ -1,4 +1,4 @@
-//! The kinds of objects that matter here, and how each is read.
+//! The relevant kinds of objects, and how each is read.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::{
 
 /// The kind of a document by its `apiVersion` and `kind`.
 pub enum Kind {
-    /// The function that reads it; it also gets the problems of its metadata.
+    /// The function that reads the object. It also gets the problems of the metadata.
     Ours(fn(Value, Vec<String>) -> Read),
     Mistyped(String),
     Other,
 }
 
-/// The kinds of Kubernetes' own that matter here.
+/// The relevant built-in kinds of Kubernetes.
 pub const KUBERNETES: [(&str, &str); 4] =
     [("v1", "Secret"), ("v1", "ConfigMap"), ("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice")];
 
@@ -36,7 +36,7 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 Self::Ours(|value, problems| Read::of(value, problems, schema::endpoint_slice, Object::EndpointSlice))
             }
-            // Whatever its version and kind are: an object that was served and is now mistyped has not been deleted.
+            // Applies to any version and kind: an object whose kind was mistyped in an edit has not been deleted.
             _ if is_ours(api_version, kind) => Self::Ours(|value, problems| {
                 let read = |value| load_balancer(value).map(Checked::without_remarks);
                 Read::of(value, problems, read, Object::LoadBalancer)
@@ -52,11 +52,11 @@ impl Kind {
     }
 }
 
-/// The correction, if a similar kind was meant.
+/// The correction, if a similar kind was probably meant.
 fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str)) -> Option<String> {
     let [its_group, wanted_group] =
         [api_version, wanted_version].map(|version| version.split_once('/').map_or("", |(group, _)| group));
-    // Other groups may well have a kind of the same name.
+    // Other API groups may have a kind of the same name.
     let kubernetes_own = !its_group.contains('.') || its_group.ends_with(".k8s.io");
     if api_version == wanted_version {
         near(kind, [wanted]).map(|_| format!("there is no kind `{kind}` in {api_version}: did you mean `{wanted}`?"))
@@ -70,11 +70,11 @@ fn mistyped(api_version: &str, kind: &str, (wanted_version, wanted): (&str, &str
     }
 }
 
-/// True if a document is a load balancer, or was meant to be one.
+/// True if a document is a load balancer, or was probably meant to be one.
 pub fn is_ours(api_version: &str, kind: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     let (project, _) = GROUP.split_once('.').unwrap_or((GROUP, ""));
-    // Groups without a dot are Kubernetes' own, which have no such kind.
+    // Groups without a dot belong to Kubernetes, which has no such kind.
     let is_near =
         || !group.contains('.') || near(group, [GROUP]).is_some() || group.split('.').any(|label| label == project);
     group == GROUP || api_version == GROUP || near(kind, [KIND]).is_some() && is_near()
@@ -106,7 +106,7 @@ impl Read {
     }
 }
 
-/// The longest name, so that what is made of it fits into 63 characters.
+/// The maximum length of a name, so that derived names fit into 63 characters.
 const MAX_NAME: usize = 52;
 
 fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
@@ -123,11 +123,11 @@ fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     }
     let metadata = schema::metadata(&value["metadata"]);
     if !metadata.is_empty() {
-        // Once is enough.
+        // The metadata is checked only once.
         value["metadata"] = Value::Object(Map::new());
         problems.extend(metadata);
     }
-    // Fields of another version are not ours to judge.
+    // The schema does not apply to fields of another version.
     if problems.iter().any(|problem| problem.starts_with("apiVersion")) {
         return Err(problems);
     }
@@ -141,7 +141,7 @@ fn load_balancer(mut value: Value) -> Result<TcpLoadBalancerSpec, Vec<String>> {
     }
 }
 
-/// A Secret with `stringData` merged into `data`, as the server does. Messages about it do not quote it.
+/// A Secret with `stringData` merged into `data`, as the API server does. Messages about it do not quote it.
 fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
     if let Some(data) = value["data"].as_object_mut() {
         unfold(data);
@@ -158,7 +158,7 @@ fn secret(mut value: Value) -> Result<Checked<Secret>, Vec<String>> {
     Ok(checked)
 }
 
-/// Takes line breaks out of base64 text, which the server's decoder passes over.
+/// Removes line breaks from base64 text. The API server's decoder ignores them.
 fn unfold(data: &mut Map<String, Value>) {
     for value in data.values_mut() {
         if let Value::String(text) = value {

@@ -8,11 +8,11 @@ use crate::{
     source::schema::near,
 };
 
-/// A list of objects that is read.
+/// A supported list of objects.
 pub enum List {
-    /// Of any kind, each with its own.
+    /// Objects of any kind, each with its own kind.
     Any,
-    /// Of this kind, which the API server does not repeat in each.
+    /// Objects of this kind, which the API server does not repeat in each object.
     Of(&'static str),
 }
 
@@ -28,7 +28,7 @@ impl List {
     /// The objects of the list, each with its kind.
     ///
     /// # Errors
-    /// A sentence that names the field, if the list has anything but objects.
+    /// A sentence that names the field, if an entry of the list is not an object.
     pub fn items(&self, mut list: Value) -> Result<Vec<Value>, String> {
         let mut fields = list.as_object().into_iter().flat_map(|fields| fields.keys());
         let unknown = |field: &&String| !["apiVersion", "kind", "metadata", "items"].contains(&field.as_str());
@@ -38,7 +38,7 @@ impl List {
         let api_version = list["apiVersion"].take();
         let mut items = match list.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
-            // The API server writes an empty list that way.
+            // The API server writes an empty list as null.
             Some(Value::Null) => Vec::new(),
             Some(_) => return Err("items: must be a list (entries that start with `- `)".into()),
             None => return Err("items: is missing: write the objects below `items`".into()),
@@ -53,8 +53,8 @@ impl List {
     }
 }
 
-/// True if an object of another kind was meant to be a list that is read: it is called a list, and it has objects that are
-/// read, or is called after them.
+/// True if an object of another kind was probably meant as a supported list: its kind is named like a list, and it has
+/// objects of a supported kind, or is named after one.
 pub fn is_mistyped(object: &Value) -> bool {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));

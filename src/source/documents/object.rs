@@ -13,33 +13,33 @@ use crate::{
 /// An object that a file declares.
 #[derive(Clone)]
 pub struct Document {
-    /// The file and line it starts at, for people.
+    /// The file and line of its start, for messages.
     pub place: Arc<str>,
     /// See [`FileProblem::file`](crate::source::FileProblem::file).
     pub file: Option<Arc<str>>,
-    /// The line alone; zero: it comes from no file.
+    /// The line of its start. Zero: it comes from no file.
     pub line: u64,
     pub key: ObjectKey,
     pub object: Object,
-    /// A tool is to replace values in it: see [`Files::templates`](crate::source::Files::templates).
+    /// True if a tool replaces values in it: see [`Files::templates`](crate::source::Files::templates).
     pub is_template: bool,
 }
 
 impl Document {
-    /// The kind and key, which identify it.
+    /// The kind and key, which identify the object.
     pub fn identity(&self) -> (&'static str, &ObjectKey) {
         (self.object.kind(), &self.key)
     }
 }
 
-/// Without what Secrets hold.
+/// Omits the contents of Secrets.
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} {}", self.place, self.object.kind(), self.key)
     }
 }
 
-/// An object of a kind that matters here.
+/// An object of a relevant kind.
 #[derive(Clone)]
 pub enum Object {
     LoadBalancer(Readable<TcpLoadBalancerSpec>),
@@ -49,7 +49,7 @@ pub enum Object {
     EndpointSlice(Readable<EndpointSlice>),
 }
 
-/// An object, or why it cannot be read: sentences that name the field.
+/// An object, or the reasons why it cannot be read: sentences that name the field.
 pub type Readable<T> = Result<Arc<T>, Vec<String>>;
 
 impl Object {

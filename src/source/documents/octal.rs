@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// True if the text may have such numbers.
+/// True if the text may contain such numbers.
 pub fn are_possible(text: &str) -> bool {
     let begins = |before: u8| before.is_ascii_whitespace() || b"[,:{+-".contains(&before);
     text.as_bytes()

@@ -1,4 +1,4 @@
-//! The documents of a text, before it is known what they are.
+//! Splits a text into documents, before their kinds are known.
 
 use std::iter;
 
@@ -10,7 +10,7 @@ use super::{octal, unique::Unique};
 /// A document and the line it starts at.
 pub(super) type Part = Result<(u64, Value), SyntaxError>;
 
-/// A text that is not read as YAML or JSON.
+/// A text that is not valid YAML or JSON.
 pub(super) struct SyntaxError {
     /// A sentence that names the line.
     pub message: String,
@@ -23,13 +23,13 @@ pub(super) fn yaml(text: &str) -> Vec<Part> {
         if parts.len() < 2 {
             return vec![Err(problem)];
         }
-        // A broken document takes none of the others with it.
+        // A broken document does not affect the others.
         let read = |(line, part)| yaml_from(line, part).unwrap_or_else(|problem| vec![Err(problem)]);
         parts.into_iter().flat_map(read).collect()
     })
 }
 
-/// The text cut before each line that begins a document, and how many lines are before each part.
+/// The text split before each line that begins a document, with the number of lines before each part.
 pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
     let begins = |line: &str| {
         line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
@@ -46,7 +46,7 @@ pub(super) fn separated(text: &str) -> Vec<(u64, &str)> {
     parts
 }
 
-/// The documents of a text that has so many lines before it.
+/// The documents of a text. `lines_before` is the number of lines before it.
 fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, SyntaxError> {
     let documents = yaml_values(text, false).map_err(|error| match error {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), location } => {
@@ -81,7 +81,7 @@ fn yaml_from(lines_before: u64, text: &str) -> Result<Vec<Part>, SyntaxError> {
 }
 
 fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Unique>>, serde_saphyr::Error> {
-    // The file's size bounds these; what aliases may multiply has a bound of its own.
+    // The size of the file bounds these values. The expansion of aliases has a separate bound.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_events: usize::MAX, max_nodes: usize::MAX, max_documents: usize::MAX },
         with_snippet: false,
@@ -90,10 +90,10 @@ fn yaml_values(text: &str, legacy_octal_numbers: bool) -> Result<Vec<Spanned<Uni
     serde_saphyr::from_multiple_with_options(text, options)
 }
 
-/// What comes after a mistake cannot be told from it.
+/// The documents of a JSON text, up to the first error. The text after an error cannot be interpreted.
 pub(super) fn json(text: &str) -> impl Iterator<Item = Part> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter();
-    // Each line is counted once, however many documents there are.
+    // Each line is counted once, independently of the number of documents.
     let (mut line, mut counted, mut ended) = (1, 0, false);
     iter::from_fn(move || {
         if ended {

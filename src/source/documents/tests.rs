@@ -8,7 +8,7 @@ fn read(text: &str) -> Documents {
     Documents::read(Path::new("dir/a.yaml"), text, "default")
 }
 
-/// The only problem, where there is nothing else.
+/// The only problem of a text without objects.
 #[track_caller]
 fn problem(file: &str, text: &str) -> String {
     let mut documents = Documents::read(Path::new(file), text, "default");
@@ -20,7 +20,7 @@ fn messages(problems: &[FileProblem]) -> Vec<&str> {
     problems.iter().map(|problem| &**problem).collect()
 }
 
-/// `kind key` of each object, and what is wrong with it.
+/// `kind key` of each object, and its problems.
 fn told(documents: &Documents) -> Vec<(String, Vec<String>)> {
     let problems = |object: &Object| match object {
         Object::LoadBalancer(read) => read.clone().err(),
@@ -190,7 +190,7 @@ fn objects_of_other_groups_are_none_of_our_business() {
         "{apiVersion: multicluster.x-k8s.io/v1, kind: Service}",
         "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute}",
         "{kind: Kustomization}",
-        // A name that the server makes is one that nothing can refer to.
+        // No manifest can refer to a name that the API server generates.
         "{apiVersion: v1, kind: Secret, metadata: {generateName: a-}}",
     ] {
         let documents = read(text);

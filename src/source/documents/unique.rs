@@ -6,7 +6,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// A value whose mappings have each key once. Of two values of one key, one would be lost.
+/// A value whose mappings have unique keys. With a duplicate key, one of the values would be lost.
 pub struct Unique(pub Value);
 
 impl<'de> Deserialize<'de> for Unique {

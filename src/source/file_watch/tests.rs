@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// What a file system without files of its own looks like.
+/// The watched paths on a simulated file system.
 fn interest(paths: &[&str], there: &[(&str, Entry)]) -> WatchedPaths {
     let there: BTreeMap<PathBuf, Entry> = there.iter().map(|(path, entry)| (path.into(), entry.clone())).collect();
     WatchedPaths::of(paths.iter().map(PathBuf::from), |path| there.get(path).cloned().unwrap_or(Entry::Missing))
@@ -87,7 +87,7 @@ async fn a_rescan_is_told_whatever_it_is_about() {
     watch.changed().await;
 }
 
-/// A folder that is followed, after each wait for what it has become.
+/// A watched folder, and its content after each wait.
 struct Followed {
     folder: tempfile::TempDir,
     path: PathBuf,
@@ -95,7 +95,7 @@ struct Followed {
 }
 
 impl Followed {
-    /// `path` is below the folder; what is in the folder is told by `fill`.
+    /// Watches `path` below a folder that `fill` populates.
     async fn new(path: &str, fill: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
@@ -105,11 +105,11 @@ impl Followed {
         followed
     }
 
-    /// Waits for a change, and takes what is there now.
+    /// Waits for a change and reads the current files.
     async fn changes(&mut self, what: &str) {
         self.watch.follow(WatchedPaths::of([self.path.clone()], look));
         timeout(Duration::from_secs(30), self.watch.changed()).await.unwrap_or_else(|_| panic!("{what} is not told"));
-        // Until nothing is new any more, and all events of this change are in.
+        // Repeats until no path is new and all events of this change have arrived.
         self.watch.follow(WatchedPaths::of([self.path.clone()], look));
         while timeout(Duration::from_millis(50), self.watch.changed()).await.is_ok() {
             self.watch.follow(WatchedPaths::of([self.path.clone()], look));
@@ -140,7 +140,7 @@ async fn a_swapped_configmap_is_seen_each_time() {
         })
         .await;
         if path.is_empty() {
-            // The files found in a folder are followed like files that are named.
+            // Files that are found in a folder are watched like named files.
             followed.path = followed.path.join("a.yaml");
             followed.changes("the file in the folder").await;
         }
@@ -224,7 +224,7 @@ async fn a_file_is_noted_as_unfinished_from_its_first_byte_until_it_is_closed() 
     let (unfinished, mut watch) = (Unfinished::default(), FileWatch::start());
     watch.follow(WatchedPaths::of([link], look).noting(unfinished.clone()));
     watch.changed().await;
-    // The events come in order, so what is noted of the first file is there when the second one is told.
+    // Events arrive in order, so the notes about the first file exist when the second one is reported.
     let other = folder.path().join("b.yaml.new");
     let told = async || {
         symlink("a.yaml", &other).unwrap();

@@ -9,15 +9,15 @@ use std::{
 
 use crate::source::{file_watch::is_manifest, problem::FileProblem};
 
-/// A file may be missing for this long while it is replaced.
+/// The time for which a file may be missing while it is replaced.
 pub const REPLACE_DELAY: Duration = Duration::from_millis(100);
 
-/// The files to read, in order, each once. Of what is in folders, only what is a file when it is listed.
+/// The files to read, in order and without duplicates. Entries of folders are included only if they are regular files.
 #[derive(Default)]
 pub struct Listing {
     pub files: Vec<Listed>,
     pub problems: Vec<FileProblem>,
-    /// Without symbolic links.
+    /// The paths without symbolic links.
     seen: HashSet<PathBuf>,
 }
 
@@ -28,18 +28,18 @@ pub struct Listed {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Found {
-    /// As itself in a named folder: a watch of the folder notices its changes.
+    /// A regular file in a named folder. The watch of the folder notices its changes.
     InFolder,
-    /// By its own path, or as a link in a folder.
+    /// A named path, or a link in a folder.
     #[default]
     ByPath,
-    /// It cannot even be listed: it is remembered only.
+    /// The path cannot be listed. Only the remembered content is used.
     Gone,
 }
 
 impl Listing {
-    /// Editors and `git` replace a file by removing it and writing it again: a missing file counts as deleted only after
-    /// [`REPLACE_DELAY`].
+    /// Lists the files. Editors and `git` replace a file by removing it and writing it again, so a missing file counts
+    /// as deleted only after [`REPLACE_DELAY`].
     pub fn settled<'a>(
         paths: &[PathBuf],
         remembered: impl Iterator<Item = &'a PathBuf> + Clone,
@@ -81,8 +81,8 @@ impl Listing {
         listing
     }
 
-    /// Adds a file, unless it is there already under this name or another. What is in a folder as itself needs no look at
-    /// each part of its path: the folder's is known.
+    /// Adds a file, unless it is already listed under any name. For regular files in a folder, resolving the folder's
+    /// path is sufficient.
     fn add(&mut self, file: PathBuf, found: Found, folder: Option<&Path>) {
         let within = folder.filter(|_| found == Found::InFolder).zip(file.file_name());
         let real = within.map(|(folder, name)| folder.join(name)).or_else(|| fs::canonicalize(&file).ok());
@@ -101,7 +101,8 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
             continue;
         }
         let itself = entry.file_type().is_ok_and(|kind| kind.is_file());
-        // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are read.
+        // Reading a pipe or a device in a folder might never end. Files without metadata are reported when they are
+        // read.
         if itself || fs::metadata(&file).map_or(true, |metadata| metadata.is_file()) {
             files.push((file, if itself { Found::InFolder } else { Found::ByPath }));
         }
@@ -110,10 +111,10 @@ fn manifests(folder: &Path) -> io::Result<Vec<(PathBuf, Found)>> {
     Ok(files)
 }
 
-/// The end of a message about a file that cannot be read now.
+/// The end of a message about a file that currently cannot be read.
 pub const STAYS: &str = "; the previous content stays in use";
 
-/// An I/O error in words.
+/// The message for an I/O error.
 pub fn io_message(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or folder: create it, or correct the path".into(),

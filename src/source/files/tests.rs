@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A folder of manifests, and what reads it.
+/// A folder of manifests, and its reader.
 struct Folder {
     folder: TempDir,
     files: Files,
@@ -51,7 +51,7 @@ fn key(name: &str) -> ObjectKey {
     ObjectKey::new("default", name)
 }
 
-/// The port that is served, and what is wrong with what is declared.
+/// The served port and the problems of the declaration.
 fn served(world: &World, name: &str) -> Option<(Option<u16>, String)> {
     let declared = world.load_balancers.get(&key(name))?;
     Some((declared.spec.as_ref().map(|spec| spec.listeners[0].port), declared.problems.join("\n")))
@@ -236,7 +236,7 @@ fn a_file_that_is_only_being_replaced_is_not_deleted() {
     folder.write("a.yaml", lb("a", 1)).read();
     folder.remove("a.yaml");
     let (paths, path) = (folder.files.paths.clone(), folder.path("a.yaml"));
-    // As an editor does, after the first look at the folder.
+    // Imitates an editor: the file is written after the first listing of the folder.
     let comes_back = || fs::write(&path, lb("a", 2)).unwrap();
     let listing = Listing::settled(&paths, folder.files.remembered.keys(), comes_back);
     assert_eq!(listing.files.iter().map(|listed| &listed.file).collect::<Vec<_>>(), [&path]);
@@ -410,7 +410,7 @@ fn certificate_files_are_read_from_where_their_manifest_is() {
     fs::create_dir(folder.path("tls.crt")).unwrap();
     let wrong = folder.read().files[&folder.path("tls.crt")].clone().unwrap_err();
     assert_eq!(&*wrong, "cannot be read: it is not a file");
-    // What is served is still what was good, and its files are still read.
+    // The last good version is still served, and its files are still read.
     folder.write("a.yaml", "[");
     assert_eq!(folder.read().files.len(), 2);
 }
@@ -486,7 +486,7 @@ fn what_cannot_be_read_is_to_be_read_again() {
     let mut folder = Folder::new();
     folder.write("a.yaml", lb("a", 1)).read();
     assert!(!folder.files.is_incomplete());
-    // A loop of links, as an error of the file system.
+    // A loop of links, which is an error of the file system.
     folder.remove("a.yaml");
     symlink(folder.path("a.yaml"), folder.path("a.yaml")).unwrap();
     let world = folder.read();
@@ -513,7 +513,7 @@ fn replacing_many_objects_of_a_file_costs_as_much_as_there_are() {
     let prepare = |count: usize| {
         let mut folder = Folder::new();
         folder.write("a.yaml", texts(count, 0)).read();
-        // The first document cannot be read: those before may be in it.
+        // The first document cannot be read, so it may contain the previous ones.
         folder.write("a.yaml", format!("a: [\n{}", texts(count, count)));
         folder
     };

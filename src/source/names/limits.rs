@@ -1,9 +1,9 @@
-//! Bounds on look-ups that are under way.
+//! Limits of pending DNS lookups.
 //!
-//! The system's resolver cannot be interrupted: a look-up that gets no answer holds its thread for as long as
-//! `/etc/resolv.conf` says. So the threads are divided among namespaces, and those of a namespace among its load
-//! balancers: the names of one cannot hold up those of another. Some threads are kept for names that were answered the
-//! last time: names that have no server cannot hold up those.
+//! The system's resolver cannot be interrupted: a lookup without an answer occupies its thread for as long as
+//! `/etc/resolv.conf` permits. The threads are therefore divided among namespaces, and those of a namespace among its
+//! load balancers, so that the names of one cannot delay those of another. Some threads are reserved for names whose
+//! last lookup was answered, so that names without a server cannot delay those.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use crate::{
     model::ObjectKey,
 };
 
-/// Look-ups of one load balancer under way at a time.
+/// The maximum number of pending lookups of one load balancer.
 pub const MAX_OF_OBJECT: usize = 8;
-/// Look-ups under way at a time of names that have not been answered, or not the last time.
+/// The maximum number of pending lookups of names whose last lookup was not answered.
 pub const MAX_UNANSWERED: usize = 48;
-/// Further ones, of names that have been answered the last time.
+/// The number of additional pending lookups of names whose last lookup was answered.
 pub const MAX_ANSWERED: usize = 16;
 
 pub struct Limits {
@@ -37,11 +37,11 @@ pub struct Limits {
 /// The limit of one load balancer.
 struct ObjectLimit {
     permits: Arc<Semaphore>,
-    /// Held by the name that waits for longest: so the load balancers of a namespace take turns.
+    /// Held by the name that has waited the longest, so that the load balancers of a namespace take turns.
     first: TurnMutex<()>,
 }
 
-/// A look-up that may be made until this is dropped.
+/// The permit for one lookup, until it is dropped.
 pub struct Turn {
     _of_object: Option<OwnedSemaphorePermit>,
     _of_all: Thread,
@@ -67,12 +67,12 @@ impl Limits {
     pub fn divide<'a>(&self, wanted: impl IntoIterator<Item = &'a ObjectKey>) {
         let wanted: BTreeSet<&ObjectKey> = wanted.into_iter().collect();
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        // Look-ups that are under way count for a load balancer that returns.
+        // Pending lookups of a load balancer that was removed count when it returns.
         objects.retain(|object, limit| wanted.contains(object) || limit.permits.available_permits() < MAX_OF_OBJECT);
         self.unanswered.divide(wanted.into_iter().map(|object| &object.namespace));
     }
 
-    /// Waits until a name of these load balancers may be looked up. It counts for one of them.
+    /// Waits until a name of these load balancers may be looked up. The lookup counts against one of them.
     pub async fn turn(&self, objects: &[ObjectKey], was_answered: bool) -> Turn {
         let turns = objects.iter().map(|object| Box::pin(self.turn_of(object, was_answered)));
         let turns: Vec<_> = turns.collect();
@@ -84,7 +84,7 @@ impl Limits {
 
     async fn turn_of(&self, object: &ObjectKey, was_answered: bool) -> Turn {
         let limit = self.limit(object);
-        // It is never closed.
+        // The semaphore is never closed.
         let of_object = limit.permits.clone().acquire_owned().await.ok();
         let unanswered = async {
             let _first = limit.first.lock().await;

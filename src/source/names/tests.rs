@@ -54,7 +54,7 @@ fn a_name_that_was_never_answered_has_no_addresses_and_a_problem() {
     assert_eq!(state.lookup().addresses, addresses(&[]));
 }
 
-/// Answers that a test gives, and when they were asked for.
+/// A resolver with scripted answers and the times of its lookups.
 #[derive(Clone, Default)]
 struct Resolver(Arc<Mutex<Script>>);
 
@@ -226,7 +226,7 @@ async fn the_system_knows_localhost() {
     assert!(!known["localhost"].addresses.is_empty(), "{known:?}");
 }
 
-/// Look-ups of names that begin with `hangs` never end; all are counted while they are under way.
+/// Lookups of names that begin with `hangs` never end. All lookups are recorded while they are pending.
 fn start_with_names_that_hang() -> (Names, Arc<Mutex<Vec<String>>>) {
     let under_way = Arc::new(Mutex::new(Vec::new()));
     let counted = under_way.clone();
@@ -275,7 +275,7 @@ async fn names_of_many_objects_that_hang_do_not_hold_up_those_that_were_answered
     assert_eq!(names.known()["db"], Lookup { addresses: addresses(&[9]), problem: None }, "it is still answered");
 }
 
-/// Names of so many load balancers of a namespace that hang, more of each than it may have looked up at a time.
+/// The hanging names of a number of load balancers of a namespace. Each has more names than its lookup limit.
 fn hanging(namespace: &str, objects: usize) -> Vec<(Arc<str>, WantedName)> {
     let name = |number: usize| {
         of_namespace(namespace, &format!("evil-{}", number % objects), &format!("hangs-{namespace}-{number}"), 1)
@@ -285,7 +285,7 @@ fn hanging(namespace: &str, objects: usize) -> Vec<(Arc<str>, WantedName)> {
 
 #[tokio::test(start_paused = true)]
 async fn names_of_other_namespaces_that_hang_do_not_hold_up_new_names() {
-    // One namespace, and many together.
+    // A single namespace, and many.
     for (namespaces, objects) in [(1, 60), (40, 6)] {
         let (mut names, under_way) = start_with_names_that_hang();
         let hang = (0..namespaces).flat_map(|number| hanging(&format!("evil-{number}"), objects));

@@ -1,12 +1,12 @@
-//! Sentences about fields that may hold a password: nothing that is written there is quoted.
+//! Messages about fields that may contain a password. They never quote a value.
 
 use serde_json::{Map, Value};
 
 use super::values::{last_name, wrong_value};
 
-/// Fields below which a password may be, be it in the wrong place: nothing that is written there is quoted.
+/// Fields that may contain a password, even in the wrong place. Their values are never quoted.
 const SECRET: [&str; 3] = ["send", "headers", "passwordRef"];
-/// Fields with such fields: a text in place of them may be one of those.
+/// Fields that contain such fields. A string in their place may be a password.
 const CHECKS: [&str; 5] = ["exchange", "http", "postgres", "mysql", "redis"];
 pub const UNQUOTED: &str = "is not valid: see the manual for valid values";
 
@@ -32,7 +32,7 @@ pub fn unquoted_type(schema: &Value, value: &Value) -> String {
 pub fn unquoted_value(schema: &Value, value: &Value, path: &str) -> String {
     let named = |value: &Value| wrong_value(schema, value, path);
     match value {
-        // Its length reveals nothing of it.
+        // The length of an empty text reveals nothing.
         Value::String(text) if text.is_empty() => named(value),
         Value::String(text) if schema["maxLength"].as_u64().is_some_and(|most| text.chars().count() as u64 > most) => {
             named(value)

@@ -8,7 +8,7 @@ fn document(spec: Value) -> Value {
     json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND, "metadata": {"name": "pg"}, "spec": spec})
 }
 
-/// The smallest good spec, with `fields` (of the YAML text) over it.
+/// The problems of the smallest valid spec with `fields` (YAML text) added.
 fn problems(fields: &str) -> Vec<String> {
     let mut spec = json!({"listeners": [{"port": 5432}], "backends": [{"addresses": ["192.0.2.7:5432"]}]});
     let fields: Value = serde_saphyr::from_str(fields).unwrap();
@@ -129,7 +129,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
             "spec.healthCheck.active.exchange.expect.hex",
             "must not be empty: write two digits for each byte",
         ),
-        // What is sent may hold a password.
+        // Sent bytes may contain a password.
         (
             "healthCheck: {active: {type: Exchange, exchange: {send: {hex: TOPSECRET}, expect: {text: a}}}}",
             "spec.healthCheck.active.exchange.send.hex",
@@ -182,7 +182,7 @@ fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
 
 #[test]
 fn nothing_that_may_be_a_password_is_quoted_wherever_it_is_written() {
-    // A line break makes a text invalid that would be taken otherwise.
+    // A line break makes a text invalid that would otherwise be accepted.
     const SECRETS: [&str; 4] = ["TOPSECRET", "\"TOPSECRET\\n\"", "[TOPSECRET]", "{TOPSECRET: TOPSECRET}"];
     let quoted = |fields: &str| problems(fields).into_iter().find(|problem| problem.contains("TOPSECRET"));
     for check in [
@@ -210,7 +210,7 @@ fn nothing_that_may_be_a_password_is_quoted_wherever_it_is_written() {
         "type: MySQL, mysql: {user: a, passwordRef: {name: SECRET}}",
         "type: Postgres, postgres: {user: a, passwordRef: {name: SECRET}}",
     ] {
-        // A field that does not exist is named, but for one below those that hold secrets.
+        // The message names an unknown field, except below fields that may contain a password.
         let in_place_of_fields = check.ends_with(": SECRET") && check.matches(':').count() == 2;
         for secret in SECRETS.iter().take(if in_place_of_fields { 3 } else { 4 }) {
             let check = check.replace("SECRET", secret);
@@ -346,7 +346,7 @@ fn every_bounded_list_and_number_has_its_bounds() {
     fn visit(schema: &Value, path: &str) {
         match schema["type"].as_str() {
             Some("array") => assert!(schema["maxItems"].is_number(), "{path} has no maxItems"),
-            // The server takes what the controller counts.
+            // The API server accepts the numbers that the controller counts.
             Some("integer") if !path.starts_with(".status") => {
                 assert!(schema["minimum"].is_number() && schema["maximum"].is_number(), "{path} has no range");
             }
@@ -362,7 +362,7 @@ fn every_bounded_list_and_number_has_its_bounds() {
     visit(&SCHEMA, "");
 }
 
-/// Values of any shape, with names that the schema knows among them.
+/// Values of any shape, including field names of the schema.
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -1,4 +1,4 @@
-//! Values that the schema refuses, in words.
+//! Messages about values that the schema refuses.
 
 use serde_json::{Number, Value};
 
@@ -13,7 +13,7 @@ pub fn last_name(path: &str) -> &str {
     name.split('[').next().unwrap_or(name)
 }
 
-/// A value in words, short enough for a sentence.
+/// A short description of a value for a sentence.
 pub fn said(value: &Value) -> String {
     match value {
         Value::Null => "empty".into(),

@@ -1,4 +1,4 @@
-//! Imitates as much of an API server as a watch sees, with its faults at hand.
+//! Imitates the part of an API server that watches use, with injectable faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,11 +23,11 @@ use tokio::{
     sync::watch,
 };
 
-/// An API server that says whatever it is told to.
+/// An API server with scripted answers.
 pub struct ApiServer {
     contents: Arc<Contents>,
     address: String,
-    /// Of its own, so that its connections end with it.
+    /// A separate runtime, so that its connections end with it.
     runtime: Option<Runtime>,
 }
 
@@ -41,9 +41,9 @@ struct Contents {
 pub struct Said {
     /// By plural and name.
     objects: BTreeMap<(String, String), Value>,
-    /// What watches are told, one after the other; its length is the version.
+    /// The events for watches, in order. Its length is the resource version.
     log: Vec<Entry>,
-    /// Ends of paths.
+    /// The ends of refused paths.
     refused: BTreeSet<String>,
     unwatchable: BTreeSet<String>,
     silent: BTreeSet<String>,
@@ -56,7 +56,7 @@ enum Entry {
         plural: String,
         event: Value,
     },
-    /// Watches are told that they are too old.
+    /// Watches get an error that their resource version is too old.
     Expired,
     /// Connections break.
     Broken,
@@ -87,12 +87,12 @@ impl ApiServer {
         self.change(|said| said.delete(plural, name));
     }
 
-    /// Changes objects without a word to any watch, all of which end afterwards: they are told that they are too old.
+    /// Changes objects without events. All watches then end with the error that their resource version is too old.
     pub fn compact_after(&self, change: impl FnOnce(&mut Said)) {
         self.change(|said| said.unseen(change, Entry::Expired));
     }
 
-    /// The same, and connections break without a word.
+    /// Changes objects without events. All connections then break.
     pub fn break_after(&self, change: impl FnOnce(&mut Said)) {
         self.change(|said| said.unseen(change, Entry::Broken));
     }
@@ -116,12 +116,12 @@ impl ApiServer {
         });
     }
 
-    /// Answers all questions for these with a fault of its own from now on.
+    /// Answers all requests for these objects with an error from now on.
     pub fn fail(&self, plural: &str) {
         self.change(|said| _ = said.failing.insert(plural.into()));
     }
 
-    /// Answers no question for these from now on.
+    /// Answers no request for these objects from now on.
     pub fn fall_silent(&self, plural: &str) {
         self.change(|said| _ = said.silent.insert(plural.into()));
     }

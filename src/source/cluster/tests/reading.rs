@@ -1,4 +1,4 @@
-//! What is made of objects, whatever they hold.
+//! Reading of objects with any content.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -155,7 +155,7 @@ fn the_ports_are_read_with_what_is_wrong_with_them() {
     assert_eq!(ports.problems.len(), 1);
 }
 
-/// A store of load balancers after some events, and what each of these changed.
+/// A store of load balancers after some events, and the change of each event.
 fn store(events: Vec<Event<Value>>) -> (Store<LoadBalancer>, Vec<Change>) {
     let mut store = Store::default();
     let changes = events

@@ -1,4 +1,4 @@
-//! What becomes of the world while the API server says this and that.
+//! The world under changing answers of the API server.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ use crate::{
 };
 
 const LOAD_BALANCERS: &str = "tcploadbalancers";
-/// How long anything that is waited for may take before the test fails.
+/// The time limit of each wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(server: &ApiServer) -> Cluster {
     start_in(server, None)
 }
 
-/// With the load balancers of these namespaces.
+/// Starts with the load balancers of these namespaces.
 fn start_in(server: &ApiServer, namespaces: Option<BTreeSet<String>>) -> Cluster {
     start_with(server, namespaces, Tenancy::default())
 }
@@ -151,7 +151,7 @@ async fn losing_the_api_server_changes_nothing() {
     let before = cluster.world();
     assert_eq!((names(&before), before.secrets.len()), (vec!["a"], 1));
     drop(server);
-    // Each watch has noticed, and some have tried again.
+    // Each watch has noticed the error, and some have retried.
     assert!(timeout(Duration::from_secs(1), cluster.changed()).await.is_err(), "there is nothing to tell");
     assert!(cluster.common.outage.is_on());
     assert_eq!(cluster.world(), before);
@@ -241,7 +241,8 @@ async fn secrets_beyond_the_quota_are_not_watched_and_hold_nothing_up() {
     assert_eq!(world.beyond_quota.len(), 47);
     assert!(world.beyond_quota.contains(&referred("s00")) && world.problems.is_empty());
 
-    // One that makes room. Until the Secret that takes it has been read, it counts as beyond.
+    // A Secret that makes room. Until the Secret that takes its place has been read, that one counts as beyond the
+    // quota.
     server.fall_silent("secrets");
     server.delete(LOAD_BALANCERS, "a02");
     let world = world_where(&mut cluster, |world| world.load_balancers.len() == 49).await;
