@@ -1,7 +1,7 @@
 //! Limited numbers of places that load balancers and namespaces share.
 //!
-//! [`Places`] divides them: a part is guaranteed to each holder, and the others may be borrowed by any. [`TenantPlaces`]
-//! are such places that tasks of namespaces wait for, in turn.
+//! [`Places`] divides them: each holder has a guaranteed part, and any holder may borrow the others. [`TenantPlaces`]
+//! are places for which tasks of namespaces wait in order.
 
 mod places;
 mod sync;

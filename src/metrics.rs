@@ -52,7 +52,7 @@ impl Metrics {
 pub enum Format {
     /// <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>
     OpenMetrics,
-    /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>, which every client reads.
+    /// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>, which every client supports.
     Classic,
 }
 
@@ -80,9 +80,9 @@ impl Format {
     }
 }
 
-/// A metric, as it is documented.
+/// A metric with its documentation.
 struct Family {
-    /// Without the suffixes for the unit and for counters.
+    /// The name without the suffixes for the unit and for counters.
     name: &'static str,
     kind: MetricType,
     unit: Option<Unit>,
@@ -90,8 +90,8 @@ struct Family {
     help: &'static str,
 }
 
-// The Prometheus operator sets the labels endpoint, namespace, pod, service, job, instance and container on every series:
-// names of our own are different ones, or they would be renamed to exported_….
+// The Prometheus operator sets the labels endpoint, namespace, pod, service, job, instance and container on every
+// series. Metrics with the same label names would get them renamed to exported_…, so these names differ.
 const LOAD_BALANCER: &[&str] = &["load_balancer_namespace", "load_balancer"];
 const LISTENER: &[&str] = &["load_balancer_namespace", "load_balancer", "port"];
 const ENDPOINT: &[&str] = &["load_balancer_namespace", "load_balancer", "backend", "endpoint_address"];
@@ -99,7 +99,7 @@ const ENDPOINT: &[&str] = &["load_balancer_namespace", "load_balancer", "backend
 macro_rules! families {
     ($($id:ident: $name:literal $kind:ident $unit:expr, $labels:expr, $help:literal;)*) => {
         $(const $id: Family = Family { name: $name, kind: MetricType::$kind, unit: $unit, labels: $labels, help: $help };)*
-        /// All of them, in the order in which they are written.
+        /// All families, in their output order.
         const FAMILIES: &[&Family] = &[$(&$id),*];
     };
 }
@@ -182,7 +182,7 @@ impl Collector for Live {
         encoder.counters(
             &CLOSED,
             listeners.iter().flat_map(|l| {
-                // A reason that never came is left out: most listeners ever see a few.
+                // Reasons that never occurred are omitted, because most listeners have only a few.
                 CloseReason::ALL
                     .into_iter()
                     .map(|reason| (l.labels_and(reason.label()), l.totals.closed(reason)))
@@ -311,7 +311,7 @@ impl Collector for Live {
     }
 }
 
-/// Connections that are to be closed, by load balancer and reason.
+/// The number of draining connections by load balancer and reason.
 fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
     let mut open: BTreeMap<_, i64> = BTreeMap::new();
     for departing in &*monitor.draining() {
@@ -320,7 +320,7 @@ fn draining(monitor: &Monitor) -> Vec<(Labels, i64)> {
     open.iter().map(|((object, reason), open)| (labels_of(object, [reason.label().into()]), *open)).collect()
 }
 
-/// The longest value of a label, in bytes: a certificate is named by its file.
+/// The maximum length of a label value, in bytes. Certificates are named by their file.
 const MAX_LABEL: usize = 1024;
 
 /// The values of a series' labels, in the order of its family's label names.
@@ -384,7 +384,7 @@ impl Member {
     }
 }
 
-/// The labels of a series with the names that its family has for them.
+/// The labels of a series with the label names of its family.
 fn named<'a>(family: &Family, values: &'a Labels) -> Vec<(&'static str, &'a str)> {
     debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
     family.labels.iter().copied().zip(values.iter().map(String::as_str)).collect()
@@ -424,7 +424,7 @@ impl Encoder<'_, '_> {
         family: &'static Family,
         series: impl IntoIterator<Item = (Labels, &'h HistogramTotals)>,
     ) -> fmt::Result {
-        // The library writes this one as +Inf, which every histogram must have.
+        // The library writes this bound as +Inf, which every histogram must have.
         let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
         let mut encoder = self.family(family)?;
         for (labels, totals) in series {

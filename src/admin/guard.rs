@@ -1,5 +1,5 @@
-//! Protection of the admin pages against web browsers that other sites lead here: which requests are answered, and what
-//! every response forbids.
+//! Protection of the admin pages against browsers that other sites direct here: the permitted hosts, and the headers of
+//! every response.
 
 #[cfg(test)]
 mod tests;
@@ -22,23 +22,23 @@ use axum::{
 
 use crate::printable::printable;
 
-/// Answered under any host name: a probe says no more than whether all is well, and a load balancer in front may use
-/// any name for it.
+/// Answered for any host name: probes reveal only whether the process is healthy, and a load balancer in front may use
+/// any name.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/lb-ready"];
 
-/// No script, no frame, no form, and nothing from elsewhere; styles are a page of their own.
+/// Forbids scripts, frames, forms and external content. Styles have a page of their own.
 const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The host names under which the admin pages are answered, besides IP addresses and `localhost`.
+/// The host names for which the admin pages are answered, in addition to IP addresses and `localhost`.
 ///
-/// A web page whose own name is made to resolve to this process's address (DNS rebinding) could read them otherwise: a
-/// browser puts that name into the Host header.
+/// Other names are refused because of DNS rebinding: a web page whose name is made to resolve to this process's address
+/// could otherwise read the pages. The browser puts that name into the Host header.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHosts(Arc<BTreeSet<String>>);
 
 impl AllowedHosts {
-    /// These names, and that of the host or pod.
+    /// Accepts these names, and the name of the host or pod.
     pub fn new(names: &[String]) -> Self {
         let own = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let names = names.iter().cloned().chain(own);
@@ -52,13 +52,13 @@ impl AllowedHosts {
     }
 }
 
-/// In lower case and without the final dot.
+/// In lower case, without the final dot.
 fn normal(name: &str) -> String {
     let name = name.trim();
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// Refuses what no page answers, and adds the headers that every response has.
+/// Refuses requests for other hosts, and adds the headers of every response.
 pub async fn guard(hosts: State<AllowedHosts>, request: Request, next: Next) -> Response {
     let mut response = match refusal(&hosts, &request) {
         Some(refusal) => refusal,
@@ -75,7 +75,7 @@ fn refusal(hosts: &AllowedHosts, request: &Request) -> Option<Response> {
     if PROBES.contains(&request.uri().path()) {
         return None;
     }
-    // A client of HTTP/1.0 names no host, and no browser is one.
+    // An HTTP/1.0 client may omit the host. No browser does.
     let named = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let named = named.chain(request.uri().authority().map(|authority| authority.as_str().as_bytes()));
     named.into_iter().find_map(|named| match Authority::try_from(named) {

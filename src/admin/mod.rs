@@ -1,4 +1,4 @@
-//! What the process tells about itself over HTTP: metrics, health, and what is applied.
+//! The admin pages over HTTP: metrics, health and the applied configuration.
 
 mod guard;
 mod page;
@@ -43,20 +43,21 @@ use report::Reports;
 pub use thread::AdminThread;
 use visitors::Visitors;
 
-/// A worker that was not seen alive for this long counts as stuck.
+/// The time without a sign of life after which a worker counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// How long a connection that has just been accepted may take to ask, when no more are accepted.
+/// The time for connections that were just accepted to send a request, after the listener has closed.
 const LAST_QUESTIONS: Duration = Duration::from_secs(1);
-/// A connection on which nothing is asked for this long is closed.
+/// The idle time after which a connection is closed.
 const SILENCE: Duration = Duration::from_secs(30);
-/// A client that reads nothing of an answer for this long is closed.
+/// The time after which a client that reads nothing of a response is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest head of a request, in bytes. A browser's, with cookies of other services of the same host, has a few KiB.
+/// The maximum size of the head of a request, in bytes. Requests of browsers have a few KiB, with cookies of other
+/// services on the same host.
 const MAX_HEAD: usize = 32 << 10;
 
-/// Serves the admin pages to so many `connections` at a time. When it is told to `stop` it gives the listening socket
-/// up, answers what has been accepted, and ends.
+/// Serves the admin pages to at most `connections` clients at a time. On `stop` it closes the listening socket, answers
+/// the accepted connections, and returns.
 pub async fn serve(
     mut listener: TcpListener,
     connections: usize,
@@ -72,14 +73,14 @@ pub async fn serve(
     let service = TowerToHyperService::new(router(pages, hosts));
     let http = http();
     let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
-    // It goes on where there are no descriptors for a moment.
+    // Accepting pauses and continues while no descriptor is free.
     while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
-        // Without it, a client that reads nothing would only be closed for another one.
+        // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
         let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         visitors.admit(address.ip(), |place| {
             let serving = async move {
-                // It ended in one way or another.
+                // The result does not matter.
                 let _ = visit.await;
                 drop(place);
             };
@@ -87,7 +88,7 @@ pub async fn serve(
         });
     }
     drop(listener);
-    // A graceful end closes connections that have not asked yet.
+    // A graceful shutdown closes connections that have not sent a request yet.
     sleep(LAST_QUESTIONS).await;
     visits.shutdown().await;
 }
@@ -150,7 +151,8 @@ fn live(monitor: &Monitor) -> Response {
     }
 }
 
-/// The report at once, or with `?unless=` and the tag of one, as soon as it is another; 304 if it is not for a while.
+/// The report at once, or with `?unless=TAG` as soon as it has another tag. Responds with 304 if it stays the same for
+/// a while.
 async fn report(reports: &Reports, uri: &Uri) -> Response {
     let unless = uri.query().and_then(|query| query.strip_prefix("unless="));
     match reports.next(unless).await {
@@ -167,7 +169,7 @@ fn answer(good: bool, otherwise: &str) -> Response {
 }
 
 fn json(value: &impl serde::Serialize) -> Response {
-    // Strings, numbers and maps with string keys: nothing in it can fail to be JSON.
+    // Strings, numbers and maps with string keys: the serialization cannot fail.
     let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
     ([(CONTENT_TYPE, "application/json")], visible_json(&text).into_owned()).into_response()
 }

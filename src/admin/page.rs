@@ -1,4 +1,4 @@
-//! The picture for a browser.
+//! The admin page for browsers.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ td.number, th.number { text-align: right }
 @media (prefers-color-scheme: dark) { .good { color: #6fce87 } .bad { color: #ff8a80 } }
 nav a { margin-right: 1rem }";
 
-/// The page, complete: no script, nothing from elsewhere; it reloads itself.
+/// The complete page: no scripts, no external content. It reloads itself.
 pub fn render(monitor: &Monitor, state: &State) -> String {
     let picture = snapshot::of(monitor, state);
     let mut page = format!(
@@ -121,7 +121,7 @@ fn mark(good: bool, yes: &str, no: &str) -> String {
     format!("<span class=\"{class}\">{}</span>", escape(text))
 }
 
-/// The longest text in a cell or paragraph.
+/// The maximum length of a text in a cell or paragraph.
 const MAX_TEXT: usize = 4096;
 
 fn escape(text: &str) -> String {

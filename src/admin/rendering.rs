@@ -4,9 +4,9 @@ use tokio::sync::Semaphore;
 
 use crate::upstream::in_place;
 
-/// Renders pages one at a time, and lets another thread answer probes while it does.
+/// Renders one page at a time, while another thread answers probes.
 ///
-/// A page of a large configuration takes long to render, and may wait for a lock that control work holds.
+/// Rendering the page of a large configuration takes long, and may wait for a lock that the control thread holds.
 #[derive(Clone, Debug)]
 pub struct Rendering(Arc<Semaphore>);
 
@@ -18,7 +18,7 @@ impl Default for Rendering {
 
 impl Rendering {
     pub async fn run<T>(&self, render: impl FnOnce() -> T) -> T {
-        // It is never closed.
+        // The semaphore is never closed.
         let _turn = self.0.acquire().await;
         in_place(render)
     }

@@ -1,4 +1,4 @@
-//! What this proxy serves of each load balancer, for whoever sums up all replicas. Nothing secret is in it.
+//! The report of this proxy to the leader: the served state of each load balancer. It contains no secrets.
 
 #[cfg(test)]
 mod tests;
@@ -26,32 +26,31 @@ use crate::{
     upstream::{Backends, Endpoint, Upstream},
 };
 
-/// How long one who waits for another report is kept waiting. Well below the time after which visitors that say nothing
-/// are closed.
+/// The maximum wait of a client for another report. It is well below the idle timeout of admin connections.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Who waits is not answered sooner, so that what changes together is told together.
+/// The minimum wait for another report, so that simultaneous changes are reported together.
 const GATHERED_FOR: Duration = Duration::from_millis(200);
-/// Failures of endpoints that stay usable wake nobody: they are looked for this often.
+/// The interval of checks for failures of endpoints that stay usable. Such failures do not wake waiting clients.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// The longest reason of a failure: part of it is what a backend says.
+/// The maximum length of the reason of a failure. Part of it may come from a backend.
 const MAX_REASON: usize = 1024;
 
-/// Tells what is served, and whether that has changed.
+/// The current report, and waiting for its changes.
 #[derive(Debug)]
 pub struct Reports {
     monitor: Monitor,
     state: Arc<State>,
     rendering: Rendering,
-    /// Nobody is kept waiting any more.
+    /// Ends all waits.
     stop: CancellationToken,
     last: Mutex<Last>,
 }
 
-/// A report as it is sent.
+/// A rendered report.
 #[derive(Debug)]
 pub struct Told {
-    /// Equal for equal reports.
+    /// Equal reports have equal tags.
     pub tag: String,
     pub text: String,
 }
@@ -59,7 +58,7 @@ pub struct Told {
 #[derive(Debug)]
 struct Last {
     told: Arc<Told>,
-    /// By uid, the latest generation that was served whole.
+    /// The latest generation that was served completely, by uid.
     whole: BTreeMap<Arc<str>, i64>,
 }
 
@@ -69,7 +68,7 @@ impl Reports {
         Self { monitor, state, rendering, stop, last: Mutex::new(last) }
     }
 
-    /// The report: at once, or as soon as its tag is another one. `None`: it is still the same after a while.
+    /// The report at once, or as soon as its tag differs from `unless`. `None`: it stayed the same for a while.
     pub async fn next(&self, unless: Option<&str>) -> Option<Arc<Told>> {
         let Some(unless) = unless else { return Some(self.rendered().await) };
         let until = Instant::now() + LONGEST_WAIT;
@@ -96,12 +95,12 @@ impl Reports {
         self.rendering.run(|| self.latest()).await
     }
 
-    /// The report as it is now; while a new configuration is about to be applied, as it was before.
+    /// The current report, or the previous one while a new configuration is being applied.
     fn latest(&self) -> Arc<Told> {
-        // In this order, so that what is applied is never older than what is said of it.
+        // Read in this order, so that the view is never older than the configuration.
         let configuration = self.state.configuration();
         let view = self.monitor.view();
-        // A reader that panicked has been reported, and left what was told before.
+        // A panic of another reader has been logged, and the previous report is still valid.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if view.report.generation >= configuration.generation {
             last.whole = whole(&configuration, &last.whole);
@@ -113,13 +112,13 @@ impl Reports {
 
 impl Told {
     fn new(report: &ReplicaReport) -> Self {
-        // Strings, numbers and maps with simple keys: nothing in it can fail to be JSON.
+        // Strings, numbers and maps with simple keys: the serialization cannot fail.
         let text = serde_json::to_string(report).unwrap_or_default();
         Self { tag: format!("{:016x}", xxh3_64(text.as_bytes())), text }
     }
 }
 
-/// What is known of generations that were served whole, after this configuration.
+/// The latest completely served generations after this configuration.
 fn whole(configuration: &Configuration, before: &BTreeMap<Arc<str>, i64>) -> BTreeMap<Arc<str>, i64> {
     let identified = configuration.verdicts.values().filter_map(|verdict| Some((verdict, verdict.identity.as_ref()?)));
     identified
@@ -130,7 +129,7 @@ fn whole(configuration: &Configuration, before: &BTreeMap<Arc<str>, i64>) -> BTr
         .collect()
 }
 
-/// Only those load balancers that an API server knows.
+/// The report on the load balancers that have a uid from an API server.
 fn of(
     configuration: &Configuration,
     view: &View,
@@ -175,7 +174,7 @@ fn listeners(object: &ObjectKey, view: &View) -> BTreeMap<u16, ListenerOutcome> 
     listeners.map(|(key, state)| (key.port, outcome(state))).collect()
 }
 
-/// Of each route, and of listeners that have none.
+/// The failovers of each route, and of listeners without routes.
 fn failed_over(object: &ObjectKey, upstream: &Upstream, view: &View) -> BTreeSet<FailedOver> {
     let everywhere = None;
     let listeners = view.snapshot.listeners.range(object.listeners());
@@ -217,7 +216,7 @@ fn backends(upstream: &Upstream, departing: &[&Draining]) -> BTreeMap<String, Ba
     backends
 }
 
-/// Each once, for however many reasons it is drained.
+/// The endpoints with connections that are being drained. Each occurs once, for any number of drain causes.
 fn draining<'a>(departing: &[&'a Draining]) -> impl Iterator<Item = &'a Arc<Endpoint>> {
     let endpoints = departing.iter().filter_map(|departing| match &departing.resource {
         DrainingResource::Endpoint { endpoint, .. } => Some((endpoint.id(), endpoint)),

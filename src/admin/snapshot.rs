@@ -1,4 +1,4 @@
-//! What is applied, as JSON. Nothing secret is in it.
+//! The applied configuration as JSON. It contains no secrets.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,15 +13,15 @@ use crate::{
     upstream::{Endpoint, Upstream},
 };
 
-/// The whole picture.
+/// The whole document.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Picture {
     pub generation: u64,
     pub load_balancers: Vec<LoadBalancer>,
-    /// What is wrong with no load balancer in particular.
+    /// Problems that belong to no load balancer.
     pub problems: Vec<String>,
-    /// What gets no more connections, and has those closed that it has; also of load balancers that are gone.
+    /// Draining endpoints and listeners, including those of removed load balancers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub draining: Vec<Draining>,
 }
@@ -30,14 +30,14 @@ pub struct Picture {
 #[serde(rename_all = "camelCase")]
 pub struct Draining {
     pub load_balancer: String,
-    /// The endpoint, or the listener.
+    /// The endpoint or the listener.
     pub what: String,
     pub reason: &'static str,
-    /// How many are still open.
+    /// The number of open connections.
     pub active: usize,
 }
 
-/// One load balancer: what is said of it and what is served for it.
+/// A load balancer: its verdict and its served configuration.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancer {
@@ -45,7 +45,7 @@ pub struct LoadBalancer {
     pub origin: String,
     pub problems: Vec<Problem>,
     pub listeners: Vec<Port>,
-    /// The settings that endpoints are chosen, checked and dialled with; absent: nothing is served.
+    /// The settings for balancing, checking and connecting to endpoints. Absent: nothing is served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied: Option<Arc<model::Upstream>>,
     pub endpoints: Vec<Member>,
@@ -62,7 +62,7 @@ pub struct Problem {
 #[serde(rename_all = "camelCase")]
 pub struct Port {
     pub port: u16,
-    /// Where it is bound; absent: it is not.
+    /// The bound address. Absent: not bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,14 +78,14 @@ pub struct Member {
     pub backend: String,
     pub address: String,
     pub usable: bool,
-    /// False: it stands by, since endpoints of another priority serve.
+    /// False: on standby, because another priority is active.
     pub in_service: bool,
-    /// How much of its weight counts, in percent: less than 100 while it starts slowly.
+    /// The effective share of its weight, in percent. It is less than 100 during slow start.
     pub share: u32,
-    /// Preferred since it is near this process.
+    /// True if locality prefers it as near this process.
     pub near: bool,
     pub healthy: bool,
-    /// How it is probed; absent: it is not.
+    /// The active check. Absent: no probes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ pub struct Member {
     pub preconnected: usize,
 }
 
-/// Probes of an endpoint.
+/// The probes of an endpoint.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
@@ -107,11 +107,11 @@ pub struct Check {
     pub failed: u64,
 }
 
-/// The picture at this moment.
+/// The current document.
 pub fn of(monitor: &Monitor, state: &State) -> Picture {
     let view = monitor.view();
     let configuration = state.configuration();
-    // Of several with the same key, the first one is served.
+    // If several have the same key, the first one is served.
     let live = view.listeners.iter().rev().map(|live| (&live.key, live)).collect();
     Picture {
         generation: view.snapshot.generation,
@@ -139,7 +139,7 @@ type LiveListeners<'a> = BTreeMap<&'a ListenerKey, &'a Arc<ListenerState>>;
 
 fn load_balancer(object: &ObjectKey, verdict: &Verdict, view: &View, live: &LiveListeners) -> LoadBalancer {
     let key = UpstreamKey { object: object.clone() };
-    // They are sorted.
+    // The upstreams are sorted.
     let upstream = view.upstreams.binary_search_by(|(other, _)| other.cmp(&key));
     let upstream = upstream.ok().map(|place| &view.upstreams[place].1);
     let left_out = view.report.left_out_of(object).into_iter();
@@ -211,10 +211,11 @@ fn check(endpoint: &Endpoint) -> Option<Check> {
     Some(Check { type_: check.probe.name(), passed, failed })
 }
 
-/// Text from elsewhere, which may be of any length. What is not visible is escaped where the whole is written.
+/// Limits a text from outside, which may have any length. Invisible characters are escaped when the document is
+/// written.
 fn bounded(text: &(impl ToString + ?Sized)) -> String {
     limited(&text.to_string(), MAX_TEXT).into_owned()
 }
 
-/// The longest text.
+/// The maximum length of a text.
 const MAX_TEXT: usize = 4096;

@@ -2,19 +2,19 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The thread that answers admin requests, and nothing else: whatever keeps the control threads busy, `/livez` and
-/// `/readyz` are answered. Dropping it ends all requests.
+/// The thread for admin requests. `/livez` and `/readyz` are answered even when the control threads are busy. Dropping
+/// it ends all requests.
 pub struct AdminThread {
     handle: Handle,
-    /// Only taken when this is dropped.
+    /// Taken only on drop.
     runtime: Option<Runtime>,
 }
 
 impl AdminThread {
     /// # Errors
-    /// When the thread or its event loop cannot be made.
+    /// If the thread or its event loop cannot be created.
     pub fn start() -> io::Result<Self> {
-        // The others take over while a page is rendered.
+        // The other threads continue while one renders a page.
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(4)
@@ -31,7 +31,7 @@ impl AdminThread {
 
 impl Drop for AdminThread {
     fn drop(&mut self) {
-        // It must not be waited for within another runtime.
+        // A runtime cannot be dropped with a wait inside another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -6,40 +6,42 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// Those who are connected to the admin pages.
+/// The open connections to the admin pages.
 ///
-/// Everybody gets in at once, since a probe that has to wait ends the process. Where there are too many, whoever has the
-/// most connections loses its oldest one: so nobody can keep others out by holding many.
+/// Every connection is accepted at once, because a probe that waits too long fails and ends the process. At the limit,
+/// the client with the most connections loses its oldest one, so that no client can exclude others by holding many
+/// connections.
 #[derive(Clone)]
 pub struct Visitors(Arc<Mutex<Present>>);
 
 struct Present {
-    /// How many there are at most.
+    /// The maximum number of connections.
     most: usize,
-    /// By the order in which they came.
+    /// By order of arrival.
     visits: BTreeMap<u64, Visit>,
     next: u64,
 }
 
 struct Visit {
     source: IpAddr,
-    /// `None`: it is only just beginning.
+    /// `None`: the task is about to start.
     task: Option<AbortHandle>,
 }
 
-/// Somebody's place. It is given back when this is dropped.
+/// The place of a connection. Dropping it frees the place.
 pub struct Place {
     visitors: Visitors,
     number: u64,
 }
 
 impl Visitors {
-    /// With no more than this many connections at a time: they are not to take the descriptors of those that are balanced.
+    /// Accepts at most this many connections, so that they do not use the descriptors of balanced connections.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Mutex::new(Present { most, visits: BTreeMap::new(), next: 0 })))
     }
 
-    /// Lets somebody in, for whom somebody else may have to go. The task that serves the visitor is given its place.
+    /// Admits a connection, and closes another one if the limit is reached. The task that serves the connection holds
+    /// its place.
     pub fn admit(&self, source: IpAddr, serve: impl FnOnce(Place) -> AbortHandle) {
         let number = self.present().enter(source.to_canonical());
         let task = serve(Place { visitors: self.clone(), number });
@@ -63,9 +65,9 @@ impl Present {
         self.next
     }
 
-    /// The oldest connection of those who have the most; of several who have as many, of who came first.
+    /// Closes the oldest connection of the client with the most connections; among equals, of the one that came first.
     ///
-    /// Its task is ended, whatever it waits for: it may not look at its connection for as long as it has no answer.
+    /// Its task is aborted, because a task that waits for a response may not notice that its connection is closed.
     fn dismiss_one(&mut self) {
         let mut connections: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for visit in self.visits.values() {
@@ -98,7 +100,7 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    /// One who stays for as long as that is allowed.
+    /// Serves a connection until it is aborted.
     fn stay(visitors: &Visitors, source: IpAddr) -> tokio::task::JoinHandle<()> {
         let mut task = None;
         visitors.admit(source, |place| {
@@ -116,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn one_too_many_costs_those_who_have_the_most_their_oldest_connection() {
         let visitors = Visitors::new(MOST);
-        // The first two have one each.
+        // The first two clients have one connection each.
         let mut here: Vec<_> =
             [1, 2].into_iter().chain([3; MOST - 2]).map(|source| stay(&visitors, from(source))).collect();
         let _late = stay(&visitors, from(9));

@@ -1,4 +1,4 @@
-//! `tcplb check`: compiles manifests for the place where they are to be served, and reports what is wrong.
+//! `tcplb check`: compiles manifests for their mode and reports the problems.
 
 mod github;
 mod lookup;
@@ -35,14 +35,14 @@ use crate::{
     world::World,
 };
 
-/// The longest wait for DNS.
+/// The maximum wait for DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time that all lookups in a cluster may take together.
+/// The time limit of all lookups in a cluster together.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The exit code where nothing could be checked.
+/// The exit code if the check could not run.
 const NOT_CHECKED: u8 = 2;
 
-/// Runs the command. What it cannot do is on standard error.
+/// Runs the command. Errors are printed to standard error.
 pub fn run(arguments: Check) -> ExitCode {
     let (output, strict) = (arguments.output, arguments.strict);
     let checked = check(arguments).and_then(|report| {
@@ -55,7 +55,7 @@ pub fn run(arguments: Check) -> ExitCode {
         Err(error) => {
             let sentence = format!("tcplb: {error:#}\n");
             let sentence = if output == CheckOutput::Github { github::plain(&sentence) } else { sentence };
-            // Nobody may be there to read it.
+            // Standard error may be closed.
             let _ = io::stderr().write_all(sentence.as_bytes());
             NOT_CHECKED.into()
         }
@@ -106,7 +106,7 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The namespace that kubectl takes for manifests that name none.
+/// The namespace that kubectl uses for manifests without one.
 async fn namespace_of_context() -> anyhow::Result<String> {
     Ok(cluster::client().await?.default_namespace().to_owned())
 }
@@ -119,7 +119,7 @@ async fn look_up(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) -> anyh
     })?
 }
 
-/// Looks up the DNS names of what is served here.
+/// Looks up the DNS names of the load balancers for standalone mode.
 fn look_up_names(parts: &mut [Part]) -> anyhow::Result<()> {
     let here = || parts.iter().filter(|part| part.mode == Mode::Standalone);
     let wanted: BTreeMap<_, _> = here().flat_map(|part| part.world.names_wanted()).collect();
@@ -142,7 +142,7 @@ fn compiled(part: &Part) -> Verdicts {
     let (_, mut verdicts) = translate(&part.world, &Snapshot::default(), Timestamp::now());
     if part.mode == Mode::Cluster {
         node_ports::refuse_taken(&part.world, &mut verdicts);
-        // Ports, zones and DNS names are the cluster's.
+        // Ports, zones and DNS names depend on the cluster.
         let elsewhere = [Reason::Pending, Reason::UnknownPlace, Reason::NameNotResolved];
         for (object, verdict) in &mut verdicts {
             verdict

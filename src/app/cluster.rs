@@ -1,4 +1,4 @@
-//! The commands that take their manifests from a cluster.
+//! The commands that read their manifests from a cluster.
 
 use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ use crate::{
 };
 
 const CRD: &str = "tcploadbalancers.tcplb.io";
-/// How often the installed schema is looked at: it may be replaced.
+/// The interval of comparisons with the installed schema, which may be replaced.
 const COMPARE_AGAIN: Duration = Duration::from_secs(600);
 
-/// `tcplb controller`: serves the load balancers of a cluster, and leads when it is its turn.
+/// `tcplb controller`: serves the load balancers of a cluster and takes part in leader election.
 pub async fn controller(arguments: Controller) -> anyhow::Result<ExitCode> {
     let (ports, most) = (arguments.ports.len(), Allocations::MOST);
     if ports > most.into() {
@@ -102,14 +102,15 @@ pub async fn sidecar(arguments: Sidecar) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn client() -> anyhow::Result<Client> {
-    // It fails where there is one already.
+    // It fails if a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     connect().await.map_err(|error| {
         anyhow!("cannot find a cluster: {error}: run in a pod with a service account token, or set KUBECONFIG")
     })
 }
 
-/// Says when the installed schema is not this version's: it would silently drop what it does not know, `access` for one.
+/// Logs a warning if the installed schema is not that of this version. The API server then silently drops unknown
+/// fields, such as `access`.
 async fn compare_schemas(client: Client) {
     let mut said = None;
     loop {
@@ -155,7 +156,7 @@ fn tenancy(arguments: &Controller) -> Tenancy {
     }
 }
 
-/// Where pods reach the API server, as the kubelet tells them.
+/// The address of the API server for pods, from the kubelet's environment variables.
 fn api_server() -> Option<std::net::IpAddr> {
     std::env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()
 }

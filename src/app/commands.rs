@@ -1,4 +1,4 @@
-//! The commands that do one thing and end.
+//! The commands that run once and exit.
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ use crate::{
     tools::{backend, cert, convert, probe},
 };
 
-/// The longest line that is made of what others have written, in bytes.
+/// The maximum length of a line with text from outside, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
 /// `tcplb crd`
@@ -80,7 +80,7 @@ pub fn probe(arguments: &Probe) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints all of it; a reader that has seen enough is no error.
+/// Prints the text. A reader that closes the output early is not an error.
 pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

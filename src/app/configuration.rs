@@ -1,4 +1,4 @@
-//! From manifests to published snapshots, again and again.
+//! Compiles manifests to snapshots and publishes them on every change.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -24,16 +24,16 @@ use crate::{
     world::{Place, World},
 };
 
-/// How long a new DNS name may hold up the configuration that it came with.
+/// The maximum time for which new DNS names delay the configuration that contains them.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
-/// How often the manifests are thought over at least, though nothing changed but the time.
+/// The maximum time between compilations without any change.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
-/// How many endpoints that joined or left are named in the log.
+/// The maximum number of joined or left endpoints in a log line.
 const MOST_NAMED: usize = 10;
-/// How many problems of an object are told at a time: whoever writes it decides how many it has.
+/// The maximum number of logged problems of an object, because its author determines their number.
 const MOST_TOLD: usize = 50;
 
-/// Makes snapshots of what the source and DNS say, and tells what is wrong.
+/// Compiles the manifests and DNS answers to snapshots, and reports problems.
 pub struct Compiler {
     source: Source,
     place: Place,
@@ -59,25 +59,25 @@ impl Compiler {
         }
     }
 
-    /// What it sees and thinks, whenever it has thought.
+    /// The world and the verdicts after each compilation.
     pub fn observed(&self) -> watch::Receiver<Observed> {
         self.observed.subscribe()
     }
 
-    /// Reads everything anew and compiles it.
+    /// Reads everything again and compiles it.
     pub async fn compile(&mut self) -> Arc<Snapshot> {
         if let Some(world) = self.source.read().await {
             self.world = Arc::new(World { place: Some(self.place.clone()), ..world });
         }
         self.names.want(self.world.names_wanted());
-        // What is one tenant's is not to hold up the others.
+        // In a cluster, the names of one tenant must not delay the others.
         if self.world.site.tenancy().is_none() {
             self.names.first_answers(FIRST_ANSWERS).await;
         }
         self.translate()
     }
 
-    /// Reads the statuses of load balancers anew. Nothing is compiled: no snapshot depends on them.
+    /// Reads the statuses of load balancers again. Snapshots do not depend on them, so nothing is compiled.
     fn read_statuses(&mut self) {
         let world = Arc::make_mut(&mut self.world);
         for (object, status) in self.source.statuses() {
@@ -88,7 +88,7 @@ impl Compiler {
         self.observed.send_replace(Observed { world: self.world.clone(), verdicts: self.said.verdicts.clone() });
     }
 
-    /// Compiles what was read before with what DNS says now.
+    /// Compiles the current world with the current DNS answers.
     fn translate(&mut self) -> Arc<Snapshot> {
         let names = self.names.known();
         if names != self.world.names {
@@ -112,8 +112,8 @@ impl Compiler {
     }
 }
 
-/// Publishes a snapshot whenever the source or DNS says something new. A fault in it does not end the process: it is
-/// started again with what it knew.
+/// Publishes a snapshot after each change of the source or of DNS answers. After a panic, it restarts with the known
+/// state and the process continues.
 pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
     let compiler = Arc::new(tokio::sync::Mutex::new(compiler));
     let following = tokio::spawn(async move {
@@ -130,7 +130,7 @@ pub fn follow(compiler: Compiler, proxy: Arc<Proxy>) -> AbortOnDropHandle<()> {
 
 async fn run(compiler: &mut Compiler, proxy: &Proxy) {
     let (mut settle, mut statuses) = (Settle::default(), Settle::default());
-    // A fault may have cost a change.
+    // A panic may have lost a change.
     settle.note();
     loop {
         tokio::select! {
@@ -146,21 +146,22 @@ async fn run(compiler: &mut Compiler, proxy: &Proxy) {
     }
 }
 
-/// How long nothing but the time need change: then a certificate may have expired, or an endpoint has to go.
+/// The time until the next compilation if nothing else changes: a certificate or a retained endpoint may expire by
+/// then.
 fn pause(snapshot: &Snapshot, now: Timestamp) -> Duration {
     let next = snapshot.next_expiration().map(|then| then.duration_since(now));
-    // One that is over is none.
+    // A time in the past needs no pause.
     next.map_or(LOOK_AGAIN, |next| Duration::try_from(next).unwrap_or_default().min(LOOK_AGAIN))
 }
 
-/// An equal snapshot is not published: nothing is to be done for it.
+/// Publishes a snapshot, unless it equals the published one.
 fn publish(proxy: &Proxy, snapshot: Arc<Snapshot>) {
     if snapshot.generation != proxy.published() {
         proxy.publish(snapshot);
     }
 }
 
-/// Says which listeners cannot be opened, each once, and where they are declared.
+/// Logs the listeners that cannot be opened, each once, with the origin of their declaration.
 pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<State>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut said = BTreeMap::new();
@@ -179,12 +180,12 @@ pub fn tell_of_unbound(mut reports: watch::Receiver<Arc<Report>>, state: Arc<Sta
     }))
 }
 
-/// Why a listener is not bound, with its field; the list is keyed by port.
+/// The reason why a listener is not bound, with its field. The list is keyed by port.
 pub fn unbound(listener: &ListenerKey, why: &str) -> String {
     format!("spec.listeners[port={}]: {why}", listener.port)
 }
 
-/// Says what a new configuration changes, load balancer by load balancer.
+/// Logs the changes of a new configuration for each load balancer.
 fn log_difference(before: &Snapshot, now: &Snapshot) {
     let objects: BTreeSet<&ObjectKey> =
         before.listeners.keys().chain(now.listeners.keys()).map(|key| &key.object).collect();
@@ -220,7 +221,7 @@ fn log_first<T>(mut items: impl Iterator<Item = T>, log: impl Fn(T)) -> Option<u
     Some(items.count()).filter(|more| *more > 0)
 }
 
-/// Says each problem once when it comes, and once that it has gone.
+/// Logs each problem once when it appears and once when it is resolved.
 fn log_changes(before: &Configuration, now: &Configuration) {
     let [old, new]: [HashSet<&String>; 2] = [before, now].map(|configuration| configuration.problems.iter().collect());
     let came = now.problems.iter().filter(|problem| !old.contains(problem));

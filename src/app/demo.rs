@@ -1,4 +1,4 @@
-//! A load balancer and three backends in one process, for a first look.
+//! A load balancer and three backends in one process, as a demonstration.
 
 mod rates;
 
@@ -44,9 +44,9 @@ use crate::{
 
 const NAMES: [&str; 3] = ["blue", "green", "red"];
 const REFRESH: Duration = Duration::from_millis(500);
-/// Without a terminal a line is printed this seldom.
+/// The number of refreshes per printed line without a terminal.
 const REFRESH_LINES: u32 = 10;
-/// How long open connections may go on after Ctrl-C.
+/// The time limit of open connections after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `tcplb demo`
@@ -75,7 +75,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
     let options = Options {
         workers,
-        // Its backends' ends are in this process too.
+        // The backends' ends of the connections are in this process too.
         descriptors: budget.serving / 2,
         spare_from: budget.spare_from,
         preconnected: budget.preconnected,
@@ -104,7 +104,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     write!(out, "{introduction}")?;
     let mut display = Display::new(proxy.monitor(), backends);
     let mut refresh = interval(REFRESH);
-    // After a pause (Ctrl-Z) there is one picture to draw, not all that were missed.
+    // After a pause (Ctrl-Z) only one picture is drawn, not all missed ones.
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut resized = signal(SignalKind::window_change())?;
     loop {
@@ -139,7 +139,7 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What to type.
+/// The instructions.
 fn introduction(address: SocketAddr, admin: SocketAddr) -> String {
     let here = reachable(address);
     let (try_it, page) = (format!("nc {} {}", here.ip(), here.port()), format!("http://{}/", reachable(admin)));
@@ -153,7 +153,7 @@ fn introduction(address: SocketAddr, admin: SocketAddr) -> String {
     )
 }
 
-/// Where this host reaches what listens at an address: at loopback what listens at all addresses.
+/// The address at which this host reaches a listener. For a listener on all addresses, it is loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -163,7 +163,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The same way from a manifest to a snapshot as any other.
+/// Compiles the manifest in the usual way.
 fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAddr>) -> (Snapshot, Verdicts) {
     let simple = Simple {
         listen: Some(ListenAddress { host: Some(address.ip()), port: address.port() }),
@@ -184,7 +184,7 @@ fn compile<'a>(address: SocketAddr, backends: impl Iterator<Item = &'a SocketAdd
     translate(&world, &Snapshot::default(), Timestamp::now())
 }
 
-/// The live picture: in place on a terminal, otherwise a line now and then.
+/// The live picture: updated in place on a terminal, otherwise a line at intervals.
 struct Display {
     monitor: Monitor,
     names: BTreeMap<SocketAddr, &'static str>,
@@ -211,16 +211,16 @@ impl Display {
             return writeln!(out, "{picture}");
         }
         if self.drawn > 0 {
-            // Back to the first line of the last picture, and clear from there.
+            // Moves to the first line of the previous picture and clears from there.
             write!(out, "\x1b[{}A\x1b[J", self.drawn)?;
         }
         self.drawn = picture.lines().count();
-        // In a narrow terminal lines are cut off: wrapped ones would be more than are cleared.
+        // Lines are truncated at the width of the terminal, because wrapped lines would exceed the cleared area.
         write!(out, "\x1b[?7l{picture}\x1b[?7h")?;
         out.flush()
     }
 
-    /// After a change of size: the terminal may have moved lines about.
+    /// Redraws everything after a resize, because the terminal may have moved lines.
     fn start_again(&mut self, introduction: &str) -> io::Result<()> {
         if !io::stdout().is_terminal() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Writing at the end of the process, to outputs that may be blocked: a pipe that nobody reads is full at some point.
+//! Output at the end of the process, to files that may block: a pipe without a reader fills up.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -14,17 +14,17 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::cli::LogFormat;
 
-/// The longest wait for standard error at the end of the process.
+/// The maximum wait for standard error at the end of the process.
 const LIMIT: Duration = Duration::from_millis(500);
 
-/// Writes to standard error. A reader that takes nothing is not waited for longer than [`LIMIT`].
+/// Writes to standard error. It waits at most [`LIMIT`] for a blocked reader.
 pub fn print_error(text: &str) {
     let text = format!("{text}\n");
-    // Nobody may be there to read it.
+    // Standard error may be closed.
     within(LIMIT, move || drop(io::stderr().write_all(text.as_bytes())));
 }
 
-/// The log to standard error. What waits to be written is written when this is dropped, if that is possible in time.
+/// The log on standard error. On drop, it writes pending lines if that is possible in time.
 pub struct Log(pub Option<WorkerGuard>);
 
 impl Drop for Log {
@@ -34,8 +34,8 @@ impl Drop for Log {
     }
 }
 
-/// Has panics written in the format of the log. The hook of the standard library would wait for the reader, and keep the
-/// process from ending.
+/// Writes panics in the format of the log. The hook of the standard library would wait for the reader and prevent the
+/// end of the process.
 pub fn catch_panics(format: LogFormat) {
     panic::set_hook(Box::new(move |panic| {
         let backtrace = Backtrace::capture();
@@ -54,7 +54,7 @@ pub fn catch_panics(format: LogFormat) {
     }));
 }
 
-/// Does something on a thread of its own, which is left behind if it takes longer than `limit`. Whether it did not.
+/// Runs `work` on its own thread, which is abandoned after `limit`. Returns true if the work finished in time.
 fn within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
     let (done, ended) = sync_channel::<()>(0);
     let started = thread::Builder::new().name("last-words".into()).spawn(move || {

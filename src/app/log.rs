@@ -1,7 +1,7 @@
-//! The process's log on standard error.
+//! The log of the process on standard error.
 //!
-//! What is logged holds names, error texts and answers from outside of the program: no field forges a line, reaches a
-//! terminal as anything but text, or is of any length.
+//! Log entries contain names, error texts and answers from outside the program. No field can forge a line, send control
+//! characters to a terminal, or have unlimited length.
 
 #[cfg(test)]
 mod tests;
@@ -33,23 +33,23 @@ use crate::{
     printable::{limited, printable, visible_json},
 };
 
-/// The longest field of a line, in bytes.
+/// The maximum length of a field, in bytes.
 const MAX_FIELD: usize = 8 << 10;
 
-/// What is not logged unless RUST_LOG names it. The Kubernetes client tells of each failed attempt; what becomes of its
-/// watches is told by whoever reads them, once.
+/// Targets that are disabled unless RUST_LOG names them. The Kubernetes client logs each failed attempt; the watches
+/// already report their errors once.
 const UNSAID: &str = "kube_client=off,kube_runtime=off";
 
-/// What the process says of itself; RUST_LOG chooses what (default: info). What is dropped last writes the rest.
+/// Starts the log. RUST_LOG sets the filter (default: info). Dropping the result writes the pending lines.
 ///
-/// A thread of its own writes it, and lines are dropped while that one is stuck: a pipe that nobody reads is not to stop
-/// whoever has something to say.
+/// A separate thread writes the log. Lines are dropped while that thread is blocked, so that a pipe without a reader
+/// never blocks the code that logs.
 pub fn log_to_stderr(format: LogFormat) -> Log {
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
     let filter = EnvFilter::new(format!("{UNSAID},{}", chosen.as_deref().unwrap_or("info")));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
-    // It would say so on standard error, and panic where that is what fails: a full disk, a reader that has gone.
+    // The library would log its own errors to standard error, and panic if that fails: a full disk, a closed pipe.
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => {

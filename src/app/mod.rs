@@ -1,4 +1,4 @@
-//! Wires the parts into a running process, and owns the order in which they start and stop.
+//! Wires the parts into a running process, and defines the order in which they start and stop.
 
 mod check;
 mod cluster;
@@ -30,15 +30,15 @@ use runtime::on_control_runtime;
 use serve::{Empty, Serving, serve};
 use source::Source;
 
-/// Runs a command to its end.
+/// Runs a command.
 ///
 /// # Errors
-/// A sentence for the one who typed it, fit for a terminal.
+/// A sentence for the user, safe for a terminal.
 pub fn run(command: Command) -> Result<ExitCode, String> {
     execute(command).map_err(|error| printable(&format!("{error:#}"), MAX_ERROR).into_owned())
 }
 
-/// The longest error, in bytes.
+/// The maximum length of an error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
 
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
@@ -63,13 +63,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs a command that serves, with a log.
+/// Runs a serving command, with a log.
 fn logged(format: LogFormat, command: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    // First: later, threads have arenas already.
+    // Before threads start, because each would get an arena of its own.
     share_arenas();
     let _written = log_to_stderr(format);
     match command() {
-        // Who reads objects is not to find a line of another kind among them.
+        // Readers of JSON must not find a line in another format.
         Err(error) if format == LogFormat::Json => {
             error!("{error:#}");
             Ok(ExitCode::FAILURE)

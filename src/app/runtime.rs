@@ -1,8 +1,8 @@
 use anyhow::Context;
 use tokio::runtime;
 
-/// Runs on the runtime for everything but connections: two threads, so that slow work holds up neither health checks nor the
-/// admin pages.
+/// Runs on the control runtime, for everything but connections. It has two threads, so that slow work delays neither
+/// health checks nor the admin pages.
 pub fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -11,7 +11,7 @@ pub fn on_control_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> a
         .build()
         .context("cannot create the control runtime")?;
     let outcome = runtime.block_on(work);
-    // A look-up that hangs is not waited for.
+    // A hanging lookup must not delay the end.
     runtime.shutdown_background();
     outcome
 }

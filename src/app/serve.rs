@@ -1,4 +1,4 @@
-//! A serving process from its start to its end.
+//! The life of a serving process, from start to shutdown.
 
 use std::{
     net::TcpListener as StdTcpListener,
@@ -37,47 +37,47 @@ use crate::{
     world::Place,
 };
 
-/// How long the end of the admin pages may take, once another process serves them.
+/// The time limit for closing the admin pages after a takeover.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
-/// How long a process that starts waits for what load balancers refer to: for a moment it may be absent, since somebody
-/// replaces it, and who is not ready gets no clients.
+/// The wait for missing references at startup. An object that is being replaced is briefly absent, and a process that
+/// is not ready gets no clients.
 const UNRESOLVED: Duration = Duration::from_secs(5);
-/// The longest wait for the reader of the access log at the end of the process.
+/// The maximum wait for the reader of the access log at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(5);
-/// How long the leadership may take to be given up.
+/// The time limit for releasing the leadership.
 const LAST_WRITES: Duration = Duration::from_secs(3);
 
-/// What is to be served, and how.
+/// The configuration of a serving process.
 pub struct Serving {
     pub source: Source,
     pub admin: AdminAddress,
     pub sharing: Sharing,
-    /// Where listening sockets are taken over and offered.
+    /// The socket for taking over and offering listening sockets.
     pub takeover: Option<PathBuf>,
     pub empty: Empty,
-    /// What to do as one of a cluster's controllers.
+    /// The settings of a controller replica.
     pub leading: Option<Leading>,
     pub run: Run,
 }
 
-/// What becomes of a process that could serve nothing of what it was given.
+/// The behavior of a process that cannot serve anything at startup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Empty {
-    /// Whoever started it should see that.
+    /// The process exits with an error.
     Ends,
-    /// What it serves is declared elsewhere, and told there.
+    /// The process waits. Its load balancers are declared elsewhere, and problems are reported there.
     Waits,
-    /// The same, and whoever needs what it serves waits until it does.
+    /// The process waits and is not ready until everything is served.
     IsNotReady,
 }
 
-/// What a controller does beside serving.
+/// The additional tasks of a controller.
 pub struct Leading {
     pub client: kube::Client,
     pub settings: Settings,
 }
 
-/// Where the process runs. A variable of the environment that is empty says nothing.
+/// The location of the process. Empty environment variables count as absent.
 fn place(run: &Run) -> Place {
     let known = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
     Place { node: known(&run.node), zone: known(&run.zone) }
@@ -86,13 +86,13 @@ fn place(run: &Run) -> Place {
 /// Serves until a signal or a successor ends it.
 ///
 /// # Errors
-/// A sentence for whoever started it.
+/// A sentence for the user.
 pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let Serving { source, admin, sharing, takeover, empty, leading, run } = serving;
     let run = &run;
     let signals = shutdown::Signals::catch()?;
     let workers = run.worker_count();
-    // First of all: what another process passes on counts against the limit too.
+    // Before any descriptor is received, because inherited sockets count against the limit.
     let budget = descriptors::raise_limit(workers, source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
@@ -114,7 +114,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
     info!(workers, connections = budget.connections(), "started");
     if empty != Empty::Ends {
-        // Whoever asks for a sign of life does not wait until a whole cluster has been read.
+        // Liveness probes must not wait until a whole cluster has been read.
         admin.open(&proxy, &state)?;
     }
 
@@ -137,7 +137,7 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     } else {
         Some(ready_once_all_is_served(empty, proxy.reports(), state.clone()))
     };
-    // Not before: at an inherited address the previous process answers that it is ready.
+    // Not earlier: at an inherited address, the previous process still answers readiness probes.
     admin.open(&proxy, &state)?;
     let taken_over = offer(takeover.as_deref(), &proxy, admin.listener()?)?;
     if let Some(successor) = successor {
@@ -151,13 +151,13 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = taken_over => Cause::TakenOver,
     };
     drop(readying);
-    // Until the end, unless another process answers there now.
+    // The pages stay open until the end, unless another process now serves the address.
     let (_admin, closed) = match cause {
         Cause::Signal => (Some(admin), None),
         Cause::TakenOver => (None, Some(admin.close())),
     };
     let orderly = async {
-        // Another one is to lead while this one still drains.
+        // Another replica should lead while this one drains.
         let resigned = async {
             if let Some(leading) = leading {
                 leading.end().await;
@@ -180,19 +180,19 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// The admin pages, where they are wanted.
+/// The admin pages, if enabled.
 struct AdminPages {
     listener: Option<StdTcpListener>,
     hosts: AllowedHosts,
-    /// How many there may be at a time.
+    /// The maximum number of connections.
     connections: usize,
     stop: CancellationToken,
-    /// Once they are open.
+    /// Present while the pages are open.
     serving: Option<(AdminThread, JoinHandle<()>)>,
 }
 
 impl AdminPages {
-    /// Nothing is answered yet.
+    /// Binds the address without answering requests.
     fn bind(
         address: AdminAddress,
         connections: usize,
@@ -208,7 +208,7 @@ impl AdminPages {
         })
     }
 
-    /// Answers, unless that is done already.
+    /// Starts to answer requests, unless already started.
     fn open(&mut self, proxy: &Proxy, state: &Arc<State>) -> anyhow::Result<()> {
         let (Some(listener), None) = (self.listener()?, &self.serving) else { return Ok(()) };
         info!(address = %listener.local_addr()?, "admin pages");
@@ -227,7 +227,7 @@ impl AdminPages {
         Ok(self.listener.as_ref().map(StdTcpListener::try_clone).transpose()?)
     }
 
-    /// Answers no more from now on; the future is over once all answers have been given.
+    /// Stops accepting requests. The future completes when all responses have been sent.
     fn close(self) -> impl Future<Output = ()> {
         self.stop.cancel();
         async move {
@@ -238,16 +238,16 @@ impl AdminPages {
     }
 }
 
-/// Tells the process that has passed its sockets on that it may end.
+/// Notifies the previous process that it may end.
 fn tell(successor: Successor) {
     match successor.serving() {
         Ok(()) => info!("took over from the previous process"),
-        // It has ended meanwhile: its sockets are here.
+        // It has already ended, and this process has its sockets.
         Err(error) => warn!(%error, "cannot notify the previous process that this one is serving"),
     }
 }
 
-/// The work of a cluster's controller beside serving.
+/// The additional tasks of a controller.
 struct Leader {
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -260,14 +260,14 @@ fn lead(client: kube::Client, settings: Settings, observed: watch::Receiver<Obse
 }
 
 impl Leader {
-    /// Gives the leadership up.
+    /// Releases the leadership.
     async fn end(self) {
         self.stop.cancel();
         let _ = timeout(LAST_WRITES, self.running).await;
     }
 }
 
-/// What the running process passes on, if one is to be taken over from. A signal ends the wait for it.
+/// Takes over the sockets of the running process, if configured. A signal ends the wait.
 async fn inherit(path: Option<&Path>, signals: &shutdown::Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
     let Some(path) = path.map(Path::to_owned) else { return Ok((None, Inheritance::default())) };
     let asked = tokio::select! {
@@ -304,8 +304,8 @@ pub async fn first_report(proxy: &Proxy, first: Arc<Snapshot>) -> anyhow::Result
     Ok(applied.context("the proxy stopped before it applied a configuration")?.clone())
 }
 
-/// Ready once what load balancers refer to is there, or has been waited for, and, where [`Empty::IsNotReady`], there is
-/// something to serve and all of it is.
+/// Sets the process ready after all references of load balancers are resolved or the wait has ended. With
+/// [`Empty::IsNotReady`], all listeners must be bound too, and there must be at least one.
 fn ready_once_all_is_served(
     empty: Empty,
     mut reports: watch::Receiver<Arc<Report>>,
@@ -320,7 +320,8 @@ fn ready_once_all_is_served(
     }))
 }
 
-/// Waits until all references of load balancers are resolved, but not for long: one that is wrong stays so.
+/// Waits until all references of load balancers are resolved. The wait is short, because an invalid reference stays
+/// unresolved.
 async fn references_resolved(state: &State) {
     let resolved = |known: &Arc<Configuration>| !known.verdicts.values().any(Verdict::has_unresolved_references);
     if timeout(UNRESOLVED, state.configurations().wait_for(resolved)).await.is_err() {
@@ -329,7 +330,7 @@ async fn references_resolved(state: &State) {
     }
 }
 
-/// A process that could serve nothing of what it was given ends: whoever started it should see that.
+/// Fails if the process cannot serve anything, so that the user sees the error.
 fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Result<()> {
     let configuration = state.configuration();
     let unbound: Vec<String> = report
@@ -351,7 +352,7 @@ fn worth_running(first: &Snapshot, report: &Report, state: &State) -> anyhow::Re
     Ok(())
 }
 
-/// Offers the sockets to a successor, where that is wanted; ready when one has taken over.
+/// Offers the sockets to a successor, if configured. The future completes after a takeover.
 fn offer(
     path: Option<&Path>,
     proxy: &Arc<Proxy>,
@@ -367,7 +368,7 @@ fn offer(
         })?;
     }
     Ok(async {
-        // Without an offer nobody ever takes over.
+        // Without an offer there is no takeover.
         if taken_over.await.is_err() {
             std::future::pending().await
         }

@@ -1,4 +1,4 @@
-//! The order in which the process leaves.
+//! The sequence of a shutdown.
 
 use std::{io, process::ExitCode, thread, time::Duration};
 
@@ -17,26 +17,26 @@ use crate::{
     state::State,
 };
 
-/// The time that the process may take to end after a second signal.
+/// The time limit of the shutdown after a second signal.
 const HURRY: Duration = Duration::from_secs(1);
-/// The part of it for the access log.
+/// The part of it for writing the access log.
 pub const HURRIED_WRITE: Duration = Duration::from_millis(200);
 
-/// Why the process leaves.
+/// The cause of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     Signal,
     TakenOver,
 }
 
-/// How many SIGTERM and SIGINT have come.
+/// The number of SIGTERM and SIGINT signals so far.
 #[derive(Clone, Debug)]
 pub struct Signals(watch::Receiver<u32>);
 
 impl Signals {
-    /// From now on they no longer end the process by themselves.
+    /// Catches the signals, which no longer end the process by themselves.
     pub fn catch() -> io::Result<Self> {
-        // SIGHUP is for whoever follows the manifests; until then it is not to end the process.
+        // A later task handles SIGHUP. Until then it must not end the process.
         drop(signal(SignalKind::hangup())?);
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (count, counted) = watch::channel(0);
@@ -76,7 +76,7 @@ impl Signals {
     }
 }
 
-/// Ends the process in any case, whatever it waits for: a log that nobody reads, or a terminal that is stopped.
+/// Ends the process even if it is blocked, for example by a log without a reader or a stopped terminal.
 fn end_soon() {
     thread::spawn(|| {
         thread::sleep(HURRY);
@@ -84,7 +84,7 @@ fn end_soon() {
     });
 }
 
-/// Runs an orderly end, which a second signal cuts short.
+/// Runs an orderly shutdown, which a second signal ends early.
 pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals) -> ExitCode {
     tokio::select! {
         () = orderly => ExitCode::SUCCESS,
@@ -95,9 +95,9 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
     }
 }
 
-/// Tells everybody, stops accepting and drains.
+/// Reports the shutdown, stops accepting and drains.
 ///
-/// As long as connections are accepted, changes of the manifests are followed.
+/// Changes of the manifests are applied as long as connections are accepted.
 pub async fn leave(
     cause: Cause,
     proxy: &Proxy,
@@ -113,7 +113,7 @@ pub async fn leave(
             proxy.stop_accepting(Closing::Last).await;
             state.set_ready(false);
         }
-        // What is still asked of this process is asked of the address, which goes on being served.
+        // Probes are sent to the address, which the other process serves.
         Cause::TakenOver => {
             info!("another process has taken over");
             proxy.stop_accepting(Closing::HandedOver).await;
@@ -126,7 +126,7 @@ pub async fn leave(
         Cause::Signal => as_declared.await,
         Cause::TakenOver => tokio::select! {
             drained = proxy.drain(DrainMode::UntilTheyEnd, run.max_drain.0) => drained,
-            // Whoever runs this process wants it to end after all.
+            // A signal requests the end of this process during the drain.
             () = async { signals.first().await } => as_declared.await,
         },
     };

@@ -1,4 +1,4 @@
-//! Where the manifests come from, and when to read them again.
+//! The source of manifests and the schedule of reading them.
 
 use std::{
     collections::BTreeMap,
@@ -22,20 +22,20 @@ use crate::{
     world::World,
 };
 
-/// How long something in a cluster that has never been read may hold up everything else.
+/// The maximum delay by an object of a cluster that has never been read.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the manifests come from.
+/// The source of manifests.
 pub enum Source {
     Files(FileSource),
     Cluster(Box<ClusterSource>),
 }
 
 impl Source {
-    /// Files and flags, read again when they change and on SIGHUP.
+    /// Files and flags, read again on changes and on SIGHUP.
     ///
     /// # Errors
-    /// When SIGHUP cannot be caught.
+    /// If SIGHUP cannot be caught.
     pub fn files(files: Files) -> io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
         Ok(Self::Files(FileSource {
@@ -46,12 +46,12 @@ impl Source {
         }))
     }
 
-    /// A cluster, read again when it changes.
+    /// A cluster, read again on changes.
     pub fn cluster(cluster: Cluster) -> Self {
         Self::Cluster(Box::new(ClusterSource { cluster, synced: false }))
     }
 
-    /// What reading them costs descriptors for.
+    /// The kind of source, for the descriptor budget.
     pub fn manifests(&self) -> Manifests {
         match self {
             Self::Files(_) => Manifests::Files,
@@ -59,7 +59,7 @@ impl Source {
         }
     }
 
-    /// What is declared now. `None`: it cannot be told, and what was declared before still holds.
+    /// The current world. `None`: it cannot be read, and the previous one stays in use.
     pub async fn read(&mut self) -> Option<World> {
         match self {
             Self::Files(files) => files.read().await,
@@ -78,7 +78,7 @@ impl Source {
         }
     }
 
-    /// The present statuses of the load balancers that were read last.
+    /// The current statuses of the load balancers that were read last.
     pub fn statuses(&mut self) -> BTreeMap<ObjectKey, Option<Arc<TcpLoadBalancerStatus>>> {
         match self {
             Self::Files(_) => BTreeMap::new(),
@@ -95,8 +95,8 @@ pub struct FileSource {
     retry: Retry,
 }
 
-/// When files of which some could not be read are read again though nothing tells of a change: after a second at first,
-/// then after twice as long each time, up to a minute.
+/// The schedule of retries after an incomplete reading without a change: after a second at first, then after twice as
+/// long each time, up to a minute.
 #[derive(Default)]
 struct Retry {
     pause: Duration,
@@ -107,7 +107,7 @@ impl Retry {
     const SHORTEST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(60);
 
-    /// Takes note of a reading.
+    /// Records the result of a reading.
     fn read(&mut self, is_incomplete: bool, now: Instant) {
         if is_incomplete {
             self.pause = (self.pause * 2).clamp(Self::SHORTEST, Self::LONGEST);
@@ -117,7 +117,7 @@ impl Retry {
         }
     }
 
-    /// Waits until it is time to read again; for ever if all is well. Cancel safe.
+    /// Waits until the next retry is due, forever if the last reading was complete. Cancel safe.
     async fn due(&self) {
         match self.due {
             Some(due) => sleep_until(due).await,
@@ -130,7 +130,7 @@ impl FileSource {
     async fn read(&mut self) -> Option<World> {
         let files = self.files.clone();
         let reading = spawn_blocking(move || {
-            // A reader that panicked has been reported; this reading starts from what is remembered.
+            // A panic of an earlier reader has been logged. This reading starts from the remembered state.
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             (files.read(), files.interest(), files.is_incomplete())
         });
@@ -161,7 +161,8 @@ pub struct ClusterSource {
 }
 
 impl ClusterSource {
-    /// Nothing is told before everything has been read once; what is declared later is told when it can be.
+    /// Returns the world after everything has been read once. Objects that are declared later appear as soon as they
+    /// can be read.
     async fn read(&mut self) -> World {
         if !self.synced {
             self.cluster.synced(PATIENCE).await;

@@ -1,36 +1,36 @@
-//! A limited number of places, of which every holder keeps a guaranteed part.
+//! A limited number of places, with a guaranteed part for every holder.
 
 use super::sync::{Arc, AtomicUsize, Ordering::Relaxed};
 
-/// Places of something limited: connections of the process, entries for client addresses.
+/// Places of a limited resource: connections of the process, entries for client addresses.
 ///
-/// A part of them is guaranteed to the holders, in equal numbers. All others may be borrowed by any holder, first come
-/// first served. So a holder that takes all it can get leaves every other one its guaranteed places, and what others do
-/// not need is not wasted.
+/// Each holder is guaranteed an equal number of a part of the places. Any holder may borrow the others, first come,
+/// first served. A holder that takes as many as possible thus leaves every other holder its guaranteed places, and
+/// unused places are not wasted.
 ///
-/// Taking a guaranteed place is one atomic operation on the holder's own count. There is no lock.
+/// Taking a guaranteed place is one atomic operation on the holder's own count, without a lock.
 #[derive(Debug)]
 pub struct Places {
     total: AtomicUsize,
     terms: Terms,
-    /// Places that may be borrowed.
+    /// The number of places that may be borrowed.
     lendable: AtomicUsize,
     lent: AtomicUsize,
 }
 
-/// The terms by which places are divided.
+/// The rules for dividing places.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// One in so many places is guaranteed to a holder. Not zero.
+    /// One in this number of places is guaranteed to a holder. Never zero.
     pub guaranteed_one_in: usize,
-    /// For how many holders that are still to come guaranteed places are kept free.
+    /// The number of future holders for which guaranteed places are reserved.
     pub to_come: usize,
-    /// A holder may borrow up to so many times what is left. `usize::MAX`: all of it.
+    /// A holder may borrow up to this multiple of the remaining places. `usize::MAX`: all of them.
     pub borrowed_to_left: usize,
 }
 
 impl Places {
-    /// All of them can be borrowed until [`Self::divide`] is called.
+    /// All places can be borrowed until [`Self::divide`] is called.
     pub fn new(total: usize, terms: Terms) -> Self {
         Self { total: AtomicUsize::new(total), terms, lendable: AtomicUsize::new(total), lent: AtomicUsize::new(0) }
     }
@@ -44,8 +44,8 @@ impl Places {
         self.lent.load(Relaxed)
     }
 
-    /// Divides `total` places among `holders`. Places that are taken stay taken: a holder that has more guaranteed places
-    /// than before keeps them, and so do `former` holders, which are guaranteed none from now on.
+    /// Divides `total` places among `holders`. Taken places stay taken: a holder that has more than its new guarantee
+    /// keeps them, and so do `former` holders, which have no guaranteed places from now on.
     pub fn divide<'a>(
         &self,
         total: usize,
@@ -80,12 +80,12 @@ impl Places {
 pub struct Share {
     places: Arc<Places>,
     guaranteed: AtomicUsize,
-    /// Guaranteed places that are taken.
+    /// The number of guaranteed places that are taken.
     own: AtomicUsize,
     borrowed: AtomicUsize,
 }
 
-/// The kind of a place, for giving it back.
+/// The kind of a place, needed to give it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Guaranteed,
@@ -93,13 +93,13 @@ pub enum Place {
 }
 
 impl Share {
-    /// Of a holder that is guaranteed no place yet.
+    /// The share of a holder without guaranteed places.
     pub fn new(places: Arc<Places>) -> Self {
         let [guaranteed, own, borrowed] = [0; 3].map(AtomicUsize::new);
         Self { places, guaranteed, own, borrowed }
     }
 
-    /// `None`: the holder has its guaranteed places, and there is none to borrow.
+    /// Takes a place. `None`: all guaranteed places are taken, and none can be borrowed.
     pub fn take(&self) -> Option<Place> {
         let take = |own: usize| (own < self.guaranteed.load(Relaxed)).then_some(own + 1);
         if self.own.fetch_update(Relaxed, Relaxed, take).is_ok() {
@@ -123,8 +123,8 @@ impl Share {
         }
     }
 
-    /// Gives a place back, while [`Places::divide`] is not called at the same time. A place beyond the guaranteed ones can
-    /// be borrowed at once. Returns the kind of place that is free now.
+    /// Gives a place back; [`Places::divide`] must not run at the same time. A place beyond the guaranteed ones can be
+    /// borrowed at once. Returns the kind of the free place.
     pub fn give_back_undivided(&self, place: Place) -> Place {
         let exceeds = place == Place::Guaranteed && self.own.load(Relaxed) > self.guaranteed.load(Relaxed);
         self.give_back(place);

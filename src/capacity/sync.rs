@@ -1,4 +1,4 @@
-//! What the counts are made of. The models in `models/` put loom's types in its place.
+//! The primitives for the counts. The models in `models/` replace them by loom's types.
 
 pub use std::sync::{
     Arc,

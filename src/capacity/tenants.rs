@@ -1,4 +1,4 @@
-//! Places that tasks of namespaces wait for.
+//! Places for which tasks of namespaces wait.
 
 #[cfg(test)]
 mod tests;
@@ -22,23 +22,23 @@ use super::places::{Place, Places, Share, Terms};
 
 /// A limited number of places, divided among namespaces. Tasks wait for them.
 ///
-/// A quarter is guaranteed to the namespaces, in equal numbers but at least one place each, and the others may be
-/// borrowed. So the tasks of one namespace, however many they are and however long they keep their places, never make
-/// those of another one wait for more than its own. Where there are more namespaces than places, none is guaranteed, and
-/// no namespace has more than half of the places.
+/// A quarter of the places is guaranteed to the namespaces, in equal numbers but at least one each. The others may be
+/// borrowed. The tasks of one namespace, in any number and for any time, therefore never delay the tasks of another one
+/// beyond that namespace's own limit. If there are more namespaces than places, none is guaranteed, and no namespace
+/// has more than half of the places.
 ///
-/// Of each namespace only the task that waits for longest competes with other namespaces for places to borrow.
+/// In each namespace, only the task that has waited the longest competes with other namespaces for places to borrow.
 #[derive(Debug)]
 pub struct TenantPlaces {
     places: Arc<Places>,
-    /// The places that one namespace may have at a time.
+    /// The maximum number of places of one namespace.
     most_of_one: AtomicUsize,
     queues: Mutex<Queues>,
-    /// A place that can be borrowed was given back.
+    /// Signals that a place that can be borrowed was given back.
     lendable: Notify,
 }
 
-/// The queues by namespace: of those that the places are divided among, and of others that may still have some.
+/// The queues by namespace: those among which the places are divided, and others that may still hold some.
 #[derive(Debug, Default)]
 struct Queues {
     holders: BTreeMap<Arc<str>, Arc<TenantQueue>>,
@@ -48,7 +48,7 @@ struct Queues {
 const TERMS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
 
 impl TenantPlaces {
-    /// With so many places, none of which is guaranteed until [`Self::divide`] is called.
+    /// This number of places, without guarantees until [`Self::divide`] is called.
     pub fn new(total: usize) -> Arc<Self> {
         Arc::new(Self {
             places: Arc::new(Places::new(total, TERMS)),
@@ -58,8 +58,8 @@ impl TenantPlaces {
         })
     }
 
-    /// Divides the places among these namespaces from now on. Places that others have stay taken until they are given
-    /// back.
+    /// Divides the places among these namespaces from now on. Places of other namespaces stay taken until they are
+    /// given back.
     pub fn divide<'a>(self: &Arc<Self>, namespaces: impl IntoIterator<Item = &'a Arc<str>>) {
         let mut queues = self.lock();
         let Queues { holders, former } = mem::take(&mut *queues);
@@ -84,7 +84,7 @@ impl TenantPlaces {
         }
     }
 
-    /// The queue of a namespace. One that the places are not divided among is guaranteed none.
+    /// The queue of a namespace. A namespace that is not part of the division has no guaranteed places.
     pub fn queue(self: &Arc<Self>, namespace: &Arc<str>) -> Arc<TenantQueue> {
         let mut queues = self.lock();
         match queues.holders.get(namespace) {
@@ -104,30 +104,30 @@ impl TenantPlaces {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
-        // Each step leaves it in order.
+        // Every step leaves the queues consistent.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The tasks of a namespace that wait for a place, and the places that it has.
+/// The tasks of a namespace that wait for a place, and its places.
 #[derive(Debug)]
 pub struct TenantQueue {
     namespace: Arc<str>,
     pool: Arc<TenantPlaces>,
     share: Arc<Share>,
-    /// Held by the task that waits for longest.
+    /// Held by the task that has waited the longest.
     first: TurnMutex<()>,
-    /// This namespace may have a place that it could not have before.
+    /// Signals that the namespace may now have another place.
     changed: Notify,
 }
 
 impl TenantQueue {
-    /// Waits for a place. Places are given to the tasks of a namespace in the order in which they ask. Cancel safe.
+    /// Waits for a place. The tasks of a namespace get places in the order of their calls. Cancel safe.
     pub async fn enter(self: &Arc<Self>) -> TenantPermit {
         let _first = self.first.lock().await;
         loop {
             let (mut changed, mut lendable) = (pin!(self.changed.notified()), pin!(self.pool.lendable.notified()));
-            // A place that is given back from now on is noticed.
+            // Notices places that are given back from now on.
             changed.as_mut().enable();
             if self.has_most() {
                 changed.await;
@@ -144,7 +144,7 @@ impl TenantQueue {
         }
     }
 
-    /// A place that is free now and that no other task of the namespace waits for.
+    /// A free place for which no other task of the namespace waits.
     pub fn try_enter(self: &Arc<Self>) -> Option<TenantPermit> {
         let _first = self.first.try_lock().ok()?;
         if self.has_most() { None } else { self.take() }
@@ -154,7 +154,7 @@ impl TenantQueue {
         &self.namespace
     }
 
-    /// The number of places that the namespace has.
+    /// The number of places of the namespace.
     #[cfg(test)]
     pub fn in_use(&self) -> usize {
         self.share.in_use()
@@ -169,7 +169,7 @@ impl TenantQueue {
     }
 }
 
-/// A place of a namespace. It is given back when this is dropped.
+/// A place of a namespace. Dropping it gives the place back.
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
 pub struct TenantPermit {

@@ -1,9 +1,9 @@
-//! The classic text format, made of OpenMetrics text. They differ in the names and types of families, and in lines that
-//! only OpenMetrics has; samples are the same.
+//! Converts OpenMetrics text to the classic text format. The formats differ in the names and types of families, and in
+//! lines that only OpenMetrics has. Samples are the same.
 
 pub fn from_open_metrics(text: &str) -> String {
     let mut classic = String::with_capacity(text.len());
-    // A family's suffix is known from its TYPE, which comes after its HELP.
+    // The suffix of a family depends on its TYPE line, which follows the HELP line.
     let mut help = None;
     for line in text.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {
@@ -23,7 +23,7 @@ pub fn from_open_metrics(text: &str) -> String {
     classic
 }
 
-/// What a metric of this type appends to its family's name in a sample.
+/// The suffix of sample names for a metric of this type.
 pub fn sample_suffix(kind: &str) -> &'static str {
     match kind {
         "counter" => "_total",

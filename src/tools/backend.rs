@@ -1,4 +1,4 @@
-//! A server to balance connections over: it echoes, and says who it is.
+//! A test backend: an echo server that sends its name.
 
 use std::{
     io,
@@ -19,8 +19,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-/// A listening echo server. It sends its lines first (see [`Options`]), then every byte back, and closes when the
-/// client has ended its direction and all is answered.
+/// A listening echo server. It sends its lines first (see [`Options`]), then every received byte back. It closes the
+/// connection after the client has closed its direction and everything is answered.
 pub struct Backend {
     listener: TcpListener,
     address: SocketAddr,
@@ -29,20 +29,20 @@ pub struct Backend {
     connections: Arc<Connections>,
 }
 
-/// What a [`Backend`] does.
+/// The settings of a [`Backend`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it listens; port 0 takes a free one. `[::]` is every address of both families.
+    /// The listening address. Port 0 takes a free port. `[::]`: all addresses of both families.
     pub address: SocketAddr,
-    /// Said first, in a line of its own: `hello from <name>`.
+    /// The name in the first line: `hello from <name>`.
     pub name: Option<String>,
-    /// How long it waits before it answers each chunk.
+    /// The delay before each answered chunk.
     pub delay: Duration,
-    /// A line sent first, after the name's if there is one. A line end is added where it has none.
+    /// A line that is sent first, or after the name. A missing line end is added.
     pub greeting: Option<String>,
 }
 
-/// A backend's connections, counted.
+/// The numbers of a backend's connections.
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicU64,
@@ -54,14 +54,14 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Since the backend listens.
+    /// The number since the backend started to listen.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 }
 
 impl Backend {
-    /// Listens at once. Needs a tokio runtime. An error says which address cannot be had, and why.
+    /// Starts to listen. Needs a tokio runtime. The error names the address and the reason.
     pub fn bind(options: Options) -> io::Result<Self> {
         let listener = listen(options.address).map_err(|error| explain(options.address, error))?;
         Ok(Self {
@@ -73,17 +73,17 @@ impl Backend {
         })
     }
 
-    /// Where it listens, with the port it took.
+    /// The listening address, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The counts, which go on while it serves.
+    /// The numbers, which are updated while it serves.
     pub fn connections(&self) -> Arc<Connections> {
         self.connections.clone()
     }
 
-    /// Serves until it is cancelled; then it closes its connections and returns.
+    /// Serves until cancellation, then closes the connections and returns.
     pub async fn serve(self, cancel: CancellationToken) {
         let tasks = TaskTracker::new();
         info!(address = %self.address, "backend is listening");
@@ -94,7 +94,7 @@ impl Backend {
                     let cancel = cancel.clone();
                     tasks.spawn(async move { cancel.run_until_cancelled(echo).await });
                 }
-                // Out of descriptors or memory: others may give some back.
+                // No descriptors or memory: other connections may free some.
                 Err(error) => {
                     warn!(address = %self.address, %error, "backend cannot accept connections");
                     cancel.run_until_cancelled(sleep(Duration::from_millis(100))).await;
@@ -119,7 +119,7 @@ impl Backend {
     }
 }
 
-/// Counted as open while it lives.
+/// Counts as open until it is dropped.
 struct OpenConnection(Arc<Connections>);
 
 impl OpenConnection {
@@ -136,7 +136,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Returns the number of bytes sent back.
+/// Echoes a connection. Returns the number of bytes sent back.
 async fn echo(stream: &mut TcpStream, greeting: &str, delay: Duration) -> io::Result<u64> {
     stream.set_nodelay(true)?;
     stream.write_all(greeting.as_bytes()).await?;
@@ -167,7 +167,7 @@ fn greeting(name: Option<&str>, greeting: Option<&str>) -> String {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match listen_on(address) {
-        // A machine without IPv6: every address is every IPv4 address.
+        // On a machine without IPv6, all addresses are all IPv4 addresses.
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_family_missing(&error) => {
             listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }

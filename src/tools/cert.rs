@@ -22,13 +22,13 @@ use crate::api::ObjectName;
 
 const VALID_FOR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// RFC 5280 allows a common name no more.
+/// The limit of RFC 5280.
 const LONGEST_COMMON_NAME: usize = 64;
 
 /// A self-signed certificate and its key, both PEM.
 #[derive(Clone)]
 pub struct Pair {
-    /// What the files are called: the first name, with `_` for what file names had better not have.
+    /// The stem of the file names: the first name, with `_` in place of unsuitable characters.
     pub file_stem: String,
     pub certificate: String,
     pub key: String,
@@ -40,14 +40,14 @@ impl fmt::Debug for Pair {
     }
 }
 
-/// Where a pair was written.
+/// The paths of a written pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// What to do about files that exist.
+/// The handling of existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
     Refuse,
@@ -70,8 +70,8 @@ pub enum CertError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Makes a key (ECDSA P-256) and a certificate for these DNS names, wildcards and IP addresses, valid for a year. The
-/// first name is its common name, where it is not too long for one.
+/// Creates a key (ECDSA P-256) and a certificate for these DNS names, wildcards and IP addresses, valid for a year. The
+/// first name is the common name, unless it is too long.
 pub fn generate(names: &[String], now: Timestamp) -> Result<Pair, CertError> {
     let first = names.first().ok_or(CertError::NoName)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -90,7 +90,7 @@ pub fn generate(names: &[String], now: Timestamp) -> Result<Pair, CertError> {
 }
 
 impl Pair {
-    /// Writes `<first name>.crt` and `<first name>.key` into `folder`; only the owner may read the key.
+    /// Writes `<first name>.crt` and `<first name>.key` into `folder`. Only the owner can read the key.
     pub fn write(&self, folder: &Path, existing: Existing) -> Result<Written, CertError> {
         let written = Written {
             certificate: folder.join(format!("{}.crt", self.file_stem)),
@@ -131,8 +131,8 @@ fn alternative_name(name: &str) -> Result<SanType, CertError> {
     name.to_ascii_lowercase().try_into().map(SanType::DnsName).map_err(|_| wrong())
 }
 
-/// Writes beside the file and renames, so that whoever watches it sees the old text or the new one, and a key was
-/// never readable by others.
+/// Writes a temporary file and renames it, so that a file watch sees either the old or the new text, and other users
+/// can never read the key.
 fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

@@ -1,4 +1,4 @@
-//! Other load balancers' configurations, turned into manifests.
+//! Converts the configurations of other load balancers into manifests.
 
 mod conversion;
 mod golb;

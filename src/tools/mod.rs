@@ -1,5 +1,4 @@
-//! What is handy around the load balancer: a test backend, self-signed certificates, conversions into manifests,
-//! and a question over HTTP.
+//! Additional tools: a test backend, self-signed certificates, conversions into manifests, and an HTTP probe.
 
 pub mod backend;
 pub mod cert;

@@ -1,4 +1,4 @@
-//! Asks over HTTP whether something is well, from where there is no other program to ask with: in the image.
+//! An HTTP probe for environments without other programs, such as the image.
 
 use std::{fmt, io, str::FromStr, time::Duration};
 
@@ -11,16 +11,16 @@ use tokio::{
 };
 use tracing::debug;
 
-/// How long one attempt may take.
+/// The time limit of one attempt.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest answer that is read.
+/// The maximum length of an answer.
 const LONGEST: usize = 64 * 1024;
 
-/// What is asked.
+/// The requested URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     host: String,
@@ -31,8 +31,8 @@ pub struct Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Reads `http://HOST:PORT/PATH`. An IPv6 address may also come without brackets, as Kubernetes writes it into the
-    /// environment.
+    /// Parses `http://HOST:PORT/PATH`. An IPv6 address may lack its brackets, as in environment variables from
+    /// Kubernetes.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = || {
             let (authority, path) = text.strip_prefix("http://")?.split_once('/')?;
@@ -51,7 +51,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// Why there was no good answer.
+/// The reason for a failed probe.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     #[error("cannot be reached: {0}")]
@@ -75,7 +75,8 @@ impl Target {
         }
     }
 
-    /// Asks until the answer is 200, or for so long: the answer's text, or what was wrong the last time.
+    /// Repeats the request until the answer is 200, or until `patience` has passed. Returns the answer's text, or the
+    /// last error.
     pub async fn answers_within(&self, patience: Duration) -> Result<String, ProbeError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -100,7 +101,7 @@ impl Target {
             let body = body.unwrap_or_else(|error| error.to_string());
             if status == StatusCode::OK { Ok(body) } else { Err(ProbeError::Status { status, body }) }
         };
-        // The connection is what moves; it ends with the answer.
+        // The connection drives the request, and ends with the answer.
         tokio::select! {
             answer = answer => answer,
             Err(error) = connection => Err(error.into()),

@@ -27,7 +27,7 @@ use crate::{
     world::{Declared, Identity, Place, World},
 };
 
-/// A proxy that serves what is declared, and what it reports.
+/// A proxy for declared load balancers, and its reports.
 struct Rig {
     proxy: Proxy,
     state: Arc<State>,
@@ -73,7 +73,7 @@ impl Rig {
         self.world.load_balancers.insert(ObjectKey::new("shop", name), declared);
     }
 
-    /// Thinks it over, and does not apply it yet.
+    /// Compiles the configuration without applying it.
     fn compile(&mut self) {
         let (snapshot, verdicts) = translate(&self.world, &self.last, Timestamp::now());
         self.last = Arc::new(snapshot);
@@ -168,7 +168,7 @@ async fn one_who_waits_is_told_as_soon_as_something_changes() {
     rig.declare("a", Some(("uid", 2)), spec(free_port()));
     let (told, ()) =
         tokio::join!(timeout(Duration::from_secs(5), async { rig.reports.next(Some(&tag)).await }), async {
-            // Nothing of it is applied: only what is thought of the manifests changes.
+            // Nothing is applied: only the verdicts change.
             let (_, verdicts) = translate(&rig.world, &rig.last, Timestamp::now());
             sleep(GATHERED_FOR * 2).await;
             let generation = rig.last.generation;
@@ -308,7 +308,7 @@ async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
     let port = free_port();
     rig.declare("a", Some(("uid", 1)), spec(port));
     rig.compile();
-    // As one that the translation does not know to be an address of this host.
+    // An address of this host that the translation does not recognize as one.
     let upstream = Arc::make_mut(&mut rig.last).upstreams.values_mut().next().unwrap();
     Arc::make_mut(upstream).endpoints[0].key.address.set_port(port);
     rig.publish().await;
@@ -320,7 +320,7 @@ async fn an_endpoint_that_the_proxy_leaves_out_as_its_own_listener_is_told() {
     );
     assert_eq!(served.here, BTreeSet::from([expected.clone()]));
     assert!(page::render(&rig.proxy.monitor(), &rig.state).contains(&expected));
-    // Once it leads to a server, nothing is wrong.
+    // After it leads to a server, there is no problem left.
     rig.declare("a", Some(("uid", 2)), spec(port));
     rig.apply().await;
     assert_eq!(rig.now().await.load_balancers.remove("uid").unwrap().here, BTreeSet::new());

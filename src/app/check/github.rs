@@ -1,22 +1,23 @@
-//! Lines for the log of GitHub Actions, which takes some of them for commands.
+//! Lines for the log of GitHub Actions, which interprets some of them as commands.
 //!
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>, and the runner's
 //! `ActionCommand`.
 
-/// A command with its properties and message, on a line of its own. Nothing in them can end it or begin another one.
+/// A command with its properties and message, on a single line. Their content cannot end the line or begin another
+/// command.
 pub fn command(name: &str, properties: &[(&str, &str)], message: &str) -> String {
     let properties: Vec<_> = properties.iter().map(|(key, value)| format!("{key}={}", property(value))).collect();
     format!("::{name} {}::{}\n", properties.join(","), data(message))
 }
 
-/// Lines that are shown as they are: those that would be commands are escaped, so that they are none.
+/// Lines without commands: texts that would be commands are escaped.
 pub fn plain(text: &str) -> String {
-    // It begins a command of the older kind wherever it is in a line.
+    // The prefix of an older kind of command, which may occur anywhere in a line.
     let text = text.replace("##[", "%23%23[");
     text.split_inclusive(['\n', '\r']).map(plain_line).collect()
 }
 
-/// The runner passes over space in front of a command.
+/// The runner ignores spaces in front of a command.
 fn plain_line(line: &str) -> String {
     let begin = line.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
     match begin.strip_prefix("::") {

@@ -1,4 +1,4 @@
-//! Objects that files refer to and do not contain, read from the API server of a cluster.
+//! Reads referenced objects that the files do not contain from the API server of a cluster.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -21,13 +21,13 @@ use crate::{
     world::{SERVICE_NAME, World},
 };
 
-/// Adds what is missing in a world, as far as it exists and may be read. The EndpointSlices of Services that await pods are
-/// left out: those in the cluster may be of the Service as it was before.
+/// Adds the missing objects to a world, if they exist and may be read. The EndpointSlices of Services in
+/// `awaiting_pods` are skipped, because those in the cluster may belong to the previous version of the Service.
 ///
 /// # Errors
-/// If the API server does not answer, or not as it should.
+/// If the API server does not answer, or its answer is invalid.
 pub async fn complete(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>, client: &Client) -> anyhow::Result<()> {
-    // Services first: whether slices are missing depends on them.
+    // Services first, because they determine which slices are missing.
     for _ in 0..2 {
         let mut done = BTreeSet::new();
         for missing in all_missing(world) {
@@ -53,7 +53,7 @@ fn all_missing(world: &World) -> Vec<Missing> {
     specs.flat_map(|(object, spec)| missing(object, spec, world)).collect()
 }
 
-/// Adds one object. Why it may not be read, if that is so.
+/// Adds one object. Returns the reason if it may not be read.
 async fn add(world: &mut World, client: &Client, missing: &Missing) -> anyhow::Result<Option<String>> {
     let denied = match missing {
         Missing::Service(key) => match get::<Service>(client, key).await? {

@@ -1,4 +1,4 @@
-//! The place where each load balancer is to be served: standalone or a cluster.
+//! The mode of each load balancer: standalone or a cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,14 +14,14 @@ use crate::{
     world::{Allocations, Declared, Quotas, Referred, Site, Tenancy, World, service_of},
 };
 
-/// Where a load balancer is to be served.
+/// The mode in which a load balancer will be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Standalone,
     Cluster,
 }
 
-/// Load balancers that are compiled together, since they may want the same ports.
+/// Load balancers that are compiled together, because they may use the same ports.
 pub struct Part {
     pub mode: Mode,
     pub world: World,
@@ -30,7 +30,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// True if a problem is only that Kubernetes has not looked for a Service's pods yet.
+    /// True if the problem is only that Kubernetes has not yet selected the pods of a Service.
     pub fn is_awaited(&self, object: &ObjectKey, problem: &Problem) -> bool {
         let index = || problem.field.strip_prefix("spec.backends[")?.strip_suffix(']')?.parse::<usize>().ok();
         let service = || {
@@ -44,21 +44,21 @@ impl Part {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place<'a> {
-    /// In one process. `Some`: that of this namespace, as far as is known.
+    /// In one process. `Some`: the process for this namespace, as far as known.
     Standalone(Option<&'a str>),
     Gateway,
     Host,
 }
 
-/// What is known of an object that is referred to in a cluster and not in the world.
+/// The meaning of a referenced object of a cluster that is not in the world.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Absent {
-    /// It has been looked for, and does not exist unless [`World::unread`] has it.
+    /// The object was looked up. It does not exist, unless [`World::unread`] contains it.
     Missing,
     Unknown,
 }
 
-/// The load balancers of a world, by where they are to be served.
+/// The load balancers of a world, by placement.
 pub fn parts(
     world: &World,
     mode: CheckMode,
@@ -91,7 +91,7 @@ pub fn parts(
     members.iter().map(part).collect()
 }
 
-/// The Services that select pods and are in the files without EndpointSlices, which Kubernetes makes once they are
+/// The Services in the files that select pods but have no EndpointSlices. Kubernetes creates the slices after they are
 /// applied.
 pub fn awaiting_pods(world: &World) -> BTreeSet<ObjectKey> {
     let slices = world.endpoint_slices.iter();
@@ -105,7 +105,7 @@ pub fn awaiting_pods(world: &World) -> BTreeSet<ObjectKey> {
 fn place_in_cluster(declared: &Declared) -> Place<'static> {
     match declared.spec.as_ref().and_then(|spec| spec.placement).unwrap_or_default() {
         Placement::Host => Place::Host,
-        // The gateway says of the sidecars' load balancers, too, whether they are right.
+        // The gateway also validates the load balancers of sidecars.
         Placement::Gateway | Placement::Sidecar => Place::Gateway,
     }
 }
@@ -130,7 +130,7 @@ fn part(
         Place::Host => Site::Host(tenancy.clone()),
     };
     if mode == Mode::Standalone {
-        // Nothing completes them before they are served.
+        // No tool completes them before they are served.
         let templates = std::mem::take(&mut world.unread);
         world.unreadable.extend(templates.into_keys().map(|template| (template, TEMPLATE.into())));
     }
@@ -158,15 +158,15 @@ fn probable_mode(object: &ObjectKey, declared: &Declared, world: &World) -> Mode
     if is_standalone(spec) || !has_fields_of_a_cluster && is_complete() { Mode::Standalone } else { Mode::Cluster }
 }
 
-/// An object that is referred to and not there.
+/// A referenced object that the world does not contain.
 pub enum Missing {
     Service(ObjectKey),
-    /// All EndpointSlices of this Service, which is there.
+    /// All EndpointSlices of this Service, which exists.
     EndpointSlices(ObjectKey),
     Referred(Referred),
 }
 
-/// What a load balancer refers to and the world does not have.
+/// The references of a load balancer that the world does not contain.
 pub fn missing(object: &ObjectKey, spec: &TcpLoadBalancerSpec, world: &World) -> impl Iterator<Item = Missing> {
     let services = spec.backends.iter().filter_map(|backend| backend.service.as_ref()).filter_map(|service| {
         let key = service_key(object, service);
@@ -200,7 +200,7 @@ fn has_slices(service: &ObjectKey, world: &World) -> bool {
     slices.any(|(_, slice)| service_of(slice) == Some(&service.name))
 }
 
-/// Of what is not in the files nothing is known.
+/// Marks the objects that the files do not contain as unread.
 fn note_unread(world: &mut World, awaiting_pods: &BTreeSet<ObjectKey>) {
     let mut unread = std::mem::take(&mut world.unread);
     for (object, declared) in &world.load_balancers {

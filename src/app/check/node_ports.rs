@@ -1,4 +1,4 @@
-//! Node ports that several load balancers want: the API server gives each to one Service.
+//! Node ports that several load balancers request. The API server assigns each to one Service.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{
     world::{Site, World, oldest_first},
 };
 
-/// Refuses node ports that an older load balancer of these has.
+/// Refuses node ports that an older load balancer in the world has.
 pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
     if !matches!(world.site, Site::Gateway(..)) {
         return;
@@ -16,7 +16,7 @@ pub fn refuse_taken(world: &World, verdicts: &mut Verdicts) {
     let mut owners = BTreeMap::new();
     for (object, declared) in oldest_first(&world.load_balancers) {
         let (Some(spec), Some(verdict)) = (&declared.spec, verdicts.get_mut(object)) else { continue };
-        // The others have no Service, or none with what they ask for.
+        // Sidecars have no Service, and a refused Service does not request its ports.
         if spec.placement == Some(Placement::Sidecar) || verdict.refuses_service() {
             continue;
         }

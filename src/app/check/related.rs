@@ -1,4 +1,4 @@
-//! Objects in the files that load balancers refer to: mistakes in others are not theirs.
+//! Filters the problems of objects that load balancers refer to. Mistakes in other objects do not concern them.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{
     world::{Referred, World},
 };
 
-/// The problems that concern load balancers, or files as a whole.
+/// The problems of load balancers, of their references, and of files as a whole.
 pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Identity>) -> Vec<FileProblem> {
     let specs = world.load_balancers.iter().filter_map(|(object, declared)| Some((object, declared.spec.as_ref()?)));
     let referred: BTreeSet<_> = specs.flat_map(|(object, spec)| objects_of(object, spec)).collect();
@@ -18,7 +18,7 @@ pub fn related(problems: &[FileProblem], world: &World, templates: &BTreeSet<Ide
         None => true,
         Some(object) if templates.contains(object) => false,
         Some((kind, _)) if *kind == KIND => true,
-        // Of one that cannot be read, the Service is not known.
+        // The Service of an unreadable EndpointSlice is unknown.
         Some(("EndpointSlice", key)) => {
             referred.iter().any(|(kind, other)| *kind == "Service" && other.namespace == key.namespace)
         }

@@ -13,7 +13,7 @@ use crate::{
     translate::{Problem, Reason, Severity, Verdict},
 };
 
-/// The longest line that is made of foreign text, in bytes.
+/// The maximum length of a line with text from outside, in bytes.
 const MAX_TEXT: usize = 8 << 10;
 
 /// The findings of a check.
@@ -21,7 +21,7 @@ const MAX_TEXT: usize = 8 << 10;
 pub struct Report {
     /// Sorted by object.
     pub entries: Vec<Entry>,
-    /// About no load balancer in particular.
+    /// Problems that belong to no load balancer.
     pub problems: Vec<FileProblem>,
     /// The number of objects of other kinds.
     pub passed_over: usize,
@@ -30,9 +30,9 @@ pub struct Report {
 /// The findings about one load balancer.
 pub struct Entry {
     pub object: ObjectKey,
-    /// The path of its file, as it was given. `None`: standard input.
+    /// The path of its file as it was given. `None`: standard input.
     pub file: Option<Arc<str>>,
-    /// The line that it begins at in its file, if it comes from one.
+    /// The line in its file where it begins, if it comes from a file.
     pub line: Option<u64>,
     pub mode: Mode,
     pub verdict: Verdict,
@@ -62,7 +62,7 @@ impl Level {
         }
     }
 
-    /// The command of GitHub Actions that shows it.
+    /// The command of GitHub Actions that displays it.
     fn annotation(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -89,7 +89,7 @@ impl Entry {
 }
 
 impl Report {
-    /// True if something is refused, or, if it is `strict`, not known to be right.
+    /// True if something is refused or, with `strict`, not known to be valid.
     pub fn fails(&self, strict: bool) -> bool {
         let is_refused = !self.problems.is_empty() || self.entries.iter().any(|entry| entry.verdict.refuses());
         is_refused || strict && self.entries.iter().any(|entry| !entry.verdict.problems.is_empty())
@@ -162,7 +162,7 @@ impl Report {
     }
 }
 
-/// Standard input is no file of the repository: there is no line of it to show anything at.
+/// A command for an annotation. Standard input is not a file of the repository, so it has no line to annotate.
 fn annotation(level: Level, file: Option<&str>, line: Option<u64>, title: Option<&str>, message: &str) -> String {
     let file = file.map(|file| ("file", printable(file, MAX_TEXT)));
     let line = line.filter(|_| file.is_some()).map(|line| ("line", line.to_string().into()));

@@ -7,10 +7,10 @@ use crate::{api::RefKind, model::ObjectKey, world::World};
 /// A kind and a key.
 pub type Identity = (&'static str, ObjectKey);
 
-/// The reason to look no further at an object that a tool completes.
+/// The reason why the check skips an object that a tool completes.
 pub const TEMPLATE: &str = "the document contains encrypted values or placeholders: decrypt or render it first";
 
-/// Takes templates out of a world: nothing is known of their values.
+/// Removes templates from a world, because their values are unknown.
 pub fn take_out(templates: &BTreeSet<Identity>, world: &mut World) {
     for (kind, key) in templates {
         world.unreadable.remove(&(*kind, key.clone()));
@@ -22,7 +22,7 @@ pub fn take_out(templates: &BTreeSet<Identity>, world: &mut World) {
     }
 }
 
-/// Has those templates be unknown that were not found in the cluster.
+/// Marks the templates that were not found in the cluster as unread.
 pub fn note_unknown(templates: BTreeSet<Identity>, world: &mut World) {
     for (kind, key) in templates {
         let is_found = world.secrets.contains_key(&key) && kind == RefKind::Secret.name()

@@ -1,4 +1,4 @@
-//! The permissions that the administrator of a cluster gives in the values of the Helm chart.
+//! The administrator's permissions in the values of the Helm chart.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::{
     world::Tenancy,
 };
 
-/// Whatever an administrator could allow.
+/// All permissions that an administrator could grant.
 pub fn everything() -> Tenancy {
     let all = || vec!["*".to_owned()];
     Tenancy {
@@ -33,10 +33,10 @@ pub fn everything() -> Tenancy {
     }
 }
 
-/// The permissions that the chart gives with these values files. Later ones count over earlier ones.
+/// The permissions of the chart with these values files. Later files take precedence over earlier ones.
 ///
 /// # Errors
-/// If one cannot be read, or has something else there than the chart takes.
+/// If a file cannot be read, or its permissions are not valid values of the chart.
 pub fn of_values(files: &[PathBuf]) -> anyhow::Result<Tenancy> {
     let names = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
     let values = files.iter().map(|file| read_values(file)).collect::<Result<Vec<_>, _>>()?;
@@ -105,7 +105,7 @@ const VALUES: [&str; 46] = [
     "workers",
 ];
 
-/// Those of `host`.
+/// The values of `host`.
 const HOST_VALUES: [&str; 16] = [
     "adminPort",
     "affinity",
@@ -131,21 +131,21 @@ fn read_values(file: &Path) -> anyhow::Result<Value> {
     serde_saphyr::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
 }
 
-/// The name of the chart in the values of one that depends on it. `None`: they are the chart's own.
+/// The name of this chart in the values of a chart that depends on it. `None`: the values are the chart's own.
 fn dependency(files: &[Value]) -> anyhow::Result<Option<&str>> {
     let fields = || files.iter().filter_map(Value::as_object).flatten();
     let Some((unknown, _)) = fields().find(|(name, _)| !VALUES.contains(&name.as_str())) else { return Ok(None) };
     if fields().any(|(name, value)| name == "tcplb" && value.is_object()) {
         return Ok(Some("tcplb"));
     }
-    // It may have an alias there.
+    // The dependency may have an alias.
     let has_permissions = |value: &Value| {
         let is_of_chart = |fields: &Map<String, Value>| fields.keys().all(|name| VALUES.contains(&name.as_str()));
         let host_is_of_chart = value["host"].as_object().is_some_and(|host| host.contains_key("allowedPorts"));
         value.as_object().is_some_and(is_of_chart) && (value["tenancy"].is_object() || host_is_of_chart)
     };
     let named = fields().filter(|(_, value)| has_permissions(value)).map(|(name, _)| name.as_str());
-    // In several files, it has the same one.
+    // All files use the same name.
     let aliases: Vec<_> = named.collect::<BTreeSet<_>>().into_iter().collect();
     match aliases[..] {
         [alias] => Ok(Some(alias)),
@@ -181,7 +181,7 @@ fn merge(into: &mut Map<String, Value>, section: &Value) -> anyhow::Result<()> {
 }
 
 fn typed<T: DeserializeOwned>(section: &str, mut fields: Map<String, Value>) -> anyhow::Result<T> {
-    // For a number, null means no limit; other values are then the default.
+    // For numbers, null means no limit. For other values, it means the default.
     fields.retain(|name, value| !value.is_null() || name.starts_with("max"));
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| match error.path().to_string().as_str() {
         "." => anyhow!("{section}: {}", error.inner()),
@@ -189,7 +189,7 @@ fn typed<T: DeserializeOwned>(section: &str, mut fields: Map<String, Value>) -> 
     })
 }
 
-/// `tenancy` of the chart, with its defaults.
+/// The `tenancy` values of the chart, with their defaults.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct TenancyValues {
@@ -222,7 +222,7 @@ impl Default for TenancyValues {
     }
 }
 
-/// What `host` of the chart says about load balancers.
+/// The `host` values of the chart that concern load balancers.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct HostValues {
@@ -318,7 +318,7 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap().listeners_per_namespace, limited, "{text}");
         }
-        // Whose values these are is decided for all files together.
+        // All files together determine the chart to which the values belong.
         let folder = tempfile::tempdir().unwrap();
         let files = ["tcplb: {tenancy: {maxListenersPerNamespace: 2}}\n", "host: db.example.com\n"].iter().enumerate();
         let files: Vec<_> = files

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// The time over which a rate is an average.
+/// The averaging time of a rate.
 const WINDOW: Duration = Duration::from_secs(3);
 
 /// The counters at one moment.
@@ -15,14 +15,14 @@ pub struct Sample {
     pub bytes: u64,
 }
 
-/// Averages over one second.
+/// Averages per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     pub accepted: f64,
     pub bytes: f64,
 }
 
-/// The samples of the last [`WINDOW`], or the last one where all are older.
+/// The samples of the last [`WINDOW`], or only the last one if all are older.
 #[derive(Debug)]
 pub struct Rates(VecDeque<Sample>);
 
@@ -31,8 +31,8 @@ impl Rates {
         Self(VecDeque::from([start]))
     }
 
-    /// The rate since the first sample within the window. Samples may come late, or several at once: a pause of the
-    /// process counts once, and a sample that follows at once changes next to nothing.
+    /// The rate since the first sample in the window. Samples may arrive late or several at once: a pause of the
+    /// process counts once, and a sample right after another one has almost no effect.
     pub fn observe(&mut self, now: Sample) -> Rate {
         while self.0.len() > 1 && now.at - self.0[0].at > WINDOW {
             self.0.pop_front();

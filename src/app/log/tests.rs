@@ -4,7 +4,7 @@ use tracing::{error, info, subscriber::with_default};
 
 use super::*;
 
-/// Names from outside: a line break with a forged line after it, a terminal sequence, a reordering, a quote.
+/// A name from outside: a line break and a forged line, a terminal sequence, a reordering character and a quote.
 const FORGED: &str = "a\n2026-01-01T00:00:00Z ERROR forged\x1b[2J\u{9b}1m\u{202e}\"b";
 
 #[derive(Clone, Default)]

@@ -9,7 +9,7 @@ fn namespace(number: usize) -> Arc<str> {
     format!("ns-{number}").into()
 }
 
-/// Queues of so many namespaces that so many places are divided among.
+/// The queues of `count` namespaces among which the places are divided.
 fn queues(places: &Arc<TenantPlaces>, count: usize) -> Vec<Arc<TenantQueue>> {
     let namespaces: Vec<_> = (0..count).map(namespace).collect();
     places.divide(&namespaces);
@@ -24,7 +24,7 @@ fn take_all(queue: &Arc<TenantQueue>) -> Vec<TenantPermit> {
 async fn waiting(queue: &Arc<TenantQueue>) -> JoinHandle<TenantPermit> {
     let queue = queue.clone();
     let task = tokio::spawn(async move { queue.enter().await });
-    // It is polled once.
+    // The task is polled once.
     tokio::task::yield_now().await;
     assert!(!task.is_finished());
     task
@@ -180,7 +180,7 @@ fn the_cost_of_dividing_and_waiting_is_that_of_the_number_of_tasks() {
         };
         runtime.block_on(async { join_all(tasks.iter().map(task)).await });
     };
-    // Of one namespace, and each of its own.
+    // All of one namespace, and each of its own namespace.
     crate::cost::assert_grows_no_faster_than_n_log_n(300, scene(|_| 1), run);
     crate::cost::assert_grows_no_faster_than_n_log_n(300, scene(|count| count), run);
 }

@@ -15,7 +15,7 @@ fn pair(names: &[&str]) -> Result<Pair, CertError> {
     generate(&names, "2026-01-01T00:00:00Z".parse().unwrap())
 }
 
-/// Whether a client that trusts the certificate accepts it for `name` at `time`.
+/// True if a client that trusts the certificate accepts it for `name` at `time`.
 fn accepted(pair: &Pair, name: &str, time: &str) -> bool {
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let mut roots = RootCertStore::empty();

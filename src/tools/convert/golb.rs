@@ -1,9 +1,9 @@
 //! [GoLB](https://github.com/Gzimvra/GoLB)'s `config.json`.
 //!
-//! Its numbers are whole seconds and counts, and what is not set (or not positive) has its default. `request_timeout`
-//! limits one attempt to connect to a server, and one health check; it never ends a connection. Both connection limits
-//! count each client address by itself. One failed check takes a server out, one passed check brings it back.
-//! The only algorithm is round robin, whatever `algorithm` says.
+//! Its numbers are whole seconds and counts. Missing or non-positive values have their defaults. `request_timeout`
+//! limits one connection attempt to a server and one health check; it never ends a connection. Both connection limits
+//! apply to each client address. One failed check removes a server, one passed check restores it. The only algorithm is
+//! round robin, whatever `algorithm` contains.
 
 use std::{fmt::Write, net::IpAddr, time};
 
@@ -17,7 +17,7 @@ use crate::api::{
     Limits, Listener, ListenerTls, LoadBalancing, Network, Rate, TcpLoadBalancer, TcpLoadBalancerSpec,
 };
 
-/// Turns the text of a `config.json` into a manifest of a load balancer called `golb`.
+/// Converts the text of a `config.json` into a manifest of a load balancer named `golb`.
 pub fn golb(text: &str) -> Result<Conversion, ConvertError> {
     let config = read(text)?;
     let mut remarks = Remarks::default();
@@ -59,16 +59,16 @@ struct Server {
 
 #[derive(Default)]
 struct Remarks {
-    /// How a field was understood.
+    /// The interpretation of fields.
     notes: Vec<&'static str>,
-    /// What did not come over as it was.
+    /// Settings that were not converted exactly.
     warnings: Vec<String>,
-    /// What cannot be converted.
+    /// Settings that cannot be converted.
     problems: Vec<String>,
 }
 
 impl Remarks {
-    /// A positive whole number; what is missing or not positive is GoLB's default.
+    /// A positive whole number. A missing or non-positive value is GoLB's default.
     fn number(&mut self, field: &str, value: Option<Value>, default: u32, most: u32) -> u32 {
         let value = value.unwrap_or(Value::Null);
         match value.as_i64() {
@@ -88,7 +88,7 @@ impl Remarks {
         }
     }
 
-    /// What `read` makes of it, or a problem that names the field.
+    /// The value of a successful `read`, or a problem that names the field.
     fn parsed<T>(&mut self, field: &str, read: Result<T, String>) -> Option<T> {
         read.map_err(|problem| self.problems.push(format!("{field}: {problem}"))).ok()
     }
@@ -102,7 +102,7 @@ fn read(text: &str) -> Result<Config, ConvertError> {
             "the file is not a GoLB configuration: write a JSON object with listen_addr and servers".into(),
         ));
     };
-    // Go reads names in any case.
+    // Go ignores the case of field names.
     let fields: Map<_, _> = fields.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
     serde_path_to_error::deserialize(Value::Object(fields))
         .map_err(|error| refused(format!("{}: {}", error.path(), error.inner())))
@@ -142,7 +142,7 @@ fn check_algorithm(algorithm: Option<&str>, remarks: &mut Remarks) {
     }
 }
 
-/// `host:port` as Go listens on it: no host, and an unspecified address, are all addresses of both families.
+/// `host:port` as Go listens on it. An empty host and an unspecified address mean all addresses of both families.
 fn listen_address(text: Option<String>, remarks: &mut Remarks) -> Option<(Option<IpAddr>, u16)> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| {
         remarks.warnings.push("listen_addr is not set, using GoLB's default, :8080".into());
@@ -199,7 +199,7 @@ fn access(mode: Option<&str>, list: Vec<String>, remarks: &mut Remarks) -> Optio
         .filter_map(|(index, text)| network(&format!("ip_filter_list[{index}]"), text, remarks))
         .collect();
     if networks.is_empty() {
-        // GoLB lets everyone in, in each mode.
+        // GoLB accepts every client in all modes.
         if !matches!(mode.as_str(), "" | "none") {
             remarks
                 .warnings
@@ -276,7 +276,7 @@ fn addresses(servers: Vec<Server>, remarks: &mut Remarks) -> Vec<AddressPort> {
 }
 
 fn server_address(field: &str, text: String, remarks: &mut Remarks) -> Option<AddressPort> {
-    // Go dials the machine itself where there is no host.
+    // Go connects to the local machine if there is no host.
     let text = if text.starts_with(':') { format!("localhost{text}") } else { text };
     remarks.parsed(field, text.parse())
 }
@@ -291,7 +291,7 @@ fn active_check(interval: u32, timeout: u32) -> ActiveCheck {
     }
 }
 
-/// Every server is tried, each for the whole timeout.
+/// Every server is tried, each with the full timeout.
 fn connect(timeout: u32, servers: usize) -> Connect {
     let attempts = u16::try_from(servers.clamp(1, 10)).unwrap_or(10);
     Connect {
@@ -310,7 +310,7 @@ fn manifest(spec: TcpLoadBalancerSpec, remarks: &Remarks) -> String {
     let mut text = String::from("# Converted from a GoLB configuration.\n");
     let notes = remarks.notes.iter().copied();
     for remark in notes.chain(remarks.warnings.iter().map(String::as_str)) {
-        // A line end within what the file said must not end the comment.
+        // A line break in a quoted text must not end the comment.
         let remark = remark.replace(char::is_control, " ");
         writeln!(text, "# - {remark}").expect("a String takes all");
     }

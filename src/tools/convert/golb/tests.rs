@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A configuration that needs no warning.
+/// A configuration without warnings.
 fn plain() -> Value {
     json!({
         "listen_addr": ":4000", "accept_tls": false, "algorithm": "round_robin",
