@@ -1,20 +1,19 @@
-//! Cost tests: CPU time of inputs of growing size.
+//! Cost tests: the CPU time for inputs of growing size.
 
 use std::{iter::zip, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The sizes that are compared, as multiples of the first one.
+/// The compared sizes, as multiples of the first one.
 const SIZES: [usize; 3] = [1, 2, 4];
-/// The most that twice as much input may cost. What grows with n log n costs about 2.3 times as much, and what grows with
-/// the square 4 times.
+/// The maximum cost ratio for twice the input. It is about 2.3 for n log n, and 4 for quadratic growth.
 const MOST_FOR_TWICE: u32 = 3;
-/// The most that four times as much input may cost: about 5 times as much for n log n, and 16 times for the square.
+/// The maximum cost ratio for four times the input. It is about 5 for n log n, and 16 for quadratic growth.
 const MOST_FOR_FOUR_TIMES: u32 = 8;
-/// How often each size is measured. A busy machine makes a run slower, never faster: the fastest one counts.
+/// The number of measurements of each size. A busy machine only makes runs slower, so the fastest one counts.
 const RUNS: usize = 12;
 
-/// CPU time of this thread so far.
+/// The CPU time of this thread.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())

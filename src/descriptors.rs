@@ -4,54 +4,57 @@ use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The parts of this process's descriptors. All together are no more than the limit.
+/// The shares of this process's descriptors. Their sum is within the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// For listening sockets, one each, and for connections of clients, two each: one to a backend.
+    /// For listening sockets, one descriptor each, and for client connections, two each (one to a backend).
     pub serving: usize,
-    /// Connections to backends that are opened ahead.
+    /// Preconnected sockets to backends.
     pub preconnected: usize,
-    /// Pipes of each worker, for connections that move much. Two descriptors each.
+    /// Pipes of each worker, for connections with much data. Two descriptors each.
     pub pipes: usize,
-    /// Probes that are under way.
+    /// Pending probes.
     pub probes: usize,
-    /// Connections to servers that hand over PostgreSQL's requests to cancel queries.
+    /// Connections to servers that forward PostgreSQL's cancel requests.
     pub cancels: usize,
-    /// Connections to the admin address.
+    /// Connections to the admin pages.
     pub admin: usize,
-    /// No client gets a descriptor from this one on, whatever has taken the others. The kernel gives the lowest free one,
-    /// so these are left for probes, admin connections and files even where something takes more than its part.
+    /// Clients get no descriptor from this number on. The kernel assigns the lowest free one, so these descriptors
+    /// remain for probes, admin connections and files even if something exceeds its share.
     pub spare_from: RawFd,
 }
 
-/// Where the manifests come from, which costs descriptors too.
+/// The source of the manifests, which also needs descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manifests {
     Files,
-    /// Each Secret that is watched has a connection to the API server.
+    /// Each watched Secret needs a connection to the API server.
     Cluster,
 }
 
-/// Raises the limit to what this process may have at most, and divides it for so many `workers`.
+/// Raises the limit to the maximum for this process, and divides it for `workers` workers.
 pub fn raise_limit(workers: usize, manifests: Manifests) -> Budget {
     let limit = getrlimit(Resource::Nofile);
-    // More than this is never of use, and some kernels report "unlimited" as a number that nothing can be derived from.
+    // A higher limit is never useful, and some kernels report "unlimited" as a number that is unsuitable for
+    // calculations.
     let most = limit.maximum.unwrap_or(u64::MAX).min(4 << 20);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: limit.maximum });
     let limit = if raised.is_ok() { most } else { limit.current.unwrap_or(most) };
     Budget::of(limit as usize, workers, manifests)
 }
 
-/// Pipes of all workers, where these are not more: each of up to 1 MiB, together half of what the kernel lets all processes
-/// of a user have by default. A connection has one only while its receiver is behind; those beyond copy what they move.
+/// The maximum number of pipes of all workers, unless there are more workers. Each pipe has up to 1 MiB; together they
+/// use half of the kernel's default limit for all processes of a user. A connection has a pipe only while its receiver
+/// is behind. Connections without a pipe copy their data.
 const MOST_PIPES: usize = 32;
 const MOST_ADMIN: usize = 256;
 const MOST_CANCELS: usize = 512;
 const MOST_SPARE: usize = 256;
 
 impl Budget {
-    /// A sixteenth each, or less, for preconnected sockets, probes, cancel requests, admin connections, what is kept
-    /// spare, and watches of a cluster; a fixed part for event loops, files, DNS and the log; the rest serves clients.
+    /// A sixteenth of the limit, or less, each for preconnected sockets, probes, cancel requests, admin connections,
+    /// spare descriptors, and watches of a cluster. A fixed part is for event loops, files, DNS and the log. The rest
+    /// serves clients.
     fn of(limit: usize, workers: usize, manifests: Manifests) -> Self {
         let sixteenth = limit / 16;
         let pipes = MOST_PIPES.max(workers).min(sixteenth / 2) / workers;
@@ -75,7 +78,7 @@ impl Budget {
         }
     }
 
-    /// The connections that clients can have while there is no listening socket.
+    /// The maximum number of client connections without any listening socket.
     pub fn connections(&self) -> usize {
         self.serving / 2
     }

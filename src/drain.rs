@@ -1,4 +1,4 @@
-//! How many connections of something that goes may still be open at each moment.
+//! The number of connections that may be open at each moment of a drain.
 
 mod pace;
 mod parts;
@@ -9,17 +9,17 @@ pub use self::{pace::Pace, parts::parts_of};
 
 use crate::model::Close;
 
-/// What decides how long open connections may go on when the process shuts down.
+/// The source of the time limit of open connections at shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainMode {
-    /// Their listeners' `drain.shutdown`: the process leaves and nobody takes its place here.
+    /// The `drain.shutdown` of each listener: the process ends without a replacement.
     AsDeclared,
-    /// They themselves: another process serves the addresses, and nothing waits for this one's end.
+    /// The connections themselves: another process serves the addresses, and nothing waits for the end of this one.
     UntilTheyEnd,
 }
 
 impl DrainMode {
-    /// The schedule of a listener's connections, none of which stays for more than `longest`.
+    /// The schedule of a listener's connections. `longest` is the maximum time of each.
     pub fn schedule(self, declared: Option<Close>, longest: Duration) -> Schedule {
         match (self, declared) {
             (Self::AsDeclared, Some(declared)) => Schedule::new(declared, longest),
@@ -29,9 +29,9 @@ impl DrainMode {
     }
 }
 
-/// How many connections may still be open at each moment of a drain.
+/// The number of connections that may be open at each moment of a drain.
 ///
-/// All may stay until the spread begins; then the number falls in a straight line to none.
+/// All connections may stay until the spread begins. Then the number decreases linearly to zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Schedule {
     after: Duration,
@@ -39,20 +39,20 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of something whose connections may stay for at most `longest`.
+    /// The schedule of a drain. `longest` is the maximum time of each connection.
     pub fn new(drain: Close, longest: Duration) -> Self {
         let after = drain.after.min(longest);
-        // A drain cut short by the process is spread over the same part of it as it was to be.
+        // If the process shortens a drain, the spread keeps its share of the drain.
         let spread = if drain.after.is_zero() { after } else { drain.spread.mul_f64(ratio(after, drain.after)) };
         Self { after, spread: spread.min(after) }
     }
 
-    /// When the last connection is closed.
+    /// The time at which the last connection is closed.
     pub fn deadline(&self) -> Duration {
         self.after
     }
 
-    /// How many of the `total` connections that were open at the beginning may be open after `elapsed`.
+    /// The number of connections that may be open after `elapsed`, out of `total` at the beginning.
     pub fn may_remain(&self, total: usize, elapsed: Duration) -> usize {
         let left = self.after.saturating_sub(elapsed);
         if left >= self.spread && !left.is_zero() {

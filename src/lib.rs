@@ -1,28 +1,28 @@
 //! A TCP load balancer for Kubernetes.
 //!
-//! Manifests are compiled: a *source* gathers them into a `World`, *translate* makes one `Snapshot` of it, the *proxy*
-//! makes sockets and connections equal to that. ARCHITECTURE.md has the reasons. The modules, in reading order:
+//! Manifests are compiled: a *source* gathers them into a `World`, *translate* compiles it to a `Snapshot`, and the
+//! *proxy* applies the snapshot to sockets and connections. ARCHITECTURE.md has the reasons. The modules, in reading
+//! order:
 //!
 //! - [`cli`]: the commands and their arguments;
-//! - [`app`]: wires everything below into a process, and owns the order in which it starts and stops;
-//! - [`api`]: what users write: the spec, its scalars, the schema that is published;
-//! - [`model`]: what the proxy is told and answers: `Snapshot` and `Report`, plain and valid data;
-//! - [`world`]: everything that is known at one moment, as plain data: load balancers, what they refer to, quotas, ports;
-//! - [`source`]: where manifests come from: a cluster, files, flags, DNS names; what watches them, and when changes have
-//!   settled;
+//! - [`app`]: wires the parts below into a process, and defines the order in which they start and stop;
+//! - [`api`]: the user-facing API: the spec, its scalars, the published schema;
+//! - [`model`]: the configuration of the proxy and its report: `Snapshot` and `Report`, plain and valid data;
+//! - [`world`]: the known objects at one moment, as plain data: load balancers, their references, quotas, ports;
+//! - [`source`]: the sources of manifests: a cluster, files, flags, DNS names, and their watches;
 //! - [`translate`]: from a `World` to a `Snapshot`, and a verdict for each load balancer. Pure;
-//! - [`proxy`]: the data plane: listening sockets, workers, and the way of a connection;
-//! - [`upstream`]: live state of endpoints that outlives snapshots: balancing, health, ejection, preconnected sockets;
-//! - [`controller`]: in a cluster, what the leader writes: allocations, Services, statuses;
-//! - [`drain`]: how open connections are ended when the process leaves;
+//! - [`proxy`]: the data plane: listening sockets, workers, and the path of a connection;
+//! - [`upstream`]: live state of endpoints across snapshots: balancing, health, ejection, preconnected sockets;
+//! - [`controller`]: the objects that the leader writes in a cluster: allocations, Services, statuses;
+//! - [`drain`]: the schedule for closing open connections;
 //! - `capacity`: limited numbers of places that load balancers and namespaces share;
-//! - `descriptors`: how many connections the process has file descriptors for;
-//! - `memory`: how the C library keeps memory that is free;
+//! - `descriptors`: the budget of file descriptors;
+//! - `memory`: settings of the C library for free memory;
 //! - `tcp`: a TCP connection on the event loop of its task;
-//! - [`takeover`]: passing listening sockets to the process that replaces this one;
-//! - [`state`]: what the process knows of itself: whether it serves, and what it thinks of its manifests;
-//! - [`metrics`] and [`admin`]: what it tells about itself;
-//! - `printable`: makes text from outside fit for logs, pages and statuses;
+//! - [`takeover`]: passes listening sockets to the process that replaces this one;
+//! - [`state`]: the readiness of the process, and the result of its manifests;
+//! - [`metrics`] and [`admin`]: metrics and admin pages;
+//! - `printable`: makes text from outside safe for logs, pages and statuses;
 //! - [`tools`]: a test backend, self-signed certificates, conversions into manifests.
 
 #![deny(unsafe_code)]

@@ -1,19 +1,20 @@
-//! Text that comes from outside of the program, made fit for logs, pages, statuses and terminals.
+//! Makes text from outside the program safe for logs, pages, statuses and terminals.
 //!
-//! Names, certificates, answers of servers and error texts may hold anything: line breaks and terminal sequences that
-//! forge log lines, characters that reorder what is read, or megabytes.
+//! Names, certificates, answers of servers and error texts may contain anything: line breaks and terminal sequences
+//! that forge log lines, characters that change the reading order, or megabytes.
 
 #[cfg(test)]
 mod tests;
 
 use std::{borrow::Cow, fmt::Write};
 
-/// True if a character is seen as what it is. Control, formatting and unassigned characters and combining marks are not.
+/// True if a character is displayed as itself. Control, formatting and unassigned characters and combining marks are
+/// not.
 pub fn is_visible(c: char) -> bool {
     matches!(c, ' '..='~') || c.escape_debug().len() == 1
 }
 
-/// At most about `limit` bytes of a text, with everything that is not visible escaped as in Rust: `\n`, `\u{202e}`.
+/// At most about `limit` bytes of a text, with invisible characters escaped as in Rust: `\n`, `\u{202e}`.
 pub fn printable(text: &str, limit: usize) -> Cow<'_, str> {
     match limited(text, limit) {
         Cow::Borrowed(text) => escaped(text),
@@ -21,14 +22,14 @@ pub fn printable(text: &str, limit: usize) -> Cow<'_, str> {
     }
 }
 
-/// The same for each line of a text.
+/// Applies [`printable`] to each line of a text.
 pub fn printable_lines(text: &str, limit: usize) -> String {
     let lines: Vec<_> = text.split('\n').map(|line| printable(line, limit)).collect();
     lines.join("\n")
 }
 
-/// The beginning and the end of a text that is longer than `limit` bytes: sentences quote first and conclude last. The
-/// result is not longer than `limit`, which is at least 3.
+/// The beginning and the end of a text that is longer than `limit` bytes, because sentences begin with quotations and
+/// end with conclusions. The result is not longer than `limit`, which must be at least 3.
 pub fn limited(text: &str, limit: usize) -> Cow<'_, str> {
     const GAP: &str = "…";
     if text.len() <= limit {
@@ -56,9 +57,9 @@ fn escaped(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// JSON whose strings hold the same text, with what is not visible written as `\uXXXX`.
+/// JSON with the same strings, in which invisible characters are escaped as `\uXXXX`.
 ///
-/// Outside of strings JSON is ASCII, and control characters below U+0020 are escaped in strings already.
+/// Outside strings JSON is ASCII, and control characters below U+0020 in strings are already escaped.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     let hidden = |c: char| c > '~' && !is_visible(c);
     if !json.contains(hidden) {
@@ -78,7 +79,7 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     visible.into()
 }
 
-/// A text in double quotes with the escapes of JSON, which readers of logfmt know too.
+/// A text in double quotes with the escapes of JSON, which logfmt parsers also support.
 pub fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     match visible_json(&json) {

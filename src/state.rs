@@ -1,4 +1,4 @@
-//! What the process knows of itself, for its admin pages and metrics.
+//! The state of the process, for its admin pages and metrics.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use crate::{
     translate::{Severity, Verdicts},
 };
 
-/// Whether the process serves, and what it thinks of its manifests.
+/// The readiness of the process, and the result of its manifests.
 #[derive(Debug, Default)]
 pub struct State {
     ready: AtomicBool,
@@ -20,23 +20,23 @@ pub struct State {
     configuration: watch::Sender<Arc<Configuration>>,
 }
 
-/// What came of the manifests when they were last read.
+/// The result of the latest compilation of the manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
-    /// That of the snapshot that came of them.
+    /// The generation of the resulting snapshot.
     pub generation: u64,
     pub verdicts: Arc<Verdicts>,
-    /// What is wrong with no load balancer in particular.
+    /// Problems that belong to no load balancer.
     pub problems: Vec<String>,
 }
 
 impl Configuration {
-    /// Where a load balancer is declared, for people.
+    /// The place where a load balancer is declared, for messages.
     pub fn origin_of(&self, object: &ObjectKey) -> Arc<str> {
         self.verdicts.get(object).map(|verdict| verdict.origin.clone()).unwrap_or_default()
     }
 
-    /// How many problems of this kind there are; those of no load balancer in particular count as refusals.
+    /// The number of problems of a severity. Problems that belong to no load balancer count as refused.
     pub fn problems_of(&self, severity: Severity) -> usize {
         let of_objects = self.verdicts.values().flat_map(|verdict| &verdict.problems);
         let general = if severity == Severity::Refused { self.problems.len() } else { 0 };
@@ -45,12 +45,12 @@ impl Configuration {
 }
 
 impl State {
-    /// Whether connections are served: true from the first applied snapshot until the listeners close.
+    /// Sets the readiness. It is true from the first applied snapshot until the listeners close.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);
     }
 
-    /// From now on `/lb-ready` fails: new connections had better go elsewhere.
+    /// Makes `/lb-ready` fail from now on, so that load balancers in front send no new connections.
     pub fn leave(&self) {
         self.leaving.store(true, Relaxed);
     }
@@ -63,7 +63,7 @@ impl State {
         self.configuration.borrow().clone()
     }
 
-    /// What came of the manifests, whenever they were thought over.
+    /// The result of each compilation.
     pub fn configurations(&self) -> watch::Receiver<Arc<Configuration>> {
         self.configuration.subscribe()
     }

@@ -1,8 +1,8 @@
-//! Passing the listening sockets of a running process to the one that replaces it, over a Unix socket.
+//! Passes the listening sockets of a running process to its replacement, over a Unix socket.
 //!
-//! Closing one of several sockets that share an address resets the connections that wait in its queue; a socket that
-//! another process has too loses none. The new process asks, gets every socket, says when it serves, and only then
-//! does the old one stop accepting.
+//! Closing one of several sockets that share an address resets the connections in its queue. A socket that another
+//! process also holds loses none. The new process requests and receives every socket, then reports that it serves. Only
+//! then does the old process stop accepting.
 
 use std::{
     collections::BTreeMap,
@@ -29,22 +29,22 @@ use rustix::process::Uid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The time that a successor may take for the whole exchange, until it serves.
+/// The time limit of the whole exchange for a successor, until it serves.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time that the old process may take to accept the connection and to send all its sockets.
+/// The time limit for the old process to accept the connection and to send all its sockets.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long to wait after a takeover that was given up.
+/// The pause after a failed takeover.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How many sockets go with one message; the kernel's limit is 253.
+/// The number of sockets in one message. The limit of the kernel is 253.
 const SOCKETS_PER_MESSAGE: usize = 128;
 const LONGEST_MESSAGE: usize = 512;
-/// More messages than all ports of an address need.
+/// More messages than all ports of an address require.
 const MAX_MESSAGES: usize = 1 << 17;
 
-/// Everything a process listens on.
+/// All listening sockets of a process.
 #[derive(Debug, Default)]
 pub struct Inheritance {
-    /// By the address they were opened for.
+    /// By the address for which they were opened.
     pub listeners: BTreeMap<SocketAddr, Vec<TcpListener>>,
     pub admin: Option<TcpListener>,
 }
@@ -65,7 +65,7 @@ pub enum TakeoverError {
     },
 }
 
-/// What one message, or its sockets, say.
+/// The content of a message, or of its sockets.
 #[derive(Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 enum Message {
@@ -77,16 +77,16 @@ enum Message {
     Serving,
 }
 
-/// The new process's side: it has the sockets, and the old process waits to hear that they are served.
+/// The new process's side. It has the sockets, and the old process waits for the message that they are served.
 #[derive(Debug)]
 pub struct Successor {
     connection: OwnedFd,
 }
 
-/// Asks the process that offers at `path` for its sockets. `None`: there is no such process.
+/// Requests the sockets of the process that offers them at `path`. `None`: there is no such process.
 ///
-/// Only a process of this user or of root counts: one that passes sockets on can keep them too, and take a part of all new
-/// connections.
+/// Only a process of this user or of root is trusted. A process that passes sockets on can also keep them and receive a
+/// part of all new connections.
 pub fn ask(path: &Path) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
     ask_whom(path, is_trusted, Instant::now() + SENDING_TIMEOUT)
 }
@@ -98,7 +98,7 @@ fn ask_whom(
 ) -> Result<Option<(Successor, Inheritance)>, TakeoverError> {
     let failed = |source: io::Error| TakeoverError::Ask { path: path.to_owned(), source };
     let connection = unix_socket().map_err(failed)?;
-    // Connecting waits for as long as sending may: a process that accepts nothing has a full queue.
+    // The send timeout applies to connecting too: the queue of a process that accepts nothing is full.
     time_left(deadline)
         .and_then(|left| Ok(sockopt::set_socket_timeout(&connection, sockopt::Timeout::Send, Some(left))?))
         .map_err(failed)?;
@@ -122,7 +122,7 @@ fn ask_whom(
 }
 
 impl Successor {
-    /// Tells the old process that it may stop accepting.
+    /// Notifies the old process that it may stop accepting.
     pub fn serving(self) -> io::Result<()> {
         send(self.connection.as_fd(), &Message::Serving, &[], Instant::now() + SENDING_TIMEOUT)
     }
@@ -146,7 +146,7 @@ fn receive_all(connection: &OwnedFd, deadline: Instant) -> io::Result<Inheritanc
     Err(io::Error::other(format!("the other process sent more than {MAX_MESSAGES} messages")))
 }
 
-/// Warns of a folder in which other users could offer, in place of a process of this user.
+/// Warns if other users may write to the folder, because they could offer sockets in place of a process of this user.
 fn warn_of_shared_folder(path: &Path) {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(metadata) = fs::metadata(folder) else { return };
@@ -160,7 +160,7 @@ fn warn_of_shared_folder(path: &Path) {
     }
 }
 
-/// The old process's side: waits for successors.
+/// The old process's side, which waits for successors.
 #[derive(Debug)]
 pub struct Offer {
     path: PathBuf,
@@ -168,7 +168,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Offers at `path`, in place of any earlier process. Only processes of this user, and of root, are answered.
+    /// Offers the sockets at `path` and replaces any earlier offer. Only processes of this user and of root get an
+    /// answer.
     pub fn at(path: &Path) -> Result<Self, TakeoverError> {
         warn_of_shared_folder(path);
         Self::bind(path).map_err(|source| TakeoverError::Offer { path: path.to_owned(), source })
@@ -185,7 +186,7 @@ impl Offer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Made aside and moved into place: the path always leads to a process that answers.
+        // The socket is created under another name and moved, so that the path always leads to a process that answers.
         let aside = path.with_extension(format!("{}.new", std::process::id()));
         match fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -199,16 +200,16 @@ impl Offer {
         Ok(Self { path: path.to_owned(), listening })
     }
 
-    /// Waits (blocking) for a successor that has been given the sockets and serves them.
+    /// Waits (blocking) for a successor that has received the sockets and serves them.
     ///
-    /// One that goes away before it serves changes nothing: the next one is waited for.
+    /// A successor that ends before it serves has no effect, and the wait continues.
     pub fn wait<S: AsFd>(&self, sockets: impl Fn() -> Vec<(SocketAddr, Vec<Arc<S>>)>, admin: Option<&TcpListener>) {
         loop {
             match self.serve_one(&sockets, admin) {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "takeover aborted");
-                    // Without descriptors left, the next attempt would fail as quickly.
+                    // Without free descriptors, the next attempt would fail immediately too.
                     thread::sleep(PAUSE);
                 }
             }
@@ -242,15 +243,15 @@ impl Offer {
     }
 }
 
-/// Sockets that keep messages apart.
+/// A socket that preserves message boundaries.
 fn unix_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// The time that is left until the deadline of a whole exchange.
+/// The remaining time until the deadline of the whole exchange.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    // A socket takes a timeout of zero for none.
+    // For a socket, a timeout of zero means no timeout.
     if left < Duration::from_millis(1) { Err(too_slow()) } else { Ok(left) }
 }
 
@@ -281,7 +282,7 @@ fn receive(connection: BorrowedFd<'_>, deadline: Instant) -> io::Result<(Message
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; LONGEST_MESSAGE];
     sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(time_left(deadline)?))?;
-    // Signals are for other threads, and may come by this one.
+    // Other threads handle signals, but this thread may be interrupted by them.
     let received = retry_on_intr(|| {
         rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })
@@ -308,7 +309,7 @@ fn receive(connection: BorrowedFd<'_>, deadline: Instant) -> io::Result<(Message
     Ok((serde_json::from_slice(&text[..received.bytes])?, sockets))
 }
 
-/// A TCP socket that listens, and no other descriptor.
+/// Converts a descriptor to a TCP socket. Fails unless it is a listening one.
 fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
     let is_tcp = sockopt::socket_domain(&descriptor)
         .is_ok_and(|domain| [AddressFamily::INET, AddressFamily::INET6].contains(&domain))
@@ -321,7 +322,7 @@ fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
     }
 }
 
-/// The inheritance that a successor reads from these messages, for `fuzz/`.
+/// The inheritance in these messages, for `fuzz/`.
 ///
 /// # Errors
 /// If they are not a complete offer.

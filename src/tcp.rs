@@ -1,8 +1,8 @@
 //! A TCP connection on the event loop of its task.
 //!
-//! tokio's own takes a short read for an emptied socket, and Linux ends a read at a TCP urgent mark, whatever is queued
-//! behind it. This one registers for urgent data too, so that it knows without a system call when a short read, or a
-//! splice(2) that moves nothing, may mean a mark.
+//! tokio's own socket takes a short read as a sign that the socket is empty. But Linux ends a read at a TCP urgent
+//! mark, even if more data is queued behind it. This socket also registers for urgent data. It therefore knows without
+//! a system call if a short read, or a splice(2) that moves nothing, may be caused by a mark.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -27,14 +27,14 @@ impl TcpSocket {
         Ok(Self(register(socket, all)?))
     }
 
-    /// Deregisters it.
+    /// Deregisters the socket.
     pub fn into_std(self) -> TcpStream {
         self.0.into_inner()
     }
 
-    /// Waits until a connection that is being established is there.
+    /// Waits until a pending connection is established.
     pub async fn connected(&self) -> io::Result<()> {
-        // Only a connection that failed has to be asked why: for others that would be one more system call.
+        // Only a failed connection has an error to query. For others it would be an unnecessary system call.
         if self.0.writable().await?.ready().is_write_closed()
             && let Some(error) = self.0.get_ref().take_error()?
         {
@@ -47,16 +47,16 @@ impl TcpSocket {
         self.0.get_ref().local_addr()
     }
 
-    /// Makes closing it a reset.
+    /// Makes closing the socket send a reset.
     pub fn set_zero_linger(&self) -> io::Result<()> {
         SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO))
     }
 
-    /// True if there may be an urgent mark that was not read past: a read or a splice(2) ends there, although more may be
+    /// True if an urgent mark may not have been passed yet. A read or a splice(2) ends there, although more data may be
     /// queued.
     pub fn may_have_urgent_mark(&self) -> bool {
-        // Neither is a system call. The first is true at the end of what the peer sends as well, and tells whether the second
-        // has an answer at once.
+        // Neither check is a system call. The first one is also true at the end of the peer's data, and shows if the
+        // second one has an answer at once.
         self.0.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
             && self
                 .0
@@ -65,7 +65,7 @@ impl TcpSocket {
                 .is_some_and(|ready| ready.is_ok_and(|ready| ready.ready().is_priority()))
     }
 
-    /// Runs an operation that reads from the socket, once that may be possible without blocking.
+    /// Runs an operation that reads from the socket when it is ready.
     pub fn poll_read_io<R>(
         &self,
         cx: &mut Context<'_>,
@@ -79,7 +79,7 @@ impl TcpSocket {
         }
     }
 
-    /// The same for one that writes.
+    /// Runs an operation that writes to the socket when it is ready.
     pub fn poll_write_io<R>(
         &self,
         cx: &mut Context<'_>,
@@ -93,15 +93,15 @@ impl TcpSocket {
         }
     }
 
-    /// Reads past an urgent mark, if there may be one; `None` if there is none. Only a read that finds the socket empty
-    /// proves that the mark has been passed: that forgets it.
+    /// Reads past an urgent mark. `None`: there is no mark. Only a read that finds the socket empty proves that the
+    /// mark was passed, and clears the readiness.
     fn read_past_mark(&self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         if !self.may_have_urgent_mark() {
             return None;
         }
         let mut outcome = None;
         let _ = self.0.try_io(Interest::PRIORITY, |mut socket| {
-            // Accepted sockets have it from the listening one; others get it when they need it.
+            // Accepted sockets inherit the option from the listening socket. Others get it here.
             let _ = SockRef::from(socket).set_out_of_band_inline(true);
             let read = socket.read(buffer);
             let is_empty = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
@@ -140,7 +140,7 @@ impl AsyncRead for TcpSocket {
             let is_ordinary = past_mark.is_none();
             match past_mark.unwrap_or_else(|| self.0.get_ref().read(space)) {
                 Ok(count) => {
-                    // Without a mark, a short read has emptied the socket.
+                    // Without a mark, a short read means that the socket is empty.
                     if is_ordinary && 0 < count && count < space.len() {
                         guard.clear_ready();
                     }
@@ -160,7 +160,7 @@ impl AsyncWrite for TcpSocket {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             match self.0.get_ref().write(bytes) {
                 Ok(count) => {
-                    // A short write has filled the socket.
+                    // A short write means that the socket is full.
                     if 0 < count && count < bytes.len() {
                         guard.clear_ready();
                     }
@@ -195,7 +195,7 @@ impl AsyncWrite for TcpSocket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.0.get_ref().shutdown(Shutdown::Write) {
-            // The peer has reset it: reading says so.
+            // The peer has reset the connection. The next read reports it.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             outcome => Poll::Ready(outcome),
         }
@@ -215,7 +215,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// The far end, and the near one as a connection that was accepted with SO_OOBINLINE or dialled without.
+    /// The far end, and the near end as a socket accepted with SO_OOBINLINE or connected without it.
     fn pair(inline: bool) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         SockRef::from(&listener).set_out_of_band_inline(inline).unwrap();

@@ -1,5 +1,5 @@
-//! The servers behind the contenders. The first byte of a connection says what the server does with it:
-//! one of those below, or else it sends back what it gets.
+//! The servers behind the contenders. The first byte of a connection selects the behavior: one of the constants below,
+//! otherwise the server echoes.
 
 use std::{
     io,
@@ -18,31 +18,31 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Sends without end.
+/// Sends data without end.
 pub const STREAM: u8 = b'S';
-/// Sends without end, and reads what comes.
+/// Sends data without end, and reads the received data.
 pub const BOTH: u8 = b'B';
-/// Sends its own address, four bytes, and echoes from then on.
+/// Sends its own address, four bytes, and then echoes.
 pub const WHO: u8 = b'W';
 /// Answers each byte with [`CHUNK`] bytes.
 pub const ASK: u8 = b'A';
 
-/// How much comes for one byte of a connection that asks.
+/// The size of an answer to one byte, for [`ASK`].
 pub const CHUNK: usize = 64 << 10;
 
-/// What streams are made of.
+/// The byte that streams consist of.
 pub const FILLING: u8 = 7;
 
 const LISTEN_QUEUE: i32 = 4096;
 
-/// What a backend expects first.
+/// The expected start of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     None,
     ProxyV2,
 }
 
-/// Servers at work, on the runtime that started them. They end when this is dropped.
+/// Running servers, on the runtime that started them. Dropping this ends them.
 pub struct Backends {
     received: Arc<AtomicU64>,
     servers: JoinSet<()>,
@@ -59,7 +59,7 @@ impl Backends {
         Ok(())
     }
 
-    /// Bytes that came on connections of [`BOTH`].
+    /// The number of bytes received on connections of [`BOTH`].
     pub fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
@@ -79,13 +79,13 @@ async fn accept(listener: TcpListener, opening: Opening, received: Arc<AtomicU64
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
-            // Descriptors have run out: clients see it. Others go on.
+            // No free descriptors: clients notice, and other connections continue.
             tokio::task::yield_now().await;
             continue;
         };
         let received = received.clone();
         connections.spawn(async move {
-            // A client that goes away is no fault of ours; one that misses something says so itself.
+            // A disconnect by the client is not an error. A client reports missing data itself.
             let _ = serve(stream, opening, &received).await;
         });
     }
@@ -96,7 +96,7 @@ async fn serve(mut stream: TcpStream, opening: Opening, received: &AtomicU64) ->
     if opening == Opening::ProxyV2 {
         read_proxy_header(&mut stream).await?;
     }
-    // Echoes are small. A large buffer for each of thousands of connections would be a load of its own.
+    // Echoes are small. A large buffer for each of thousands of connections would distort the measurement.
     let mut buffer = [0; 1024];
     let count = stream.read(&mut buffer).await?;
     match &buffer[..count] {

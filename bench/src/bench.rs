@@ -1,4 +1,4 @@
-//! What stays the same while a command runs: programs, certificates, backends, and a folder to work in.
+//! The constant environment of a command: programs, certificates, backends, and a temporary folder.
 
 use std::{env, fs, path::PathBuf};
 
@@ -29,7 +29,7 @@ impl Bench {
         Ok(Self { programs: Programs::find()?, folder, certificates, backends: backends()? })
     }
 
-    /// A contender as it is compared with others: with one worker, and without a log, for not all have one.
+    /// A contender for comparisons: with one worker, and without a log, because some programs have none.
     pub fn usual(&self, program: Program) -> Option<Contender> {
         let (_, path, _) = self.programs.found.iter().find(|(found, ..)| *found == program)?;
         let contender = Contender::usual(program, path.clone());
@@ -39,7 +39,7 @@ impl Bench {
         })
     }
 
-    /// Ours, in one of several ways.
+    /// tcplb in one of several ways.
     pub fn ours(&self, way: &Way) -> Option<Contender> {
         let Way { name, configuration, arguments, cores } = *way;
         Some(Contender { name, configuration, arguments, cores, ..self.usual(Program::Tcplb)? })
@@ -57,13 +57,13 @@ impl Bench {
     }
 }
 
-/// As far as it goes. Contenders inherit it.
+/// Raises the limit to its maximum. Contenders inherit it.
 pub fn raise_descriptor_limit() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Those of all configurations.
+/// The backends of all configurations.
 fn backends() -> Result<Backends> {
     let mut backends = Backends::new();
     for port in 28301..=28303 {

@@ -1,4 +1,4 @@
-//! Lines over time in SVG: panels below one another that share the time.
+//! Line charts over time in SVG: stacked panels with a common time axis.
 
 use std::fmt::Write;
 
@@ -11,23 +11,23 @@ const TOP: f64 = 44.0;
 const PANEL: f64 = 170.0;
 const GAP: f64 = 46.0;
 
-/// A picture of something that went on for a while.
+/// A chart of a run.
 #[derive(Clone, Debug)]
 pub struct Chart {
     pub title: String,
-    /// How long, in seconds.
+    /// The duration in seconds.
     pub seconds: f64,
     pub panels: Vec<Panel>,
-    /// What happened when, in seconds.
+    /// The events with their times in seconds.
     pub events: Vec<(f64, String)>,
 }
 
-/// Lines of one unit.
+/// The lines of one unit.
 #[derive(Clone, Debug)]
 pub struct Panel {
     pub unit: String,
     pub lines: Vec<Line>,
-    /// What no line may go beyond.
+    /// The limit that no line may exceed.
     pub limit: Option<(f64, String)>,
 }
 
@@ -35,7 +35,7 @@ pub struct Panel {
 pub struct Line {
     pub name: String,
     pub colour: &'static str,
-    /// Seconds and values.
+    /// Times in seconds, and values.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -139,7 +139,7 @@ impl Panel {
     }
 }
 
-/// A round step that is made about five times up to this value, and where the scale ends.
+/// A round step of which about five cover this value, and the end of the scale.
 fn scale(highest: f64) -> (f64, f64) {
     let magnitude = 10_f64.powf((highest / 5.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| step * 6.0 >= highest);
@@ -151,7 +151,7 @@ fn multiples(step: f64, end: f64) -> impl Iterator<Item = f64> {
     (0_u16..).map(move |number| f64::from(number) * step).take_while(move |value| *value <= end * 1.0001)
 }
 
-/// Without the digits that only the computer's arithmetic put there.
+/// Removes the digits that come from floating-point errors.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

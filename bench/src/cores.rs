@@ -1,17 +1,17 @@
-//! Who runs where: a contender on one core, the load and the backends on another.
+//! CPU affinity: a contender on one core, the load and the backends on another.
 
 use std::{io, thread};
 
 use anyhow::{Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The load and the backends.
+/// The cores of the load and the backends.
 pub const LOAD: &[usize] = &[0];
 
-/// A contender.
+/// The cores of a contender.
 pub const CONTENDER: &[usize] = &[1];
 
-/// Keeps the calling thread, and what it starts from now on, on these cores.
+/// Pins the calling thread, and all threads and processes that it starts, to these cores.
 pub fn pin(cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
@@ -24,7 +24,7 @@ pub fn pin(cores: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Does something on a thread that is pinned to these cores: a process that it starts stays there.
+/// Runs `work` on a thread that is pinned to these cores. A process that it starts stays there.
 pub fn on<T: Send>(cores: &[usize], work: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let pinned = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! On what something was measured.
+//! The machine and versions of a measurement.
 
 use std::{fs, process::Command};
 
@@ -26,7 +26,7 @@ impl Machine {
     }
 }
 
-/// Which commit was measured; with a mark if the working tree has changes.
+/// The measured commit, with a mark if the working tree has changes.
 pub fn revision() -> String {
     let output =
         Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();

@@ -1,4 +1,4 @@
-//! tcplb beside HAProxy, nginx and Envoy at the same work. See README.md here.
+//! Benchmarks of tcplb, HAProxy, nginx and Envoy with the same work. See README.md here.
 
 mod axes;
 mod backend;
@@ -42,14 +42,14 @@ enum Command {
     Run(Measure),
     /// Count the instructions and system calls of one operation, for every contender.
     Count {
-        /// Only these contenders: tcplb, haproxy, nginx, envoy.
+        /// The contenders: tcplb, haproxy, nginx, envoy. Default: all.
         #[arg(long, value_name = "NAMES", value_delimiter = ',')]
         contenders: Vec<String>,
-        /// Where results are kept.
+        /// The file of the results.
         #[arg(long, value_name = "FILE", default_value = RESULTS)]
         out: PathBuf,
     },
-    /// Count for tcplb alone, and fail if it is more than in the baseline.
+    /// Count for tcplb only, and fail if the counts exceed the baseline.
     Smoke {
         #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.json"))]
         baseline: PathBuf,
@@ -57,22 +57,22 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
-    /// Show what policies do over a while: draw pictures of runs, print their figures, and fail where these are wrong.
+    /// Show policies over time: draw charts of runs, print their figures, and fail if figures are out of range.
     Show {
-        /// Only these.
+        /// The charts. Default: all.
         #[arg(value_enum, default_values_t = Picture::value_variants().to_vec())]
         pictures: Vec<Picture>,
-        /// Draw nothing.
+        /// Draw no charts.
         #[arg(long)]
         check: bool,
-        /// The program that is shown.
+        /// The program to run.
         #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/tcplb"))]
         program: PathBuf,
-        /// Where the picture is put.
+        /// The folder for the charts.
         #[arg(long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"))]
         docs: PathBuf,
     },
-    /// Print the table of results, draw the plot beside them, and put the table into a document.
+    /// Print the table of results, write the plot to the same folder, and insert the table into a document.
     Report {
         #[arg(default_value = RESULTS)]
         results: PathBuf,
@@ -85,18 +85,18 @@ const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results/results.json
 
 #[derive(Args)]
 struct Measure {
-    /// Only these axes, or those that begin so: `rr` is rr-32, rr-256 and rr-2000.
+    /// The axes, by name or prefix: `rr` selects rr-32, rr-256 and rr-2000. Default: all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     axes: Vec<String>,
-    /// Only these contenders: tcplb, haproxy, nginx, envoy.
+    /// The contenders: tcplb, haproxy, nginx, envoy. Default: all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     contenders: Vec<String>,
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     rounds: usize,
-    /// How long each round measures.
+    /// The duration of the measurement in each round.
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     seconds: f64,
-    /// Where results are kept. Axes that are not measured now stay as they are there.
+    /// The file of the results. Axes that are not measured keep their results.
     #[arg(long, value_name = "FILE", default_value = RESULTS)]
     out: PathBuf,
     /// List the axes instead.
@@ -155,7 +155,7 @@ impl Measure {
     }
 }
 
-/// Everything but the contenders is one thread. An interrupt ends what was started, too.
+/// Everything except the contenders runs on one thread. An interrupt also ends the started processes.
 fn on_the_loads_core(work: impl Future<Output = Result<()>>) -> Result<()> {
     cores::pin(cores::LOAD)?;
     runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

@@ -1,4 +1,4 @@
-//! What a process and its children cost, from /proc.
+//! The resource use of a process and its children, from /proc.
 
 use std::{
     fs,
@@ -8,19 +8,19 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// A process and all that descend from it.
+/// A process and its descendants.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessTree {
     pub root: u32,
 }
 
 impl ProcessTree {
-    /// The CPU time of all threads so far, in the kernel and out of it. What ended processes took is only known in
-    /// hundredths of a second; what ended threads took is lost.
+    /// The CPU time of all threads, in the kernel and in user space. The time of ended processes has a resolution of
+    /// hundredths of a second. The time of ended threads is lost.
     pub fn cpu(&self) -> Result<Duration> {
         let mut total = Duration::from_nanos(0);
         for task in self.processes().iter().flat_map(|process| tasks(*process)) {
-            // A thread may end between the listing and this.
+            // A thread may end between the listing and the reading.
             let Ok(text) = fs::read_to_string(task.join("schedstat")) else { continue };
             total += run_time(&text).with_context(|| format!("{} reads `{text}`", task.display()))?;
         }
@@ -28,7 +28,7 @@ impl ProcessTree {
         Ok(total + time_of_ended_children(&text).with_context(|| format!("stat reads `{text}`"))?)
     }
 
-    /// Memory in bytes: proportional set size, so that what processes share counts once.
+    /// The memory in bytes: proportional set size, so that shared memory counts once.
     pub fn memory(&self) -> Result<u64> {
         let mut total = 0;
         for process in self.processes() {
@@ -38,7 +38,7 @@ impl ProcessTree {
         Ok(total)
     }
 
-    /// Itself, and its children and theirs.
+    /// The process, its children and their descendants.
     pub fn processes(&self) -> Vec<u32> {
         let mut found = vec![self.root];
         let mut next = 0;
@@ -53,7 +53,7 @@ impl ProcessTree {
     }
 }
 
-/// Whether nothing is left of a process but what its parent may ask.
+/// True if the process has ended, except for the status that its parent may read.
 pub fn has_ended(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let state = stat.rfind(')').and_then(|end| stat[end + 1..].trim_start().chars().next());
@@ -72,7 +72,7 @@ fn run_time(schedstat: &str) -> Option<Duration> {
 
 /// cutime and cstime (proc_pid_stat(5)).
 fn time_of_ended_children(stat: &str) -> Option<Duration> {
-    // The name in parentheses may have spaces and parentheses in it; field 3 comes after the last one.
+    // The name in parentheses may contain spaces and parentheses. Field 3 follows the last parenthesis.
     let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
     let ticks = fields.get(13)?.parse::<u64>().ok()? + fields.get(14)?.parse::<u64>().ok()?;
     Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))

@@ -1,4 +1,4 @@
-//! What was measured, as it is kept: every round of every contender, and where it comes from.
+//! Stored measurements: every round of every contender, and its run.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{axes::Round, count::Counts, machine::Machine};
 
-/// The axes may come from several runs: each says from which.
+/// The axes may come from several runs. Each names its run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
     pub runs: BTreeMap<String, Run>,
@@ -16,34 +16,34 @@ pub struct Results {
     pub counts: Option<Counts>,
 }
 
-/// A run is named after when it began.
+/// The name of a run is the time of its start.
 pub fn run_name() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// One call of the bench.
+/// One call of the benchmark.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Run {
     pub machine: Machine,
     /// The commit of tcplb.
     pub revision: String,
     pub versions: BTreeMap<String, String>,
-    /// Peers that were not on the machine, or not asked for.
+    /// Peers that were missing on the machine, or not selected.
     pub left_out: Vec<String>,
 }
 
-/// One axis.
+/// The results of one axis.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Measured {
     /// The key of its run.
     pub run: String,
     pub seconds: f64,
-    /// Of each contender.
+    /// The rounds by contender.
     pub rounds: Vec<BTreeMap<String, Round>>,
 }
 
 impl Results {
-    /// Nothing, if there is no such file yet.
+    /// Reads the results. Without a file, there are none.
     pub fn read(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Ok(Self::default());
@@ -52,7 +52,7 @@ impl Results {
         serde_json::from_str(&text).with_context(|| format!("{} has no results of this bench", path.display()))
     }
 
-    /// Replaces what was measured again. Runs that nothing comes from any more are forgotten.
+    /// Replaces the results of an axis. Runs without any results are removed.
     pub fn replace(&mut self, run_name: &str, run: Run, axis: &str, measured: Measured) {
         self.runs.insert(run_name.to_owned(), run);
         self.axes.insert(axis.to_owned(), measured);
@@ -80,12 +80,12 @@ impl Results {
 }
 
 impl Measured {
-    /// A figure of each round. None: the contender has none, or there were errors.
+    /// A figure of each round. `None`: the contender lacks it, or the round had errors.
     pub fn figures(&self, contender: &str, figure: &str) -> Vec<Option<f64>> {
         self.rounds.iter().map(|round| round.get(contender)?.figure(figure)).collect()
     }
 
-    /// Errors in all rounds, and the first one.
+    /// The number of errors in all rounds, and the first error.
     pub fn errors(&self, contender: &str) -> (u64, Option<&str>) {
         let rounds = || self.rounds.iter().filter_map(|round| round.get(contender));
         (rounds().map(|round| round.errors).sum(), rounds().find_map(|round| round.first_error.as_deref()))

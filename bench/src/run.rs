@@ -12,17 +12,17 @@ use crate::{
     results::{Measured, Results, run_name},
 };
 
-/// What is asked for.
+/// The selected measurements.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub axes: Vec<&'static str>,
-    /// Peers, in lower case; empty: all there are.
+    /// The peers in lower case. Empty: all.
     pub contenders: Vec<String>,
     pub rounds: usize,
     pub seconds: f64,
 }
 
-/// Measures, and puts each axis into the results as soon as it is done.
+/// Measures, and stores the results of each axis after it is done.
 pub async fn run(plan: &Plan, results: &Path) -> Result<()> {
     let bench = Bench::prepare()?;
     let run = bench.describe(|program| plan.wants(program));
@@ -31,7 +31,7 @@ pub async fn run(plan: &Plan, results: &Path) -> Result<()> {
         eprintln!("{}: {}", axis.name, axis.what);
         let rounds = match bench.measure(axis, plan).await {
             Ok(rounds) => rounds,
-            // The others are none the worse for it.
+            // A failure does not affect the other axes.
             Err(error) => {
                 eprintln!("  not measured: {error:#}");
                 continue;
@@ -45,7 +45,7 @@ pub async fn run(plan: &Plan, results: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Counts, and puts that into the results.
+/// Counts, and stores the counts.
 pub async fn count(contenders: &[String], results: &Path) -> Result<()> {
     let bench = Bench::prepare()?;
     let wants = |program| wants(contenders, program);
@@ -56,7 +56,7 @@ pub async fn count(contenders: &[String], results: &Path) -> Result<()> {
 }
 
 impl Contender {
-    /// With what only helps this work, and cannot be set for one port.
+    /// Adds settings that help only this work and cannot be set for a single port.
     fn tuned_for(self, work: Work) -> Self {
         match (self.program, work) {
             (Program::Haproxy, Work::Bulk(_)) => {
@@ -88,7 +88,7 @@ impl Bench {
         Ok(rounds)
     }
 
-    /// The highest rate that a peer has reached; ours, if there is no peer.
+    /// The highest rate of any peer. Without peers, that of tcplb.
     async fn best_peak(&self, axis: &Axis, contenders: &[Contender], plan: &Plan) -> Result<f64> {
         let (mut best, mut ours) = (None::<f64>, None);
         for contender in contenders {
@@ -101,7 +101,7 @@ impl Bench {
         best.or(ours).context("nobody has answered without errors: there is no peak")
     }
 
-    /// Starts a contender, lets it serve for a round, and ends it.
+    /// Starts a contender, measures a round, and ends it.
     async fn round(&self, axis: &Axis, contender: &Contender, rate: Option<f64>, plan: &Plan) -> Result<Round> {
         if let Work::Change(many) = axis.work {
             return change::round(contender, many, &self.folder).await;

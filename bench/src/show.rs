@@ -1,5 +1,5 @@
-//! What policies do over a while, as pictures under docs/: each is drawn from a run of the program with backends and
-//! clients of this process around it.
+//! Charts of policies over time under docs/. Each is drawn from a run of the program with backends and clients in this
+//! process.
 
 mod clients;
 mod failover;
@@ -21,7 +21,7 @@ use futures::future::try_join_all;
 use self::outcome::Outcome;
 use crate::bench::raise_descriptor_limit;
 
-/// What is shown.
+/// A chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Picture {
     /// A primary with 2,000 connections is demoted.
@@ -53,8 +53,8 @@ impl Picture {
     }
 }
 
-/// Runs this program for each of these at once, draws the pictures if there is a folder for them, and fails if a figure
-/// is not where it ought to be.
+/// Runs this program for all selected charts concurrently. Draws the charts if there is a folder for them. Fails if a
+/// figure is out of range.
 pub async fn show(pictures: &[Picture], program: &Path, docs: Option<&Path>) -> Result<()> {
     raise_descriptor_limit()?;
     let folder = std::env::current_exe()?.with_file_name("bench-show");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The middle of several rounds, and how far they lie apart.
+/// The median of several rounds, and their spread.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// None of nothing.
+    /// The spread of these values. `None`: there are no values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
@@ -20,8 +20,8 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Ratios within each round, so that what disturbed a whole round cancels out. Rounds that one of the two has no
-    /// figure for do not count.
+    /// Ratios within each round, so that disturbances of a whole round cancel out. Rounds with only one of the two
+    /// figures do not count.
     pub fn of_ratios(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<Self> {
         let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some(((*ours)?, (*theirs)?)));
         Self::of(&pairs.filter(|(_, theirs)| *theirs > 0.0).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_rounds() {
-        // The second round was disturbed, for both alike.
+        // The second round was disturbed equally for both.
         let (ours, theirs) = ([Some(1.0), Some(10.0), Some(1.2)], [Some(2.0), Some(20.0), Some(2.0)]);
         assert_eq!(Spread::of_ratios(&ours, &theirs), Some(Spread { median: 0.5, min: 0.5, max: 0.6 }));
         assert_eq!(Spread::of_ratios(&[Some(1.0), None], &[None, Some(1.0)]), None, "no round has both");

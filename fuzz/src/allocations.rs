@@ -6,8 +6,8 @@ use tcplb::{
     world::Allocations,
 };
 
-/// Port allocations: whatever happens in a cluster, no port has two owners, none is lost, and each is held back for its
-/// cooldown ([`Cluster`] checks that after each event). What is read from a ConfigMap is written back as it was read.
+/// Port allocations: with any events in a cluster, no port has two owners, none is lost, and each stays unused for its
+/// cooldown ([`Cluster`] checks that after each event). The data of a ConfigMap is written back as it was read.
 pub fn allocations(data: &[u8]) {
     // An input that ends early ends the events.
     let _ = check(&mut Unstructured::new(data));

@@ -6,13 +6,13 @@ use tcplb::proxy::fuzzing::read_client_hello;
 
 use crate::stream::Script;
 
-/// The most that is read for a ClientHello, with one read past it.
+/// The maximum number of bytes that are read for a ClientHello, plus one read.
 const MAX_BUFFERED: usize = 80 * 1024;
 
-/// ClientHellos: the pieces in which they arrive change nothing, no byte is lost, buffers are bounded, and connections are
-/// routed by the server name that rustls reads.
+/// ClientHellos: fragmentation has no effect, no byte is lost, buffers are bounded, and connections are routed by the
+/// server name that rustls reads.
 ///
-/// With an odd first byte, the others are the body of a ClientHello, which is put into records here.
+/// With an odd first byte, the others are the body of a ClientHello, which this function puts into records.
 pub fn client_hello(data: &[u8]) {
     let Some((&seed, bytes)) = data.split_first() else { return };
     let records = if seed & 1 == 1 { in_records(bytes, 1 + usize::from(seed >> 1) * 40) } else { bytes.to_vec() };

@@ -10,8 +10,8 @@ thread_local! {
     static FOLDER: RefCell<Option<TempDir>> = const { RefCell::new(None) };
 }
 
-/// Any text as a file of manifests: it is read and translated in a time that grows with its length, with the result that
-/// [`checked_translation`] describes. The first byte decides between JSON (odd) and YAML.
+/// Any text as a file of manifests: the time to read and translate it is linear in its length, with the result that
+/// [`checked_translation`] describes. The first byte selects JSON (odd) or YAML.
 pub fn documents(data: &[u8]) {
     let Some((&seed, text)) = data.split_first() else { return };
     FOLDER.with_borrow_mut(|folder| {
@@ -25,7 +25,7 @@ pub fn documents(data: &[u8]) {
             check_message(problem);
         }
         checked_translation(&world, &Snapshot::default(), Timestamp::UNIX_EPOCH);
-        // A few times what instrumented code needs, and far below what a quadratic step costs.
+        // A multiple of the cost of instrumented code, and far below the cost of a quadratic step.
         let allowed =
             Duration::from_secs(5) + Duration::from_micros(40) * u32::try_from(text.len()).unwrap_or(u32::MAX);
         let took = cpu_time() - begin;

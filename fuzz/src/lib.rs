@@ -1,4 +1,5 @@
-//! Properties of everything that reads foreign bytes. Each function takes one input and panics if its property is violated.
+//! Properties of all code that reads bytes from outside. Each function takes one input and panics if it violates its
+//! property.
 //!
 //! `fuzz_targets/` runs them under libFuzzer (`make fuzz`), `tests/corpus.rs` on the committed corpus.
 
@@ -51,17 +52,17 @@ pub const TARGETS: &[(&str, Property)] = &[
     ("takeover", takeover),
 ];
 
-/// The longest message about one problem, in bytes.
+/// The maximum length of the message about one problem, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
 
-/// CPU time of this thread so far: unlike the time of day, it does not depend on what else the machine does.
+/// The CPU time of this thread. Unlike wall-clock time, it does not depend on other load of the machine.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Translates a world, and checks what holds for every world: the result depends on nothing else, translating the same
-/// world again changes nothing, no two listeners share an address, and problems are short printable sentences.
+/// Translates a world, and checks the invariants of every world: the result is deterministic, a second translation
+/// changes nothing, no two listeners share an address, and problems are short printable sentences.
 fn checked_translation(world: &World, previous: &Snapshot, now: jiff::Timestamp) -> Snapshot {
     let (snapshot, verdicts) = translate(world, previous, now);
     let (again, verdicts_again) = translate(world, previous, now);

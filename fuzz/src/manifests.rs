@@ -15,11 +15,11 @@ use tcplb::{
 
 use crate::checked_translation;
 
-/// Objects generated from the published schema, in every placement: translating them has the result that
+/// Objects generated from the published schema, in every placement: their translation has the result that
 /// [`checked_translation`] describes, also after other objects, and a second translation of the changed world changes
 /// nothing.
 pub fn manifests(data: &[u8]) {
-    // An input that ends early is as good as any: what is missing is left at defaults.
+    // An input that ends early is valid: missing parts have defaults.
     let _ = check(&mut Unstructured::new(data));
 }
 
@@ -38,7 +38,7 @@ static SPEC: LazyLock<Value> = LazyLock::new(|| {
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
 });
 
-/// Strings that fields of the schema have, right and wrong ones.
+/// Strings for fields of the schema, valid and invalid ones.
 const WORDS: &[&str] = &[
     "",
     "a",
@@ -105,7 +105,7 @@ const WORDS: &[&str] = &[
     "crl.pem",
 ];
 
-/// A value of this schema; sometimes one that it refuses.
+/// A value of this schema, sometimes one that it refuses.
 fn value(u: &mut Unstructured, schema: &Value, depth: usize) -> Result<Value> {
     if u.is_empty() || depth > 12 {
         return Ok(schema.get("default").cloned().unwrap_or(json!(1)));

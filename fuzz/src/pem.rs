@@ -19,10 +19,10 @@ use tcplb::{
 
 use crate::checked_translation;
 
-/// Certificates, keys, authorities and revocation lists: anything in their files has the result that
-/// [`checked_translation`] describes, and a file of one DER object means the same as that object in PEM.
+/// Certificates, keys, authorities and revocation lists: any content of their files has the result that
+/// [`checked_translation`] describes, and a file with one DER object is equivalent to that object in PEM.
 ///
-/// The first byte chooses the file (modulo 4), whether the bytes are DER to be wrapped in PEM (bit 3) and whether they are
+/// The first byte selects the file (modulo 4), if the bytes are DER to be wrapped in PEM (bit 3), and if they are
 /// appended to a valid file (bit 4).
 pub fn pem(data: &[u8]) {
     let Some((&seed, bytes)) = data.split_first() else { return };
@@ -42,7 +42,7 @@ pub fn pem(data: &[u8]) {
         with(bytes.to_vec());
         return;
     }
-    // Text about the subject, for logs: must not fail on any certificate.
+    // Text about the subject, for logs. It must not fail for any certificate.
     let _ = identify(bytes);
     with(in_pem(LABELS[which], bytes));
 }
@@ -66,7 +66,7 @@ static SPEC: LazyLock<Arc<TcpLoadBalancerSpec>> = LazyLock::new(|| {
     Arc::new(schema::load_balancer(document).expect("a valid object"))
 });
 
-/// What each of [`FILES`] has in the beginning.
+/// The initial content of each of [`FILES`].
 static VALID: LazyLock<[String; 4]> = LazyLock::new(|| {
     let mut params = CertificateParams::new(Vec::new()).expect("valid parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

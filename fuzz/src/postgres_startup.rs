@@ -9,8 +9,8 @@ use crate::stream::Script;
 /// An SSLRequest, a GSSENCRequest and a StartupMessage or CancelRequest of the longest lengths.
 const MAX_READ: usize = 8 + 8 + 10_000;
 
-/// The first messages of PostgreSQL sessions: reading is bounded, each request is answered once, and a session begins only
-/// if nothing follows the SSLRequest in the clear.
+/// The first messages of PostgreSQL sessions: reading is bounded, each request is answered once, and a session starts
+/// only if no plaintext follows the SSLRequest.
 pub fn postgres_startup(data: &[u8]) {
     let Some((&seed, bytes)) = data.split_first() else { return };
     let (prefix, bytes) =

@@ -9,8 +9,8 @@ thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
 }
 
-/// Answers of servers to health checks: every check ends, and its failure is a short printable sentence without the
-/// password. The first byte chooses the check, the second the size of the pieces.
+/// Responses of servers to health checks: every check ends, and its failure is a short printable sentence without the
+/// password. The first byte selects the check, the second the size of the fragments.
 pub fn probe_response(data: &[u8]) {
     let [which, size, answer @ ..] = data else { return };
     let begin = cpu_time();

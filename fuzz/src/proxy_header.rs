@@ -9,9 +9,9 @@ use tcplb::{
 
 use crate::stream::Script;
 
-/// PROXY headers: the pieces in which they arrive change nothing, no byte behind a header is lost, the `proxy-header` crate
-/// reads the same addresses, and what is encoded is read back. The guard against forged headers does not depend on the
-/// pieces either.
+/// PROXY headers: fragmentation has no effect, no byte after a header is lost, the `proxy-header` crate reads the same
+/// addresses, and encoded headers are read back. The guard against forged headers does not depend on fragmentation
+/// either.
 pub fn proxy_header(data: &[u8]) {
     let Some((&seed, bytes)) = data.split_first() else { return };
     let pieces = [1 + usize::from(seed & 15), 1 + usize::from(seed >> 4), 7];
@@ -36,7 +36,7 @@ pub fn proxy_header(data: &[u8]) {
 
 type Addresses = Option<(SocketAddr, SocketAddr)>;
 
-/// The announced addresses, and the payload behind the header.
+/// The announced addresses, and the payload after the header.
 fn read(bytes: &[u8], sizes: &[usize]) -> Option<(Addresses, Vec<u8>)> {
     let mut stream = Script::new(bytes, sizes);
     let header = proxy_protocol::read_header(&mut stream).now_or_never().expect("the stream never waits").ok()?;

@@ -21,7 +21,7 @@ impl<'a> Script<'a> {
         Self { unread: bytes, sizes, reads: 0, written: Vec::new(), is_silent: false }
     }
 
-    /// Neither sends more nor ends after its bytes.
+    /// Makes the peer neither send more nor end after its bytes.
     pub fn then_silent(mut self) -> Self {
         self.is_silent = true;
         self

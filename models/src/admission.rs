@@ -1,4 +1,4 @@
-//! Of `tcplb::proxy::admission`, and the places that it takes.
+//! The parts of `tcplb::proxy::admission`, and the places that it uses.
 
 #[path = "../../src/proxy/admission/count.rs"]
 pub mod count;

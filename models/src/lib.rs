@@ -1,9 +1,9 @@
-//! The program's own files for what all workers share without a lock, made of loom's types instead of the standard
-//! library's. `tests/` runs them in every order in which two or three threads can take their steps.
+//! The program's files for state that all workers share without a lock, compiled with loom's types instead of the
+//! standard library's. `tests/` runs them in every order in which two or three threads can execute.
 //!
-//! A file that is included here takes its atomics from its neighbour `sync`, and is complete without others.
+//! An included file takes its atomics from its sibling `sync` and needs no other files.
 
-// The files have tests of their own, which are for the standard library's types.
+// The tests inside these files require the standard library's types.
 #![cfg(not(test))]
 
 pub mod admission;

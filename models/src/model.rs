@@ -1,4 +1,4 @@
-//! What of `tcplb::model` the included files use.
+//! The parts of `tcplb::model` that the included files use.
 
 use std::{num::NonZeroU32, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Of `tcplb::upstream`.
+//! The parts of `tcplb::upstream`.
 
 #[path = "../../src/upstream/endpoint/active.rs"]
 pub mod active;

@@ -1,4 +1,4 @@
-//! What must hold in every order.
+//! Invariants for every execution order.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -20,15 +20,15 @@ use tcplb_models::{
     upstream::active::ActiveCount,
 };
 
-/// Runs this in every order that has no more than three switches between threads other than where one waits: without a
-/// bound it takes hours, and nearly every fault needs one or two.
+/// Runs this in every order with at most three preemptions. Without a bound it takes hours, and nearly every fault
+/// needs one or two.
 fn model(work: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(work);
 }
 
-/// Does this on as many threads, of which this one is the last, and gives what comes of it.
+/// Runs this on as many threads, the last of which is this one, and returns the results.
 fn on_threads<T: Send + 'static, const N: usize>(work: [Box<dyn FnOnce() -> T + Send>; N]) -> Vec<T> {
     let mut work = Vec::from(work);
     let last = work.pop().expect("there is some work");
@@ -48,7 +48,7 @@ const TERMS: Terms = Terms { guaranteed_one_in: 2, to_come: 0, borrowed_to_left:
 #[test]
 fn holders_never_have_more_places_than_there_are_and_all_come_back() {
     model(|| {
-        // Each is guaranteed one, and one can be borrowed.
+        // Each holder is guaranteed one place, and one can be borrowed.
         let places = Arc::new(Places::new(3, TERMS));
         let [one, other] = shares(&places, 3);
         let taken = Arc::new(AtomicUsize::new(0));
@@ -72,7 +72,7 @@ fn holders_never_have_more_places_than_there_are_and_all_come_back() {
 #[test]
 fn borrowed_places_come_back_whoever_gives_them_back_at_the_same_time() {
     model(|| {
-        // Each is guaranteed one, and borrows one.
+        // Each holder is guaranteed one place, and borrows one.
         let places = Arc::new(Places::new(4, TERMS));
         let [one, other] = shares(&places, 4);
         let borrow = |share: &Arc<Share>| -> Box<dyn FnOnce() -> usize + Send> {
@@ -89,7 +89,7 @@ fn a_holder_that_is_used_by_two_workers_has_its_guaranteed_places_only_once() {
     model(|| {
         let places = Arc::new(Places::new(4, TERMS));
         let [one, other] = shares(&places, 2);
-        // Nothing can be borrowed.
+        // No place can be borrowed.
         let take = || -> Box<dyn FnOnce() -> bool + Send> {
             let share = Arc::clone(&one);
             Box::new(move || share.take().is_some())
@@ -133,7 +133,7 @@ fn a_rate_lets_no_more_in_than_its_burst_whatever_times_workers_come_with() {
             let state = Arc::clone(&state);
             Box::new(move || times.into_iter().filter(|now| state.take(rate, *now)).count())
         };
-        // All within one interval: the second worker took its time first.
+        // All calls are within one interval: the second worker has read its time first.
         let admitted: usize = on_threads([knock([900, 901]), knock([0, 1])]).into_iter().sum();
         assert_eq!(admitted, 2, "exactly the burst");
     });
@@ -151,7 +151,7 @@ fn a_worker_that_comes_with_an_old_time_forgives_no_debt() {
             let state = Arc::clone(&state);
             Box::new(move || state.take(rate, now))
         };
-        // The next one conforms a second after the burst.
+        // The next call conforms a second after the burst.
         assert_eq!(on_threads([knock(SECOND + 450), knock(0)]), [false, false]);
         assert!(state.take(rate, SECOND + 900));
     });

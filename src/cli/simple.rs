@@ -81,7 +81,7 @@ impl Simple {
         })
     }
 
-    /// These settings, with missing ones filled in from `there`.
+    /// These settings, completed by `there`.
     pub fn or(self, there: Self) -> Self {
         Self {
             listen: self.listen.or(there.listen),
@@ -93,10 +93,10 @@ impl Simple {
         }
     }
 
-    /// The load balancer of these settings; `None` without any setting.
+    /// The load balancer of these settings. `None`: nothing is set.
     ///
     /// # Errors
-    /// A sentence that says which flag or variable is missing.
+    /// A sentence that names the missing flag or variable.
     pub fn spec(&self) -> Result<Option<TcpLoadBalancerSpec>, String> {
         if *self == Self::default() {
             return Ok(None);

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use crate::model::ObjectKey;
 
-/// An address to listen on; without a host: all addresses.
+/// A listening address. Without a host: all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     pub host: Option<IpAddr>,
@@ -90,7 +90,7 @@ impl fmt::Display for Quota {
 
 const UNLIMITED: &str = "unlimited";
 
-/// A name as it is in a Host header, without the port.
+/// A host name as in a Host header, without the port.
 pub fn host_name(text: &str) -> Result<String, String> {
     let valid = (1..=253).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
@@ -99,7 +99,7 @@ pub fn host_name(text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("`{text}` is not a host name: write for example tcplb.example.com"))
 }
 
-/// A port in its one spelling: no sign, no leading zeros.
+/// A port in its only notation: no sign, no leading zeros.
 fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
 }
@@ -118,7 +118,7 @@ pub fn label(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| format!("`{text}` is not a label: write for example app.kubernetes.io/name=tcplb"))
 }
 
-/// What runs the replicas of a controller, by its name.
+/// The workload of a controller's replicas, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload {
     Deployment(String),

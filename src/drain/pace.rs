@@ -2,20 +2,20 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-/// Lets no more than a number of connections be closed in any time of a length, and those not all at once.
+/// Limits the number of closed connections in any period of a length, and spreads the closes.
 #[derive(Debug)]
 pub struct Pace {
     most: usize,
     per: Duration,
-    /// When how many were closed, as far back as that counts.
+    /// The number of closes at each time, within the last period.
     closed: VecDeque<(Instant, usize)>,
-    /// What has been saved up and not been used.
+    /// The unused credit.
     credit: f64,
     since: Instant,
 }
 
-/// What is saved up is never more than what comes in this time, or one: however long nothing was to be closed, it begins
-/// with few.
+/// The maximum credit is the credit of this time, or one close. After any pause, closing therefore starts with few
+/// connections.
 const SAVED: Duration = Duration::from_millis(250);
 
 impl Pace {
@@ -23,7 +23,7 @@ impl Pace {
         Self { most, per, closed: VecDeque::new(), credit: 1.0, since: now }
     }
 
-    /// The part of one among several who do not know of one another.
+    /// The limit of one of several parts that do not coordinate.
     pub fn shared_by(most: usize, per: Duration, parts: usize, now: Instant) -> Self {
         match most / parts {
             0 => Self::new(1, per.mul_f64(parts as f64 / most.max(1) as f64), now),
@@ -31,7 +31,7 @@ impl Pace {
         }
     }
 
-    /// As it is, if it is one of these; otherwise another.
+    /// Keeps the state if the settings are equal, otherwise starts with new settings.
     pub fn changed(&mut self, most: usize, per: Duration, now: Instant) -> &mut Self {
         if (self.most, self.per) != (most, per) {
             *self = Self::new(most, per, now);
@@ -39,7 +39,7 @@ impl Pace {
         self
     }
 
-    /// How many may be closed now.
+    /// The number of connections that may be closed now.
     pub fn allows(&mut self, now: Instant) -> usize {
         let per_second = self.most as f64 / self.per.as_secs_f64();
         let saved = (per_second * SAVED.as_secs_f64()).max(1.0);
@@ -53,10 +53,10 @@ impl Pace {
         (self.credit as usize).min(self.most.saturating_sub(recently))
     }
 
-    /// So many of them have been closed.
+    /// Records that `count` connections have been closed.
     pub fn spend(&mut self, count: usize, now: Instant) {
         if count > 0 {
-            // Who closes more than is allowed is not in debt for it: the rate is kept by what has been closed.
+            // The credit never becomes negative: the recorded closes already enforce the rate.
             self.credit = (self.credit - count as f64).max(0.0);
             self.closed.push_back((now, count));
         }
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// What is closed at each look by somebody who closes all that is allowed.
+    /// The number of closes at each step, if all permitted closes are made.
     fn closings(mut pace: Pace, from: Instant, pauses: &[u64]) -> Vec<(Instant, usize)> {
         let mut now = from;
         let close = |pause: &u64| {

@@ -1,4 +1,4 @@
-/// Parts of `allowed`, none larger than what it is for, in proportion to these.
+/// Divides `allowed` in proportion to `wanted`. No part exceeds its wanted number.
 pub fn parts_of(allowed: usize, wanted: &[usize]) -> Vec<usize> {
     let total: usize = wanted.iter().sum();
     if allowed >= total {
@@ -6,7 +6,7 @@ pub fn parts_of(allowed: usize, wanted: &[usize]) -> Vec<usize> {
     }
     let mut before = 0;
     let part = |wanted: &usize| {
-        // The ends of the parts are rounded, not the parts, so that these are as many as allowed in all.
+        // Rounds the boundaries of the parts instead of their sizes, so that the sum is exactly `allowed`.
         let start = (before as u128 * allowed as u128 / total as u128) as usize;
         before += wanted;
         (before as u128 * allowed as u128 / total as u128) as usize - start

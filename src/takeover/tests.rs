@@ -25,7 +25,7 @@ fn sockets_arrive_under_their_addresses_and_the_offer_ends_when_they_are_served(
     waiting.join().unwrap();
 }
 
-/// A process that offers at the path and answers in any way.
+/// A process that offers at the path and sends the given answer.
 fn offering(path: &Path, answer: impl FnOnce(OwnedFd) + Send + 'static) -> thread::JoinHandle<()> {
     let listening = unix_socket().unwrap();
     rustix::net::bind(&listening, &SocketAddrUnix::new(path).unwrap()).unwrap();

@@ -1,20 +1,20 @@
 use super::{bulk::Direction, change::Many, door::Door, mixed::Mix};
 
-/// One thing to compare.
+/// A comparison.
 pub struct Axis {
     pub name: &'static str,
     pub what: &'static str,
     pub door: Door,
     pub work: Work,
     pub field: Field,
-    /// What of a round is compared; a round may have more figures.
+    /// The figures of a round that are compared. A round may have more.
     pub figures: &'static [Figure],
 }
 
-/// What clients do.
+/// The work of the clients.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
-    /// New connection, echo, close.
+    /// Opens a connection, echoes, and closes it.
     Connections {
         clients: usize,
     },
@@ -23,7 +23,7 @@ pub enum Work {
         connections: usize,
     },
     Bulk(Direction),
-    /// Nothing, on open connections.
+    /// Keeps connections open and idle.
     Idle {
         connections: usize,
     },
@@ -32,18 +32,18 @@ pub enum Work {
         connections: usize,
         share: f64,
     },
-    /// Idle connections, and echoes and new connections at fixed rates.
+    /// Idle connections, with echoes and new connections at fixed rates.
     Mixed(Mix),
-    /// One endpoint among many changes.
+    /// Changes one endpoint among many.
     Change(Many),
 }
 
-/// Who takes part.
+/// The participants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// All contenders: ours is compared with the best of the others.
+    /// All contenders. tcplb is compared with the best of the others.
     Everybody,
-    /// Ours in several ways: each is compared with the first.
+    /// tcplb in several ways. Each is compared with the first.
     Ours(&'static [Way]),
 }
 
@@ -56,7 +56,7 @@ pub struct Way {
     pub cores: &'static [usize],
 }
 
-/// Less is better, always.
+/// A lower value is always better.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     pub name: &'static str,
@@ -66,9 +66,9 @@ pub struct Figure {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// Ours ÷ that of the best peer, or ÷ the first way.
+    /// The ratio of tcplb to the best peer, or to the first way.
     Ratio(f64),
-    /// As it is.
+    /// The value itself.
     Value(f64),
     None,
 }

@@ -1,4 +1,4 @@
-//! As many bytes as there is room for, on a few connections.
+//! Bulk transfer on a few connections.
 
 use std::io;
 
@@ -31,7 +31,7 @@ pub async fn round(stage: &Stage<'_>, direction: Direction) -> Result<Round> {
             }
         });
     }
-    // What has arrived counts, at either end.
+    // The bytes received at both ends count.
     let window = stage.watch(|| load.progress.bytes() + stage.backends.received()).await;
     let round = Round::of(load.end().await);
     let window = round.explain(window)?;
@@ -61,7 +61,7 @@ async fn read(mut stream: impl AsyncRead + Unpin, progress: &Progress) -> io::Re
     let mut buffer = vec![0; 256 << 10];
     while !progress.is_ending() {
         let count = stream.read(&mut buffer).await?;
-        // To compare all would cost more than to read it.
+        // Comparing all bytes would cost more than reading them.
         match &buffer[..count] {
             [] => return Err(io::ErrorKind::UnexpectedEof.into()),
             [FILLING, .., FILLING] | [FILLING] => progress.moved(count),

@@ -1,4 +1,4 @@
-//! One endpoint among many changes: how soon that counts, what it costs, and whom it disturbs.
+//! A change of one endpoint among many: the time until it takes effect, its cost, and the disturbed connections.
 
 mod configurations;
 mod many;
@@ -27,16 +27,16 @@ use crate::{
     },
 };
 
-/// Connections that are open while it changes, on the load balancer that changes and on as many others.
+/// The number of open connections during the change: on the changing load balancer, and as many on others.
 const HELD: u16 = 20;
 
-/// How long after its start a program is left alone: what it does then is no part of a change.
+/// The pause after the start of a program, so that its start does not count as part of the change.
 const STARTING: Duration = Duration::from_secs(1);
 
-/// How long is watched what a change costs.
+/// The time over which the cost of a change is measured.
 const COST: Duration = Duration::from_secs(3);
 
-/// How long a change may take.
+/// The time limit of a change.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn round(contender: &Contender, many: Many, folder: &Path) -> Result<Round> {
@@ -73,7 +73,7 @@ async fn hold(many: Many) -> Result<Vec<Stream>> {
     Ok(held)
 }
 
-/// Asks who answers until it is this endpoint. Each comes up once in as many connections as there are endpoints.
+/// Connects until this endpoint answers. Each endpoint answers once in as many connections as there are endpoints.
 async fn answers(many: Many, endpoint: u8, begun: Instant, failures: &mut Failures) -> Result<Duration> {
     let (client, awaited) = (Many::client(many.changing()), Many::host(endpoint));
     while begun.elapsed() < PATIENCE {
@@ -94,7 +94,7 @@ async fn who(client: &Client) -> io::Result<[u8; 4]> {
     Ok(host)
 }
 
-/// The CPU time of changing it back, while nobody asks; less what as long a time costs without a change.
+/// The CPU time of undoing the change without clients, minus the CPU time of an equal period without a change.
 async fn cost(change: &Change, running: &Running) -> Result<Duration> {
     sleep(COST).await;
     let start = running.processes().cpu()?;

@@ -1,4 +1,4 @@
-//! New connection, 64 bytes echoed, close.
+//! Opens a connection, echoes 64 bytes, and closes it.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::load::{
     client::{self, Client, close, is_resumed},
 };
 
-/// After a failure: what is broken stays so for a moment, and failures are not what is measured.
+/// The pause after a failure. Failures usually persist for a moment, and they are not measured.
 const PAUSE: Duration = Duration::from_millis(10);
 
 pub async fn round(stage: &Stage<'_>, clients: usize) -> Result<Round> {

@@ -1,4 +1,4 @@
-//! The port on which an axis meets the contenders: each configuration says what is best there.
+//! The port on which an axis uses the contenders. Each configuration has the best settings for it.
 
 use anyhow::Result;
 use rustls::pki_types::CertificateDer;
@@ -18,7 +18,7 @@ pub struct Door {
     tls: Option<(Key, Sessions)>,
 }
 
-/// Which certificate is served.
+/// The type of the certificate's key.
 #[derive(Clone, Copy, Debug)]
 pub enum Key {
     P256,
@@ -35,7 +35,7 @@ impl Door {
     pub const TLS_BULK: Self = Self { port: 28413, tls: Some((Key::P256, Sessions::Full)) };
     pub const TLS_IDLE: Self = Self { port: 28414, tls: Some((Key::P256, Sessions::Full)) };
 
-    /// A client with a memory of its own for TLS sessions.
+    /// A client with its own store of TLS sessions.
     pub fn client(&self, certificates: &Certificates) -> Result<Client> {
         let tls = match self.tls {
             None => None,

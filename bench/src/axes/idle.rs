@@ -1,4 +1,4 @@
-//! Memory of connections that are open and silent.
+//! Memory of open, idle connections.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{Round, Stage};
 use crate::load::{Failures, client::echo};
 
-/// Until what was only needed to open them has been given back.
+/// The wait until memory for opening the connections has been freed.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 pub async fn round(stage: &Stage<'_>, connections: usize) -> Result<Round> {

@@ -1,4 +1,4 @@
-//! How long answers take at a rate that everybody can keep.
+//! Latency at a rate that every contender can sustain.
 
 use anyhow::{Context, Result};
 
@@ -12,7 +12,7 @@ pub async fn round(stage: &Stage<'_>, connections: usize, rate: f64) -> Result<R
     let mut load = Load::default();
     let latencies = open_loop::send(&mut load, stage.open_plain(connections).await?, rate);
     let operations = || load.progress.operations();
-    // What came before the window does not count.
+    // Results before the window do not count.
     let window = stage.watch_from(|| drop(latencies.take()), operations).await;
     let measured = latencies.take();
     let round = Round::of(load.end().await);

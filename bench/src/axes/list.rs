@@ -192,7 +192,7 @@ const fn one_worker(name: &'static str, configuration: &'static str) -> Way {
     Way { name, configuration, arguments: ONE_WORKER, cores: cores::CONTENDER }
 }
 
-/// As others are run that have no log either.
+/// Without an access log, for comparison with programs that have none.
 pub const ONE_WORKER: &[&str] = &["--workers", "1", "--access-log", "off"];
 
 const FEATURES: &[Way] = &[
@@ -206,8 +206,8 @@ const FEATURES: &[Way] = &[
 const TWO_WORKERS: Way =
     Way { arguments: &["--workers", "2", "--access-log", "off"], ..one_worker("two workers", "tcplb/plain.yaml") };
 
-/// Two workers on one core need what one needs, and what it costs that there are two. On two cores, which the load has
-/// too, each also loses its core to the load again and again.
+/// Two workers on one core need as much as one, plus the overhead of a second worker. On two cores, which the load uses
+/// too, each also loses its core to the load repeatedly.
 const WORKERS: &[Way] = &[
     one_worker("one worker", "tcplb/plain.yaml"),
     TWO_WORKERS,

@@ -1,4 +1,4 @@
-//! What a server's day looks like: many silent connections, some busy ones, and new ones all the time.
+//! A realistic mix: many idle connections, some busy ones, and new ones all the time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::load::{Load, Progress, client::Client, open_loop};
 pub struct Mix {
     pub idle: usize,
     pub busy: usize,
-    /// Messages a second, on all busy connections together.
+    /// Messages per second, on all busy connections together.
     pub messages: f64,
-    /// Connections a second.
+    /// New connections per second.
     pub new: f64,
 }
 
-/// How long connections have been open when the measuring begins, at least: what it takes to open thousands is not part
-/// of it, nor is what a program puts off for those that last (tcplb: keepalive, for a second).
+/// The minimum age of connections at the start of the measurement. It excludes the cost of opening thousands of
+/// connections, and work that a program defers for long-lived ones (tcplb: keepalive, by a second).
 const OPEN_FOR: Duration = Duration::from_secs(2);
 
 pub async fn round(stage: &Stage<'_>, mix: Mix) -> Result<Round> {
@@ -47,7 +47,7 @@ pub async fn round(stage: &Stage<'_>, mix: Mix) -> Result<Round> {
     with_percentiles(round, &measured)
 }
 
-/// Clients that come whether or not others have gone.
+/// Opens new connections at a fixed rate, independently of closed ones.
 async fn arrive(client: Client, rate: f64, progress: Arc<Progress>) {
     let mut due = interval(Duration::from_secs_f64(1.0 / rate));
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);

@@ -1,4 +1,4 @@
-//! What is measured: one entry for each axis, and one module for each kind of work.
+//! The measurements: an entry for each axis, and a module for each kind of work.
 
 mod axis;
 mod bulk;
@@ -20,7 +20,7 @@ pub use list::{AXES, ONE_WORKER};
 pub use round::Round;
 pub use stage::Stage;
 
-/// One round of a contender that serves already. `rate` is what [`Work::Latency`] is to be measured at.
+/// One round of a running contender. `rate` is the rate for [`Work::Latency`].
 pub async fn round(work: Work, stage: &Stage<'_>, rate: Option<f64>) -> Result<Round> {
     match work {
         Work::Connections { clients } => connections::round(stage, clients).await,

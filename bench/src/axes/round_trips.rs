@@ -1,4 +1,4 @@
-//! 64 bytes there and back, on connections that stay open.
+//! 64 bytes back and forth on open connections.
 
 use anyhow::Result;
 

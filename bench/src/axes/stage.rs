@@ -1,4 +1,4 @@
-//! Where a round takes place.
+//! The environment of a round.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::{
     load::client::{Client, Stream},
 };
 
-/// What is not measured at the start of each round.
+/// The unmeasured time at the start of each round.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How many connections are opened at a time before a round.
+/// The number of connections that are opened concurrently before a round.
 const OPENED_AT_ONCE: usize = 32;
 
 pub struct Stage<'a> {
@@ -24,11 +24,11 @@ pub struct Stage<'a> {
     pub certificates: &'a Certificates,
     pub backends: &'a Backends,
     pub door: Door,
-    /// How long is measured.
+    /// The duration of the measurement.
     pub duration: Duration,
 }
 
-/// What happened while it was measured.
+/// The results of the measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub count: u64,
@@ -37,17 +37,17 @@ pub struct Window {
 }
 
 impl Stage<'_> {
-    /// A client with a memory of its own for TLS sessions.
+    /// A client with its own store of TLS sessions.
     pub fn client(&self) -> Result<Client> {
         self.door.client(self.certificates)
     }
 
-    /// Measures the contender while something is counted.
+    /// Measures the contender while `count` counts operations.
     pub async fn watch(&self, count: impl Fn() -> u64) -> Result<Window> {
         self.watch_from(|| {}, count).await
     }
 
-    /// The same, and does something when the measuring begins.
+    /// Like [`Self::watch`], with a call of `begin` when the measurement begins.
     pub async fn watch_from(&self, begin: impl FnOnce(), count: impl Fn() -> u64) -> Result<Window> {
         sleep(WARM_UP).await;
         begin();
@@ -77,7 +77,7 @@ impl Stage<'_> {
         Ok(open)
     }
 
-    /// The same, without TLS.
+    /// Opens connections without TLS, each of which has answered once.
     pub async fn open_plain(&self, count: usize) -> Result<Vec<TcpStream>> {
         let plain = |stream| match stream {
             Either::Left(plain) => Ok(plain),
@@ -92,12 +92,12 @@ impl Window {
         self.count as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Microseconds.
+    /// The CPU time of each operation in microseconds.
     pub fn cpu_of_each(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.count as f64
     }
 
-    /// The contender's share of its core.
+    /// The contender's utilization of its core.
     pub fn utilisation(&self) -> f64 {
         self.cpu.as_secs_f64() / self.elapsed.as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! Certificates for a run, made when it starts.
+//! Certificates for a run, generated at its start.
 
 use std::{fs, path::Path};
 
@@ -6,17 +6,17 @@ use anyhow::Result;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use rustls::pki_types::CertificateDer;
 
-/// Whom clients ask for.
+/// The server name that clients request.
 pub const NAME: &str = "bench.test";
 
-/// What clients have to trust.
+/// The certificate that clients trust.
 pub struct Certificates {
     pub p256: CertificateDer<'static>,
     pub rsa: CertificateDer<'static>,
 }
 
 impl Certificates {
-    /// Writes `NAME.crt`, `NAME.key` and both together, which some want, as `NAME.pem`.
+    /// Writes `NAME.crt`, `NAME.key`, and both together as `NAME.pem` for programs that need it.
     pub fn write(folder: &Path) -> Result<Self> {
         Ok(Self {
             p256: write("p256", KeyPair::generate()?, folder)?,

@@ -1,4 +1,4 @@
-//! The programs that are compared, each as it is run.
+//! The compared programs, each with its arguments.
 
 pub mod certificates;
 mod programs;
@@ -16,21 +16,21 @@ pub use running::Running;
 
 use crate::cores;
 
-/// What is measured: a program and how it is run.
+/// A measured program with its configuration and arguments.
 #[derive(Clone, Debug)]
 pub struct Contender {
     pub name: &'static str,
     pub program: Program,
     pub path: PathBuf,
-    /// Its configuration, of those in bench/.
+    /// The path of its configuration in bench/.
     pub configuration: &'static str,
-    /// What it is given besides.
+    /// Additional arguments.
     pub arguments: &'static [&'static str],
     pub cores: &'static [usize],
 }
 
 impl Contender {
-    /// As it is compared with others.
+    /// The contender for comparisons.
     pub fn usual(program: Program, path: PathBuf) -> Self {
         let configuration = match program {
             Program::Tcplb => "tcplb/default.yaml",
@@ -41,12 +41,12 @@ impl Contender {
         Self { name: program.name(), program, path, configuration, arguments: &[], cores: cores::CONTENDER }
     }
 
-    /// Starts it with its own configuration, in a folder that has the certificates.
+    /// Starts it with its own configuration, in a folder with the certificates.
     pub fn start(&self, folder: &Path) -> Result<Running> {
         self.start_under(Vec::new(), folder)
     }
 
-    /// The same, as an argument of another program.
+    /// Starts it as an argument of another program.
     pub fn start_under(&self, mut other: Vec<OsString>, folder: &Path) -> Result<Running> {
         let committed = committed(self.configuration);
         let copy = folder.join(committed.file_name().expect("it is a file"));
@@ -55,7 +55,7 @@ impl Contender {
         Running::start(self.name, &other, folder, self.cores)
     }
 
-    /// Starts it with another one.
+    /// Starts it with another configuration.
     pub fn start_with(&self, configuration: &Path, folder: &Path) -> Result<Running> {
         Running::start(self.name, &self.command(configuration), folder, self.cores)
     }
@@ -69,7 +69,7 @@ impl Contender {
     }
 }
 
-/// A file of this folder's.
+/// The path of a committed file in this folder.
 pub fn committed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

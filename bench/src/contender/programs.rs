@@ -1,4 +1,4 @@
-//! Which programs there are on this machine, and how each is called.
+//! The available programs on this machine, and their commands.
 
 use std::{
     env,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// The name of what this bench is for.
+/// The name of the program that this benchmark is for.
 pub const OURS: &str = "tcplb";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Program {
         }
     }
 
-    /// With one worker, in the foreground.
+    /// The arguments for one worker in the foreground.
     pub fn arguments(self, configuration: &Path) -> Vec<OsString> {
         let configuration = configuration.as_os_str().to_owned();
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
@@ -51,10 +51,10 @@ impl Program {
         let built = env::current_exe().ok()?.parent()?.to_path_buf();
         match self {
             Self::Tcplb => Some(built.join("tcplb")),
-            // Where bench/peers/install puts it.
+            // The destination of bench/peers/install.
             Self::Envoy => Some(built.parent()?.join("peers/envoy")),
             Self::Haproxy => in_path("haproxy"),
-            // Debian's package of the stream module, which the configuration loads.
+            // The Debian package of the stream module, which the configuration loads.
             Self::Nginx => {
                 in_path("nginx").filter(|_| Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").exists())
             }
@@ -71,7 +71,7 @@ impl Program {
     }
 }
 
-/// What was found, with versions; and what was not, by name.
+/// The available programs with versions, and the names of missing ones.
 pub struct Programs {
     pub found: Vec<(Program, PathBuf, String)>,
     pub absent: Vec<Program>,

@@ -1,4 +1,4 @@
-//! A contender at work.
+//! A running contender.
 
 use std::{
     ffi::OsString,
@@ -20,10 +20,10 @@ use crate::{
     measure::{ProcessTree, has_ended},
 };
 
-/// How long it may take to serve, and to end: under callgrind everything takes fifty times as long.
+/// The time limit of start and end. Everything takes fifty times as long under callgrind.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A running contender. It ends when this is dropped.
+/// A running contender. Dropping it ends the processes.
 pub struct Running {
     pub name: &'static str,
     child: Child,
@@ -31,8 +31,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program in a folder, where what it says is kept too, and in a process group of its own, so that an
-    /// interrupt of the bench reaches it by this type alone.
+    /// Starts a program in a folder, which also gets its output, and in its own process group, so that an interrupt of
+    /// the benchmark reaches it only through this type.
     pub fn start(name: &'static str, command: &[OsString], folder: &Path, on: &[usize]) -> Result<Self> {
         let said = folder.join("stderr.log");
         let (output, errors) = (File::create(folder.join("stdout.log"))?, File::create(&said)?);
@@ -47,7 +47,7 @@ impl Running {
         ProcessTree { root: self.child.id() }
     }
 
-    /// Waits until this client of it gets an answer.
+    /// Waits until a client gets an answer.
     pub async fn ready(&mut self, client: &Client) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while client.connect_and_echo().await.is_err() {
@@ -60,7 +60,7 @@ impl Running {
         Ok(())
     }
 
-    /// Fails with what it said if it has ended.
+    /// Fails with its output if it has ended.
     pub fn still_runs(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -72,7 +72,7 @@ impl Running {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// Asks one of its processes to end, and waits until all have.
+    /// Requests the end of one of its processes, and waits until all have ended.
     pub async fn end(&mut self, process: u32) -> Result<()> {
         let process = i32::try_from(process).ok().and_then(Pid::from_raw).context("it has no such process")?;
         kill_process(process, Signal::TERM)?;
@@ -93,7 +93,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Nothing is left to do gently, and all that it started is in its group. The next contender needs its ports.
+        // The group contains all started processes. They are killed, because the next contender needs their ports.
         let processes = self.processes().processes();
         let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Instructions of user space, as callgrind counts them.
+//! Instructions in user space, counted by callgrind.
 
 use std::{ffi::OsString, fs, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::counter::Tally;
 
-/// Under this name all instructions are counted.
+/// The name of the total of all instructions.
 const NAME: &str = "instructions";
 
 pub fn prefix(out: &Path) -> Vec<OsString> {
@@ -19,7 +19,7 @@ pub fn prefix(out: &Path) -> Vec<OsString> {
         .collect()
 }
 
-/// Adds up what each process has left.
+/// The sum of the output of each process.
 pub fn read(out: &Path) -> Result<Tally> {
     let mut total = 0;
     for entry in fs::read_dir(out)? {

@@ -1,4 +1,4 @@
-//! `bench count`: what one operation needs, of every contender.
+//! `bench count`: the cost of one operation for every contender.
 
 use anyhow::Result;
 
@@ -13,7 +13,7 @@ use crate::{
     contender::{Contender, OURS, Program, in_path},
 };
 
-/// Counts all that can be counted. What cannot is said, and left out.
+/// Counts everything that can be counted. The rest is reported and omitted.
 pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> bool) -> Result<Counts> {
     let mut counts = Counts { run, ..Counts::default() };
     for counter in Counter::ALL {
@@ -42,7 +42,7 @@ pub async fn contenders(bench: &Bench, run: String, wants: impl Fn(Program) -> b
     Ok(counts)
 }
 
-/// Everybody as usual, and ours with two workers and with each further feature too.
+/// All contenders with their usual settings, and tcplb also with two workers and with each additional feature.
 fn entrants(bench: &Bench, wants: impl Fn(Program) -> bool) -> Vec<Contender> {
     let mut entrants: Vec<_> =
         Program::ALL.into_iter().filter(|program| wants(*program)).filter_map(|program| bench.usual(program)).collect();

@@ -1,15 +1,15 @@
-//! What is counted, and what came of it.
+//! Counters and their results.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What counts.
+/// A counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// Of user space, by `valgrind --tool=callgrind`.
+    /// Instructions in user space, by `valgrind --tool=callgrind`.
     Instructions,
-    /// By `strace -c`.
+    /// System calls, by `strace -c`.
     SystemCalls,
 }
 
@@ -23,8 +23,8 @@ impl Counter {
         }
     }
 
-    /// How many times as many operations as usual. A start varies by half a million instructions, which must not show
-    /// in one operation; the calls of a start hardly vary, and each is slow to count.
+    /// The factor for the usual number of operations. A start varies by half a million instructions, which must not
+    /// show in one operation. The system calls of a start hardly vary, and counting each is slow.
     pub fn factor(self) -> u32 {
         match self {
             Self::Instructions => 4,
@@ -40,22 +40,22 @@ impl Counter {
     }
 }
 
-/// How often each name was counted: system calls by name, instructions by one name.
+/// The count of each name: system calls by name, instructions by one name.
 pub type Tally = BTreeMap<String, u64>;
 
-/// What one operation needs.
+/// The cost of one operation.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Count {
     pub each: f64,
-    /// Those that are there at least once in ten operations.
+    /// Names that occur at least once in ten operations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_name: BTreeMap<String, f64>,
 }
 
-/// Of each contender, of each work, of each counter.
+/// The counts by contender, work and counter.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Counts {
-    /// The key of the run that they come from.
+    /// The key of the run that produced them.
     pub run: String,
     pub of: BTreeMap<String, BTreeMap<String, BTreeMap<String, Count>>>,
 }

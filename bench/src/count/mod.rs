@@ -1,5 +1,5 @@
-//! Instructions and system calls of one operation. Times vary with the machine and with who else is on it; these hardly
-//! do. What a start and an end cost cancels out: the work is done once, and then twice, and the difference counts.
+//! Instructions and system calls of one operation. Times vary with the machine and its load; these counts hardly do.
+//! The cost of start and end cancels out: the work is done once and then twice, and the difference counts.
 
 mod callgrind;
 mod contenders;

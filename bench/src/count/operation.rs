@@ -1,4 +1,4 @@
-//! Counts what one operation needs.
+//! Counts the cost of one operation.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{axes::Door, bench::Bench, contender::Contender, cores};
 
-/// Counts what one operation of this contender needs.
+/// Counts the cost of one operation of this contender.
 pub async fn count(bench: &Bench, counter: Counter, work: &CountedWork, contender: &Contender) -> Result<Count> {
-    // On the core of the load: whatever is sent is there, all of it, before anybody looks.
+    // The contender runs on the core of the load, so that all sent data has arrived before it reads.
     let contender = &Contender { cores: cores::LOAD, ..contender.clone() };
     let operations = counter.factor() * work.operations;
     let once = tally(bench, counter, work, contender, operations).await?;
@@ -39,7 +39,7 @@ async fn tally(
         fs::remove_dir_all(&out)?;
     }
     fs::create_dir_all(&out)?;
-    // nginx' worker is somebody else, and has to leave its counts here too.
+    // nginx's worker runs as another user, and must also write its counts here.
     fs::set_permissions(&out, Permissions::from_mode(0o777))?;
     let prefix = match counter {
         Counter::Instructions => callgrind::prefix(&out),
@@ -49,7 +49,7 @@ async fn tally(
     running.ready(client).await?;
     work.run(client, operations).await.with_context(|| format!("{} under {}", contender.name, counter.program()))?;
     let contender_itself = match counter {
-        // valgrind becomes what it runs; strace stays its parent.
+        // valgrind replaces itself by the program. strace stays its parent.
         Counter::Instructions => running.processes().root,
         Counter::SystemCalls => *running.processes().processes().get(1).context("strace has no child")?,
     };

@@ -1,4 +1,4 @@
-//! `bench smoke`: what one operation of tcplb needs, compared with what it needed when that was last looked at.
+//! `bench smoke`: the cost of one operation of tcplb, compared with a committed baseline.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -11,12 +11,12 @@ use crate::{
     contender::{Contender, Program, in_path},
 };
 
-/// Of each work, of each counter: how many for one operation.
+/// The counts of one operation, by work and counter.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Baseline(BTreeMap<String, BTreeMap<String, f64>>);
 
-/// What may lie between one toolchain or kernel and another.
+/// The permitted difference between toolchains and kernels.
 fn tolerance(counter: Counter, expected: f64) -> f64 {
     match counter {
         Counter::Instructions => expected * 0.1,
@@ -24,7 +24,7 @@ fn tolerance(counter: Counter, expected: f64) -> f64 {
     }
 }
 
-/// What to do about it.
+/// The use of the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Compare,
@@ -62,7 +62,7 @@ impl Baseline {
         Ok(now)
     }
 
-    /// What is worse than expected, or was never looked at; what has become better is said.
+    /// The counts that are worse than the baseline or missing in it. Better counts are printed.
     fn compare(&self, expected: &Self) -> Vec<String> {
         let mut worse = Vec::new();
         for work in &WORKS {

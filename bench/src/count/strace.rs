@@ -1,4 +1,4 @@
-//! System calls, as `strace -c` sums them up.
+//! System calls, from the summary of `strace -c`.
 
 use std::{ffi::OsString, fs, path::Path};
 
@@ -18,7 +18,7 @@ pub fn read(out: &Path) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Lines of `% time, seconds, usecs/call, calls, errors (or nothing), name`, between two rules.
+/// Lines of `% time, seconds, usecs/call, calls, errors (may be empty), name`, between two rules.
 fn parse(text: &str) -> Tally {
     let is_rule = |line: &&str| line.starts_with("------");
     let rows = text.lines().skip_while(|line| !is_rule(line)).skip(1).take_while(|line| !is_rule(line));

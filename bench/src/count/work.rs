@@ -1,5 +1,5 @@
-//! Work of a fixed amount, one operation after the other, so that nothing depends on how they meet: each
-//! has ended before the next one begins.
+//! Work with a fixed number of sequential operations. Each ends before the next one begins, so that the result does not
+//! depend on their timing.
 
 use std::{io, time::Duration};
 
@@ -32,7 +32,7 @@ pub const WORKS: [CountedWork; 3] = [
     CountedWork { name: "64 KiB to the client", operations: 600, kind: Kind::Chunks },
 ];
 
-/// Until a contender has seen the end of the last connection, however slowly it runs.
+/// The wait until a contender has noticed the end of the last connection, even if it runs slowly.
 const LAST: Duration = Duration::from_millis(500);
 
 impl CountedWork {
@@ -70,7 +70,7 @@ async fn chunks(client: &Client, operations: u32) -> io::Result<()> {
     end(stream).await
 }
 
-/// Waits for the other side's end, so that no connection ends while the next one begins.
+/// Waits until the peer closes, so that no connection ends while the next one begins.
 async fn end(mut stream: Stream) -> io::Result<()> {
     stream.shutdown().await?;
     match stream.read(&mut [0]).await? {

@@ -1,4 +1,4 @@
-//! One client.
+//! A client.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ use tokio_util::either::Either;
 use super::socket;
 use crate::contender::certificates::NAME;
 
-/// A small message.
+/// The size of a small message.
 pub const MESSAGE: usize = 64;
 
 pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Where a client connects, and how.
+/// The address of the server, and the transport.
 #[derive(Clone)]
 pub struct Client {
     pub server: SocketAddr,
@@ -41,7 +41,7 @@ impl Client {
         }
     }
 
-    /// A connection that has answered once: it is open on the far side too.
+    /// A connection that has answered once, so that it is open to the backend too.
     pub async fn connect_and_echo(&self) -> io::Result<Stream> {
         let mut stream = self.connect().await?;
         echo(&mut stream).await?;
@@ -49,7 +49,7 @@ impl Client {
     }
 }
 
-/// Sends a message that was not sent before, and expects it back.
+/// Sends a unique message and expects it back.
 pub async fn echo(stream: &mut Stream) -> io::Result<()> {
     let sent = message();
     stream.write_all(&sent).await?;
@@ -59,7 +59,7 @@ pub async fn echo(stream: &mut Stream) -> io::Result<()> {
     if answer == sent { Ok(()) } else { Err(io::Error::other("other bytes came back than were sent")) }
 }
 
-/// Its first byte is none that asks the backend for something else than an echo.
+/// The first byte never selects another behavior of the backend than the echo.
 pub fn message() -> [u8; MESSAGE] {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut message = [b'E'; MESSAGE];
@@ -67,7 +67,7 @@ pub fn message() -> [u8; MESSAGE] {
     message
 }
 
-/// Ends a connection as clients do: with a goodbye if there is TLS, and without waiting for the other side.
+/// Ends a connection like a typical client: with a close_notify alert if it uses TLS, and without waiting for the peer.
 pub async fn close(mut stream: Stream) -> io::Result<()> {
     match &mut stream {
         Either::Left(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The clients of a round, and what they come to.
+//! The clients of a round, and their results.
 
 pub mod client;
 pub mod open_loop;
@@ -16,10 +16,10 @@ use std::{
 
 use tokio::{task::JoinSet, time::timeout};
 
-/// How long clients may take to end once they are asked to.
+/// The time limit for clients to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What clients have done so far. Only what succeeded counts as done.
+/// The progress of clients. Only successful operations count.
 #[derive(Debug, Default)]
 pub struct Progress {
     operations: AtomicU64,
@@ -51,20 +51,20 @@ impl Progress {
         self.bytes.load(Relaxed)
     }
 
-    /// Whether clients are asked to end.
+    /// True if clients should end.
     pub fn is_ending(&self) -> bool {
         self.ending.load(Relaxed)
     }
 }
 
-/// How many operations failed, and what the first one met.
+/// The number of failed operations, and the first error.
 #[derive(Clone, Debug, Default)]
 pub struct Failures {
     pub count: u64,
     pub first: Option<String>,
 }
 
-/// Clients at work. They end when this is dropped.
+/// Running clients. Dropping this ends them.
 #[derive(Default)]
 pub struct Load {
     pub progress: Arc<Progress>,
@@ -72,12 +72,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// One more client, which stops when [`Progress::is_ending`] says so.
+    /// Adds a client, which stops when [`Progress::is_ending`] is true.
     pub fn add<F: Future<Output = ()> + Send + 'static>(&mut self, client: impl FnOnce(Arc<Progress>) -> F) {
         self.clients.spawn(client(self.progress.clone()));
     }
 
-    /// Lets everybody finish what they are at. Those who do not in time had failed all along.
+    /// Lets all clients finish their current operation. Clients that exceed the time limit count as failed.
     pub async fn end(mut self) -> Failures {
         self.progress.ending.store(true, Relaxed);
         let ended = async { while self.clients.join_next().await.is_some() {} };

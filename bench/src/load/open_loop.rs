@@ -1,5 +1,5 @@
-//! Messages at a fixed rate, whatever comes back. Latency counts from the moment a message was due: one that waits
-//! behind others, or that could not be sent in time, has waited all the same.
+//! Messages at a fixed rate, independent of the answers. Latency counts from the time at which a message is due, so it
+//! includes the wait behind other messages and for sending.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use super::{
     client::{MESSAGE, message},
 };
 
-/// How long each answered message took, in microseconds.
+/// The latency of each answered message, in microseconds.
 #[derive(Default)]
 pub struct Latencies(Mutex<Vec<f64>>);
 
@@ -36,10 +36,10 @@ impl Latencies {
     }
 }
 
-/// A message that was sent, and when it was due.
+/// The sent messages with their due times.
 type Sent = Arc<Mutex<VecDeque<(Instant, [u8; MESSAGE])>>>;
 
-/// Adds clients that send so many messages a second, in turn on each of these connections.
+/// Adds clients that send this number of messages per second, in turn on these connections.
 pub fn send(load: &mut Load, connections: Vec<TcpStream>, rate: f64) -> Arc<Latencies> {
     let latencies = Arc::new(Latencies::default());
     let mut senders = Vec::new();
@@ -62,7 +62,7 @@ pub fn send(load: &mut Load, connections: Vec<TcpStream>, rate: f64) -> Arc<Late
     latencies
 }
 
-/// Waits by going round and round: a timer is as coarse as what is measured. The core is there for it.
+/// Waits by busy polling, because the resolution of timers is too coarse. The core is reserved for it.
 async fn pace(senders: Vec<(OwnedWriteHalf, Sent)>, rate: f64, progress: &Progress) -> io::Result<()> {
     let (start, mut turns) = (Instant::now(), senders.iter().cycle());
     let mut count = 0_u64;
@@ -75,13 +75,13 @@ async fn pace(senders: Vec<(OwnedWriteHalf, Sent)>, rate: f64, progress: &Progre
         let (writing, sent) = turns.next().expect("there are connections");
         let message = message();
         sent.lock().unwrap().push_back((due, message));
-        // A socket that takes no 64 bytes belongs to a contender that is far behind.
+        // If a socket cannot take 64 bytes, the contender is far behind.
         if writing.try_write(&message)? < MESSAGE {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         count += 1;
     }
-    // The receivers wait for the end of the connections; and to end one before its answer is here may cost the answer.
+    // The receivers wait for the end of the connections. Closing one before its answer arrives may lose the answer.
     while senders.iter().any(|(_, sent)| !sent.lock().unwrap().is_empty()) {
         yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! Connections from many addresses, so that ports do not run out.
+//! Connections from many addresses, so that ports are not exhausted.
 
 #![allow(unsafe_code, reason = "no library sets IP_BIND_ADDRESS_NO_PORT")]
 
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::net::{TcpSocket, TcpStream};
 
-/// How many addresses of 127.0.0.0/8 clients come from.
+/// The number of client addresses in 127.0.0.0/8.
 const SOURCES: u32 = 4096;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -28,10 +28,10 @@ pub async fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The port is then chosen for the pair of addresses, where one of the source alone would stay taken for a minute.
+/// Chooses the port for the pair of addresses. A port for the source address alone would stay in use for a minute.
 fn choose_port_at_connect(socket: &TcpSocket) -> io::Result<()> {
     let on: c_int = 1;
-    // SAFETY: the descriptor is open, and the option takes an int, which lives until the call returns.
+    // SAFETY: the descriptor is open, and the option takes an int that lives until the call returns.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! How clients speak TLS: the same version, cipher and key exchange to everybody, so that all do the same work.
+//! TLS of clients: the same version, cipher and key exchange for all contenders, so that all do the same work.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-/// Whether a client remembers its sessions.
+/// The storage of TLS sessions by a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
     Full,
     Resumed,
 }
 
-/// A client with a memory of its own.
+/// A client with its own store of sessions.
 pub fn connector(certificate: &CertificateDer<'static>, sessions: Sessions) -> Result<TlsConnector> {
     let provider =
         CryptoProvider { cipher_suites: vec![TLS13_AES_128_GCM_SHA256], kx_groups: vec![X25519], ..default_provider() };

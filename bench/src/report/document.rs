@@ -1,13 +1,13 @@
-//! The table's place in a document.
+//! Inserts the table into a document.
 
 use anyhow::{Context, Result};
 
 const BEGIN: &str = "<!-- begin: bench report -->\n";
-/// What is shown above the table.
+/// The line above the table.
 const PLOT: &str = "![Ratios to the best peer, as bars](../bench/results/results.svg)";
 const END: &str = "<!-- end: bench report -->";
 
-/// The document with this table in place of the one before.
+/// The document with this table in place of the previous one.
 pub fn with_table(document: &str, table: &str) -> Result<String> {
     let (before, rest) = document.split_once(BEGIN).with_context(|| format!("the document lacks the line {BEGIN}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("the document lacks the line {END}"))?;

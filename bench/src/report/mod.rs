@@ -1,4 +1,4 @@
-//! What results come to: rows that compare, and the forms in which they are shown.
+//! Reports of results: comparing rows, and their formats.
 
 mod document;
 mod plot;
@@ -20,7 +20,7 @@ use crate::{
     statistics::Spread,
 };
 
-/// Writes the table into the document between its marks, and the plot beside the results; gives the table.
+/// Writes the table into the document between its marks, and the plot next to the results. Returns the table.
 pub fn write(results: &Path, document: &Path) -> Result<String> {
     let text = of(results)?;
     let page = fs::read_to_string(document).with_context(|| format!("{} cannot be read", document.display()))?;
@@ -28,7 +28,7 @@ pub fn write(results: &Path, document: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The table of these results, and beside them, as a file, the plot.
+/// The table of these results. Also writes the plot to a file in the same folder.
 pub fn of(path: &Path) -> Result<String> {
     let results = Results::read(path)?;
     let rows = rows(&results);
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::axes::Round;
 
-    /// Rounds of an axis, with the CPU of each contender.
+    /// Rounds of an axis, with the CPU time of each contender.
     fn measured(rounds: &[&[(&str, f64)]]) -> Measured {
         let round = |figures: &&[(&str, f64)]| {
             figures.iter().map(|(name, cpu)| ((*name).to_owned(), Round::default().with("cpu", *cpu))).collect()

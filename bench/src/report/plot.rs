@@ -1,4 +1,4 @@
-//! Bars in SVG: each contender's figure as a ratio to that of the best peer.
+//! Bar charts in SVG: each contender's figure as a ratio to that of the best peer.
 
 use std::fmt::Write;
 
@@ -9,12 +9,12 @@ use crate::{
 };
 
 const WIDTH: u32 = 1060;
-/// Where bars begin: what is compared is named to the left.
+/// The start of the bars. The labels are to the left.
 const LEFT: u32 = 540;
 const BAR: u32 = 11;
 const GAP: u32 = 14;
 const TOP: u32 = 56;
-/// How far the plot goes: what is longer says so in a figure.
+/// The end of the plot. Longer bars have their value as text.
 const LONGEST: f64 = 2.5;
 const PER_UNIT: f64 = (WIDTH - LEFT - 60) as f64 / LONGEST;
 

@@ -3,21 +3,21 @@ use crate::{
     statistics::Spread,
 };
 
-/// One figure of an axis.
+/// A figure of an axis.
 pub struct Row {
     pub axis: &'static Axis,
     pub figure: &'static Figure,
     pub entries: Vec<Entry>,
-    /// With what the others are compared: the best peer, or the first way.
+    /// The base of the comparison: the best peer, or the first way.
     pub base: Option<&'static str>,
 }
 
-/// One contender's.
+/// The value of one contender.
 pub struct Entry {
     pub name: &'static str,
-    /// Of the rounds without errors, if there are any.
+    /// The spread of the rounds without errors. `None`: there are none.
     pub spread: Option<Spread>,
-    /// To the base, within each round.
+    /// The ratio to the base, within each round.
     pub ratio: Option<Spread>,
     pub errors: u64,
     pub first_error: Option<String>,

@@ -39,7 +39,7 @@ fn beside_peers(rows: &[&Row]) -> String {
     text
 }
 
-/// Ours in several ways: each but the first one is compared with the first.
+/// The ways of tcplb. Each is compared with the first one.
 fn own_ways(rows: &[&Row]) -> String {
     let mut text = String::new();
     if rows.is_empty() {
@@ -66,7 +66,7 @@ fn own_ways(rows: &[&Row]) -> String {
     text
 }
 
-/// Of one operation, one after the other.
+/// The counts of one operation.
 fn counted(counts: &Counts) -> String {
     let mut text = String::new();
     let names: Vec<&str> = counts.of.keys().map(String::as_str).collect();
@@ -111,7 +111,7 @@ fn origins(results: &Results) -> String {
             parts.push("counts");
         }
         let whose = if results.runs.len() == 1 { "All of it".to_owned() } else { parts.join(", ") };
-        // All axes of a run are measured alike.
+        // All axes of a run have the same settings.
         let rounds = of_run()
             .next()
             .map(|(_, measured)| format!("; {} rounds of {} s each", measured.rounds.len(), measured.seconds));
@@ -139,7 +139,7 @@ fn origin(name: &str, run: &Run) -> String {
 }
 
 fn unit(row: &Row) -> String {
-    // Of several figures, the unit alone does not say which.
+    // If there are several figures, the unit does not identify them.
     match row.figure.name {
         "p50" | "p99" => format!("{}, {}", row.figure.name, row.figure.unit),
         "p999" => format!("p99.9, {}", row.figure.unit),
@@ -168,7 +168,7 @@ fn goal(goal: Goal, ours: &Entry) -> String {
     }
 }
 
-/// The median, and between what all rounds lie.
+/// The median, and the range of all rounds.
 fn interval(spread: Spread, shown: fn(f64) -> String) -> String {
     let (median, min, max) = (shown(spread.median), shown(spread.min), shown(spread.max));
     if min == max { median } else { format!("{median} ({min}–{max})") }
@@ -188,7 +188,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// The beginning of what may be long.
+/// The beginning of a text on one line.
 fn one_line(text: &str) -> String {
     text.replace('\n', " ").chars().take(200).collect()
 }

@@ -7,22 +7,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How often a busy client says something.
+/// The interval of messages of a busy client.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Clients, each with one connection, which it opens again at once when it is closed.
+/// Clients with one connection each, which they reopen at once when it is closed.
 pub struct Clients {
     _tasks: JoinSet<()>,
 }
 
 impl Clients {
-    /// Every `busy`th says something all the time, the others nothing after a greeting.
+    /// Every `busy`th client sends messages all the time. The others send nothing after a greeting.
     pub async fn start(address: SocketAddr, count: usize, busy: usize) -> Self {
         let mut tasks = JoinSet::new();
         for number in 0..count {
             tasks.spawn(stay(address, number % busy == 0));
             if number % 20 == 0 {
-                // Queues are short; this is not what is shown.
+                // Accept queues are short, and their overflow is not part of the chart.
                 sleep(Duration::from_millis(5)).await;
             }
         }

@@ -21,13 +21,13 @@ pub const MANIFEST: &str = include_str!("failover.yaml");
 const CLIENTS: usize = 2000;
 const SPREAD: f64 = 20.0;
 const MOST_PER_SECOND: f64 = 60.0;
-/// When the other one becomes the primary.
+/// The time at which the other server becomes the primary.
 const DEMOTED: f64 = 5.0;
 const SECONDS: f64 = 48.0;
-/// The longest that two checks may take to find it out.
+/// The maximum time in which two checks detect it.
 const FOUND: f64 = 2.0;
 
-/// Two load balancers in front of the same two databases: one has a rate as well.
+/// Two load balancers in front of the same two databases. One of them also has a rate limit.
 pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
     let listeners = [28401, 28403].map(|port| local([127, 0, 0, 1], port));
     let [primary, replica] = [[127, 0, 0, 2], [127, 0, 0, 3]];
@@ -57,7 +57,7 @@ fn outcome(seen: Seen) -> Outcome {
             moved(1),
             by_rate * 0.85..=by_rate + FOUND + 4.0,
         ),
-        // A straight line asks for 100, at moments that vary by a half.
+        // A linear drain requires 100 closes, at times that vary by a half.
         Figure::new("most new ones of the replacement in a second", largest(&seen.new[2]), 90.0..=150.0),
         Figure::new(
             "most new ones of the replacement in a second, with maxPerSecond",

@@ -1,7 +1,6 @@
 use std::{fmt, ops::RangeInclusive};
 
-/// Something that was measured, and where it is as long as the policy is kept. There is room for a machine that does
-/// other things as well.
+/// A measured value, and its permitted range. The range allows for other load on the machine.
 #[derive(Clone, Debug)]
 pub struct Figure {
     pub what: String,

@@ -17,14 +17,14 @@ use crate::{
 };
 
 pub const MANIFEST: &str = include_str!("rebalancing.yaml");
-/// Behind what is there later only.
+/// The mark of lines that are added later.
 const JOINS: &str = "  # joins";
 
 const CLIENTS: usize = 5000;
 const MOST_PER_MINUTE: f64 = 1500.0;
-/// The share, and 20 percent.
+/// The share, plus 20 percent.
 const MOST: f64 = CLIENTS as f64 / 4.0 * 1.2;
-/// When the fourth joins.
+/// The time at which the fourth endpoint joins.
 const JOINED: f64 = 5.0;
 const SECONDS: f64 = 45.0;
 
@@ -37,7 +37,7 @@ pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
     let shown = Shown::start(program, folder, &three, &[listener]).await?;
     let _clients = Clients::start(listener, CLIENTS, usize::MAX).await;
     until("all are there", || servers.iter().map(Server::open).sum::<u64>() == CLIENTS as u64).await?;
-    // Whoever is idle has been so for a while.
+    // All idle connections must have been idle for some time.
     sleep(Duration::from_secs(5)).await;
     let join = |_: &mut [Server]| shown.change(MANIFEST);
     let seen = watch(&mut servers, SECONDS, JOINED, join).await?;
@@ -52,12 +52,12 @@ fn outcome(seen: Seen, closed: f64) -> Outcome {
         seen.open[server].iter().rfind(|(at, _)| *at <= seconds).map_or(0.0, |(_, open)| *open)
     };
     let at_the_end = (0..4).map(|server| at(server, SECONDS));
-    // What three have beyond what they may: each one of that is closed once.
+    // The excess of three endpoints. Each of these connections is closed once.
     let too_many = CLIENTS as f64 - 3.0 * MOST;
     let mut figures = vec![
         Figure::new("seconds until nobody had too many", even, 15.0..=32.0),
         Figure::new("closed", closed, too_many * 0.9..=too_many * 1.1),
-        // A quarter of a second may have been saved up.
+        // The credit may be that of a quarter of a second.
         Figure::new(
             "most new ones of the fourth in a second",
             largest(&seen.new[3]),

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::backend::listen;
 
-/// What answers beside a database whether it is the primary, as Patroni does: with 200, and 503 where it is none.
+/// An HTTP server that reports the role of a database, like Patroni: 200 for the primary, otherwise 503.
 pub struct Role {
     is_primary: Arc<AtomicBool>,
     _answering: JoinSet<()>,
@@ -41,7 +41,7 @@ impl Role {
 async fn answer(mut stream: TcpStream, is_primary: bool) {
     let status = if is_primary { "200 OK" } else { "503 Service Unavailable" };
     let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    // The request is small and comes at once. Whoever goes away meanwhile has its answer.
+    // The request is small and arrives at once. A failed write does not matter.
     if stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {
         let _ = stream.write_all(response.as_bytes()).await;
     }

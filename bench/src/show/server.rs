@@ -11,7 +11,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};
 
 use crate::backend::listen;
 
-/// A server that reads what comes and counts its connections.
+/// A server that reads the received data and counts its connections.
 pub struct Server {
     counts: Arc<Counts>,
     _accepting: JoinSet<()>,
@@ -40,7 +40,7 @@ impl Server {
         self.accepted() - self.counts.ended.load(Relaxed)
     }
 
-    /// Those that said something: probes say nothing.
+    /// The number of connections with data. Probes send none.
     pub fn accepted(&self) -> u64 {
         self.counts.accepted.load(Relaxed)
     }

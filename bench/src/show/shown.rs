@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{contender::Running, cores};
 
-/// The program at work on a manifest.
+/// The program, running with a manifest.
 pub struct Shown {
     running: Running,
     manifest: PathBuf,
@@ -41,11 +41,11 @@ impl Shown {
         Ok(shown)
     }
 
-    /// Has it read another manifest.
+    /// Replaces the manifest.
     pub fn change(&self, manifest: &str) -> Result<()> {
         Ok(fs::write(&self.manifest, manifest)?)
     }
 }
 
-/// How long what has to happen may take.
+/// The time limit of expected events.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The share of new connections that a server gets which comes back.
+//! The share of new connections of a server that returns.
 
 use std::{cell::RefCell, net::SocketAddr, path::Path, rc::Rc, time::Duration};
 
@@ -29,7 +29,7 @@ const RETURNS: f64 = 12.0;
 const SECONDS: f64 = 48.0;
 const CONNECTIONS_PER_SECOND: u32 = 500;
 
-/// How many connections each server answered, second by second.
+/// The number of connections that each server answered, per second.
 type Counts = Rc<RefCell<Vec<[u32; SERVERS]>>>;
 
 pub async fn run(program: &Path, folder: &Path) -> Result<Outcome> {
@@ -63,14 +63,14 @@ async fn watch(program: &Path, folder: &Path, counts: Counts) -> Result<()> {
     Ok(())
 }
 
-/// Also where another one has just been closed.
+/// Also works at an address whose listener was just closed.
 fn open(address: SocketAddr) -> Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(TcpListener::from_std(listener)?)
 }
 
-/// Says its number first, until it is aborted.
+/// Sends its number first, until it is aborted.
 fn serve(listener: TcpListener, number: u8) -> AbortHandle {
     let serving = spawn_local(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
@@ -83,7 +83,7 @@ fn serve(listener: TcpListener, number: u8) -> AbortHandle {
     serving.abort_handle()
 }
 
-/// As many as they are in a second, however long each takes.
+/// A fixed number of clients per second, independent of the duration of each.
 async fn clients(listen: SocketAddr, begin: Instant, counts: Counts) {
     let mut ticks = interval(Duration::from_secs(1) / CONNECTIONS_PER_SECOND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -107,7 +107,7 @@ fn outcome(counts: &[[u32; SERVERS]]) -> Outcome {
     let share = |server: usize| -> Vec<(f64, f64)> {
         let percent =
             |counts: &[u32; SERVERS]| f64::from(counts[server]) * 100.0 / f64::from(counts.iter().sum::<u32>().max(1));
-        // In the middle of its second.
+        // The middle of its second.
         (0..).zip(counts).map(|(second, counts)| (f64::from(second) + 0.5, percent(counts))).collect()
     };
     let documented = |at: f64| {
@@ -115,7 +115,7 @@ fn outcome(counts: &[[u32; SERVERS]]) -> Outcome {
         100.0 * part / (part + (SERVERS - 1) as f64)
     };
     let expected = (RETURNS as u32..=SECONDS as u32).map(f64::from).map(|at| (at, documented(at)));
-    // Not in the second in which it is found to be back.
+    // Excludes the second in which the return is detected.
     let ramp = share(SERVERS - 1).into_iter().filter(|(at, _)| *at > RETURNS + 1.0);
     let off = ramp.map(|(at, percent)| (percent - documented(at)).abs()).fold(0.0, f64::max);
     let all = f64::from(CONNECTIONS_PER_SECOND) * SECONDS;

@@ -1,4 +1,4 @@
-//! Servers while something happens.
+//! Observes servers during an event.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use super::{server::Server, shown::PATIENCE};
 
-/// Waits for something that has to happen.
+/// Waits for an expected event.
 pub async fn until(what: &str, happens: impl Fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     while !happens() {
@@ -19,17 +19,17 @@ pub async fn until(what: &str, happens: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// What is seen of servers over a time.
+/// Observations of servers over time.
 pub struct Seen {
-    /// The open connections of each.
+    /// The open connections of each server.
     pub open: Vec<Vec<(f64, f64)>>,
-    /// The connections that each got in the second before.
+    /// The new connections of each server in the previous second.
     pub new: Vec<Vec<(f64, f64)>>,
 }
 
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Looks at servers for so many seconds, and has something happen once, at its time.
+/// Observes servers for a number of seconds, and triggers an event once at its time.
 pub async fn watch(
     servers: &mut [Server],
     seconds: f64,
@@ -59,10 +59,10 @@ pub async fn watch(
     }
 }
 
-/// How many there were in a second, of counts so far. Where it was looked late the last ones came in more than that.
+/// The increase of a counter in the last second. If the last observation is late, it is the average over a longer time.
 fn per_second(counts: &[(f64, f64)]) -> f64 {
     let (now, count) = counts.last().copied().unwrap_or_default();
-    // Ticks are late by a little, some more than others.
+    // Ticks are slightly late, by varying times.
     let (before, count_before) =
         counts.iter().rfind(|(at, _)| *at <= now - 0.99).or(counts.first()).copied().unwrap_or_default();
     (count - count_before) / (now - before).max(1.0)
@@ -72,7 +72,7 @@ pub fn largest(points: &[(f64, f64)]) -> f64 {
     points.iter().map(|(_, value)| *value).fold(0.0, f64::max)
 }
 
-/// When the last value of this kind was seen.
+/// The time of the last value that satisfies the condition.
 pub fn last(points: &[(f64, f64)], is_meant: impl Fn(f64) -> bool) -> f64 {
     points.iter().rfind(|(_, value)| is_meant(*value)).map_or(0.0, |(at, _)| *at)
 }

@@ -1,4 +1,4 @@
-//! The same load balancers for each program, and the way in which each is told of a change.
+//! The same load balancers for each program, and its way of reloading a change.
 
 use std::{
     fmt::Write,
@@ -14,18 +14,18 @@ use rustix::process::Signal;
 use super::many::{BACKEND_PORT, FIRST_PORT, Many};
 use crate::contender::{Contender, Program, Running};
 
-/// What is written before, and what makes it count.
+/// The written configuration, and the way to change it.
 pub struct Change {
     program: Program,
     many: Many,
     folder: PathBuf,
-    /// What the program is started with.
+    /// The configuration with which the program starts.
     configuration: PathBuf,
-    /// What changes in it.
+    /// The part of it that changes.
     file: PathBuf,
 }
 
-/// Which endpoints the changing load balancer has.
+/// The endpoints of the changing load balancer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Before,
@@ -67,7 +67,7 @@ impl Change {
         contender.start_with(&self.configuration, &self.folder)
     }
 
-    /// Puts the changed endpoint in place of the last one.
+    /// Replaces the last endpoint by the changed one.
     pub fn apply(&self, running: &Running) -> Result<()> {
         self.make(State::After, running)
     }
@@ -76,8 +76,8 @@ impl Change {
         self.make(State::Before, running)
     }
 
-    /// Files change by a rename, as with ConfigMaps and careful programs. nginx is told to read its own. HAProxy has
-    /// something quicker than a reload: a command.
+    /// Files are replaced by a rename, as with ConfigMaps. nginx needs a signal to reload. HAProxy has a command that
+    /// is faster than a reload.
     fn make(&self, state: State, running: &Running) -> Result<()> {
         if self.program == Program::Haproxy {
             return self.command(state);
@@ -102,7 +102,7 @@ impl Change {
         Ok(())
     }
 
-    /// What the changing file says.
+    /// The content of the changing file.
     fn text(&self, state: State) -> String {
         match self.program {
             Program::Tcplb => manifest(self.many, self.many.changing(), state),
@@ -119,7 +119,7 @@ fn endpoints(many: Many, load_balancer: u16, state: State) -> Vec<[u8; 4]> {
     (1..many.endpoints).chain([last]).map(Many::host).collect()
 }
 
-/// Each with its number, from 1.
+/// The text for each endpoint, numbered from 1.
 fn each(many: Many, load_balancer: u16, state: State, text: impl Fn(usize, String) -> String) -> String {
     let hosts = endpoints(many, load_balancer, state);
     hosts.iter().enumerate().map(|(index, [a, b, c, d])| text(index + 1, format!("{a}.{b}.{c}.{d}"))).collect()
@@ -166,8 +166,8 @@ fn nginx(many: Many, state: State) -> String {
     text + "}\n"
 }
 
-/// The endpoints that change come from a file of their own, which it watches. It could not watch 500: each takes one of
-/// the few instances of inotify that a user may have.
+/// The changing endpoints are in a watched file of their own. Envoy could not watch 500 files: each needs one of the
+/// few inotify instances of a user.
 fn envoy(many: Many) -> String {
     let (mut listeners, mut clusters) = (String::new(), String::new());
     for load_balancer in 0..many.load_balancers {

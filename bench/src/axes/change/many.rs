@@ -12,7 +12,7 @@ pub const BACKEND_PORT: u16 = 28320;
 #[derive(Clone, Copy, Debug)]
 pub struct Many {
     pub load_balancers: u16,
-    /// Of each.
+    /// The endpoints of each load balancer.
     pub endpoints: u8,
 }
 
@@ -26,12 +26,12 @@ impl Many {
         Client { server: local([127, 0, 0, 1], FIRST_PORT + load_balancer), tls: None }
     }
 
-    /// The address of an endpoint's host: numbers from 1. The one after the last is what the last one changes to.
+    /// The host address of an endpoint, numbered from 1. The number after the last is the replacement of the last one.
     pub fn host(endpoint: u8) -> [u8; 4] {
         [127, 10, 0, endpoint]
     }
 
-    /// Servers that say who they are.
+    /// Adds servers that send their address.
     pub fn add_backends(&self, backends: &mut Backends) -> Result<()> {
         (1..=self.endpoints + 1)
             .try_for_each(|endpoint| backends.add(local(Self::host(endpoint), BACKEND_PORT), Opening::None))
