@@ -8,8 +8,7 @@ mod tests;
 
 use std::{borrow::Cow, fmt::Write};
 
-/// True if a character is displayed as itself. Control, formatting and unassigned characters and combining marks are
-/// not.
+/// True if a character is displayed as itself. Control, format and unassigned characters and combining marks are not.
 pub fn is_visible(c: char) -> bool {
     matches!(c, ' '..='~') || c.escape_debug().len() == 1
 }

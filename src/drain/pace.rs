@@ -14,8 +14,7 @@ pub struct Pace {
     since: Instant,
 }
 
-/// The maximum credit is the credit of this time, or one close. After any pause, closing therefore starts with few
-/// connections.
+/// The maximum credit is the credit of this time, or one close. After any pause, closing thus starts with few.
 const SAVED: Duration = Duration::from_millis(250);
 
 impl Pace {

@@ -1,7 +1,7 @@
 //! Sources of manifests: a [`World`](crate::world::World) is gathered from files and flags, or from a cluster.
 //!
-//! [`Files`] reads them on request and remembers the last good state: an object that became invalid, an unreadable file
-//! or a missing path does not affect served connections. While a file is being written, its previous content applies.
+//! [`Files`] reads them on request and remembers the last good state: an invalid edit of an object, an unreadable file
+//! or a missing path does not interrupt service. While a file is being written, its previous content applies.
 //! [`FileWatch`] notices changes. [`Cluster`] does the same for objects behind an API server, with a watch for each
 //! kind. [`Settle`] combines changes that arrive together, and [`Names`] looks up DNS names:
 //!

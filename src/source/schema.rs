@@ -1,8 +1,7 @@
 //! Checks documents as the API server does: against the published schema, then through the types.
 //!
 //! The types ignore unknown fields, so a mistyped field would be lost silently; the schema detects it. The CEL rules of
-//! the schema have equivalents in the types and in the translation, except the rules about features that only a cluster
-//! has.
+//! the schema have equivalents in the types and in the translation, except those about features of clusters.
 
 mod secrets;
 #[cfg(test)]
@@ -316,8 +315,7 @@ fn unknown_field(name: &str, known: &Map<String, Value>) -> String {
 /// Fields whose values the CEL rules always read. Rules cannot read a whole number with a fraction of zero.
 const READ_BY_RULES: [&str; 1] = ["nodePort"];
 
-/// Converts a whole number with a fraction of zero (`3.0`) to an integer, as the API server does, unless a rule reads
-/// it.
+/// Converts a whole number with a fraction of zero (`3.0`) to an integer like the API server, unless a rule reads it.
 fn make_whole(schema: &Value, value: &mut Value, path: &str) {
     let whole = |float: &f64| float.fract() == 0.0 && float.abs() < (1_u64 << 53) as f64;
     if schema["type"] == "integer"
