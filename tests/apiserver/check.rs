@@ -78,7 +78,8 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
         }),
     )
     .await;
-    let endpoints = "unknown: spec.backends[0].service.name: this user may not read the endpoints of Service default/pg";
+    let endpoints =
+        "unknown: spec.backends[0].service.name: this user may not read the endpoints of Service default/pg";
     let deadline = std::time::Instant::now() + harness::PATIENCE;
     loop {
         let (code, told) = check(&somebody, &manifest("pg", 5432, ""));
