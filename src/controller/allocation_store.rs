@@ -23,8 +23,9 @@ pub struct LastSeen<'a> {
     pub owners: &'a [OwnerReference],
 }
 
-/// Changes the stored allocations by `revise`, which is called again after each conflicting write. Without a ConfigMap
-/// (a new release, or one that was deleted by hand) it starts from those that were seen last. Returns the stored ones.
+/// Changes the stored allocations with `revise`, which is called again after each conflicting write. Without a
+/// ConfigMap (a new release, or a ConfigMap that was deleted by hand) it starts from the allocations that were seen
+/// last. Returns the stored allocations.
 pub async fn revise(
     client: &Client,
     settings: &Settings,
@@ -52,7 +53,7 @@ pub async fn revise(
         }
         let written = match there {
             Some(map) => {
-                // With the version that was read, so that later writes are not overwritten.
+                // The metadata have the version that was read, so that later writes are not overwritten.
                 let map = ConfigMap { metadata, data: Some(revised.write()), ..map };
                 maps.replace(name, &PostParams::default(), &map).await
             }

@@ -1,8 +1,8 @@
 //! Allocation of proxy ports to listeners. Pure.
 //!
-//! A port is taken from a listener only when no client can be sent to it any more: its Service no longer has it, and its
-//! object is known to be gone or no longer declares it. Since kube-proxies and clouds lag, a cooldown follows before it
-//! goes to another listener.
+//! A port is freed only when it can get no more clients: its Service no longer has it, and its object is known to be
+//! deleted or no longer declares it. Since kube-proxies and clouds lag, a cooldown follows before the port is allocated
+//! to another listener.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,8 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::world::{Allocation, Allocations, managed_service::Targets, namespace_of};
 
-/// A namespace may have this many ports in cooldown, or an eighth of all, before it gets no more scarce ports: a namespace
-/// that changes its listeners all the time does not exhaust the range.
+/// The number of ports in cooldown that a namespace may have (or an eighth of all ports) before it gets no more ports
+/// while ports are scarce: a namespace that changes its listeners all the time does not exhaust the range.
 const MAX_COOLING_DOWN: usize = 16;
 /// The time before a freed port may go to another listener.
 const COOLDOWN: SignedDuration = SignedDuration::from_mins(10);
@@ -26,9 +26,9 @@ pub struct Claim {
     pub uid: Arc<str>,
     pub object: Arc<str>,
     pub created: Timestamp,
-    /// The declared ports. `None`: they cannot be read, so it keeps what it has.
+    /// The declared ports. `None`: they cannot be read, so the load balancer keeps its ports.
     pub listeners: Option<BTreeSet<u16>>,
-    /// Those of them that get no port if they have none yet.
+    /// Declared ports that get no proxy port if they have none yet.
     pub barred: BTreeSet<u16>,
 }
 
@@ -78,7 +78,7 @@ impl Allocator<'_> {
             let first = seen.insert((allocation.uid.clone(), allocation.port));
             let needed = match by_uid.get(&*allocation.uid) {
                 Some(claim) => claim.listeners.as_ref().is_none_or(|ports| ports.contains(&allocation.port)),
-                // Not to be seen now is not to be gone.
+                // An object that is not seen now may still exist.
                 None => !allocation.uid.is_empty() && !self.claims.gone.contains(&allocation.uid),
             };
             let stays = first && needed || self.claims.targets.contains_key(port);
@@ -93,7 +93,7 @@ impl Allocator<'_> {
         let now = self.now;
         self.ports.retain(|port, allocation| {
             let Some(freed) = &mut allocation.freed else { return true };
-            // By a clock that was wrong.
+            // A time in the future was written with a wrong clock.
             if *freed > now {
                 *freed = seconds(now);
             }
@@ -115,8 +115,8 @@ impl Allocator<'_> {
         cooling.into_keys().map(Arc::from).collect()
     }
 
-    /// Gives a port to each listener without one, the oldest object's first: that which it had before if that is still in cooldown,
-    /// else the lowest free one.
+    /// Allocates a port to each listener without one, those of the oldest object first: the previous port of the
+    /// listener if it is still in cooldown, else the lowest free port.
     fn fill(&mut self) -> BTreeMap<Arc<str>, BTreeSet<u16>> {
         let owned: BTreeSet<(Arc<str>, u16)> = self
             .ports
@@ -159,7 +159,7 @@ impl Allocator<'_> {
     }
 }
 
-/// Without a fraction: what is freed at about the same time is written at once.
+/// Truncates a time to seconds, so that ports that are freed at about the same time are written together.
 fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

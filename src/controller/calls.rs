@@ -1,4 +1,5 @@
-//! Calls to the API server that are under way or were made: each object's own, so that none waits for another's.
+//! Calls to the API server, in progress and completed. Each object has its own calls, so that no object waits for the
+//! calls of another.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -50,9 +51,9 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         }
     }
 
-    /// Makes the call, unless one about the same is under way, or just this was done a short while ago: what it changed
-    /// is not seen at once, and what did not help the first time is done less and less often. The answer is whether it
-    /// is made.
+    /// Makes the call, unless a call about the object is in progress, or the same call was made recently: its effect is
+    /// not visible at once, and a call without effect is repeated less and less often. Returns true if the call is
+    /// made.
     pub fn make<F>(&mut self, about: &K, what: u64, call: impl FnOnce() -> F) -> bool
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -74,7 +75,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         true
     }
 
-    /// Waits for an answer; for ever while no call is under way. Cancel safe.
+    /// Waits for an answer; forever while no call is in progress. Cancel safe.
     pub async fn answered(&mut self) -> (K, Result<T, Failure>) {
         loop {
             let Some(ended) = self.running.join_next_with_id().await else { future::pending().await };
@@ -106,7 +107,8 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
         self.made.retain(|about, made| made.running || wanted(about));
     }
 
-    /// The calls that failed the last time, with the reason; refusals only once they have lasted.
+    /// The objects whose last call failed, with the reason. Refusals are included only after they have lasted for a
+    /// while.
     pub fn problems(&self) -> impl Iterator<Item = (&K, &str)> {
         let now = Instant::now();
         self.made.iter().filter_map(move |(about, made)| Some((about, &*made.failures.lasting(now)?.sentence)))
@@ -119,7 +121,7 @@ impl<K: Ord + Clone, T: Send + 'static> Calls<K, T> {
     }
 }
 
-/// Waits until then; without a time, for ever.
+/// Waits until this time; forever without one.
 pub async fn until(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,

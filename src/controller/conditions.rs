@@ -46,12 +46,12 @@ use crate::{
 /// The statuses of load balancers.
 pub struct Statuses {
     pub statuses: BTreeMap<ObjectKey, TcpLoadBalancerStatus>,
-    /// The time at which one of them has a fault to report that is pending now.
+    /// The time at which one of them has to report a fault that is pending now.
     pub report_at: Option<Timestamp>,
 }
 
-/// The status of each load balancer of the class, those in sidecars included. `problems`: what keeps their ports
-/// and Services from being as they are wanted.
+/// The status of each load balancer of the class, including those in sidecars. `problems` has the reasons why ports and
+/// Services are not as desired.
 pub fn statuses(
     observed: &Observed,
     replicas: &Replicas,
@@ -84,7 +84,7 @@ pub fn statuses(
     Statuses { statuses, report_at }
 }
 
-/// The status, and the time at which it has a fault to report that is pending now.
+/// The status, and the time at which it has to report a fault that is pending now.
 fn status(input: &StatusInput) -> (TcpLoadBalancerStatus, Option<Timestamp>) {
     let mut conditions = vec![(ACCEPTED, accepted::accepted(input)), (RESOLVED_REFS, accepted::resolved_refs(input))];
     let (mut addresses, mut listeners, mut backends) = (Vec::new(), Vec::new(), Vec::new());

@@ -25,13 +25,15 @@ use crate::{
     printable::limited,
 };
 
-/// The most Events that wait to be published. More are dropped, since the status has the same content.
+/// The maximum number of Events that wait to be published. Further Events are dropped, since the status has the same
+/// content.
 const MAX_WAITING: usize = 4096;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest note that the API server takes, in bytes.
+/// The maximum length of a note that the API server accepts, in bytes.
 const MAX_NOTE: usize = 1024;
 
-/// Publishes Events one after the other, until it is dropped. The same again counts up the one there is.
+/// Publishes Events one after the other, until it is dropped. A repeated Event increments the count of the existing
+/// one.
 pub struct EventPublisher {
     waiting: mpsc::Sender<(ObjectReference, Event)>,
     _publishing: AbortOnDropHandle<()>,
@@ -46,7 +48,7 @@ impl EventPublisher {
         Self { waiting, _publishing: AbortOnDropHandle::new(tokio::spawn(publishing)) }
     }
 
-    /// Tells how the status changed. Does not wait.
+    /// Publishes Events about the transitions from the status `before` to the status `now`. Does not wait.
     pub fn publish(
         &self,
         object: &ObjectKey,
@@ -85,8 +87,8 @@ fn reference(object: &ObjectKey, uid: &str) -> ObjectReference {
     }
 }
 
-/// The transitions that get an Event: a condition became true or untrue, or has another reason. Of a new object, only
-/// that it is programmed, and what is wrong.
+/// The transitions that get an Event: a condition became true or untrue, or has another reason. A new object gets
+/// Events only for Programmed and for faults.
 pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     let news = |condition: &&Condition| match before.iter().find(|before| before.type_ == condition.type_) {
         Some(before) if before.status == condition.status => {
@@ -95,7 +97,7 @@ pub(super) fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event>
         Some(_) => true,
         None => is_fault(condition) || (condition.type_ == PROGRAMMED && condition.status == "True"),
     };
-    // What is waited for comes about, or becomes something that is worth an Event.
+    // A condition that waits becomes true, or gets a reason that has an Event.
     let told = now.iter().filter(|condition| !is_waiting(condition) && !is_summary(&condition.type_));
     told.filter(news).map(event).collect()
 }

@@ -10,7 +10,7 @@ use crate::source::{REFUSAL_DELAY, refused_token, with_causes};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub sentence: String,
-    /// For want of a right.
+    /// True if a permission is missing.
     pub is_refusal: bool,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Failures in a row, each of which is reported once.
+/// Consecutive failures, each of which is reported once.
 #[derive(Clone, Debug, Default)]
 pub struct Failures {
     since: Option<Instant>,
@@ -48,7 +48,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Notes a failure. Returns true if it is to be reported now.
+    /// Records a failure. Returns true if it must be reported now.
     pub fn failed(&mut self, failure: Failure, now: Instant) -> bool {
         self.since.get_or_insert(now);
         self.last = Some(failure);
@@ -59,21 +59,21 @@ impl Failures {
         }
     }
 
-    /// Notes a success. Returns true if a failure was reported before.
+    /// Records a success. Returns true if a failure was reported before.
     pub fn succeeded(&mut self) -> bool {
         self.since = None;
         self.last = None;
         self.reported.take().is_some()
     }
 
-    /// The last failure, once it is worth a report.
+    /// The last failure, once it must be reported.
     pub fn lasting(&self, now: Instant) -> Option<&Failure> {
         let lasts = self.since.is_some_and(|since| now.duration_since(since) >= REFUSAL_DELAY);
         self.last.as_ref().filter(|failure| !failure.is_refusal || lasts)
     }
 }
 
-/// For people, without the details that only programs read.
+/// The message for users, without the details that only programs read.
 pub fn sentence(error: &kube::Error) -> String {
     const UNAUTHORIZED: u16 = 401;
     match error {

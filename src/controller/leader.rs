@@ -46,11 +46,12 @@ use crate::{
 
 /// The interval of reconciliations without a change.
 const RESYNC_PERIOD: Duration = Duration::from_secs(30);
-/// The time limit of writing allocations, which all else depends on.
+/// The time limit for writing allocations, which everything else depends on.
 const ALLOCATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failure to write allocations or to find the owners.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
-/// The leader's own pod may be missing among the replicas for this long: it is listed a little later than it is ready.
+/// The time for which the leader's own pod may be missing among the replicas: it is listed a little later than it is
+/// ready.
 const UNLISTED_DELAY: Duration = Duration::from_secs(30);
 
 /// Writes allocations, Services and statuses.
@@ -71,10 +72,10 @@ pub struct Leader {
     /// The time at which allocations were last read from the API server itself, not from a watch.
     read: Option<Instant>,
     problems: Problems,
-    /// Of allocating ports, and of looking load balancers up.
+    /// The failures of allocating ports and of looking up load balancers.
     allocation_failures: Failures,
     lookup_failures: Failures,
-    /// True once the reports of replicas have been gathered.
+    /// True once the reports of replicas are complete.
     has_reports: bool,
     writer: Writer,
 }
@@ -122,7 +123,7 @@ impl Leader {
         }
     }
 
-    /// Leads until it is dropped, which aborts the calls that are under way.
+    /// Leads until it is dropped, which aborts the calls in progress.
     pub async fn lead(mut self) {
         let mut settle = Settle::default();
         settle.note();
@@ -307,7 +308,7 @@ impl Leader {
                 });
             }
         }
-        // Without an owner they would stay after the release is uninstalled.
+        // Without an owner they would remain after the release is uninstalled.
         if self.owners.missing().is_some() {
             return;
         }
@@ -401,7 +402,7 @@ async fn delete_service(client: Client, service: Service) -> Result<(), Failure>
     let options = DeleteParams { preconditions: Some(as_seen), ..DeleteParams::default() };
     match services.delete(&metadata.name.unwrap_or_default(), &options).await {
         Ok(_) => Ok(()),
-        // It is gone, or it is another one now, which will be seen.
+        // The Service is gone or was replaced; the watch shows either.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -412,7 +413,7 @@ fn list(listeners: &BTreeSet<u16>) -> String {
     listeners.join(", ")
 }
 
-/// Waits for the next change; for ever once the sender is gone.
+/// Waits for the next change; forever once the sender is dropped.
 async fn changed<T>(source: &mut watch::Receiver<T>) {
     if source.changed().await.is_err() {
         future::pending().await

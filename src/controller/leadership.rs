@@ -1,13 +1,14 @@
 //! Leader election: the replica that holds the Lease leads.
 //!
-//! No clock is compared with another machine's: a Lease is free once it has not changed for as long as it lasts, as
-//! seen from here. Whoever writes it names the version it has read, so of two that reach for it one is refused. The
-//! holder trusts its own term for shorter than the others wait, so usually it has stopped writing when one of them starts.
+//! Clocks of different machines are never compared: a Lease is free once this replica has seen it unchanged for its
+//! duration. A write contains the version that was read, so that of two concurrent claims one is refused. The holder's
+//! own term is shorter than the time that the others wait, so the holder has usually stopped writing when another
+//! replica starts.
 //!
-//! That is no promise: a machine that was paused, or a request that was under way for long, may write after its term.
-//! Two leaders do no harm: the ConfigMap of allocations is replaced only in the version that was read, so no port is
-//! allocated twice; and a freed port has a cooldown of ten minutes, so a write that is late by less leads to no other
-//! listener.
+//! This is not guaranteed: a machine that was paused, or a request that was in progress for long, may write after its
+//! term. Two leaders do no harm: the ConfigMap of allocations is replaced only in the version that was read, so no port
+//! is allocated twice. A freed port has a cooldown of ten minutes, so a write that is late by less never sends
+//! connections to another listener.
 
 use std::{future, time::Duration};
 
@@ -28,10 +29,10 @@ use super::{
     failure::{Failure, Failures, sentence},
 };
 
-/// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is replaced
-/// after 17 s.
+/// Other replicas leave an unchanged Lease alone for this long. With [`RENEW_PERIOD`], a leader that is gone is
+/// replaced after 17 s.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// The holder leads for this long after it asked for a renewal.
+/// The holder leads for this long after it requested a renewal.
 const TERM_DURATION: Duration = Duration::from_secs(10);
 const RENEW_PERIOD: Duration = Duration::from_secs(2);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ pub async fn begun(terms: &mut watch::Receiver<LeaseTerm>) {
     }
 }
 
-/// Waits until this replica leads no more.
+/// Waits until this replica no longer leads.
 pub async fn ended(terms: &mut watch::Receiver<LeaseTerm>) {
     loop {
         let term = *terms.borrow_and_update();
@@ -67,7 +68,7 @@ pub struct LeaderElector {
     leases: Api<Lease>,
     name: String,
     identity: String,
-    /// The last content of a Lease of another holder, and the time since which it is unchanged.
+    /// The last content of a Lease of another holder, and the time since which it has been unchanged.
     seen: Option<(LeaseSpec, Instant)>,
     failures: Failures,
 }
@@ -83,7 +84,7 @@ impl LeaderElector {
         }
     }
 
-    /// Claims and renews the Lease for ever.
+    /// Claims and renews the Lease forever.
     pub async fn run(mut self, term: &watch::Sender<LeaseTerm>) {
         loop {
             let asked = Instant::now();
@@ -103,7 +104,7 @@ impl LeaderElector {
                     }
                     pause
                 }
-                // A term that was granted goes on until it ends.
+                // A granted term continues until it ends.
                 Ok(Outcome::Contested) => CONTEST_DELAY,
                 Err(_) => RETRY_DELAY,
             };
@@ -141,20 +142,20 @@ impl LeaderElector {
         };
         match written {
             Ok(_) => Ok(Outcome::Holds),
-            // Somebody was faster; what they made of it is seen the next time.
+            // Another replica wrote first; the next read shows the result.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::Contested),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// Releases the Lease if this replica holds it, so that no other has to wait for it.
+/// Releases the Lease if this replica holds it, so that no other replica has to wait for it.
 pub async fn release(client: Client, settings: &Settings) {
     let leases = Api::<Lease>::namespaced(client, &settings.namespace);
     let given_back = async {
         loop {
             match give_back(&leases, settings).await {
-                // A renewal that was still under way.
+                // A renewal that was still in progress.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 other => return other,
             }
@@ -180,9 +181,9 @@ async fn give_back(leases: &Api<Lease>, settings: &Settings) -> kube::Result<boo
 
 enum Outcome {
     Holds,
-    /// Somebody else holds it.
+    /// Another replica holds the Lease.
     Waits(Duration),
-    /// Somebody wrote it between reading and writing.
+    /// Another replica wrote the Lease between this replica's read and write.
     Contested,
 }
 
@@ -220,7 +221,7 @@ fn claim(
     Move::Claim(Box::new(lease))
 }
 
-/// The time for which the Lease of another holder still has to be left alone.
+/// The time for which the Lease of another holder must not be claimed.
 fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Instant) -> Duration {
     let since = match seen {
         Some((before, since)) if before == spec => *since,
@@ -229,7 +230,7 @@ fn time_left(spec: &LeaseSpec, seen: &mut Option<(LeaseSpec, Instant)>, now: Ins
             now
         }
     };
-    // Whatever it says of itself, a Lease is neither snatched nor waited for without end.
+    // The duration in the Lease is bounded, so that a Lease is neither taken at once nor waited for without end.
     let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
     let lasts = seconds.map_or(LEASE_DURATION, |seconds| Duration::from_secs(seconds.clamp(5, 60)));
     (since + lasts).saturating_duration_since(now)
@@ -264,7 +265,7 @@ mod tests {
     fn a_lease_unchanged_for_its_duration_is_taken_whatever_its_times_say() {
         let (mut seen, start) = (None, Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        // Renewed long ago, or in the future: another machine's clock counts for nothing.
+        // Renewed long ago, or in the future: the clocks of other machines are ignored.
         for renewed in [0, NOON.as_second() + 3600] {
             let mut seen = None;
             let found = claim(Some(held_by("b", renewed)), "a", &mut seen, at(0), NOON);

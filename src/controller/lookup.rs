@@ -1,4 +1,4 @@
-//! Asks the API server whether a load balancer is gone: watches may lag, or not include it.
+//! Queries the API server for deleted load balancers: watches may lag, or not include them.
 
 use kube::{
     Api, Client,
@@ -11,14 +11,14 @@ use crate::{
     model::ObjectKey,
 };
 
-/// The replacement of the load balancer that has this uid. `None`: it still exists.
+/// The replacement of the load balancer with this uid. `None`: it still exists.
 pub async fn replacement(
     client: Client,
     settings: &Settings,
     key: &ObjectKey,
     uid: &str,
 ) -> Result<Option<Replacement>, Failure> {
-    // Read without its type, for what cannot be understood is there all the same.
+    // Read without its type, since an object that cannot be parsed exists nevertheless.
     let kind = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects = Api::<DynamicObject>::namespaced_with(client, &key.namespace, &kind);
     match objects.get(&key.name).await {

@@ -54,7 +54,7 @@ pub async fn run(client: Client, settings: Settings, observed: watch::Receiver<O
     run_with(client, settings, observed, gather, stop).await;
 }
 
-/// The same with reports from elsewhere: `gather` begins to follow them, which only a leader needs.
+/// Like [`run`], with reports from another source: `gather` begins to follow them, which only a leader needs.
 pub async fn run_with(
     client: Client,
     settings: Settings,
@@ -82,7 +82,7 @@ pub async fn run_with(
                     leadership::begun(&mut terms).await;
                     let leader = Leader::new(client.clone(), settings.clone(), observed.clone(), gather());
                     tokio::select! {
-                        // First: a process that was suspended must not go on where it was.
+                        // Checked first: a process that was suspended must not continue as leader.
                         biased;
                         () = leadership::ended(&mut terms) => {}
                         () = leader.lead() => {}

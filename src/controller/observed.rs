@@ -19,12 +19,12 @@ pub type Problems = BTreeMap<ObjectKey, Problem>;
 /// The reason why a load balancer does not have its ports or its Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The range has none left for these listeners; the others are served.
+    /// The range has no free port for these listeners; the others are served.
     NoFreePort {
         listeners: BTreeSet<u16>,
         sentence: String,
     },
-    /// It cannot be written which ports these listeners have; the others are served.
+    /// The allocations of these listeners cannot be written; the others are served.
     AllocationFailed {
         listeners: BTreeSet<u16>,
         sentence: String,

@@ -1,8 +1,9 @@
-//! The objects of the release that own what the leader keeps: Services, and the list of ports.
+//! The objects of the release that own the objects that the leader manages: Services, and the list of ports.
 //!
-//! Kubernetes removes an object once none of its owners is left. With several owners it goes with the release, and
-//! stays when one of them is deleted or replaced by itself. The ConfigMap among them (the anchor) is made again; what is
-//! made again belongs to the others, so that it goes with the release too, whichever is removed first.
+//! Kubernetes deletes an object once all of its owners are gone. With several owners an object is deleted with the
+//! release, and remains when one owner is deleted or replaced. The ConfigMap among the owners (the anchor) is created
+//! again after its deletion. The new anchor is owned by the others, so that it is deleted with the release too, in any
+//! order of removal.
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
@@ -24,16 +25,16 @@ use crate::world::World;
 
 /// The time for which uids are cached.
 const BELIEVED: Duration = Duration::from_secs(2);
-/// For all that is asked of the API server.
+/// The time limit of each call to the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The annotation that describes the purpose of an object.
 const DESCRIPTION: &str = "kubernetes.io/description";
-/// That of the anchor. The chart has the same.
+/// The description of the anchor. The chart has the same one.
 pub const ANCHOR_DESCRIPTION: &str = "Owns the Services that tcplb manages for load balancers, so that they are \
                                       removed with the release. Do not delete it: the controller would create it \
                                       again.";
-/// That of the list of ports.
+/// The description of the list of ports.
 const PORTS: &str = "Lists the proxy port of each listener of each load balancer. Do not delete or edit it: the \
                      controller would write it again.";
 
@@ -42,11 +43,11 @@ const PORTS: &str = "Lists the proxy port of each listener of each load balancer
 pub struct Owners {
     references: Vec<OwnerReference>,
     read: Option<Instant>,
-    /// The reasons why some are missing, each a sentence.
+    /// The reasons why some owners are missing, each as a sentence.
     problems: Vec<String>,
 }
 
-/// One that is looked for. An error says why it is not known.
+/// The result of looking up one owner. The error is the reason why it is unknown.
 type Found = Result<Option<OwnerReference>, String>;
 
 impl Owners {
@@ -54,13 +55,13 @@ impl Owners {
         &self.references
     }
 
-    /// The reason why no owner is known: managed objects would stay when the release is removed.
+    /// The reason why no owner is known: managed objects would remain when the release is removed.
     pub fn missing(&self) -> Option<&str> {
         if self.references.is_empty() { self.problems.first().map(String::as_str) } else { None }
     }
 
-    /// Looks the owners up, unless that was done just now, and makes the anchor again if it is gone. The answer is
-    /// whether they are others than before.
+    /// Looks up the owners, unless that was done recently, and creates the anchor again if it is gone. Returns true if
+    /// the owners have changed.
     pub async fn refresh(&mut self, client: &Client, settings: &Settings, world: &World) -> bool {
         let Some(name) = &settings.anchor else { return false };
         if self.read.is_some_and(|read| read.elapsed() < BELIEVED) {
@@ -71,7 +72,7 @@ impl Owners {
         let workload = self.or_as_before(workload(client, settings).await, &["Deployment", "DaemonSet"]);
         references.extend(workload.0);
         let anchor = match answer(reference::<ConfigMap>(client, settings, name)).await {
-            // Without any of the others the release is being uninstalled.
+            // Without any of the others, the release is being uninstalled.
             Ok(None) if !references.is_empty() => answer(make_anchor(client, settings, name, &references)).await,
             found => found,
         };
@@ -96,7 +97,7 @@ impl Owners {
         changed
     }
 
-    /// The owner that was found, or the one before if the lookup failed.
+    /// The owner that was found, or the previous one if the lookup failed.
     fn or_as_before(&self, found: Found, kinds: &[&str]) -> (Option<OwnerReference>, Option<String>) {
         match found {
             Ok(found) => (found, None),
@@ -137,7 +138,7 @@ fn replicas_service(settings: &Settings, world: &World) -> Option<OwnerReference
         .then(|| owner::<Service>(metadata))
 }
 
-/// An object of the controller's own namespace. `None`: it does not exist, or is about to go.
+/// An object of the controller's own namespace. `None`: it does not exist, or is being deleted.
 async fn reference<K>(client: &Client, settings: &Settings, name: &str) -> Found
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! The plan of changes to Services. Pure.
+//! Planning of changes to Services. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     world::{Allocations, Identity, managed_service::ManagedService},
 };
 
-/// A new port waits for this long for replicas that have not bound it.
+/// The time for which a new port waits for replicas that have not bound it.
 const NEW_PORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A load balancer of the class and placement that is led.
@@ -49,7 +49,7 @@ fn is_ours(spec: &TcpLoadBalancerSpec, settings: &Settings) -> bool {
 }
 
 impl Object<'_> {
-    /// The ports that it needs.
+    /// The ports that the load balancer needs.
     pub fn claim(&self) -> Claim {
         let declared = self.spec.map_or(&[][..], |spec| &spec.listeners);
         let barred = declared.iter().enumerate().filter(|(index, _)| self.exceeds_quota(*index));
@@ -62,7 +62,7 @@ impl Object<'_> {
         }
     }
 
-    /// True if a listener exceeds the quota of the administrator: it must not use up the ports that others need.
+    /// True if a listener exceeds the administrator's quota: it must not use up the ports of other load balancers.
     fn exceeds_quota(&self, index: usize) -> bool {
         let itself = format!("spec.listeners[{index}]");
         let mut not_permitted = self.verdict.refused().filter(|problem| problem.reason == Reason::NotPermitted);
@@ -75,10 +75,10 @@ pub struct PlanInput<'a> {
     pub objects: &'a [Object<'a>],
     pub managed: &'a BTreeMap<ObjectKey, ManagedService<'a>>,
     pub replicas: &'a Replicas,
-    /// As they are stored.
+    /// The stored allocations.
     pub allocations: &'a Allocations,
-    /// The load balancers that were looked up and are no longer those with these uids: whether another one of ours has
-    /// their name now.
+    /// The load balancers that were looked up and no longer have these uids, each with the object that has its name
+    /// now.
     pub gone: &'a BTreeMap<(ObjectKey, Arc<str>), Replacement>,
     /// The owners of Services.
     pub owners: &'a [OwnerReference],
@@ -143,14 +143,14 @@ fn service(object: &Object, managed: Option<&ManagedService>, input: &PlanInput,
     let Some(spec) = object.spec else { return Step::Nothing };
     let uid = &object.identity.uid;
     if object.verdict.refuses_service() {
-        // It keeps what it had itself; what its predecessor had is another matter.
+        // The Service keeps its previous state, unless it was created for a predecessor of the object.
         let inherited = managed.is_some_and(|managed| *managed.uid != **uid && !managed.is_leaving());
         let known = managed.is_some_and(|managed| replacement(input, object.key, managed.uid).is_some());
         return if inherited && known { Step::Remove } else { Step::Nothing };
     }
     let there = managed.map(ManagedService::ports).unwrap_or_default();
     let ports = gate.ports(uid, spec, &there);
-    // A Service that is being deleted is created again once it is gone; one without ports is not possible.
+    // A Service that is being deleted is created again once it is gone. A Service needs at least one port.
     if ports.is_empty() || managed.is_some_and(ManagedService::is_leaving) {
         return Step::Nothing;
     }
@@ -182,7 +182,7 @@ impl<'a> PortGate<'a> {
         Self { allocated, replicas: input.replicas, waiting, still: Waiting::new(), now: input.now }
     }
 
-    /// The ports of the Service. Those that it has already stay while they are declared.
+    /// The ports of the Service. Present ports stay while they are declared.
     fn ports(&mut self, uid: &Arc<str>, spec: &TcpLoadBalancerSpec, there: &BTreeMap<u16, u16>) -> BTreeMap<u16, u16> {
         let mut ports = BTreeMap::new();
         for listener in spec.listeners.iter().map(|listener| listener.port) {
@@ -210,7 +210,7 @@ impl<'a> PortGate<'a> {
         bound > 0 && self.now >= since + NEW_PORT_TIMEOUT
     }
 
-    /// Stores the waiting ports. Returns the time at which the next one is admitted.
+    /// Stores the ports that wait. Returns the time at which the next one is admitted.
     fn finish(self) -> Option<Instant> {
         let next = self.still.values().map(|since| *since + NEW_PORT_TIMEOUT).filter(|end| *end > self.now).min();
         *self.waiting = self.still;

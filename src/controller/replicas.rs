@@ -1,4 +1,4 @@
-//! The proxies that are ready, and what each of them reports.
+//! The ready proxies and their reports.
 
 mod poll;
 #[cfg(test)]
@@ -22,22 +22,22 @@ use crate::{
     world::{World, service_of},
 };
 
-/// The proxies that are ready, by the names of their pods.
+/// The ready proxies, by the names of their pods.
 pub type Replicas = BTreeMap<Arc<str>, Replica>;
 
-/// A proxy that is ready.
+/// A ready proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// The address of its admin pages.
+    /// The address of the admin pages.
     pub address: SocketAddr,
-    /// Its last report. `None`: none so far, or none for a while.
+    /// The last report. `None`: there is none so far, or none for a while.
     pub report: Option<Arc<ReplicaReport>>,
 }
 
-/// Follows the reports of all replicas while the receiver that it returns is held.
+/// Follows the reports of all replicas while the returned receiver is held.
 ///
-/// The first change comes when every ready replica has reported or timed out: the initial value has no meaning, so wait
-/// for that change. A replica that becomes ready later is left out until then too.
+/// The first change is published when every ready replica has reported or timed out. The initial value has no meaning,
+/// so wait for that change. A replica that becomes ready later is omitted until then too.
 pub fn gather(observed: watch::Receiver<Observed>, settings: &Settings) -> watch::Receiver<Arc<Replicas>> {
     let (replicas, gathered) = watch::channel(Arc::default());
     let (sender, updates) = mpsc::unbounded_channel();
@@ -60,7 +60,7 @@ struct Gatherer {
     known: Replicas,
     sender: mpsc::UnboundedSender<ReplicaUpdate>,
     replicas: watch::Sender<Arc<Replicas>>,
-    /// True once something was published.
+    /// True after the first publication.
     begun: bool,
 }
 
@@ -92,8 +92,8 @@ impl Gatherer {
         }
     }
 
-    /// Follows those that are ready and no others. A Service without EndpointSlices says nothing of them: it was deleted,
-    /// or is being replaced, and they serve all the same.
+    /// Follows all ready replicas, and no others. A Service without EndpointSlices has no information about replicas:
+    /// it was deleted or is being replaced, while the replicas still serve.
     fn follow_ready(&mut self, world: &World) {
         if slices(world, &self.service).next().is_some() {
             self.follow(&ready(world, &self.service));
@@ -112,7 +112,7 @@ impl Gatherer {
         self.known.retain(|pod, known| ready.get(pod) == Some(&known.address));
     }
 
-    /// Something may still come of one that is not followed any more.
+    /// Records an update, unless it is from a replica that is no longer followed.
     fn note(&mut self, ReplicaUpdate { pod, address, report }: ReplicaUpdate) {
         if self.followed.get(&pod).is_some_and(|followed| followed.address == address) {
             self.known.insert(pod, Replica { address, report });
@@ -135,7 +135,7 @@ impl Gatherer {
     }
 }
 
-/// The admin pages of the pods behind a Service that are ready. Of a pod's several addresses the first.
+/// The admin addresses of the ready pods behind a Service. Of several addresses of a pod, the first one counts.
 fn ready(world: &World, service: &ObjectKey) -> BTreeMap<Arc<str>, SocketAddr> {
     let addresses: BTreeSet<(SocketAddr, Arc<str>)> = slices(world, service).flat_map(admin_pages).collect();
     let mut ready = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The Services that are managed: one for each load balancer, in the controller's own namespace. Pure.
+//! The managed Services: one for each load balancer, in the controller's own namespace. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,22 +24,22 @@ use crate::{
 
 const NAMESPACE: &str = "tcplb.io/namespace";
 const NAME: &str = "tcplb.io/name";
-/// A hash of all that was written, by which it is seen that something of it is wanted no more.
+/// A hash of everything that was written. It shows that a field that was written is no longer desired.
 const APPLIED: &str = "tcplb.io/applied";
 
-/// The longest value of a label.
+/// The maximum length of a label value.
 const LONGEST: usize = 63;
 
 fn cut(text: &str, room: usize) -> &str {
     text.get(..room).unwrap_or(text)
 }
 
-/// The Services of ours in the cluster, by the load balancer that each is managed for.
+/// The managed Services in the cluster, by load balancer.
 pub fn managed<'a>(world: &'a World, settings: &Settings) -> BTreeMap<ObjectKey, ManagedService<'a>> {
     managed_service::of_class(&world.services, &settings.namespace, &settings.class)
 }
 
-/// The ports of the proxies that other Services than these lead to: those of another class above all.
+/// The proxy ports that other Services send connections to, mainly those of other classes.
 pub fn taken(world: &World, managed: &BTreeMap<ObjectKey, ManagedService>, settings: &Settings) -> BTreeSet<u16> {
     let ours: BTreeSet<_> = managed.values().map(|managed| &managed.service.metadata.name).collect();
     let selects_proxies = |service: &Service| {
@@ -65,7 +65,7 @@ pub fn must_be_replaced(there: &Service, wanted: &Service) -> bool {
     stays_load_balancer && class(there) != class(wanted)
 }
 
-/// True if the present Service has all that is wanted and nothing that was applied before and is not wanted now.
+/// True if the present Service has all desired fields, and none that was applied before and is no longer desired.
 pub fn is_up_to_date(there: &Service, wanted: &Service) -> bool {
     match (serde_json::to_value(wanted), serde_json::to_value(there)) {
         (Ok(wanted), Ok(there)) => covers(&there, &wanted),
@@ -73,14 +73,14 @@ pub fn is_up_to_date(there: &Service, wanted: &Service) -> bool {
     }
 }
 
-/// The Service type and the traffic policy, which decide which client addresses the proxies see.
+/// The Service type and the traffic policy, which determine the client addresses that the proxies see.
 fn exposure(service: &Service) -> (Option<&str>, Option<&str>) {
     let spec = service.spec.as_ref();
     (spec.and_then(|spec| spec.type_.as_deref()), spec.and_then(|spec| spec.external_traffic_policy.as_deref()))
 }
 
-/// True if `there` contains `wanted`; list items in any order and among others. The API server omits empty lists and
-/// `false`; selectors are compared whole.
+/// True if `there` contains `wanted`; list items in any order, possibly among others. The API server omits empty lists
+/// and `false`. Selectors must be equal.
 fn covers(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match there.get(key) {
@@ -131,7 +131,7 @@ pub fn wanted(
         spec: Some(service_spec(spec, &template, ports, settings)),
         status: None,
     };
-    // Maps and structs of strings and numbers: nothing in it can fail to be JSON.
+    // Maps and structs of strings and numbers: the conversion to JSON cannot fail.
     let hash = xxh3_64(&serde_json::to_vec(&service).unwrap_or_default());
     service.metadata.annotations.get_or_insert_default().insert(APPLIED.to_owned(), format!("{hash:016x}"));
     service
@@ -180,7 +180,7 @@ fn service_spec(
         external_traffic_policy: (type_ != ServiceType::ClusterIp).then(|| policy.into()),
         load_balancer_class: template.load_balancer_class.clone().filter(|_| type_ == ServiceType::LoadBalancer),
         ip_family_policy: Some(families.into()),
-        // Fields that no template may set, so that manual edits do not stay.
+        // Fields that templates cannot set; set here so that manual edits are reverted.
         internal_traffic_policy: Some("Cluster".into()),
         session_affinity: Some("None".into()),
         publish_not_ready_addresses: Some(false),

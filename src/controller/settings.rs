@@ -8,7 +8,7 @@ pub struct Settings {
     /// The objects it serves: those of this class and placement.
     pub class: String,
     pub placement: Placement,
-    /// The namespace it runs in and keeps everything of its own in.
+    /// The namespace that it runs in, with all objects of its own.
     pub namespace: String,
     /// The name of this replica's pod.
     pub pod: String,
@@ -18,11 +18,11 @@ pub struct Settings {
     pub lease: String,
     /// The name of the ConfigMap with the allocated ports.
     pub allocations: String,
-    /// The name of a ConfigMap of the release that owns what is managed, so that it goes with the release.
+    /// The name of a ConfigMap of the release that owns the managed objects, so that they are deleted with the release.
     pub anchor: Option<String>,
     /// The workload of the replicas, which also owns the managed objects.
     pub workload: Option<Workload>,
-    /// The labels of the proxies' pods, which the Services that are managed select.
+    /// The labels of the proxies' pods, which the managed Services select.
     pub selector: BTreeMap<String, String>,
     /// The range of proxy ports.
     pub ports: RangeInclusive<u16>,
@@ -38,12 +38,12 @@ pub enum Workload {
 }
 
 impl Settings {
-    /// True if it manages load balancers of this class and placement.
+    /// True if the controller manages load balancers of this class and placement.
     pub fn leads(&self, class: &str, placement: Placement) -> bool {
         class == self.class && placement == self.placement
     }
 
-    /// The message while the Service of the replicas is missing.
+    /// The message for a missing Service of the replicas.
     pub fn replicas_unknown(&self) -> String {
         format!(
             "Service {} does not exist, but replicas are found through it: install the chart again. Until then, the \
@@ -52,7 +52,7 @@ impl Settings {
         )
     }
 
-    /// True if it writes the status of load balancers of this class and placement.
+    /// True if the controller writes the status of load balancers of this class and placement.
     pub fn judges(&self, class: &str, placement: Placement) -> bool {
         class == self.class && self.placement.judges(placement)
     }

@@ -1,4 +1,4 @@
-//! Statuses as they are written: only when something changed, each object for itself, as often as is good for the API
+//! Writes statuses: only after a change, each object independently, and at a rate that does not overload the API
 //! server.
 
 mod record;
@@ -103,7 +103,7 @@ impl WriteTask {
         }
     }
 
-    /// Returns the time at which to do so again.
+    /// Returns the time of the next call.
     fn consider_all(&mut self, desired_statuses: &DesiredStatuses) -> Option<Instant> {
         self.records
             .retain(|object, record| desired_statuses.get(object).is_some_and(|desired| desired.uid == *record.uid()));
@@ -112,7 +112,7 @@ impl WriteTask {
         [next, self.calls.next()].into_iter().flatten().min()
     }
 
-    /// Writes the status if it is due. Returns the time at which it will be.
+    /// Writes the status if it is due. Returns the time at which it will be due.
     fn consider(&mut self, object: &ObjectKey, desired: &DesiredStatus) -> Option<Instant> {
         let record = self.records.entry(object.clone()).or_insert_with(|| Record::new(desired.uid.clone()));
         let due = record.due(desired, Instant::now());
@@ -164,10 +164,10 @@ impl WriteTask {
     }
 }
 
-/// Returns false if the object does not exist. A new object of the same name gets the status until it is seen: the API
-/// server looks at no uid here.
+/// Writes a status. Returns false if the object does not exist. Until a new object of the same name is seen, it gets
+/// the status of its predecessor: the API server does not check the uid here.
 async fn apply(client: Client, manager: &str, object: &ObjectKey, status: &serde_json::Value) -> Result<bool, Failure> {
-    // Whatever the answer looks like: an older schema may have left something of the status out.
+    // The response is read without its type: an older schema may have dropped parts of the status.
     let resource = ApiResource::erase::<TcpLoadBalancer>(&());
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &object.namespace, &resource);
     let text = json!({

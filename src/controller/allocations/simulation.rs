@@ -50,17 +50,17 @@ impl AllocationInput {
 pub enum Event {
     Declare(u8, BTreeSet<u16>),
     Unreadable(u8),
-    /// It is gone, and another one of this name comes with another uid.
+    /// The object is deleted, and the next object of this name has another uid.
     Delete(u8),
-    /// It is not to be seen for this once.
+    /// The object is missing from the input of one allocation.
     Overlook(u8),
-    /// Services become what is allocated.
+    /// The Services are updated to the allocations.
     WriteServices,
     RemoveServices,
     Wait(u8),
 }
 
-/// A cluster that goes through events, and holds what must never happen.
+/// A simulated cluster that checks the invariants of allocations after each event.
 pub struct Cluster {
     generation: [u32; 4],
     declared: [Option<Claim>; 4],
@@ -89,7 +89,7 @@ impl Cluster {
         format!("{object}-{}", self.generation[usize::from(object)])
     }
 
-    /// Changes the cluster, and allocates ports for what it is then.
+    /// Applies an event, and allocates ports for the new state.
     ///
     /// # Panics
     /// If an allocation violates one of the invariants.

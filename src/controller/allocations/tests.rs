@@ -111,7 +111,8 @@ fn a_restored_older_copy_does_not_reassign_ports_that_services_lead_to() {
     assert_eq!(input.allocations(&swapped, START), right);
     assert_eq!(input.allocations(&Allocations::default(), START), right);
 
-    // What is nobody's, and what rests from somebody else, is no better.
+    // The port of the Service wins, even if the older copy has it as free, in cooldown after another owner, or
+    // allocated to another listener.
     let input = AllocationInput::of([claim("a", &[1])]).target(102, "a", 1);
     for at_102 in [None, Some(allocation("gone", 1, Some(START))), Some(allocation("a", 2, None))] {
         let mut older = stored([(100, allocation("a", 1, None))]);

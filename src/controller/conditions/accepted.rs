@@ -36,7 +36,7 @@ pub fn resolved_refs(input: &StatusInput) -> Finding {
     Finding::no_or_pending(input.references_deferred_until(), reason, lines(refused))
 }
 
-/// True, with the warnings as its message.
+/// True; the warnings are the message.
 fn otherwise(
     reason: ConditionReason,
     all_well: &str,

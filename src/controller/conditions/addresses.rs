@@ -10,9 +10,9 @@ use crate::{
     world::managed_service,
 };
 
-/// Those from outside the cluster first.
+/// The addresses of a load balancer, external ones first.
 pub fn addresses(input: &StatusInput) -> Vec<Address> {
-    // One that is being deleted is about to lose its addresses.
+    // A Service that is being deleted is about to lose its addresses.
     let service = input.service.filter(|managed| !managed.is_leaving());
     match (input.placement(), service) {
         (Placement::Gateway, Some(managed)) => {
@@ -31,7 +31,7 @@ pub fn addresses(input: &StatusInput) -> Vec<Address> {
     }
 }
 
-/// Those that a cloud gave.
+/// The addresses that a cloud assigned.
 pub fn external(service: &Service) -> Vec<Address> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
@@ -45,7 +45,7 @@ pub fn external(service: &Service) -> Vec<Address> {
 fn internal(service: &Service) -> impl Iterator<Item = Address> {
     let spec = service.spec.as_ref();
     let all = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default().iter();
-    // `None` and the empty text are no addresses.
+    // `None` and an empty text are not addresses.
     all.filter_map(|text| text.parse().ok()).map(ip)
 }
 

@@ -24,7 +24,8 @@ pub fn backends(input: &StatusInput) -> Vec<BackendStatus> {
     names.into_iter().filter(|name| seen.insert(*name)).map(|name| backend(name, input)).collect()
 }
 
-/// An endpoint counts as healthy when every replica can use it and connections reach it; replicas report counts, so the smallest one is used.
+/// An endpoint counts as healthy when every replica can use it and connections reach it; replicas report counts, so the
+/// smallest one is used.
 fn backend(name: &str, input: &StatusInput) -> BackendStatus {
     let none = BackendHealth::default();
     let of_replica = |(_, served): (_, &Served)| served.backends.get(name).cloned().unwrap_or(none.clone());
@@ -71,7 +72,7 @@ pub fn healthy(input: &StatusInput, backends: &[BackendStatus]) -> Finding {
             let failures = backends.iter().filter_map(|backend| backend.last_failure.as_ref());
             let latest = failures.max_by_key(|failure| &failure.time);
             let latest = latest.map(|failure| format!("{}: {}", failure.endpoint, failure.reason));
-            // Connections that failed are reported at once.
+            // Failed connections are reported at once.
             let until = if failing.is_some() { None } else { input.endpoints_deferred_until() };
             let (reason, counts) = match (refusing(input), failing) {
                 (Some(pods), _) => (ConditionReason::Unhealthy, format!("{counts}: connections are refused{pods}")),

@@ -17,7 +17,7 @@ use crate::{
 /// The condition warns this long before a certificate expires.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
-/// `None`: nothing has to do with certificates.
+/// `None`: the load balancer has no certificates.
 pub fn valid(input: &StatusInput) -> Option<Finding> {
     let expiries = presented(input);
     let warned_of = || input.problems(Topic::Certificates, Severity::Warning);
@@ -45,7 +45,7 @@ pub fn valid(input: &StatusInput) -> Option<Finding> {
     })
 }
 
-/// That something has expired comes before what else is wrong.
+/// The reason for warnings. An expired certificate takes precedence.
 fn reason_of<'a>(mut warnings: impl Iterator<Item = &'a Problem>) -> ConditionReason {
     let expired = warnings.any(|problem| problem.reason == Reason::CertificateExpired);
     if expired { ConditionReason::CertificateExpired } else { ConditionReason::Invalid }
@@ -69,7 +69,7 @@ fn terminates_tls(listener: &Listener) -> bool {
     terminates && !tls.certificate_refs.is_empty()
 }
 
-/// Whom a certificate is shown to.
+/// The peers that a certificate is presented to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Audience {
     Clients,
@@ -85,7 +85,7 @@ impl fmt::Display for Audience {
     }
 }
 
-/// The last moment of validity of each certificate that some replica presents, by whom to and where it comes from.
+/// The earliest expiry of each certificate that a replica presents, by audience and source.
 fn presented<'a>(input: &StatusInput<'a>) -> BTreeMap<(Audience, &'a str), Timestamp> {
     let mut expiries = BTreeMap::new();
     for (_, served) in input.served() {
@@ -100,7 +100,7 @@ fn presented<'a>(input: &StatusInput<'a>) -> BTreeMap<(Audience, &'a str), Times
     expiries
 }
 
-/// `None`: every replica knows this generation and presents no certificate, for a reason that another condition has.
+/// `None`: every replica knows this generation and presents no certificate, which another condition explains.
 fn none(input: &StatusInput) -> Option<Finding> {
     let refused = input.problems(Topic::References, Severity::Refused);
     let refused = lines(refused.filter(|problem| problem.reason == Reason::InvalidCertificateRef));

@@ -41,7 +41,7 @@ enum Exposure {
     Cluster,
 }
 
-/// As it is, or without a Service as it is declared.
+/// The exposure of the present Service; without a Service, the declared one.
 fn exposure(input: &StatusInput) -> Exposure {
     let spec = input.service.and_then(|managed| managed.service.spec.as_ref());
     match spec.and_then(|spec| Some((spec.type_.as_deref()?, spec.external_traffic_policy.as_deref()))) {

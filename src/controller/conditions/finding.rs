@@ -8,7 +8,7 @@ use crate::printable::{limited, printable, printable_lines};
 
 /// The longest message that a condition can have, in bytes; the API server counts characters.
 pub const LONGEST_MESSAGE: usize = 32 * 1024;
-/// The longest line of a message, in bytes: it may quote what another program says.
+/// The maximum length of a line of a message, in bytes: it may quote another program.
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// The state of a condition.
@@ -17,7 +17,7 @@ pub struct Finding {
     pub holds: Holds,
     pub reason: ConditionReason,
     pub message: String,
-    /// The time at which a fault that is pending now is to be reported.
+    /// The time at which a pending fault must be reported.
     pub report_at: Option<Timestamp>,
 }
 
@@ -60,12 +60,12 @@ impl Finding {
     }
 }
 
-/// As it is stored.
+/// Truncates a time to whole seconds, as it is stored.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// Sentences, each on a line of its own.
+/// Joins sentences, each on its own line.
 pub fn lines(sentences: impl IntoIterator<Item = impl ToString>) -> String {
     let line = |sentence: String| printable(&sentence, LONGEST_LINE).into_owned();
     sentences.into_iter().map(|sentence| line(sentence.to_string())).collect::<Vec<_>>().join("\n")

@@ -19,15 +19,15 @@ use crate::{
 /// The input for the status of one load balancer.
 pub struct StatusInput<'a> {
     pub object: &'a ObjectKey,
-    /// `None`: it could never be read.
+    /// `None`: no readable declaration is known.
     pub spec: Option<&'a TcpLoadBalancerSpec>,
     pub identity: &'a Identity,
     pub verdict: &'a Verdict,
-    /// The status that it had before.
+    /// The previous status.
     pub status_before: Option<&'a TcpLoadBalancerStatus>,
-    /// The Service that is managed for it.
+    /// The managed Service of the load balancer.
     pub service: Option<&'a ManagedService<'a>>,
-    /// The reason why its Service, or a port, is not as wanted.
+    /// The reason why its Service or a port is not as desired.
     pub problem: Option<&'a observed::Problem>,
     /// Its state in each replica, by pod name.
     pub replicas: Vec<(&'a Arc<str>, ReplicaView<'a>)>,
@@ -56,12 +56,12 @@ pub enum Topic {
     Ports,
     Backends,
     Certificates,
-    /// The process that has found it: each replica reports its own.
+    /// The process that found the problem: each replica reports its own.
     Replica,
 }
 
 impl<'a> StatusInput<'a> {
-    /// `None`: it is not in an API server, or of another class or placement.
+    /// `None`: the object is not in an API server, or has another class or placement.
     #[expect(clippy::too_many_arguments, reason = "each is one thing that is known")]
     pub fn new(
         object: &'a ObjectKey,
@@ -110,7 +110,7 @@ impl<'a> StatusInput<'a> {
         declared.filter(|(_, listener)| ports.insert(listener.port)).collect()
     }
 
-    /// The ports that clients connect to: as far as is known, for one that could never be read.
+    /// The ports that clients connect to. Without a readable declaration, the ports that replicas serve.
     pub fn ports(&self) -> Vec<u16> {
         match self.spec {
             Some(_) => self.listeners().into_iter().map(|(_, listener)| listener.port).collect(),
@@ -139,7 +139,8 @@ impl<'a> StatusInput<'a> {
         !self.replicas.is_empty() && self.replicas.iter().all(|(_, view)| knows(view))
     }
 
-    /// The values that replicas report, each with its pods as a suffix for a sentence: empty if all replicas report it.
+    /// The values that replicas report, each with its pods as a suffix for a sentence. The suffix is empty if all
+    /// replicas report the value.
     pub fn told_by_pods<T: Ord + 'a>(
         &self,
         told: impl Fn(&'a Served) -> &'a BTreeSet<T>,
@@ -153,7 +154,7 @@ impl<'a> StatusInput<'a> {
         pods.into_iter().map(|(one, pods)| (one, self.on_pods(&pods)))
     }
 
-    /// Nothing if these are all that serve it.
+    /// A suffix for a sentence that names these pods; empty if no other pod serves the load balancer.
     pub fn on_pods(&self, pods: &[&str]) -> String {
         if pods.len() == self.served().count() {
             return String::new();
@@ -174,7 +175,7 @@ fn topic_of(problem: &Problem) -> Topic {
             Topic::References
         }
         (Reason::InvalidCertificateRef, Severity::Refused) => Topic::References,
-        // It is presented all the same.
+        // The certificate is still presented.
         (Reason::InvalidCertificateRef, Severity::Warning) | (Reason::CertificateExpired, _) => Topic::Certificates,
         (Reason::NoEndpoints | Reason::EndpointsPending | Reason::EndpointsNotReady, _) => Topic::Backends,
         (Reason::Pending, _) => Topic::Ports,
@@ -182,12 +183,12 @@ fn topic_of(problem: &Problem) -> Topic {
     }
 }
 
-/// As conditions have it.
+/// The reason of a condition for the reason of a problem.
 pub fn name_of(reason: Reason) -> ConditionReason {
     match reason {
-        // Another replica's place refuses nothing.
+        // The place of a replica refuses nothing.
         Reason::Invalid | Reason::UnknownPlace => ConditionReason::Invalid,
-        // A name that is not resolved is a warning.
+        // An unresolved name is a warning.
         Reason::RefNotFound | Reason::NameNotResolved | Reason::Unknown => ConditionReason::RefNotFound,
         Reason::InvalidCertificateRef => ConditionReason::InvalidCertificateRef,
         Reason::CertificateExpired | Reason::AuthorityExpired => ConditionReason::CertificateExpired,

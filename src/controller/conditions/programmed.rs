@@ -30,7 +30,7 @@ pub struct Found<'a> {
     bound_port: Option<u16>,
 }
 
-/// Sidecars write no status: only their pods know.
+/// Sidecars write no status: only their pods know the state.
 pub fn in_pods() -> Finding {
     Finding::unknown(
         ConditionReason::ServedInPods,
@@ -126,7 +126,7 @@ fn outcomes<'a>(port: u16, input: &StatusInput<'a>) -> Outcomes<'a> {
 fn of_listener(index: usize, port: u16, outcomes: &Outcomes, input: &StatusInput) -> Finding {
     let bound = |outcome: &Option<&ListenerOutcome>| matches!(outcome, Some(ListenerOutcome::Bound(_)));
     let failed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Some(ListenerOutcome::Failed(_))));
-    // All replicas decide alike: one that has not opened a port that nothing speaks against is about to.
+    // All replicas decide alike: a replica without the port opens it shortly, unless there is a reason against it.
     let opening = !failed && !input.verdict.refuses();
     let without = outcomes.iter().filter(|(_, outcome)| !bound(outcome)).map(|(pod, outcome)| match outcome {
         Some(ListenerOutcome::Failed(sentence)) => format!("pod {pod}: {sentence}"),
@@ -146,7 +146,7 @@ fn of_listener(index: usize, port: u16, outcomes: &Outcomes, input: &StatusInput
     }
 }
 
-/// The warning that a listener without any replica waits for.
+/// The warning of a listener that no replica serves and that waits for its port.
 fn waiting(index: usize, input: &StatusInput) -> Option<Finding> {
     let field = format!("spec.listeners[{index}].");
     let mut waits = input.problems(Topic::Ports, Severity::Warning).filter(|problem| problem.field.starts_with(&field));
@@ -159,7 +159,7 @@ fn not_served(input: &StatusInput) -> Finding {
     Finding::no_or_pending(until, ConditionReason::Invalid, message)
 }
 
-/// True if the Service sends connections to the port at which the listener is bound.
+/// Checks that the Service sends connections to the port at which the listener is bound.
 fn in_service(port: u16, outcomes: &Outcomes, input: &StatusInput) -> Finding {
     if input.placement() != Placement::Gateway {
         return Finding::yes(ConditionReason::Programmed, SERVED);
@@ -196,7 +196,7 @@ fn terminating(service: &Service) -> String {
     format!("its Service {name} is being deleted{cause}; a new one is created once it is gone")
 }
 
-/// The faults of listeners. Faults that need a change come before those that pass by themselves.
+/// The faults of listeners. Faults that need a change come before those that resolve themselves.
 fn of_listeners(listeners: &[Found]) -> Option<Finding> {
     let wrong = || listeners.iter().filter(|found| found.finding.holds != Holds::True);
     let lasts = |found: &&Found| !found.finding.reason.is_waiting();

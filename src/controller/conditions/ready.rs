@@ -2,8 +2,8 @@
 //!
 //! Helm 4 and Flux use kstatus (sigs.k8s.io/cli-utils, `pkg/kstatus/status`). For kinds that it does not know it
 //! evaluates, in this order: `metadata.deletionTimestamp` (Terminating), an `observedGeneration` that differs from
-//! `metadata.generation` (InProgress), the first of `Reconciling` (InProgress) and `Stalled` (Failed) in the list that is
-//! `True`, then `Ready`: `True` is Current, anything else InProgress. Without any of these, an object is Current.
+//! `metadata.generation` (InProgress), the first of `Reconciling` (InProgress) and `Stalled` (Failed) in the list that
+//! is `True`, then `Ready`: `True` is Current, anything else InProgress. Without any of these, an object is Current.
 //! Therefore:
 //!
 //! - `Ready` is always present, and a new object has the `observedGeneration` -1, or it would be Current before a
@@ -12,8 +12,8 @@
 //! - `Stalled` is only for faults that need a change by a user or the administrator: Helm stops waiting for a Failed
 //!   object.
 //!
-//! `kubectl wait --for=condition=Ready` compares the condition's own `observedGeneration` with `metadata.generation`. Argo
-//! CD has a script in docs/kubernetes.md.
+//! `kubectl wait --for=condition=Ready` compares the condition's own `observedGeneration` with `metadata.generation`.
+//! Argo CD has a script in docs/kubernetes.md.
 
 use super::{
     finding::{Finding, Holds},
@@ -21,9 +21,9 @@ use super::{
     types::{ACCEPTED, CLIENT_ADDRESS_PRESERVED, READY, RECONCILING, STALLED},
 };
 
-/// The first of the conditions that is not as it should be.
+/// The first condition with a fault.
 pub fn first_fault<'a>(conditions: &'a [(&'static str, Finding)]) -> Option<(&'static str, &'a Finding)> {
-    // `ClientAddressPreserved` describes a choice, and pods with sidecars have a readiness of their own.
+    // `ClientAddressPreserved` describes a choice, and pods with sidecars have their own readiness.
     let counts = |type_: &str, finding: &Finding| {
         type_ != CLIENT_ADDRESS_PRESERVED
             && finding.holds != Holds::True
@@ -32,7 +32,7 @@ pub fn first_fault<'a>(conditions: &'a [(&'static str, Finding)]) -> Option<(&'s
     conditions.iter().find(|(type_, finding)| counts(type_, finding)).map(|(type_, finding)| (*type_, finding))
 }
 
-/// The conditions that sum up all others.
+/// The conditions that summarise all others.
 pub fn summarised(conditions: &[(&'static str, Finding)]) -> Vec<(&'static str, Finding)> {
     let Some((type_, fault)) = first_fault(conditions) else {
         let in_pods = conditions.iter().any(|(_, finding)| finding.reason == ConditionReason::ServedInPods);

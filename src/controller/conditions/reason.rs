@@ -23,7 +23,8 @@ macro_rules! condition_reasons {
                 }
             }
 
-            /// The types of conditions that have it. Those that sum up others have the reasons of these as well.
+            /// The types of conditions that have this reason. Summary conditions can have the reasons of the conditions
+            /// that they summarise as well.
             #[cfg(test)]
             pub fn types(self) -> &'static [&'static str] {
                 match self {
@@ -69,7 +70,7 @@ condition_reasons! {
 }
 
 impl ConditionReason {
-    /// Those of states that pass without anybody's doing.
+    /// The reasons of states that pass without an intervention.
     pub const WAITING: [Self; 2] = [Self::Pending, Self::ServiceTerminating];
 
     pub fn is_waiting(self) -> bool {
@@ -77,7 +78,7 @@ impl ConditionReason {
     }
 }
 
-/// True if a condition with this reason waits for something that comes about by itself.
+/// True if a condition with this reason waits for something that happens by itself.
 pub fn is_waiting(condition: &Condition) -> bool {
     ConditionReason::WAITING.iter().any(|reason| reason.as_str() == condition.reason)
 }

@@ -1,15 +1,15 @@
-//! Parts of a status that stay as they were, so that nothing is written unless something relevant has changed.
+//! Parts of a status that stay as they were, so that a status is written only after a relevant change.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::{BackendStatus, LastFailure, TcpLoadBalancerStatus};
 
-/// The interval at which a failure that continues is updated.
+/// The interval at which a continuing failure is updated.
 const FAILURE_LASTS: SignedDuration = SignedDuration::from_mins(5);
 
-/// The new status, with what it has in common with the one `before`: when conditions changed last, and failures that
-/// go on.
+/// The new status, with the transition times of unchanged conditions and the continuing failures of the status
+/// `before`.
 pub fn steady(mut status: TcpLoadBalancerStatus, before: Option<&TcpLoadBalancerStatus>) -> TcpLoadBalancerStatus {
     let Some(before) = before else { return status };
     keep_times(&mut status.conditions, &before.conditions);

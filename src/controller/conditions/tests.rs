@@ -21,11 +21,11 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::constant(1_767_225_600, 0);
 const UID: &str = "uid";
-/// Of the declaration.
+/// The generation of the declaration.
 const GENERATION: i64 = 4;
 const TARGET: u16 = 20001;
 
-/// One load balancer, `shop/db`, served by two replicas at port 5432 with all well.
+/// The load balancer `shop/db`, served by two replicas at port 5432 without faults.
 #[derive(Clone)]
 struct Case {
     placement: Placement,
@@ -34,7 +34,7 @@ struct Case {
     served: Vec<(&'static str, Option<Served>)>,
     service: Option<Value>,
     problem: Option<observed::Problem>,
-    /// The Service of the replicas is there.
+    /// True if the Service of the replicas exists.
     replicas_are_listed: bool,
     before: Option<TcpLoadBalancerStatus>,
     now: Timestamp,
@@ -76,7 +76,7 @@ fn health(endpoints: u32, usable: u32) -> BackendHealth {
     BackendHealth { endpoints, usable, ..BackendHealth::default() }
 }
 
-/// The Service that is kept, with its port and what else is of its spec.
+/// The managed Service, with its port and these fields of its spec.
 fn service(spec: Value) -> Value {
     let object = ObjectKey::new("shop", "db");
     let mut service = json!({
@@ -140,7 +140,7 @@ impl Case {
     fn replicas(&self) -> Replicas {
         let replica = |(index, (pod, served)): (usize, &(&str, Option<Served>))| {
             let report = served.clone().map(|served| {
-                // One that reports and does not know of it yet.
+                // A replica that reports and does not know the load balancer yet.
                 let known = served != Served::default();
                 let load_balancers = known.then(|| (UID.to_owned(), served)).into_iter().collect();
                 Arc::new(ReplicaReport { load_balancers })
@@ -157,12 +157,12 @@ impl Case {
         statuses(&self.observed(&object), &self.replicas(), &problems, &self.settings(), self.now)
     }
 
-    /// The status of a new object, or of one with a status `before`.
+    /// The status of a new object, or of an object with the status `before`.
     fn first_status(&self) -> TcpLoadBalancerStatus {
         self.statuses().statuses.into_values().next().expect("it has a status")
     }
 
-    /// The status of one that has been like this for an hour, unless it has a status `before`.
+    /// The status of an object that has been in this state for an hour, unless it has a status `before`.
     fn status(&self) -> TcpLoadBalancerStatus {
         let before = self.before.clone().unwrap_or_else(|| {
             let hour = jiff::SignedDuration::from_hours(1);
@@ -284,7 +284,7 @@ fn programmed_waits_for_every_ready_replica() {
 fn without_the_service_of_the_replicas_they_are_unknown_and_it_is_named() {
     let case = Case { served: Vec::new(), replicas_are_listed: false, ..Case::default() };
     case.expect(PROGRAMMED, "Unknown/ReplicasUnknown", "Service tcplb/replicas does not exist");
-    // Those that were known before are asked all the same.
+    // Replicas that were known before are still queried.
     Case { replicas_are_listed: false, ..Case::default() }.expect(PROGRAMMED, "True/Programmed", "");
 }
 
@@ -355,7 +355,7 @@ fn a_listener_without_a_port_takes_nothing_from_the_others() {
         assert_eq!(said(&status.listeners[0].conditions, PROGRAMMED).0, "True/Programmed");
         assert_eq!(said(&status.listeners[1].conditions, PROGRAMMED).0, expected);
 
-        // Nobody tells of what does not serve, and that does not hide why.
+        // Without a replica that serves the load balancer, the reason is still reported.
         case.served = Vec::new();
         case.expect(PROGRAMMED, &expected, "there is none");
     }
@@ -422,7 +422,7 @@ fn a_problem_of_one_replica_names_its_pod() {
         (Some(served()), lost(), "on pod b: has no effect"),
         (lost(), lost(), "has no effect"),
     ] {
-        // What the leader alone finds of itself is said by its own report.
+        // A problem of the leader's own place is reported with its report as a replica.
         let problems = vec![problem(Severity::Warning, Reason::UnknownPlace, "spec.x", "has no effect here")];
         let case = Case { served: vec![("a", on_a), ("b", on_b)], problems, ..Case::default() };
         assert_eq!(case.condition(ACCEPTED), ("True/Accepted".into(), sentence.into()));
@@ -468,7 +468,7 @@ fn connections_are_refused_only_where_no_endpoint_is_usable() {
     }
 }
 
-/// What a replica serves whose only backend is so.
+/// The state in a replica whose only backend has this health.
 fn with_health(health: BackendHealth) -> Option<Served> {
     Some(Served { backends: BTreeMap::from([("postgres".into(), health)]), ..served() })
 }

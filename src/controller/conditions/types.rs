@@ -10,7 +10,7 @@ pub const READY: &str = "Ready";
 pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 
-/// True if a condition only repeats what another one says.
+/// True if a condition only summarises others.
 pub fn is_summary(type_: &str) -> bool {
     [READY, RECONCILING, STALLED].contains(&type_)
 }

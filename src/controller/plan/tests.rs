@@ -73,7 +73,7 @@ impl Fixture {
         self
     }
 
-    /// A replica that has these listeners bound where they are allocated. `None`: it has not answered.
+    /// A replica with the allocated ports of these listeners bound. `None`: the replica has not answered.
     fn replica(mut self, pod: &str, bound: Option<&[u16]>) -> Self {
         let report = bound.map(|bound| {
             let listeners = bound.iter().map(|port| (*port, ListenerOutcome::Bound(20000 + port))).collect();
@@ -84,7 +84,7 @@ impl Fixture {
         self
     }
 
-    /// The Service is there, as it is wanted of `listeners` made of `service`.
+    /// Adds the up-to-date Service for `listeners` and `service`.
     fn with_service(mut self, uid: &str, listeners: &[u16], service: Value) -> Self {
         let all: Vec<Value> = listeners.iter().map(|port| json!({"name": format!("l{port}"), "port": port})).collect();
         let spec = serde_json::from_value(json!({"listeners": all, "service": service, "backends": []})).unwrap();
@@ -129,7 +129,7 @@ impl Fixture {
         self.plan_after(0)
     }
 
-    /// The ports that its Service is to have. `None`: nothing is to be written.
+    /// The desired ports of the Service. `None`: nothing is written.
     fn ports_after(&mut self, seconds: u64) -> Option<Vec<i32>> {
         let plan = self.plan_after(seconds);
         assert!(plan.remove.is_empty());

@@ -1,4 +1,4 @@
-//! A long poll of one replica's report.
+//! Long polling of one replica's report.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_secs(13);
 /// The report of a replica that has not answered for this long is dropped.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
-/// The largest report that is read: that of several thousand load balancers.
+/// The maximum size of a report: that of several thousand load balancers.
 const LARGEST: usize = 32 << 20;
 
 /// The present report of a replica.
@@ -53,7 +53,7 @@ pub enum PollError {
     Unreadable(String),
 }
 
-/// Tells what the replica reports, again and again, until it is dropped.
+/// Sends the reports of the replica, until it is dropped.
 pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<ReplicaUpdate>) {
     let sender = |report| drop(sender.send(ReplicaUpdate { pod: pod.clone(), address, report }));
     let mut connection = None;
@@ -83,7 +83,7 @@ pub async fn follow(pod: Arc<str>, address: SocketAddr, sender: UnboundedSender<
     }
 }
 
-/// A connection on which a report has been received.
+/// A connection on which at least one report was received.
 struct Connection {
     requests: SendRequest<Empty<Bytes>>,
     /// The ETag of the last report.
@@ -91,7 +91,7 @@ struct Connection {
     _driver: AbortOnDropHandle<()>,
 }
 
-/// The next report. `None`: it is as it was.
+/// The next report. `None`: it is unchanged.
 async fn next(
     address: SocketAddr,
     connection: &mut Option<Connection>,
@@ -115,7 +115,7 @@ impl Connection {
     async fn open(address: SocketAddr) -> Result<Self, PollError> {
         let stream = TcpStream::connect(address).await?;
         let (requests, driver) = handshake(TokioIo::new(stream)).await?;
-        // Its end is noticed by the requests.
+        // Requests detect the end of the connection.
         let driver = tokio::spawn(async { drop(driver.await) });
         Ok(Self { requests, tag: None, _driver: AbortOnDropHandle::new(driver) })
     }
@@ -129,7 +129,7 @@ impl Connection {
         match response.status() {
             StatusCode::NOT_MODIFIED => Ok(None),
             StatusCode::OK => {
-                // One that does not say which report it is would be asked again and again.
+                // A report without a tag would be requested again and again.
                 let tag = tag(&response).ok_or_else(|| PollError::Unreadable("it has no tag".into()))?;
                 self.tag = Some(tag);
                 read(response).await.map(Some)
@@ -139,7 +139,7 @@ impl Connection {
     }
 }
 
-/// One that can be written into a path as it is.
+/// The tag, if it can be written into a path unchanged.
 fn tag(response: &Response<Incoming>) -> Option<String> {
     let tag = response.headers().get(ETAG)?.to_str().ok()?.trim_matches('"');
     tag.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| tag.to_owned())

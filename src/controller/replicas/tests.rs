@@ -33,7 +33,7 @@ fn settings() -> Settings {
     }
 }
 
-/// An EndpointSlice of the Service with these endpoints: name of the pod, address, whether it is ready.
+/// An EndpointSlice of the Service with these endpoints: pod name, address and readiness.
 fn slice(port: u16, endpoints: &[(&str, &str, Option<bool>)]) -> Arc<EndpointSlice> {
     let endpoints: Vec<_> = endpoints
         .iter()
@@ -81,7 +81,7 @@ fn replicas_are_the_ready_pods_each_at_its_first_address() {
     }
 }
 
-/// The admin pages of a replica that reports what is sent.
+/// The admin pages of a replica that sends these reports.
 async fn replica(reports: watch::Receiver<ReplicaReport>) -> SocketAddr {
     let answer = async move |uri: Uri| -> Response {
         let mut reports = reports.clone();
@@ -109,7 +109,7 @@ fn observed(slices: impl IntoIterator<Item = Arc<EndpointSlice>>) -> Observed {
     Observed { world: Arc::new(world(slices)), ..Observed::default() }
 }
 
-/// Waits until the replicas are known with so many load balancers each.
+/// Waits until the known replicas report these numbers of load balancers.
 async fn until(replicas: &mut watch::Receiver<Arc<Replicas>>, expected: &[(&str, Option<usize>)]) {
     let count = |replica: &Replica| replica.report.as_ref().map(|report| report.load_balancers.len());
     let seen = |replicas: &Arc<Replicas>| {
@@ -136,7 +136,7 @@ async fn the_reports_of_all_replicas_are_followed() {
     until(&mut replicas, &[("a", Some(2)), ("b", Some(0))]).await;
     observing.send_replace(observed([slice(b.port(), &[("b", "127.0.0.1", Some(true))])]));
     until(&mut replicas, &[("b", Some(0))]).await;
-    // Without slices it is not known which there are.
+    // Without slices, the replicas are unknown.
     observing.send_replace(observed([]));
     first.send_replace(report(&[]));
     second.send_replace(report(&["x"]));

@@ -89,14 +89,14 @@ fn the_template_adds_fields_and_replaces_none_of_ours() {
     assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "tcplb");
 }
 
-/// As the API server would have it: with what it fills in.
+/// The Service as the API server stores it, with its defaults.
 fn in_cluster(wanted: &Service) -> Service {
     let mut service = wanted.clone();
     service.metadata.resource_version = Some("5".into());
     service.metadata.annotations.get_or_insert_default().insert("cloud.example/x".into(), "y".into());
     let spec = service.spec.get_or_insert_default();
     spec.cluster_ip = Some("10.96.0.9".into());
-    // It writes down neither.
+    // The API server omits both.
     (spec.external_ips, spec.publish_not_ready_addresses) = (None, None);
     for port in spec.ports.iter_mut().flatten() {
         port.node_port = port.node_port.or(Some(31000));
@@ -119,7 +119,7 @@ fn foreign_fields_are_ignored_and_changes_of_own_fields_detected() {
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].target_port = Some(IntOrString::Int(1)),
         |service| service.metadata.labels.as_mut().unwrap().remove("team").map_or((), drop),
         |service| service.spec.as_mut().unwrap().ports.as_mut().unwrap().truncate(1),
-        // No pod has it: it would lead nowhere.
+        // No pod has this label, so the Service would have no endpoints.
         |service| drop(service.spec.as_mut().unwrap().selector.as_mut().unwrap().insert("more".into(), "x".into())),
         |service| service.spec.as_mut().unwrap().external_ips = Some(vec!["192.0.2.1".into()]),
         |service| service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true),
@@ -167,7 +167,7 @@ fn only_services_of_ours_are_found() {
     let another = Settings { class: "b".into(), ..Settings::of_a_gateway() };
     let of_another = super::managed(&world, &another);
     assert_eq!(of_another.len(), 0);
-    // Clients come through the others all the same.
+    // Clients still connect through the other Services.
     assert_eq!(taken(&world, &found, &Settings::of_a_gateway()), BTreeSet::from([20009]));
     assert_eq!(taken(&world, &of_another, &another), BTreeSet::from([20000, 20009]));
 }

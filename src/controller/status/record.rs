@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// Numbers that change alone are written this seldom.
+/// The minimum interval between writes of changes in counts only.
 const COUNTS_REST: Duration = Duration::from_secs(5);
-/// A condition that stops being true is reported after this time: replicas and watches differ for moments while a change
-/// reaches them, and what the controller itself is about to reach is no fault.
+/// The delay before a condition that stops being true is reported: replicas and watches differ briefly while a change
+/// reaches them, and a state that the controller is about to fix is not a fault.
 const FAULT_DELAY: Duration = Duration::from_secs(1);
 
 /// The writes of one status.
@@ -27,12 +27,12 @@ pub struct Record {
     seen: Option<Arc<TcpLoadBalancerStatus>>,
     /// True if the written status has been seen since.
     arrived: bool,
-    /// True while a write is under way: a status that is seen then may be from before or after it.
+    /// True while a write is in progress: a status that is seen then may be from before or after it.
     under_way: bool,
     /// The number of changes by another writer, and the start of that count.
     overwritten: (u32, Option<Instant>),
     attempted: Option<Instant>,
-    /// The time since which the desired status has a fault that is not reported yet.
+    /// The time since which the desired status has had a fault that is not reported yet.
     faulty: Option<Instant>,
     failures: Failures,
 }
@@ -52,7 +52,7 @@ const CONTEST: Duration = Duration::from_secs(600);
 enum Change {
     None,
     Counts,
-    /// Among others, a condition is not true that was, or that is new.
+    /// Among other changes, a condition is new or was true, and is not true now.
     Worse,
     More,
 }
@@ -76,11 +76,11 @@ impl Record {
         &self.uid
     }
 
-    /// The present status as far as it is known: the last write may not have been seen yet.
+    /// The present status, as known here: the last write may not have been seen yet.
     pub fn current<'a>(&'a self, desired: &'a DesiredStatus) -> Option<&'a TcpLoadBalancerStatus> {
         match &self.written {
             Some(written) if !self.arrived && desired.there == self.seen => Some(written),
-            // It has been seen, or another writer has changed it since.
+            // The write has been seen, or another writer has changed the status since.
             _ => desired.there.as_deref(),
         }
     }
@@ -126,9 +126,9 @@ impl Record {
         *count = count.saturating_add(1);
     }
 
-    /// True if another writer of the status is to be reported now.
+    /// True if a conflict with another writer must be reported now.
     pub fn is_contested(&mut self) -> bool {
-        // By hand it may be changed once or twice.
+        // One or two changes may be manual edits.
         const ALWAYS: u32 = 3;
         let (count, _) = &mut self.overwritten;
         let told = *count == ALWAYS;
@@ -136,13 +136,13 @@ impl Record {
         told
     }
 
-    /// Whether that is news.
+    /// Records a failed write. Returns true if the failure must be reported.
     pub fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         self.under_way = false;
         self.failures.failed(failure.clone(), now)
     }
 
-    /// Whether that is news.
+    /// Records a successful write. Returns true if a failure was reported before.
     pub fn succeeded(&mut self) -> bool {
         self.failures.succeeded()
     }
@@ -169,10 +169,10 @@ fn without_counts(status: &TcpLoadBalancerStatus) -> TcpLoadBalancerStatus {
     status
 }
 
-/// True if a fault is new that may pass by itself. A declaration that is refused does not, and is reported at once.
+/// True if there is a new fault that may resolve itself. A refused declaration does not, and is reported at once.
 fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancerStatus) -> bool {
     let before = there.map_or(&[][..], |there| &there.conditions);
-    // A summary is as bad as what it sums up.
+    // Summaries only repeat other conditions.
     let faults =
         wanted.conditions.iter().filter(|condition| condition.status != "True" && !is_summary(&condition.type_));
     let mut new = faults.filter(|fault| {
@@ -187,6 +187,6 @@ fn becomes_worse(there: Option<&TcpLoadBalancerStatus>, wanted: &TcpLoadBalancer
 pub struct DesiredStatus {
     pub uid: Arc<str>,
     pub status: Arc<TcpLoadBalancerStatus>,
-    /// The status when it was last seen.
+    /// The status that was last seen.
     pub there: Option<Arc<TcpLoadBalancerStatus>>,
 }

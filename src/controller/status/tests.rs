@@ -43,7 +43,7 @@ fn desired(status: &TcpLoadBalancerStatus, there: Option<&TcpLoadBalancerStatus>
     DesiredStatus { uid: "uid".into(), status: Arc::new(status.clone()), there: there.cloned().map(Arc::new) }
 }
 
-/// Asks, and if it is time, writes.
+/// Determines when to write, and records a write that is due.
 fn write(record: &mut Record, desired: &DesiredStatus, now: Instant) -> Due {
     let due = record.due(desired, now);
     if let Due::Now(status) = &due {
@@ -78,7 +78,7 @@ fn a_written_status_is_not_written_again_before_it_is_seen() {
     );
     assert_eq!(write(&mut record, &desired(&new, Some(&new)), now), Due::Never);
     assert_eq!(write(&mut record, &desired(&new, Some(&old)), now), Due::Now(new.clone()), "somebody else put it back");
-    // As an older schema keeps it.
+    // The status as an older schema prunes it.
     let pruned = TcpLoadBalancerStatus { backends: Vec::new(), ..new.clone() };
     let mut record = Record::new("uid".into());
     assert_eq!(write(&mut record, &desired(&new, None), now), Due::Now(new.clone()));

@@ -1,4 +1,4 @@
-//! What a new or changed object refers to comes later than the object.
+//! References of a new or changed object that appear later than the object.
 
 use jiff::SignedDuration;
 use kube::runtime::events::EventType;
@@ -6,7 +6,7 @@ use kube::runtime::events::EventType;
 use super::*;
 use crate::controller::events::transitions;
 
-/// What there is of the objects that a load balancer refers to.
+/// The state of the objects that a load balancer refers to.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     NoService,
@@ -16,7 +16,7 @@ enum Stage {
     PodsStart,
     ChecksFail,
     ConnectionsFail,
-    /// The declaration is wrong too.
+    /// The declaration is invalid too.
     Refused,
     Complete,
 }
@@ -48,7 +48,7 @@ impl Stage {
     }
 }
 
-/// The seconds at which there are Warnings, with their reasons, when the world changes at these seconds.
+/// The Warnings, each with its second and reason, while the world changes at these seconds.
 fn warnings(changes: &[(i64, Stage)], before: Option<TcpLoadBalancerStatus>) -> Vec<(i64, String)> {
     let mut case = Case { before, ..Case::default() };
     let mut warnings = Vec::new();
@@ -99,7 +99,7 @@ fn lasting_faults_are_reported() {
         (&[(0, ChecksFail)], &[(30, "Unhealthy")]),
         (&[(0, Refused)], &[(0, "Invalid")]),
         (&[(0, ConnectionsFail)], &[(0, "ConnectionsFail")]),
-        // Of what was served and is lost, that which others may be replacing.
+        // After an outage, only references are deferred, since they may be in the middle of a replacement.
         (&[(0, Complete), (40, NoSecret)], &[(50, "InvalidCertificateRef"), (50, "Invalid")]),
         (&[(0, Complete), (40, NoPods)], &[(40, "NoEndpoints")]),
         (&[(0, Complete), (40, ChecksFail)], &[(40, "Unhealthy")]),

@@ -1,4 +1,4 @@
-//! What Helm, Flux, Argo CD and `kubectl wait` read.
+//! The conditions that Helm, Flux, Argo CD and `kubectl wait` read.
 
 use super::*;
 use crate::api::crd;

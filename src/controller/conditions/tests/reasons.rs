@@ -15,7 +15,7 @@ fn the_documentation_describes_every_reason_of_every_condition() {
     assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:?}, unknown: {unknown:?}");
 }
 
-/// A condition and a reason of it: `| `Programmed` | `Pending` | meaning |`.
+/// A condition and one of its reasons: `| `Programmed` | `Pending` | meaning |`.
 fn row(line: &str) -> Option<(String, String)> {
     let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
     let quoted = |cell: &str| cell.strip_prefix('`')?.strip_suffix('`').map(str::to_owned);

@@ -1,4 +1,4 @@
-//! States that the controller itself, or the cluster, is about to leave.
+//! Transient states, which the controller or the cluster is about to leave.
 
 use kube::runtime::events::EventType;
 use proptest::prelude::*;
@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::controller::events::transitions;
 
-/// What a replica may report of a valid object on the way to serving it. `None`: it does not answer yet.
+/// A report of a replica about a valid object that it does not serve fully yet. `None`: the replica has not answered
+/// yet.
 fn on_the_way() -> impl Strategy<Value = Option<Served>> {
     let unopened = || Served { listeners: BTreeMap::new(), ..served() };
     let older = || Served { generation: GENERATION - 1, ..served() };
@@ -22,7 +23,7 @@ fn on_the_way() -> impl Strategy<Value = Option<Served>> {
     ]
 }
 
-/// What does not exist yet a moment after the object was created.
+/// References that do not exist yet just after the object was created.
 fn missing() -> impl Strategy<Value = Vec<Problem>> {
     let references = [Reason::RefNotFound, Reason::InvalidCertificateRef];
     let endpoints = [Reason::NoEndpoints, Reason::EndpointsPending, Reason::EndpointsNotReady];
