@@ -54,7 +54,7 @@ pub enum Events {
 #[derive(Debug)]
 pub struct AccessLog {
     events: Events,
-    /// `None` ends the writing.
+    /// `None` stops the writer.
     queue: SyncSender<Option<Event>>,
     figures: Arc<Figures>,
 }
@@ -104,7 +104,7 @@ impl AccessLog {
         };
     }
 
-    /// Counts an end event that is not offered because its kind exceeds its rate limit.
+    /// Counts an end event that is not offered because its kind exceeds the rate limit.
     pub fn leave_out(&self) {
         self.figures.dropped.fetch_add(1, Relaxed);
     }
@@ -142,8 +142,8 @@ impl Writer {
 
 /// The maximum number of events in one write.
 const BATCH: usize = 256;
-/// The pause after the queue is drained, in which new events gather. A busy worker never has to wake the writer, which
-/// would cost more than the rest of a line. A line is delayed by at most this time.
+/// The pause after the queue is drained, in which new events gather. A busy worker never has to wake the writer; waking
+/// it would cost more than the rest of a line. A line is delayed by at most this time.
 const GATHER: Duration = Duration::from_millis(5);
 
 fn write_events(waiting: &Receiver<Option<Event>>, format: Format, mut sink: impl Write, figures: &Figures) {
@@ -246,12 +246,12 @@ impl<'a> Line<'a> {
     }
 }
 
-/// With all digits, so that times sort as text.
+/// Writes a time with all digits, so that times sort as text.
 fn write_time<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.6}"))
 }
 
-/// To the microsecond.
+/// A duration in seconds, to the microsecond.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e6
 }

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-/// Makes the enum, with what is documented of each reason at hand for those who read it elsewhere.
+/// Declares the enum, and makes the documentation of each reason available to the program.
 macro_rules! close_reasons {
     ($($(#[doc = $meaning:literal])+ $reason:ident = $label:literal,)+) => {
-        /// Why a connection ended. Every accepted connection ends with exactly one of these.
+        /// The reason why a connection ended. Every accepted connection ends with exactly one reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum CloseReason {
             $($(#[doc = $meaning])+ $reason,)+
@@ -18,14 +18,14 @@ macro_rules! close_reasons {
         impl CloseReason {
             pub const ALL: [Self; [$(Self::$reason),+].len()] = [$(Self::$reason),+];
 
-            /// Its name in logs and metrics.
+            /// The name of the reason in logs and metrics.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$reason => $label,)+
                 }
             }
 
-            /// Its description, in sentences.
+            /// The description of the reason, in sentences.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$reason => concat!($($meaning),+).trim_ascii(),)+
@@ -183,7 +183,7 @@ pub struct Shard {
     pub tls_resumed_handshakes: Counter,
     pub backend_tls_full_handshakes: Counter,
     pub backend_tls_resumed_handshakes: Counter,
-    /// Time from choosing the first endpoint to an established connection.
+    /// The time from choosing the first endpoint to an established connection.
     pub connect: Histogram,
     pub duration: Histogram,
 }

@@ -4,7 +4,7 @@
 //! 1. the [`Share`](crate::capacity::Share) of its load balancer in the connections that the process has room for;
 //! 2. [`Admission::admit_connection`], before a byte is read: takes a place in the listener's count, checks its rate;
 //! 3. [`Admission::admit_source`], when the client's address is known: access lists, the source's count and rate, the
-//!    listener's rate. They are all asked before any of them is charged.
+//!    listener's rate. All of them are checked before any is charged.
 //!
 //! A refused connection costs other connections nothing: tokens are charged only for connections that pass every gate,
 //! and dropping the permits gives counts back.
@@ -38,7 +38,8 @@ use crate::{
 /// load balancer that is declared later are free even if all others are taken.
 pub const CONNECTIONS: Terms = Terms { guaranteed_one_in: 4, to_come: 1, borrowed_to_left: usize::MAX };
 
-/// The live side of one listener's limits. Outlives changes of its configuration: counts stay, limits come with each call.
+/// The live side of one listener's limits. Outlives changes of its configuration: counts are kept, and limits are
+/// passed with each call.
 #[derive(Debug)]
 pub struct Admission {
     key: ListenerKey,

@@ -107,7 +107,7 @@ async fn admit(
     record.log_start();
     let client = PrefixedIo::new(identity.rest, client);
     match &config.tls_handling {
-        // Boxed like the future of a TLS connection: otherwise this future would have room for both.
+        // Boxed like the future of a TLS connection: otherwise this future would contain space for both.
         TlsHandling::Plaintext(subset) => {
             Box::pin(forward(client, identity.guard, subset, Encryption::OfBackend, record)).await
         }
@@ -147,7 +147,7 @@ async fn read_proxy_header(
             ProxyMode::Optional => Ok(ClientIdentity { source: Some(peer), rest: Vec::new(), guard }),
         };
     }
-    // Boxed, so that a connection without a header has no room for one.
+    // Boxed, so that a connection without a header needs no space for one.
     let header = Box::pin(timeout(listener.timeouts.handshake, proxy_protocol::read_header(client)))
         .await
         .map_err(|_| CloseReason::ProxyInvalid)?
@@ -159,7 +159,7 @@ async fn read_proxy_header(
     Ok(ClientIdentity { source: header.addresses.map(|_| record.client.ip()), rest: header.rest, guard })
 }
 
-/// Reads the server name that the client requests, and serves the connection as its route says.
+/// Reads the server name that the client requests, and serves the connection according to its route.
 async fn route(
     mut client: PrefixedIo<Stream>,
     guard: Option<Box<SignatureGuard>>,
@@ -265,7 +265,7 @@ async fn terminate(
     if !subset.may_serve() {
         return Err(CloseReason::NoEndpoint);
     }
-    // A handshake's state is large: a connection has no room for it later.
+    // Boxed: the state of a handshake is large, and the connection does not need its space afterwards.
     let client = Box::pin(handshake(client, tls, deadline, limiter, record)).await?;
     Box::pin(forward(client, guard, subset, Encryption::OfBackend, record)).await
 }
@@ -309,9 +309,9 @@ fn forward<'a, C: Side + 'a>(
     record: &'a mut ConnectionRecord,
 ) -> impl Future<Output = Result<CloseReason, CloseReason>> + 'a {
     let config = record.config.clone();
-    // Not an `async fn`, which would have room for the client twice.
+    // Not an `async fn`, which would store the client twice.
     async move {
-        // Boxed, so that an open connection has no room for the state of connecting.
+        // Boxed, so that an open connection keeps no space for the state of connecting.
         let begun = Instant::now();
         let client_info = client_info_of(client.stream(), encryption, record);
         let reached = connect::first_reachable(subset, &client_info, &mut record.attempts);
@@ -330,7 +330,7 @@ fn forward<'a, C: Side + 'a>(
     }
 }
 
-/// Separate from the relay over TCP: compiled as one piece, that one would be slower.
+/// Separate from the relay over TCP: compiled together, the TCP relay would be slower.
 #[inline(never)]
 fn relay_encrypted<'a>(
     client: &'a mut impl Side,

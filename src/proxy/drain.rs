@@ -1,8 +1,8 @@
-//! Closes the connections of endpoints and listeners that are draining, as `drain` of their load balancer says, and
-//! excess connections of endpoints with more than their share, as `rebalance` says.
+//! Closes the connections of endpoints and listeners that are draining, according to `drain` of their load balancer,
+//! and excess connections of endpoints with more than their share, according to `rebalance`.
 //!
-//! One task decides for all workers. It follows the view, and tells each worker how many connections of which target to
-//! close. The workers together close the least recently active connections first, and never exceed the rate.
+//! One task decides for all workers. It follows the view, and requests a number of closes for each target from each
+//! worker. The workers together close the least recently active connections first, and never exceed the rate.
 
 mod closing;
 mod plans;

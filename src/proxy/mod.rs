@@ -1,7 +1,7 @@
-//! The data plane: makes sockets and connections equal to the latest snapshot.
+//! The data plane: applies the latest snapshot to sockets and connections.
 //!
-//! [`Topology`](topology) owns listeners and upstreams, [workers](worker) accept and serve, and a
-//! [connection] goes through its steps: PROXY header, admission, TLS, connect, relay, record.
+//! [`Topology`](topology) owns listeners and upstreams, [workers](worker) accept and serve, and a [connection] passes
+//! these steps: PROXY header, admission, TLS, connect, relay, record.
 
 pub mod access_log;
 pub mod accounting;
@@ -182,7 +182,7 @@ impl Proxy {
         let _ = answer.await;
     }
 
-    /// Ends all open connections, none later than `longest`.
+    /// Ends all open connections within `longest`.
     pub async fn drain(&self, how: DrainMode, longest: Duration) -> DrainOutcome {
         let (declared, workers) = (shutdown::declared(&self.view.load()), self.shared.workers.len());
         let mut answers = Vec::new();
@@ -199,7 +199,7 @@ impl Proxy {
         drained
     }
 
-    /// Ends the workers; connections that are still open are reset.
+    /// Stops the workers; connections that are still open are reset.
     pub fn stop(&self) {
         for worker in &self.shared.workers {
             let _ = worker.orders.send(Order::Stop);

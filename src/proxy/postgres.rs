@@ -158,7 +158,7 @@ mod tests {
 
     const GSSENC: [u8; 8] = *b"\0\0\0\x08\x04\xd2\x16\x30";
 
-    /// The outcome for a client that sends these bytes only, and the answer to it.
+    /// The outcome for a client that sends only these bytes, and the answer to it.
     async fn opened(said: &[u8]) -> (Option<Result<PostgresStartup, StartupError>>, Vec<u8>, PrefixedIo<DuplexStream>) {
         let (near, mut far) = duplex(1000);
         far.write_all(said).await.unwrap();
@@ -184,7 +184,7 @@ mod tests {
         let (outcome, answer, _) = opened(&ASK).await;
         assert!(asked(outcome));
         assert_eq!(answer, b"S");
-        // A client that would rather have GSSAPI asks for that first, and waits for the answer.
+        // A client that prefers GSSAPI requests it first, and waits for the answer.
         let (near, mut far) = duplex(1000);
         let mut client = PrefixedIo::new(Vec::new(), near);
         let conversation = async {

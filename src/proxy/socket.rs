@@ -28,9 +28,9 @@ pub enum Sharing {
 /// `[::]` accepts IPv4 connections too, and falls back to `0.0.0.0` on a host without IPv6. For port 0 the kernel
 /// chooses one port for all.
 ///
-/// The first exclusive socket is bound and listens *without* SO_REUSEPORT, which is set only before the others join: with
-/// it from the start, or set before it listens, a second process could silently take a part of the connections instead
-/// of getting "address in use".
+/// The first exclusive socket is bound and listens *without* SO_REUSEPORT, which is set only before the others join:
+/// with it from the start, or set before it listens, a second process could silently take a part of the connections
+/// instead of getting "address in use".
 pub fn open(address: SocketAddr, count: usize, sharing: Sharing) -> io::Result<Vec<TcpListener>> {
     match open_on(address, count, sharing) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {

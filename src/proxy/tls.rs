@@ -27,8 +27,8 @@ pub use self::{
 };
 use crate::model::{self, ClientValidation};
 
-/// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys of
-/// session tickets and the session cache stay, so that clients resume their sessions across changes.
+/// TLS of one listener. Lives as long as the listener does: certificates and settings change inside it, while the keys
+/// of session tickets and the session cache stay, so that clients resume their sessions across changes.
 pub struct ServerTls {
     certificates: Arc<Certificates>,
     current: ArcSwap<Current>,
@@ -43,7 +43,7 @@ struct Current {
 #[derive(Clone)]
 struct Sessions {
     ticketer: Arc<dyn ProducesTickets>,
-    /// Of TLS 1.2.
+    /// The session cache of TLS 1.2.
     cache: Arc<ServerSessionMemoryCache>,
     /// The client validation in force when the sessions began: a resumed session shows no certificate again.
     validation: Option<Arc<ClientValidation>>,

@@ -219,7 +219,7 @@ impl Topology {
         }
         self.state.open.insert(address, open);
         if let Some(error) = failure {
-            // Connections to a socket that no worker accepts from would wait for ever.
+            // Connections to a socket that no worker accepts from would wait forever.
             if let Some(closed) = self.close(address, Closing::Last) {
                 closed.await;
             }
@@ -429,7 +429,7 @@ impl Topology {
 
     fn report(&mut self) {
         let snapshot = self.state.applied.clone();
-        // Not narrower addresses that are kept open within the listener's own address.
+        // Excludes narrower addresses that are kept open within the listener's own address.
         let own = |(address, open): &(&SocketAddr, &OpenAddress)| open.slot.load().listener.bind == **address;
         let bound = self.state.open.iter().filter(own).map(|(_, open)| {
             let address = open.sockets.first().and_then(|socket| socket.listening.get_ref().local_addr().ok());
@@ -462,7 +462,7 @@ impl Topology {
     }
 }
 
-/// Waits for ever without a time.
+/// Waits until this time; forever without one.
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => time::sleep_until(at).await,

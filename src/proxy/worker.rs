@@ -186,7 +186,7 @@ impl Worker {
         });
     }
 
-    /// Accepts for ever; the runtime polls open connections after a bounded number of accepts.
+    /// Accepts forever; the runtime polls open connections after a bounded number of accepts.
     async fn accept_all(self: Rc<Self>, slot: Arc<ListenerSlot>, socket: Arc<AsyncFd<TcpListener>>) {
         let _abort = AbortOnPanic;
         let mut backoff = Backoff::default();
@@ -298,8 +298,7 @@ impl Worker {
         self.sessions.add(session.clone(), |place| {
             let registered = SessionGuard { worker: self.clone(), place };
             let served = connection::serve(tcp, accepted, self.context.clone(), session);
-            // Not an `async` block, which would have room for the future twice: where it is captured and where it is
-            // awaited.
+            // Not an `async` block, which would store the future twice: where it is captured and where it is awaited.
             spawn_local(served.map(|()| drop(registered))).abort_handle()
         });
     }

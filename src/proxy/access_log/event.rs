@@ -24,7 +24,7 @@ pub struct Event {
     pub attempts: u16,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
-    /// From choosing the first endpoint to an established connection, failed attempts included.
+    /// The time from choosing the first endpoint to an established connection, including failed attempts.
     pub connect: Option<Duration>,
     pub duration: Duration,
 }
@@ -59,7 +59,7 @@ pub struct Label {
     pub name: Box<str>,
 }
 
-/// To the microsecond.
+/// A timestamp, to the microsecond.
 pub fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::try_from(at).unwrap_or_default().round(Unit::Microsecond).unwrap_or_default()
 }

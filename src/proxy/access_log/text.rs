@@ -6,7 +6,7 @@ use std::{io::Write, net::SocketAddr, time::Duration};
 use super::event::{Event, timestamp};
 use crate::printable::quoted;
 
-/// `TIME connection end listener=… client=… …`: pairs in the order of JSON's fields, absent ones left out.
+/// Writes `TIME connection end listener=… client=… …`: pairs in the order of the JSON fields, without absent ones.
 pub fn write_text(text: &mut Vec<u8>, event: &Event) {
     // Writing to memory does not fail.
     let _ = write!(text, "{:.6} connection {}", timestamp(event.at), event.kind.label());
@@ -98,7 +98,7 @@ impl Value for SocketAddr {
     }
 }
 
-/// In seconds, to the microsecond.
+/// Written in seconds, to the microsecond.
 impl Value for Duration {
     fn write(&self, text: &mut Vec<u8>) {
         let rounded = self.saturating_add(Self::from_nanos(500));

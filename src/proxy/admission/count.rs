@@ -13,7 +13,7 @@ impl Default for OpenCount {
 }
 
 impl OpenCount {
-    /// Counts one more, unless there are as many as `limit` already.
+    /// Counts one more connection, unless `limit` connections are open already.
     pub fn enter(&self, limit: u32) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |open| (open < limit).then(|| open + 1)).is_ok()
     }

@@ -29,8 +29,8 @@ const CENTURIES: u64 = u64::MAX / 4;
 impl Gcra {
     /// The state after an event at `now`: `Ok` if it conforms and is charged, `Err` if not.
     ///
-    /// `now` must not be before the time of any event that led to `state`. Then a state that this rate cannot have
-    /// reached by `now` is left from a slower rate that was in force before, and counts as this rate exhausted.
+    /// `now` must not be before the time of any event that led to `state`. Under this condition, a state that this rate
+    /// cannot have reached by `now` is left over from an earlier, slower rate, and counts as an exhausted rate.
     pub fn decide(self, state: u64, now: u64) -> Result<u64, u64> {
         let state = state.min(now.saturating_add(self.tolerance).saturating_add(self.interval));
         if state <= now.saturating_add(self.tolerance) {
@@ -109,7 +109,7 @@ mod tests {
         assert!(fast.decide(exhausted, 1_000 + 100_000_000).is_ok());
     }
 
-    /// Some of them so fast that whole nanoseconds are a coarse measure.
+    /// Any rate. Some are so fast that whole nanoseconds are a coarse measure.
     fn any_rate() -> impl Strategy<Value = Rate> {
         let per = prop_oneof![1..100u64, 1_000..100_000_000u64];
         (1..10_000u32, per, 1..50u32).prop_map(|(count, per, burst)| rate(count, Duration::from_nanos(per), burst))
@@ -119,7 +119,7 @@ mod tests {
         #[test]
         fn no_window_has_more_than_a_burst_and_its_share_of_the_rate(
             rate in any_rate(),
-            // In thousandths of an interval, so that arrivals are about as fast as the rate, whatever it is.
+            // Gaps in thousandths of an interval, so that arrivals are about as fast as the rate.
             gaps in vec(prop_oneof![Just(0), 0..2_000u64, 0..20_000u64], 1..200),
         ) {
             let gcra = Gcra::from(rate);

@@ -49,7 +49,7 @@ fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-/// One listener's admission, on a clock that stands still unless told.
+/// The admission of one listener, with a clock that moves only on request.
 struct Door {
     listener: Listener,
     admission: Arc<Admission>,
@@ -163,7 +163,7 @@ fn a_refused_connection_costs_no_other_its_place() {
 
     for _ in 0..10 {
         assert_eq!(door.refusal("192.0.2.3"), Some(Refusal::ListenerRate));
-        // Someone else may take the last token between the two gates.
+        // Another client may take the last token between the two gates.
         let gate = door.admission.admit_source(&door.listener, ip("192.0.2.3"), Some(ip("192.0.2.3")), door.now);
         assert_eq!(gate.unwrap_err(), Refusal::ListenerRate);
     }
@@ -231,7 +231,7 @@ fn a_source_is_removed_only_without_debt() {
     assert_eq!(door.admission.sources(), 1);
 }
 
-/// The nth of so many IPv4 addresses.
+/// The nth IPv4 address.
 fn nth(n: u32) -> IpAddr {
     IpAddr::from((0x0a00_0000 + n).to_be_bytes())
 }
@@ -250,7 +250,7 @@ fn a_flood_of_addresses_at_some_listeners_refuses_no_client_of_another() {
         beside(3, Limits { max_connections_per_source: count(1), ..Limits::default() }),
         beside(4, Limits { new_connections_per_source: rate(5, SECOND, 5), ..Limits::default() }),
     ];
-    // Declared before or after the flood makes no difference.
+    // The order of the declaration and the flood makes no difference.
     let mut inside = vec![doors[0].enter(nth(0)).unwrap()];
     for n in 0..300_000 {
         let _ = (flooded.enter(nth(n)), also_flooded.enter(nth(n)));
@@ -286,7 +286,7 @@ fn expired_entries_are_removed() {
     assert_eq!(door.admission.table().guaranteed(), 2 * half, "the part of a listener that is gone is the others'");
 }
 
-/// CPU time of this thread that some work takes.
+/// The CPU time of this thread for some work.
 fn cpu_time(work: impl FnOnce()) -> Duration {
     let now = || {
         let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -322,7 +322,7 @@ fn a_million_addresses_take_no_more_memory_than_the_table_has() {
     });
     let regular = door.enter(ip("192.0.2.1")).unwrap();
     for n in 0..1_000_000_u32 {
-        // Faster than debts are forgotten: the table stays full.
+        // Faster than entries expire: the table stays full.
         door.now += Duration::from_micros(5);
         let _ = door.enter(IpAddr::from((0x2001_0db8_u128 << 96 | u128::from(n) << 64).to_be_bytes()));
     }
@@ -388,7 +388,7 @@ fn an_older_time_of_another_worker_changes_nothing() {
     assert_eq!(door.refusal("192.0.2.1"), Some(Refusal::ListenerRate));
 }
 
-/// Eight threads knock every microsecond for a tenth of a second; returns how many were let in.
+/// Connects from eight threads every microsecond for a tenth of a second; returns the number of admitted connections.
 fn knocking_threads(door: &Door, client: impl Fn(u64) -> IpAddr + Sync) -> u64 {
     let clock = AtomicU64::new(0);
     let admitted = AtomicU64::new(0);

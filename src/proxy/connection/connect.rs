@@ -144,8 +144,8 @@ pub async fn first_reachable(
     Err(failure)
 }
 
-/// Waits for pending first checks. Returns whether there were any. A client that disconnects or half-closes in the
-/// meantime is not connected: clients of a starting database retry again and again, and the database must get each only
+/// Waits for pending first checks. Returns true if there were any. A client that disconnects or half-closes during this
+/// time is not connected: clients of a starting database retry again and again, and the database must get each only
 /// once.
 ///
 /// Boxed, because few connections wait.
@@ -230,7 +230,7 @@ async fn encrypt(stream: Stream, preamble: Preamble, address: SocketAddr) -> io:
         }
     }
     let Some(tls) = preamble.tls else { return Ok(BackendConnection::Plain(stream)) };
-    // Without verification any name will do, and for an address no server name is sent.
+    // Without verification the name does not matter, and no server name is sent for an address.
     let name = tls.terms.server_name.clone().unwrap_or(ServerName::IpAddress(address.ip().into()));
     let stream = TlsConnector::from(tls.client.0.clone()).connect(name, stream).await;
     let stream = stream.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake failed: {error}")))?;

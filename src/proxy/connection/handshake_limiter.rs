@@ -114,7 +114,7 @@ mod tests {
         tokio::time::timeout(patience, local.run_until(last)).await.expect("the last one has its turn");
     }
 
-    /// Tasks that are to be polled, in the order in which they were woken, as the runtime does.
+    /// Tasks to poll, in the order in which they were woken, as in the runtime.
     type Queue = Arc<Mutex<VecDeque<usize>>>;
 
     struct Task {
@@ -138,7 +138,7 @@ mod tests {
         for (seed, some_go) in (0..2000).zip([false, true].into_iter().cycle()) {
             let random = Rc::new(RefCell::new(fastrand::Rng::with_seed(seed)));
             let (costly, steps) = (HandshakeLimiter::new(AT_ONCE), Rc::new(Cell::new(0)));
-            // Those whose peers have not answered yet.
+            // Work whose peers have not answered yet.
             let peers: Rc<RefCell<Vec<Waker>>> = Rc::default();
             let work = |mut left: u32| -> Pin<Box<dyn Future<Output = ()>>> {
                 let (costly, steps, peers, random) = (costly.clone(), steps.clone(), peers.clone(), random.clone());
@@ -170,7 +170,8 @@ mod tests {
                     peer.unwrap_or_else(|| panic!("seed {seed}: work is left, and nothing wakes it")).wake();
                     continue;
                 };
-                // Some clients go. Then the permit that one had may be used by another, past the bound.
+                // Some clients disconnect. The permit of such a client may then be used by another task, beyond the
+                // bound.
                 if some_go && number != RENEWAL && random.borrow_mut().u8(..20) == 0 {
                     tasks[number] = None;
                 }

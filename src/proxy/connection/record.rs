@@ -88,7 +88,7 @@ pub struct Session {
     last_activity: Cell<Instant>,
     bytes_to_backend: Cell<u64>,
     bytes_to_client: Cell<u64>,
-    /// The reason for which its task is being cancelled.
+    /// The reason why its task is being cancelled.
     cancelled: Cell<Option<CloseReason>>,
 }
 
@@ -182,12 +182,12 @@ impl ConnectionRecord {
         self.tls = Some(Arc::new(ClientTls::of(tls)));
     }
 
-    /// Records the server name that a client requests before TLS is terminated or passed through.
+    /// Records the server name that a client requests, before TLS is terminated or passed through.
     pub fn asked_for(&mut self, server_name: Option<&str>) {
         self.tls = Some(Arc::new(ClientTls { server_name: server_name.map(Into::into), ..ClientTls::default() }));
     }
 
-    /// Records why the handshake failed, and returns the close reason.
+    /// Records the fault of a failed handshake, and returns the close reason.
     pub fn handshake_failed(&mut self, fault: HandshakeFault) -> CloseReason {
         let known = self.tls.take().map(Arc::unwrap_or_clone).unwrap_or_default();
         self.tls = Some(Arc::new(ClientTls { fault: Some(fault), ..known }));

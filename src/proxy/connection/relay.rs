@@ -74,7 +74,7 @@ pub fn both_ways<'a>(
     meter: &'a impl Meter,
 ) -> impl Future<Output = CloseReason> + 'a {
     let now = Instant::now();
-    // Created outside of the future, which otherwise would have room for it twice.
+    // Created outside of the future, which would otherwise store it twice.
     let mut relay = Relay {
         up: Direction::new(guard),
         down: Direction::new(None),
@@ -293,8 +293,8 @@ impl Relay {
         !self.up.is_reading()
     }
 
-    /// The same for the backend. A failure of a backend that has ended does not matter: the client has all its bytes
-    /// and its end.
+    /// True if a reset by the backend does not wake this task. A failure of a backend that has ended does not matter:
+    /// the client has all its bytes and its end.
     fn leaves_backend_unread(&self) -> bool {
         !self.down.is_reading() && self.down.state != State::Done
     }

@@ -35,7 +35,7 @@ pub async fn established(shared: &Shared) -> BTreeMap<u64, u32> {
     sums
 }
 
-/// Sends each worker its order, and waits for the answers. The answer of a worker that has stopped is empty.
+/// Sends an order to each worker, and waits for the answers. The answer of a worker that has stopped is empty.
 async fn ask<T: Default>(
     shared: &Shared,
     orders: impl Iterator<Item = impl FnOnce(oneshot::Sender<T>) -> Order>,

@@ -112,7 +112,7 @@ impl State {
         }
     }
 
-    /// Logs the begin and the end of a rebalancing.
+    /// Logs the start and the end of a rebalancing.
     fn log_progress(&mut self, load_balancer: &UpstreamKey, too_many: usize, now: Instant) {
         match &mut self.run {
             None if too_many > 0 => {

@@ -33,7 +33,7 @@ const ACKNOWLEDGEMENT: Duration = Duration::from_millis(250);
 ///
 /// A new request is never refused. If there are too many, another one is evicted: of the listener with the most
 /// requests, one that was delivered to all servers and only waits for them to end, or else the oldest of the source
-/// with the most. Unanswered requests, or floods of requests, do not displace those of others.
+/// with the most. Unanswered requests and floods of requests do not displace the requests of other clients.
 #[derive(Debug)]
 pub struct Cancels {
     most: usize,

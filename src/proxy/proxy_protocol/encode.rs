@@ -49,7 +49,7 @@ fn fields(tls: &ClientTls) -> impl Iterator<Item = Tlv<'_>> {
 }
 
 fn ssl(agreed: &Agreed) -> SslInfo<'_> {
-    /// For clients that showed no certificate; the specification wants any number but 0.
+    /// The value for clients without a certificate: the specification requires a number other than 0.
     const NOT_VERIFIED: u32 = 1;
 
     let is_known = agreed.identity.is_some();

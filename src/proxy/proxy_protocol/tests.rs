@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 use super::*;
 use crate::model::ProxyVersion;
 
-/// A peer whose bytes arrive in the given chunks, and who then ends.
+/// A peer whose bytes arrive in these chunks, followed by the end of the stream.
 struct Peer {
     bytes: Vec<u8>,
     /// The ends of chunks, sorted.
@@ -171,7 +171,7 @@ fn a_version_2_header_against_the_specification_is_refused() {
 #[test]
 fn bytes_that_begin_no_header_are_refused_at_once() {
     for bytes in ["G", "PROXYX", "\r\n\r\nQ", "proxy "] {
-        // One more byte would mean a wait: this peer ends instead, which would be another error.
+        // Reading one more byte would mean a wait; this peer ends instead, which would be another error.
         assert!(matches!(Peer::sending(bytes).header(), Err(HeaderError::NotAHeader)), "{bytes:?}");
     }
 }

@@ -118,7 +118,7 @@ pub mod tests {
 
     const HEADER: &str = "who it is";
 
-    /// Takes so much at once, and remembers each write.
+    /// A stream that accepts a limited number of bytes at once, and records each write.
     pub struct Packets {
         pub size: usize,
         pub written: Vec<String>,

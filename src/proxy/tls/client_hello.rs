@@ -43,12 +43,11 @@ pub enum HelloError {
 }
 
 /// Reads until a ClientHello is complete, in any number of records and reads. `read` gets every byte that was read,
-/// including bytes behind the ClientHello and bytes that are none.
+/// including bytes behind the ClientHello and bytes that are not one.
 ///
 /// # Errors
-/// If the bytes are not a ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2) in TLS records (RFC
-/// 8446 section 5.1), if it is too large, or if the stream ends or fails first. Returns as soon as the error is
-/// certain.
+/// If the bytes are not a ClientHello (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2) in TLS records (RFC 8446
+/// section 5.1), if it is too large, or if the stream ends or fails first. Returns as soon as the error is certain.
 pub async fn read_client_hello(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
@@ -56,7 +55,7 @@ pub async fn read_client_hello(
     read_client_hello_with(stream, read, |_| Ok(())).await
 }
 
-/// The same, and asks `grow` for permission before `read` gets more room.
+/// Like [`read_client_hello`], and asks `grow` for permission before `read` gets more space.
 pub async fn read_client_hello_with(
     stream: &mut (impl AsyncRead + Unpin),
     read: &mut Vec<u8>,
@@ -235,7 +234,7 @@ fn host_name(extension: &[u8]) -> Option<Option<Box<str>>> {
     }
 }
 
-/// The unread rest.
+/// The unread bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -30,7 +30,7 @@ pub struct DeferredTickets<S> {
 struct Handshake {
     /// True if the next bytes to be written begin a record.
     between_records: bool,
-    /// The bytes received, which the TLS library may hold until the handshake is done.
+    /// The number of received bytes, which the TLS library may hold until the handshake is done.
     read: usize,
     charge: Option<Charge>,
 }

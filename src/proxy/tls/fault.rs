@@ -1,4 +1,4 @@
-//! Why the handshake of a client failed, as the access log has it.
+//! Faults of TLS handshakes with clients, for the access log.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 use super::client_hello::HelloError;
 use crate::proxy::postgres::StartupError;
 
-/// Makes the enum, with what is documented of each fault at hand for the documentation.
+/// Declares the enum, and makes the documentation of each fault available to tests of the documentation.
 macro_rules! handshake_faults {
     ($($(#[doc = $meaning:literal])+ $fault:ident = $label:literal,)+) => {
-        /// Why the handshake of a client failed.
+        /// The reason why the handshake of a client failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum HandshakeFault {
             $($(#[doc = $meaning])+ $fault,)+
@@ -20,7 +20,7 @@ macro_rules! handshake_faults {
             #[cfg(test)]
             pub const ALL: [Self; [$(Self::$fault),+].len()] = [$(Self::$fault),+];
 
-            /// Its name in the access log.
+            /// The name of the fault in the access log.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$fault => $label,)+
@@ -118,7 +118,7 @@ handshake_faults! {
 }
 
 impl HandshakeFault {
-    /// True if the client's certificate, or that it has none, is the end of the connection.
+    /// True if the connection ended because of the client's certificate, or because the client has none.
     pub const fn is_of_certificate(self) -> bool {
         match self {
             Self::Missing

@@ -57,7 +57,7 @@ impl Authority {
         })
     }
 
-    /// A client that trusts this authority, and remembers sessions from one handshake to the next.
+    /// A client that trusts this authority, and resumes sessions.
     fn client(&self) -> ClientConfig {
         self.client_of(&[&TLS12, &TLS13])
     }
@@ -94,7 +94,7 @@ fn tls(certificates: &[&Arc<Certificate>]) -> model::Tls {
 
 type Connection = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
 
-/// A handshake, and a byte each way so that the client has its session tickets.
+/// Does a handshake, and sends a byte each way so that the client receives its session tickets.
 async fn connect(client: &ClientConfig, server: &ServerTls, name: &str) -> Result<Connection, [String; 2]> {
     let (near, far) = duplex(16 << 10);
     let name = ServerName::try_from(name.to_string()).unwrap();
@@ -128,7 +128,7 @@ fn is(certificate: &Certificate, connection: &Connection) -> bool {
     certificate.key.cert[0] == *presented(connection)
 }
 
-/// The certificate presented for a server name, whether the client finds it valid for this name or not.
+/// The certificate presented for a server name, even if the client does not consider it valid for this name.
 async fn presented_for(authority: &Authority, server: &ServerTls, name: &str) -> CertificateDer<'static> {
     let mut client = authority.client();
     let any = model::AnyCertificate::new(&aws_lc_rs::default_provider());
@@ -198,12 +198,12 @@ fn certificates_are_selected_by_normalized_name_and_verifiable_key() {
         ("db.example.com", ECDSA, &wildcard),
         ("any.example.com.", ECDSA, &wildcard),
         ("xn--bcher-kva.example.com", ECDSA, &wildcard),
-        // With none for the name that the client can verify, it hears so.
+        // If the client can verify no certificate for the name, it gets one that it cannot verify, and reports that.
         ("any.example.com", RSA, &wildcard),
         ("a.any.example.com", ECDSA, &default),
         ("example.com", ECDSA, &default),
         ("192.0.2.1", ECDSA, &default),
-        // With none for the name, the first that it can verify.
+        // If no certificate matches the name, the client gets the first one that it can verify.
         ("nowhere.test", RSA, &exact_rsa),
         (".", RSA, &exact_rsa),
     ] {

@@ -53,7 +53,7 @@ fn can_bind(ip: IpAddr) -> Option<bool> {
 
 /// True if sockets may be bound to non-local addresses (`net.ipv4.ip_nonlocal_bind`).
 fn can_bind_anywhere(ip: IpAddr) -> bool {
-    // For documentation (RFC 5737, RFC 3849).
+    // Addresses for documentation (RFC 5737, RFC 3849).
     let foreign: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn answers_are_cached_until_refreshed_and_dropped_when_unused() {
         let foreign = "192.0.2.7".parse().unwrap();
-        // As if it had been an address of this host before.
+        // A cached answer for an address that this host had before.
         let previous = LocalAddresses([(foreign, true)].into());
         let mut local = LocalAddresses::default();
         assert!(local.contain(foreign, &previous));

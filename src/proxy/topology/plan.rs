@@ -139,7 +139,7 @@ mod tests {
             let kept = [format!("!{wide} a"), format!("={narrow} a")];
             assert_eq!(planned(&[narrow], &[("a", wide)]), kept);
             assert_eq!(planned(&[narrow, wide], &[("a", wide)]), [format!("={wide} a"), format!("={narrow} a")]);
-            // The other way round there is nothing left to serve it for.
+            // A wider address is not kept for a narrower one.
             assert_eq!(planned(&[wide], &[("a", narrow)]), [format!("!{narrow} a"), format!("-{wide}")]);
         }
         assert_eq!(planned(&["[::1]:1"], &[("a", "0.0.0.0:1")]), ["+0.0.0.0:1 a", "-[::1]:1"]);

@@ -44,7 +44,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct WorkerHandle {
     pub orders: mpsc::UnboundedSender<Order>,
-    /// Connections that the worker has or was given.
+    /// The number of connections that the worker has, or that are on the way to it.
     pub open: AtomicUsize,
     /// The last heartbeat, in milliseconds after the start.
     pub heartbeat: AtomicU64,

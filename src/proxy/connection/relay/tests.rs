@@ -1,4 +1,4 @@
-//! Real sockets under a clock that stands still unless a test moves it.
+//! Relay tests with real sockets, and a clock that only the tests move.
 
 mod simulation;
 
@@ -23,7 +23,7 @@ use crate::{proxy::stream::undelivered::undelivered, tcp::TcpSocket};
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
 
-/// Both far ends of a relayed connection.
+/// The far ends of a relayed connection.
 struct Ends {
     client: TcpStream,
     backend: TcpStream,
@@ -33,7 +33,7 @@ struct Ends {
     near: Near,
 }
 
-/// The sockets live as long as this does: drop it to see how they are closed.
+/// The sockets are closed when this is dropped.
 struct Near {
     client: OwnedFd,
     backend: OwnedFd,
@@ -66,7 +66,7 @@ async fn pair() -> (TcpStream, Stream, OwnedFd) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     far.set_nodelay(true).unwrap();
-    // Otherwise the kernel makes it larger the more is read.
+    // Otherwise the kernel enlarges the buffer while data is read.
     SockRef::from(&far).set_recv_buffer_size(128 << 10).unwrap();
     let near = listener.accept().await.unwrap().0.into_std().unwrap();
     let descriptor = near.as_fd().try_clone_to_owned().unwrap();
@@ -97,13 +97,13 @@ impl Ends {
         falls_to(&self.near.client, 0).await;
     }
 
-    /// Why the relay has ended; `None`: it has not.
+    /// The close reason of the relay; `None`: it has not ended.
     async fn ended(&self) -> Option<CloseReason> {
         settled().await;
         self.ended.get()
     }
 
-    /// Reads at the client until less is on its way to it.
+    /// Reads at the client until fewer bytes are undelivered to it.
     async fn read_some(&mut self) {
         let before = undelivered(&self.near.client);
         while undelivered(&self.near.client) >= before {
@@ -112,7 +112,7 @@ impl Ends {
         }
     }
 
-    /// Sends to the client, who does not read, until the relay has passed on this much.
+    /// Sends to the client, which does not read, until the relay has written this many bytes.
     async fn pass_down_unread(&mut self, bytes: usize) {
         self.backend.write_all(&vec![b'x'; bytes]).await.unwrap();
         while self.moved.to_client.get() < bytes {
@@ -121,21 +121,21 @@ impl Ends {
     }
 }
 
-/// Waits until no more than this is on its way from the proxy: the other end may take its time to acknowledge.
+/// Waits until at most this many bytes of the proxy are undelivered: the peer may acknowledge them late.
 async fn falls_to(near: &OwnedFd, bytes: usize) {
     while undelivered(near) > bytes {
         yield_now().await;
     }
 }
 
-/// Lets other tasks do what they can do now.
+/// Lets other tasks run until they have to wait.
 async fn settled() {
     for _ in 0..50 {
         yield_now().await;
     }
 }
 
-/// Runs a test with a clock that does not move by itself: a paused one moves on when all tasks wait, as they do for
+/// Runs a test with a clock that does not move by itself. A paused clock moves on when all tasks wait, as they do for
 /// sockets, unless a blocking task runs.
 async fn with_still_clock(test: impl Future<Output = ()>) {
     let (finished, running) = std::sync::mpsc::channel::<()>();
@@ -197,7 +197,7 @@ async fn the_remaining_half_has_an_idle_limit_and_no_duration_limit() {
             let mut ends = Ends::relayed(Deadlines { half_closed: Some(10 * SECOND), ..Deadlines::default() }).await;
             advance(1000 * SECOND).await;
             ends.pass_up().await;
-            // A long silence before it does not count against the half that remains.
+            // A long idle time before does not count towards the limit of the remaining direction.
             advance(1000 * SECOND).await;
             let ending = if client_ends { &mut ends.client } else { &mut ends.backend };
             ending.shutdown().await.unwrap();
@@ -236,7 +236,7 @@ async fn the_maximum_duration_ends_active_connections_too() {
     .await;
 }
 
-/// Far more than a client's socket takes without being read, far less than the proxy's does.
+/// Far more than the buffers of an unread client socket, far less than those of the proxy's socket.
 const UNREAD: usize = 1 << 20;
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +286,7 @@ async fn before_a_reset_sent_bytes_are_delivered_while_the_peer_reads() {
             advance(DELIVERY_TICK + TICK).await;
             assert_eq!(ends.ended().await, None);
         }
-        // It stops reading.
+        // The client stops reading.
         advance(LINGER - SECOND).await;
         assert_eq!(ends.ended().await, None);
         advance(SECOND).await;

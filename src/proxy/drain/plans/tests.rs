@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Something with so many connections. What it is makes no difference here.
+/// A draining resource with this many connections. Its kind makes no difference here.
 fn resource(id: u64, connections: u64) -> Arc<ListenerState> {
     let sources = Arc::new(Sources::new(std::time::Instant::now()));
     let listener = ListenerState {
@@ -34,7 +34,7 @@ fn at_once(max_per_second: Option<u32>) -> Option<Close> {
     Some(Close { after: Duration::ZERO, spread: Duration::ZERO, max_per_second })
 }
 
-/// All for these reasons.
+/// An input in which these listeners drain for these reasons.
 fn input(draining: &[(&Arc<ListenerState>, CloseReason, Option<Close>)]) -> DrainInput {
     let case = |(listener, reason, close): &(&Arc<ListenerState>, CloseReason, Option<Close>)| {
         let resource = DrainingResource::Listener(Arc::clone(listener));
@@ -43,7 +43,7 @@ fn input(draining: &[(&Arc<ListenerState>, CloseReason, Option<Close>)]) -> Drai
     DrainInput { draining: draining.iter().map(case).collect(), upstreams: Vec::new() }
 }
 
-/// Closes what is due, and answers how many that were.
+/// Closes the connections that are due, and returns their number by listener.
 fn close(plans: &mut DrainPlans, of: &[&Arc<ListenerState>], now: Instant) -> Vec<usize> {
     let requests = plans.due(now);
     let count =

@@ -16,7 +16,7 @@ use tokio::io::{AsyncWriteExt, ReadBuf, duplex};
 
 use super::*;
 
-/// The first bytes of a client of rustls.
+/// The first bytes that a rustls client sends.
 fn sent_by_rustls(name: &str, version: &'static SupportedProtocolVersion) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[version])
@@ -48,12 +48,12 @@ fn message(extensions: &[u8]) -> Vec<u8> {
     [&[1][..], &with_length(3, &[body, with_length(2, extensions)].concat())].concat()
 }
 
-/// The message in records of at most so many bytes.
+/// The message in records of at most `size` bytes.
 fn in_records(message: &[u8], size: usize) -> Vec<u8> {
     message.chunks(size).flat_map(|chunk| [&[22, 3, 1][..], &with_length(2, chunk)].concat()).collect()
 }
 
-/// The outcome for a client that sends these bytes only, and the bytes read.
+/// The outcome for a client that sends only these bytes, and the bytes read.
 fn read_of(bytes: &[u8]) -> (Result<ClientHello, HelloError>, Vec<u8>) {
     let (mut stream, mut read) = (bytes, Vec::new());
     let result = read_client_hello(&mut stream, &mut read).now_or_never().unwrap();
@@ -112,7 +112,7 @@ fn bytes_that_are_no_client_hello_are_refused_at_once() {
     {
         let (mut near, mut far) = duplex(100);
         far.write_all(bytes).now_or_never().unwrap().unwrap();
-        // The other end is open, and says nothing more.
+        // The other end is open, and sends nothing more.
         let result = read_client_hello(&mut near, &mut Vec::new()).now_or_never();
         assert!(matches!(result, Some(Err(HelloError::Invalid))), "{bytes:?}: {result:?}");
     }
@@ -141,7 +141,7 @@ fn a_malformed_client_hello_is_refused() {
 fn the_largest_client_hello_is_read_and_a_larger_one_is_refused_early() {
     let of_size = |size: usize| {
         let padding = |length| message(&[server_name(b"a.example"), extension(21, &vec![0; length])].concat());
-        // One extension has less than 64 KiB; the rest is the same for any length.
+        // An extension has less than 64 KiB; the other parts have the same length in any message.
         padding(size - (padding(0).len() - 4))
     };
     // The announced length excludes the four bytes of the message's header.
@@ -190,7 +190,7 @@ proptest! {
     }
 }
 
-/// A stream that gives so many bytes at a time.
+/// A stream that returns a limited number of bytes for each read.
 struct Pieces<'a, I> {
     rest: &'a [u8],
     sizes: I,

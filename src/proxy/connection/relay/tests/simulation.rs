@@ -1,5 +1,5 @@
-//! Random scripts for both sides, from seeds: whatever they do, no byte is lost or made up, what was cut does not look
-//! complete, and deadlines hold.
+//! Random scripts for both sides, from seeds. Invariants: no byte is lost or invented, an interrupted transfer does not
+//! look complete, and deadlines are kept.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 use super::*;
 
 const RUNS: u64 = 1500;
-/// Timers have a resolution of a millisecond.
+/// The resolution of timers is a millisecond.
 const RESOLUTION: Duration = Duration::from_millis(2);
 
 /// The actions of a side.
@@ -99,7 +99,7 @@ impl Script {
         self.has_ended && !self.broke
     }
 
-    /// Checks what this side got of what the other sent. An end that looks clean has everything before it.
+    /// Checks the bytes that this side received from the other. An end that looks clean follows all bytes.
     fn check(&self, other: &Self, looks_clean: bool) {
         assert!(self.received.len() <= other.sent, "bytes were made up");
         let matches = |(at, received): (usize, &u8)| *received == byte(other.seed, at);
@@ -186,7 +186,7 @@ impl Side for Script {
     }
 }
 
-/// Counts bytes, and remembers when some moved last.
+/// Counts bytes, and records the last time at which bytes moved.
 struct Activity {
     to_backend: Cell<usize>,
     to_client: Cell<usize>,
