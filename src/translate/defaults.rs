@@ -9,7 +9,7 @@ pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const CHECK_JITTER_PERCENT: u8 = 10;
 /// Same as Kubernetes and HAProxy.
 pub(super) const CHECK_STATUSES: RangeInclusive<u16> = 200..=399;
-/// Exists on every server and is open to all accounts.
+/// A database that exists on every server and is open to all accounts.
 pub(super) const CHECK_DATABASE: &str = "postgres";
 pub(super) const HEALTHY_AFTER: u16 = 2;
 pub(super) const UNHEALTHY_AFTER: u16 = 3;
@@ -17,8 +17,7 @@ pub(super) const UNHEALTHY_AFTER: u16 = 3;
 pub(super) const CONSECUTIVE_FAILURES: u16 = 5;
 pub(super) const EJECT_FOR: Duration = Duration::from_secs(30);
 pub(super) const MAX_EJECT_FOR: Duration = Duration::from_mins(5);
-/// Half of the endpoints can carry the load for a while. A fault that affects all endpoints is not caused by any one of
-/// them.
+/// Half of the endpoints can carry the load for a while. If all endpoints fail, the cause is not a single endpoint.
 pub(super) const MAX_EJECTED_PERCENT: u8 = 50;
 
 /// Three attempts fit into common client timeouts.
@@ -29,7 +28,7 @@ pub(super) const CONNECT_ATTEMPTS: u16 = 3;
 pub(super) const PRECONNECT_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Silence in the remaining direction: closes forgotten half-open connections, never cuts a transfer.
+/// The idle time of the remaining direction: closes forgotten half-open connections, and never interrupts a transfer.
 pub(super) const HALF_CLOSED: Duration = Duration::from_mins(5);
 pub(super) const JITTER_PERCENT: u8 = 10;
 
@@ -41,7 +40,7 @@ pub(super) const KEEPALIVE_PROBES: u8 = 4;
 /// Matches a long termination grace period in Kubernetes. The process may cap it.
 pub(super) const DRAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Exceeds random imbalance with a few dozen connections for each endpoint.
+/// Larger than the random imbalance of a few dozen connections for each endpoint.
 pub(super) const MAX_IMBALANCE_PERCENT: u16 = 20;
 /// One a second.
 pub(super) const MAX_CLOSES_PER_MINUTE: u32 = 60;

@@ -97,7 +97,7 @@ impl<'a> FieldPath<'a> {
     }
 
     fn problem(&self, severity: Severity, reason: Reason, message: impl Into<String>) -> Problem {
-        // Quoted names and values may be of any length.
+        // Quoted names and values may have any length.
         let message = limited(&message.into(), MAX_SENTENCE).into_owned();
         Problem { severity, reason, field: self.field.to_string(), message }
     }

@@ -192,8 +192,8 @@ impl Declaration<'_> {
     }
 }
 
-/// True if the declaration adds client validation to a listener that had none. Such a listener does not keep its open
-/// configuration.
+/// True if the declaration adds client validation to a listener that had none. Such a listener does not keep its
+/// previous configuration, which admits all clients.
 fn is_open_now(declared: &api::Listener, before: &Listener) -> bool {
     let asks = declared.tls.as_ref().is_some_and(|tls| tls.client_validation.is_some());
     asks && before.tls.as_ref().is_none_or(|tls| tls.client_validation.is_none())

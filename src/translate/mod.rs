@@ -48,7 +48,7 @@ use crate::{
 /// Compiles a world into the configuration to serve and a verdict for each load balancer.
 ///
 /// The generation is that of `previous` if both configure the same, else the next one. `now` affects verdicts and the
-/// retention of endpoints that nothing confirms, see [`Snapshot::next_expiration`].
+/// retention of endpoints that no source confirms, see [`Snapshot::next_expiration`].
 pub fn translate(world: &World, previous: &Snapshot, now: Timestamp) -> (Snapshot, Verdicts) {
     let Some((here, in_pods)) = split_by_site(world) else { return translate_all(world, previous, now, Hosts::One) };
     let (mut snapshot, mut verdicts) = translate_all(&here, previous, now, Hosts::One);

@@ -20,7 +20,7 @@ use crate::{
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
-/// The largest TCP_KEEPIDLE and TCP_KEEPINTVL that Linux takes, in seconds.
+/// The maximum TCP_KEEPIDLE and TCP_KEEPINTVL of Linux, in seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32767);
 
 pub(super) fn timeouts(spec: &TcpLoadBalancerSpec, path: &mut FieldPath) -> Timeouts {

@@ -1,4 +1,4 @@
-//! Translations of whole worlds. Smaller parts have tests next to them.
+//! Translations of whole worlds. Smaller parts have tests in their own modules.
 
 mod authorities;
 mod certificates;

@@ -11,15 +11,15 @@ use super::{
 };
 use crate::model::{Keepalive, Upstream};
 
-/// The upstream, and whether it is the last good one although all declared backends are new and invalid.
+/// The upstream, and whether it is the last good one because all declared backends are new and invalid.
 pub(super) struct Translated {
     pub upstream: Upstream,
     pub fell_back: bool,
     pub retention: Retention,
 }
 
-/// Invalid settings fall back to their last good value, while endpoints are still followed. `None`: a setting never was
-/// valid.
+/// Translates an upstream. Invalid settings fall back to their last good value, while endpoints are still updated.
+/// `None`: a setting was never valid.
 ///
 /// `keepalive` is `None` if the declared value is invalid, which the caller reports.
 pub(super) fn translate(

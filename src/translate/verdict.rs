@@ -153,8 +153,7 @@ pub enum Reason {
     NotPermitted,
     /// No port is allocated to it yet.
     Pending,
-    /// The node or zone of this process is unknown, or no endpoint is there. Other replicas may have a different
-    /// result.
+    /// The node or zone of this process is unknown, or has no endpoint. Other replicas may have a different result.
     UnknownPlace,
     /// It depends on an object that was not read, see [`World::unread`](crate::world::World::unread).
     Unknown,

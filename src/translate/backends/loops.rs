@@ -1,4 +1,4 @@
-//! Endpoints that are listeners of the same process, as far as the world shows it.
+//! Detection of endpoints that are listeners of the same process, where the world shows it.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -76,7 +76,7 @@ pub(super) fn translate(
     let backends = &declaration.spec.backends;
     let parts: Vec<_> = (0..backends.len()).map(|index| part(index, declaration, active_check, certificates)).collect();
     let fell_back = parts.iter().all(|part| (part.errors.refuse() || part.is_pending) && part.endpoints.is_empty());
-    // Connections that should be encrypted are refused rather than sent to a previous plaintext backend.
+    // Connections that must be encrypted are refused rather than sent to a previous plaintext backend.
     let in_the_clear = |before: &Upstream| before.backends.values().any(|backend| backend.tls.is_none());
     let is_to_be_encrypted = backends.iter().any(|backend| backend.tls.is_some());
     let fell_back =
@@ -103,7 +103,7 @@ pub(super) fn translate(
             false => declaration.endpoints_fallback("the previous endpoints stay in use", &endpoints),
         };
         problems.extend(errors.with_consequence(&fallback));
-        // The first backend wins if several have the same name.
+        // Of several backends with the same name, the first one counts.
         backends.entry(name).or_insert(settings);
         if !endpoints.is_empty() {
             groups.push((weight, endpoints));
@@ -256,7 +256,7 @@ fn settings(
     }
 }
 
-/// Endpoints of one backend.
+/// The endpoints of one backend.
 struct Endpoints {
     serving: Vec<Endpoint>,
     /// Unready endpoints that served before and are still listed.

@@ -18,7 +18,7 @@ pub(super) fn preference(spec: &TcpLoadBalancerSpec) -> Option<Prefer> {
 pub(super) struct Distances<'a> {
     prefer: Prefer,
     here: &'a Place,
-    /// Hints count only if every endpoint has them: an endpoint without a hint would get no connections.
+    /// Zone hints count only if every endpoint has them: an endpoint without a hint would get no connections.
     all_have_zones: bool,
     all_have_nodes: bool,
 }

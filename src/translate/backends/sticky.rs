@@ -13,7 +13,7 @@ use crate::{
     translate::verdict::{Problem, Reason, Severity, Verdicts},
 };
 
-/// Decides for all load balancers, and warns those whose tables would be too large.
+/// Decides for all load balancers, and warns about those whose tables would be too large.
 pub fn settle(snapshot: &mut Snapshot, verdicts: &mut Verdicts) {
     let Snapshot { listeners, upstreams, .. } = snapshot;
     let is_sticky = |upstream: &Upstream| upstream.balancing.algorithm == Algorithm::Maglev;

@@ -90,7 +90,7 @@ impl RefusedAddresses {
         refusal.is_none()
     }
 
-    /// Reports the dropped addresses. `who` names their source, unless that is the field itself.
+    /// Reports the dropped addresses. `who` names their source if it is not the field itself.
     pub fn report(self, who: Option<&str>, policy: &AddressPolicy, path: &mut FieldPath) {
         for (refusal, (address, count)) in self.0 {
             let which = match (who, count - 1) {

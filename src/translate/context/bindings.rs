@@ -71,7 +71,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// Ports that are or will be bound, where they are known without the load balancers.
+    /// Ports that are or will be bound, as far as they are independent of the load balancers.
     pub fn ports(&self) -> Vec<u16> {
         match self {
             Self::Declared | Self::To(_) => Vec::new(),
@@ -92,8 +92,8 @@ impl<'a> Bindings<'a> {
     }
 }
 
-/// The owner of each node port: the oldest load balancer that declares it and may have it, regardless of who served it
-/// before and of other mistakes in its declaration. So all replicas agree, including those that have just started.
+/// The owner of each node port: the oldest load balancer that declares and may have it, regardless of its previous
+/// owner and of other mistakes in its declaration. So all replicas agree, including those that have just started.
 fn claims<'a>(
     previous: &Snapshot,
     tenancy: &Tenancy,

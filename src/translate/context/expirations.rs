@@ -1,6 +1,6 @@
-//! Retention of endpoints that nothing confirms any more, since their source is gone or no longer declared.
+//! Retention of endpoints that no source confirms any more, since their source is gone or no longer declared.
 //!
-//! Declared addresses are retained without a limit. Addresses of pods, whose endpoints have a uid, are not.
+//! Declared addresses are retained without a limit; addresses of pods, whose endpoints have a uid, are not.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -81,8 +81,8 @@ impl TranslateContext<'_> {
         if listed.iter().any(|pod| *pod.uid == *uid && self.address_policy.refusal(address, pod.target).is_none()) {
             return None;
         }
-        // Another pod has the address. Only slices written by Kubernetes count, or anyone could remove endpoints of
-        // others. The port must match too, since host-network pods share the address of their node.
+        // Another pod has the address. Only slices written by Kubernetes count; with other slices, any user could
+        // remove endpoints of others. The port must match too, since host-network pods share the address of their node.
         if listed.iter().any(|pod| pod.target == Target::Pod && pod.ports.contains(&address.port())) {
             return Some(self.now);
         }

@@ -1,4 +1,4 @@
-//! Pods listed in EndpointSlices, and how far to trust these.
+//! Pods listed in EndpointSlices, and the trust in their slices.
 
 use std::{collections::HashMap, net::IpAddr, rc::Rc};
 

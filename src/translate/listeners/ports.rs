@@ -33,7 +33,8 @@ pub enum ListenerRequest {
 }
 
 impl ListenerRequest {
-    /// Falls back to the last good configuration if routes name backends, which only exist under their previous names.
+    /// Falls back to the last good configuration if its routes name backends, which exist only under their previous
+    /// names.
     pub fn with_last_good_routes(self) -> Self {
         let leads_somewhere =
             |listener: &Listener| listener.tls.iter().flat_map(|tls| &tls.routes).any(|route| route.backends.is_some());
@@ -52,7 +53,7 @@ impl ListenerRequest {
 pub fn settle(requests: BTreeMap<ListenerKey, ListenerRequest>) -> (Listeners, BTreeMap<ListenerKey, Problem>) {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
     for (key, request) in requests {
-        // By bound port, which may differ from the declared one.
+        // The bound port counts, which may differ from the declared one.
         match request {
             ListenerRequest::LastGood(listener) => {
                 ports.entry(listener.bind.port()).or_default().served.insert(key, listener);

@@ -70,12 +70,12 @@ impl Ca {
         self.0.pem()
     }
 
-    /// Its empty revocation list.
+    /// The empty revocation list of this authority.
     pub fn list(&self) -> String {
         self.list_of(2026)
     }
 
-    /// A certificate that is valid for a year.
+    /// An empty revocation list that is issued in this year.
     pub fn list_of(&self, year: i32) -> String {
         self.list_with(year, |_| {})
     }
@@ -94,7 +94,7 @@ impl Ca {
     }
 }
 
-/// A world with a Secret `own` to present, one listener with this in its TLS, and one backend with this.
+/// A world with a Secret `own`, one listener with these TLS settings, and one backend with these.
 fn declaring(tls: &str, backend: &str) -> World {
     let mut world = load_balancer(
         "pg",

@@ -8,7 +8,7 @@ use crate::model::{ActiveCheck, Hidden, Probe, Role, Transport};
 const SECRET: &str =
     "{kind: Secret, metadata: {name: monitor}, data: {password: c2VzYW1l, other: b3RoZXI=, bad: YQpi}}";
 
-/// A load balancer with this check, and the Secret.
+/// A load balancer with this check, and its Secret.
 fn checked(check: &str) -> World {
     let mut world = world(SECRET);
     let spec = format!(

@@ -40,7 +40,7 @@ fn with_service(index: usize, endpoints: usize, spec: &str) -> World {
     ))
 }
 
-/// The first translation, and one without a change.
+/// Translates the world, and again without a change.
 fn translate_twice(world: &mut World) {
     let (snapshot, verdicts) = first(world);
     assert_eq!(verdicts.len(), world.load_balancers.len());

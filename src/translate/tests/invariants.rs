@@ -229,7 +229,7 @@ fn an_address_belongs_to_who_serves_it_else_to_who_sorts_first() {
         assert_eq!(a_alone.listeners.len(), 1);
         assert_eq!(verdicts[&object("a")].problems, []);
     }
-    // Two that swap addresses do not conflict; one that requests an address in use stays at its own.
+    // Listeners that swap addresses do not conflict; one that requests an address in use keeps its own.
     let (before, _) = first(&with(on("a", "10.0.0.1"), on("b", "10.0.0.2")));
     let (swapped, _) = then(&with(on("a", "10.0.0.2"), on("b", "10.0.0.1")), &before);
     assert_eq!(serving(&swapped), ["a 10.0.0.2", "b 10.0.0.1"]);
@@ -250,7 +250,7 @@ fn optional(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value>
     prop::option::of(value).prop_map(|value| value.unwrap_or(Value::Null))
 }
 
-/// Mostly absent, so most declarations are valid.
+/// A value that is mostly absent, so that most declarations are valid.
 fn seldom(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
     prop::option::weighted(0.1, value).prop_map(|value| value.unwrap_or(Value::Null))
 }
@@ -469,7 +469,7 @@ fn must_go_on(key: &ListenerKey, before: &Listener, world: &World) -> bool {
     is_declared && before.owner.as_deref() == declared.uid() && is_safe
 }
 
-/// Addresses that no backend may have, whatever served before.
+/// True for addresses that no backend may have, whatever served before.
 fn is_forbidden(endpoint: SocketAddr, tenancy: &Tenancy) -> bool {
     let ours = endpoint == "10.0.0.2:1".parse().unwrap();
     endpoint.ip().is_loopback()
@@ -520,7 +520,7 @@ proptest! {
         }
     }
 
-    /// The history of a replica may change whether a listener is served, never the owner of a node port.
+    /// The history of a replica may affect whether a listener is served, never the owner of a node port.
     #[test]
     fn replicas_agree_on_whose_a_port_of_the_nodes_is(
         tenancy in any_tenancy(), one in any_worlds(), other in any_worlds(), now in any_world(),

@@ -1,4 +1,4 @@
-//! Retention of endpoints that nothing confirms any more.
+//! Retention of endpoints that no source confirms any more.
 
 use jiff::{SignedDuration, ToSpan};
 
@@ -17,7 +17,7 @@ fn a(backends: &str) -> String {
 
 const DB: &str = "{name: db, service: {name: db, port: 1}}";
 
-/// A Service, and its slice as Kubernetes writes it, with these pods: uid and address.
+/// A Service, and its slice as Kubernetes writes it, with these pods (uid and address).
 fn service(namespace: &str, name: &str, pods: &[(&str, &str)]) -> String {
     let endpoint = |(uid, address): &(&str, &str)| {
         format!("{{addresses: [{address}], targetRef: {{kind: Pod, namespace: {namespace}, name: p, uid: {uid}}}}}")
@@ -106,7 +106,7 @@ fn all_that_is_kept_of_an_unreadable_load_balancer_is_kept_no_longer() {
 
 #[test]
 fn a_pod_that_is_still_listed_is_kept_without_a_limit() {
-    // The declared port is not one of the Service: of its pods one is deleted, and later the other one.
+    // The declared port is not a port of the Service. One of its pods is deleted, and later the other one.
     let wrong = a("{name: db, service: {name: db, port: 2}}");
     let world = |pods| all(&[GATEWAY, &wrong, &service("shop", "db", pods)]);
     let (kept, verdicts) = then(&world(PODS), &serving());

@@ -3,7 +3,8 @@
 use super::*;
 use crate::{model::Distance, world::Place};
 
-/// Endpoints 10.0.0.1, 10.0.0.2, … of Service `pg` in zones and on nodes, as seen from zone `here`, node `this`.
+/// A world with the endpoints 10.0.0.1, 10.0.0.2, … of the Service `pg` in zones and on nodes, as seen from zone `here`
+/// and node `this`.
 fn seen(locality: &str, endpoints: &[&str]) -> World {
     let endpoints: Vec<_> =
         (1..).zip(endpoints).map(|(n, text)| format!("{{addresses: [10.0.0.{n}], {text}}}")).collect();

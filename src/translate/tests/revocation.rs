@@ -18,7 +18,7 @@ fn joined(texts: impl IntoIterator<Item = String>) -> String {
     texts.into_iter().collect()
 }
 
-/// Authorities of one name and as many lists, all signed by the last of them; in one object or in two.
+/// Authorities with the same name and as many lists, all signed by the last authority; in one object or in two.
 fn of_one_name(count: usize, is_one_object: bool) -> World {
     let all: Vec<_> = (0..count).map(|_| Ca::named("N")).collect();
     let last = all.last().unwrap();
@@ -36,7 +36,7 @@ fn of_one_name(count: usize, is_one_object: bool) -> World {
     }
 }
 
-/// Authorities with a list each, in one object or in two.
+/// Authorities with one list each, in one object or in two.
 fn of_many_names(count: usize, is_one_object: bool) -> World {
     let all: Vec<_> = (0..count).map(|number| Ca::named(&format!("N{number}"))).collect();
     let (certificates, lists) = (joined(all.iter().map(Ca::pem)), joined(all.iter().map(Ca::list)));
@@ -92,7 +92,7 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
     assert_eq!(sentences(&verdicts, "pg"), Vec::<String>::new());
     let cache = Arc::make_mut(&mut before.certificate_cache);
     assert_eq!((cache.signatures.len(), cache.authorities.len()), (3, 2));
-    // Without these cached results there would be no problem.
+    // Without the cached results there would be no problem.
     cache.signatures.values_mut().for_each(|signed| *signed = false);
     let (_, verdicts) = then(&world, &before);
     assert!(sentences(&verdicts, "pg")[0].contains("that is not signed by the authority of this name"));
@@ -104,7 +104,7 @@ fn what_was_read_or_verified_before_is_not_read_or_verified_again() {
         *wrong = Err("as before".into());
     }
     assert!(sentences(&then(&world, &before).1, "pg")[0].contains("caRefs[0]: as before; it is ignored"));
-    // Until the text changes, and only while it is declared.
+    // The result is cached until the text changes, and only while it is declared.
     let (other, _) = then(&of_one_name(2, true), &before);
     assert!(
         other.certificate_cache.authorities.values().all(|read| read.as_ref().is_err_and(|wrong| wrong != "as before"))

@@ -27,7 +27,7 @@ fn pg(port: &str, service: &str, slices: &[&str]) -> World {
 
 #[test]
 fn an_endpoint_serves_by_its_conditions() {
-    // Two endpoints each, of which the second is the subject.
+    // Two endpoints each; the test is about the second one.
     for (conditions, beside_a_ready_one, alone) in [
         ("{}", true, true),
         ("{ready: true}", true, true),
@@ -118,7 +118,7 @@ fn of_what_served_before_it_is_known_why_it_does_not_while_it_is_listed() {
             ],
             &[("10.0.0.2:1", Unready::Terminating), ("10.0.0.3:1", Unready::NotReady)],
         ),
-        // While they are listed.
+        // Unready endpoints are retained while they are listed.
         (
             &[(1, "{ready: true}"), (2, "{ready: false, serving: false, terminating: true}")],
             &[("10.0.0.2:1", Unready::Terminating)],

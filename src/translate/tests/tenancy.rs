@@ -5,7 +5,7 @@ use super::*;
 const SERVICE: &str = "{kind: Service, metadata: {name: pg}, spec: {selector: {app: pg}, ports: [{port: 1}]}}";
 const GOOD: &str = "listeners: [{port: 5432}], backends: [{service: {name: pg, port: 1}}]";
 
-/// A gateway where `a` has ports for 5432 and 5433.
+/// A gateway with allocated ports for the listeners 5432 and 5433 of `a`.
 fn gateway(tenancy: &str) -> String {
     format!(
         "{{kind: Gateway, tenancy: {{{tenancy}}}, ports: {{20001: {{uid: u-a, port: 5432, object: shop/a}}, \
@@ -384,7 +384,7 @@ const API_SERVER: &str = "{kind: Service, metadata: {namespace: default, name: k
                           {kind: EndpointSlice, metadata: {namespace: default, name: kubernetes, labels: \
                           {kubernetes.io/service-name: kubernetes}}, addressType: IPv4, ports: [{name: https, port: 6443}], \
                           endpoints: [{addresses: [172.18.0.2]}]}";
-/// It is in the right namespace, and would remove another load balancer's pod.
+/// The slice is in the right namespace, and would remove another load balancer's pod.
 const FORGED: &str = "{kind: EndpointSlice, metadata: {namespace: default, name: forged, labels: \
                       {kubernetes.io/service-name: kubernetes}}, addressType: IPv4, ports: [{port: 5}], \
                       endpoints: [{addresses: [10.0.0.1]}]}";
@@ -436,7 +436,7 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
         ("10.96.0.1", 443, false),
         ("10.96.0.77", 9900, false),
         ("10.96.0.78", 9900, true),
-        // Not used by a cloud whose pods have such addresses.
+        // A metadata address that is not in use by a cloud whose pods have such addresses.
         ("100.100.100.200", 80, true),
         ("169.254.169.254", 80, false),
     ] {

@@ -191,7 +191,7 @@ fn an_address_of_another_pod_is_never_retained() {
         let mut world = before();
         let (served, _) = first(&world);
         changes.iter().for_each(|change| change.apply(&mut world));
-        // While a slice still lists the pod, both have the address according to Kubernetes: it stays the pod's.
+        // While a slice still lists the pod, both have the address according to Kubernetes: it belongs to the pod.
         world.endpoint_slices.remove(&object("db-1"));
         world.services.extend(reused.services.clone());
         world.endpoint_slices.extend(reused.endpoint_slices.clone());
@@ -294,8 +294,8 @@ fn split(pods: u8, most: usize) -> impl Strategy<Value = Vec<Vec<(u8, &'static s
 const OLD: [&str; 3] = ["old-1", "old-2", "old-3"];
 const NEW: [&str; 3] = ["new-1", "new-2", "new-3"];
 
-/// Pods of a Service, and the changes that lead to another declaration of it, in any order that preserves the order of
-/// each object.
+/// Pods of a Service, and changes that lead to another declaration of it. The order of the changes of each object is
+/// preserved, any other order is random.
 fn any_transition() -> impl Strategy<Value = (World, Vec<Change>)> {
     let pods = 1..6u8;
     let port = prop::sample::select(vec!["sql", "web"]);
@@ -343,7 +343,7 @@ proptest! {
             let is_there = world.services.contains_key(&object("db"));
             prop_assert_eq!(sentences(&verdicts, "a").is_empty(), is_there, "{:?} after {:?}", verdicts, change);
         }
-        // In the end the result is that of a fresh start.
+        // The final result equals that of a fresh start.
         let (settled, _) = translate(&world, &snapshot, NOW + SETTLED);
         prop_assert_eq!(addresses(&settled), addresses(&first(&world).0));
         prop_assert_eq!(settled.next_expiration(), None);

@@ -12,11 +12,11 @@ pub struct BackendEndpoint {
     pub uid: Option<Arc<str>>,
     pub stable_id: StableId,
     pub distance: Distance,
-    /// The reason that it does not serve. `None`: it serves.
+    /// The reason why it does not serve. `None`: it serves.
     pub unready: Option<Unready>,
     /// True if it serves while it terminates, since no endpoint is ready.
     pub last_resort: bool,
-    /// Expiration, if nothing lists it any more.
+    /// The expiration, if no source lists it any more.
     pub until: Option<Timestamp>,
 }
 
@@ -24,7 +24,7 @@ impl BackendEndpoint {
     pub fn of(endpoint: &Endpoint, address: SocketAddr) -> Self {
         let target = endpoint.target_ref.as_ref();
         let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
-        // A pod with its own name as hostname belongs to a StatefulSet: its name outlives its address.
+        // A pod whose name is its hostname belongs to a StatefulSet: its name outlives its address.
         let stable = pod.filter(|pod| pod.name.is_some() && pod.name == endpoint.hostname);
         let stable_id = stable.map(|pod| {
             let (namespace, name) =
