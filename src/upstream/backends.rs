@@ -6,7 +6,7 @@ use crate::model::{self, EndpointKey};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backends {
     All,
-    /// By name.
+    /// The backends with these names.
     Of(Arc<[Arc<str>]>),
 }
 

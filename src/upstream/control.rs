@@ -184,7 +184,7 @@ impl UpstreamControl {
                 given_way().next().is_some() && given_way().all(|gives_way| gives_way)
             })
         };
-        // Including endpoints that drain for another cause: their connections fail back just the same.
+        // Includes endpoints that drain for another cause: their connections fail back as well.
         let failed_back = self.endpoint_set.endpoints().chain(self.endpoint_set.removed()).filter(&mut gives_way);
         let failed_back = failed_back.map(|endpoint| (endpoint.clone(), DrainCause::Failback));
         let draining = self.endpoint_set.draining(&settings.unready).into_iter().chain(failed_back);
@@ -223,7 +223,7 @@ impl UpstreamControl {
         self.subsets.iter().filter_map(|known| known.subset.upgrade()).collect()
     }
 
-    /// Applies new settings. `control` is this instance, for its probes.
+    /// Applies new settings. Probes get `control`, which is this instance.
     pub fn change(&mut self, control: &Arc<Mutex<Self>>, wanted: &Arc<model::Upstream>) {
         let before = self.settings.replace(wanted.clone());
         if before.as_ref() == Some(wanted) {
@@ -457,7 +457,7 @@ impl ProbeTask {
             let check = probed.check.clone();
             let report = move |outcome| {
                 let mut upstream = lock(&upstream);
-                // The result of a check whose settings have changed since.
+                // The result of a check whose settings have changed since then.
                 if upstream.endpoint_set.check(id).is_none_or(|asked| asked != check) {
                     return upstream.endpoint_set.is_healthy(id);
                 }

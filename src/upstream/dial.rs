@@ -12,7 +12,7 @@ use crate::tcp::TcpSocket;
 /// Opens a TCP connection. The caller bounds the time, and sets keepalive on long-lived connections.
 ///
 /// # Errors
-/// [`is_local`] recognises errors of this host, which are no failures of the address.
+/// [`is_local`] recognises errors of this host, which are not failures of the address.
 pub async fn dial(address: SocketAddr) -> io::Result<TcpSocket> {
     try_dial(address).await.map_err(|error| explained(error, address))
 }
@@ -29,8 +29,8 @@ async fn try_dial(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// True if a dial failed for lack of descriptors, memory or local ports, which is no failure of the address. A missing
-/// route or a firewall rule is not local: other addresses may still be reachable.
+/// True if a dial failed for lack of descriptors, memory or local ports, which is not a failure of the address. A
+/// missing route or a firewall rule is not local: other addresses may still be reachable.
 pub fn is_local(error: &io::Error) -> bool {
     const LOCAL: [Errno; 6] =
         [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC, Errno::ADDRNOTAVAIL];
@@ -50,7 +50,7 @@ fn explained(error: io::Error, address: SocketAddr) -> io::Error {
     io::Error::new(error.kind(), format!("{explanation}: {error}"))
 }
 
-/// True if this host has a local address for connections to this one. If so, EADDRNOTAVAIL means that all ports are used.
+/// True if this host has a local address for connections to `ip`. If so, EADDRNOTAVAIL means that all ports are in use.
 fn has_source_for(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Without descriptors or ports for this test, assume that there is one.
@@ -100,7 +100,7 @@ mod tests {
     fn a_missing_local_address_differs_from_missing_ports() {
         let explained = |address: &str| explained(Errno::ADDRNOTAVAIL.into(), address.parse().unwrap());
         assert!(is_local(&explained("127.0.0.1:1")), "there is an address, so that ports are missing");
-        // Without its interface there is no way to it, on any host.
+        // A link-local address is unreachable without its interface, on any host.
         let error = explained("[fe80::1]:1");
         assert!(!is_local(&error) && error.to_string().contains("no source address for it"), "{error}");
     }

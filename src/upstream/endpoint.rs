@@ -37,7 +37,7 @@ pub struct Endpoint {
     status: ArcSwap<HealthStatus>,
     /// `None`: not on standby.
     standby_since: ArcSwapOption<Instant>,
-    /// In percent of its weight.
+    /// In percent of the weight of the endpoint.
     share: AtomicU32,
     near: AtomicBool,
     active: ActiveCount,
@@ -50,7 +50,7 @@ pub struct Endpoint {
     failures_in_row: AtomicU32,
     /// The number of failures in a row that no longer count towards an ejection.
     forgiven_failures: AtomicU32,
-    /// The number of consecutive failures that wakes the control task; 0: none does.
+    /// The number of consecutive failures that wakes the control task; 0: it is never woken.
     ejection_threshold: AtomicU32,
     last_failure: ArcSwapOption<Failure>,
     control: Arc<Notify>,
@@ -142,7 +142,7 @@ impl Endpoint {
         self.backend.load()
     }
 
-    /// True if new connections may go to it.
+    /// True if new connections may use the endpoint.
     pub fn usable(&self) -> bool {
         self.usable.load(Relaxed)
     }
@@ -167,7 +167,7 @@ impl Endpoint {
         self.share.load(Relaxed)
     }
 
-    /// True if its load balancer prefers it because of its locality.
+    /// True if the load balancer prefers the endpoint because of its locality.
     pub fn near(&self) -> bool {
         self.near.load(Relaxed)
     }

@@ -26,9 +26,9 @@ use crate::model::{self, ActiveCheck, DrainCause, EndpointKey, PassiveCheck, Pri
 
 /// The endpoints of an upstream, and the decisions which of them are usable. No I/O.
 ///
-/// These invariants hold after each call: no more endpoints are ejected than the passive check allows, in a priority
-/// level that no other one can replace; and while an endpoint is healthy, one is usable, in the whole and in each
-/// subset of backends that connections are balanced over.
+/// These invariants hold after each call. In a priority level that no other level can replace, no more endpoints are
+/// ejected than the passive check allows. While an endpoint is healthy, at least one is usable, in the whole and in
+/// each subset of backends that connections are balanced over.
 #[derive(Debug, Default)]
 pub(super) struct EndpointSet {
     entries: Vec<EndpointEntry>,
@@ -127,8 +127,8 @@ impl EndpointSet {
         go.map(|entry| (entry.endpoint().clone(), DrainCause::Terminating))
     }
 
-    /// Sets the subsets in which ejections leave a usable endpoint, besides the whole. A draining endpoint keeps its
-    /// connections while one of its subsets has no other endpoint.
+    /// Sets the subsets in which ejections leave a usable endpoint, in addition to the whole. A draining endpoint keeps
+    /// its connections while one of its subsets has no other endpoint.
     pub fn protect(&mut self, subsets: Vec<Backends>) {
         self.protected = subsets;
     }

@@ -127,7 +127,7 @@ impl Drop for UpstreamEntry {
     }
 }
 
-/// A set of endpoints that connections are balanced over, live.
+/// A live set of endpoints that connections are balanced over.
 pub struct Upstream {
     published: Arc<Published>,
     /// Never locked by a connection.

@@ -4,8 +4,8 @@
 //! if none can, the lowest one with any usable endpoint, even a terminating one. A level that can no longer serve is
 //! replaced at once. A level with a lower number that can serve again takes over according to the failback policy.
 //!
-//! Processes see probes pass in different orders. At the start, and after an outage of all levels, a process must not
-//! stay with the first usable level that it sees: different processes would use different levels.
+//! The order in which probes pass differs between processes. At the start, and after an outage of all levels, a process
+//! must not stay with the first usable level that it sees: different processes would use different levels.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -51,20 +51,19 @@ pub(super) type PriorityLevels = BTreeMap<Priority, PriorityLevel>;
 pub(super) struct ActivePriority {
     /// True if a level is active.
     serves: bool,
-    /// The names of the backends of the active or last active level: it stays the same level if its number changes.
+    /// The names of the backends of the active or last active level: it remains the same level if its number changes.
     /// Empty: no level was ever active.
     backends: Vec<Arc<str>>,
-    /// While no level is active and another than the last one could serve: the time until which the last one is waited
-    /// for.
+    /// The end of the wait for the last active level, while no level is active and another one could serve.
     waits_until: Option<Instant>,
-    /// The level with a lower number that can serve, and the time since which it can without a break.
+    /// The level with a lower number that can serve, and the time since which it has been able to without interruption.
     recovered: Option<(Priority, Instant)>,
 }
 
 /// A change of the active priority level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PriorityChange {
-    /// `None`: none was active.
+    /// `None`: no level was active.
     pub from: Option<Priority>,
     pub to: Priority,
     /// The most preferred level.
@@ -72,8 +71,8 @@ pub(super) struct PriorityChange {
 }
 
 impl ActivePriority {
-    /// Determines the active level, and the change if it is another one. `None`: no endpoint is usable, or pending
-    /// first checks decide.
+    /// Determines the active level, and the change if it differs. `None`: no endpoint is usable, or pending first
+    /// checks decide.
     pub fn settle(
         &mut self,
         levels: &PriorityLevels,
@@ -142,7 +141,7 @@ impl ActivePriority {
     }
 }
 
-/// The level that is active if none was before.
+/// The active level if none was active before.
 fn best(levels: &PriorityLevels, failover: &Failover) -> Option<Priority> {
     let able = levels.iter().find(|(_, level)| level.can_serve(failover));
     let usable = || levels.iter().find(|(_, level)| level.usable > 0);

@@ -4,7 +4,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::model::Keepalive;
 
-/// Sets TCP_NODELAY, which every proxied socket has from the beginning.
+/// Sets TCP_NODELAY, which every proxied socket has from the start.
 pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)
 }

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::model::{self, ActiveCheck, EndpointKey, Priority};
 
-/// The time for which waiting clients wait for further endpoints once one is usable: otherwise all of them would go to
-/// the endpoint that was probed first.
+/// The time for which waiting clients wait for further endpoints once one is usable. Without it, all of them would
+/// connect to the endpoint that was probed first.
 const OTHERS: Duration = Duration::from_millis(250);
 
 /// The candidates of an upstream, by the names of their backends.
@@ -70,9 +70,9 @@ pub struct Subset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PendingChecks {
     None,
-    /// Of further endpoints of the active priority level.
+    /// Further endpoints of the active priority level are pending.
     Others,
-    /// Of endpoints that decide which level serves: no level is active yet.
+    /// Endpoints that decide which level serves are pending: no level is active yet.
     Deciding,
 }
 
@@ -85,7 +85,7 @@ struct Current {
     /// The active priority. `None`: pending first checks decide.
     serving: Option<Priority>,
     balancer: Balancer,
-    /// All its endpoints, of any priority.
+    /// All endpoints of the subset, of any priority.
     endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -109,7 +109,7 @@ impl Subset {
     }
 
     /// Picks a usable endpoint that was not tried, and counts the connection until the result is dropped. `None`: there
-    /// is none (left).
+    /// is none left.
     pub fn pick(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         let current = self.current.load();
         // Usable endpoints may be of an inactive level.
@@ -120,8 +120,8 @@ impl Subset {
     }
 
     /// Like [`pick`](Self::pick), for an attempt that may follow others: a retry prefers endpoints whose last attempt,
-    /// for any connection, did not fail. Otherwise, when many endpoints have just disappeared, as when a Service is
-    /// scaled down, each attempt would try another dead one.
+    /// for any connection, did not fail. Without this preference, when many endpoints have just disappeared (a Service
+    /// was scaled down), each attempt would try another dead one.
     pub fn pick_again(&self, client: IpAddr, tried: &Tried) -> Option<ActiveConnection> {
         let proven = if tried.is_empty() { None } else { self.pick(client, &tried.with_failing()) };
         proven.or_else(|| self.pick(client, tried))

@@ -103,7 +103,7 @@ fn preconnect(per_endpoint: u16) -> Option<Preconnect> {
     Some(Preconnect { per_endpoint: NonZeroU16::new(per_endpoint).unwrap(), idle_timeout: Duration::from_secs(60) })
 }
 
-/// Upstreams on the runtime of the test, and the one that `wanted` makes.
+/// The upstreams on the runtime of the test, and the one with these settings.
 fn start(settings: model::Upstream, budget: usize) -> (Upstreams, Arc<Upstream>) {
     let mut upstreams = Upstreams::new(Handle::current(), PreconnectBudget::new(budget), 1000);
     upstreams.update(&wanted(settings));
@@ -111,7 +111,7 @@ fn start(settings: model::Upstream, budget: usize) -> (Upstreams, Arc<Upstream>)
     (upstreams, upstream)
 }
 
-/// A backend that ends its connections when the client does. Dropping the answer kills it.
+/// A backend that ends its connections when the client does. Dropping the handle stops it.
 fn serve(listener: TcpListener) -> AbortOnDropHandle<()> {
     listener.set_nonblocking(true).unwrap();
     let listener = net::TcpListener::from_std(listener).unwrap();
@@ -123,7 +123,7 @@ fn serve(listener: TcpListener) -> AbortOnDropHandle<()> {
     }))
 }
 
-/// For what has no signal to wait for.
+/// Waits for a condition that has no signal.
 async fn eventually(condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
@@ -241,7 +241,7 @@ async fn a_subset_of_a_renamed_backend_keeps_its_addresses() {
     upstreams.update(&renamed("other", &addresses));
     assert_eq!([picked(&subset), picked(&subset)], [Some(1), Some(2)]);
     assert!(subset.pick(CLIENT, &Tried::default()).unwrap().endpoint().key().backend == "other".into());
-    // But not with those that are gone, nor with another's while its own backend is there.
+    // Removed endpoints are not used, nor those of another backend while the own backend exists.
     upstreams.update(&renamed("other", &addresses[1..]));
     assert_eq!([picked(&subset), picked(&subset)], [Some(2), Some(2)]);
     let mut moved = settings(addresses);
@@ -283,7 +283,7 @@ async fn the_next_priority_serves_while_the_first_cannot() {
     assert_eq!((ports(&all, 2), upstream.priority_changes()), (vec![2; 2], 1));
     assert!(spare.in_service() && !upstream.endpoints()[0].in_service());
 
-    // Its ejection lasts 30 s, and it must be able to serve for 60 s then.
+    // The ejection lasts 30 s, and the endpoint must then be able to serve for 60 s.
     let ejected = Instant::now();
     let mut changes = upstreams.usable_changes();
     while upstream.usable() < 2 {
@@ -341,7 +341,7 @@ async fn a_terminating_level_is_replaced_by_a_ready_one() {
     assert_eq!(ports(&all, 1), [1], "the last resort");
 }
 
-/// The share of clients that a third endpoint gets, second by second after it has come.
+/// The share of clients that a third endpoint gets, for each second after it was added.
 #[tokio::test(start_paused = true)]
 async fn a_new_endpoints_share_grows_in_a_straight_line() {
     const PICKS: usize = 10_000;
@@ -396,7 +396,7 @@ async fn sticky_clients_use_the_active_level() {
         clients().map(place).collect::<Vec<_>>()
     };
     assert_eq!(places(&upstream), [1; 50]);
-    // As if those of the other priority were not there.
+    // The result is the same without the endpoints of the other priority.
     settings.endpoints.remove(0);
     upstreams.update(&wanted(settings.clone()));
     let without = places(&upstream);
@@ -447,7 +447,7 @@ fn concurrent_picks_see_each_others_connections() {
     assert_eq!(active(), [0; 5]);
 }
 
-/// Endpoints come and go while threads pick and fail, so that the keeper publishes as well.
+/// Endpoints are added and removed while threads pick and fail, so that the control task publishes as well.
 #[test]
 fn a_removed_endpoint_is_never_picked_after_the_update_and_all_counts_return_to_zero() {
     for algorithm in [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::Maglev] {

@@ -23,9 +23,9 @@ pub enum Balancer {
 }
 
 impl Balancer {
-    /// `previous` is the balancer this one replaces; its parts that stay valid are reused.
+    /// Builds a balancer. Valid parts of `previous`, the balancer that it replaces, are reused.
     pub fn new(balancing: Balancing, candidates: &[Candidate], previous: Option<&Self>) -> Self {
-        // Sticky clients have the same endpoint in every process, whatever its locality.
+        // Sticky clients get the same endpoint in every process, whatever its locality.
         if balancing.algorithm != Algorithm::Maglev
             && let Some(nearest) = Nearest::new(balancing, candidates)
         {

@@ -9,7 +9,7 @@ use std::{
 use super::shares::{Load, Shares, golden_part};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// Picks the endpoint with the fewest connections for its weight; equal ones take turns by weight.
+/// Picks the endpoint with the fewest connections for its weight. Equal endpoints take turns by weight.
 #[derive(Debug)]
 pub struct LeastConnections {
     shares: Shares,
@@ -50,7 +50,7 @@ impl LeastConnections {
             point = point.saturating_sub(weight);
             covers
         });
-        // Counts change concurrently; none is found if all equal endpoints have got another connection.
+        // Counts change concurrently: no endpoint is found if all equal ones have got another connection.
         Some(&endpoints[chosen.unwrap_or(index_of_least)])
     }
 }

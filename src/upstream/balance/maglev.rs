@@ -15,18 +15,19 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 use super::{Candidate, Endpoint, Tried};
 use crate::model::maglev_slots;
 
-/// Always the same one for the same client, in every process (Eisenbud et al., Maglev: A Fast and Reliable Software
+/// Picks the same endpoint for the same client in every process (Eisenbud et al., Maglev: A Fast and Reliable Software
 /// Network Load Balancer, NSDI 2016, section 3.4).
 ///
-/// The table holds all members, usable or not, so that a failure moves no client but those of the one that fails. They
-/// go to the usable member with the highest rendezvous score (Thaler and Ravishankar, A Name-Based Mapping Scheme for
-/// Rendezvous, 1996), which spreads them, and return when theirs recovers. Without a table, all clients do.
+/// The table holds all members, usable or not, so that a failure moves only the clients of the failed member. They move
+/// to the usable member with the highest rendezvous score (Thaler and Ravishankar, A Name-Based Mapping Scheme for
+/// Rendezvous, 1996), which spreads them, and return when their member recovers. Without a table, all clients are
+/// placed by their scores.
 #[derive(Debug)]
 pub struct Maglev {
     table: Arc<Table>,
     /// In the order of the table's members.
     endpoints: Vec<Arc<Endpoint>>,
-    /// Indices of the usable ones.
+    /// Indices of the usable endpoints.
     usable: Vec<usize>,
     prefix_v6: u8,
 }
@@ -65,7 +66,7 @@ impl Maglev {
     }
 }
 
-/// What the table and the scores depend on, and nothing else.
+/// The properties of an endpoint that the table and the scores depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Member {
     hash: u64,
@@ -73,19 +74,20 @@ struct Member {
 }
 
 impl Member {
-    /// Weighted so that each member wins as many clients as its weight (Schindelhauer and Schomaker, Weighted
-    /// Distributed Hash Tables, 2005, the logarithmic method).
+    /// The rendezvous score, weighted so that each member gets a number of clients in proportion to its weight
+    /// (Schindelhauer and Schomaker, Weighted Distributed Hash Tables, 2005, the logarithmic method).
     fn rendezvous_score(&self, client: u64) -> f64 {
         let mut both = [0; 16];
         both[..8].copy_from_slice(&client.to_le_bytes());
         both[8..].copy_from_slice(&self.hash.to_le_bytes());
-        // The 53 bits a float holds, between 0 and 1 and neither of them.
+        // The 53 bits that a float holds, strictly between 0 and 1.
         let uniform = ((xxh3_64(&both) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         f64::from(self.weight) / -uniform.ln()
     }
 }
 
-/// The second and later ones with the same stable id (a pod behind two ports) are told apart by the order of their keys.
+/// Creates the members. Members with the same stable id (a pod behind two ports) are distinguished by the order of
+/// their keys.
 fn members(sorted: &[&Candidate]) -> Vec<Member> {
     let ids = sorted.chunk_by(|a, b| a.stable_id == b.stable_id);
     let numbered = ids.flat_map(|same| (0..).zip(same));
@@ -96,7 +98,8 @@ fn members(sorted: &[&Candidate]) -> Vec<Member> {
     numbered.map(member).collect()
 }
 
-/// The client's address as it is hashed: IPv4 even when it is mapped into IPv6, and IPv6 cut to its prefix.
+/// The hash of the client's address: IPv4-mapped IPv6 addresses count as IPv4, and IPv6 addresses are cut to their
+/// prefix.
 fn client_hash(client: IpAddr, prefix_v6: u8) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => xxh3_64(&address.octets()),
@@ -111,18 +114,19 @@ fn cut(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
 
 /// The lookup table of a set of members.
 ///
-/// Building one takes up to 0.1 s of CPU time, so a table that replaces another is built by a thread of its own. Until it
-/// is ready, clients are looked up in the last built table, and clients of removed members are spread by their scores.
+/// Building one takes up to 0.1 s of CPU time, so a table that replaces another is built by a thread of its own. Until
+/// it is ready, clients are looked up in the last built table, and clients of removed members are spread by their
+/// scores.
 #[derive(Debug)]
 pub struct Table {
     members: Vec<Member>,
-    /// An index into `members` for each slot; empty without members, and if clients are placed without a table.
+    /// An index into `members` for each slot; empty without members, or if clients are placed without a table.
     slots: OnceLock<Vec<u32>>,
-    /// `None` once the slots are there.
+    /// `None` once the slots are built.
     fallback: ArcSwapOption<Fallback>,
 }
 
-/// The last built table of the members before.
+/// The last built table of the previous members.
 #[derive(Debug)]
 struct Fallback {
     table: Arc<Table>,
@@ -133,8 +137,8 @@ struct Fallback {
 /// All tables in use, by a hash of their members.
 static TABLES: Mutex<Option<HashMap<u64, Weak<Table>>>> = Mutex::new(None);
 
-/// Tables to be built by a thread of their own. A table that nobody uses any more when its turn comes is skipped, so a
-/// burst of changes costs no more than its first and its last.
+/// Tables to be built by a thread of their own. A table that is no longer used when the thread reaches it is skipped,
+/// so a burst of changes costs no more than its first and its last table.
 static BUILDER: LazyLock<Sender<Weak<Table>>> = LazyLock::new(|| {
     let (sender, tables) = mpsc::channel::<Weak<Table>>();
     let build = move || {
@@ -146,12 +150,12 @@ static BUILDER: LazyLock<Sender<Weak<Table>>> = LazyLock::new(|| {
             }
         }
     };
-    // Without the thread, tables are built by whoever sends.
+    // Without the thread, the sender builds the tables.
     drop(thread::Builder::new().name("maglev".into()).spawn(build));
     sender
 });
 
-/// Keeps the thread from building tables until the answer is dropped.
+/// Keeps the thread from building tables until the returned guard is dropped.
 #[cfg(test)]
 pub fn hold_builds() -> std::sync::MutexGuard<'static, ()> {
     static BUILDS: Mutex<()> = Mutex::new(());
@@ -159,7 +163,7 @@ pub fn hold_builds() -> std::sync::MutexGuard<'static, ()> {
 }
 
 impl Table {
-    /// The table of these members, shared by all routes and load balancers that have the same ones.
+    /// The table of these members, shared by all routes and load balancers with the same members.
     fn shared(members: Vec<Member>, previous: Option<&Arc<Self>>) -> Arc<Self> {
         let table = Self::find_or_insert(members, previous);
         let may_wait = previous.is_some() && table.fallback.load().is_some();
@@ -187,7 +191,7 @@ impl Table {
         table
     }
 
-    /// Only the members: clients are placed by their scores.
+    /// A table without slots: clients are placed by their scores.
     fn without_slots(members: Vec<Member>) -> Arc<Self> {
         Arc::new(Self { members, slots: OnceLock::from(Vec::new()), fallback: ArcSwapOption::empty() })
     }
@@ -212,14 +216,14 @@ impl Table {
         self.fallback.store(None);
     }
 
-    /// The member that the client is placed on; `None` if there is no table, or the member was removed.
+    /// The member of a client in the table; `None` if there is no table, or the member was removed.
     fn member(&self, client: u64) -> Option<usize> {
         if self.slots.get().is_none()
             && let Some(fallback) = &*self.fallback.load()
         {
             return fallback.members[fallback.table.member(client)?];
         }
-        // Read again: the fallback goes when the slots come.
+        // The slots are read again, because the fallback is removed when they are set.
         let slots = self.slots.get()?;
         let slot = client.checked_rem(slots.len() as u64)?;
         Some(slots[slot as usize] as usize)
@@ -227,7 +231,7 @@ impl Table {
 }
 
 impl Fallback {
-    /// `None` if nothing of the previous table is left: its clients would all be placed by scores, unlike those of
+    /// `None` if no member of the previous table is left: all its clients would be placed by scores, unlike those of
     /// processes that have just started.
     fn new(previous: &Arc<Table>, members: &[Member]) -> Option<Self> {
         let table = match &*previous.fallback.load() {
@@ -241,9 +245,9 @@ impl Fallback {
     }
 }
 
-/// Members take slots in turn, each its next preferred one that is free.
+/// Fills the slots: each member in turn takes its next preferred slot that is free.
 ///
-/// The next turn is that of the member with the fewest slots for its weight, so shares end up proportional to weights.
+/// The next turn is that of the member with the fewest slots for its weight, so shares are proportional to weights.
 fn slots(members: &[Member]) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
     let size = maglev_slots(members.len());
@@ -272,7 +276,7 @@ fn hash(members: &[Member]) -> u64 {
     hasher.digest()
 }
 
-/// Every slot once, in the order a member prefers them.
+/// The order in which a member prefers the slots; each slot occurs once.
 struct Preferences {
     next: u32,
     skip: u32,
@@ -299,7 +303,7 @@ impl Iterator for Preferences {
     }
 }
 
-/// When a member takes its next slot: the earliest first, at the same time the one of lower index.
+/// The time at which a member takes its next slot. The earliest turn is first; of equal ones, that of the lowest index.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     time: u64,
@@ -309,7 +313,7 @@ struct Turn {
 
 impl Turn {
     fn first(index: u32, member: &Member) -> Self {
-        // At most 2^20 turns, so that a time is below 2^62.
+        // At most 2^20 turns, so that times are below 2^62.
         let pause = (1 << 42) / u64::from(member.weight);
         Self { time: pause, index, pause }
     }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use super::shares::{Load, Shares};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// Picks the better of two random endpoints, by connections for their weight (Mitzenmacher, The Power of Two Choices in
-/// Randomized Load Balancing, 1996). The random choice is weighted.
+/// Picks two random endpoints by weight, and of these the one with fewer connections for its weight (Mitzenmacher, The
+/// Power of Two Choices in Randomized Load Balancing, 1996).
 #[derive(Debug)]
 pub struct PowerOfTwo {
     shares: Shares,

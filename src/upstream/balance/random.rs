@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::shares::Shares;
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// Picks a random endpoint, by weight.
+/// Picks a random endpoint by weight.
 #[derive(Debug)]
 pub struct Random {
     shares: Shares,

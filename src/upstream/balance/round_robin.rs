@@ -6,12 +6,12 @@ use std::sync::{
 use super::shares::{Shares, gcd, golden_part};
 use crate::upstream::endpoint::{Endpoint, Tried};
 
-/// Picks each endpoint in turn, as often as its weight.
+/// Picks endpoints in turn, each as often as its weight.
 ///
-/// A round has as many turns as the line of shares is long. Turn `n` goes to the endpoint that covers the point `n ×
-/// stride`, wrapped at the end of the line. The stride is coprime to the length, so a round visits every point once and
-/// the shares are exact, with any weights and without a table. Its multiples are spread evenly, so that a heavy
-/// endpoint does not get its turns in a burst.
+/// The number of turns in a round is the length of the line of shares. Turn `n` is that of the endpoint that covers the
+/// point `n × stride`, wrapped at the end of the line. The stride is coprime to the length, so a round visits every
+/// point once and the shares are exact, with any weights and without a table. The multiples of the stride are spread
+/// evenly, so that the turns of a heavy endpoint do not come in a burst.
 #[derive(Debug)]
 pub struct RoundRobin {
     shares: Shares,
@@ -45,10 +45,10 @@ impl RoundRobin {
     }
 }
 
-/// A stride near the golden section of the length, whose multiples would spread best if lengths were not whole (Knuth,
-/// The Art of Computer Programming 3, section 6.4, theorem S): of some there the one with the least quotients in its
-/// continued fraction, which bound the unevenness (Niederreiter, Random Number Generation and Quasi-Monte Carlo
-/// Methods, theorem 3.4).
+/// A stride near the golden section of the length, whose multiples would spread best if lengths were not whole numbers
+/// (Knuth, The Art of Computer Programming 3, section 6.4, theorem S). Of several candidates, the stride with the
+/// smallest quotients in its continued fraction is used: the quotients bound the unevenness (Niederreiter, Random
+/// Number Generation and Quasi-Monte Carlo Methods, theorem 3.4).
 fn even_stride(length: u64) -> u64 {
     let section = golden_part(1, length).max(1);
     let strides = (section..length).take(64).filter(|stride| gcd(*stride, length) == 1);

@@ -3,7 +3,7 @@ use std::{cmp::Ordering, sync::Arc};
 use super::candidate::Candidate;
 use crate::upstream::endpoint::Endpoint;
 
-/// The usable endpoints in a row on a line, each as long as its weight.
+/// The usable endpoints in a row on a line. The length of each is its weight.
 #[derive(Debug)]
 pub struct Shares {
     endpoints: Vec<Arc<Endpoint>>,
@@ -12,7 +12,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Weights are divided by their greatest common divisor.
+    /// Builds the line. Weights are divided by their greatest common divisor.
     pub fn of_usable(candidates: &[Candidate]) -> Self {
         let usable: Vec<_> = candidates.iter().filter(|candidate| candidate.endpoint.usable()).collect();
         let weight = |candidate: &Candidate| u64::from(candidate.weight.value());
@@ -53,12 +53,12 @@ impl Shares {
         self.ends.partition_point(|end| *end <= point)
     }
 
-    /// The index of a random allowed endpoint, weighted by share.
+    /// The index of a random allowed endpoint, by weight.
     pub fn random(&self, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         if self.total() == 0 {
             return None;
         }
-        // Nearly always all or all but a few are allowed, and the first try succeeds.
+        // Nearly always at most a few endpoints are not allowed, and the first try succeeds.
         for _ in 0..4 {
             let index = self.covering(fastrand::u64(..self.total()));
             if allowed(index) {
@@ -101,7 +101,8 @@ impl Load {
     }
 }
 
-/// The fractional part of `turn` times the golden section, of `length`: consecutive turns fall evenly over it.
+/// The fractional part of `turn` times the golden section, scaled to `length`: consecutive turns are spread evenly over
+/// it.
 pub(super) fn golden_part(turn: u64, length: u64) -> u64 {
     /// 2^64 divided by the golden ratio.
     const SECTION: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -20,7 +20,7 @@ const ALGORITHMS: [Algorithm; 5] =
     [Algorithm::RoundRobin, Algorithm::LeastConnections, Algorithm::PowerOfTwo, Algorithm::Random, Algorithm::Maglev];
 
 fn candidate(id: &str, weight: u32) -> Candidate {
-    // The address is another one each time, and must not matter.
+    // The address differs each time, and must have no effect.
     let address = (Ipv4Addr::from_bits(fastrand::u32(..)), 5432).into();
     let key = EndpointKey { backend: "b".into(), address, uid: None };
     let weight = Weight::new(NonZeroU32::new(weight).unwrap());
@@ -32,7 +32,7 @@ fn candidate(id: &str, weight: u32) -> Candidate {
     }
 }
 
-/// `a`, `b`, ... with these weights.
+/// Candidates `a`, `b`, ... with these weights.
 fn candidates(weights: &[u32]) -> Vec<Candidate> {
     let id = |index: usize| format!("{}", (b'a' + index as u8) as char);
     weights.iter().enumerate().map(|(index, weight)| candidate(&id(index), *weight)).collect()

@@ -27,7 +27,7 @@ pub(super) struct Refill {
 }
 
 impl Refill {
-    /// Keeps `pool` full for ever.
+    /// Keeps `pool` full forever.
     pub async fn run(self, endpoint: Arc<Endpoint>, pool: Arc<Pool>) {
         const FIRST_PAUSE: Duration = Duration::from_millis(100);
         const LONGEST_PAUSE: Duration = Duration::from_secs(5);

@@ -174,9 +174,9 @@ pub struct Sweep {
     pub next: Duration,
 }
 
-/// True if the peer has neither closed nor reset the connection. Unread bytes are a greeting and no sign of failure.
+/// True if the peer has neither closed nor reset the connection. Unread bytes are a greeting, not a sign of failure.
 fn is_alive(stream: &TcpStream) -> bool {
-    // A peek is not enough: it would take bytes before the end ("Too many connections") as a sign of life.
+    // A peek is not enough: it would count bytes before the end ("Too many connections") as a sign of life.
     let mut asked = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let dead = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;

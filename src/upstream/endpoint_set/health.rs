@@ -1,8 +1,8 @@
 use crate::model::ActiveCheck;
 
-/// The result of probes: healthy until they have failed often enough. If probes can distinguish servers, the first one
-/// decides alone, and the endpoint gets no connections before: a replica must not be used as a primary until enough
-/// probes have failed.
+/// The result of probes: healthy until enough consecutive probes have failed. If probes can distinguish servers, the
+/// first probe decides alone, and the endpoint gets no connections before it: a replica must not be used as a primary
+/// until enough probes have failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Health {
     healthy: bool,
@@ -51,7 +51,7 @@ impl Health {
         self.healthy
     }
 
-    /// True if the first probe, which decides, is still to be made.
+    /// True if the first probe, which decides alone, has not been made.
     pub fn unknown(&self) -> bool {
         self.undecided && !self.healthy
     }
@@ -121,7 +121,8 @@ mod tests {
         ActiveCheck { probe: Probe::Redis(session), ..thresholds(2, 3) }
     }
 
-    /// One character for each probe: `+` passed, `-` failed; in the answer `.` no transition, `H` healthy, `U` unhealthy.
+    /// The transitions for these probes, one character each: `+` passed, `-` failed. In the result, `.` no transition,
+    /// `H` healthy, `U` unhealthy.
     fn transitions(probes: &str, thresholds: &ActiveCheck) -> String {
         let mut health = Health::of_new(Some(thresholds));
         let letter = |probe| match health.observe(probe == '+', thresholds) {

@@ -1,4 +1,4 @@
-//! Outlier ejection: an endpoint that connections fail to reach is ejected for a time.
+//! Outlier ejection: an endpoint is ejected for a time after failed connections.
 
 use std::{num::NonZeroU16, time::Duration};
 

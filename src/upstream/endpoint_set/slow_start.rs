@@ -5,7 +5,7 @@ use std::{cmp, time::Duration};
 
 use tokio::time::Instant;
 
-/// Enough for an endpoint with few clients to get connections at all.
+/// The minimum share in percent, so that an endpoint with few clients gets connections at all.
 const LEAST: u32 = 10;
 /// Balancers are rebuilt at each step.
 const SHORTEST_STEP: Duration = Duration::from_millis(250);

@@ -30,7 +30,7 @@ fn backend(active_check: Option<ActiveCheck>) -> Arc<model::Backend> {
     Arc::new(model::Backend { active_check: active_check.map(Arc::new), ..model::Backend::default() })
 }
 
-/// Its endpoints are only used once they are known to be primaries.
+/// A backend whose endpoints are only used once a probe has shown that they are primaries.
 fn roles() -> Arc<model::Backend> {
     let session = RedisSession { user: None, password: None, role: Role::Primary };
     backend(Some(ActiveCheck { probe: Probe::Redis(session), ..check() }))
@@ -66,7 +66,7 @@ fn upstream(ports: impl IntoIterator<Item = u16>) -> model::Upstream {
 }
 
 impl EndpointSet {
-    /// A probe that is reviewed at once.
+    /// Applies a probe at once.
     fn probed(&mut self, id: u64, outcome: Outcome, now: Instant) -> Vec<Change> {
         let mut changes = self.observe(id, outcome, now);
         changes.extend(self.review(now));
@@ -74,7 +74,7 @@ impl EndpointSet {
     }
 }
 
-/// Members with a clock.
+/// A set of endpoints with a clock.
 struct Scene {
     entries: EndpointSet,
     control: Arc<Notify>,
@@ -96,13 +96,13 @@ impl Scene {
         self.entries.endpoints().nth(index).unwrap().clone()
     }
 
-    /// So many clients fail to connect.
+    /// Fails `times` connections to an endpoint.
     fn fail(&mut self, index: usize, times: usize) -> Vec<Change> {
         (0..times).for_each(|_| self.endpoint(index).connect_failed(&Errno::CONNREFUSED.into()));
         self.entries.review(self.now)
     }
 
-    /// One probe for each character, `+` or `-`.
+    /// Applies one probe for each character, `+` or `-`.
     fn probe(&mut self, index: usize, outcomes: &str) -> Vec<Change> {
         let id = self.endpoint(index).id();
         let outcome = |character| if character == '+' { Ok(()) } else { Err("probe failed".to_owned()) };
@@ -115,7 +115,7 @@ impl Scene {
         self.entries.review(self.now)
     }
 
-    /// `u` usable, `e` ejected, `-` unhealthy, `x` both.
+    /// The state of each endpoint: `u` usable, `e` ejected, `-` unhealthy, `x` both.
     fn picture(&self) -> String {
         let letter = |endpoint: &Arc<Endpoint>| {
             let state = endpoint.state();
@@ -208,8 +208,8 @@ fn ejections_leave_each_subset_an_endpoint() {
     assert_eq!(scene.picture(), "u-euu", "the first returns, for the second is unhealthy");
 }
 
-/// The cause for which the first of three endpoints drains, the only one of `eu`, which has a connection and was
-/// removed, for this state of the others.
+/// The cause for which the first of three endpoints drains, for this state of the others. It is the only endpoint of
+/// `eu`, has a connection, and was removed.
 fn cause(why: Option<Unready>, subsets: &[&[&str]], others: &str) -> Option<DrainCause> {
     let mut wanted = upstream(1..=3);
     wanted.backends.insert("eu".into(), backend(Some(check())));
@@ -326,7 +326,7 @@ fn a_whole_level_may_be_ejected_while_another_can_serve() {
     assert_eq!(scene.picture(), "eeu", "the last one of all stays");
     assert_eq!(groups(&[0, 1]).fail(0, 5).len(), 1, "one endpoint is half of none");
 
-    // Once no other can, the share holds again.
+    // Once no other level can serve, the limit applies again.
     let changes = scene.probe(2, "---");
     assert!(
         matches!(&changes[..], [_, Change { event: Event::Returned { reason }, .. }] if reason.contains("maxEjectedPercent"))
@@ -334,7 +334,7 @@ fn a_whole_level_may_be_ejected_while_another_can_serve() {
     assert_eq!(scene.picture(), "ue-");
 }
 
-/// The weights that balancing sees.
+/// The weights of the candidates.
 fn weights(scene: &Scene) -> Vec<u32> {
     scene.entries.candidates(&Backends::All, scene.now).iter().map(|candidate| candidate.weight.value()).collect()
 }
@@ -531,7 +531,7 @@ fn a_shorter_maximum_shortens_the_current_ejection() {
     assert_eq!(scene.entries.next_return(), Some(scene.now + 2 * SECOND));
 }
 
-/// Members of which all are about to fail, in 64 subsets.
+/// Endpoints in 64 subsets, all of which are about to fail.
 fn about_to_fail(count: usize) -> Scene {
     let mut wanted = upstream(1..=u16::try_from(count).unwrap());
     let name = |number: usize| Arc::from(format!("b{:02}", number % 64));
@@ -571,7 +571,7 @@ enum Step {
     Succeed(usize),
     Probe(usize, bool),
     Pass(u64),
-    /// To endpoints of these priorities, of which so many percent may be ejected.
+    /// The priorities of the new endpoints, and the percentage that may be ejected.
     Change(Vec<u8>, u8),
 }
 

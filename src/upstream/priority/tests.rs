@@ -6,10 +6,10 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Of each group, how many endpoints are usable of how many.
+/// The usable endpoints and all endpoints of each level.
 type Counts = [(usize, usize)];
 
-/// Groups 0, 1, …, each of a backend of that name.
+/// Levels 0, 1, …, each with a backend of that name.
 fn levels(counts: &Counts) -> PriorityLevels {
     let level = |(number, &(usable, endpoints)): (usize, &(usize, usize))| {
         let backends = vec![number.to_string().into()];
@@ -18,7 +18,7 @@ fn levels(counts: &Counts) -> PriorityLevels {
     counts.iter().enumerate().map(level).collect()
 }
 
-/// The active level after each step of some seconds, `-` for none.
+/// The active level after each step, `-` for none. A step has a duration in seconds.
 fn served(failover: Failover, steps: &[(u64, &Counts)]) -> String {
     let (mut serving, mut now) = (ActivePriority::default(), Instant::now());
     let step = |(seconds, counts): &(u64, &Counts)| {
@@ -93,13 +93,13 @@ fn a_terminating_level_serves_only_while_no_other_can() {
     let never = failover(50, Failback::Never);
     let (mut serving, now) = (ActivePriority::default(), Instant::now());
     for (first, second, expected) in [
-        // Of each group: usable ones, all, and those that terminate.
+        // For each level: usable, all, and terminating endpoints.
         ((2, 2, 0), (1, 1, 0), Some(0)),
         ((0, 0, 2), (1, 1, 0), Some(1)),
         ((0, 2, 2), (0, 1, 0), Some(0)),
         ((0, 0, 2), (1, 4, 0), Some(1)),
         ((0, 0, 2), (0, 0, 2), Some(0)),
-        // Beside those that are ready they do not count.
+        // Terminating endpoints do not count next to ready ones.
         ((1, 2, 5), (1, 1, 0), Some(0)),
         ((0, 0, 0), (0, 1, 0), None),
     ] {
@@ -176,15 +176,15 @@ fn after_an_outage_of_all_levels_the_last_active_one_is_waited_for() {
 #[test]
 fn pending_first_checks_do_not_cause_a_failover() {
     let never = failover(50, Failback::Never);
-    // Of the first group of four: usable ones, and awaited ones; whether the second can serve.
+    // For the first level, of four endpoints: usable and pending ones; and whether the second level can serve.
     for (steps, expected) in [
         (&[(0, 4, true), (1, 3, true), (1, 1, true), (2, 0, true)][..], "---0"),
         (&[(0, 4, true), (1, 3, true), (1, 1, true), (1, 0, true)], "---1"),
         (&[(0, 2, true), (0, 1, true)], "-1"),
-        // Once one serves, those that are awaited count for nothing.
+        // Once a level serves, pending checks have no effect.
         (&[(0, 4, true), (0, 0, true), (0, 4, true), (1, 3, true)], "-111"),
         (&[(2, 0, true), (1, 3, true)], "01"),
-        // All of those that serve are replaced.
+        // All serving endpoints are replaced.
         (&[(2, 0, true), (0, 4, true), (1, 3, true), (2, 0, true)], "0--0"),
         (&[(2, 0, true), (0, 4, true), (0, 0, true)], "0-1"),
         (&[(0, 4, false), (0, 1, false), (1, 0, false)], "--0"),

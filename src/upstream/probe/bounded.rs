@@ -6,7 +6,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// More than any valid answer to a probe has.
+/// The maximum size of an answer; valid answers are smaller.
 const MOST: usize = 64 << 10;
 
 /// A stream that fails once the peer has sent too much, which bounds the memory and time of an answer.

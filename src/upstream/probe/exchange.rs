@@ -6,7 +6,7 @@ use tokio::{
 use super::{connection::Connection, failure::Failure, words::printable};
 use crate::model::Exchange;
 
-/// Sends, and reads until the expected bytes have arrived.
+/// Sends the bytes, and reads until the expected bytes have arrived.
 pub(super) async fn ask(connection: &mut Connection, exchange: &Exchange, deadline: Instant) -> Result<(), Failure> {
     let mut answer = Vec::new();
     let wrong = |answer: &[u8], how: &str| {

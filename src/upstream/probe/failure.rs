@@ -7,7 +7,7 @@ use thiserror::Error;
 pub enum Failure {
     #[error(transparent)]
     Io(io::Error),
-    /// The actual and the expected answer. It contains text of the endpoint only as
+    /// The actual and the expected answer. Text of the endpoint is included only as
     /// [`printable`](super::words::printable) text.
     #[error("{0}")]
     Unexpected(String),

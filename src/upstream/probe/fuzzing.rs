@@ -17,7 +17,7 @@ use crate::model::{
 /// The password of checks. It must not be in any message.
 pub const PASSWORD: &str = "sesame";
 
-/// True if the server is sent the password.
+/// True if the check sends the password to the server.
 pub fn sends_password(which: u8) -> bool {
     match which & 7 {
         0..=3 => false,
@@ -26,8 +26,8 @@ pub fn sends_password(which: u8) -> bool {
     }
 }
 
-/// Runs one check of a server that sends `answer` in pieces of `size` bytes, whatever it receives, and then ends.
-/// `which` selects the check (bits 0 to 2), the role (bits 4 and 5) and a password for Redis (bit 6).
+/// Runs one check of a server that sends `answer` in pieces of `size` bytes, whatever it receives, and then ends the
+/// connection. `which` selects the check (bits 0 to 2), the role (bits 4 and 5) and a password for Redis (bit 6).
 ///
 /// # Errors
 /// The message that would be shown for the endpoint.

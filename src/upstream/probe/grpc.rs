@@ -46,7 +46,7 @@ pub(super) async fn ask(connection: &mut Connection, health: &GrpcHealth) -> Res
 }
 
 fn request() -> Request<()> {
-    // A neutral authority: the check asks this server, whatever its name.
+    // A neutral authority: the check is about this server, whatever its name.
     let mut request = Request::new(());
     *request.method_mut() = hyper::Method::POST;
     *request.uri_mut() = hyper::Uri::from_static("http://tcplb/grpc.health.v1.Health/Check");
@@ -56,7 +56,7 @@ fn request() -> Request<()> {
     request
 }
 
-/// A `HealthCheckRequest`, with gRPC's prefix: not compressed, and its length.
+/// A `HealthCheckRequest` with the gRPC prefix: the flag for no compression, and the length.
 fn question(service: &str) -> Bytes {
     let mut message = BytesMut::new();
     if !service.is_empty() {

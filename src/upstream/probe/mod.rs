@@ -1,5 +1,5 @@
-//! Probes of endpoints, on their own connections: never on the path of a client's connection, and never two of one
-//! endpoint at a time.
+//! Probes of endpoints, on their own connections: never on the path of a client's connection, and at most one at a time
+//! for each endpoint.
 
 mod bounded;
 mod connection;
@@ -130,7 +130,7 @@ impl Target {
         let of_connections = backend.tls.as_ref().filter(|_| is_encrypted);
         let of = |tls: &BackendTls, name: Option<&ServerName<'static>>| {
             let client = TlsClient::of(tls, name, address);
-            // Another port is another server, which may not be PostgreSQL.
+            // Another port belongs to another server, which may not be PostgreSQL.
             if is_own_port || matches!(check.probe, Probe::Postgres(_)) { client } else { client.without_asking() }
         };
         match (&check.probe, of_connections) {
@@ -204,7 +204,7 @@ impl Target {
         }
         let stream: Connection = Box::new(Bounded::new(stream));
         match (&self.check.probe, &self.tls) {
-            // The server speaks before TLS begins.
+            // The server sends the first message, before TLS begins.
             (Probe::MySql(_), _) | (_, None) => Ok(stream),
             (_, Some(tls)) => tls.begin(stream).await,
         }

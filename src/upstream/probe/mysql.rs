@@ -10,8 +10,8 @@ use self::{
 use super::{connection::Connection, failure::Failure, role::expect_role, tls::TlsClient, words::printable};
 use crate::model::{MySqlSession, Role};
 
-/// Logs in and checks the role: a read-only server is a replica. An aborted login counts against the host it comes
-/// from, so there is no check without an account.
+/// Logs in and checks the role: a read-only server is a replica. The server counts an aborted login as an error of the
+/// client's host, so there is no check without an account.
 pub(super) async fn ask(
     connection: Connection,
     session: &MySqlSession,

@@ -23,11 +23,11 @@ use super::{
 };
 use crate::model::{Password, PostgresSession, Role};
 
-/// More than any expected message has.
+/// The maximum length of a message; expected messages are shorter.
 const LONGEST_MESSAGE: i32 = 16 << 10;
-/// Five times the servers' default: the server decides how often the password is hashed here.
+/// Five times the servers' default. Bounded, because the server chooses the number of hashes that are computed here.
 const MOST_ITERATIONS: u32 = 20_000;
-/// The concurrent hashes of all probes together.
+/// Bounds the concurrent hashes of all probes together.
 pub(super) static HASHES: Semaphore = Semaphore::const_new(MOST_HASHES);
 pub(super) const MOST_HASHES: usize = 2;
 
@@ -63,7 +63,7 @@ pub(super) enum Encryption {
 }
 
 async fn recognise(mut connection: Connection, encryption: Encryption) -> Result<Connection, Failure> {
-    // A server would log a connection that ends after TLS was accepted.
+    // A server would log an error for a connection that ends after TLS was accepted.
     match encryption == Encryption::None && offer_tls(&mut connection).await? {
         true => TlsClient::that_takes_anyone(None).shake_hands(connection).await,
         false => Ok(connection),
@@ -171,7 +171,7 @@ impl Conversation {
     }
 }
 
-/// Hashes the password as often as the server requests in `challenge`, on a blocking thread.
+/// Hashes the password as often as `challenge` requests, on a blocking thread.
 async fn answer(mut proof: ScramSha256, challenge: &[u8]) -> Result<ScramSha256, Failure> {
     if let Some(count) = iterations(challenge).filter(|count| *count > MOST_ITERATIONS) {
         return Err(Failure::unexpected(format!(

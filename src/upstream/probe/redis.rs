@@ -7,7 +7,7 @@ use crate::model::{RedisSession, Role};
 
 type Answers<'a> = BufReader<&'a mut Connection>;
 
-/// Logs in if there is a password, and checks the role.
+/// Logs in if a password is configured, and checks the role.
 pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> Result<(), Failure> {
     let mut answers = BufReader::new(connection);
     if let Some(password) = &session.password {
@@ -15,7 +15,7 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
         let words: Vec<_> = ["AUTH"].into_iter().chain(user).chain([&**password.reveal()]).collect();
         match command(&mut answers, &words).await?.as_str() {
             "+OK" => {}
-            // Only the first word: some servers repeat the command, which contains the password.
+            // Only the first word is quoted: some servers repeat the command, which contains the password.
             wrong => {
                 let code = wrong.split(' ').next().unwrap_or_default();
                 return Err(Failure::unexpected(format!("the login was answered `{code}`, expected `+OK`")));
@@ -24,7 +24,7 @@ pub(super) async fn ask(connection: &mut Connection, session: &RedisSession) -> 
     }
     match command(&mut answers, &["PING"]).await?.as_str() {
         "+PONG" => {}
-        // The server is up, and requires authentication for more.
+        // The server is available, and requires authentication for other commands.
         answer if answer.starts_with("-NOAUTH") && session.password.is_none() && session.role == Role::Any => {
             return Ok(());
         }

@@ -19,7 +19,7 @@ pub async fn offer_tls(connection: &mut Connection) -> Result<bool, Failure> {
     frontend::ssl_request(&mut question);
     connection.write_all(&question).await?;
     connection.flush().await?;
-    // One byte only: bytes behind it would count as encrypted.
+    // Exactly one byte: bytes behind it would count as encrypted.
     match connection.read_u8().await? {
         b'S' => Ok(true),
         b'N' => Ok(false),

@@ -38,8 +38,8 @@ fn target(address: SocketAddr, probe: Probe) -> Target {
     Target { address, check: Arc::new(check(probe)), proxy_protocol: None, tls: None }
 }
 
-/// A server that takes each of `told` for itself, in turn, and says what is beside it; then it ends its direction, and
-/// reads what comes. It is gone when this is dropped.
+/// A server with a script: for each line it reads the first part, checks it, and sends the second part. After the last
+/// line it ends its direction, and reads until the end. It is stopped on drop.
 struct Scripted {
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
@@ -67,7 +67,7 @@ impl Scripted {
     }
 }
 
-/// The outcome of one probe of such a server.
+/// The outcome of one probe of a scripted server.
 async fn found(probe: Probe, lines: &[(&'static [u8], &'static [u8])]) -> Outcome {
     let server = Scripted::new(lines).await;
     asked(target(server.address, probe)).await
@@ -142,7 +142,7 @@ async fn an_unanswered_probe_times_out_and_reports_received_bytes() {
 
 #[tokio::test]
 async fn an_endless_answer_is_read_up_to_the_bound() {
-    // The buffers of the kernel on both sides count too.
+    // The kernel's buffers on both sides count too.
     const MOST_SENT: usize = 16 << 20;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -203,7 +203,7 @@ async fn the_body_of_a_response_decides_nothing() {
     assert_eq!(found(probe(), &[(ASKED, long)]).await, Ok(()));
     assert_eq!(found(probe(), &[(ASKED, HEAD)]).await, Ok(()), "it ends too early");
 
-    // Waits in vain for more to be said.
+    // The server waits for more input and sends nothing.
     let slow = Scripted::new(&[(ASKED, HEAD), (&[b'x'; 4096], b"")]).await;
     let mut target = target(slow.address, probe());
     Arc::make_mut(&mut target.check).timeout = Duration::from_millis(100);
@@ -260,7 +260,7 @@ async fn redis_is_up_or_has_a_role() {
     }
 }
 
-/// A packet of MySQL's, with its header.
+/// A MySQL packet, with its header.
 fn packet(number: u8, bytes: &[u8]) -> Vec<u8> {
     [&[bytes.len() as u8, 0, 0, number], bytes].concat()
 }
@@ -332,7 +332,7 @@ async fn a_password_is_not_given_away_in_the_clear() {
 #[tokio::test]
 async fn a_password_is_hashed_only_so_often_and_for_so_many_at_a_time() {
     const STARTUP: &[u8] = b"\0\0\0\x32\0\x03\0\0user\0u\0database\0d\0application_name\0tcplb\0\0";
-    // Of another nonce than the one that is sent.
+    // The nonce differs from the one that is sent.
     let challenged = |iterations: &str| {
         let challenge = [&b"\0\0\0\x0br=x,s=c2FsdA==,i="[..], iterations.as_bytes()].concat();
         let length = u8::try_from(challenge.len() + 4).unwrap();
@@ -413,7 +413,7 @@ fn intervals_vary_by_no_more_than_the_jitter() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// For any answer of a server, a probe ends without a panic, and its reason is short and printable.
+    /// A probe ends without a panic for any answer of a server, and its reason is short and printable.
     #[test]
     fn any_answer_is_an_answer(answer in prop::collection::vec(any::<u8>(), 0..200), kind in 0..7) {
         let session = MySqlSession { user: "u".into(), password: password("p"), role: Role::Primary };

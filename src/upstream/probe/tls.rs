@@ -20,7 +20,7 @@ pub(in crate::upstream) struct TlsClient {
     start_tls: Option<StartTls>,
     /// The ALPN protocol; `None`: no ALPN.
     protocol: Option<&'static [u8]>,
-    /// True if sessions are resumed, in which servers show no certificate.
+    /// True if sessions are resumed. Servers show no certificate in a resumed session.
     resumes: bool,
 }
 
@@ -38,7 +38,7 @@ impl TlsClient {
         Self { config: tls.client.0.clone(), name, start_tls: tls.terms.start_tls, protocol: None, resumes: true }
     }
 
-    /// For probes that only need a handshake, with a server that clients verify themselves.
+    /// For probes that only need a handshake, with a server whose certificate only clients verify.
     pub fn that_takes_anyone(name: Option<&ServerName<'static>>) -> Self {
         static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(that_takes_anyone()));
         Self {
@@ -89,7 +89,7 @@ impl TlsClient {
     }
 }
 
-/// An address as server name: no SNI is sent.
+/// An address as server name, so that no SNI is sent.
 fn nobody(to: IpAddr) -> ServerName<'static> {
     ServerName::IpAddress(to.into())
 }

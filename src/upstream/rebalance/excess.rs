@@ -43,8 +43,8 @@ impl Tolerance {
         }
     }
 
-    /// The maximum tolerated number of connections for a share of `weight` out of `weights`. Rounded up: one endpoint
-    /// has to have the odd connection.
+    /// The maximum tolerated number of connections for a share of `weight` out of `weights`. Rounded up, since one
+    /// endpoint must have the odd connection.
     fn most(self, all: u64, weight: u64, weights: u64) -> u32 {
         let parts = u128::from(all) * u128::from(weight) * (100 + u128::from(self.percent));
         let by_percent = parts.div_ceil(u128::from(weights).max(1) * 100);
@@ -55,8 +55,8 @@ impl Tolerance {
 }
 
 /// The number of excess connections of each endpoint. `coming_back` connections were closed here and are expected to
-/// return: they count towards the shares. Otherwise, while clients wait before they reconnect, all endpoints would have
-/// an excess of the remaining connections.
+/// return: they count towards the shares. Without them, all endpoints would have an excess while clients wait before
+/// they reconnect.
 pub fn excesses(loads: &[Load], coming_back: u64, tolerance: Tolerance) -> Vec<u32> {
     let all: u64 = loads.iter().map(|load| u64::from(load.open)).sum::<u64>() + coming_back;
     let weights = loads.iter().map(|load| load.weight).sum();

@@ -38,7 +38,7 @@ pub struct Rebalancer {
     groups: BTreeMap<Vec<u64>, ExpectedReturns>,
     sustained: SustainedExcess,
     too_many: usize,
-    /// No connection is closed before.
+    /// The time before which no connection is closed.
     pauses_until: Instant,
 }
 
@@ -136,7 +136,7 @@ impl Rebalancer {
 }
 
 impl ExpectedReturns {
-    /// Each new connection may be one that returns.
+    /// Counts new connections, each of which may be one that returns.
     fn note_connections(&mut self, connections: u64) {
         self.count = self.count.saturating_sub(connections.saturating_sub(self.connections));
         self.connections = connections;

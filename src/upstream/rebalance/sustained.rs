@@ -20,7 +20,7 @@ impl SustainedExcess {
     pub fn of(&mut self, excesses: &[(u64, u32)], now: Instant) -> Vec<u32> {
         let of_endpoint = |(id, count): &(u64, u32)| {
             if *count == 0 {
-                // Closed connections may return to the same endpoint: then it is still the same excess.
+                // Closed connections may return to the same endpoint: this is still the same excess.
                 let is_over = |excess: &Overload| excess.closed.is_none_or(|closed| now >= closed + SUSTAINED_AFTER);
                 if self.0.get(id).is_some_and(is_over) {
                     self.0.remove(id);

@@ -22,20 +22,20 @@ fn connections_above_share_and_tolerance_are_excess() {
     let fewest = |percent| Tolerance { percent, by_chance: false };
     let chance = |percent| Tolerance { percent, by_chance: true };
     for (open, weights, coming_back, tolerance, expected) in [
-        // A fourth joins three.
+        // A fourth endpoint joins three.
         (&[1667, 1667, 1666, 0][..], &[1, 1, 1, 1][..], 0, fewest(20), &[167, 167, 166, 0][..]),
         (&[1667, 1667, 1666, 0], &[1, 1, 1, 1], 0, fewest(100), &[0, 0, 0, 0]),
         // Closed connections count until they return.
         (&[1500, 1500, 1500, 0], &[1, 1, 1, 1], 500, fewest(20), &[0, 0, 0, 0]),
         (&[1500, 1500, 1500, 0], &[1, 1, 1, 1], 0, fewest(20), &[150, 150, 150, 0]),
-        // By weight.
+        // Shares are proportional to weights.
         (&[100, 100], &[3, 1], 0, fewest(10), &[0, 45]),
         (&[150, 50], &[3, 1], 0, fewest(1), &[0, 0]),
-        // Somebody has the odd one.
+        // One endpoint must have the odd connection.
         (&[1, 0, 0], &[1, 1, 1], 0, fewest(1), &[0, 0, 0]),
         (&[2, 0, 0], &[1, 1, 1], 0, fewest(1), &[1, 0, 0]),
         (&[5, 5, 0], &[1, 1, 1], 0, fewest(20), &[1, 1, 0]),
-        // By chance one has a few more.
+        // Random placement gives some endpoints a few more.
         (&[5, 5, 0], &[1, 1, 1], 0, chance(20), &[0, 0, 0]),
         (&[1667, 1667, 1666, 0], &[1, 1, 1, 1], 0, chance(20), &[167, 167, 166, 0]),
         (&[7], &[1], 0, fewest(1), &[0]),
@@ -75,7 +75,7 @@ fn connections_that_return_continue_the_same_excess() {
     assert_eq!(lasting.of(&[(7, 4)], at(6100)), [0]);
 }
 
-/// One that sends new connections to the fewest, and may have a fifth more than the share.
+/// Rebalancing for least connections, with a tolerance of a fifth above the share.
 fn rebalancing() -> Rebalancing {
     let max_closes_per_minute = NonZeroU32::new(60_000).unwrap();
     let rebalance = model::Rebalance {
@@ -87,7 +87,7 @@ fn rebalancing() -> Rebalancing {
     Rebalancing { rebalance, tolerance: Tolerance::of(Algorithm::LeastConnections, 20).unwrap() }
 }
 
-/// Endpoints 0, 1 … with so many connections, and so many in all so far.
+/// Endpoints 0, 1, … with these open connections; the first one has had `connections` in total.
 fn group(open: &[u32], connections: u64) -> Vec<EndpointLoad> {
     let endpoint = |(id, open): (u64, &u32)| EndpointLoad {
         id,
@@ -97,7 +97,7 @@ fn group(open: &[u32], connections: u64) -> Vec<EndpointLoad> {
     (0..).zip(open).map(endpoint).collect()
 }
 
-/// One for which the first of two endpoints has had 38 too many for some time, by now.
+/// A rebalancer, and a time at which the first of two endpoints has a sustained excess of 38.
 fn rebalancer(begun: Instant) -> (Rebalancer, Instant) {
     let mut rebalancer = Rebalancer::new(&rebalancing().rebalance, begun);
     assert_eq!(rebalancer.due(&rebalancing(), &[group(&[98, 2], 100)], begun), Counts::new(), "it has not lasted");
@@ -117,7 +117,7 @@ fn closed_connections_count_until_as_many_return() {
     assert_eq!(rebalancer.record(&closed, &closed, now), 38);
     assert_eq!(due(&mut rebalancer, &[60, 2], 100, 1), 0, "they are expected back");
     assert_eq!(due(&mut rebalancer, &[60, 22], 120, 2), 0, "20 of them are back, and so all of 100 are known of");
-    // All are back, and 20 have left: of 80 the first may have 48.
+    // All are back, and 20 have left: the first may have 48 of 80.
     assert_eq!(due(&mut rebalancer, &[60, 20], 138, 2), 12);
 }
 
@@ -154,7 +154,7 @@ fn pending_connections_are_no_reason_to_close_established_ones() {
     let confirmed =
         |reached| rebalancer.confirmed(&rebalancing(), &groups, &due, &BTreeMap::from([(0, reached), (1, 2)]));
     assert_eq!(confirmed(98), due);
-    // Seven have reached them: of these the first may have five, a fifth more than half.
+    // Seven are established: the first may have five of these, a fifth above one half.
     assert_eq!(confirmed(5), Counts::new());
     assert_eq!(confirmed(6), Counts::from([(0, 1)]));
 }
@@ -182,13 +182,12 @@ fn short_connections_are_no_reason_to_close_long_lived_ones() {
     assert!(looks_with_an_excess > 100, "at {looks_with_an_excess} looks somebody had too many");
 }
 
-/// The number of times an excess is closed until it is gone: with random placement, connections may return to an
-/// endpoint with an excess.
-/// `room` is the part of the weights that others have.
+/// The number of closes until one excess connection is gone: with random placement, connections may return to an
+/// endpoint with an excess. `room` is the part of the weights that the other endpoints have.
 fn closings(algorithm: Algorithm, room: f64) -> f64 {
     match algorithm {
         Algorithm::LeastConnections => 1.0,
-        // Unless both of two are where there are too many.
+        // Fails if both picked endpoints have an excess.
         Algorithm::PowerOfTwo => 1.0 / (1.0 - (1.0 - room) * (1.0 - room)),
         Algorithm::RoundRobin | Algorithm::Random | Algorithm::Maglev => 1.0 / room,
     }
@@ -212,8 +211,8 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, max_global_rejects: 2000, ..ProptestConfig::default() })]
 
-    /// The first half of the endpoints, or fewer, have all connections when the others join; then clients come and go for
-    /// 20 s, with this many tenths in a step.
+    /// Part of the endpoints (at most half) have all connections when the others join. Afterwards clients come and go
+    /// for 20 s, with a probability of this many tenths in each step.
     #[test]
     fn independent_replicas_close_an_excess_once_and_settle(
         seed: u64,
@@ -229,8 +228,8 @@ proptest! {
         let begun = scene.too_many();
         let all_begun: f64 = begun.iter().sum();
         let total = weights.iter().sum::<u64>() as f64;
-        // Each replica rounds up, and leaves room for chance. Of those that it closed it waits for some that went to others:
-        // by chance as well.
+        // Each replica rounds up, and tolerates a random deviation. Some of the connections that a replica closed and
+        // waits for have returned to other replicas, which is a random number as well.
         let by_chance = Tolerance::of(algorithm, percent).unwrap().by_chance;
         let waited_for = if replicas > 1 { 3.0 * all_begun.sqrt() } else { 0.0 };
         let most = |endpoint: usize| {
@@ -258,7 +257,7 @@ proptest! {
         }
         let room = weights[there..].iter().sum::<u64>() as f64 / total;
         let to_go = all_begun + f64::from(churned);
-        // Five standard deviations of what has to be tried so often.
+        // Five standard deviations of the number of connections to move.
         let closings = (to_go + 5.0 * to_go.sqrt()) * closings(algorithm, room);
         prop_assert!(scene.closed as f64 <= closings, "{} closed for {all_begun}, {closings} allowed", scene.closed);
         let moves = scene.moves().max().unwrap_or(0);

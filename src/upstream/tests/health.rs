@@ -7,7 +7,7 @@ use crate::model::{Close, Exchange, Failback, Hidden, Priority};
 
 #[tokio::test]
 async fn a_killed_backend_becomes_unhealthy_and_recovers() {
-    // A separate address, so that no other test takes the port.
+    // An address of its own, so that no other test takes the port.
     let listener = TcpListener::bind("127.71.1.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let backend = serve(listener);
@@ -47,7 +47,7 @@ fn probed(upstream: &Upstream, id: u64, outcome: Option<probe::Outcome>) {
     control.review();
 }
 
-/// Two endpoints of which it is not known whether they are the right ones, since they say nothing.
+/// Two endpoints whose first checks stay pending, since the servers send nothing.
 async fn start_unknown() -> (Upstreams, Arc<Upstream>, [TcpListener; 2]) {
     let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let mut settings = settings(silent.each_ref().map(|server| server.local_addr().unwrap()));
@@ -183,12 +183,12 @@ async fn clients_failures_eject_an_endpoint_until_its_time_is_over() {
     assert_eq!((endpoint.ejections(), endpoint.connect_failures()), (1, 3));
 }
 
-/// An upstream of so many endpoints, four to a backend, with a route for each backend.
+/// An upstream with `count` endpoints, four for each backend, and a route for each backend.
 fn of_backends(count: u16) -> (Upstreams, Arc<Upstream>, Vec<Arc<Subset>>) {
     let addresses = (0..count).map(|number| SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 1)));
     let mut settings = settings(addresses);
     settings.backends = (0..count / 4).map(|number| (format!("b{number:04}").into(), Arc::default())).collect();
-    // Nothing is really probed.
+    // Intervals are so long that no probe is made.
     let seldom = Duration::from_secs(3600);
     probe_with(&mut settings, ActiveCheck { interval: seldom, unhealthy_interval: seldom, ..fast_check() });
     for (number, endpoint) in settings.endpoints.iter_mut().enumerate() {

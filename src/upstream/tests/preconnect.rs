@@ -7,7 +7,7 @@ use std::{
 use super::*;
 use crate::model::Keepalive;
 
-/// A backend that is only listened to by hand.
+/// A backend that accepts only on request.
 fn backend() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ async fn dead_sockets_are_discarded_and_never_handed_out() {
     let (listener, address) = backend();
     let (_upstreams, upstream) = start(with_pool(address, 3), 10);
     let endpoint = filled(&upstream, 3).await;
-    // The last words of a server that has too many clients look like a greeting, but for the end after them.
+    // The last message of a server with too many clients looks like a greeting, except for the end after it.
     let mut servers = accept(&listener, 3);
     servers[0].write_all(b"Too many connections").unwrap();
     drop(servers);

@@ -1,14 +1,14 @@
 use super::*;
 use crate::model::{Exchange, Hidden};
 
-/// Places for probes.
+/// The number of concurrent probes.
 const PROBES: usize = 16;
 
 fn of_namespace(namespace: &str, name: &str) -> UpstreamKey {
     UpstreamKey { object: ObjectKey::new(namespace, name) }
 }
 
-/// So many endpoints whose probes reach a server that never answers, and wait for it for an hour.
+/// Settings for `count` endpoints whose probes connect to a server that never answers, and wait for an hour.
 fn silent_endpoints(count: u16, server: &TcpListener) -> Arc<model::Upstream> {
     let mut settings = settings((1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
     let exchange = Exchange { send: Hidden::new(Vec::new().into()), expect: b"primary".as_slice().into() };
@@ -25,7 +25,7 @@ async fn endpoints_of_a_namespace_that_never_answer_do_not_delay_the_probes_of_a
     let load_balancers = (0..4).map(|number| of_namespace("silent", &format!("lb-{number}")));
     let mut wanted: Wanted = load_balancers.map(|key| (key, silent_endpoints(100, &silent))).collect();
     upstreams.update(&wanted);
-    // All but those that are kept for a namespace that is to come.
+    // All places except those reserved for a further namespace.
     let places = upstreams.context.probes.clone();
     eventually(|| places.queue(&"silent".into()).in_use() == PROBES - 2).await;
 

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// The stable id each of so many clients is sent to.
+/// The stable id of the endpoint of each client.
 fn assignment(candidates: &[Candidate], clients: u32) -> Vec<Arc<str>> {
     let (balancer, turn) = (balancer(Algorithm::Maglev, candidates), AtomicU64::new(0));
     let chosen = |number| {
@@ -60,7 +60,7 @@ proptest! {
         let leaver = fewer.remove(leaver);
         let (with, without) = (assignment(&all, 100_000), assignment(&fewer, 100_000));
         let its_own = with.iter().filter(|id| **id == leaver.stable_id).count();
-        // The same two assignments tell of the member that leaves and of the one that joins.
+        // The same two assignments show the effect of a member that leaves and of one that joins.
         let moved = moved(&with, &without);
         prop_assert!((9_000..=11_000).contains(&its_own), "{its_own} clients had the member");
         prop_assert!((its_own..=15_000).contains(&moved), "{moved} clients moved");
@@ -256,9 +256,9 @@ fn equal_members_share_a_table_and_it_goes_with_the_last_of_them() {
 #[test]
 fn a_table_costs_as_much_as_its_slots_however_many_members_there_are() {
     let of = |count: usize| -> Vec<_> { (0..count).map(|number| candidate(&format!("cost-{number}"), 1)).collect() };
-    // All of these have tables of one size.
+    // Tables of the same size for all of these.
     crate::cost::assert_grows_no_faster_than_n_log_n(160, of, |members| {
-        // With another member each time, so that none is shared.
+        // Another member each time, so that no table is shared.
         members.push(candidate(&fastrand::u64(..).to_string(), 1));
         balancer(Algorithm::Maglev, members);
     });

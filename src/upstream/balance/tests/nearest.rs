@@ -1,6 +1,6 @@
 use super::*;
 
-/// Each at its distance: `n` on this node, `z` in this zone, `f` elsewhere.
+/// Candidates at these distances: `n` on this node, `z` in this zone, `f` elsewhere.
 fn at(distances: &str) -> Vec<Candidate> {
     let mut candidates = candidates(&vec![1; distances.len()]);
     for (candidate, letter) in candidates.iter_mut().zip(distances.chars()) {
@@ -13,7 +13,7 @@ fn at(distances: &str) -> Vec<Candidate> {
     candidates
 }
 
-/// The letters of the endpoints that so many clients get, sorted.
+/// The letters of the picked endpoints, sorted.
 fn gets(algorithm: Algorithm, distances: &str, unusable: &[usize], picks: usize) -> String {
     let candidates = at(distances);
     unusable.iter().for_each(|index| set_usable(&candidates[*index], false));

@@ -102,7 +102,7 @@ fn hash(algorithm: &'static Algorithm, parts: &[&[u8]]) -> Digest {
 mod tests {
     use super::*;
 
-    /// As another implementation computes them.
+    /// Compared with the proofs of another implementation.
     #[test]
     fn a_proof_is_the_password_hidden_by_the_nonce() {
         let hex = |plugin, password: &str| {

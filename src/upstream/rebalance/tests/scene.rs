@@ -1,5 +1,5 @@
-//! Replicas in front of the same endpoints, each of which knows its own connections only, and clients that come back
-//! after a while to any of them when they are closed.
+//! A simulation of replicas in front of the same endpoints. Each replica knows only its own connections. Clients whose
+//! connections are closed return after a while, to any replica.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,9 +11,9 @@ use fastrand::Rng;
 use super::*;
 
 const STEP: Duration = Duration::from_millis(100);
-/// Steps after which a client is back at the latest.
+/// The maximum number of steps until a client returns.
 const MAX_RETURN_STEPS: usize = 10;
-/// Steps after which a short connection has ended at the latest.
+/// The maximum number of steps that a short connection lasts.
 const SHORT: usize = 5;
 
 #[derive(Clone, Debug)]
@@ -38,14 +38,14 @@ pub struct Scene {
     /// The clients with short connections, by the step in which these end.
     short: VecDeque<Vec<usize>>,
     now: Instant,
-    /// For so many steps nothing has happened.
+    /// The number of steps without a change.
     quiet: usize,
     pub closed: usize,
 }
 
 struct Replica {
     rebalancer: Rebalancer,
-    /// Of each endpoint, in the order in which they were accepted.
+    /// The open connections of each endpoint, in the order in which they were accepted.
     open: Vec<VecDeque<(Instant, usize)>>,
     /// The total connections of each endpoint.
     connections: Vec<u64>,
@@ -57,13 +57,13 @@ struct Replica {
 
 #[derive(Default)]
 struct Client {
-    /// Its replica and its endpoint.
+    /// The client's replica and endpoint.
     place: Option<(usize, usize)>,
     closed: u32,
 }
 
 impl Scene {
-    /// So many clients of the first endpoints: the others have just joined.
+    /// Connects the clients to the first `there` endpoints. The others have just joined.
     pub fn new(seed: u64, setting: &Setting, there: usize, clients: usize) -> Self {
         let Setting { algorithm, percent, most_per_minute, min_age, ref weights, replicas } = *setting;
         let max_closes_per_minute = NonZeroU32::new(most_per_minute).unwrap();
@@ -100,7 +100,8 @@ impl Scene {
         scene
     }
 
-    /// With this many tenths a client comes to stay, and with as many one leaves for good. Answers how many that were.
+    /// With a probability of this many tenths a client arrives, and with the same probability one leaves. Returns the
+    /// number of these changes.
     pub fn churn(&mut self, tenths: u32) -> u32 {
         let (comes, goes) = (self.random.u32(..10) < tenths, self.random.u32(..10) < tenths);
         if comes {
@@ -123,7 +124,7 @@ impl Scene {
         client
     }
 
-    /// Up to so many connections begin that end soon, and others end.
+    /// Starts up to this many short connections, and ends others.
     pub fn come_and_go_at_once(&mut self, most: usize) {
         for client in self.short.pop_front().unwrap() {
             self.leave(client);
@@ -135,7 +136,7 @@ impl Scene {
         }
     }
 
-    /// Some clients come back, then each replica looks and closes what it may.
+    /// Returns some clients, then lets each replica close its excess.
     pub fn step(&mut self) {
         let back = self.away.pop_front().unwrap();
         self.away.push_back(Vec::new());
@@ -149,12 +150,12 @@ impl Scene {
         self.quiet = if is_quiet { self.quiet + 1 } else { 0 };
     }
 
-    /// True if the scene is settled: no sustained excess, and no client is away.
+    /// True if the simulation is settled: no sustained excess, and no client is away.
     pub fn is_over(&self) -> bool {
         self.quiet as u32 * STEP > SUSTAINED_AFTER + MAX_RETURN_STEPS as u32 * STEP
     }
 
-    /// True if an endpoint of a replica has an excess now, if nothing was closed.
+    /// True if an endpoint of a replica has an excess now, without regard to closed connections.
     pub fn somebody_has_too_many(&self) -> bool {
         let has_too_many = |at: usize| {
             let loads: Vec<Load> = self.endpoint(at).iter().map(|endpoint| endpoint.load).collect();
@@ -179,7 +180,7 @@ impl Scene {
         self.clients.iter().map(|client| client.closed)
     }
 
-    /// The most that one replica closed in a second.
+    /// The maximum number of closes by one replica in a second.
     pub fn most_in_a_second(&self) -> usize {
         self.replicas.iter().map(|replica| replica.most_in_a_second).max().unwrap_or(0)
     }
@@ -206,7 +207,7 @@ impl Scene {
         self.replicas[at].rebalancer.record(&due, &closed, now)
     }
 
-    /// Closes up to so many that are old enough, the oldest first.
+    /// Closes up to `count` connections that are old enough, the oldest first.
     fn close(&mut self, at: usize, endpoint: usize, count: usize) -> usize {
         let mut closed = 0;
         while closed < count {
@@ -238,7 +239,7 @@ impl Scene {
         }
     }
 
-    /// A client comes to some replica, which sends it on as its algorithm has it.
+    /// Connects a client to a random replica, which picks an endpoint by its algorithm.
     fn connect(&mut self, client: usize) {
         let (at, total) = (self.random.usize(..self.replicas.len()), self.weights.iter().sum::<u64>());
         let [one, other] = [(); 2].map(|()| self.random.u64(..total)).map(|point| self.covering(point));
@@ -266,7 +267,7 @@ impl Scene {
         self.covering(turn)
     }
 
-    /// The endpoint whose weight has this point, of all weights in a row.
+    /// The endpoint that covers this point, with all weights in a row.
     fn covering(&self, mut point: u64) -> usize {
         let covers = |weight: &u64| match point.checked_sub(*weight) {
             Some(rest) => {
