@@ -1,4 +1,4 @@
-//! Holds the directions in which dependencies point: ARCHITECTURE.md says which, and why.
+//! Checks the directions of dependencies; ARCHITECTURE.md has them and the reasons.
 
 #[path = "architecture/imports.rs"]
 mod imports;
@@ -11,7 +11,7 @@ use std::{
 
 use imports::Crate;
 
-/// What each module may use of the others. A new module gets its line here.
+/// The modules that each module may use. A new module needs a line here.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("printable", &[]),
@@ -36,10 +36,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["api", "model", "proxy"]),
 ];
 
-/// Only this one knows all the others.
+/// The only module that may use all others.
 const KNOWS_EVERYTHING: &str = "app";
 
-/// Crates that a module must do without.
+/// Crates that a module must not use.
 const DOES_WITHOUT: &[(&str, &[&str])] = &[
     ("model", &["kube", "k8s_openapi", "tokio", "tokio_util", "tokio_rustls"]),
     ("upstream", &["kube", "k8s_openapi"]),
@@ -48,7 +48,7 @@ const DOES_WITHOUT: &[(&str, &[&str])] = &[
     ("world", &["kube", "tokio", "tokio_util", "notify", "socket2", "rustix", "tracing"]),
 ];
 
-/// What would make the translation depend on more than its arguments.
+/// Items that would make the translation depend on more than its arguments.
 const IMPURE: &[&str] = &[
     "std::fs",
     "std::env",
@@ -112,8 +112,8 @@ fn the_translation_and_its_input_depend_on_nothing_but_their_arguments() {
     assert_absent(&[("translate", IMPURE), ("world", IMPURE)]);
 }
 
-/// The only places that may take the denial of unsafe code back: each asks the kernel or the C library for what no library
-/// does.
+/// The only files that may allow unsafe code: each calls the kernel or the C library for a function that no library
+/// has.
 const UNSAFE: [&str; 2] = ["memory.rs", "proxy/stream/undelivered.rs"];
 
 #[test]
@@ -163,7 +163,7 @@ fn assert_absent(rules: &[(&str, &[&str])]) {
 
 type Files = BTreeMap<PathBuf, Vec<String>>;
 
-/// The files of each module of the library, as words.
+/// The files of each module of the library, split into words.
 fn modules() -> BTreeMap<String, Files> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -190,17 +190,17 @@ fn gather(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Tests may use whatever shows best what they test.
+/// Tests may use any module.
 fn is_of_tests(file: &Path) -> bool {
     file.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
 }
 
-/// Whether `super` is the library itself there.
+/// True if `super` is the library itself in this file.
 fn is_root(file: &Path) -> bool {
     file.components().count() == 1 || (file.components().count() == 2 && file.ends_with("mod.rs"))
 }
 
-/// The modules of ours that are named after `crate::`, alone or in braces.
+/// The own modules that are named after `crate::`, alone or in braces.
 fn used_of_ours(words: &[String], root: bool, all: &BTreeSet<&str>) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for (at, word) in words.iter().enumerate() {
@@ -230,7 +230,7 @@ fn used_of_ours(words: &[String], root: bool, all: &BTreeSet<&str>) -> BTreeSet<
     used
 }
 
-/// The words and marks of a source file, without its comments, strings and unit tests.
+/// The words and punctuation of a source file, without its comments, strings and unit tests.
 fn words(text: &str) -> Vec<String> {
     let (text, _) = text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, ""));
     let code: String = text

@@ -12,7 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// Runs `tcplb check` with these arguments and standard input: its exit code, standard output and standard error.
+/// Runs `tcplb check` with these arguments and standard input. Returns its exit code, standard output and standard
+/// error.
 fn check(arguments: &[&str], input: &str) -> (i32, String, String) {
     run(check_command().args(arguments), input)
 }
@@ -25,14 +26,14 @@ fn check_command() -> Command {
 
 fn run(command: &mut Command, input: &str) -> (i32, String, String) {
     let mut check = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // A command that is called wrongly reads nothing.
+    // A command with wrong arguments does not read its input.
     let _ = check.stdin.take().unwrap().write_all(input.as_bytes());
     let output = check.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Runs `tcplb check --cluster` with a context of namespace `team`, at an API server that has nothing.
+/// Runs `tcplb check --cluster` with a context of namespace `team`, against an API server without objects.
 fn check_in_empty_cluster(arguments: &[&str], input: &str) -> (i32, String, String) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
@@ -51,7 +52,7 @@ fn check_in_empty_cluster(arguments: &[&str], input: &str) -> (i32, String, Stri
     run(check_command().env("KUBECONFIG", kubeconfig).arg("--cluster").args(arguments), input)
 }
 
-/// Lists have no items, and single objects do not exist.
+/// Answers requests: lists have no items, and single objects do not exist.
 fn answer_with_nothing(client: TcpStream) {
     let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
@@ -75,7 +76,7 @@ fn answer_with_nothing(client: TcpStream) {
     }
 }
 
-/// What the README tells to apply first.
+/// The first manifest of the README.
 fn first_manifest() -> String {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, rest) = readme.split_once("kubectl apply -f - <<END\n").expect("the README applies a manifest");
@@ -105,13 +106,13 @@ fn the_first_manifest_of_the_readme_is_accepted() {
     let (code, told, _) = check(&["--strict", "-"], &first);
     assert!(code == 1 && told.ends_with("with --strict, warnings and unknown references count as errors\n"), "{told}");
 
-    // Kubernetes looks for the Service's pods once it is there.
+    // Kubernetes looks for the pods of a Service once it exists.
     let (code, told, _) = check(&["--strict", "-", "manifests/echo.yaml"], &first);
     assert!(code == 0 && told.starts_with("default/first (standard input): accepted\n"), "{told}");
     let echo = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/echo.yaml")).unwrap();
     let (code, told, errors) = check_in_empty_cluster(&["--strict", "-"], &format!("{first}\n---\n{echo}"));
     assert!(code == 0 && told.contains("first (standard input): accepted\n"), "{told}{errors}");
-    // Without a selector, somebody else is to write the EndpointSlices.
+    // Without a selector, another writer must create the EndpointSlices.
     let service = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: echo}\nspec: {ports: [{port: 5001}]}\n";
     let (code, told, _) = check(&["-"], &(first.clone() + service));
     assert!(code == 0 && told.contains("the endpoints of Service default/echo are not in these files"), "{told}");
@@ -161,7 +162,7 @@ fn secrets_and_config_maps_that_are_elsewhere_are_unknown() {
         assert!(told.contains(&format!("{object} is not in these files")), "{object}: {told}");
     }
     assert!(!told.contains("error") && !told.contains("warning"), "{told}");
-    // What is there is looked at.
+    // Objects among the files are validated.
     let empty = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: pg-tls, namespace: shop}\n";
     let (code, told, _) = check(&["-"], &(load_balancer("shop", "pg", spec) + empty));
     assert!(code == 1 && told.contains("Secret shop/pg-tls has no tls.crt"), "{told}");
@@ -243,7 +244,7 @@ fn only_what_shares_an_address_conflicts() {
         (TO_AN_ADDRESS, &[], 0),
         (TO_AN_ADDRESS, &["--mode", "cluster"], 0),
         (TO_AN_ADDRESS, &["--mode", "standalone"], 1),
-        // Ports of nodes are everybody's.
+        // The ports of nodes are shared by all load balancers.
         (&format!("placement: Host, {TO_A_SERVICE}"), &[], 1),
         ("listeners: [{port: 5432, address: 127.0.0.1}], backends: [{addresses: ['192.0.2.7:1']}]", &[], 1),
     ] {
@@ -278,7 +279,7 @@ fn a_node_port_belongs_to_one_load_balancer() {
         assert!(got == code && told.contains(sentence), "{port} {of_service}: {told}");
         assert!(told.contains("games/a (standard input): accepted"), "{told}");
     }
-    // One that gets no Service takes no port from others.
+    // A load balancer without a node port takes none from others.
     let both = load_balancer("games", "a", &spec(&of(30001), "ClusterIP"))
         + &load_balancer("shop", "b", &spec(&of(30001), "NodePort"));
     let (_, told, _) = check(&["-"], &both);
@@ -339,7 +340,7 @@ fn what_the_administrator_does_not_allow_is_refused() {
     let (code, told, _) = check(&["--tenancy", &values, "-"], &two);
     assert!(code == 1 && told.contains("the administrator allows 1 listeners in namespace shop"), "{told}");
 
-    // What is beyond a quota is so wherever it is.
+    // An exceeded quota is reported even for objects that are not in the files.
     let refers = "listeners: [{port: 5432, tls: {certificateRefs: [{name: pg-tls}]}}], backends: [{service: {name: pg, port: \
                   5432}}], healthCheck: {active: {type: Postgres, postgres: {user: a, passwordRef: {name: probe}}}}";
     let none = write("none.yaml", "tenancy: {maxSecretsPerNamespace: 0}\n");
@@ -468,10 +469,10 @@ fn annotations_are_at_the_line_that_is_wrong() {
         let (code, told, _) = check(&["-o", "github", file.to_str().unwrap()], "");
         let place = format!("::error file={},line={line}::", file.display());
         assert!(code == 1 && told.contains(&place), "{name}: {told}");
-        // Of an object that is declared twice, the first one counts.
+        // If an object is declared twice, the first one counts.
         assert!(!told.contains("title=shop/pg") || told.contains("line=2,title=shop/pg"), "{name}: {told}");
     }
-    // Standard input is no file to show anything in.
+    // Standard input has no file to annotate.
     let (_, told, _) = check(&["-o", "github", "-"], &format!("{good}---\na: 1\n"));
     assert!(
         told.starts_with("::notice title=shop/pg::spec.") && told.contains("\n::error ::standard input:7: "),
@@ -509,7 +510,7 @@ fn foreign_text_is_no_command_in_a_log_of_github_actions() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut manifest = String::new();
-    // More than a pipe holds.
+    // The output is larger than a pipe.
     for number in 1..=3000 {
         write!(
             manifest,
@@ -534,7 +535,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
 
-/// The objects that the API server refuses: of those that are as wrong outside a cluster, the field is named here too.
+/// Objects that the API server refuses. `tcplb check` names the same field for those that are invalid outside of a
+/// cluster too.
 #[test]
 fn what_an_api_server_refuses_is_refused_here_too() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apiserver/objects/bad");

@@ -1,5 +1,5 @@
-//! `tcplb check` and the API server agree on every object: those of the tests and examples, and deterministic mutations of
-//! the good ones.
+//! `tcplb check` and the API server agree on every object: those of the tests and examples, and deterministic mutations
+//! of the valid ones.
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use crate::{
     source::alone::{ADMINISTRATOR, Alone},
 };
 
-/// How many mutations of each object are tried.
+/// The number of mutations of each object.
 const MUTATIONS: usize = 24;
 const SEED: u64 = 1;
 
-/// What the API server cannot see: the administrator's rules, and other objects.
+/// Reasons that the API server cannot detect: the administrator's rules, and other objects.
 const ELSEWHERE: [&str; 4] = ["NotPermitted", "PortConflict", "NoEndpoints", "NameNotResolved"];
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn check_and_the_api_server_agree_on_every_object_and_on_mutations_of_it()
     assert!(disagreements.is_empty(), "{count} of {all}:\n{}", disagreements.join("\n"));
 }
 
-/// What `tcplb check` refuses, by the number of the file: the reason and the sentence.
+/// The refusals of `tcplb check` by file number: the reason and the sentence.
 fn checked(folder: &Folder) -> BTreeMap<usize, Vec<(String, String)>> {
     let (_, told, errors) = harness::run(&["check", "--mode", "cluster", "--output", "json", folder.path()]);
     assert_eq!(errors, "");
@@ -85,7 +85,7 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// Each with a name of its own.
+/// The cases, each with a unique name.
 fn cases() -> Vec<Case> {
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut cases = Vec::new();
@@ -131,7 +131,7 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
     entries
 }
 
-/// The load balancers of a file, without what only an API server writes.
+/// The load balancers of a file, without the fields that only an API server writes.
 fn objects(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
@@ -144,7 +144,7 @@ fn objects(file: &Path) -> Vec<Value> {
     .collect()
 }
 
-/// What a value becomes; `None`: it cannot be changed so.
+/// The changed value; `None`: the change does not apply to this value.
 type Change = fn(&Value) -> Option<Value>;
 
 const CHANGES: [(&str, Change); 21] = [

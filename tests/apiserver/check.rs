@@ -1,4 +1,4 @@
-//! `tcplb check --cluster`: what files refer to is looked up.
+//! `tcplb check --cluster` looks up the references of files.
 
 use std::{
     io::Write,
@@ -56,7 +56,7 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
     assert!(code == 1 && told.contains("Secret default/pg-tls has no tls.crt"), "{told}");
     assert!(told.contains("ConfigMap default/clients has no key ca.crt"), "{told}");
 
-    // One who may do nothing is told what to ask for.
+    // A user without permissions is told which ones to request.
     let somebody = api.kubeconfig(SOMEBODY);
     let (code, told) = check(&somebody, &manifest("pg", 5432, tls));
     assert_eq!(code, 0, "{told}");

@@ -1,5 +1,5 @@
-//! The CustomResourceDefinition, on a real API server: what is right is taken, and each mistake is answered by its own
-//! sentence. The objects are files: a new case is a new file.
+//! The CustomResourceDefinition, on a real API server: valid objects are accepted, and each mistake has its own
+//! message. The objects are files: a new case is a new file.
 
 use std::{
     fs,
@@ -62,7 +62,7 @@ async fn what_cannot_be_changed_is_not_and_the_rest_is() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The server bounds what the rules may cost for one object.
+/// The server bounds the cost of the rules for one object.
 #[tokio::test]
 async fn an_object_with_every_list_at_its_limit_is_taken() {
     let Some(server) = Server::with_the_crd().await else { return };
@@ -159,11 +159,11 @@ async fn the_installed_definition_tells_which_schema_it_has() {
     assert_eq!(installed.annotations().get(SCHEMA_HASH), Some(&schema_hash()));
 }
 
-/// A file of objects: what the server is to say of the last one.
+/// A file of objects, and the expected answer of the server to the last one.
 struct Case {
     name: String,
     documents: Vec<Value>,
-    /// A field and a part of the sentence; `None`: it is taken.
+    /// A field and a part of the message; `None`: the object is accepted.
     expected: Option<(String, String)>,
 }
 
@@ -186,7 +186,8 @@ impl Case {
         }
     }
 
-    /// Asks until the answer is the expected one: a definition that was just installed takes a moment to be in force.
+    /// Repeats the request until the answer is the expected one: a definition that was just installed takes a moment to
+    /// be in force.
     async fn answered<F: Future<Output = Answer>>(
         &self,
         deadline: Instant,
@@ -204,7 +205,7 @@ impl Case {
         }
     }
 
-    /// One sentence, at the right field, and no other.
+    /// True for exactly one message, at the right field.
     fn is_expected(&self, answer: &Answer) -> bool {
         match (&self.expected, answer) {
             (None, Ok(())) => true,
@@ -216,10 +217,10 @@ impl Case {
     }
 }
 
-/// What the server makes of an object: fields and sentences, if it refuses it.
+/// The answer of the server to an object: fields and messages, if it refuses the object.
 pub type Answer = Result<(), Vec<(String, String)>>;
 
-/// What the server said, for a line of text.
+/// The answer of the server as one line of text.
 pub fn told_by(told: &[(String, String)]) -> String {
     told.iter().map(|(field, sentence)| format!("{field}: {sentence}")).collect::<Vec<_>>().join("; ")
 }
@@ -261,14 +262,14 @@ impl Server {
         server
     }
 
-    /// As `kubectl create` would, but nothing is stored.
+    /// Creates an object like `kubectl create`, but nothing is stored.
     pub async fn create(&self, object: &Value) -> Answer {
         let path = "/apis/tcplb.io/v1alpha1/namespaces/default/tcploadbalancers?dryRun=All&fieldValidation=Strict";
         let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         self.answer(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await
     }
 
-    /// As `kubectl replace` would, but nothing is stored.
+    /// Replaces an object like `kubectl replace`, but nothing is stored.
     async fn change(&self, object: &Value) -> Answer {
         let text = |field: &str| object["metadata"][field].as_str().unwrap();
         let path = format!(
@@ -288,7 +289,7 @@ impl Server {
                 if causes.is_empty() {
                     return Err(vec![told("", &status.message)]);
                 }
-                // What it could not check is no mistake of its own.
+                // A rule that could not be checked is not a separate mistake.
                 let causes = causes.iter().filter(|cause| !cause.message.contains("rules were not checked"));
                 Err(causes.map(|cause| told(&cause.field, &cause.message)).collect())
             }
@@ -316,7 +317,7 @@ impl Server {
     }
 }
 
-/// The field and the sentence. Where the server names no field, the sentence does.
+/// The field and the message. Where the server names no field, the message does.
 fn told(field: &str, sentence: &str) -> (String, String) {
     let field = match field {
         "<nil>" => sentence.trim_start_matches("Invalid value: ").split(' ').next(),
@@ -338,7 +339,7 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
     object.pointer_mut(parent).unwrap()[field] = value;
 }
 
-/// One that costs as much to check as any.
+/// The check that is most expensive to validate.
 fn largest_check() -> Value {
     let interval = "1000s1000s1000ms1000ms";
     json!({
@@ -351,8 +352,8 @@ fn largest_check() -> Value {
     })
 }
 
-/// Everything that may be there, as often and as long as it may be, but for checks: with them it would be larger than any
-/// request may be.
+/// An object with every field at its maximum number and length, except for checks: with them it would exceed the size
+/// limit of requests.
 fn largest() -> Value {
     let name = |number: usize, length: usize| format!("{number:0>length$}");
     let subdomain = |number: usize| {
@@ -363,7 +364,7 @@ fn largest() -> Value {
         (0..count).map(|n| format!("ffff:ffff:ffff:ffff:ffff:ffff:ffff:{n:0>4x}/128")).collect()
     };
     let addresses = |count: usize| -> Vec<String> {
-        // Not quite the longest: the server takes requests of up to 3 MiB.
+        // Not quite the maximum length: the server accepts requests of up to 3 MiB.
         let label = "a".repeat(62);
         (0..count).map(|n| format!("{n:0>62}.{label}.{label}.{}:65535", "a".repeat(40))).collect()
     };
@@ -414,7 +415,7 @@ fn largest() -> Value {
             "service": {
                 "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ipFamilyPolicy": "RequireDualStack",
                 "loadBalancerClass": format!("{}/{}", subdomain(0), name(0, 63)),
-                // No rule looks at the values of annotations, and the server takes no more than 3 MiB at once.
+                // No rule validates the values of annotations, and the server accepts at most 3 MiB at once.
                 "annotations": map(63), "labels": map(63),
             },
             "listeners": (0..16).map(listener).collect::<Vec<_>>(),

@@ -1,5 +1,4 @@
-//! What the leader writes, on a real API server. The replica that serves is made up: it says that it has bound whatever
-//! it should.
+//! The writes of the leader, on a real API server. The replica is simulated: it reports every port as bound.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +36,7 @@ use crate::harness;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A namespace with everything in it: load balancers, and what is kept for them.
+/// A namespace with load balancers and the objects that are managed for them.
 pub struct Cell {
     client: Client,
     name: String,
@@ -88,7 +87,7 @@ impl Cell {
         all.into_iter().find(|service| service.annotations()["tcplb.io/owner"] == format!("{}/{name}", self.name))
     }
 
-    /// Waits until the Service of a load balancer is as it should be.
+    /// Waits until the Service of a load balancer satisfies a condition.
     pub async fn service_that(&self, what: &str, name: &str, is: impl Fn(&Service) -> bool) -> Service {
         until(what, async || self.service(name).await.filter(|service| is(service))).await
     }
@@ -106,7 +105,7 @@ impl Cell {
         self.api::<Lease>().get_opt(lease).await.unwrap()?.spec?.holder_identity
     }
 
-    /// What the status of a load balancer says, all of it.
+    /// The whole status of a load balancer as text.
     async fn said_of(&self, name: &str) -> Option<String> {
         let status = self.api::<TcpLoadBalancer>().get(name).await.unwrap().status?;
         Some(serde_json::to_string(&status).unwrap())
@@ -145,7 +144,7 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
     }
 }
 
-/// A controller without a proxy: it sees the cluster and thinks as one does.
+/// A controller without a proxy, which watches the cluster like a replica.
 pub struct Controller {
     stop: CancellationToken,
     running: AbortOnDropHandle<()>,
@@ -330,7 +329,7 @@ async fn a_service_that_is_refused_harms_no_other_and_is_tried_again() {
     home.remove().await;
 }
 
-/// So that an uninstalled chart leaves no Service behind.
+/// An uninstalled chart leaves no Service behind.
 #[tokio::test]
 async fn services_belong_to_the_chart_and_are_not_written_without_it() {
     let Some(home) = Cell::new().await else { return };
@@ -364,7 +363,7 @@ async fn a_leader_that_is_gone_is_replaced_within_20_s_and_one_that_leaves_at_on
     home.apply("one", spec(json!([{"port": 1}]), json!({}))).await;
     home.service_that("the first writes", "one", |_| true).await;
 
-    // As if it were killed: without a word.
+    // The controller is killed without a shutdown.
     let crashed = Instant::now();
     drop(first);
     home.apply("two", spec(json!([{"port": 1}]), json!({}))).await;
@@ -387,12 +386,12 @@ async fn a_leader_that_is_gone_is_replaced_within_20_s_and_one_that_leaves_at_on
     home.remove().await;
 }
 
-/// Everything that is ever written is looked at: a Service may send clients only where its own listener was or is.
+/// Checks everything that is written: a Service may send clients only to ports that its own listener has or had.
 #[tokio::test]
 async fn two_leaders_at_once_never_send_clients_to_somebody_else() {
     const OBJECTS: usize = 100;
     let Some(home) = Cell::new().await else { return };
-    // Each with a Lease of its own: both lead, and neither knows.
+    // Each has its own Lease: both lead, without knowledge of each other.
     let leaders = [Controller::start(&home, "pod-a", "one"), Controller::start(&home, "pod-b", "two")];
     for lease in ["one", "two"] {
         until("both lead", async || home.holder_of(lease).await).await;
@@ -445,7 +444,7 @@ async fn two_leaders_at_once_never_send_clients_to_somebody_else() {
     home.remove().await;
 }
 
-/// No port goes from one load balancer to another; the whole test is shorter than a port rests.
+/// No port changes its load balancer, since the whole test is shorter than the cooldown.
 fn look_at_ports(home: &Cell, owners: Arc<Mutex<BTreeMap<u16, BTreeSet<String>>>>) -> tokio::task::JoinHandle<()> {
     let maps = home.api::<ConfigMap>();
     tokio::spawn(async move {
@@ -474,7 +473,7 @@ fn look_at_services(home: &Cell, owners: Arc<Mutex<BTreeMap<u16, BTreeSet<String
             let uid = &service.annotations()["tcplb.io/uid"];
             for (port, target) in ports(&service) {
                 let target = u16::try_from(target).unwrap();
-                // The allocation was stored before; that it was may be seen a little later.
+                // The allocation was stored before, but may be seen a little later.
                 let deadline = Instant::now() + PATIENCE;
                 let owner = loop {
                     let owner = owners.lock().unwrap().get(&target).cloned();

@@ -1,6 +1,6 @@
-//! What is said to a real API server and heard from it, without pods and without an installation.
+//! Tests against a real API server, without pods and without an installation.
 //!
-//! `make e2e` runs this with the cluster that it brings up; without one, and without etcd and kube-apiserver on this
+//! `make e2e` runs this with the cluster that it starts. Without a cluster, and without etcd and kube-apiserver on this
 //! machine, it is skipped.
 
 mod agreement;

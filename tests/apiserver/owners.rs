@@ -1,4 +1,4 @@
-//! With whom Services go, on a real API server.
+//! The owners of Services, on a real API server.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use tcplb::controller::{self, Settings};
 
 use crate::leader::{Cell, Controller, spec, until};
 
-/// The names and uids of those with whom a Service goes.
+/// The kinds and uids of the owners of a Service.
 fn owners(service: &Service) -> BTreeSet<(String, String)> {
     service.owner_references().iter().map(|owner| (owner.kind.clone(), owner.uid.clone())).collect()
 }
@@ -69,7 +69,7 @@ async fn an_owner_that_is_deleted_alone_takes_no_service_along_and_all_together_
     let kept = home.service_that("it is the others'", "db", is_without).await;
     assert_eq!((kept.uid(), owners(&kept).len()), (service.uid(), 2));
 
-    // As an uninstall does, in the order that is worst: the anchor comes back, and belongs to what goes next.
+    // An uninstall in the worst order: the anchor is created again, and is owned by the object that is deleted next.
     home.api::<ConfigMap>().delete("anchor", &DeleteParams::default()).await.unwrap();
     home.service_that("there is an anchor once more", "db", |service| owners(service).len() == 2).await;
     home.api::<Deployment>().delete("proxies", &DeleteParams::background()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is read of a real API server, whatever becomes of it.
+//! Reading a real API server, including its failures.
 
 pub mod alone;
 
@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::harness::{self, PATIENCE};
 
 const NAMESPACE: &str = "source";
-/// No controller that is installed serves this one.
+/// A class that no installed controller serves.
 const CLASS: &str = "source";
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn a_world_is_what_the_cluster_says() {
     assert!(pg.spec.is_some() && pg.problems.is_empty() && !pg.identity.as_ref().unwrap().uid.is_empty());
     assert!(world.secrets.contains_key(&key("pg")) && world.services.contains_key(&key("pg")));
 
-    // Endpoints come.
+    // Endpoints are added.
     let begun = Instant::now();
     apply(&client, slice("pg", &["10.1.2.3"])).await;
     world_where(&mut cluster, |world| addresses(world, "pg") == ["10.1.2.3"]).await;
@@ -62,7 +62,7 @@ async fn a_world_is_what_the_cluster_says() {
     apply(&client, secret("pg", "another")).await;
     world_where(&mut cluster, |world| certificate(world, "pg") == Some(b"another")).await;
 
-    // A status of ours comes back.
+    // The status that was written is seen.
     let api = Api::<TcpLoadBalancer>::namespaced(client.clone(), NAMESPACE);
     let status = json!({
         "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer", "status": {"summary": {"status": "Programmed"}},
@@ -70,7 +70,7 @@ async fn a_world_is_what_the_cluster_says() {
     api.patch_status("pg", &PatchParams::apply("test").force(), &Patch::Apply(&status)).await.unwrap();
     world_where(&mut cluster, |world| world.load_balancers[&key("pg")].status.is_some()).await;
 
-    // Things go, one after the other.
+    // Objects are deleted one after the other.
     delete::<Secret>(&client, "pg").await;
     world_where(&mut cluster, |world| world.secrets.is_empty() && world.load_balancers.len() == 1).await;
     delete::<TcpLoadBalancer>(&client, "pg").await;
@@ -105,7 +105,7 @@ async fn the_world_follows_an_api_server_that_dies_and_an_etcd_that_forgets() {
     assert!(told.is_err(), "nothing has changed as far as anybody knows");
     assert_eq!(cluster.world(), before);
 
-    // While it is away, objects come, change and go, and how they did is forgotten.
+    // During the outage, objects are created, changed and deleted, and the history is compacted.
     delete::<TcpLoadBalancer>(&administrator, "goes").await;
     delete::<EndpointSlice>(&administrator, "stays").await;
     declare(&administrator, "comes").await;
@@ -125,13 +125,13 @@ async fn the_world_follows_an_api_server_that_dies_and_an_etcd_that_forgets() {
             && addresses(world, "changes") == ["10.0.0.2"]
             && addresses(world, "stays").is_empty()
             && matches!(&world.site, Site::Gateway(ports, _) if ports.0.contains_key(&20001))
-            // Each watch comes back by itself.
+            // Each watch recovers by itself.
             && world.problems.is_empty()
     })
     .await;
     eprintln!("followed {:?} after the API server was ready, {:?} after its start", ready.elapsed(), back.elapsed());
 
-    // The watches are what they were.
+    // The watches work as before.
     apply(&ours.client(ADMINISTRATOR), slice("stays", &["10.0.0.3"])).await;
     world_where(&mut cluster, |world| addresses(world, "stays") == ["10.0.0.3"]).await;
 }
@@ -148,7 +148,7 @@ async fn an_object_that_an_older_schema_let_in_costs_only_itself() {
     let mut cluster = gateway(&client).await;
     assert_eq!(cluster.world().load_balancers.len(), 2);
 
-    // A schema that lets everything in.
+    // A schema that accepts everything.
     let mut lax = with_types(tcplb::api::crd());
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     lax["spec"]["versions"][0]["schema"] = schema;
@@ -214,7 +214,7 @@ async fn rights_that_name_the_objects_are_enough_and_may_come_later() {
     let world = cluster.world();
     assert!(world.services.contains_key(&key("app")) && addresses(&world, "app") == ["10.0.0.1"]);
     assert!(world.unreadable.contains_key(&("Secret", key("app"))));
-    // A refusal is reported once it has lasted.
+    // A refusal is reported after it has lasted for a while.
     let world = world_where(&mut cluster, |world| !world.problems.is_empty()).await;
     let [problem] = &*world.problems else { panic!("{:?}", world.problems) };
     assert!(problem.starts_with("Secret source/app cannot be watched: secrets \"app\" is forbidden"), "{problem}");
@@ -267,7 +267,7 @@ fn addresses<'a>(world: &'a World, slice: &str) -> Vec<&'a str> {
     slice.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses).map(|a| &**a).collect()
 }
 
-/// A load balancer with a Service and a Secret of its name.
+/// A load balancer with a Service and a Secret of the same name.
 async fn declare(client: &Client, name: &str) {
     declare_with(client, name, json!("Gateway")).await;
 }
@@ -318,7 +318,7 @@ fn ports(port: &str, name: &str) -> Value {
     })
 }
 
-/// The schema and the namespace.
+/// Installs the schema and the namespace.
 async fn prepare(client: &Client) {
     apply(client, with_types(tcplb::api::crd())).await;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});

@@ -1,4 +1,4 @@
-//! What is said of load balancers: statuses and Events.
+//! Statuses and Events of load balancers.
 
 use std::{
     collections::BTreeMap,
@@ -36,10 +36,10 @@ use crate::harness;
 const PATIENCE: Duration = Duration::from_secs(30);
 const CLASS: &str = "status";
 
-/// What is done to the reports of load balancers by these names.
+/// The changes to the reports of load balancers, by name.
 type Instead = BTreeMap<&'static str, fn(&mut Served)>;
 
-/// A leader in a namespace of its own, with one replica that serves all that it should, unless it is told otherwise.
+/// A leader in its own namespace, with one replica that serves everything, unless a test changes its reports.
 struct Rig {
     client: Client,
     namespace: &'static str,
@@ -93,12 +93,12 @@ impl Rig {
         apply(&self.client, object).await;
     }
 
-    /// Waits until a condition of it says so.
+    /// Waits until a condition has this status and reason.
     async fn until(&self, name: &str, type_: &str, expected: &str) -> TcpLoadBalancer {
         self.until_it(name, |object| said(object, type_) == expected).await
     }
 
-    /// Waits until its status is about this generation.
+    /// Waits until the status is about this generation.
     async fn until_observed(&self, name: &str, generation: i64) {
         let observed = |object: &TcpLoadBalancer| object.status.as_ref().and_then(|status| status.observed_generation);
         self.until_it(name, |object| observed(object) == Some(generation)).await;
@@ -116,8 +116,8 @@ impl Rig {
         }
     }
 
-    /// Changes a status by hand, and waits until it is put right: then all load balancers have been thought over. The
-    /// answer is what else has been written since the last time.
+    /// Changes a status by hand, and waits until it is corrected: at that time all load balancers have been reconciled.
+    /// Returns the other writes since the last time.
     async fn put_right(&self, name: &str) -> Vec<String> {
         let by_hand = json!({"status": {"summary": {"status": "ByHand"}}});
         self.objects().patch_status(name, &PatchParams::default(), &Patch::Merge(&by_hand)).await.unwrap();
@@ -173,7 +173,7 @@ async fn apply(client: &Client, object: Value) {
     api.patch(&object.name_any(), &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.unwrap();
 }
 
-/// Thinks of the cluster as replicas do: whenever it changes, and every second as if something else had.
+/// Watches the cluster as replicas do, and publishes it after each change and every second.
 async fn follow(
     client: Client,
     namespace: &str,
@@ -258,7 +258,7 @@ async fn a_status_says_what_is_true_and_events_tell_when_it_changes() {
     rig.instead.lock().unwrap().clear();
     rig.until("pg", "Programmed", "True/Programmed").await;
 
-    // What somebody else writes is put right, and an object that is gone harms no other.
+    // A status from another writer is corrected, and a deleted object does not affect others.
     let by_hand = json!({"status": {"summary": {"status": "ByHand"}}});
     rig.objects().patch_status("pg", &PatchParams::default(), &Patch::Merge(&by_hand)).await.unwrap();
     rig.objects().delete("other", &DeleteParams::default()).await.unwrap();
@@ -305,7 +305,7 @@ async fn an_object_that_takes_the_name_of_another_has_a_status_of_its_own() {
 }
 
 const IDLE: usize = 50;
-/// For how many of these it is looked what is written while they are put right.
+/// The number of load balancers whose statuses are corrected while other writes are observed.
 const LOOKS: usize = 20;
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn nothing_is_written_about_load_balancers_that_do_not_change() {
     println!("{IDLE} programmed after {:?}", begun.elapsed());
 
     let mut names = names.iter();
-    // What was pending may be told only now.
+    // A fault that was pending may be reported only now.
     while !rig.put_right(names.next().expect("it comes to rest")).await.is_empty() {}
     for name in names.by_ref().take(LOOKS) {
         assert_eq!(rig.put_right(name).await, Vec::<String>::new(), "while {name} was put right");
@@ -331,12 +331,12 @@ async fn nothing_is_written_about_load_balancers_that_do_not_change() {
     rig.end().await;
 }
 
-/// What a leader asked an API server to write, but for its Lease: methods and paths.
+/// The writes of a leader, except for its Lease: methods and paths.
 #[derive(Clone, Default)]
 struct Writes(Arc<Mutex<Vec<String>>>);
 
 impl Writes {
-    /// A client whose requests are noted.
+    /// A client whose requests are recorded.
     async fn client(&self) -> Client {
         let writes = self.0.clone();
         let noting = MapRequestLayer::new(move |request: Request<Body>| {
@@ -350,7 +350,7 @@ impl Writes {
         ClientBuilder::try_from(config).unwrap().with_layer(&noting).build()
     }
 
-    /// Those since the last time.
+    /// The writes since the last call.
     fn take(&self) -> Vec<String> {
         mem::take(&mut self.0.lock().unwrap())
     }

@@ -18,7 +18,7 @@ pub struct Crate(BTreeMap<Module, Source>);
 struct Source {
     file: PathBuf,
     words: Vec<String>,
-    /// What `use` brings into scope, by its name there.
+    /// The items that `use` brings into scope, by their local names.
     used: BTreeMap<String, Vec<String>>,
 }
 
@@ -48,8 +48,8 @@ impl Crate {
         Self(modules)
     }
 
-    /// The cycles among imports, one for each set of files that all depend on each other: a text that lists each file with
-    /// what it imports from the others.
+    /// The import cycles, one for each set of files that all depend on each other: a text that lists each file with its
+    /// imports from the others.
     pub fn cycles(&self) -> Vec<String> {
         let imports = self.imports();
         let reached: BTreeMap<&Module, BTreeSet<&Module>> =
@@ -87,8 +87,8 @@ impl Crate {
         imports
     }
 
-    /// The module that defines what a path in another one leads to, and its name there. Imports of modules on the way are
-    /// followed. `None`: it is of another crate.
+    /// The module that defines the item at a path in another module, and the name of the item there. Imports of modules
+    /// on the path are followed. `None`: the item is in another crate.
     fn resolve(&self, module: &[String], path: &[String]) -> Option<(Module, String)> {
         let mut module = module.to_vec();
         let mut path = path.iter().peekable();
@@ -129,7 +129,8 @@ fn below(module: &[String], name: &str) -> Module {
     [module, &[name.to_owned()]].concat()
 }
 
-/// The modules that a module imports, directly or through others. It is among them if it is part of a cycle.
+/// The modules that a module imports, directly or through others. The module itself is among them if it is part of a
+/// cycle.
 fn reached_from<'a>(module: &'a Module, imports: &'a Imports) -> BTreeSet<&'a Module> {
     let (mut reached, mut ahead) = (BTreeSet::new(), vec![module]);
     while let Some(module) = ahead.pop() {
@@ -138,7 +139,7 @@ fn reached_from<'a>(module: &'a Module, imports: &'a Imports) -> BTreeSet<&'a Mo
     reached
 }
 
-/// The words without items that only tests have, and the names of such modules.
+/// The words without items that exist only in tests, and the names of modules that do.
 fn without_tests(words: &[String]) -> (Vec<String>, Vec<String>) {
     let (mut kept, mut modules) = (Vec::new(), Vec::new());
     let mut ahead = words;
@@ -183,7 +184,7 @@ fn length_of_item(words: &[String]) -> usize {
     words.len()
 }
 
-/// All paths of at least two names, in `use` and elsewhere, except those of visibilities.
+/// All paths with at least two names, in `use` and elsewhere, except those of visibilities.
 fn all_paths(words: &[String]) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     let mut at = 0;
@@ -207,7 +208,7 @@ fn used(words: &[String]) -> BTreeMap<String, Vec<String>> {
     first.flat_map(|at| leaves(words, at).0).collect()
 }
 
-/// The paths that begin at a word, one for each leaf of nested braces, by the name that `use` gives each; and the index of
+/// The paths that begin at a word, one for each leaf of nested braces, by their local names in `use`; and the index of
 /// the word behind them.
 fn leaves(words: &[String], first: usize) -> (Vec<(String, Vec<String>)>, usize) {
     let word = |at: usize| words.get(at).map_or("", String::as_str);
@@ -243,7 +244,7 @@ fn is_name(word: &str) -> bool {
     word.starts_with(|first: char| first.is_alphabetic() || first == '_')
 }
 
-/// What `a/b.rs` of this text imports from the other files of a crate: `file: name`.
+/// The imports of `a/b.rs` with this text from the other files of a crate: `file: name`.
 #[cfg(test)]
 fn imported(text: &str) -> Vec<String> {
     let files = [

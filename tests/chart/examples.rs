@@ -1,4 +1,4 @@
-//! The values files that are documented, as the chart of this version and a real API server take them.
+//! The documented values files, rendered by this version of the chart and accepted by a real API server.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use tcplb::cli::Cli;
 
 use crate::{documents, harness, helm, objects, root};
 
-/// All of them, and the defaults.
+/// All values files, and the defaults.
 fn values_files() -> Vec<Option<String>> {
     let files = fs::read_dir(root().join("charts/tcplb/examples")).unwrap();
     let names = files.map(|file| format!("charts/tcplb/examples/{}", file.unwrap().file_name().display()));
@@ -59,7 +59,7 @@ pub fn takes_arguments_of(container: &Value) {
     };
     let mut arguments = strings(&container["args"], |argument| argument);
     let environment = strings(&container["env"], |variable| &variable["name"]);
-    // These come by the environment, which is the same for all tests.
+    // These flags come from the environment, which is the same for all tests.
     for (variable, flag) in [("POD_NAMESPACE", "--namespace=here"), ("POD_NAME", "--pod=this")] {
         if arguments[0] == "controller" && environment.iter().any(|name| name == variable) {
             arguments.push(flag.into());
@@ -75,7 +75,7 @@ pub fn takes_arguments_of(container: &Value) {
 
 #[test]
 fn an_api_server_accepts_what_every_documented_values_file_makes() {
-    // Namespaces that examples name need not be there.
+    // Namespaces that examples name may not exist.
     let replaced = ["watchNamespaces", "secrets.namespaces", "host.namespaces"];
     for file in values_files() {
         let mut options = options(file.as_ref());
@@ -97,7 +97,8 @@ fn an_api_server_accepts_what_every_documented_values_file_makes() {
     }
 }
 
-/// What the API server says to objects that it is not to keep. `None`: there is none for tests, and the test is skipped.
+/// The answer of the API server to objects that it does not store. `None`: there is no test cluster, and the test is
+/// skipped.
 pub fn show_to_api_server(objects: &[Value]) -> Option<Result<String, String>> {
     if !harness::has_test_cluster() {
         harness::skip(harness::NO_CLUSTER);

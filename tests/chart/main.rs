@@ -1,6 +1,6 @@
-//! The Helm chart, the manifests that are made of it, and what is written about them.
+//! The Helm chart, its generated manifests, and their documentation.
 //!
-//! Needs `helm`. What a cluster is to accept is shown to the one of `KUBECONFIG`, which keeps nothing of it.
+//! Needs `helm`. Objects are validated by the cluster of `KUBECONFIG`, which does not store them.
 
 mod examples;
 mod manifests;
@@ -30,7 +30,7 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Helm's words, or its complaint. `None`: it is not installed, and the test is skipped.
+/// The output of Helm, or its error. `None`: Helm is not installed, and the test is skipped.
 fn helm(arguments: &[&str]) -> Option<Result<String, String>> {
     match Command::new("helm").args(arguments).current_dir(root()).output() {
         Ok(output) if output.status.success() => Some(Ok(String::from_utf8(output.stdout).unwrap())),
@@ -42,13 +42,13 @@ fn helm(arguments: &[&str]) -> Option<Result<String, String>> {
     }
 }
 
-/// The chart's text as it is with these options.
+/// The rendered chart with these options.
 fn render(options: &[&str]) -> Option<String> {
     let arguments = [&["template", "tcplb", "charts/tcplb", "--namespace", "tcplb-system"], options].concat();
     helm(&arguments).map(|rendered| rendered.unwrap_or_else(|error| panic!("{options:?}: {error}")))
 }
 
-/// The chart's objects.
+/// The objects of the chart.
 fn objects(options: &[&str]) -> Option<Vec<Value>> {
     render(options).map(|text| documents(&text))
 }
@@ -61,7 +61,7 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-/// Compares what is committed with what it is made of, or writes it.
+/// Compares a committed file with its generated content, or writes it.
 fn is_current(file: &str, current: &str) {
     if std::env::var_os("UPDATE").is_some() {
         fs::create_dir_all(root().join(file).parent().unwrap()).unwrap();

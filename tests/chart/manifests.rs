@@ -1,4 +1,4 @@
-//! The manifests for those who do without Helm.
+//! The manifests for installations without Helm.
 
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ metadata:
 fn the_charts_copy_of_the_crd_and_the_manifest_are_current() {
     is_current("charts/tcplb/files/tcploadbalancers.yaml", &read("crds/tcploadbalancers.yaml"));
     let Some(rendered) = render(&["--skip-tests"]) else { return };
-    // Helm has no part in it.
+    // Lines of Helm are dropped.
     let helms = |line: &&str| {
         ["helm.sh/", "app.kubernetes.io/managed-by: Helm", "# Source: "]
             .iter()
@@ -40,7 +40,7 @@ fn the_charts_copy_of_the_crd_and_the_manifest_are_current() {
 #[test]
 fn an_api_server_accepts_the_manifests() {
     for file in [INSTALL, SIDECAR, ECHO] {
-        // A namespace that is only shown to the API server holds nothing.
+        // A namespace in a dry run does not exist afterwards, so the objects use an existing one.
         let text = read(file).replace("tcplb-system", "default");
         let mut objects = documents(&text);
         objects.retain(|object: &Value| object["kind"] != "Namespace" && object["kind"] != "TcpLoadBalancer");

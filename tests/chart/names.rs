@@ -8,7 +8,7 @@ use crate::{documents, helm, render};
 
 const HOST: [&str; 2] = ["--set", "host.enabled=true,host.allowedPorts={5432}"];
 
-/// The chart's objects in a release of this name. `None`: there is no helm.
+/// The objects of the chart in a release of this name. `None`: Helm is not installed.
 fn released(release: &str, options: &[&str]) -> Option<Vec<Value>> {
     let arguments = [&["template", release, "charts/tcplb"], &HOST[..], options].concat();
     let rendered = helm(&arguments)?.unwrap_or_else(|error| panic!("{release} {options:?}: {error}"));
@@ -20,7 +20,7 @@ fn names(objects: &[Value]) -> BTreeSet<String> {
     own.map(|object| format!("{} {}", object["kind"], object["metadata"]["name"].as_str().expect("a text"))).collect()
 }
 
-/// A name by RFC 1035, as Services need it.
+/// True for a name according to RFC 1035, as Services need it.
 fn is_label(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     name.len() <= 63
@@ -103,7 +103,7 @@ fn names_that_cannot_be_made_valid_are_refused_with_a_sentence() {
     }
 }
 
-/// Parsers that take the last of equal keys would not notice.
+/// A parser that takes the last of equal keys would not detect duplicates.
 #[test]
 fn labels_of_monitors_have_each_key_once() {
     for monitor in ["podMonitor", "serviceMonitor"] {

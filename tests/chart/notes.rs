@@ -1,8 +1,8 @@
-//! What Helm prints after an installation.
+//! The notes that Helm prints after an installation.
 
 use crate::helm;
 
-/// `None`: there is no helm.
+/// `None`: Helm is not installed.
 fn notes(values: &str) -> Option<String> {
     let options = ["install", "tcplb", "charts/tcplb", "--dry-run=client", "--hide-secret", "--set", values];
     helm(&options).map(|notes| notes.unwrap().split_once("NOTES:").expect("notes").1.to_owned())

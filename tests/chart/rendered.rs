@@ -1,4 +1,4 @@
-//! What the chart makes of its values.
+//! Objects that the chart renders from its values.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn the_crd_is_the_programs_own_and_stays() {
     assert_eq!(rendered["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
 }
 
-/// YAML and JSON have one kind of number, Rust several.
+/// Replaces numbers by text: YAML and JSON have one kind of number, Rust several.
 fn number_free(value: &Value) -> Value {
     match value {
         Value::Number(number) => Value::String(number.as_f64().unwrap().to_string()),
@@ -27,7 +27,7 @@ fn number_free(value: &Value) -> Value {
     }
 }
 
-/// The controller makes the same again, and Helm then finds nothing to change.
+/// The controller creates the same object again, and Helm finds nothing to change.
 #[test]
 fn the_anchor_says_what_it_is_for_as_the_controller_does() {
     let Some(objects) = objects(&[]) else { return };
@@ -239,7 +239,7 @@ fn leases_are_part_of_the_release_unless_a_gitops_tool_leaves_them_out() {
         let values = format!("host.enabled=true,host.allowedPorts={{5432}},lease.create={create}");
         let Some(objects) = objects(&["--set", &values]) else { return };
         assert_eq!(of_kind(&objects, "Lease").len(), count, "lease.create={create}");
-        // Then the program creates them.
+        // Without these Leases in the release, the program creates them.
         for role in of_kind(&objects, "Role") {
             let rules = role["rules"].as_array().unwrap();
             let creates = |rule: &&Value| rule["resources"] == json!(["leases"]) && rule["verbs"] == json!(["create"]);
@@ -285,7 +285,7 @@ fn the_chart_can_be_a_dependency_that_is_switched_off() {
     }
 }
 
-/// The program parses what the chart renders, so both agree on what a network is.
+/// The program parses the networks that the chart renders, so that both agree on their syntax.
 #[test]
 fn networks_that_the_chart_accepts_are_accepted_by_the_program() {
     let networks = [

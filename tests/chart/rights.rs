@@ -1,4 +1,4 @@
-//! docs/rbac.md lists the rights that the chart grants, each with its reason: all of them, and no others.
+//! docs/rbac.md lists the permissions that the chart grants, each with its reason: all of them, and no others.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{objects, of_kind, read};
 
-/// Where, API group, resource, names, verb.
+/// The scope, API group, resource, names and verb.
 type Right = [String; 5];
 
 #[test]
@@ -63,7 +63,7 @@ fn list(values: &Value) -> Vec<String> {
     values.as_array().into_iter().flatten().map(|value| value.as_str().unwrap().to_owned()).collect()
 }
 
-/// Of a row: where | API group | resource | names | verbs | why.
+/// The permissions of a row: where | API group | resource | names | verbs | why.
 fn documented_in(line: &str) -> Vec<Right> {
     let cells: Vec<_> = line.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect();
     let [place, group, resource, names, verbs, why] = cells.as_slice() else { return Vec::new() };

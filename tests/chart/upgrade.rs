@@ -1,6 +1,6 @@
-//! The CustomResourceDefinition from one version of the chart to the next, on a real cluster.
+//! The upgrade of the CustomResourceDefinition from one version of the chart to the next, on a real cluster.
 //!
-//! The definition is under another name, in a group of its own, so that no other installation notices.
+//! The definition has another name and its own group, so that no other installation is affected.
 
 use std::{fs, path::Path, process::Command};
 
@@ -45,7 +45,7 @@ fn an_upgrade_brings_new_fields_and_uninstalling_leaves_users_objects() {
     assert_eq!(kubectl(&[read.as_slice(), &[&format!("jsonpath={NEW}")]].concat()), "", "an older schema drops it");
 
     chart(&[&["upgrade", "upgrade", newer], values.as_slice()].concat());
-    // The API server takes a new schema over in a moment, and says nowhere when it has.
+    // The API server applies a new schema after a moment, and does not report when.
     harness::wait_until("the new field is kept", || {
         kubectl(&apply);
         kubectl(&[read.as_slice(), &[&format!("jsonpath={NEW}")]].concat()) == "7"
@@ -103,7 +103,7 @@ fn kubectl(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Removes what the test leaves, however it ends.
+/// Removes the objects of the test, whatever its outcome.
 struct Cleared;
 
 impl Drop for Cleared {

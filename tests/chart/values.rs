@@ -1,4 +1,5 @@
-//! The chart's values: each is in the schema, and in docs/helm.md, which is made of values.yaml and its comments.
+//! The values of the chart: each is in the schema, and in docs/helm.md, which is generated from values.yaml and its
+//! comments.
 
 use serde_json::Value;
 
@@ -6,7 +7,7 @@ use crate::{is_current, read};
 
 const VALUES: &str = "charts/tcplb/values.yaml";
 
-/// Where the generated part of docs/helm.md begins.
+/// The first line of the generated part of docs/helm.md.
 const TABLE: &str = "| value | default | meaning |";
 
 fn defaults() -> Value {
@@ -26,7 +27,7 @@ fn compare(schema: &Value, values: &Value, path: &str) {
     is_closed(schema, path);
     let Some(properties) = schema["properties"].as_object() else { return };
     let values = values.as_object().unwrap_or_else(|| panic!("{path} is not an object in {VALUES}"));
-    // Helm itself puts it there in a chart that is part of another one.
+    // Helm itself adds it to a chart that is part of another one.
     let expected: Vec<_> = properties.keys().filter(|name| *name != "global").collect();
     let mut actual: Vec<_> = values.keys().collect();
     actual.sort();
@@ -78,12 +79,12 @@ struct Documented {
     meaning: String,
 }
 
-/// The values with a comment that begins with `--`, which must be all but the groups of such values.
+/// The values with a comment that begins with `--`. All values except groups of such values must have one.
 fn documented(text: &str) -> Vec<Documented> {
     let mut found: Vec<Documented> = Vec::new();
     let mut above: Vec<(usize, String)> = Vec::new();
     let mut comment: Option<String> = None;
-    // What belongs to a value that has been documented is deeper than this.
+    // Nested values of a documented value are indented further.
     let mut inside: Option<usize> = None;
     for line in text.lines() {
         let words = line.trim_start();

@@ -32,7 +32,7 @@ use crate::{
 
 type Served = StreamOwned<ServerConnection, TcpStream>;
 
-/// Has the only backend of an upstream speak TLS as it is declared.
+/// Configures TLS for the only backend of an upstream.
 fn encrypted(upstream: &mut Upstream, tls: &Value, files: &[(&str, String)]) {
     let spec = json!({"listeners": [{"port": 1}], "backends": [{"addresses": ["127.0.0.1:2"], "tls": tls}]});
     let snapshot = translated(spec, files);
@@ -40,13 +40,13 @@ fn encrypted(upstream: &mut Upstream, tls: &Value, files: &[(&str, String)]) {
     backend_of(upstream).tls.clone_from(&declared.backends["default"].tls);
 }
 
-/// Verified by this authority.
+/// Configures verification by this authority.
 fn verified(upstream: &mut Upstream, authority: &Authority) {
     let tls = json!({"serverName": "db.example", "caRefs": [{"files": {"ca": "ca"}}]});
     encrypted(upstream, &tls, &[("ca", authority.pem())]);
 }
 
-/// A server with this certificate, which wants one of clients if there is an authority for them.
+/// A server with this certificate, which requires client certificates if there is an authority for them.
 fn server(
     certificate: &Issued,
     clients: Option<&Authority>,
@@ -181,7 +181,7 @@ fn tls_that_is_passed_through_stays_the_clients_own() {
     assert_eq!(rig.backend_handshakes(), (0, 0));
 }
 
-/// Why an endpoint could not be used by the only client that tried.
+/// The reason why an endpoint could not be used by the only client that tried.
 fn failure(rig: &Rig, backend: SocketAddr) -> String {
     is_reset(rig.connect());
     rig.wait_closed(CloseReason::BackendTls, 1);
@@ -226,7 +226,7 @@ fn a_revoked_certificate_of_a_backend_is_not_taken() {
     assert!(reason.contains("Revoked"), "{reason}");
 }
 
-/// An authority whose own certificate is that of a server.
+/// An authority whose own certificate is also used as that of a server.
 fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> Authority {
     Authority::with(|params| {
         params.subject_alt_names = vec![SanType::DnsName("db.example".try_into().unwrap())];
@@ -243,7 +243,7 @@ fn a_self_signed_certificate_that_is_configured_as_its_own_authority_is_accepted
         let mut client = rig.connect();
         is_echoed(&mut client);
         drop(client);
-        // Those that it has issued are accepted as well.
+        // Certificates that it issued are accepted as well.
         let issued = echo(&server(&own.issue("db.example"), None, &[version]));
         let rig = Rig::with(&[issued], |_, upstream| verified(upstream, &own));
         is_echoed(&mut rig.connect());
@@ -405,7 +405,7 @@ fn each_side_may_end_its_half_of_an_encrypted_connection() {
     let (client, mut stream) = opened();
     stream.write_all(b"half an ans").unwrap();
     assert_eq!(read_exactly(&client, 11), b"half an ans");
-    // An end that anybody on the way could have made up is no clean one.
+    // An unauthenticated end is not a clean one.
     drop(stream);
     is_reset(&client);
     rig.wait_closed(CloseReason::BackendReset, 1);

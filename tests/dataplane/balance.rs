@@ -1,4 +1,4 @@
-//! Which worker and which endpoint a connection goes to.
+//! The choice of a worker and an endpoint for a connection.
 
 use std::{
     net::TcpStream,
@@ -38,7 +38,7 @@ fn connections_that_come_at_once_are_spread_too() {
     let clients: Vec<TcpStream> = (0..160).map(|_| rig.connect()).collect();
     clients.iter().for_each(is_echoed);
     let open: Vec<usize> = rig.monitor.open_by_worker().collect();
-    // 20 each; workers that hand over at the same moment may choose the same one.
+    // 20 each on average; workers that hand over at the same time may choose the same target.
     assert!(open.iter().all(|open| (12..=28).contains(open)), "{open:?}");
 }
 
@@ -110,7 +110,7 @@ fn near_endpoints_come_first_until_they_are_overloaded() {
     let first = open(8);
     assert_eq!((one.active(), other.active(), one.near(), other.near()), (8, 0, true, false));
     let _more = open(8);
-    // Workers that choose at the same moment may both find room.
+    // Workers that choose at the same time may both find room.
     assert!((10..=11).contains(&one.active()) && one.active() + other.active() == 16, "{one:?} {other:?}");
     drop(first);
     wait_until("their places are free", || one.active() <= 3);

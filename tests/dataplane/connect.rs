@@ -1,4 +1,4 @@
-//! Reaching a backend: attempts, deadlines, and connections made in advance.
+//! Connecting to a backend: attempts, deadlines, and preconnected sockets.
 
 use std::{
     io::{Read, Write},
@@ -47,7 +47,7 @@ fn a_second_attempt_prefers_endpoints_whose_last_attempt_succeeded() {
             upstream.balancing.algorithm = algorithm;
             upstream.connect.attempts = number(2);
         });
-        // Others have met them.
+        // Other clients have failed to connect to them.
         for (_, address) in &dead {
             rig.endpoint(*address).connect_failed(&std::io::ErrorKind::ConnectionRefused.into());
         }
@@ -194,7 +194,7 @@ fn no_connection_ever_serves_two_clients() {
 #[test]
 fn a_connection_that_died_in_the_pool_is_never_handed_out() {
     for dies_by in [
-        // Closed, closed after a last message that would look like a greeting, half-closed, and reset.
+        // Closed, closed after a last message that looks like a greeting, half-closed, and reset.
         (|stream| drop(stream)) as fn(std::net::TcpStream),
         |mut stream| stream.write_all(b"Too many connections").unwrap(),
         |stream| {
@@ -209,7 +209,7 @@ fn a_connection_that_died_in_the_pool_is_never_handed_out() {
         let endpoint = rig.endpoint(backend.address);
         wait_until("the pool is full", || endpoint.pool_figures().idle == 2);
         pooled.into_iter().for_each(dies_by);
-        // Whoever comes first finds them dead: the client, or the pool that looks after them.
+        // Either the client or the sweep of the pool detects the dead sockets.
         let client = rig.connect();
         let mut replacements = Vec::new();
         let served = loop {

@@ -1,4 +1,4 @@
-//! What happens to the connections of something that goes, while the proxy stays.
+//! The connections of removed endpoints and listeners, while the proxy keeps running.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -14,14 +14,14 @@ use tcplb::{
 
 use crate::rig::*;
 
-/// Clients of a backend that serves nobody else.
+/// Clients of a backend without other clients.
 fn clients(rig: &Rig, count: usize) -> Vec<TcpStream> {
     let clients: Vec<TcpStream> = (0..count).map(|_| rig.connect()).collect();
     clients.iter().for_each(is_echoed);
     clients
 }
 
-/// One load balancer with this backend, which has this way of draining.
+/// One load balancer with this backend and drain policy.
 fn rig(backend: SocketAddr, drain: EndpointDrain) -> Rig {
     Rig::with(&[backend], |_, upstream| upstream.drain = drain)
 }
@@ -30,12 +30,12 @@ fn removed(close: Close) -> EndpointDrain {
     EndpointDrain { removed: Some(close), ..EndpointDrain::default() }
 }
 
-/// Another endpoint takes the place of all.
+/// Another endpoint replaces all.
 fn replaced_by(address: SocketAddr) -> impl FnOnce(&mut Upstream) {
     move |upstream| upstream.endpoints = vec![endpoint(address)]
 }
 
-/// When each of these was reset, in their order, after the start.
+/// The times after the start at which the clients were reset, in their order.
 fn resets(clients: Vec<TcpStream>, started: Instant) -> Vec<Duration> {
     let wait = |client: TcpStream| {
         thread::spawn(move || {
@@ -77,7 +77,7 @@ fn connections_of_a_removed_endpoint_are_closed_over_the_spread_idle_ones_first(
     let idle = idle.join().unwrap();
     rig.wait_closed(CloseReason::EndpointRemoved, 40);
     let (last_idle, first_busy) = (idle.iter().max().unwrap(), busy.iter().min().unwrap());
-    // What is closed at once may be noticed in any order.
+    // The resets of connections that are closed together may be seen in any order.
     assert!(*last_idle < *first_busy + Duration::from_millis(250), "{last_idle:?} {first_busy:?}");
     let first_half = idle.iter().filter(|elapsed| **elapsed < SPREAD / 2).count();
     assert!((10..=20).contains(&first_half), "as time passes, not at once: {idle:?}");
@@ -96,7 +96,7 @@ fn no_more_are_closed_in_a_second_than_is_allowed_over_all_workers() {
     let mut resets = resets(clients, Instant::now());
     resets.sort();
     for (index, reset) in resets.iter().enumerate() {
-        // The clock of whoever notices is not that of whoever closes.
+        // The test notices resets later than the proxy closes connections, with a varying delay.
         let within = resets[index..].iter().filter(|other| **other < *reset + Duration::from_millis(900)).count();
         assert!(within <= MOST, "{within} of {MOST}: {resets:?}");
     }
@@ -114,7 +114,7 @@ fn an_endpoint_that_comes_back_before_its_turn_keeps_its_connections() {
     wait_until("it is to be drained", || rig.monitor.draining().len() == 1);
     assert_eq!(rig.monitor.draining()[0].resource.open(), 3);
     rig.change_upstream(replaced_by(backend));
-    // The other one goes, though it never had any.
+    // The other endpoint drains, although it never had connections.
     let is_drained = || rig.monitor.draining().iter().any(|departing| departing.resource.open() > 0);
     wait_until("it is not any more", || !is_drained());
     clients.iter().for_each(is_echoed);

@@ -1,4 +1,4 @@
-//! How connections end: what was cut never looks complete, and what was said before is heard.
+//! Ends of connections: an interrupted transfer never looks complete, and bytes that were sent before an end arrive.
 
 use std::{
     io::{self, Read, Write},
@@ -58,7 +58,7 @@ fn a_reset_after_a_half_close_is_no_clean_end_either() {
     rig.wait_closed(CloseReason::ClientReset, 1);
 }
 
-/// Both ends of a connection that is full in the direction from `sender`, because the other one does not read.
+/// Fills a connection in the direction from `sender`, since the other end does not read.
 fn fill(mut sender: &TcpStream) {
     sender.set_nonblocking(true).unwrap();
     let mut blocked = 0;
@@ -130,7 +130,7 @@ fn a_client_found_broken_by_writing_to_it_is_not_forgotten_behind_a_stalled_back
     let (client, mut served) = rig.connect_to(&backend);
     fill(&client);
     reset(client);
-    // The proxy writes these to a socket that is gone, and so learns of it first.
+    // The proxy writes these bytes to a dead socket, and so detects the failure by writing.
     while served.write_all(b"are you there?").is_ok() {
         thread::yield_now();
     }
@@ -146,7 +146,7 @@ fn a_half_closed_client_behind_a_stalled_backend_is_not_taken_for_broken() {
     assert_eq!(read_to_end(&client), b"");
     fill(&client);
     client.shutdown(Shutdown::Write).unwrap();
-    // Longer than it takes to notice a reset.
+    // Longer than the detection of a reset.
     thread::sleep(std::time::Duration::from_millis(2500));
     assert!(!read_to_end(&served).is_empty());
     rig.wait_closed(CloseReason::Complete, 1);
@@ -170,12 +170,12 @@ fn the_last_words_of_a_backend_that_breaks_off_an_upload_reach_the_client() {
             let all = rig.bytes().1 + words.len() as u64;
             served.write_all(words).unwrap();
             wait_until("they have been passed on", || rig.bytes().1 == all);
-            // Closing with unread bytes resets.
+            // Closing with unread bytes causes a reset.
             drop(served);
             let mut heard = Vec::new();
             let outcome = (&client).read_to_end(&mut heard);
             assert!(heard == words, "the whole of them");
-            // Whoever comes first meets the reset; the other one, an end.
+            // The first of the two operations reports the reset; the other one may see an end.
             let reset = |kind| kind == io::ErrorKind::ConnectionReset;
             assert!(reset(uploading.join().unwrap()) || outcome.is_err_and(|error| reset(error.kind())));
         });
@@ -210,7 +210,7 @@ fn an_answer_that_ends_early_arrives_although_the_client_goes_on_sending() {
     served.write_all(b"no, thanks").unwrap();
     served.shutdown(Shutdown::Write).unwrap();
     wait_until("the answer has been passed on", || rig.bytes().1 == 10);
-    // What is unread makes it a reset.
+    // Unread bytes turn the close into a reset.
     drop(served);
     send_pattern(&client, 1, 4 << 20);
     client.shutdown(Shutdown::Write).unwrap();
@@ -242,7 +242,7 @@ fn a_client_that_leaves_before_it_is_connected_is_accounted_for() {
         drop(rig.connect());
     }
     wait_until("all are accepted", || rig.accepted() == 100);
-    // Each of the backend's ends is closed, as an echoing server does.
+    // Closes each of the backend's ends, as an echo server does.
     wait_until("all have ended", || {
         while let Some(mut served) = backend.accept_now() {
             let _ = served.read(&mut [0]);

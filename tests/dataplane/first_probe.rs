@@ -1,4 +1,4 @@
-//! Clients that come before it is known which endpoints are the right ones.
+//! Clients that connect before the first checks of endpoints complete.
 
 use std::{io::Write, net::SocketAddr, num::NonZeroU16, time::Duration};
 
@@ -10,7 +10,7 @@ use tcplb::{
 
 use crate::{authority::Authority, rig::*, tls};
 
-/// Endpoints that are only to be used when a server beside them, of this test, says so.
+/// Endpoints whose checks are answered by a separate server of this test.
 struct Checked {
     rig: Rig,
     says: Backend,

@@ -1,4 +1,4 @@
-//! Who is let in: exactly as many as may be, and at no cost for the others.
+//! Limits: exactly as many clients as allowed are admitted, at no cost for others.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -19,7 +19,8 @@ const WORKERS: Size = Size { workers: 4, capacity: 4000, preconnected: 0, pipes:
 const THREADS: usize = 8;
 const EACH: usize = 10;
 
-/// Many clients at once, all of which stay: how many are served. The others must have been reset.
+/// Connects many clients at once, which all stay connected, and returns those that are served. The others must have
+/// been reset.
 fn served_of_many(address: SocketAddr, connect: impl Fn(usize, SocketAddr) -> TcpStream + Sync) -> Vec<TcpStream> {
     let together = Barrier::new(THREADS);
     let clients: Vec<TcpStream> = thread::scope(|scope| {
@@ -37,7 +38,7 @@ fn served_of_many(address: SocketAddr, connect: impl Fn(usize, SocketAddr) -> Tc
     clients.into_iter().filter(greeted_or_reset).collect()
 }
 
-/// Whether the backend's greeting came; a reset must have come otherwise.
+/// True if the greeting of the backend arrived. Otherwise a reset must have arrived.
 fn greeted_or_reset(client: &TcpStream) -> bool {
     let mut client = client;
     use std::io::Read;
@@ -53,7 +54,7 @@ fn greeted_or_reset(client: &TcpStream) -> bool {
     }
 }
 
-/// A server that speaks first, and waits for the client to leave.
+/// A server that sends first, and waits for the client to disconnect.
 fn greeter() -> SocketAddr {
     Backend::serving(|mut stream| {
         let _ = std::io::Write::write_all(&mut stream, b"hi");
@@ -156,7 +157,7 @@ fn load_balancers_that_take_all_connections_leave_others_their_guaranteed_ones()
     assert_eq!(clients(&rig, &keys[2], 20).len(), 10);
     rig.wait_closed(CloseReason::ProcessFull, 70 + 90 + 10);
 
-    // One that is declared when all is taken has some, too.
+    // A load balancer that is declared when all places are taken gets some, too.
     let late = ListenerKey { object: ObjectKey::new("shop", "late"), port: 1 };
     rig.publish(|snapshot| declare(snapshot, &late, 9));
     assert_eq!(rig.monitor.capacity().total(), 159, "its listening sockets have two descriptors");

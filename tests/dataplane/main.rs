@@ -1,4 +1,4 @@
-//! The data plane over real sockets: what clients and backends see of a proxy that is told its snapshots by hand.
+//! The data plane over real sockets, as clients and backends see it. The tests publish snapshots directly.
 
 #[path = "../harness/authority.rs"]
 mod authority;

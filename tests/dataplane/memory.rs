@@ -1,4 +1,4 @@
-//! What connections cost while they say nothing.
+//! The memory of idle connections.
 
 use std::{
     env, fs,
@@ -18,11 +18,11 @@ use tcplb::{
 use crate::{authority::Authority, rig::*, tls::handshake_for};
 
 const CONNECTIONS: usize = 2000;
-/// More than the relay's buffer.
+/// Larger than the relay's buffer.
 const EACH: usize = 256 << 10;
 const ALONE: &str = "DATAPLANE_MEMORY_ALONE";
 
-/// Memory is of a whole process, so each of these tests has one for itself.
+/// Runs a test in its own process, because memory can only be measured for a whole process.
 pub fn alone(name: &str, measure: impl FnOnce()) {
     if env::var_os(ALONE).is_some() {
         return measure();
@@ -45,16 +45,16 @@ fn an_idle_connection_holds_no_buffer_however_much_it_moved_before() {
 #[test]
 fn unfinished_handshakes_of_all_clients_have_a_bounded_memory() {
     alone("memory::unfinished_handshakes_of_all_clients_have_a_bounded_memory", || {
-        // Read for a route, with room for twice as much each time; and by the TLS library.
+        // One handshake is read for a route, with a buffer that doubles; the other one by the TLS library.
         measure_handshakes(&[TlsMode::Passthrough, TlsMode::Terminate]);
         measure_handshakes(&[TlsMode::Terminate]);
     });
 }
 
-/// Bytes of a ClientHello that is not complete, in records.
+/// The size of an incomplete ClientHello, in records.
 const HELLO: usize = 60_000;
 
-/// Many clients begin with large handshakes and end none.
+/// Starts many large handshakes and completes none.
 fn measure_handshakes(modes: &[TlsMode]) {
     const LIMIT: usize = 16 << 20;
     const FREE: usize = 8 << 10;
@@ -86,7 +86,7 @@ fn measure_handshakes(modes: &[TlsMode]) {
     for count in [500, 1000, 2000] {
         while clients.len() < count {
             let mut client = rig.connect();
-            // It may have been closed already.
+            // The connection may already be closed.
             let _ = client.write_all(&hello);
             clients.push(client);
         }
@@ -104,7 +104,7 @@ fn measure_handshakes(modes: &[TlsMode]) {
     println!("{grown:?} bytes more for 500, 1,000 and 2,000 clients");
     assert!(grown[2] < 3 * LIMIT && grown[2] < grown[1] + LIMIT / 2, "{grown:?}");
 
-    // Others are served meanwhile.
+    // Other clients are still served.
     let mut honest = handshake_for("b.example", &authority.client(&[&TLS13]), rig.connect()).unwrap();
     is_echoed(&mut honest);
     drop((honest, clients));
@@ -115,7 +115,7 @@ fn measure() {
     let backend = Backend::new();
     let rig = Rig::new(&[backend.address]);
     let connected = |count| (0..count).map(|_| rig.connect_to(&backend)).collect::<Vec<_>>();
-    // What the process needs once is not to be counted.
+    // Memory that the process allocates once must not count.
     let warm = connected(50);
     warm.iter().for_each(|(client, served)| moves(client, served, EACH));
 
@@ -138,13 +138,13 @@ fn measure() {
     assert_eq!(rig.active() as usize, open.len() + warm.len());
 }
 
-/// The kernel's buffers take all of it before any is read.
+/// Sends bytes that fit into the kernel's buffers, before any of them is read.
 fn moves(mut from: &TcpStream, mut to: &TcpStream, count: usize) {
     from.write_all(&vec![b'x'; count]).unwrap();
     to.read_exact(&mut vec![0; count]).unwrap();
 }
 
-/// More than they take: the relay has to wait with what it read.
+/// Sends more than the kernel's buffers hold: the relay has to keep bytes that it has read.
 fn stalls_and_moves(mut from: &TcpStream, to: &TcpStream) {
     from.set_nonblocking(true).unwrap();
     let (mut sent, mut blocked) = (0, 0);
@@ -161,7 +161,7 @@ fn stalls_and_moves(mut from: &TcpStream, to: &TcpStream) {
     io::copy(&mut to.take(sent as u64), &mut io::sink()).unwrap();
 }
 
-/// Bytes of memory this process has (proc_pid_status(5)).
+/// The resident memory of this process in bytes (proc_pid_status(5)).
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

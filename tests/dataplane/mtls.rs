@@ -1,4 +1,4 @@
-//! Certificates of clients: who gets through, and what is told of them.
+//! Client certificates: admission of clients, and the identities that are reported.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
     tls::{connect_tls, end, handshake},
 };
 
-/// What a manifest comes to beside these files.
+/// The translation of a manifest with these files.
 pub fn translated(spec: Value, files: &[(&str, String)]) -> Snapshot {
     let declared = Declared {
         spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
@@ -50,7 +50,7 @@ pub fn translated(spec: Value, files: &[(&str, String)]) -> Snapshot {
     snapshot
 }
 
-/// TLS of a listener that asks clients for certificates.
+/// TLS of a listener that requests client certificates.
 fn asking(mode: &str, presented: &Issued, authorities: &[(&Authority, Option<String>)]) -> Option<Tls> {
     let mut files = vec![("crt", presented.certificate.clone()), ("key", presented.key.clone())];
     let names = [("ca-0", "crl-0"), ("ca-1", "crl-1")];
@@ -74,7 +74,7 @@ fn asking(mode: &str, presented: &Issued, authorities: &[(&Authority, Option<Str
     Listener::clone(snapshot.listeners.values().next().unwrap()).tls
 }
 
-/// A connection over which something comes back: with TLS 1.3 a client has ended its handshake before it is refused.
+/// A connection with an echoed byte: with TLS 1.3 a client completes its handshake before it is refused.
 fn echoed(config: &Arc<ClientConfig>, rig: &Rig) -> io::Result<HandshakeKind> {
     let mut client = handshake(config, rig.connect())?;
     client.write_all(b"?")?;
@@ -156,7 +156,7 @@ fn whoever_is_revoked_cannot_resume_a_session_from_before() {
         assert_eq!(echoed(carol, &rig).unwrap(), HandshakeKind::Full, "her authority has no list");
     }
     rig.wait_closed(CloseReason::TlsClientCertificate, 2);
-    // What is the same as before ends no session.
+    // Unchanged settings end no session.
     rig.change_listener(|listener| listener.timeouts.handshake += std::time::Duration::from_secs(1));
     for [alice, ..] in &everybody {
         assert_eq!(echoed(alice, &rig).unwrap(), HandshakeKind::Resumed);

@@ -1,4 +1,4 @@
-//! What PostgreSQL's clients say before TLS.
+//! PostgreSQL messages before TLS.
 
 use std::{
     io::{Read, Write},
@@ -37,7 +37,7 @@ pub fn postgres(mode: TlsMode, certificate: &Arc<Certificate>) -> Option<Tls> {
     })
 }
 
-/// A client that has been told that it may begin with TLS.
+/// A client whose request for TLS was accepted.
 fn asked(rig: &Rig) -> TcpStream {
     let mut client = rig.connect();
     client.write_all(ASK).unwrap();
@@ -52,7 +52,7 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
     let config = authority.client(&[&TLS13]);
     let theirs = server_config(&certificate);
     let asks_first = Backend::serving(move |mut stream| {
-        // What is told of the client comes before everything else.
+        // The PROXY header precedes everything else.
         let start = read_exactly(&stream, 16);
         assert_eq!(start[..12], *b"\r\n\r\n\0\r\nQUIT\n");
         let told = read_exactly(&stream, u16::from_be_bytes([start[14], start[15]]).into());
@@ -82,7 +82,7 @@ fn tls_that_is_asked_for_ends_here_or_is_asked_for_at_the_backend() {
     end(direct);
 }
 
-/// Sends back a byte, and waits for the end.
+/// Expects an echoed byte, then the end.
 fn is_echoing(stream: &mut (impl Read + Write)) {
     let byte = read_exactly(&mut *stream, 1);
     stream.write_all(&byte).unwrap();
@@ -133,7 +133,7 @@ fn whoever_does_not_ask_properly_is_refused() {
 #[test]
 fn a_flood_of_requests_to_cancel_keeps_out_nobody_elses() {
     let certificate = Authority::new().certificate_for(&["db.example"]);
-    // They take requests, and do not end the connection as PostgreSQL does.
+    // These servers accept requests, and do not end the connection as PostgreSQL does.
     let silent = || Backend::serving(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
     let rig = Rig::with(&[silent(), silent(), silent()], |listener, _| {
         listener.tls = postgres(TlsMode::Passthrough, &certificate);
@@ -181,7 +181,7 @@ fn a_request_to_cancel_is_handed_to_every_endpoint() {
     assert_eq!(read_exactly(&first, CANCEL.len()), CANCEL);
     assert_eq!(read_exactly(&second, 28 + CANCEL.len())[28..], *CANCEL);
     drop((first, second));
-    // Those that do not answer are waited for, but not for as long as a connection would be.
+    // Silent servers are waited for, but not for as long as connecting would take.
     assert_eq!(read_to_end(&client), b"");
     rig.wait_closed(CloseReason::Complete, 1);
     assert!(rig.logged().iter().all(|line| !line.contains("secr")));

@@ -1,4 +1,4 @@
-//! PROXY headers: from whom they are believed, and what backends are told.
+//! PROXY headers: trusted peers, and headers for backends.
 
 use std::{
     io::{Read, Write},
@@ -28,7 +28,7 @@ fn v2_tcp4() -> Vec<u8> {
 const TRUSTED: [u8; 4] = [127, 0, 6, 1];
 const OTHER: [u8; 4] = [127, 0, 7, 1];
 
-/// Peers of 127.0.6.0/24 are trusted.
+/// A rig that trusts the peers of 127.0.6.0/24.
 fn rig(mode: ProxyMode, backend: SocketAddr) -> Rig {
     Rig::with(&[backend], |listener, _| listener.proxy_protocol = Some(trusting(mode)))
 }
@@ -111,7 +111,7 @@ fn who_is_let_in_by_mode_and_trust_and_what_comes_first() {
     ] {
         let rig = rig(mode, Backend::echo());
         let mut client = connect_from(source, rig.address());
-        // A refused peer may find the connection gone.
+        // The connection of a refused peer may already be reset.
         let sent = client.write_all(first);
         match expected {
             Served => {
@@ -183,7 +183,7 @@ fn a_forged_header_is_cut_off_before_its_signature_is_complete_however_it_is_spl
                     break;
                 }
                 if at < signature {
-                    // What is no signature yet arrives, which also keeps the pieces apart.
+                    // Bytes that are not a signature yet arrive, which also keeps the pieces apart.
                     assert_eq!(read_exactly(&served, at - from), &header[from..at]);
                 }
                 from = at;
@@ -235,7 +235,7 @@ fn backends_are_told_who_the_client_is_and_where_it_connected_to() {
 #[test]
 fn whatever_a_client_sends_comes_behind_the_header() {
     const LENGTH: usize = 3 << 20;
-    // By copying, and through pipes.
+    // With copies, and with pipes.
     for pipes in [0, 16] {
         let backend = Backend::serving(|mut stream| {
             assert!(header_at(&mut stream).is_some());
@@ -290,7 +290,7 @@ fn access_and_limits_are_for_the_announced_client() {
     is_reset(connect("192.0.2.66"));
     rig.wait_closed(CloseReason::SourceFull, 1);
     rig.wait_closed(CloseReason::AccessDenied, 1);
-    // The peer's own connections (LOCAL) count against nobody.
+    // The peer's own connections (LOCAL) count against no source.
     let checks: Vec<_> = (0..3)
         .map(|_| {
             let mut stream = connect_from(TRUSTED, rig.address());

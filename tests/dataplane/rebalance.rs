@@ -1,4 +1,4 @@
-//! Connections that last are spread anew when endpoints join.
+//! Rebalancing of long-lived connections when endpoints join.
 
 use std::{
     io::Read,
@@ -40,7 +40,7 @@ fn rig(backends: &[SocketAddr], rebalance: Rebalance, algorithm: Algorithm) -> R
     })
 }
 
-/// Clients each of which connects anew whenever its connection is closed, until it is told to leave.
+/// Clients that reconnect whenever their connection is closed, until this is dropped.
 struct Clients {
     leave: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -86,7 +86,7 @@ fn an_endpoint_that_joins_gets_its_share_of_the_connections_that_there_are() {
         wait_until("all are there", || backends.map(|backend| open(&rig, backend)) == [40; 3]);
         let fourth = Backend::echo();
         rig.change_upstream(joined_by(fourth));
-        // A tenth above 30; where chance decides its square root.
+        // A tenth above 30; with random placement the square root counts.
         let most = if algorithm == Algorithm::LeastConnections { 33 } else { 35 };
         wait_until("nobody has too many", || {
             let open: u32 = backends.iter().map(|backend| open(&rig, *backend)).sum::<u32>() + open(&rig, fourth);
@@ -94,7 +94,7 @@ fn an_endpoint_that_joins_gets_its_share_of_the_connections_that_there_are() {
         });
         let closed = rig.closed(CloseReason::Rebalanced);
         let least = 3 * (40 - u64::from(most));
-        // Three of four go where they were, where they go in turn.
+        // In turn, three of four connections return to the old endpoints.
         assert!((least..=least * 8).contains(&closed), "{algorithm:?}: {closed}");
         drop(clients);
         assert_eq!(rig.reasons().keys().copied().collect::<Vec<_>>(), ["complete", "rebalanced"]);
@@ -139,7 +139,7 @@ fn young_connections_stay() {
 #[test]
 fn connections_that_wait_for_an_endpoint_that_does_not_answer_are_no_reason_to_close_what_it_has() {
     let (listening, address) = dead_address();
-    // The kernel answers as many and drops the rest: nobody accepts.
+    // The kernel answers this many connections and drops the others, since none is accepted.
     const ANSWERED: usize = 10;
     listening.listen(ANSWERED as i32 - 1).unwrap();
     let mut rig = rig(&[address], SHARE_OF_TEN_PERCENT_MORE, Algorithm::RoundRobin);
@@ -153,6 +153,6 @@ fn connections_that_wait_for_an_endpoint_that_does_not_answer_are_no_reason_to_c
     wait_until("it has been looked at", || begun.elapsed() > Duration::from_secs(4));
     assert_eq!(rig.endpoint(address).active(), ANSWERED as u32 + 20, "it seems to have too many");
     assert_eq!(rig.closed(CloseReason::Rebalanced), 0);
-    // Those that it has would never end.
+    // Connections that are established would never end.
     drop(listening);
 }

@@ -1,4 +1,4 @@
-//! Bytes on their way: all of them, in order, and no more at a time than the receiver wants.
+//! Bytes in transit: all of them arrive in order, with backpressure.
 
 use std::{
     io::{self, Read, Write},
@@ -10,7 +10,7 @@ use std::{
 use crate::{rig::*, sockets::queued};
 use tcplb::proxy::accounting::CloseReason;
 
-/// What the proxy itself may hold of one direction, whatever the kernel's buffers hold: a buffer, or a pipe.
+/// The number of bytes that the proxy may hold in one direction, apart from the kernel's buffers: a buffer, or a pipe.
 pub const HELD: usize = 128 << 10;
 const HELD_IN_PIPE: usize = 1 << 20;
 
@@ -43,18 +43,18 @@ fn stops_the_sender(rig: &Rig, backend: &Backend, most: usize) {
     rig.wait_closed(CloseReason::Complete, 2);
 }
 
-/// Of what one end has sent, no more than this is neither at the other end nor in the kernel.
+/// Checks that the proxy holds at most this many of the sent bytes: the others are in the kernel or at the other end.
 pub fn is_held(sent: usize, client: &TcpStream, served: &TcpStream, most: usize) {
     let ports = [client.local_addr().unwrap().port(), served.peer_addr().unwrap().port()];
     let held = || sent as i64 - queued(&ports) as i64;
-    // The kernel's table is not of one moment, and bytes move between the two ends of a connection while it is read.
+    // The kernel's table is not a consistent snapshot: bytes move between the ends of a connection while it is read.
     wait_until_or(
         || format!("at most {most} bytes of {sent} are held: {}", held()),
         || (0..=most as i64).contains(&held()),
     );
 }
 
-/// Sends until nothing moves any more, neither here nor in the proxy, for a number of looks. Answers how much was sent.
+/// Sends until no byte has moved, here and in the proxy, for a number of checks. Returns the number of bytes sent.
 pub fn fill(mut sender: &TcpStream, moved: impl Fn() -> u64) -> usize {
     sender.set_nonblocking(true).unwrap();
     let (mut sent, mut last, mut still) = (0, (0, 0), 0);
@@ -78,7 +78,7 @@ pub fn fill(mut sender: &TcpStream, moved: impl Fn() -> u64) -> usize {
 #[test]
 fn everything_arrives_in_order_both_ways_at_once() {
     const LENGTH: usize = 3 << 20;
-    // By copying, through too few pipes for all, and through enough.
+    // With copies, with too few pipes for all connections, and with enough.
     for pipes in [0, 2, 16] {
         let backend = Backend::serving(|stream| {
             transfer(stream, 1, 2, LENGTH);
@@ -95,7 +95,7 @@ fn everything_arrives_in_order_both_ways_at_once() {
     }
 }
 
-/// Sends the bytes of one seed and checks those of another, in pieces of any size with pauses between some.
+/// Sends the bytes of one seed and checks those of another, in pieces of any size with occasional pauses.
 pub fn transfer(stream: TcpStream, sent: u64, expected: u64, length: usize) {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -106,8 +106,8 @@ pub fn transfer(stream: TcpStream, sent: u64, expected: u64, length: usize) {
     });
 }
 
-/// The same for a stream that cannot be shared between threads: a piece is sent, then some is read, while that is possible
-/// without waiting.
+/// Like [`transfer`], for a stream that cannot be shared between threads: alternately sends a piece and reads what can
+/// be read without waiting.
 pub fn transfer_over(
     mut client: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
     sent: u64,
@@ -157,7 +157,7 @@ pub fn send_pattern(mut stream: impl Write, seed: u64, length: usize) {
     }
 }
 
-/// Answers how many bytes came before a clean end, all of them the right ones.
+/// Returns the number of bytes before a clean end, all of which must be correct.
 pub fn receive_pattern(mut stream: impl Read, seed: u64) -> usize {
     let (mut at, mut chunk) = (0, vec![0; 128 << 10]);
     loop {
@@ -176,12 +176,12 @@ pub fn receive_pattern(mut stream: impl Read, seed: u64) -> usize {
     }
 }
 
-/// A byte that depends on its place in the stream.
+/// A byte that depends on its position in the stream.
 fn pattern(seed: u64, at: usize) -> u8 {
     ((at as u64 + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// Mostly small or mostly large.
+/// The size of a piece, mostly small or mostly large.
 fn piece(most: usize) -> usize {
     let bound = if fastrand::bool() { 2048 } else { 256 << 10 };
     fastrand::usize(1..=bound.min(most))
@@ -243,8 +243,8 @@ fn one_that_saturates_its_worker_leaves_the_others_their_turn() {
     waits.sort();
     let (moved, latency) = waits[50];
     println!("until a byte came back: median {latency:?}, {} MiB of the others", moved >> 20);
-    // It waits twice for its turn, once on each way, while each of the four others empties a pipe, fills it and empties it
-    // again.
+    // The connection waits for its turn twice, once for each direction, while each of the four others empties a pipe,
+    // fills it and empties it again.
     assert!(moved <= (2 * 4 * 2) << 20, "{moved} bytes of the others");
 }
 

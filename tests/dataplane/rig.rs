@@ -1,6 +1,6 @@
-//! A proxy in this process, with backends and clients around it whose sockets block.
+//! A proxy in this process, with backends and clients that use blocking sockets.
 //!
-//! Nothing here waits for a time: everything that is waited for is a state, and may take [`PATIENCE`].
+//! Tests wait for states, never for a fixed time; each wait may take up to [`PATIENCE`].
 
 use std::{
     collections::BTreeMap,
@@ -33,29 +33,29 @@ use tcplb::{
 };
 use tokio::runtime::Runtime;
 
-/// How long anything that is waited for may take before the test fails.
+/// The time limit of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running proxy. When it is dropped it waits until all connections have ended, and checks the books.
+/// A running proxy. On drop it waits until all connections have ended, and checks the counters.
 pub struct Rig {
     proxy: Option<Proxy>,
     pub monitor: Monitor,
     snapshot: Snapshot,
-    /// All there ever were: the proxy forgets those that are gone.
+    /// All listeners so far: the proxy forgets removed ones.
     listeners: BTreeMap<String, Arc<ListenerState>>,
     endpoints: Vec<Arc<upstream::Endpoint>>,
     log: Lines,
     control: Runtime,
 }
 
-/// With how much a proxy is started.
+/// The resources of a proxy.
 pub struct Size {
     pub workers: usize,
     pub capacity: usize,
     pub preconnected: usize,
-    /// Of each worker.
+    /// For each worker.
     pub pipes: usize,
-    /// The first descriptor that no client gets.
+    /// The first descriptor that clients must not use.
     pub spare_from: i32,
 }
 
@@ -93,7 +93,7 @@ impl Rig {
         Self::start_with(size, BTreeMap::new(), snapshot)
     }
 
-    /// Another one with the listening sockets of this one, which goes on with open connections only.
+    /// A second proxy with the listening sockets of this one, which only keeps its open connections.
     pub fn taken_over(&self, size: Size, snapshot: Snapshot) -> Self {
         let sockets = self.control.block_on(self.proxy().sockets()).into_iter();
         let copies = |sockets: Vec<Arc<_>>| sockets.iter().map(|socket| copy(&**socket)).collect();
@@ -104,7 +104,7 @@ impl Rig {
     }
 
     fn start_with(size: Size, inherited: BTreeMap<SocketAddr, Vec<TcpListener>>, snapshot: Snapshot) -> Self {
-        // Many connections, both ends of which are in this process, are more than the usual limit.
+        // Many connections with both ends in this process need more descriptors than the usual limit.
         let limit = getrlimit(Resource::Nofile);
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -112,7 +112,7 @@ impl Rig {
         let (access_log, _) = AccessLog::start(Events::Ends, Format::Text, log.clone());
         let options = Options {
             workers: size.workers,
-            // With the listening sockets of the first snapshot.
+            // Includes the listening sockets of the first snapshot.
             descriptors: 2 * size.capacity + size.workers * snapshot.listeners.len(),
             spare_from: size.spare_from,
             probes: 1000,
@@ -137,7 +137,7 @@ impl Rig {
         rig
     }
 
-    /// Accepts no more, and ends open connections as it is declared, none later than this.
+    /// Stops accepting, and ends open connections according to their drain policy, within this time.
     pub fn shut_down(&self, longest: Duration) -> DrainOutcome {
         self.control.block_on(async {
             self.proxy().stop_accepting(Closing::Last).await;
@@ -175,7 +175,7 @@ impl Rig {
         self.publish(|snapshot| change(Arc::make_mut(snapshot.upstreams.get_mut(&upstream_key()).unwrap())));
     }
 
-    /// Where the listener is bound.
+    /// The bind address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address_of(&listener_key())
     }
@@ -198,12 +198,12 @@ impl Rig {
         (client, served)
     }
 
-    /// How many connections have ended for this reason, over all listeners there ever were.
+    /// The number of connections with this close reason, over all listeners so far.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.listeners.values().map(|listener| listener.counters.totals().closed(reason)).sum()
     }
 
-    /// Waits until this many connections, and no more, have ended for this reason.
+    /// Waits until exactly this many connections have this close reason.
     pub fn wait_closed(&self, reason: CloseReason, count: u64) {
         wait_until_or(
             || format!("{count} connections ended as {reason:?}; ended: {:?}", self.reasons()),
@@ -212,7 +212,7 @@ impl Rig {
         assert_eq!(self.closed(reason), count, "{reason:?}");
     }
 
-    /// What connections have ended for.
+    /// The close reasons of connections, with their counts.
     pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
         let counts = CloseReason::ALL.map(|reason| (reason.label(), self.closed(reason)));
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
@@ -236,7 +236,7 @@ impl Rig {
         totals.fold((0, 0), |sum, t| (sum.0 + t.tls_full_handshakes, sum.1 + t.tls_resumed_handshakes))
     }
 
-    /// The same with backends: full ones and resumed ones.
+    /// Handshakes with backends: full ones and resumed ones.
     pub fn backend_handshakes(&self) -> (u64, u64) {
         let totals = self.listeners.values().map(|listener| listener.counters.totals());
         totals.fold((0, 0), |sum, t| (sum.0 + t.backend_tls_full_handshakes, sum.1 + t.backend_tls_resumed_handshakes))
@@ -247,7 +247,7 @@ impl Rig {
         self.endpoints.iter().rfind(|endpoint| endpoint.address() == address).expect("a known endpoint").clone()
     }
 
-    /// The lines of the access log that are written.
+    /// The written lines of the access log.
     pub fn logged(&self) -> Vec<String> {
         String::from_utf8(lock(&self.log.0).clone()).unwrap().lines().map(Into::into).collect()
     }
@@ -291,7 +291,7 @@ fn copy(socket: &impl AsFd) -> TcpListener {
     socket.as_fd().try_clone_to_owned().unwrap().into()
 }
 
-/// What the access log writes to.
+/// The sink of the access log.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -340,7 +340,7 @@ pub fn listener() -> Listener {
     }
 }
 
-/// To be closed within `after`, over its last part.
+/// Closes within `after`, over the last part of it.
 pub fn close(after: Duration, spread: Duration) -> Close {
     Close { after, spread, max_per_second: None }
 }
@@ -370,7 +370,7 @@ pub fn upstream(backends: &[SocketAddr]) -> Upstream {
     }
 }
 
-/// Connects every 50 ms, and takes one answer for an answer.
+/// Probes every 50 ms; one result changes the state.
 pub fn quick_check() -> ActiveCheck {
     ActiveCheck {
         probe: Probe::Tcp,
@@ -385,7 +385,7 @@ pub fn quick_check() -> ActiveCheck {
     }
 }
 
-/// What its only backend, and so each of its endpoints, has.
+/// The settings of the only backend, and so of each of its endpoints.
 pub fn backend_of(upstream: &mut Upstream) -> &mut tcplb::model::Backend {
     Arc::make_mut(upstream.backends.get_mut("db").unwrap())
 }
@@ -399,7 +399,7 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
     }
 }
 
-/// Makes this endpoint one of another backend, which serves only when the others cannot.
+/// Moves this endpoint to another backend, which serves only when the others cannot.
 pub fn stand_by(upstream: &mut Upstream, address: SocketAddr) {
     let backend = tcplb::model::Backend { priority: Priority(1), ..Default::default() };
     upstream.backends.insert("spare".into(), Arc::new(backend));
@@ -412,7 +412,7 @@ pub fn some(number: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(number)
 }
 
-/// A server of this test, which accepts when it is told to.
+/// A server of this test, which accepts on request.
 pub struct Backend {
     socket: TcpListener,
     pub address: SocketAddr,
@@ -450,10 +450,11 @@ impl Backend {
         }
     }
 
-    /// Serves every connection on a thread of its own, for as long as the test program runs.
+    /// Serves every connection on its own thread, for as long as the test program runs.
     pub fn serving(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Not 128: where many come at once on a busy machine, SYNs would be dropped, and connects would time out.
+        // Not 128: when many clients connect at once on a busy machine, SYNs would be dropped, and connects would time
+        // out.
         SockRef::from(&socket).listen(4096).unwrap();
         let address = socket.local_addr().unwrap();
         thread::spawn(move || {
@@ -465,7 +466,7 @@ impl Backend {
         address
     }
 
-    /// Sends back what it gets, and ends when the client does.
+    /// Echoes bytes, and ends when the client does.
     pub fn echo() -> SocketAddr {
         Self::serving(|mut stream| {
             let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
@@ -473,7 +474,7 @@ impl Backend {
     }
 }
 
-/// An address of 127.0.0.1 that nobody listens on, and where nobody can for as long as the socket is held.
+/// An address of 127.0.0.1 on which no process listens, and none can for as long as the socket is held.
 pub fn dead_address() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -514,7 +515,7 @@ pub fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
     patient(socket.into())
 }
 
-/// With a limit on every wait.
+/// Sets a time limit on every wait.
 pub fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -522,7 +523,7 @@ pub fn patient(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// Closes with a reset.
+/// Closes the connection with a reset.
 pub fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
@@ -533,13 +534,13 @@ pub fn passes(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
     assert_eq!(read_exactly(&mut to, bytes.len()), bytes);
 }
 
-/// A byte each way.
+/// Sends a byte each way.
 pub fn is_connected(client: &TcpStream, served: &TcpStream) {
     passes(client, served, b"?");
     passes(served, client, b"!");
 }
 
-/// A byte that comes back.
+/// Sends a byte and expects its echo.
 pub fn is_echoed(mut stream: impl Read + Write) {
     stream.write_all(b"?").unwrap();
     assert_eq!(read_exactly(&mut stream, 1), b"?");
@@ -551,14 +552,14 @@ pub fn read_exactly(mut stream: impl Read, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// What comes until a clean end.
+/// Reads until a clean end.
 pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("a clean end");
     bytes
 }
 
-/// What comes until a reset, which there must be.
+/// Reads until a reset, which must come.
 pub fn read_to_reset(mut stream: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     let error = stream.read_to_end(&mut bytes).expect_err("a reset, not a clean end");
@@ -566,12 +567,12 @@ pub fn read_to_reset(mut stream: impl Read) -> Vec<u8> {
     bytes
 }
 
-/// Nothing comes but a reset.
+/// Expects a reset and nothing before it.
 pub fn is_reset(stream: impl Read) {
     assert_eq!(read_to_reset(stream), b"");
 }
 
-/// Nothing has come, not even an end.
+/// Checks that nothing has arrived, not even an end.
 pub fn is_silent(stream: &TcpStream) {
     stream.set_nonblocking(true).unwrap();
     let outcome = stream.peek(&mut [0]);

@@ -1,4 +1,4 @@
-//! Routes by server name, to backends that have TLS of their own and to others.
+//! Routes by server name, to backends with and without their own TLS.
 
 use std::{
     io::{self, Read, Write},
@@ -28,7 +28,7 @@ use crate::{
     tls::{Client, end, handshake_for},
 };
 
-/// Offers X25519 with HKDF-SHA256 and AES-128-GCM, for a key that nobody has (RFC 9849, section 4).
+/// Offers X25519 with HKDF-SHA256 and AES-128-GCM, for a key that no server has (RFC 9849, section 4).
 fn encrypted_hello_config(public_name: &str) -> EchConfigListBytes<'static> {
     let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
     let (config_id, kem, suites) = ([7], [0, 0x20], [0, 1, 0, 1]);
@@ -65,12 +65,12 @@ fn of_an_encrypted_hello_the_outer_name_leads_the_way() {
     assert!(inner.accept_now().is_none());
 }
 
-/// Who is reached: says its name, then sends back what it gets.
+/// A server that sends its name, then echoes.
 fn says(name: &'static str) -> SocketAddr {
     Backend::serving(move |mut stream| answer(&mut stream, name))
 }
 
-/// The same over TLS of its own.
+/// The same server with its own TLS.
 fn says_over_tls(name: &'static str, certificate: &Certificate) -> SocketAddr {
     let config = server_config(certificate);
     Backend::serving(move |stream| {
@@ -92,7 +92,7 @@ pub fn server_config(certificate: &Certificate) -> Arc<ServerConfig> {
 
 fn answer(stream: &mut (impl Read + Write), name: &str) {
     let mut bytes = [0; 100];
-    // The client goes first: nothing is said to one that has not ended its handshake.
+    // The client sends first: the server sends nothing before the handshake is complete.
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
         let _ = stream.write_all(name.as_bytes());
         let _ = stream.write_all(&bytes[..count]);
@@ -119,7 +119,7 @@ fn routed(certificates: &[&Arc<Certificate>], routes: Vec<Route>) -> Option<Tls>
     })
 }
 
-/// Backends by name, each with one endpoint, in front of which these routes are.
+/// A rig with routes to backends by name, each with one endpoint.
 fn rig(backends: &[(&str, SocketAddr)], tls: Option<Tls>) -> Rig {
     let addresses: Vec<_> = backends.iter().map(|(_, address)| *address).collect();
     Rig::with(&addresses, |listener, upstream| {
@@ -133,7 +133,7 @@ fn rig(backends: &[(&str, SocketAddr)], tls: Option<Tls>) -> Rig {
     })
 }
 
-/// Who answers a client that asks for this name, and the certificate it sees.
+/// The name of the server that a client with this server name reaches, and the certificate it sees.
 fn reached(rig: &Rig, config: &Arc<ClientConfig>, name: &str) -> io::Result<(String, Vec<u8>)> {
     let mut client = handshake_for(name, config, rig.connect())?;
     let certificate = client.conn.peer_certificates().unwrap()[0].to_vec();
@@ -182,7 +182,7 @@ fn the_server_name_decides_and_what_is_passed_through_ends_at_the_backend() {
             ("terminated.example", "plain", &ours),
             ("any.wild.example", "plain", &ours),
             ("other.example", "rest", &other),
-            // Not below itself.
+            // A wildcard does not match its own domain.
             ("wild.example", "rest", &other),
         ] {
             let (answer, presented) = reached(&rig, &config, name).unwrap();

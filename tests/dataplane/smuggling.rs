@@ -1,5 +1,5 @@
-//! PROXY headers that try to smuggle: a backend that is told who its clients are gets one header, ours, and behind it
-//! what the client sent and nothing else.
+//! Smuggling of PROXY headers. A backend that trusts PROXY headers gets exactly one header, from this proxy, followed
+//! by the bytes of the client.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +21,11 @@ const V1: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n";
 const TCP4: [u8; 12] = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 7, 208];
 const TRUSTED: [u8; 4] = [127, 0, 6, 1];
 const OTHER: [u8; 4] = [127, 0, 7, 1];
-/// Boundaries that a header is split at: all of those in front, and the last ones.
+/// The positions at which a header is split: the first ones, and the last ones.
 const FIRST_SPLITS: usize = 60;
 const LAST_SPLITS: usize = 3;
 
-/// A version 2 header that says this of its length.
+/// A version 2 header with this declared length.
 fn v2_of_length(command: u8, family: u8, length: u16, block: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[0x20 | command, family], &length.to_be_bytes(), block].concat()
 }
@@ -34,14 +34,14 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     v2_of_length(command, family, block.len() as u16, block)
 }
 
-/// The addresses of a client and of where it connected to.
+/// The addresses of a client and of its destination.
 type Addresses = (SocketAddr, SocketAddr);
 
 fn announced() -> Option<Addresses> {
     Some(("192.0.2.1:1000".parse().unwrap(), "192.0.2.2:2000".parse().unwrap()))
 }
 
-/// Our header, written down apart from the code that is tested.
+/// The header of this proxy, encoded independently of the tested code.
 fn header(version: ProxyVersion, (source, destination): Addresses) -> Vec<u8> {
     let (from, to, ports) = (source.ip(), destination.ip(), [source.port(), destination.port()]);
     match version {
@@ -60,7 +60,7 @@ fn header(version: ProxyVersion, (source, destination): Addresses) -> Vec<u8> {
     }
 }
 
-/// A proxy whose backend keeps what comes on each connection, and whether it ended cleanly.
+/// A proxy whose backend records the bytes of each connection, and whether it ended cleanly.
 struct Smuggled {
     rig: Rig,
     address: SocketAddr,
@@ -88,9 +88,9 @@ impl Smuggled {
         self.received.recv_timeout(PATIENCE).expect("a connection to the backend that ends")
     }
 
-    /// Sends these bytes from so many clients, of which each is split at another place, and ends.
+    /// Sends these bytes from one client for each split position, and ends.
     ///
-    /// No piece is sent before the one in front has been read by the proxy, or the connection is gone.
+    /// The second piece is sent after the proxy has read the first one, or the connection is gone.
     fn send(&self, source: [u8; 4], bytes: &[u8], splits: &[usize]) -> Vec<Client> {
         let connect = |at: &usize| {
             let mut client = Client { stream: connect_from(source, self.address), sent: true };
@@ -110,7 +110,7 @@ impl Smuggled {
 
 struct Client {
     stream: TcpStream,
-    /// False: it was refused before it had sent everything.
+    /// False: the client was refused before it had sent everything.
     sent: bool,
 }
 
@@ -128,7 +128,7 @@ fn splits(header: usize) -> Vec<usize> {
     (0..=header).filter(|at| *at < FIRST_SPLITS || *at + LAST_SPLITS > header).collect()
 }
 
-/// How often each of them is there.
+/// The number of occurrences of each item.
 fn counted(all: impl IntoIterator<Item = Vec<u8>>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for one in all {
@@ -137,7 +137,7 @@ fn counted(all: impl IntoIterator<Item = Vec<u8>>) -> BTreeMap<String, usize> {
     counts
 }
 
-/// What follows a header, all of it the client's: parts of a header, and whole ones that are not the first thing.
+/// Payloads behind a header, all of them the client's: parts of a header, and whole headers that are not at the start.
 fn payloads() -> Vec<Vec<u8>> {
     vec![
         b"payload".to_vec(),
@@ -157,7 +157,7 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
         "[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:2000".parse().unwrap(),
     ));
     let with = |more: &[u8]| v2(1, 0x11, &[&TCP4[..], more].concat());
-    // The header, and whom it names: nobody is the peer itself.
+    // The headers, and the addresses that they name. `None`: the peer itself is the client.
     let headers: Vec<(Vec<u8>, Option<Addresses>)> = vec![
         (V1.to_vec(), announced()),
         (
@@ -169,7 +169,7 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
         (b"PROXY UNKNOWN 192.0.2.1 192.0.2.2 1000 2000\r\n".to_vec(), None),
         (v2(1, 0x11, &TCP4), announced()),
         (v2(1, 0x21, &tcp6), announced6),
-        // LOCAL, with and without addresses, and families that name nobody in TCP's terms.
+        // LOCAL, with and without addresses, and families without TCP addresses.
         (v2(0, 0x11, &TCP4), None),
         (v2(0, 0, &[]), None),
         (v2(0, 0xff, &[7; 50]), None),
@@ -177,7 +177,7 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
         (v2(1, 0x12, &TCP4), None),
         (v2(1, 0x31, &[b'/'; 216]), None),
         (v2(1, 0x31, &TCP4), None),
-        // Fields whose lengths end before, behind and far behind the header, and ones that contain headers.
+        // Fields whose lengths end before, behind and far behind the header, and fields that contain headers.
         (with(&[4]), announced()),
         (with(&[4, 0]), announced()),
         (with(&[4, 0, 200, 1, 2]), announced()),
@@ -190,7 +190,7 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
         let smuggled = Smuggled::new(ProxyMode::Required, version, None);
         for (number, (sent, named)) in headers.iter().enumerate() {
             let payloads = payloads();
-            // Every pair of them would take too long.
+            // All pairs would take too long.
             let payload = &payloads[number % payloads.len()];
             let splits = splits(sent.len());
             let clients = smuggled.send(TRUSTED, &[&sent[..], payload].concat(), &splits);
@@ -207,7 +207,7 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
             );
             clients.into_iter().for_each(|client| assert_eq!(read_to_end(client.stream), b""));
         }
-        // What is behind the length that a header says is the client's, and the other way round.
+        // Bytes beyond the declared length belong to the client; bytes within it belong to the header.
         let short = v2_of_length(1, 0x11, 12, &[&TCP4[..], &[4, 0, 1, 0]].concat());
         smuggled.send(TRUSTED, &short, &[short.len()]);
         let expected = [header(version, announced().unwrap()), vec![4, 0, 1, 0]].concat();
@@ -227,7 +227,7 @@ fn headers_against_the_specification_reach_no_backend_however_they_are_split() {
     for sent in [
         &overlong[..],
         &[b'P'; 200],
-        // Version 1 behind the signature of version 2, and the other way round.
+        // Version 1 behind the signature of version 2, and the reverse.
         &[SIGNATURE, V1].concat(),
         &[b"PROXY ", SIGNATURE, &[0x21, 0x11, 0, 12], &TCP4].concat(),
         &[&SIGNATURE[..11], V1].concat(),
@@ -238,7 +238,7 @@ fn headers_against_the_specification_reach_no_backend_however_they_are_split() {
         b"PROXY TCP4 192.0.2.1\0 192.0.2.2 1000 2000\r\n",
         b"proxy TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n",
         b" PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n",
-        // Lengths that have no room for the addresses.
+        // Lengths that are too short for the addresses.
         &v2_of_length(1, 0x11, 0, &TCP4),
         &v2_of_length(1, 0x11, 11, &TCP4),
         &v2_of_length(1, 0x21, 12, &TCP4),
@@ -254,7 +254,7 @@ fn headers_against_the_specification_reach_no_backend_however_they_are_split() {
     ] {
         let splits = splits(sent.len().min(FIRST_SPLITS));
         let clients = smuggled.send(TRUSTED, sent, &splits);
-        // Whoever has met the reset before meets it once only.
+        // A client that has seen the reset while sending does not see it again.
         for (at, mut client) in splits.iter().zip(clients).filter(|(_, client)| client.sent) {
             let outcome = client.stream.read(&mut [0]).map_err(|error| error.kind());
             assert_eq!(outcome, Err(ErrorKind::ConnectionReset), "{} split at {at}", sent.escape_ascii());
@@ -265,7 +265,8 @@ fn headers_against_the_specification_reach_no_backend_however_they_are_split() {
     assert_eq!(smuggled.rig.endpoint(smuggled.backend).connections(), 0);
 }
 
-/// What a backend got of a client that was cut off: the beginning of our header and of a signature, and no clean end.
+/// Checks the bytes from a client that was cut off: the beginning of this proxy's header and of a signature, without a
+/// clean end.
 fn is_cut_off(smuggled: &Smuggled, ours: &[u8]) {
     let (bytes, is_clean) = smuggled.received();
     let behind = bytes.strip_prefix(ours);
@@ -283,7 +284,7 @@ fn a_second_header_never_reaches_a_backend_that_believes_ours() {
         let mut refused = 0;
         for first in [V1.to_vec(), v2(1, 0x11, &TCP4), v2(1, 0x11, &[&TCP4[..], &[4, 0, 1, 0]].concat())] {
             for second in [V1.to_vec(), v2(1, 0x11, &TCP4), v2(0, 0, &[]), b"PROXY UNKNOWN\r\n".to_vec()] {
-                // Also within the second one.
+                // Also splits within the second header.
                 let splits: Vec<usize> = (0..=SIGNATURE.len()).map(|more| first.len() + more).chain([0, 1]).collect();
                 drop(smuggled.send(TRUSTED, &[&first[..], &second].concat(), &splits));
                 refused += splits.len() as u64;
@@ -317,7 +318,7 @@ fn headers_of_peers_that_are_not_trusted_never_reach_a_backend() {
         let harmless = [&V1[..5], &SIGNATURE[..11]].iter().any(|signature| signature.starts_with(more));
         assert!(harmless && !is_clean, "{}", bytes.escape_ascii());
     }
-    // What is no header is theirs, and they are who they are.
+    // Bytes that are not a header are the client's payload, and the peer is the client.
     for payload in [&b"PROXYX"[..], b"proxy TCP4", b"\r\n\r\n\0\r\nQUIT", b"\r\n", b"PROXY", b"xPROXY TCP4"] {
         let splits: Vec<usize> = (0..=payload.len()).collect();
         let clients = smuggled.send(OTHER, payload, &splits);

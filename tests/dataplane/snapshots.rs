@@ -1,4 +1,4 @@
-//! Changes of what is served, and what they leave alone.
+//! Changes of snapshots, and their effect on open connections.
 
 use std::{
     collections::BTreeMap,
@@ -106,7 +106,7 @@ fn a_connection_keeps_the_settings_it_was_accepted_with() {
     is_echoed(&before);
 }
 
-/// A port that nobody has, below those that the kernel gives away.
+/// An unused port, below the kernel's ephemeral range.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..32_000);
@@ -129,7 +129,7 @@ fn snapshot_of(keys: &[ObjectKey], bind: SocketAddr, owner: &ObjectKey, backend:
     }
 }
 
-/// Clients that connect without a pause while `change` runs; none of them may see a failure.
+/// Connects clients continuously while `change` runs; none of them may fail.
 fn nobody_is_refused_during(address: SocketAddr, change: impl FnOnce()) -> u64 {
     let (over, connected) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -148,7 +148,7 @@ fn nobody_is_refused_during(address: SocketAddr, change: impl FnOnce()) -> u64 {
     connected.into_inner()
 }
 
-/// Ends the clients also when the change panics.
+/// Stops the clients even if the change panics.
 struct Finished<'a>(&'a AtomicBool);
 
 impl Drop for Finished<'_> {

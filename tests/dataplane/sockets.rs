@@ -1,4 +1,4 @@
-//! What the kernel says of the sockets of this process.
+//! The kernel's view of the sockets of this process.
 
 use std::{
     collections::BTreeSet,
@@ -14,13 +14,13 @@ use tcplb::model::Keepalive;
 
 use crate::rig::*;
 
-/// How many bytes wait in the kernel, sent or received, in the IPv4 connections that have any of these ports.
+/// The number of bytes in the kernel, sent or received, of IPv4 connections with any of these ports.
 pub fn queued(ports: &[u16]) -> usize {
     let port = |end: &str| u16::from_str_radix(end.split_once(':').unwrap().1, 16).unwrap();
     queued_where(|end| ports.contains(&port(end)))
 }
 
-/// The same of connections that have any of these addresses.
+/// The same for connections with any of these addresses.
 pub fn queued_at(addresses: &[SocketAddr]) -> usize {
     let hex = |address: &SocketAddr| match address.ip() {
         IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
@@ -30,7 +30,7 @@ pub fn queued_at(addresses: &[SocketAddr]) -> usize {
     queued_where(|end| ends.contains(end))
 }
 
-/// `is_wanted` is asked for each end of a connection, as the kernel writes it.
+/// `is_wanted` is called for each end of a connection, in the kernel's notation.
 fn queued_where(is_wanted: impl Fn(&str) -> bool) -> usize {
     let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
     let hex = |field: &str| usize::from_str_radix(field, 16).unwrap();
@@ -45,14 +45,14 @@ fn queued_where(is_wanted: impl Fn(&str) -> bool) -> usize {
 
 const LISTENS: &str = "0A";
 
-/// A duplicate of the socket of this process that is bound here and connected there.
+/// A duplicate of the socket of this process with this local and peer address.
 fn socket_between(local: SocketAddr, peer: SocketAddr) -> OwnedFd {
     let numbers =
         fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     numbers
         .filter_map(|number: i32| {
-            // SAFETY: it is duplicated at once, which fails for a descriptor that was closed meanwhile; what the
-            // duplicate is gets checked below.
+            // SAFETY: the descriptor is duplicated at once, which fails if it was closed in between. The duplicate is
+            // checked below.
             unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()
         })
         .find(|fd| {
@@ -102,7 +102,7 @@ fn both_sides_have_keepalive_and_a_user_timeout_to_match() {
     let theirs = Some((backend_side, Some(Duration::from_secs(44))));
     has(&rig, ours, theirs);
 
-    // New connections have what is configured now.
+    // New connections have the current settings.
     rig.change_listener(|listener| listener.keepalive = Some(backend_side));
     rig.change_upstream(|upstream| upstream.keepalive = Some(client_side));
     has(&rig, theirs, ours);
@@ -112,7 +112,7 @@ fn both_sides_have_keepalive_and_a_user_timeout_to_match() {
     rig.change_upstream(|upstream| upstream.keepalive = None);
     let (client, served) = rig.connect_to(&backend);
     is_connected(&client, &served);
-    // By now it would have what is set once a connection has lasted.
+    // Long-lived settings would be in effect by now.
     thread::sleep(Duration::from_secs(2));
     assert_eq!(keepalive_of(&socket_between(served.peer_addr().unwrap(), backend.address)), None);
 }

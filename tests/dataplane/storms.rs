@@ -23,31 +23,31 @@ use tcplb::{
 
 use crate::{authority::Authority, limits::networks, memory::alone, rig::*, tls};
 
-/// Clients that reset, at each stage.
+/// The number of clients that reset, for each stage.
 const EACH: usize = 400;
-/// Of them, as many at a time.
+/// The number of concurrent ones.
 const AT_ONCE: usize = 40;
-/// More than the buffer of a relay, and than what goes on through a pipe.
+/// More than the buffer of a relay, and than a pipe moves at once.
 const LENGTH: usize = 300 << 10;
-/// What the buffers on the way hold of a client that does not read.
+/// More than the buffers hold for a client that does not read.
 const UNREAD: usize = 100_000;
 const PROXY_HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 2000\r\n";
 
-/// What a client's first byte asks the backend for.
+/// The request to the backend in the first byte of a client.
 const ECHO: u8 = b'e';
 const RESET: u8 = b'r';
 const ANSWER_AND_RESET: u8 = b'a';
 
-/// Listeners, each of a load balancer of its own.
+/// Listeners, each with its own load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Door {
     Plain,
     ProxyHeader,
     Terminated,
     PassedThrough,
-    /// One of its two endpoints answers no SYN.
+    /// One of the two endpoints answers no SYN.
     Pending,
-    /// No client resets there.
+    /// No client resets here.
     Quiet,
 }
 
@@ -55,7 +55,7 @@ use Door::{PassedThrough, Pending, Plain, Quiet, Terminated};
 
 const DOORS: [Door; 6] = [Plain, Door::ProxyHeader, Terminated, PassedThrough, Pending, Quiet];
 
-/// What a client that resets does before. The number differs between the clients of a stage.
+/// The actions of a client before its reset. The number differs between the clients of a stage.
 type Attack = fn(&mut TcpStream, usize, &Hello);
 type Hello = [u8];
 
@@ -65,7 +65,7 @@ const STAGES: &[(Door, Attack)] = &[
     (Door::ProxyHeader, |_, _, _| {}),
     (Terminated, |_, _, _| {}),
     (PassedThrough, |_, _, _| {}),
-    // While an endpoint is dialled, with and without bytes that wait for it.
+    // While an endpoint is dialled, with and without bytes to send.
     (Pending, |_, _, _| {}),
     (Pending, |client, _, _| send(client, &[ECHO; 1000])),
     // In the PROXY header, and behind it.
@@ -79,7 +79,7 @@ const STAGES: &[(Door, Attack)] = &[
     }),
     (PassedThrough, |client, number, hello| send(client, &hello[..number % hello.len()])),
     (PassedThrough, |client, _, hello| send(client, hello)),
-    // While bytes are relayed: none, some or all of them have come back.
+    // While bytes are relayed: none, some or all of them have been echoed.
     (Plain, |client, _, _| send(client, &[ECHO; UNREAD])),
     (Plain, |client, number, _| {
         send(client, &[ECHO; UNREAD]);
@@ -106,12 +106,12 @@ const STAGES: &[(Door, Attack)] = &[
     }),
 ];
 
-/// The other side may be gone.
+/// Ignores errors: the other side may be closed.
 fn send(client: &mut TcpStream, bytes: &[u8]) {
     let _ = client.write_all(bytes);
 }
 
-/// Does what the first byte asks for.
+/// Executes the request in the first byte.
 fn serve(mut stream: TcpStream) {
     let mut first = [0];
     match stream.read(&mut first) {
@@ -144,7 +144,7 @@ fn declare(
     let (mut listener, mut upstream) = (listener(), upstream(&[backend]));
     listener.bind = SocketAddr::from(([127, 0, 9, 1 + door as u8], 0));
     listener.upstream = UpstreamKey { object: key(door).object };
-    // So that there are places to lose.
+    // Enabled so that leaked places are detected.
     listener.limits.max_connections_per_source = some(1_000_000);
     match door {
         Plain | Quiet => {}
@@ -160,14 +160,14 @@ fn declare(
         Pending => {
             upstream.endpoints.push(endpoint(hole));
             upstream.endpoints.sort_by(|one, other| one.key.cmp(&other.key));
-            // Longer than a busy machine takes to accept, and than a SYN takes to be sent again.
+            // Longer than a busy machine takes to accept, and than the retransmission of a SYN.
             upstream.connect.timeout = Duration::from_secs(3);
         }
     }
     (listener, upstream)
 }
 
-/// A client that behaves: each byte that it sends comes back, and then an end.
+/// A regular client: each byte that it sends is echoed, followed by an end.
 fn visit(door: Door, mut client: TcpStream, config: &Arc<ClientConfig>, hello: &Hello) -> io::Result<()> {
     let bytes: Vec<u8> = (0..LENGTH as u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
     let first = match door {
@@ -203,7 +203,7 @@ fn visit(door: Door, mut client: TcpStream, config: &Arc<ClientConfig>, hello: &
     Ok(())
 }
 
-/// Clients of one stage, so many at a time.
+/// Runs the clients of one stage, a limited number at a time.
 fn attack(address: SocketAddr, attack: Attack, hello: &Hello) {
     for batch in 0..EACH / AT_ONCE {
         let mut clients: Vec<TcpStream> = (0..AT_ONCE).map(|_| connect(address)).collect();
@@ -214,7 +214,7 @@ fn attack(address: SocketAddr, attack: Attack, hello: &Hello) {
     }
 }
 
-/// As a client sends it.
+/// The ClientHello as a client sends it.
 fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     let name = ServerName::try_from("db.example").unwrap();
     let mut session = ClientConnection::new(config.clone(), name).unwrap();
@@ -257,7 +257,7 @@ fn storm() {
         panic!("a client of {door:?} was not served: {error}; {:?}", line());
     };
     let is_idle = || rig.active() == 0 && rig.monitor.open_by_worker().sum::<usize>() == 0;
-    // Whatever is opened once for all is open then.
+    // Afterwards all descriptors that are opened once are open.
     DOORS.map(visit).into_iter().for_each(is_served);
     wait_until("the first clients have left", is_idle);
     let before = descriptors();
@@ -268,7 +268,7 @@ fn storm() {
             let (visit, over) = (&visit, &over);
             scope.spawn(move || {
                 let mut served = 0;
-                // At least once in any case, and while clients reset.
+                // At least once, and while clients reset.
                 while served == 0 || !over.load(Relaxed) {
                     if let Err(error) = visit(door) {
                         return (served, Err(error));
@@ -302,7 +302,7 @@ fn storm() {
     wait_until_or(|| format!("{before} descriptors: {}", descriptors()), || descriptors() <= before);
     assert_eq!(rig.monitor.handshake_memory(), 0);
     assert_eq!(rig.closed(CloseReason::Internal) + rig.closed(CloseReason::LocalFailure), 0, "{:?}", rig.reasons());
-    // As before.
+    // The doors work as before.
     DOORS.map(visit).into_iter().for_each(is_served);
     println!("{served} were served while {} reset: {:?}", STAGES.len() * EACH, rig.reasons());
 }

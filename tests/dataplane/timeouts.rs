@@ -1,4 +1,4 @@
-//! Connections that the clock ends.
+//! Connections that end by timeouts.
 
 use std::{
     net::Shutdown,
@@ -65,7 +65,7 @@ fn the_longest_duration_is_shortened_by_up_to_its_jitter() {
     rig.wait_closed(CloseReason::MaxDuration, 30);
     let (first, last) = (durations.iter().min().unwrap(), durations.iter().max().unwrap());
     assert!(*first > LONGEST * 4 / 10, "none lasts less than half as long: {first:?}");
-    // The chance that 30 are within a tenth of the range is 1 in 10^26.
+    // The probability that 30 ends are within a tenth of the range is 1 in 10^26.
     assert!(*last - *first > LONGEST / 10, "they do not end together: {first:?} to {last:?}");
 }
 

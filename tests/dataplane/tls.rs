@@ -1,4 +1,4 @@
-//! TLS that ends at the listener.
+//! TLS termination at the listener.
 
 use std::{
     io::{self, Read, Write},
@@ -57,12 +57,12 @@ impl Authority {
         })
     }
 
-    /// A client that trusts this authority, and remembers sessions.
+    /// A client that trusts this authority, and resumes sessions.
     pub fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
         Arc::new(self.trusting(versions).with_no_client_auth())
     }
 
-    /// The same with a certificate to show.
+    /// The same with a client certificate.
     pub fn client_showing(
         &self,
         shown: &Issued,
@@ -227,13 +227,13 @@ fn a_client_that_leaves_without_close_notify_has_sent_what_it_sent_and_is_no_cle
     let rig = Rig::with(&[backend.address], |listener, _| listener.tls = tls(&certificate));
     let mut client = connect_tls(&authority.client(&[&TLS13]), rig.address());
     let served = backend.accept();
-    // The client has read what the handshake left for it: closing with unread bytes would be a reset.
+    // The client has read all bytes of the handshake: closing with unread bytes would be a reset.
     (&served).write_all(b"!").unwrap();
     assert_eq!(read_exactly(&mut client, 1), b"!");
     let sending = thread::spawn(move || {
         client.write_all(&[b'x'; LENGTH]).unwrap();
         client.flush().unwrap();
-        // Drops the TCP connection: an end that anybody on the way could have made up.
+        // Drops the TCP connection: an unauthenticated end.
     });
     sending.join().unwrap();
     wait_until("the proxy has passed it on", || rig.bytes().0 == LENGTH as u64);
@@ -294,7 +294,7 @@ fn a_handshake_has_a_deadline() {
     let silent = rig.connect();
     thread::scope(|scope| {
         scope.spawn(|| is_reset(&silent));
-        // A record that announces 512 bytes, of which one comes at a time.
+        // A record that announces 512 bytes and arrives one byte at a time.
         let mut record = [0x16, 3, 1, 2, 0].into_iter().chain(std::iter::repeat(0));
         while trickling.write_all(&[record.next().unwrap()]).is_ok() {
             thread::sleep(Duration::from_millis(20));
@@ -350,7 +350,7 @@ fn the_log_says_why_a_handshake_failed() {
             let tls = listener.tls.insert(tls(&certificate).unwrap());
             tls.min_version = TlsVersion::V1_3;
             if passes_through {
-                // A second route, so that each ClientHello is looked at.
+                // A second route, so that each ClientHello is parsed.
                 let names = vec!["passed.example".into()];
                 tls.routes.push(Route { server_names: names, mode: TlsMode::Passthrough, backends: None });
             }
@@ -389,7 +389,7 @@ fn a_tls_client_that_stops_reading_stops_its_backend() {
     let mut client = connect_tls(&authority.client(&[&TLS13]), rig.address());
     let served = backend.accept();
     let sent = crate::relay::fill(&served, || rig.bytes().1);
-    // What the relay read, and what was encrypted (64 KiB of it, and what records add) and not taken.
+    // The bytes that the relay read, and encrypted bytes that were not accepted (64 KiB and the overhead of records).
     crate::relay::is_held(sent, &client.sock, &served, crate::relay::HELD + (65 << 10));
     served.shutdown(std::net::Shutdown::Write).unwrap();
     let mut received = vec![0; 64 << 10];

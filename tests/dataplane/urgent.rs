@@ -1,4 +1,4 @@
-//! TCP urgent data: its bytes arrive in line with the others, and its mark ends nothing.
+//! TCP urgent data: its bytes arrive in line, and its mark does not end the connection.
 
 use std::{
     io::{self, Read, Write},
@@ -12,7 +12,7 @@ use tcplb::{model::Preconnect, proxy::accounting::CloseReason};
 
 use crate::rig::*;
 
-/// Sends these parts with an urgent byte behind each but the last.
+/// Sends these parts with an urgent byte behind each part except the last.
 fn send_parts(mut sender: &TcpStream, parts: &[Vec<u8>]) -> io::Result<()> {
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
@@ -27,8 +27,8 @@ fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
     parts.join(&b'!')
 }
 
-/// A connection whose backend has sent an urgent byte. Of several that come before the first is noticed the kernel may drop
-/// some.
+/// A connection whose backend has sent an urgent byte. If several arrive before the first is noticed, the kernel may
+/// drop some.
 fn connect_to(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
     let (client, served) = rig.connect_to(backend);
     is_connected(&client, &served);
@@ -37,7 +37,7 @@ fn connect_to(rig: &Rig, backend: &Backend) -> (TcpStream, TcpStream) {
     (client, served)
 }
 
-/// By copying and through pipes, from the client and from the backend.
+/// With copies and with pipes, from the client and from the backend.
 fn in_all_ways(check: impl Fn(&Rig, &TcpStream, &TcpStream)) {
     for pipes in [0, 16] {
         let backend = Backend::new();

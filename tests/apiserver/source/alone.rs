@@ -1,4 +1,4 @@
-//! An etcd and a kube-apiserver of its own, on this machine, to be treated as no shared cluster may be.
+//! An own etcd and kube-apiserver on this machine, for failures that no shared cluster may be exposed to.
 
 use std::{
     env, fs,
@@ -17,14 +17,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{self, free_address};
 
-/// An etcd, and as many API servers of it as are wanted. It is gone when this is dropped.
+/// An etcd, for any number of API servers. Stopped on drop.
 pub struct Alone {
     etcd: Child,
     address: SocketAddr,
     folder: TempDir,
 }
 
-/// An API server. It is gone when this is dropped, as by a power failure.
+/// An API server. Killed on drop, as by a power failure.
 pub struct Api {
     running: Option<Child>,
     address: SocketAddr,
@@ -32,12 +32,12 @@ pub struct Api {
     folder: PathBuf,
 }
 
-/// Users by their tokens: one who may do everything, and one who may do what a test allows.
+/// The token of a user with all permissions, and of one with the permissions that a test grants.
 pub const ADMINISTRATOR: &str = "administrator";
 pub const SOMEBODY: &str = "somebody";
 
 impl Alone {
-    /// `None`: the programs are not on this machine, which is told.
+    /// `None`: the programs are not installed, which is printed.
     pub fn start() -> Option<Self> {
         let (Some(etcd), Some(_)) = (program("etcd"), program("kube-apiserver")) else {
             harness::skip("etcd and kube-apiserver are not installed");
@@ -64,7 +64,7 @@ impl Alone {
         Some(Self { etcd, address, folder })
     }
 
-    /// Another API server, which may not be ready yet.
+    /// Starts another API server, which may not be ready yet.
     pub fn api(&self) -> Api {
         let folder = self.folder.path().to_owned();
         let mut api = Api { running: None, address: free_address(), etcd: self.address, folder };
@@ -72,7 +72,7 @@ impl Alone {
         api
     }
 
-    /// Forgets all that has been: who has not followed until now cannot go on from where it was.
+    /// Compacts the history: a watch that is interrupted now cannot continue from its last version.
     pub fn compact(&self) {
         let revision = self.ask_etcd("/v3/kv/range", &json!({"key": "AA=="}))["header"]["revision"].clone();
         self.ask_etcd("/v3/kv/compaction", &json!({"revision": revision, "physical": true}));
@@ -113,7 +113,7 @@ impl Api {
         self.running = Some(api);
     }
 
-    /// Waits until it does what it is asked to.
+    /// Waits until the API server answers requests.
     pub async fn ready(&self) {
         let client = self.client(ADMINISTRATOR);
         let deadline = Instant::now() + 3 * harness::PATIENCE;
@@ -125,7 +125,7 @@ impl Api {
         }
     }
 
-    /// As a power failure would.
+    /// Kills it, as by a power failure.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.kill().unwrap();
@@ -141,7 +141,7 @@ impl Api {
         Client::try_from(config).unwrap()
     }
 
-    /// A file that leads a program here as this user.
+    /// A kubeconfig for this API server and user.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "here",
@@ -174,7 +174,7 @@ impl Drop for Alone {
     }
 }
 
-/// Where a program is: on the path, or where the scripts of the test cluster build theirs.
+/// The path of a program: in `PATH`, or where the scripts of the test cluster build it.
 fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let built = PathBuf::from(env::var_os("HOME")?).join(".cache/tcplb-cluster/bin");
