@@ -1,4 +1,4 @@
-//! What is generated and committed is current.
+//! Committed generated files are current.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -21,7 +21,7 @@ fn the_committed_crd_is_what_the_program_prints() {
     }
 }
 
-/// Nobody generates it, but what it names has to be there.
+/// The list is not generated, but examples and tests that it names must exist.
 #[test]
 fn the_list_of_features_names_examples_and_tests_that_there_are() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
@@ -62,7 +62,7 @@ fn the_manual_has_every_field_with_its_values_and_limits() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Whether each field below is named in the manual, with its range and its values in a row that names it.
+/// Checks that each field below is named in the manual, in a row with its range and its values.
 fn check_fields(schema: &Value, path: &str, manual: &str, wrong: &mut Vec<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
@@ -88,7 +88,7 @@ fn check_fields(schema: &Value, path: &str, manual: &str, wrong: &mut Vec<String
     }
 }
 
-/// The README's comparison is made of the overview and of what is not provided.
+/// The comparison in the README is generated from the overview and the list of features that are not provided.
 #[test]
 fn the_readme_compares_the_features_that_are_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -119,7 +119,7 @@ fn the_readme_compares_the_features_that_are_listed() {
     }
 }
 
-/// Where the links of a text lead.
+/// The targets of the links in a text.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split(')').next())
 }
@@ -128,14 +128,14 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// How a manifest writes a field: `a.b[].c` as `c:`, `a.b: C` as `b: C`. A key of a ConfigMap has its dot.
+/// The text of a field in a manifest: `a.b[].c` as `c:`, `a.b: C` as `b: C`. A key of a ConfigMap keeps its dot.
 fn written(field: &str) -> String {
     let (path, value) = field.split_once(": ").unwrap_or((field, ""));
     let name = if path.starts_with("ca.") { path } else { path.rsplit('.').next().unwrap_or(path) };
     format!("{name}: {value}").trim_end().to_owned()
 }
 
-/// Whether a manifest has a field, other than as the end of another one's name, or in a comment.
+/// True if a manifest has a field, not only as the end of another field's name, or in a comment.
 fn has(text: &str, field: &str) -> bool {
     let code = |line: &str| line.split(" #").next().filter(|line| !line.starts_with('#')).map(str::to_owned);
     text.lines().filter_map(code).any(|line| {
@@ -143,7 +143,7 @@ fn has(text: &str, field: &str) -> bool {
     })
 }
 
-/// The names of all functions that are tests.
+/// The names of all test functions.
 fn tests(sources: &str) -> BTreeSet<&str> {
     let marked = |before: &str| {
         let lines = before.lines().rev().map(str::trim).skip_while(|line| line.is_empty());
@@ -158,7 +158,7 @@ fn tests(sources: &str) -> BTreeSet<&str> {
     functions.collect()
 }
 
-/// The texts of all files below a folder that are Rust.
+/// The texts of all Rust files below a folder.
 fn sources(folder: &Path) -> Box<dyn Iterator<Item = String>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     Box::new(entries.flat_map(|path| match path.is_dir() {

@@ -1,4 +1,4 @@
-//! Backends in pods: they say their pod's name first and send back what they get.
+//! Backends in pods: they send their pod's name first, and echo lines.
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
@@ -13,15 +13,15 @@ use crate::{
     scenario::{Scenario, until},
 };
 
-/// The port that they listen at, and that their Service has.
+/// The port of the backends, and of their Service.
 pub const PORT: u16 = 5000;
 
-/// What makes a container ready.
+/// The readiness probe of a container.
 pub const READY: &str = "{tcpSocket: {port: 5000}, periodSeconds: 1}";
 
 impl Scenario {
-    /// A Deployment and its Service of this name; returns when all are ready. A pod that is to go serves for ten more
-    /// seconds, as applications do that know what a graceful termination is.
+    /// Creates a Deployment and its Service with this name; returns when all pods are ready. A terminating pod serves
+    /// for ten more seconds, like applications with graceful termination.
     pub async fn backends(&self, name: &str, count: i32) {
         self.backends_in(&self.namespace, name, count).await;
     }
@@ -30,7 +30,7 @@ impl Scenario {
         self.deploy_in(namespace, name, count, &echo_pod(10)).await;
     }
 
-    /// The same of other pods.
+    /// The same with other pods.
     pub async fn deploy(&self, name: &str, count: i32, pod: &str) {
         self.deploy_in(&self.namespace, name, count, pod).await;
     }
@@ -43,13 +43,13 @@ impl Scenario {
         self.backends_are_ready(namespace, name, count).await;
     }
 
-    /// Scales them; does not wait.
+    /// Scales the Deployment; does not wait.
     pub async fn scale(&self, name: &str, count: i32) {
         let replicas = json!({"spec": {"replicas": count}});
         self.api::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(replicas)).await.unwrap();
     }
 
-    /// Waits until exactly so many are ready, and none is on its way out any more.
+    /// Waits until exactly this many pods are ready, and none is terminating.
     pub async fn backends_are_ready(&self, namespace: &str, name: &str, count: i32) {
         let deployments = Api::<Deployment>::namespaced(self.client.clone(), namespace);
         until(deployments, &format!("{count} are ready"), name, PATIENCE, |deployment| {
@@ -63,7 +63,7 @@ impl Scenario {
         .await;
     }
 
-    /// The pods that are ready.
+    /// The ready pods.
     pub async fn pods_of(&self, name: &str) -> Vec<Pod> {
         let selected = ListParams::default().labels(&format!("app={name}"));
         let pods = self.api::<Pod>().list(&selected).await.unwrap().items;
@@ -71,7 +71,7 @@ impl Scenario {
     }
 }
 
-/// A Service of pods of this name.
+/// A Service for pods of this name.
 pub fn service_of(name: &str) -> String {
     format!(
         "apiVersion: v1
@@ -84,7 +84,7 @@ spec:
     )
 }
 
-/// A Deployment of so many pods of this name.
+/// A Deployment of `count` pods with this name.
 pub fn deployment_of(name: &str, count: i32, pod: &str) -> String {
     let pod: String = pod.lines().map(|line| format!("      {line}\n")).collect();
     format!(
@@ -101,7 +101,7 @@ spec:
     )
 }
 
-/// A pod that says its name and sends back what it gets. When it is to go it serves for so many more seconds.
+/// A pod that sends its name and echoes. While it terminates it serves for this many more seconds.
 pub fn echo_pod(stays: u32) -> String {
     let (container, patience) = (echo_container(PORT), stays + 10);
     format!(
@@ -116,8 +116,8 @@ containers:
     )
 }
 
-/// The same behind a process of its own that ends TLS, with these arguments and these volumes, each at the path of its
-/// name.
+/// The same behind a process that terminates TLS, with these arguments and volumes. Each volume is mounted at the path
+/// with its name.
 pub fn sealed_pod(arguments: &str, volumes: &[(&str, &str)]) -> String {
     let (image, container) = (cluster::image().unwrap(), echo_container(PORT + 1));
     let mounts: Vec<String> = volumes.iter().map(|(name, _)| format!("{{name: {name}, mountPath: /{name}}}")).collect();
@@ -148,12 +148,12 @@ fn echo_container(port: u16) -> String {
     )
 }
 
-/// A load balancer of one port before a Service of backends.
+/// A load balancer with one port in front of a Service of backends.
 pub fn load_balancer(name: &str, port: u16, backend: &str) -> String {
     load_balancer_with(name, &format!("listeners: [{{port: {port}}}]"), backend, "")
 }
 
-/// The same with its listeners and further lines of its spec.
+/// A load balancer with these listeners and further lines of its spec.
 pub fn load_balancer_with(name: &str, listeners: &str, backend: &str, more: &str) -> String {
     let lines: String = listeners.lines().chain(more.lines()).map(|line| format!("  {line}\n")).collect();
     format!(

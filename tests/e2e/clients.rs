@@ -1,4 +1,4 @@
-//! Clients of a load balancer whose backends say their names and send back what they get.
+//! Clients of a load balancer whose backends send their names and echo lines.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +20,20 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// How long a client waits for anything before it gives up.
+/// The time limit of each wait of a client.
 pub const LIMIT: Duration = Duration::from_secs(10);
-/// Any port will do that nobody listens at. So many last a load for more than the two minutes that one must rest.
+/// The range of local ports. It is large enough that a load does not reuse a port within two minutes.
 const FIRST_PORT: u16 = 2_000;
 const LAST_PORT: u16 = u16::MAX;
 
-/// What a client did not like.
+/// The failure of a client.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     Refused,
     Reset,
     Unreachable,
     TimedOut,
-    /// The other side ended the connection in good order, before all was said.
+    /// The peer ended the connection cleanly, but too early.
     EndedEarly,
     Strange(String),
 }
@@ -62,10 +62,10 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An open connection to a backend that has said its name.
+/// An open connection to a backend that has sent its name.
 pub struct Connection<S = TcpStream> {
     stream: BufReader<S>,
-    /// The name.
+    /// The name of the backend.
     pub backend: String,
 }
 
@@ -74,21 +74,21 @@ impl Connection {
         Self::open_saying(address, "").await
     }
 
-    /// The same, with something that is said first: a PROXY header.
+    /// Opens a connection that begins with this text: a PROXY header.
     pub async fn open_saying(address: SocketAddr, first: &str) -> Result<Self, Failure> {
         let mut stream = dial(address).await?;
         stream.write_all(first.as_bytes()).await?;
         Self::greeted(stream).await
     }
 
-    /// Without a graceful end: what comes back is a reset, or nothing.
+    /// The local address of the connection.
     pub fn local_address(&self) -> SocketAddr {
         self.stream.get_ref().local_addr().unwrap()
     }
 }
 
 impl Connection<TlsStream<TcpStream>> {
-    /// Trusts these certificates and no other.
+    /// Opens a TLS connection that trusts only these certificates.
     pub async fn open_tls(
         address: SocketAddr,
         name: &str,
@@ -97,7 +97,7 @@ impl Connection<TlsStream<TcpStream>> {
         Self::open_tls_showing(address, name, trusted, None).await
     }
 
-    /// The same, with a certificate and its key to show.
+    /// The same with a client certificate and its key.
     pub async fn open_tls_showing(
         address: SocketAddr,
         name: &str,
@@ -121,7 +121,7 @@ impl Connection<TlsStream<TcpStream>> {
         Self::greeted(timeout(LIMIT, handshake).await.map_err(|_| Failure::TimedOut)??).await
     }
 
-    /// The certificate that the other side has shown.
+    /// The certificate of the peer.
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.stream.get_ref().get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
     }
@@ -138,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(connection)
     }
 
-    /// The next line that the backend says, without its end.
+    /// The next line from the backend, without its line end.
     pub async fn line(&mut self) -> Result<String, Failure> {
         let mut line = String::new();
         match timeout(LIMIT, self.stream.read_line(&mut line)).await {
@@ -150,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Says a line, and hears it back.
+    /// Sends a line, and expects its echo.
     pub async fn echo(&mut self, text: &str) -> Result<(), Failure> {
         self.stream.write_all(format!("{text}\n").as_bytes()).await?;
         self.stream.flush().await?;
@@ -158,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if answer == text { Ok(()) } else { Err(Failure::Strange(format!("`{answer}` came back for `{text}`"))) }
     }
 
-    /// Ends its own direction, and waits for the other's end.
+    /// Ends the client's direction, and waits for the end from the peer.
     pub async fn finish(mut self) -> Result<(), Failure> {
         self.stream.shutdown().await?;
         let mut rest = Vec::new();
@@ -167,13 +167,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// From a port that no other client of this address had before: kube-proxy sends who comes from the same one where it sent
-/// the former, for two minutes after that has ended, whatever has become of that pod.
+/// Connects from a port that no other client of this address has used. kube-proxy sends a connection from a used port
+/// to the pod of the previous connection, for two minutes after its end, even if that pod is gone.
 async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
     let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = loop {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // Clients of other addresses may have it.
+        // Clients of other addresses may use the port.
         socket.set_reuseaddr(true)?;
         match socket.bind(SocketAddr::new(any, next_port(address))) {
             Ok(()) => break socket,
@@ -186,7 +186,7 @@ async fn dial(address: SocketAddr) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-/// One after the other. The first is anyone: another run may have had the same address just now.
+/// The next local port. The first one is random: another run may have used the same address recently.
 fn next_port(address: SocketAddr) -> u16 {
     static PORTS: LazyLock<Mutex<BTreeMap<SocketAddr, u16>>> = LazyLock::new(Mutex::default);
     let mut ports = PORTS.lock().unwrap();
@@ -195,7 +195,7 @@ fn next_port(address: SocketAddr) -> u16 {
     *port
 }
 
-/// Connects, says something, hears it back and leaves in good order: who answered.
+/// Connects, checks an echo and ends cleanly. Returns the name of the backend.
 pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
     let mut connection = Connection::open(address).await?;
     connection.echo("there and back").await?;
@@ -204,16 +204,16 @@ pub async fn visit(address: SocketAddr) -> Result<String, Failure> {
     Ok(backend)
 }
 
-/// For whoever tries again soon: a Service that nodes do not know yet swallows what is sent to it, and all that comes after
-/// it from the same port.
+/// The time limit for clients that retry: a Service that nodes do not know yet drops packets, and all that follow from
+/// the same port.
 pub const SOON: Duration = Duration::from_millis(500);
 
-/// The same, for whoever tries again soon.
+/// Like [`visit`], for clients that retry.
 pub async fn brief_visit(address: SocketAddr) -> Result<String, Failure> {
     timeout(SOON, visit(address)).await.unwrap_or(Err(Failure::TimedOut))
 }
 
-/// Only connects, for whoever tries again soon.
+/// Only connects, for clients that retry.
 pub async fn brief_dial(address: SocketAddr) -> Result<TcpStream, Failure> {
     timeout(SOON, dial(address)).await.unwrap_or(Err(Failure::TimedOut))
 }

@@ -1,4 +1,4 @@
-//! The cluster that the tests run on: how it is reached, and what can be done to it from outside.
+//! The cluster of the tests: connecting to it, and failures from outside.
 
 use std::{
     net::IpAddr,
@@ -13,21 +13,21 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness;
 
-/// How long anything that is waited for may take before the test fails.
+/// The time limit of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The image that is tested, as the nodes know it. `None`: there is no cluster.
+/// The tested image, by its name on the nodes. `None`: there is no cluster.
 pub fn image() -> Option<String> {
     harness::has_test_cluster().then(|| std::env::var("E2E_IMAGE").unwrap())
 }
 
-/// A client of its own for each test: it lives no longer than the runtime that it was made on.
+/// A client for one test: it must not outlive the runtime on which it was created.
 pub async fn connect() -> Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::try_default().await.expect("KUBECONFIG leads to a cluster")
 }
 
-/// A script of tests/cluster. It must succeed.
+/// Runs a script of tests/cluster, which must succeed.
 pub async fn script(name: &str, arguments: &[&str]) -> String {
     let output = attempt(name, arguments).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -36,21 +36,21 @@ pub async fn script(name: &str, arguments: &[&str]) -> String {
     said
 }
 
-/// The same, for what may fail.
+/// Runs a script that may fail.
 pub async fn attempt(name: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(root().join("tests/cluster").join(name));
     command.args(arguments);
     run(command).await
 }
 
-/// Something of the cluster that is away. It comes back at the latest when this is dropped, however the test ends.
+/// A part of the cluster that is taken away. It is restored on drop, whatever the outcome of the test.
 pub struct Away {
     script: &'static str,
     what: Vec<String>,
 }
 
 impl Away {
-    /// Node 2 or higher.
+    /// Takes away a node, number 2 or higher.
     pub async fn node(number: usize) -> Self {
         Self::stop("node", vec![number.to_string()]).await
     }
@@ -81,7 +81,7 @@ impl Drop for Away {
     }
 }
 
-/// The nodes, each with its name and its address, by their names. The first one has the control plane.
+/// The names and addresses of the nodes, sorted by name. The first one has the control plane.
 pub async fn nodes(client: &Client) -> Vec<(String, IpAddr)> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.unwrap();
     let named = nodes.into_iter().map(|node| {
@@ -94,7 +94,7 @@ pub async fn nodes(client: &Client) -> Vec<(String, IpAddr)> {
     nodes
 }
 
-/// What kubectl prints, be it an error. For people to read.
+/// The output of kubectl, even if it is an error. For people.
 pub async fn kubectl(arguments: &[&str]) -> String {
     let mut command = Command::new("bash");
     let environment = root().join("tests/cluster/env");
@@ -110,10 +110,10 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// Asks again and again until the answer is yes: for what cannot be watched. What is waited for is a state, never a time.
+/// Repeats a check until it succeeds, for states that cannot be watched. The check is about a state, never a time.
 pub async fn eventually(what: &str, patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
-    // The question itself may hang, on a connection that nobody answers.
+    // The check itself may hang on a connection without an answer.
     while !timeout(patience, holds()).await.unwrap_or(false) {
         assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         sleep(Duration::from_millis(20)).await;

@@ -25,7 +25,7 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// The one that all scenarios use which do nothing to it that others would notice.
+    /// The installation of all scenarios that do not affect others.
     pub async fn shared() -> Self {
         static INSTALLED: OnceCell<Installation> = OnceCell::const_new();
         INSTALLED.get_or_init(Self::install_shared).await.clone()
@@ -42,10 +42,10 @@ impl Installation {
         shared
     }
 
-    /// One of its own for a scenario, with further values. It serves the class that is called after the scenario's
+    /// An installation for one scenario, with further values. It serves the class with the name of the scenario's
     /// namespace.
     pub async fn own(scenario: &str, more: Value) -> Self {
-        // Whoever comes first installs the CRD.
+        // The first scenario installs the CRD.
         Self::shared().await;
         let own = Self { release: scenario.into(), namespace: format!("{scenario}-system"), class: scenario.into() };
         let mut values = json!({"class": own.class, "crd": {"install": false}});
@@ -54,7 +54,7 @@ impl Installation {
         own
     }
 
-    /// Installs it, or upgrades it to these values; returns when it is ready.
+    /// Installs the chart, or upgrades it to these values; returns when it is ready.
     pub async fn helm_install(&self, more: Value) {
         let image = cluster::image().expect("scenarios run with an image");
         let (repository, tag) = image.rsplit_once(':').unwrap_or((&image, "latest"));
@@ -94,7 +94,7 @@ impl Installation {
             .await;
     }
 
-    /// The proxies' pods that are not on their way out.
+    /// The pods of the proxies that are not terminating.
     pub async fn pods(&self, client: &Client) -> Vec<Pod> {
         let selected = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.release));
         let pods = self.pod_api(client).list(&selected).await.unwrap().items;
@@ -113,19 +113,19 @@ impl Installation {
         Api::namespaced(client.clone(), &self.namespace)
     }
 
-    /// The Deployment's name: the chart says `tcplb` once.
+    /// The name of the Deployment: the chart does not repeat `tcplb`.
     pub fn full_name(&self) -> String {
         if self.release.contains("tcplb") { self.release.clone() } else { format!("{}-tcplb", self.release) }
     }
 
-    /// The pod that leads now.
+    /// The pod of the present leader.
     pub async fn leader(&self, client: &Client) -> Option<String> {
         let leases = Api::<Lease>::namespaced(client.clone(), &self.namespace);
         let lease = leases.get_opt(&self.full_name()).await.ok()??;
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
     }
 
-    /// Waits until so many proxies are ready, and gives their names.
+    /// Waits until this many proxies are ready, and returns them by name.
     pub async fn ready_pods(&self, client: &Client, count: usize) -> BTreeMap<String, Pod> {
         let mut ready = BTreeMap::new();
         eventually(&format!("{count} proxies are ready"), PATIENCE * 2, async || {
@@ -138,7 +138,7 @@ impl Installation {
         ready
     }
 
-    /// Changes the template of the proxies' pods, which replaces them. Returns when only new ones are left.
+    /// Changes the template of the proxies' pods, which replaces them. Returns when only new pods are left.
     pub async fn roll_out(&self, client: &Client, count: i32, template: Value) {
         let deployments = self.deployment(client);
         let old = self.ready_pods(client, count as usize).await;
@@ -160,14 +160,14 @@ impl Installation {
         }
     }
 
-    /// The same without a change, as `kubectl rollout restart` does it.
+    /// Replaces the pods without a change, like `kubectl rollout restart`.
     pub async fn restart(&self, client: &Client, count: i32) {
         let now = jiff::Timestamp::now().to_string();
         let annotations = json!({"kubectl.kubernetes.io/restartedAt": now});
         self.roll_out(client, count, json!({"metadata": {"annotations": annotations}})).await;
     }
 
-    /// Everything in it, for people.
+    /// The state of the installation, for people.
     pub async fn diagnosis(&self) -> String {
         let namespace = self.namespace.as_str();
         let objects =
@@ -186,7 +186,7 @@ impl Installation {
     }
 }
 
-/// Ends a container's process as the kernel does when memory runs out. The API server is not needed.
+/// Kills a container's process, as the kernel does when memory runs out. The API server is not needed.
 pub async fn kill_container(pod: &Pod, container: &str) {
     let node = pod.spec.as_ref().unwrap().node_name.as_deref().unwrap();
     let status = pod.status.as_ref().unwrap();
@@ -200,7 +200,7 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Adds to a value what another one has, which wins.
+/// Merges a value into another one; the merged value takes precedence.
 fn merge(into: &mut Value, more: Value) {
     match (into, more) {
         (Value::Object(into), Value::Object(more)) => {

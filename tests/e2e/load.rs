@@ -1,4 +1,4 @@
-//! Clients that come again and again, and clients that stay. What becomes of every single one is counted.
+//! Repeated short connections, and connections that stay open. The outcome of each is counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::{
     cluster::eventually,
 };
 
-/// New connections, one after the other, from several clients at a time, until it is ended.
+/// Repeated new connections from several concurrent clients.
 pub struct Load {
     pub address: SocketAddr,
     tally: Arc<Mutex<Tally>>,
@@ -24,14 +24,14 @@ pub struct Load {
     clients: TaskTracker,
 }
 
-/// What became of connections.
+/// The outcomes of connections.
 #[derive(Clone, Default)]
 pub struct Tally {
-    /// How many each backend served.
+    /// The number of connections that each backend served.
     pub served: BTreeMap<String, usize>,
-    /// With the times at which the clients had come.
+    /// The failures, with the times at which the clients connected.
     pub failures: Vec<(Instant, Failure)>,
-    /// The longest that one took, if it was served.
+    /// The longest duration of a connection that was served.
     pub slowest: Duration,
 }
 
@@ -61,18 +61,18 @@ impl Load {
         self.tally.lock().unwrap().clone()
     }
 
-    /// Waits until so many more connections have been served.
+    /// Waits until this many more connections have been served.
     pub async fn goes_on_for(&self, more: usize) {
         let aim = self.tally().total_served() + more;
         eventually("the load goes on", super::cluster::PATIENCE, async || self.tally().total_served() >= aim).await;
     }
 
-    /// Waits until exactly these backends have served what came since now.
+    /// Waits until the set of backends that serve new connections satisfies a condition.
     pub async fn is_served_by(&self, what: &str, patience: Duration, right: impl Fn(&BTreeSet<String>) -> bool) {
         let mut before = self.tally();
         eventually(what, patience, async || {
             let now = self.tally();
-            // Enough of them for round-robin to come round to everybody.
+            // Enough connections for round robin to reach every backend.
             if now.total_served() < before.total_served() + 40 {
                 return false;
             }
@@ -83,7 +83,7 @@ impl Load {
         .await;
     }
 
-    /// Waits until so many in a row have been served, and nobody who came meanwhile was not.
+    /// Waits until 200 connections have been served without a failure among the clients that connected since then.
     pub async fn is_well(&self, patience: Duration) {
         let mut since = Instant::now();
         let mut aim = self.tally().total_served() + 200;
@@ -97,7 +97,7 @@ impl Load {
         .await;
     }
 
-    /// Ends it when the connections that are open have ended.
+    /// Stops the clients after their open connections have ended.
     pub async fn end(self) -> Tally {
         self.stop.cancel();
         self.clients.close();
@@ -123,7 +123,7 @@ impl Tally {
         self.served.values().sum()
     }
 
-    /// The backends that have served more than they had before.
+    /// The backends that have served more connections than before.
     fn since(&self, before: &Self) -> BTreeSet<String> {
         let more = |(name, count): &(&String, &usize)| **count > before.served.get(*name).copied().unwrap_or(0);
         self.served.iter().filter(more).map(|(name, _)| name.clone()).collect()
@@ -134,12 +134,12 @@ impl Tally {
         assert!(self.total_served() > 0, "clients have been served");
     }
 
-    /// How many of those who came after this were not served.
+    /// The number of clients that connected after this time and were not served.
     pub fn failed_since(&self, instant: Instant) -> usize {
         self.failures.iter().filter(|(came, _)| *came >= instant).count()
     }
 
-    /// The time between the first and the last who was not served.
+    /// The time between the first and the last client that was not served.
     pub fn trouble(&self) -> Duration {
         let came = || self.failures.iter().map(|(came, _)| *came);
         came().max().zip(came().min()).map_or(Duration::ZERO, |(last, first)| last - first)
@@ -160,7 +160,7 @@ impl fmt::Display for Tally {
         if self.failures.is_empty() {
             return Ok(());
         }
-        // As the logs tell the time.
+        // In the time format of the logs.
         let ago = |came: &Instant| jiff::Timestamp::now().checked_sub(came.elapsed()).unwrap_or_default();
         let times: Vec<String> =
             self.failures.iter().take(10).map(|(came, failure)| format!("{:.3} {failure}", ago(came))).collect();
@@ -168,17 +168,17 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Connections that stay, and say something every now and then.
+/// Connections that stay open, with a little traffic.
 pub struct Guests {
     stop: CancellationToken,
     tasks: TaskTracker,
     ended: Arc<Mutex<Vec<Ending>>>,
     count: usize,
-    /// How many there are at each backend at the start.
+    /// The number of connections at each backend at the start.
     pub at: BTreeMap<String, usize>,
 }
 
-/// The end of a connection that was to stay.
+/// The end of a connection that was meant to stay.
 #[derive(Clone, Debug)]
 pub struct Ending {
     pub at: Instant,
@@ -187,7 +187,7 @@ pub struct Ending {
 }
 
 impl Guests {
-    /// All of them must be let in.
+    /// All of them must be admitted.
     pub async fn arrive(address: SocketAddr, count: usize) -> Self {
         let mut guests = Self {
             stop: CancellationToken::new(),
@@ -213,7 +213,7 @@ impl Guests {
         self.count - self.endings().len()
     }
 
-    /// All leave. How those that had to leave before did.
+    /// Ends all connections. Returns the ends of those that were closed before.
     pub async fn leave(self) -> Vec<Ending> {
         self.stop.cancel();
         self.tasks.close();

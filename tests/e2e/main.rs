@@ -1,8 +1,8 @@
-//! The program on a real cluster, installed with its chart: what its users see.
+//! The program on a real cluster, installed with its chart, as users see it.
 //!
-//! `make e2e` brings the cluster up and runs this; without it all of it is skipped. A scenario has a namespace of its own,
-//! and waits on conditions under a deadline. Most run beside each other; those that take nodes or the API server away
-//! run alone.
+//! `make e2e` starts the cluster and runs this; without a cluster all tests are skipped. A scenario has its own
+//! namespace, and waits for conditions with a deadline. Most scenarios run concurrently; those that take nodes or the
+//! API server away run alone.
 
 mod backends;
 mod clients;

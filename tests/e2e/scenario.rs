@@ -1,4 +1,4 @@
-//! A story in a namespace of its own. When it ends badly, what is needed to understand it is printed.
+//! A scenario in its own namespace. If it fails, the information for a diagnosis is printed.
 
 use std::{fmt::Debug, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Mutex, time::Duration};
 
@@ -34,12 +34,12 @@ use crate::{
     installation::Installation,
 };
 
-/// Whom a scenario can stand beside it.
+/// The isolation of a scenario from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Company {
     /// Other scenarios run at the same time.
     Welcome,
-    /// It takes nodes or the API server away: nobody else is there meanwhile.
+    /// The scenario takes nodes or the API server away, so no other scenario runs.
     Unbearable,
 }
 
@@ -69,12 +69,12 @@ pub async fn scenario(name: &str, company: Company, story: impl AsyncFnOnce(&Sce
 pub struct Scenario {
     pub client: Client,
     pub namespace: String,
-    /// Whose load balancers are meant: the shared installation's, until there is one of its own.
+    /// The installation that serves the load balancers: the shared one, unless the scenario has its own.
     installation: Mutex<Installation>,
     further_namespaces: Mutex<Vec<String>>,
-    /// EndpointSlices that a finalizer keeps.
+    /// EndpointSlices that a finalizer retains.
     kept: Mutex<Vec<String>>,
-    /// Services of the installation that a finalizer keeps.
+    /// Services of the installation that a finalizer retains.
     held_services: Mutex<Vec<String>>,
 }
 
@@ -116,7 +116,7 @@ impl Scenario {
         self.try_apply_value(namespace).await.unwrap();
     }
 
-    /// Another namespace, which goes with the scenario.
+    /// Creates another namespace, which is deleted with the scenario.
     pub async fn another_namespace(&self) -> String {
         let name = format!("{}-{}", self.namespace, self.further_namespaces.lock().unwrap().len() + 2);
         self.create_namespace(&name).await;
@@ -124,8 +124,8 @@ impl Scenario {
         name
     }
 
-    /// Makes an EndpointSlice that stays when it is deleted, until the scenario ends, however that does: otherwise its
-    /// namespace could never go.
+    /// Creates an EndpointSlice that remains when it is deleted. It is released at the end of the scenario, whatever
+    /// its outcome: otherwise its namespace could never be deleted.
     pub async fn create_kept(&self, mut slice: EndpointSlice) {
         slice.metadata.finalizers = Some(vec!["example.com/stay".into()]);
         self.kept.lock().unwrap().extend(slice.metadata.name.clone());
@@ -140,8 +140,8 @@ impl Scenario {
         }
     }
 
-    /// Has a Service of the installation stay when it is deleted, until it is let go of: at the latest when the scenario
-    /// ends.
+    /// Keeps a Service of the installation from being deleted until it is released, at the latest at the end of the
+    /// scenario.
     pub async fn hold_service(&self, name: &str) {
         self.held_services.lock().unwrap().push(name.to_owned());
         let finalizer = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/stay"]}}));
@@ -183,7 +183,7 @@ impl Scenario {
     }
 
     /// The Warnings about load balancers so far: object, reason and note of each. Events are published one after the
-    /// other, so those about a further load balancer before this Service come last.
+    /// other, so the Warnings about an additional load balancer for this Service come last.
     pub async fn warnings(&self, backend: &str) -> Vec<String> {
         self.apply(&load_balancer("last", 5999, backend)).await;
         self.event("last", "Programmed").await;
@@ -200,14 +200,14 @@ impl Scenario {
         self.installation.lock().unwrap().clone()
     }
 
-    /// Installs the chart once more, for the load balancers of this scenario only.
+    /// Installs the chart once more, only for the load balancers of this scenario.
     pub async fn install_own(&self, values: Value) -> Installation {
         let own = Installation {
             release: self.namespace.clone(),
             namespace: format!("{}-system", self.namespace),
             class: self.namespace.clone(),
         };
-        // Before it is there: what is half there must go as well.
+        // Set before the installation, so that a partial one is removed as well.
         *self.installation.lock().unwrap() = own;
         Installation::own(&self.namespace, values).await
     }
@@ -219,7 +219,7 @@ impl Scenario {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Applies manifests. Where they name no namespace and no class, the scenario's are meant.
+    /// Applies manifests. The default namespace and class are those of the scenario.
     pub async fn apply(&self, manifests: &str) {
         if let Err(error) = self.try_apply(manifests).await {
             panic!("{error}: {manifests}");
@@ -253,7 +253,7 @@ impl Scenario {
         api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await.map(drop)
     }
 
-    /// Waits until an object, or its absence, is as it should be.
+    /// Waits until an object, or its absence, satisfies a condition.
     pub async fn until<K>(&self, what: &str, name: &str, right: impl Fn(Option<&K>) -> bool) -> Option<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType: Default>
@@ -270,7 +270,7 @@ impl Scenario {
         self.api().get(name).await.unwrap()
     }
 
-    /// Waits until a load balancer's status is about its newest generation, and like this.
+    /// Waits until a load balancer's status is about its latest generation, and satisfies a condition.
     pub async fn status(
         &self,
         what: &str,
@@ -290,18 +290,19 @@ impl Scenario {
         status_in(self.api(), patience, what, name, right).await
     }
 
-    /// Waits until a load balancer is served everywhere; where clients find its first port.
+    /// Waits until a load balancer is served everywhere. Returns the address of its first port.
     pub async fn programmed(&self, name: &str) -> SocketAddr {
         programmed_in(self.api(), name).await
     }
 
-    /// The same for a Service of type LoadBalancer: the address that leads in from outside. `comes_through` says whether
-    /// a connection to it does, and is asked until all nodes know of the address, which they learn one by one.
+    /// The same for a Service of type LoadBalancer: returns the external address. `comes_through` tests a connection,
+    /// and is repeated until all nodes know the address, which they learn one by one.
     pub async fn external_address(&self, name: &str, comes_through: impl AsyncFn(SocketAddr) -> bool) -> SocketAddr {
         let port = self.programmed(name).await.port();
         let summary = self.load_balancer(name).await.status.unwrap().summary.unwrap();
         let address = SocketAddr::new(summary.address.unwrap().parse().expect("an IP address"), port);
-        // Connections go to the nodes in turn. Twice round, for the turn begins anew when others' nodes change.
+        // Connections reach the nodes in turn. Two rounds are needed, since the turn restarts when other Services
+        // change.
         let twice_round = 2 * cluster::nodes(&self.client).await.len();
         let mut in_a_row = 0;
         eventually(&format!("every node serves {address}"), PATIENCE, async || {
@@ -352,7 +353,7 @@ pub async fn status_in(
     until(api, what, name, patience, current).await.unwrap().status.unwrap()
 }
 
-/// Waits until an object, or its absence, is as it should be. The API server may be away for a while.
+/// Waits until an object, or its absence, satisfies a condition. The API server may be unavailable for a while.
 pub async fn until<K>(
     api: Api<K>,
     what: &str,
@@ -377,17 +378,17 @@ pub fn condition<'a>(status: &'a TcpLoadBalancerStatus, kind: &str) -> Option<&'
     status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Whether a condition is `True`, `False` or `Unknown`.
+/// True if a condition has this status: `True`, `False` or `Unknown`.
 pub fn is(status: &TcpLoadBalancerStatus, kind: &str, value: &str) -> bool {
     condition(status, kind).is_some_and(|condition| condition.status == value)
 }
 
-/// Whether a condition is `False` for this reason.
+/// True if a condition is `False` with this reason.
 pub fn is_not(status: &TcpLoadBalancerStatus, kind: &str, reason: &str) -> bool {
     condition(status, kind).is_some_and(|condition| condition.status == "False" && condition.reason == reason)
 }
 
-/// What a condition says.
+/// The message of a condition.
 pub fn sentence<'a>(status: &'a TcpLoadBalancerStatus, kind: &str) -> &'a str {
     condition(status, kind).map_or("", |condition| &condition.message)
 }

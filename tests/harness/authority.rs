@@ -1,4 +1,4 @@
-//! Who signs the certificates of a test.
+//! A certificate authority for tests.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -9,7 +9,7 @@ use rcgen::{
     IsCa, KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
 };
 
-/// Who signs the certificates of a test.
+/// A certificate authority for tests.
 pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -25,17 +25,17 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Its own certificate, as PEM.
+    /// The authority's own certificate, as PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// Its own certificate with its key, to be shown as if it were somebody's.
+    /// The authority's own certificate with its key, to be presented like an issued one.
     pub fn itself(&self) -> Issued {
         Issued { certificate: self.pem(), key: self.0.key().serialize_pem(), serial: 0 }
     }
 
-    /// A certificate for somebody of this name.
+    /// Issues a certificate for this name.
     pub fn issue(&self, name: &str) -> Issued {
         self.issue_with(name, |_| {})
     }
@@ -51,7 +51,7 @@ impl Authority {
         Issued { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem(), serial }
     }
 
-    /// The list of what it has revoked, as PEM.
+    /// The revocation list with these certificates, as PEM.
     pub fn revoked(&self, all: &[&Issued]) -> String {
         self.revoked_with(all, |_| {})
     }

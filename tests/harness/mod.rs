@@ -1,4 +1,4 @@
-//! Runs the built program as a process, and looks at it from outside.
+//! Runs the built program as a process, and observes it from outside.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{
@@ -17,30 +17,30 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How long anything that is waited for may take before the test fails.
+/// The time limit of each wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running `tcplb`. It is killed when it is dropped.
+/// A running `tcplb`. Killed on drop.
 pub struct Tcplb {
     child: Child,
-    /// What it writes to standard error, line by line.
+    /// The lines of standard error.
     log: Receiver<String>,
-    /// Lines that were read and looked at.
+    /// Lines that were read.
     pub seen: Vec<String>,
     pub admin: SocketAddr,
-    /// What it has written to standard output so far.
+    /// The standard output so far.
     output: Arc<Mutex<String>>,
-    /// Ends with its standard output.
+    /// Ends when standard output is closed.
     reading: Option<thread::JoinHandle<()>>,
 }
 
 impl Tcplb {
-    /// Starts `tcplb standalone` with an admin address of its own.
+    /// Starts `tcplb standalone` with its own admin address.
     pub fn standalone(arguments: &[&str]) -> Self {
         Self::standalone_with(arguments, |command| command)
     }
 
-    /// The same, with a command that is prepared further (environment, a wrapper's name space).
+    /// The same with a prepared command (environment, a wrapper for a network namespace).
     pub fn standalone_with(arguments: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let admin = free_address();
         let mut command = program();
@@ -49,7 +49,7 @@ impl Tcplb {
         Self::spawn(command, admin)
     }
 
-    /// Runs a command that was made elsewhere.
+    /// Runs a prepared command.
     pub fn spawn(mut command: Command, admin: SocketAddr) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("tcplb can be started");
@@ -92,7 +92,7 @@ impl Tcplb {
         self.child.id() as i32
     }
 
-    /// Waits for a line of the log that contains this, and gives it.
+    /// Waits for a log line that contains this text, and returns it.
     pub fn logged(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         if let Some(line) = self.seen.iter().find(|line| line.contains(part)) {
@@ -113,7 +113,7 @@ impl Tcplb {
         }
     }
 
-    /// Forgets what was logged so far, so that [`Self::logged`] waits for something new.
+    /// Discards the log so far, so that [`Self::logged`] waits for a new line.
     pub fn forget_log(&mut self) {
         self.read_log();
         self.seen.clear();
@@ -128,7 +128,7 @@ impl Tcplb {
         assert!(status.success(), "the process is there");
     }
 
-    /// Waits until it has ended by itself: its status and what it wrote to standard output.
+    /// Waits until the process has ended by itself. Returns its status and its standard output.
     pub fn ended(&mut self) -> (ExitStatus, String) {
         let mut status = None;
         wait_until("tcplb has ended", || {
@@ -138,17 +138,17 @@ impl Tcplb {
         if let Some(reading) = self.reading.take() {
             reading.join().unwrap();
         }
-        // The log's other end is closed: this reads all of it.
+        // The other end of the log is closed: this reads all of it.
         self.seen.extend(self.log.iter());
         (status.unwrap(), self.output())
     }
 
-    /// What it has written to standard output so far.
+    /// The standard output so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits until it has written this to standard output.
+    /// Waits until standard output contains this text.
     pub fn printed(&self, part: &str) {
         wait_until(&format!("`{part}` is printed"), || self.output().contains(part));
     }
@@ -166,7 +166,7 @@ impl Tcplb {
         http_get(self.admin, "/metrics").expect("metrics are served").1
     }
 
-    /// Whether it answers with this status at a path of its admin pages.
+    /// True if the admin pages answer with this status at a path.
     pub fn answers(&self, path: &str, status: u16) -> bool {
         http_get(self.admin, path).is_some_and(|(answered, _)| answered == status)
     }
@@ -192,7 +192,7 @@ pub fn program() -> Command {
     command
 }
 
-/// Runs the built program to its end: its exit code, standard output and standard error.
+/// Runs the built program to its end. Returns its exit code, standard output and standard error.
 pub fn run(arguments: &[&str]) -> (i32, String, String) {
     let mut command = program();
     command.args(arguments);
@@ -211,15 +211,14 @@ pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
         .sum()
 }
 
-/// Raises the number of files that this program, and those that it starts, may have open: to the most allowed.
+/// Raises the limit of open files of this program and its children to the maximum.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Says, past the capture of output, that the running test cannot be run on this machine; `make test` gathers what is
-/// skipped.
+/// Prints, despite captured output, that the running test is skipped on this machine. `make test` collects these lines.
 pub fn skip(why: &str) {
     let line = format!("{}: {why}\n", thread::current().name().unwrap_or("a test"));
     let _ = write!(std::io::stderr(), "SKIPPED {line}");
@@ -229,21 +228,22 @@ pub fn skip(why: &str) {
     }
 }
 
-/// Whether `KUBECONFIG` leads to a cluster that is there for tests: the image to be tested is what says so. Nobody's own
-/// cluster is touched because a shell happens to know one.
+/// True if `KUBECONFIG` is that of a test cluster, which the variable with the tested image shows. No other cluster is
+/// used just because the shell is configured for it.
 pub fn has_test_cluster() -> bool {
     std::env::var_os("KUBECONFIG").is_some() && std::env::var_os("E2E_IMAGE").is_some_and(|image| !image.is_empty())
 }
 
 pub const NO_CLUSTER: &str = "there is no cluster: `make e2e` brings one up";
 
-/// Skips the running test for want of a program. Continuous integration installs them all: there, the test has failed.
+/// Skips the running test because a program is missing. Continuous integration installs all programs: there, the test
+/// fails.
 pub fn lacks(program: &str) {
     assert!(std::env::var_os("CI").is_none(), "{program} is not installed, and .ci/run is to see to it that it is");
     skip(&format!("{program} is not installed"));
 }
 
-/// A plain HTTP request: status and body, or `None` when nobody answers.
+/// Sends a plain HTTP request. Returns status and body, or `None` without an answer.
 pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     http_request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
         .map(|response| (response.status, response.body))
@@ -253,7 +253,7 @@ pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
-    /// Names in lower case.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -264,8 +264,8 @@ impl Response {
     }
 }
 
-/// The response to a request that is written as it is and asks for the end of the connection, or `None` when nobody
-/// answers.
+/// Sends this request unchanged; it must request the end of the connection. Returns the response, or `None` without an
+/// answer.
 pub fn http_request(address: SocketAddr, request: &str) -> Option<Response> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -294,9 +294,9 @@ fn unchunked(body: &str) -> String {
     text
 }
 
-/// An address of this host that nobody listens on. Each call gives another one.
+/// An unused address of this host. Each call returns another one.
 ///
-/// The kernel's ephemeral range is left alone: a client's port there could take the address before it is used.
+/// The kernel's ephemeral range is avoided: the local port of a client could take the address before it is used.
 pub fn free_address() -> SocketAddr {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -310,7 +310,7 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
-/// Asks again and again, for as long as patience lasts. What is waited for is a state, never a time.
+/// Repeats a check until it succeeds, up to the time limit. The check is about a state, never a time.
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -319,7 +319,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An echo server in a thread of its own; it says its name first if it has one.
+/// An echo server on its own thread. If it has a name, it sends the name first.
 pub struct EchoServer {
     pub address: SocketAddr,
 }
@@ -351,20 +351,20 @@ impl EchoServer {
     }
 }
 
-/// A test backend in a process of its own. It is killed when it is dropped.
+/// A test backend in its own process. Killed on drop.
 pub struct Backend {
     child: Child,
     pub address: SocketAddr,
 }
 
 impl Backend {
-    /// Says its name first on each connection.
+    /// A backend that sends its name first on each connection.
     pub fn named(name: &str) -> Self {
         let address = free_address();
         Self::start(program().args(["backend", "--listen", &address.to_string(), "--name", name]), address)
     }
 
-    /// Runs a command that was made elsewhere, and waits until it accepts.
+    /// Runs a prepared command, and waits until it accepts.
     pub fn start(command: &mut Command, address: SocketAddr) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let backend = Self { child, address };
@@ -380,11 +380,11 @@ impl Drop for Backend {
     }
 }
 
-/// A client's connection.
+/// A connection of a client.
 pub struct Client(pub BufReader<TcpStream>);
 
 impl Client {
-    /// Connects, and panics when nobody listens.
+    /// Connects; panics if no server listens.
     pub fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap_or_else(|error| panic!("{address}: {error}"))
     }
@@ -396,46 +396,46 @@ impl Client {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// What the backend says first, without `hello from`.
+    /// The name that the backend sends first, without `hello from`.
     pub fn backend(&mut self) -> String {
         self.line().unwrap().trim_start_matches("hello from ").to_owned()
     }
 
-    /// Reads a line, without its end.
+    /// Reads a line, without its line end.
     pub fn line(&mut self) -> std::io::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
     }
 
-    /// Sends a line to a backend that echoes, and waits for it.
+    /// Sends a line to a backend that echoes, and waits for the echo.
     pub fn echo(&mut self, text: &str) -> std::io::Result<()> {
         self.0.get_mut().write_all(format!("{text}\n").as_bytes())?;
         let answer = self.line()?;
         if answer == text { Ok(()) } else { Err(std::io::Error::other(format!("`{answer}` instead of `{text}`"))) }
     }
 
-    /// Waits until the other side ends the connection: how it did.
+    /// Waits until the peer ends the connection. Returns an error unless the end is clean.
     pub fn end(&mut self) -> std::io::Result<()> {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).map(drop)
     }
 
-    /// Ends its own direction, and waits for the other's end.
+    /// Ends the client's direction, and waits for the end from the peer.
     pub fn finish(mut self) -> std::io::Result<()> {
         self.0.get_ref().shutdown(std::net::Shutdown::Write)?;
         self.end()
     }
 }
 
-/// Connects, says something, hears it back, and leaves in good order.
+/// Connects, checks an echo, and ends cleanly.
 pub fn visit(address: SocketAddr) -> std::io::Result<()> {
     let mut client = Client::try_connect(address)?;
     client.echo("there and back")?;
     client.finish()
 }
 
-/// Connects to a load balancer whose backends say their names: who answers.
+/// Connects to a load balancer whose backends send their names. Returns the name.
 pub fn who_answers(address: SocketAddr) -> String {
     let mut client = Client::connect(address);
     let name = client.backend();
@@ -443,7 +443,7 @@ pub fn who_answers(address: SocketAddr) -> String {
     name
 }
 
-/// Whether the tests run as root.
+/// True if the tests run as root.
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
@@ -464,7 +464,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Writes a file as careful programs do: aside, then moved into place.
+    /// Writes a file atomically: to another name, then renamed.
     pub fn write(&self, name: &str, text: &str) -> String {
         let (aside, path) = (self.join(&format!(".{name}.new")), self.join(name));
         fs::write(&aside, text).unwrap();

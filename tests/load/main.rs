@@ -1,5 +1,5 @@
-//! Many connections at once, through the built program: nobody notices the death of a backend but those who were
-//! talking to it, and all counts agree.
+//! Many concurrent connections through the built program: only the clients of a killed backend notice its death, and
+//! all counts agree.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -24,7 +24,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Tells a figure, past the capture of output.
+/// Prints a figure despite captured output.
 macro_rules! figure {
     ($($text:tt)*) => { { let _ = writeln!(std::io::stderr(), "    {}", format_args!($($text)*)); } };
 }
@@ -38,7 +38,7 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
     let [blue, green, red] = names.map(|_| free_address());
     let _others = [TestBackend::start("blue", blue), TestBackend::start("green", green)];
     let mut dying = TestBackend::start("red", red);
-    // Quick to be found again, so that the second half of the clients meets it.
+    // A recovered backend is detected quickly, so that the second half of the clients reaches it.
     let health = "healthCheck: {active: {interval: 500ms}, passive: {ejectFor: 1s}}\n";
     let mut tcplb = balancer(&[blue, green, red], health);
     let server = tcplb.server;
@@ -51,7 +51,7 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
         progress.reaches(TOTAL * 2 / 5).await;
         dying.kill();
         progress.reaches(TOTAL * 3 / 5).await;
-        // Until now, whoever was connected to its address was connected to the one that was killed.
+        // Connections to its address before this time are connections to the killed backend.
         let reborn_at = SystemTime::now();
         let reborn = TestBackend::start("red again", red);
         (swarm.await.unwrap(), reborn_at, reborn)
@@ -70,7 +70,7 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
         match (&outcome.failure, line) {
             (None, None) => unlogged += 1,
             (None, Some(line)) if line.agrees_with(outcome) => retried += u32::from(line.attempts > 1),
-            // Some of its bytes died with its backend, or on the way back: how many was counted where they moved.
+            // Some of its bytes were lost with the backend, or on the way back. The proxy counted all that it moved.
             (Some(_), Some(line)) if line.was_established(red, reborn_at) && outcome.may_be_with("red") => {
                 excused += 1;
                 (sent, received) = (line.bytes_to_backend, line.bytes_to_client);
@@ -97,7 +97,7 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
 }
 
 impl Outcome {
-    /// A client that was not told whom it is connected to can have been connected to anyone.
+    /// A client without the name of its backend may have been connected to any backend.
     fn may_be_with(&self, backend: &str) -> bool {
         self.backend.as_deref().is_none_or(|name| name == backend)
     }
@@ -136,7 +136,7 @@ fn round_robin_gives_every_backend_its_exact_share() {
 #[test]
 fn five_thousand_connections_opened_at_once_are_served_held_and_closed() {
     const TOTAL: u32 = 5_000;
-    /// A generous bound: it is to catch a buffer that an idle connection keeps.
+    /// A generous limit: it detects a buffer that an idle connection keeps.
     const MOST_EACH: u64 = 12 * 1024;
     let _alone = alone();
     // Two for each connection in the load balancer, and some for everything else.
@@ -197,7 +197,7 @@ fn five_thousand_connections_opened_at_once_are_served_held_and_closed() {
     assert!(tcplb.end().values().all(|line| line.reason == "complete"));
 }
 
-/// One load at a time: they would slow each other down.
+/// One load at a time: concurrent ones would slow each other down.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -207,7 +207,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A test backend in a process of its own.
+/// A test backend in its own process.
 struct TestBackend(Child);
 
 impl TestBackend {
@@ -221,7 +221,7 @@ impl TestBackend {
         backend
     }
 
-    /// Kills it and returns when all its sockets are closed.
+    /// Kills the backend, and returns when all its sockets are closed.
     fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -235,7 +235,7 @@ impl Drop for TestBackend {
     }
 }
 
-/// A load balancer that logs to JSON.
+/// A load balancer with a JSON log.
 struct Balancer {
     process: Tcplb,
     server: SocketAddr,
@@ -251,7 +251,7 @@ fn balancer(backends: &[SocketAddr], more: &str) -> Balancer {
 }
 
 impl Balancer {
-    /// What it counted, once all connections have ended.
+    /// The counts once all connections have ended.
     fn books(&self, connections: u64) -> Books {
         let mut books = Books::default();
         wait_until("all connections have ended", || {
@@ -261,7 +261,7 @@ impl Balancer {
         books
     }
 
-    /// Ends it; gives the last lines of all connections that were logged, by client.
+    /// Stops it. Returns the end lines of all logged connections, by client.
     fn end(&mut self) -> BTreeMap<Ipv4Addr, Line> {
         self.process.signal("TERM");
         let (status, output) = self.process.ended();
@@ -282,7 +282,7 @@ impl Balancer {
     }
 }
 
-/// What the load balancer counted.
+/// The counts of the load balancer.
 #[derive(Debug, Default)]
 struct Books {
     accepted: u64,
@@ -357,14 +357,14 @@ struct Line {
 }
 
 impl Line {
-    /// Whether this is how a connection without a fault ends, with the bytes that its client counts.
+    /// True if the connection ended without a fault, with the byte counts of its client.
     fn agrees_with(&self, client: &Outcome) -> bool {
         let bytes = (self.bytes_to_backend, self.bytes_to_client);
         self.reason == "complete" && bytes == (client.sent, client.received)
     }
 
-    /// Whether the connection was established to this endpoint before that time. (A process that is killed with nothing
-    /// left to read ends its connections like one that has finished: `complete` is what the load balancer saw.)
+    /// True if the connection was established to this endpoint before this time. (If a process is killed with nothing
+    /// left to read, its connections end like those of a process that has finished: the load balancer sees `complete`.)
     fn was_established(&self, endpoint: SocketAddr, before: SystemTime) -> bool {
         let Some(connect) = self.connect_seconds else { return false };
         let established = SystemTime::from(self.time) - Duration::from_secs_f64(self.duration_seconds - connect);

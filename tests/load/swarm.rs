@@ -1,5 +1,5 @@
-//! Many clients of a server that echoes and says its name first. Each has an address of its own, so that it can be
-//! found again in the access log.
+//! Many clients of an echo server that sends its name first. Each client has its own address, to be found in the access
+//! log.
 
 use std::{
     io,
@@ -18,18 +18,18 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a client waits for one step.
+/// The time limit of one step of a client.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How one client fared.
+/// The outcome of one client.
 #[derive(Debug)]
 pub struct Outcome {
     pub source: Ipv4Addr,
-    /// Whom it was connected to, if it was told so.
+    /// The name of its backend, if it was received.
     pub backend: Option<String>,
     pub sent: u64,
     pub received: u64,
-    /// What went wrong, and in which step.
+    /// The failure, and the step in which it occurred.
     pub failure: Option<(Step, io::Error)>,
 }
 
@@ -47,7 +47,7 @@ pub enum Step {
     End,
 }
 
-/// Clients `0..total`, so many at a time.
+/// The clients `0..total`, a limited number at a time.
 #[derive(Debug)]
 pub struct Swarm {
     pub server: SocketAddr,
@@ -56,7 +56,7 @@ pub struct Swarm {
     pub progress: Arc<Progress>,
 }
 
-/// How many clients have begun and ended.
+/// The numbers of clients that have started and ended.
 #[derive(Debug, Default)]
 pub struct Progress {
     begun: AtomicU32,
@@ -64,7 +64,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Returns once so many clients have ended.
+    /// Returns once this many clients have ended.
     pub async fn reaches(&self, count: u32) {
         while self.ended.load(Relaxed) < count {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -90,7 +90,7 @@ impl Swarm {
     }
 }
 
-/// The address of a client: each its own, in 127.0.0.0/8.
+/// The address of a client, unique in 127.0.0.0/8.
 pub fn source(index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + index)
 }
@@ -104,7 +104,7 @@ pub async fn connect(server: SocketAddr, index: u32) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads the line that the server says first: its name.
+/// Reads the line that the server sends first: its name.
 pub async fn greeting(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
@@ -117,7 +117,7 @@ pub async fn greeting(stream: &mut TcpStream) -> io::Result<String> {
     line.strip_prefix("hello from ").map(Into::into).ok_or_else(|| io::Error::other(format!("greeted by `{line}`")))
 }
 
-/// Sends bytes and reads as many while it does: they have to be the same.
+/// Sends bytes and concurrently reads as many; they must be equal.
 pub async fn echo(stream: &mut TcpStream, bytes: &[u8], outcome: &mut Outcome) -> io::Result<()> {
     let (mut reading, mut writing) = stream.split();
     let mut echoed = vec![0; bytes.len()];
@@ -156,7 +156,7 @@ async fn converse(server: SocketAddr, index: u32, outcome: &mut Outcome) -> Resu
     }
 }
 
-/// What a client sends: no two send the same. Mostly little, sometimes more than the sockets' buffers take at once.
+/// The bytes of a client, unique to it. Usually few, sometimes more than the sockets' buffers hold.
 fn payload(index: u32) -> Vec<u8> {
     let numbers = if index.is_multiple_of(500) { 64 * 1024 } else { 1 + index % 400 };
     index.to_le_bytes().repeat(numbers as usize)

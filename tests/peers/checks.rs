@@ -1,4 +1,4 @@
-//! Checks that speak to real servers, and what the servers say of them.
+//! Health checks of real servers, and the servers' logs about them.
 
 mod grpc;
 mod mariadb;
@@ -23,7 +23,7 @@ struct Checked {
     folder: Folder,
 }
 
-/// Enough for a login by SCRAM in a program that is not optimised, and others beside it.
+/// Enough for a login with SCRAM in a debug build, in parallel with others.
 const INTERVAL: Duration = Duration::from_millis(400);
 const THRESHOLD: u32 = 2;
 
@@ -33,7 +33,7 @@ impl Checked {
         Self::with(endpoints, check, "", &[])
     }
 
-    /// With more of the spec, and files beside it.
+    /// With further parts of the spec, and files next to it.
     fn with(endpoints: &[SocketAddr], check: &str, more: &str, files: &[(&str, &str)]) -> Self {
         let (address, folder) = (free_address(), Folder::new());
         for (name, text) in files {
@@ -42,14 +42,14 @@ impl Checked {
         let pace = format!(
             "interval: {INTERVAL:?}, timeout: {INTERVAL:?}, healthyAfter: {THRESHOLD}, unhealthyAfter: {THRESHOLD}"
         );
-        // Nothing but the checks decides.
+        // Only active checks decide.
         let passive = "passive: {maxEjectedPercent: 0}";
         let health = format!("healthCheck: {{active: {{{pace}, {check}}}, {passive}}}\n{more}");
         let path = folder.write("checked.yaml", &manifest("checked", address.port(), endpoints, &health));
         Self { address, tcplb: Tcplb::standalone(&[&path]).ready(), folder }
     }
 
-    /// One of `examples/checks`, with these in place of its own servers.
+    /// One of `examples/checks`, with these servers instead of its own.
     fn example(file: &str, instead: &[(&str, SocketAddr)]) -> Self {
         let (address, folder) = (free_address(), Folder::new());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/checks").join(file);
@@ -65,7 +65,7 @@ impl Checked {
         self.tcplb.metric("tcplb_endpoint_usable", &[&format!("endpoint_address=\"{endpoint}\"")]) == 1.0
     }
 
-    /// Waits until connections go to these and no others.
+    /// Waits until connections reach exactly these endpoints.
     fn goes_to(&self, endpoints: &[SocketAddr]) {
         wait_until(&format!("connections go to {endpoints:?}"), || {
             let all = self.tcplb.metric("tcplb_endpoint_usable", &[]);
@@ -73,7 +73,7 @@ impl Checked {
         });
     }
 
-    /// Waits until there have been so many more of these.
+    /// Waits for this many more probes with this result.
     fn has_probed(&self, result: &str, count: u32) {
         let label = format!("result=\"{result}\"");
         let probes = || self.tcplb.metric("tcplb_endpoint_probes_total", &[&label]);
@@ -92,8 +92,8 @@ impl Checked {
     }
 }
 
-/// How long something takes until a change of roles is known everywhere: as many probes as it takes, and one that had
-/// begun, each with its jitter; and some time for a machine with much to do.
+/// Checks that a change of roles was detected in time: after the required number of probes and one that had already
+/// begun, each with its jitter, plus some time for a busy machine.
 fn in_time(begun: Instant) {
     let most = (INTERVAL.mul_f64(1.1) + INTERVAL) * (THRESHOLD + 1) + Duration::from_secs(2);
     let took = begun.elapsed();

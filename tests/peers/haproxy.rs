@@ -1,4 +1,4 @@
-//! HAProxy, where the PROXY protocol comes from, on both sides of the built program.
+//! HAProxy, the origin of the PROXY protocol, on both sides of the built program.
 
 use std::{
     io::{self, Read, Write},
@@ -15,10 +15,10 @@ use crate::{
     program::{Program, command},
 };
 
-/// Where HAProxy connects from when nothing else is said, and so whom a listener behind it trusts.
+/// The default source address of HAProxy, which listeners behind it trust.
 const TRUSTED: &str = "127.0.0.1/32";
 
-/// How HAProxy may announce a client.
+/// The options of HAProxy to announce a client.
 const ANNOUNCEMENTS: [&str; 4] = [
     "send-proxy",
     "send-proxy-v2",
@@ -117,7 +117,7 @@ fn health_checks_of_haproxy_use_up_no_clients_rate() {
     for reason in ["source_rate", "source_full", "proxy_invalid", "internal"] {
         assert_eq!(tcplb.closed(reason), 0.0, "{reason}");
     }
-    // Also of the address that the checks come from.
+    // Includes the source address of the checks.
     for source in ["127.7.7.7", "127.0.0.1"] {
         assert_eq!(talk(source, front).unwrap().0, "echo\nsaid\n", "the first of {source}");
         assert!(is_refused(source, front), "the second of {source}");
@@ -134,7 +134,7 @@ struct Balancer {
 }
 
 impl Balancer {
-    /// Trusts HAProxy's headers, and sends them, too, if a version is given.
+    /// Trusts the headers of HAProxy, and sends headers, too, if a version is given.
     fn start(server: SocketAddr, mode: &str, listener: &str, sent: &str) -> Self {
         let proxy = format!("proxyProtocol: {{mode: {mode}, trustedNetworks: [{TRUSTED}]}}");
         Self::with("127.0.0.1", server, &format!("    {proxy}\n    {listener}\n"), sent)
@@ -147,7 +147,7 @@ impl Balancer {
     fn with(address: &str, server: SocketAddr, listener: &str, sent: &str) -> Self {
         let (folder, port) = (Folder::new(), free_address().port());
         let sent = if sent.is_empty() { String::new() } else { format!(", proxyProtocol: {sent}") };
-        // Only HAProxy's own checks are to be counted.
+        // Only HAProxy's own checks must count.
         let manifest = format!(
             "apiVersion: tcplb.io/v1alpha1\nkind: TcpLoadBalancer\nmetadata: {{name: proxy}}\nspec:\n  listeners:\n  - port: \
              {port}\n    address: \"{address}\"\n{listener}  backends: [{{addresses: [\"{server}\"]{sent}}}]\n  healthCheck: \
@@ -162,12 +162,12 @@ impl Balancer {
         self.process.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")])
     }
 
-    /// HAProxy may try a refused connection again, so that there are more of them.
+    /// HAProxy may retry a refused connection, so there may be more of them.
     fn waits_for_closed(&self, reason: &str, count: u32) {
         wait_until(&format!("{count} closed for {reason}"), || self.closed(reason) >= f64::from(count));
     }
 
-    /// Ends it; gives its access log.
+    /// Stops it, and returns its access log.
     fn end(&mut self) -> String {
         self.process.signal("TERM");
         self.process.ended().1
@@ -193,13 +193,13 @@ impl HaProxy {
         let mut program = Program::start(command("haproxy").args(["-db", "-f", &path]));
         wait_until("HAProxy listens", || {
             assert!(program.is_running(), "{}", program.said());
-            // A connection to the port would be passed on.
+            // A connection to the port would be forwarded.
             asked(&control, "show info\n").is_ok_and(|answer| answer.contains("HAProxy"))
         });
         Self { _program: program, folder }
     }
 
-    /// The state of the one server it has, and how many checks of it have failed.
+    /// The state of its only server, and the number of failed checks of it.
     fn server_state(&self) -> (String, String) {
         let table = asked(&self.folder.join("control"), "show stat\n").unwrap();
         let head: Vec<&str> = table.lines().next().unwrap().trim_start_matches("# ").split(',').collect();
@@ -210,7 +210,7 @@ impl HaProxy {
     }
 }
 
-/// The answer of a HAProxy's control socket.
+/// The answer of HAProxy's control socket.
 fn asked(control: &Path, command: &str) -> io::Result<String> {
     let mut control = UnixStream::connect(control)?;
     control.write_all(command.as_bytes())?;
@@ -219,7 +219,7 @@ fn asked(control: &Path, command: &str) -> io::Result<String> {
     Ok(answer)
 }
 
-/// Passes connections on, and announces whose they are.
+/// A configuration that forwards connections and announces their clients.
 fn in_front(listen: SocketAddr, server: SocketAddr, announcement: &str) -> String {
     format!(
         "frontend front\n  mode tcp\n  bind {listen}\n  unique-id-format %[uuid()]\n  default_backend behind\n\n\
@@ -227,7 +227,7 @@ fn in_front(listen: SocketAddr, server: SocketAddr, announcement: &str) -> Strin
     )
 }
 
-/// Answers HTTP requests with who asked whom, as the PROXY header says.
+/// A configuration that answers HTTP requests with the addresses in the PROXY header.
 fn behind(listen: SocketAddr) -> String {
     let answer = "%[src] %[src_port] %[dst] %[dst_port]";
     format!(
@@ -236,12 +236,13 @@ fn behind(listen: SocketAddr) -> String {
     )
 }
 
-/// What [`behind`] answers.
+/// The answer of [`behind`].
 fn told(client: SocketAddr, asked: SocketAddr) -> String {
     format!("{} {} {} {}", client.ip(), client.port(), asked.ip(), asked.port())
 }
 
-/// Connects from an address, says a line, and ends its direction: what comes back, and the address with its port.
+/// Connects from an address, sends a line, and ends its direction. Returns the answer, and the local address with its
+/// port.
 pub fn talk(source: &str, server: SocketAddr) -> io::Result<(String, SocketAddr)> {
     let mut stream = connect(source, server)?;
     let mut heard = String::new();
@@ -251,7 +252,7 @@ pub fn talk(source: &str, server: SocketAddr) -> io::Result<(String, SocketAddr)
     Ok((heard, stream.local_addr()?))
 }
 
-/// Whether a server that speaks first says nothing to this client: HAProxy passes a reset on as an end.
+/// True if a server that sends first sends nothing to this client: HAProxy forwards a reset as an end.
 fn is_refused(source: &str, server: SocketAddr) -> bool {
     talk(source, server).map_or(true, |(heard, _)| heard.is_empty())
 }
@@ -266,7 +267,7 @@ fn connect(source: &str, server: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The body of the answer to a plain HTTP request, and the address that asked.
+/// The body of the answer to a plain HTTP request, and the local address of the request.
 pub fn ask(source: &str, server: SocketAddr) -> (String, SocketAddr) {
     let mut stream = connect(source, server).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: teller\r\nConnection: close\r\n\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! Software that people use, on both sides of the built program. Where one is not installed, its tests are skipped.
+//! Common software on both sides of the built program. Tests of software that is not installed are skipped.
 
 #[path = "../harness/authority.rs"]
 mod authority;
@@ -13,7 +13,7 @@ mod program;
 mod prometheus;
 mod redis;
 
-/// Leaves a test whose programs are not all installed.
+/// Skips a test unless all of its programs are installed.
 macro_rules! needs {
     ($($program:literal),+) => {
         $(if crate::program::locate($program).is_none() {

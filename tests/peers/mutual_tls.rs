@@ -1,4 +1,4 @@
-//! Certificates of clients, and TLS towards backends, with OpenSSL, HAProxy, Redis and PostgreSQL.
+//! Client certificates, and TLS towards backends, with OpenSSL, HAProxy, Redis and PostgreSQL.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     program::{Program, command},
 };
 
-/// Files of an authority and of those it vouches for.
+/// The files of an authority and of its certificates.
 struct Files {
     folder: Folder,
     authority: Authority,
@@ -24,7 +24,7 @@ impl Files {
         Self { folder, authority }
     }
 
-    /// `NAME.crt`, `NAME.key`, and both in `NAME.pem`.
+    /// Writes `NAME.crt`, `NAME.key`, and both in `NAME.pem`.
     fn issue(&self, name: &str) -> Issued {
         let issued = self.authority.issue(name);
         self.folder.write(&format!("{name}.crt"), &issued.certificate);
@@ -37,7 +37,7 @@ impl Files {
         self.folder.join(name).display().to_string()
     }
 
-    /// The load balancer with this in its listener and its backend.
+    /// The load balancer with these settings of its listener and backend.
     fn tcplb(&self, server: SocketAddr, listener: &str, backend: &str) -> (SocketAddr, Tcplb) {
         let address = free_address();
         let manifest = format!(
@@ -55,10 +55,10 @@ spec:
     }
 }
 
-/// What is asked of clients.
+/// Settings with client validation.
 const VALIDATED: &str = "tls: {certificateRefs: [{files: {certificate: front.example.test.crt, key: \
                          front.example.test.key}}], clientValidation: {caRefs: [{files: {ca: ca.crt, crl: ca.crl}}]}}";
-/// Towards a backend that asks who connects.
+/// TLS towards a backend that requires a client certificate.
 const ENCRYPTED: &str = "serverName: back.example.test, caRefs: [{files: {ca: ca.crt}}], certificateRef: {files: \
                          {certificate: tcplb.crt, key: tcplb.key}}";
 
@@ -82,13 +82,13 @@ fn openssl_gets_through_with_a_certificate_that_is_not_revoked() {
         let mut shown = client(Some("alice"), version);
         shown.says("echo\n");
         assert!(shown.ends().0.success());
-        // With TLS 1.3 a client has ended its handshake before it hears of this.
+        // With TLS 1.3 a client has completed its handshake before it learns of the refusal.
         let mut revoked = client(Some("bob"), version);
         revoked.says("alert certificate revoked");
         let mut anonymous = client(None, version);
         anonymous.says("alert certificate required");
     }
-    // Who is revoked while it runs.
+    // A certificate is revoked while the program runs.
     files.folder.write("ca.crl", &files.authority.revoked(&[&alice, &bob]));
     let refused = || tcplb.metric("tcplb_tls_handshakes_total", &["result=\"refused\""]);
     wait_until("alice is refused", || {
@@ -212,7 +212,7 @@ fn postgres_is_asked_for_tls_on_behalf_of_clients_without() {
     let back = "tls: {serverName: back.example.test, caRefs: [{files: {ca: ca.crt}}], startTls: Postgres}";
     let front = "tls: {startTls: Postgres, certificateRefs: [{files: {certificate: front.example.test.crt, key: \
                  front.example.test.key}}]}";
-    // A client that asks for TLS is answered by whom it reaches: here, or nobody.
+    // Clients with TLS negotiate it with the program; the others use no TLS.
     for (listener, mode) in [("", "disable"), (front, "require")] {
         let (address, _tcplb) = files.tcplb(server.address, listener, back);
         let about = format!("host=127.0.0.1 port={} user=postgres dbname=postgres sslmode={mode}", address.port());

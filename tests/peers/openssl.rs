@@ -54,7 +54,7 @@ fn versions_below_the_minimum_are_refused() {
     let front = Front::start(&["a.example.test"], "");
     assert!(front.greeted(&["-tls1_2"]).contains("New, TLSv1.2"));
     assert!(front.greeted(&["-tls1_3"]).contains("New, TLSv1.3"));
-    // OpenSSL itself speaks this old version only at the lowest of its security levels.
+    // OpenSSL itself supports this old version only at the lowest of its security levels.
     front.refuses(&["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "SSL alert number");
 
     let front = Front::start(&["a.example.test"], "minVersion: TLS1.3, ");
@@ -142,7 +142,8 @@ struct Front {
 }
 
 impl Front {
-    /// In front of a server that says `echo` first. The first name's certificate is the default.
+    /// The load balancer in front of a server that sends `echo` first. The certificate of the first name is the
+    /// default.
     fn start(names: &[&str], tls: &str) -> Self {
         Self::before(EchoServer::start(Some("echo")).address, names, tls)
     }
@@ -169,7 +170,7 @@ impl Front {
         Program::start(command("openssl").args(["s_client", "-connect", &server]).args(options))
     }
 
-    /// What s_client tells of a connection on which the server has spoken.
+    /// The output of s_client for a connection on which the server has sent data.
     fn greeted(&self, options: &[&str]) -> String {
         let mut client = self.client(options);
         client.says("echo\n");
@@ -183,7 +184,7 @@ impl Front {
         assert!(!status.success() && said.contains(alert), "{options:?}: {said}");
     }
 
-    /// As s_client shows it.
+    /// The certificate as s_client prints it.
     fn certificate(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(&format!("{}.crt", stem(name)))).unwrap().replace("\r\n", "\n")
     }
@@ -210,7 +211,7 @@ enum Ending {
     Reset,
 }
 
-/// Says a line, and ends when it is told something.
+/// A server that sends a line, and ends when it receives something.
 fn one_line_server(ending: Ending) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A PostgreSQL server behind, psql in front.
+//! PostgreSQL behind the program, psql in front of it.
 
 use std::{
     fs,
@@ -45,7 +45,7 @@ fn postgres_sessions_tables_and_cancels_pass_through() {
     import.tell(b"\\.\nSELECT 'same', count(*) FROM numbers NATURAL JOIN copied;\n");
     import.says("same|100000\n");
 
-    // A cancel is a connection of its own, with the session's key.
+    // A cancel request uses its own connection, with the key of the session.
     session.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
     session.says("begun\n");
     server.has_sleeper();
@@ -117,7 +117,7 @@ spec:
     let said = port(&mut passed_through);
     assert!(said.contains(&format!("port|{}|encrypted|t", encrypted.address.port())), "{said}");
     for expected in &plain {
-        // Round robin.
+        // The endpoints are used in turn (round robin).
         let mut session = open("ends-here.example.test", verified);
         let said = port(&mut session);
         assert!(said.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{said}");
@@ -146,7 +146,7 @@ spec:
     wait_until("all are counted", || (closed("no_route"), closed("tls_failed")) == (2.0, 1.0));
 }
 
-/// A server with an empty database that trusts everyone from here.
+/// A server with an empty database that trusts all local clients.
 pub struct Postgres {
     pub address: SocketAddr,
     program: Program,
@@ -158,7 +158,7 @@ impl Postgres {
         Self::start_with(None)
     }
 
-    /// With TLS, where there is a certificate with its key.
+    /// With TLS if there is a certificate with its key.
     pub fn start_with(pair: Option<&[PathBuf; 2]>) -> Self {
         let folder = Folder::new();
         if is_root() {
@@ -183,7 +183,7 @@ impl Postgres {
         Self::serve(folder, &settings)
     }
 
-    /// Another that follows this one.
+    /// A replica of this server.
     pub fn replica(&self) -> Self {
         let folder = Folder::new();
         if is_root() {
@@ -209,7 +209,7 @@ impl Postgres {
         Self { address, program, folder }
     }
 
-    /// Has these lines come before all others that say how users log in.
+    /// Adds these lines in front of all others about logins.
     pub fn admit(&self, lines: &str) {
         let file = self.folder.join("data/pg_hba.conf");
         let rest = fs::read_to_string(&file).unwrap();
@@ -217,25 +217,25 @@ impl Postgres {
         assert_eq!(self.answers("SELECT pg_reload_conf()"), "t\n");
     }
 
-    /// What the server answers to a statement.
+    /// The answer of the server to a statement.
     pub fn answers(&self, statement: &str) -> String {
         let mut session = psql(self.address);
         session.tell(format!("{statement};\n").as_bytes());
         session.ends().1
     }
 
-    /// What the server has logged.
+    /// The log of the server.
     pub fn log(&self) -> String {
         self.program.said()
     }
 
-    /// As quickly as it can.
+    /// Stops the server as quickly as possible.
     pub fn stop(&mut self) {
         self.program.signal("INT");
         wait_until("the server has stopped", || !self.program.is_running());
     }
 
-    /// Waits until some session sleeps.
+    /// Waits until a session sleeps.
     fn has_sleeper(&self) {
         let mut watching = psql(self.address);
         while !watching.said().contains("sleeps|1\n") {
@@ -245,7 +245,7 @@ impl Postgres {
     }
 }
 
-/// A program of the server's, to be run in a folder.
+/// A program of the server, to run in a folder.
 fn unprivileged(name: &str, folder: &Folder) -> Command {
     let mut command = command(name);
     command.current_dir(folder.path());
@@ -255,7 +255,7 @@ fn unprivileged(name: &str, folder: &Folder) -> Command {
     command
 }
 
-/// A session that takes statements from its input.
+/// A session that reads statements from its input.
 fn psql(server: SocketAddr) -> Program {
     let (host, port) = (server.ip().to_string(), server.port().to_string());
     let mut command: Command = command("psql");

@@ -1,4 +1,4 @@
-//! Other people's programs.
+//! Third-party programs.
 
 use std::{
     fs,
@@ -11,7 +11,8 @@ use std::{
 
 use crate::harness::wait_until;
 
-/// Where a program is installed, also where only an administrator's shell looks for it, or nobody's (PostgreSQL's).
+/// The path of an installed program. Includes directories outside of the usual `PATH`: those of administrators, and
+/// that of PostgreSQL.
 pub fn locate(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into(), "/sbin".into()]);
@@ -20,12 +21,12 @@ pub fn locate(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// An installed program, to be run.
+/// The command of an installed program.
 pub fn command(name: &str) -> Command {
     Command::new(locate(name).expect("checked by the test"))
 }
 
-/// A running program. It is killed when it is dropped.
+/// A running program. Killed on drop.
 pub struct Program {
     child: Child,
     input: Option<ChildStdin>,
@@ -50,12 +51,12 @@ impl Program {
         }
     }
 
-    /// Ends its input.
+    /// Closes its input.
     pub fn tell_no_more(&mut self) {
         self.input = None;
     }
 
-    /// Waits until it has said this.
+    /// Waits until its output contains this text.
     pub fn says(&mut self, part: &str) {
         wait_until(&format!("`{part}` is said"), || {
             let over = self.child.try_wait().unwrap().is_some();
@@ -68,17 +69,17 @@ impl Program {
         });
     }
 
-    /// What it said so far to standard output, then what it said to standard error: nobody knows which was first.
+    /// Standard output so far, followed by standard error so far: the order between both is unknown.
     pub fn said(&self) -> String {
         self.output() + &text(&self.complaints)
     }
 
-    /// What it said so far to standard output.
+    /// The standard output so far.
     pub fn output(&self) -> String {
         text(&self.output)
     }
 
-    /// Ends its input, and waits until it has ended by itself.
+    /// Closes its input, and waits until it has ended by itself.
     pub fn ends(mut self) -> (ExitStatus, String) {
         self.tell_no_more();
         let mut status = None;

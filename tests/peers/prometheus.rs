@@ -1,4 +1,4 @@
-//! Prometheus, and what reads its formats.
+//! Prometheus, and parsers of its formats.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     program::{Program, command},
 };
 
-/// Labels that the Prometheus operator sets, with the values that it gives them.
+/// Labels that the Prometheus operator sets, with their values.
 const TARGET: [(&str, &str); 6] = [
     ("namespace", "tcplb-system"),
     ("pod", "tcplb-0"),
@@ -54,7 +54,7 @@ fn promtool_finds_no_fault_in_metrics() {
     assert!(check.status.success() && said.trim().is_empty(), "{said}");
 }
 
-/// The reference parsers of both formats, of which that of OpenMetrics is strict.
+/// The reference parsers of both formats; that of OpenMetrics is strict.
 const PARSER: &str = "
 import sys
 from prometheus_client import parser
@@ -89,7 +89,7 @@ fn the_parsers_of_both_formats_read_the_same_samples() {
     }
 }
 
-/// Scrapes as the operator has it configured, with its labels over those of the target.
+/// A configuration like that of the operator, whose labels override those of the target.
 fn configuration(admin: SocketAddr) -> String {
     let relabel: String =
         TARGET.iter().map(|(label, value)| format!("  - {{target_label: {label}, replacement: {value}}}\n")).collect();
@@ -117,7 +117,7 @@ impl Prometheus {
         Self { _program: Program::start(&mut prometheus), address }
     }
 
-    /// The labels and the value of each series; none while it is not up.
+    /// The labels and the value of each series; none while Prometheus is not ready.
     fn query(&self, query: &str) -> Vec<(Value, f64)> {
         let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let Some((200, answer)) = http_get(self.address, &format!("/api/v1/query?query={query}")) else {

@@ -1,4 +1,4 @@
-//! redis-server behind, redis-cli in front.
+//! redis-server behind the program, redis-cli in front of it.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -8,7 +8,7 @@ use crate::{
     program::{Program, command},
 };
 
-/// Finds out within a moment what has become of a server.
+/// Detects changes of a server quickly.
 const QUICK_CHECKS: &str = "healthCheck: {active: {interval: 100ms, healthyAfter: 1}}\n";
 
 #[test]
@@ -38,11 +38,11 @@ fn a_value_of_many_megabytes_comes_back_as_it_was() {
 fn a_silent_subscriber_hears_what_is_published_much_later() {
     needs!("redis-server", "redis-cli");
     let redis = Redis::start(free_address());
-    // Nothing of this concerns a connection whose directions are both open.
+    // The timeout does not affect a connection with two open directions.
     let front = Front::of(redis.address, "timeouts: {halfClosed: 1s}\n");
     let mut subscriber = Program::start(cli(front.address).args(["SUBSCRIBE", "news"]));
     subscriber.says("subscribe\nnews\n1\n");
-    // Other connections come and go in the meantime, for longer than that timeout.
+    // Other connections are opened and closed during this time, for longer than that timeout.
     let begun = std::time::Instant::now();
     while begun.elapsed() < std::time::Duration::from_secs(2) {
         assert_eq!(front.ask(&["PING"]), "PONG\n");
@@ -131,7 +131,7 @@ fn redis_without_tls_is_reached_with_tls() {
     assert!(!ask(listen, &["PING"]).contains("PONG"), "not without TLS");
 }
 
-/// A redis-server that keeps nothing.
+/// A redis-server without persistence.
 pub struct Redis {
     pub address: SocketAddr,
     program: Program,
@@ -179,7 +179,7 @@ fn cli(server: SocketAddr) -> Command {
     command
 }
 
-/// What redis-cli prints.
+/// The output of redis-cli.
 pub fn ask(server: SocketAddr, arguments: &[&str]) -> String {
     Program::start(cli(server).args(arguments)).ends().1
 }

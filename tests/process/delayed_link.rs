@@ -1,7 +1,7 @@
-//! Two network name spaces with a slow link between them: what a connection goes through on its way can be seen only
-//! where packets take their time.
+//! Two network namespaces with a slow link between them: some states of a connection are visible only while packets are
+//! delayed.
 //!
-//! The kernel's own delay (`netem`) is missing in many of them. Here a thread for each direction carries the packets
+//! The kernel's own delay (`netem`) is missing in many kernels. Here a thread for each direction carries the packets
 //! from one TUN device to the other.
 
 use std::{
@@ -19,12 +19,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::harness::{Tcplb, is_root, skip};
 
-/// How long a packet is on its way, in each direction.
+/// The delay of a packet in each direction.
 const DELAY: Duration = Duration::from_millis(10);
 const CLIENT: [u8; 4] = [10, 99, 50, 1];
 const SERVER: [u8; 4] = [10, 99, 50, 2];
 
-/// Gone, with all that is in it, when the last clone is dropped.
+/// Removed with its namespaces when the last clone is dropped.
 #[derive(Clone)]
 pub struct DelayedLink(Arc<NameSpaces>);
 
@@ -34,7 +34,7 @@ struct NameSpaces {
 }
 
 impl DelayedLink {
-    /// Says so and gives `None` where this user or this kernel cannot have one.
+    /// `None`, with a message, if this user or this kernel cannot create a link.
     pub fn open() -> Option<Self> {
         if !is_root() {
             skip("only root makes network name spaces");
@@ -54,7 +54,7 @@ impl DelayedLink {
         let mut devices = Vec::new();
         for (name_space, address, device) in ends {
             ip(&["netns", "add", name_space])?;
-            // Made here and moved: the descriptor stays valid.
+            // Created here and moved: the descriptor stays valid.
             devices.push(tun(&device)?);
             ip(&["link", "set", &device, "netns", name_space])?;
             let [a, b, c, d] = address;
@@ -68,23 +68,23 @@ impl DelayedLink {
         Ok(Self(Arc::new(names)))
     }
 
-    /// An address in the server's name space that clients reach over the link.
+    /// An address in the server's network namespace that clients reach over the link.
     pub fn server_address(&self, port: u16) -> SocketAddr {
         (SERVER, port).into()
     }
 
-    /// The command words that run a command in the server's name space.
+    /// The words in front of a command that runs it in the server's network namespace.
     pub fn around_server(&self) -> Vec<String> {
         ["ip", "netns", "exec", &self.0.server].map(String::from).into()
     }
 
-    /// From now on this thread is in the clients' name space.
+    /// Moves this thread into the clients' network namespace.
     pub fn enter(&self) {
         let name_space = File::open(format!("/var/run/netns/{}", self.0.client)).unwrap();
         move_into_link_name_space(name_space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
     }
 
-    /// Runs this in the clients' name space.
+    /// Runs a function in the clients' network namespace.
     pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             self.enter();
@@ -93,7 +93,7 @@ impl DelayedLink {
         thread::scope(|scope| scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 
-    /// A test backend in the server's name space.
+    /// A test backend in the server's network namespace.
     pub fn backend(&self, listen: &str) -> Tcplb {
         let around = self.around_server();
         let mut command = Command::new(&around[0]);
@@ -120,7 +120,7 @@ fn ip(arguments: &[&str]) -> io::Result<()> {
     Err(io::Error::other(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-/// Carries packets from one device to the other until one of them is gone.
+/// Carries packets from one device to the other until one of them is removed.
 fn carry(mut from: File, mut to: File) {
     let (taken, waiting) = channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
@@ -134,13 +134,14 @@ fn carry(mut from: File, mut to: File) {
     thread::spawn(move || {
         for (due, packet) in waiting {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            // A device that is not up yet or no longer there loses packets, as links do.
+            // A device that is not up yet or already removed loses packets, like a real link.
             let _ = to.write(&packet);
         }
     });
 }
 
-/// Makes a TUN device that lives as long as the file: what is written to it has arrived, what is read leaves.
+/// Creates a TUN device that lives as long as the file. Packets that are written to the file are received; packets that
+/// are sent can be read.
 fn tun(name: &str) -> io::Result<File> {
     use rustix::ioctl::{Setter, ioctl, opcode};
 
@@ -158,7 +159,7 @@ fn tun(name: &str) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = Request { name: [0; 16], flags: TUN_WITHOUT_HEADERS, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
-    // SAFETY: TUNSETIFF reads a `struct ifreq`, which `Request` is laid out as.
+    // SAFETY: TUNSETIFF reads a `struct ifreq`, whose layout `Request` has.
     unsafe { ioctl(&file, Setter::<SET, Request>::new(request))? };
     Ok(file)
 }

@@ -1,4 +1,4 @@
-//! What is told about connections that are closed because something goes, and what a deleted manifest means for its own.
+//! Logs, metrics and pages about drains, and the drain after the deletion of a manifest.
 
 use std::{fs, io::ErrorKind, net::SocketAddr};
 

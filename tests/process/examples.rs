@@ -1,4 +1,4 @@
-//! The files of `examples/` do what they say.
+//! The files of `examples/` work as described.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 
-/// Those that run in front of the three backends.
+/// The examples in front of the three backends.
 fn manifests() -> Vec<PathBuf> {
     let mut files = in_folder(FOLDER);
     files.push(Path::new(FOLDER).join("checks/exchange.yaml"));
@@ -21,7 +21,7 @@ fn manifests() -> Vec<PathBuf> {
     files
 }
 
-/// Those that need software of other people.
+/// The examples that need third-party software.
 fn in_front_of_others() -> Vec<PathBuf> {
     let mut files = in_folder(&format!("{FOLDER}/checks"));
     files.retain(|file| !file.ends_with("exchange.yaml"));
@@ -36,7 +36,7 @@ fn in_folder(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The three backends that the examples are about, on all addresses and on free ports. `None`: it is stopped.
+/// The three backends of the examples, on all addresses and on free ports. `None`: the backend is stopped.
 struct Backends([(Option<Backend>, u16); 3]);
 
 const NAMES: [&str; 3] = ["blue", "green", "red"];
@@ -63,7 +63,7 @@ impl Backends {
         self.0[index].0 = Some(Self::backend(NAMES[index], self.0[index].1));
     }
 
-    /// An example with these backends instead of its own, and another port to listen on.
+    /// An example with these backends instead of its own, and another listening port.
     fn instead(&self, text: &str, listen: (u16, u16)) -> String {
         let mut text = text.to_owned();
         for (own, (_, port)) in (5001..).zip(&self.0) {

@@ -1,4 +1,4 @@
-//! Faults of what surrounds the process.
+//! Failures in the environment of the process.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ fn a_thousand_hangups_do_no_harm() {
     open.echo("before").unwrap();
     let pid = tcplb.pid().to_string();
     for _ in 0..100 {
-        // Ten in one command: a process each would take longer than the signals.
+        // Ten signals in one command: separate processes would take longer than the signals.
         let mut kill = Command::new("kill");
         kill.arg("-HUP").args([pid.as_str(); 10]);
         assert!(kill.status().unwrap().success());
@@ -78,7 +78,7 @@ fn files_that_cannot_be_read_for_want_of_descriptors_are_read_again() {
     open.echo("before").unwrap();
 
     let pid = Pid::from_raw(tcplb.pid());
-    // The hard limit stays: the program has raised its own to it.
+    // The hard limit stays: the program has raised its soft limit to it.
     let hard = getrlimit(Resource::Nofile).maximum;
     let enough = prlimit(pid, Resource::Nofile, Rlimit { current: Some(0), maximum: hard }).unwrap();
     folder.write("shop.yaml", &manifest("shop", second.port(), &[server.address], ""));
@@ -95,7 +95,7 @@ fn without_a_watcher_changes_are_read_on_a_hangup() {
     let (server, folder) = (EchoServer::start(None), Folder::new());
     let (first, second, admin) = (free_address(), free_address(), free_address());
     let file = folder.write("shop.yaml", &manifest("shop", first.port(), &[server.address], ""));
-    // A user name space in which nobody may watch files.
+    // A user namespace in which file watches are not available.
     let mut command = Command::new("unshare");
     let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
     command.args(["--user", "--map-root-user", "--", "sh", "-c", script, env!("CARGO_BIN_EXE_tcplb")]);
@@ -113,14 +113,14 @@ fn without_a_watcher_changes_are_read_on_a_hangup() {
     wait_until("the old port is given up", || visit(first).is_err());
 }
 
-/// The program in a shell that prepares something before it becomes the program.
+/// Runs the program in a shell that prepares something and then executes it.
 fn in_shell(prepare: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{prepare} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_tcplb")]).args(arguments);
     command
 }
 
-/// A pipe that is full, with the end that nobody reads.
+/// A full pipe, with the end that is not read.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -215,7 +215,7 @@ fn nobody_reading_the_log_stops_nothing() {
 fn a_log_that_is_never_taken_neither_stops_the_process_nor_keeps_it_from_ending() {
     let (server, address, admin) = (EchoServer::start(None), free_address(), free_address());
     let (_reader, mut writer) = std::io::pipe().unwrap();
-    // As much as a pipe holds: whoever writes to it next waits for ever.
+    // The size of a pipe: the next writer blocks forever.
     writer.write_all(&[b'.'; 64 * 1024]).unwrap();
     let mut child = program()
         .args(["standalone", "--admin", &admin.to_string(), "--listen", &address.to_string()])
@@ -259,7 +259,7 @@ fn connections_to_the_admin_pages_that_somebody_holds_keep_nobody_else_out() {
             socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
             socket.connect(&tcplb.admin.into()).unwrap();
             let mut held = TcpStream::from(socket);
-            // One that has been closed already says so.
+            // A connection that was already closed reports an error.
             let _ = held.write_all(said.as_bytes());
             held
         };
@@ -267,7 +267,7 @@ fn connections_to_the_admin_pages_that_somebody_holds_keep_nobody_else_out() {
     };
     let _silent = hold(600, "G");
     assert!(tcplb.answers("/livez", 200) && tcplb.answers("/readyz", 200));
-    // While the first question waits for its answer, nobody looks at what else is said, or at the connection at all.
+    // While the first request waits for its answer, neither the connection nor further input is read.
     let (_, report) = http_get(tcplb.admin, "/report").unwrap();
     let question =
         format!("GET /report?unless={:016x} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", xxh3_64(report.as_bytes()));

@@ -1,10 +1,10 @@
-//! What others write, on everything that people read.
+//! Text of foreign origin in everything that people read.
 
 use serde_json::json;
 
 use crate::harness::{EchoServer, Folder, Tcplb, free_address, http_get, http_request, program, wait_until};
 
-/// Forges a line, clears a terminal, reorders what is read, and is markup.
+/// Forges a line, clears a terminal, reorders text, and is markup.
 const FORGED: &str = "a\n2026-01-01T00:00:00Z ERROR forged\x1b[2J\u{9b}2J\u{202e}<img src=x onerror=alert(1)>";
 
 fn documents(port: u16, backend: &str) -> Vec<(&'static str, serde_json::Value)> {
@@ -125,7 +125,7 @@ fn admin_pages_are_closed_to_other_sites_and_odd_requests() {
         (format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1", "a".repeat(100_000)), "a long path"),
         (format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{}X: y", "A: b\r\n".repeat(2000)), "2,000 headers"),
     ] {
-        // What is not read may reset the connection before the answer is.
+        // Unread input may reset the connection before the answer arrives.
         let response = http_request(tcplb.admin, &format!("{head}\r\n\r\n"));
         assert!(response.is_none_or(|response| [414, 431].contains(&response.status)), "{what}");
     }

@@ -1,4 +1,4 @@
-//! Clients that come all the time.
+//! Clients that connect continuously.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use std::{
 
 use crate::harness::{visit, wait_until};
 
-/// A constant load of new connections, each of which is to be served.
+/// A constant load of new connections, each of which must be served.
 pub struct Load {
     progress: Arc<Progress>,
     clients: Vec<JoinHandle<()>>,
@@ -26,7 +26,7 @@ struct Progress {
 }
 
 impl Load {
-    /// Starts clients, each in a thread that is prepared first, that come one after the other.
+    /// Starts clients, each on a prepared thread, that connect repeatedly.
     pub fn start(clients: usize, prepare: impl Fn() + Send + Sync + 'static, address: SocketAddr) -> Self {
         let (progress, prepare) = (Arc::<Progress>::default(), Arc::new(prepare));
         let client = |_| {
@@ -38,7 +38,7 @@ impl Load {
                         Ok(()) => drop(progress.served.fetch_add(1, Relaxed)),
                         Err(error) => progress.errors.lock().unwrap().push(error.to_string()),
                     }
-                    // A pause for local ports to last, and not the same for all, lest they go in step.
+                    // A pause, so that local ports suffice. It is random, so that the clients do not synchronise.
                     thread::sleep(Duration::from_micros(fastrand::u64(1_000..20_000)));
                 }
             })
@@ -47,7 +47,7 @@ impl Load {
         Self { progress, clients }
     }
 
-    /// Waits until so many more have been served.
+    /// Waits until this many more connections have been served.
     pub fn goes_on_for(&self, more: usize) {
         let before = self.progress.served.load(Relaxed);
         wait_until("the load goes on", || self.progress.served.load(Relaxed) >= before + more);
@@ -57,7 +57,7 @@ impl Load {
         !self.progress.errors.lock().unwrap().is_empty()
     }
 
-    /// How many were served, and why others were not.
+    /// The number of served connections, and the reasons of failures.
     pub fn ended(mut self) -> (usize, Vec<String>) {
         self.stop();
         (self.progress.served.load(Relaxed), std::mem::take(&mut *self.progress.errors.lock().unwrap()))
@@ -70,7 +70,7 @@ impl Load {
     }
 }
 
-/// Nothing of it is left behind, also by a test that fails.
+/// Stops the clients, even if the test fails.
 impl Drop for Load {
     fn drop(&mut self) {
         self.stop();

@@ -1,4 +1,4 @@
-//! What the process writes: its own log to standard error, connections to standard output.
+//! The output of the process: its own log on standard error, connections on standard output.
 
 use std::collections::BTreeMap;
 
@@ -143,7 +143,7 @@ fn a_reader_that_goes_away_stops_nothing_and_its_lines_count_as_dropped() {
 
     let (server, address, admin) = (EchoServer::start(None), free_address(), free_address());
     let mut command = Command::new("sh");
-    // `true` reads nothing and ends.
+    // `true` ends without reading anything.
     command.arg("-c").arg(format!(
         "exec {} standalone --admin {admin} --listen {address} --backend {} 2>/dev/null | true",
         env!("CARGO_BIN_EXE_tcplb"),
@@ -197,7 +197,7 @@ fn bytes_are_counted_while_they_move() {
     for sent in 1..=3 {
         open.echo("there and back").unwrap();
         for direction in ["to_backend", "to_client"] {
-            // A client may have its bytes a moment before they are counted.
+            // A client may have received its bytes a moment before they are counted.
             wait_until(&format!("{} bytes are counted {direction}", 15 * sent), || {
                 tcplb.metric("tcplb_relayed_bytes_total", &[direction]) == f64::from(15 * sent)
             });

@@ -1,4 +1,4 @@
-//! The built program as a process: its commands, signals, files and sockets, looked at from outside.
+//! The built program as a process: its commands, signals, files and sockets, observed from outside.
 
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -1,4 +1,4 @@
-//! Metrics as the manual documents them.
+//! Metrics compared with the manual.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::harness::{EchoServer, Folder, Tcplb, free_address, http_request, run, visit, wait_until};
 
-/// Type and labels, by the name in docs/metrics.md.
+/// The type and labels of each metric in docs/metrics.md.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let rows = text.lines().filter(|line| line.starts_with("| `tcplb_"));
@@ -20,7 +20,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     rows.map(metric).collect()
 }
 
-/// A load balancer with everything that has series of its own from the start.
+/// A load balancer with every feature that has its own series from the start.
 fn with_all_kinds_of_series(folder: &Folder, backend: &str) -> (Tcplb, std::net::SocketAddr) {
     let [plain, tls] = std::array::from_fn(|_| free_address());
     assert_eq!(run(&["cert", "--out", folder.path(), "db.example.test"]).0, 0);
@@ -86,7 +86,7 @@ fn the_served_names_types_and_labels_are_the_documented_ones() {
         with_series.insert(family);
     }
     let without: Vec<&str> = types.keys().copied().filter(|name| !with_series.contains(name)).collect();
-    // These count what has not happened here, or is not limited.
+    // These count events that did not happen here, or have no limit here.
     let expected = [
         "tcplb_backend_tls_handshakes_total",
         "tcplb_connections_draining",
@@ -122,7 +122,7 @@ fn the_accept_header_chooses_between_both_formats() {
     }
 }
 
-/// Every metric that is named anywhere for people to use.
+/// Checks every metric that is named in documents and the chart.
 #[test]
 fn metrics_that_documents_and_the_chart_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! Bad input is answered by a sentence that says where it is and what to write instead, and costs nobody else anything.
+//! Invalid input is reported with its place and the correction, and affects nothing else.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -7,14 +7,14 @@ use std::{
 
 use crate::harness::{EchoServer, Folder, Tcplb, free_address, is_root, manifest, run, skip, visit, wait_until};
 
-/// A file with a mistake, and what is said about it.
+/// A file with a mistake, and the expected report.
 struct Mistake {
     what: &'static str,
-    /// From the port to listen on and a backend that works.
+    /// The text, from the listening port and a working backend.
     text: fn(u16, SocketAddr) -> String,
-    /// Whose mistake it is; empty: nobody can tell.
+    /// The object with the mistake; empty: it cannot be determined.
     object: &'static str,
-    /// The field and the sentence.
+    /// The field and the message.
     said: &'static [&'static str],
     consequence: Consequence,
 }
@@ -22,15 +22,15 @@ struct Mistake {
 #[derive(Clone, Copy, PartialEq)]
 enum Consequence {
     Refused,
-    /// Served, with a warning.
+    /// The object is served, with a warning.
     Warned,
-    /// Accepted, with a warning, but there is nowhere to go.
+    /// The object is accepted with a warning, but has no endpoint.
     Idle,
 }
 
 use Consequence::{Idle, Refused, Warned};
 
-/// A manifest as it should be, for mistakes to be made in it.
+/// A valid manifest, as the base of mistakes.
 fn right(port: u16, backend: SocketAddr) -> String {
     manifest("bad", port, &[backend], "")
 }
@@ -295,7 +295,7 @@ fn of_two_objects_that_want_one_port_the_first_is_served() {
     assert_eq!(crate::harness::who_answers(address), "one");
 }
 
-/// A listener with TLS from these files, beside it.
+/// A valid manifest, and a listener with TLS from these files.
 fn with_certificate(port: u16, backend: SocketAddr, certificate: &str, key: &str) -> String {
     right(port, backend).replace(
         "127.0.0.1}",
@@ -385,7 +385,7 @@ fn a_port_in_use_is_said_and_taken_when_it_is_free() {
     assert!(tcplb.snapshot().to_string().contains(&sentence));
     drop(held);
     wait_until("the port is taken when it is free", || visit(taken).is_ok());
-    // Clients are served a moment before that is reported.
+    // Clients are served a moment before this is reported.
     wait_until("no listener counts as unbound", || tcplb.metric("tcplb_listeners_unbound", &[]) == 0.0);
     assert_eq!(tcplb.seen.iter().filter(|line| line.contains(&sentence)).count(), 1, "said once: {:?}", tcplb.seen);
 }
@@ -427,7 +427,7 @@ fn a_port_without_permission_is_said() {
     visit(good).unwrap();
 }
 
-/// The program, without these capabilities of root. Another user has none anyway.
+/// The program without these capabilities of root. Other users do not have them.
 pub fn without_capability(names: &str) -> Command {
     if !is_root() {
         return crate::harness::program();
@@ -466,7 +466,7 @@ fn of_very_many_mistakes_in_one_object_the_first_are_told() {
     visit(good).unwrap();
 }
 
-/// docs/standalone.md has the codes.
+/// docs/standalone.md lists the codes.
 #[test]
 fn exit_codes_tell_unknown_arguments_from_nothing_to_serve() {
     for (arguments, expected, sentence) in [

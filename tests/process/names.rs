@@ -13,7 +13,7 @@ fn a_name_is_resolved_and_an_unresolvable_one_leaves_the_others_serving() {
     let text = manifest("named", address.port(), &[server.address], "")
         .replace(&server.address.to_string(), &format!("localhost:{port}\", \"nonexistent.invalid:{port}"));
     let mut tcplb = Tcplb::standalone(&[&folder.write("named.yaml", &text)]).ready();
-    // The server has no IPv6 address, which `localhost` may also have: another attempt finds it.
+    // The server has no IPv6 address, which `localhost` may also resolve to: another attempt finds it.
     for _ in 0..4 {
         visit(address).unwrap();
     }
@@ -22,7 +22,7 @@ fn a_name_is_resolved_and_an_unresolvable_one_leaves_the_others_serving() {
     assert_eq!(tcplb.metric("tcplb_configuration_problems", &["warning"]), 1.0);
 }
 
-/// Runs the program where `/etc/hosts` is a file of ours.
+/// Runs the program with a replaced `/etc/hosts`.
 fn with_hosts(hosts: &str, arguments: &[&str]) -> Tcplb {
     let admin = free_address();
     let mut command = Command::new("unshare");
@@ -38,7 +38,7 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
     }
     let servers = [EchoServer::start(Some("hello from one")), EchoServer::start(Some("hello from two"))];
     let (folder, address) = (Folder::new(), free_address());
-    // All backends of a name have one port: the name's second address leads to the second server.
+    // All addresses of a name use the same port: the second address of the name leads to the second server.
     let [one, two] = servers.each_ref().map(|server| server.address);
     let forward = std::net::TcpListener::bind(("127.0.0.2", one.port())).unwrap();
     std::thread::spawn(move || forward_all(&forward, two));
@@ -60,7 +60,7 @@ fn an_added_address_is_used_and_a_removed_one_leaves_after_several_answers_witho
     let removed = std::time::Instant::now();
     fs::write(&hosts, "127.0.0.2 servers.test\n").unwrap();
     tcplb.logged("addresses of a DNS name changed");
-    // Three answers: at least two intervals of a second, less their jitter of a tenth.
+    // Three answers take at least two intervals of a second, less their jitter of a tenth.
     assert!(removed.elapsed().as_millis() >= 1800, "gone after {:?}", removed.elapsed());
     wait_until("the removed address is no longer used", || (0..4).all(|_| who_answers(address) == "two"));
 

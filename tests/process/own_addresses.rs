@@ -1,4 +1,4 @@
-//! Backends that are listeners of the program itself, by an address that only the host knows to be its own.
+//! Backends that are listeners of the program itself, at an address that only the host knows as its own.
 
 use crate::{
     harness::wait_until,
@@ -28,7 +28,7 @@ fn served(network: &OwnNetwork, address: &str) -> bool {
 
 #[test]
 fn endpoints_that_are_listeners_by_another_address_of_the_host_are_left_out() {
-    // Directly, and through another load balancer.
+    // Directly, and over another load balancer.
     let manifests = format!(
         "{}---\n{}",
         load_balancer("shop", 4000, &[SERVER, "10.0.0.9:4000", "10.0.0.9:4100", "[fd00::9]:4000"]),

@@ -1,10 +1,10 @@
-//! The program in a network name space of its own, where a test may change addresses and routes.
+//! The program in its own network namespace, in which a test may change addresses and routes.
 
 use std::{net::SocketAddr, process::Command};
 
 use crate::harness::{Folder, PATIENCE, Tcplb, lacks, skip};
 
-/// A server that says `hello from here`.
+/// A server that sends `hello from here`.
 pub const SERVER: &str = "127.0.0.1:5001";
 const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 4001);
 
@@ -14,8 +14,8 @@ pub struct OwnNetwork {
 }
 
 impl OwnNetwork {
-    /// Prepares a network by a script, and runs the program there with these manifests. `None`: there can be no such
-    /// network here.
+    /// Prepares a network with a script, and runs the program there with these manifests. `None`: no such network can
+    /// be created here.
     pub fn start(preparation: &str, manifests: &str) -> Option<Self> {
         let apart = |script: &str| {
             let mut command = Command::new("unshare");
@@ -61,7 +61,7 @@ impl OwnNetwork {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
-    /// Connects so many times, and says who answered.
+    /// Connects this many times, and returns the names of the backends.
     pub fn clients(&self, address: &str, count: usize) -> Vec<String> {
         let (address, patience) = (address.replace(':', "/"), PATIENCE.as_secs());
         let answers = self.run(&format!(

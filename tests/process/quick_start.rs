@@ -1,4 +1,4 @@
-//! The first things that somebody types.
+//! The first commands of a new user.
 
 use std::{collections::BTreeSet, fs, net::TcpListener};
 

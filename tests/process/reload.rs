@@ -1,4 +1,4 @@
-//! Changes of the configuration while connections are open.
+//! Configuration changes while connections are open.
 
 use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path};
 
@@ -11,12 +11,12 @@ use crate::{
     tls_client,
 };
 
-/// A load balancer on a port of its own.
+/// A load balancer on its own port.
 fn shop(address: SocketAddr, backend: SocketAddr) -> String {
     manifest("shop", address.port(), &[backend], "")
 }
 
-/// Waits until a change is served: from one port to another.
+/// Waits until a change from one port to another is served.
 fn moved(from: SocketAddr, to: SocketAddr) {
     wait_until("the new port is served", || visit(to).is_ok());
     wait_until("the old port is given up", || visit(from).is_err());
@@ -34,7 +34,7 @@ fn a_file_is_read_again_when_it_is_replaced_written_in_place_or_touched_by_a_han
     moved(ports[0], ports[1]);
     fs::write(&file, shop(ports[2], server.address)).unwrap();
     moved(ports[1], ports[2]);
-    // As some editors do: away first, then written anew.
+    // Some editors first rename the file, then write a new one.
     fs::rename(&file, folder.join("shop.yaml~")).unwrap();
     fs::write(&file, shop(ports[3], server.address)).unwrap();
     moved(ports[2], ports[3]);
@@ -138,7 +138,7 @@ fn an_object_that_becomes_wrong_keeps_serving_says_so_and_recovers() {
         wait_until("nothing is wrong any more", || tcplb.metric("tcplb_configuration_problems", &[]) == 0.0);
     }
 
-    // A file that cannot be read at all hides what it declares: all of it stays.
+    // An unreadable file hides its declarations: all of them stay.
     folder.write("both.yaml", "spec: [");
     let line = tcplb.logged("is not YAML");
     assert!(line.contains("the previous content stays in use"), "{line}");
@@ -194,7 +194,7 @@ fn a_replaced_certificate_is_used_by_the_next_handshake_and_closes_nothing() {
     });
     open.echo("after").unwrap();
 
-    // One that is gone is kept: a file is not taken for deleted.
+    // A missing file keeps its last content in use.
     tcplb.forget_log();
     fs::remove_file(folder.join("db.example.test.key")).unwrap();
     let line = tcplb.logged("db.example.test.key");
@@ -282,7 +282,7 @@ fn a_thousand_random_edits_lose_none_of_two_thousand_open_connections() {
             None => drop(fs::remove_file(folder.join(&file))),
         }
         if edit % 10 == 0 {
-            // A marker that is followed shows that all before it has been read.
+            // A marker whose effect is visible shows that all earlier changes have been read.
             let marker = free_address();
             folder.write("marker.yaml", &manifest("marker", marker.port(), &servers, ""));
             wait_until("the edits are applied", || visit_named(marker));
@@ -308,7 +308,7 @@ fn visit_named(address: SocketAddr) -> bool {
     Client::try_connect(address).is_ok_and(|mut client| client.line().is_ok_and(|line| !line.is_empty()))
 }
 
-/// What becomes of a file; `None`: it is deleted.
+/// The next content of a file; `None`: it is deleted.
 fn random_edit(
     random: &mut fastrand::Rng,
     right: &str,
@@ -329,7 +329,7 @@ fn random_edit(
         6 => more("tcpKeepalive: {idle: 30s, interval: 10s, probes: 3}"),
         7 => right.replace("127.0.0.1}]", "127.0.0.1, limits: {maxConnections: 1}}]"),
         8 => right.replace("127.0.0.1}]", "127.0.0.1, access: {deny: [127.0.0.0/8]}}]"),
-        // Endpoints, listeners and addresses come and go.
+        // Endpoints, listeners and addresses are added and removed.
         9 => manifest(&named, port.port(), &servers[..random.usize(1..=servers.len())], ""),
         10 => manifest(&named, other.port(), servers, ""),
         11 => right.replace("address: 127.0.0.1", "address: 0.0.0.0"),
@@ -370,17 +370,17 @@ fn an_address_that_changes_hands_refuses_nobody() {
     let loads = [Load::start(4, || {}, address), Load::start(4, || {}, other)];
     let generation = || tcplb.metric("tcplb_configuration_generation", &[]);
     for text in [
-        // They change places, and back.
+        // The two swap their addresses, and back.
         both(other, address),
         both(address, other),
-        // Others have them; one of them has both.
+        // Other load balancers take the addresses; one of them takes both.
         format!("{}---\n{}", named("c", address, one), named("d", other, two)),
         named("e", address, two)
             .replace("listeners: [", "listeners: [{name: other, port: 1, address: 127.0.0.1}, ")
             .replace("{port:", "{name: this, port:")
             .replace("port: 1,", &format!("port: {},", other.port())),
         both(address, other),
-        // Wider, and narrower again.
+        // The address becomes wider, and then narrower.
         both(address, other).replace("127.0.0.1}", "0.0.0.0}"),
         both(address, other).replace("address: 127.0.0.1}", "address: \"::\"}"),
         both(address, other),

@@ -1,4 +1,4 @@
-//! Sandboxes in which system calls that the program can do without are refused.
+//! Sandboxes that refuse system calls which the program can do without.
 
 use std::{
     io::{Read, Write},
@@ -9,10 +9,10 @@ use std::{
 
 use crate::harness::{PATIENCE, Tcplb, free_address, lacks};
 
-/// Enough that bytes are moved through pipes where that is possible.
+/// Enough bytes for the use of pipes where they are available.
 const LENGTH: usize = 4 << 20;
 
-/// The program under strace, which answers a system call with an error. `None`: that cannot be done here.
+/// The program under strace, which fails a system call with an error. `None`: this is not possible here.
 fn refusing(injection: &str, listen: SocketAddr, backend: SocketAddr) -> Option<Tcplb> {
     let strace = |arguments: &[&str]| {
         let mut command = Command::new("strace");
@@ -37,7 +37,7 @@ fn bytes() -> Vec<u8> {
     (0..LENGTH).map(|at| (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]).collect()
 }
 
-/// Sends to every client, and gets from it, at the same time.
+/// A server that sends to every client, and receives from it, at the same time.
 fn exchanging() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ fn exchanging() -> SocketAddr {
     address
 }
 
-/// Sends all bytes and an end, and gets the same from the other side.
+/// Sends all bytes and an end, and receives the same from the peer.
 fn exchange(stream: TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     thread::scope(|scope| {
@@ -68,7 +68,7 @@ fn large_transfers_are_copied_where_splice_is_refused() {
         "splice:error=EPERM",
         "splice:error=EACCES",
         "splice:error=EINVAL",
-        // Only after it was tried: when a pipe is filled, and when one is drained.
+        // After a successful test: when a pipe is filled, and when one is drained.
         "splice:error=ENOSYS:when=3+",
         "splice:error=EINVAL:when=4+",
         "pipe2:error=EPERM",

@@ -1,4 +1,4 @@
-//! Several processes on one address, on request only.
+//! Several processes on one address, only on request.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! How the process ends.
+//! The shutdown of the process.
 
 use std::{
     io::ErrorKind,
@@ -13,7 +13,7 @@ use std::{
 
 use crate::harness::{Client, EchoServer, Folder, Tcplb, free_address, manifest, visit, wait_until};
 
-/// A load balancer with this way of draining.
+/// A load balancer with this drain policy.
 fn start(drain: &str, arguments: &[&str]) -> (Tcplb, SocketAddr, EchoServer, Folder) {
     let (server, folder, address) = (EchoServer::start(None), Folder::new(), free_address());
     let file = folder.write("shop.yaml", &manifest("shop", address.port(), &[server.address], drain));
@@ -26,7 +26,7 @@ fn connected(address: SocketAddr) -> Client {
     client
 }
 
-/// The ends of connections in the access log, with these reasons.
+/// The number of connections in the access log with this close reason.
 fn ends(output: &str, reason: &str) -> usize {
     output
         .lines()

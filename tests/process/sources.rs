@@ -1,4 +1,4 @@
-//! Where a standalone process takes its configuration from, and how it runs.
+//! The configuration sources and the operation of a standalone process.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -211,7 +211,7 @@ fn a_manifest_may_come_through_a_pipe() {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let tcplb = Tcplb::spawn(command, admin).ready();
     assert_eq!(who_answers(address), "one");
-    // The shell is killed when it is dropped; what it has started is not.
+    // The shell is killed on drop; its child processes are not.
     let group = format!("-{}", tcplb.pid());
     std::process::Command::new("kill").args(["-TERM", "--", &group]).status().unwrap();
     wait_until("it has ended", || std::net::TcpStream::connect(address).is_err());

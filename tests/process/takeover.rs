@@ -1,4 +1,4 @@
-//! Another process takes over the listening sockets of a running one.
+//! Takeover of the listening sockets of a running process by another one.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     load::Load,
 };
 
-/// Asks for `/readyz` all the time: how many answers were 200, and what the others were.
+/// Requests `/readyz` continuously. Counts the answers with status 200, and collects all others.
 struct Probe {
     stop: Arc<AtomicBool>,
     asking: Option<JoinHandle<(usize, Vec<String>)>>,
@@ -60,7 +60,7 @@ impl Drop for Probe {
     }
 }
 
-/// Starts a process that takes over, or that is the first; `around` wraps its command.
+/// Starts a process that takes over, or the first process; `around` wraps its command.
 fn start(around: &[&str], admin: SocketAddr, path: &Path, workers: usize, arguments: &[&str]) -> Tcplb {
     let mut command = match around {
         [] => program(),
@@ -75,7 +75,7 @@ fn start(around: &[&str], admin: SocketAddr, path: &Path, workers: usize, argume
     Tcplb::spawn(command, admin)
 }
 
-/// Takes over five times in a row, from and to other numbers of workers.
+/// Takes over five times in a row, with different numbers of workers.
 fn take_over_in_a_row(mut serving: Tcplb, load: &Load, mut next: impl FnMut(usize) -> Tcplb) -> Tcplb {
     for workers in [3, 1, 3, 1, 3] {
         load.goes_on_for(100);
@@ -149,7 +149,7 @@ fn the_slow_link_shows_the_fault_that_a_takeover_avoids() {
     link.inside(|| {
         let _staying = start(9900);
         let load = Load::start(48, enter(&link), address);
-        // Each time a process closes its sockets, it is more likely than not that a connection was waiting for them.
+        // Each time that a process closes its sockets, a connection probably waits in their queues.
         let shown = (9901..9921).any(|admin_port| {
             let mut leaving = start(admin_port);
             load.goes_on_for(100);
@@ -201,7 +201,7 @@ fn a_successor_that_dies_before_it_serves_changes_nothing() {
         visit(address).unwrap();
         assert!(first.answers("/readyz", 200) && first.answers("/lb-ready", 200));
     }
-    // Somebody that asks and then says nothing holds up nobody's connections.
+    // A client that asks and then sends nothing delays no other takeover or connection.
     let asking =
         rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None).unwrap();
     rustix::net::connect(&asking, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
@@ -283,7 +283,7 @@ fn the_admin_address_may_change_with_a_takeover() {
 fn a_signal_ends_a_process_that_waits_for_sockets() {
     let folder = Folder::new();
     let path = folder.join("takeover");
-    // A process that is stopped, or stuck: it accepts and says nothing.
+    // A process that is stopped or stuck: it accepts and answers nothing.
     let stuck =
         rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None).unwrap();
     rustix::net::bind(&stuck, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();

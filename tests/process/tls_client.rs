@@ -21,14 +21,14 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// Sends a line to a backend that echoes, and waits for it.
+    /// Sends a line to a backend that echoes, and waits for the echo.
     pub fn echo(&mut self, text: &str) -> io::Result<()> {
         self.stream.get_mut().write_all(format!("{text}\n").as_bytes())?;
         let answer = self.line()?;
         if answer == text { Ok(()) } else { Err(io::Error::other(format!("`{answer}` instead of `{text}`"))) }
     }
 
-    /// Reads a line, without its end.
+    /// Reads a line, without its line end.
     pub fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         io::BufRead::read_line(&mut self.stream, &mut line)?;
@@ -36,7 +36,7 @@ impl TlsClient {
     }
 }
 
-/// Connects, and trusts these certificate files only.
+/// Connects, and trusts only these certificate files.
 pub fn connect(address: SocketAddr, name: &str, trusted: &[&str]) -> io::Result<TlsClient> {
     let trusted: Vec<_> =
         trusted.iter().flat_map(|file| certificates(&std::fs::read_to_string(file).unwrap())).collect();
@@ -78,7 +78,7 @@ fn shake_hands(address: SocketAddr, name: &str) -> io::Result<(TlsClient, Certif
     Ok((TlsClient { stream: BufReader::new(StreamOwned::new(connection, tcp)) }, presented))
 }
 
-/// Looks at the certificate instead of judging it; that the other side has its key is checked.
+/// Records the certificate without verifying it. The proof that the server has its key is checked.
 #[derive(Debug)]
 struct Seen {
     algorithms: WebPkiSupportedAlgorithms,

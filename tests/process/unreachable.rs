@@ -1,9 +1,9 @@
-//! Endpoints that this host, and not the network behind it, has no way to.
+//! Endpoints that are unreachable because of this host, not because of the network.
 
 use crate::own_network::{OwnNetwork, SERVER};
 
 const LISTEN: &str = "127.0.0.1:4000";
-/// Without IPv6.
+/// A network without IPv6.
 const PREPARATION: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip route add prohibit 10.0.0.1
     ip route add blackhole 10.0.0.2; ip route add unreachable 10.0.0.3";
 
@@ -45,7 +45,7 @@ fn without_active_checks_failed_attempts_count_against_endpoints_that_this_host_
     let health = "{active: {type: None}, passive: {consecutiveFailures: 1, ejectFor: 1h, maxEjectFor: 1h, maxEjectedPercent: 100}}";
     let Some(mut network) = OwnNetwork::start(PREPARATION, &manifest(health, "RoundRobin")) else { return };
     network.tcplb.logged("listening");
-    // Each has its turn at least once.
+    // Each endpoint is picked at least once.
     network.clients(LISTEN, 12);
     for (address, reason) in UNREACHABLE {
         let line = network.tcplb.logged(&format!("endpoint={address}"));

@@ -27,7 +27,7 @@ impl Certificate {
         Self { der: CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap(), pair }
     }
 
-    /// It has issued itself, so it is its own authority.
+    /// Makes a self-signed certificate, which is its own authority.
     fn authority(&self, name: &str) -> String {
         let map = serde_json::json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
@@ -70,7 +70,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
 
         let rotated = Instant::now();
         scenario.apply(&second.secret("db-tls")).await;
-        // Every proxy must have it: one connection after the other, until many in a row show it.
+        // Every proxy must have it: connects repeatedly, until many connections in a row show it.
         let mut in_a_row = 0;
         let mut last_old = rotated;
         eventually("all handshakes show the new one", PATIENCE, async || {
@@ -102,7 +102,7 @@ async fn a_rotated_secret_is_used_by_the_next_handshake_and_a_deleted_one_keeps_
 }
 
 impl Scenario {
-    /// A pod that ends TLS by itself, for clients only that show a certificate, and its Service.
+    /// A pod that terminates TLS and requires client certificates, and its Service.
     async fn strict_backend(&self, name: &str) {
         let manifest = format!(
             "

@@ -52,7 +52,7 @@ async fn a_check_logs_in_with_the_password_of_a_secret_and_heeds_its_changes() {
     .await;
 }
 
-/// Says a command: the answer, if there is one.
+/// Sends a command. Returns the answer, if there is one.
 async fn ask(address: SocketAddr, command: &str) -> Option<String> {
     let mut stream = brief_dial(address).await.ok()?;
     stream.write_all(format!("{command}\r\n").as_bytes()).await.ok()?;
@@ -61,12 +61,12 @@ async fn ask(address: SocketAddr, command: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-/// An image of this machine's Redis, with the libraries that it needs beside it.
+/// Loads an image of this machine's Redis with the libraries that it needs.
 async fn load_redis() {
     let needed = Command::new("ldd").arg(REDIS).output().expect("ldd runs").stdout;
     let needed = String::from_utf8(needed).unwrap();
     let files = || needed.split_whitespace().filter(|word| word.starts_with('/'));
-    // It stands alone, the others come with a name in front.
+    // The output has a bare path for the loader; libraries have a name in front.
     let loader = files().find(|file| file.contains("/ld-linux")).expect("it is linked dynamically");
     let libraries = files().filter(|file| *file != loader);
     let arguments: Vec<&str> = [IMAGE, loader, REDIS].into_iter().chain(libraries).collect();

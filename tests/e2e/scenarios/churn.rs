@@ -1,4 +1,4 @@
-//! Backends come and go while clients do not notice.
+//! Backends are added and removed while clients notice nothing.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::{
     scenarios::traffic::served,
 };
 
-/// A story in a namespace of its own, while new connections come through a load balancer of the same name to so many pods
-/// of the Service `echo`. None of them may fail.
+/// Runs a scenario while new connections use a load balancer of the same name in front of this many pods of the Service
+/// `echo`. None of the connections may fail.
 pub async fn under_load(name: &str, pods: i32, story: impl AsyncFnOnce(&Scenario, &Load)) {
     scenario(name, Company::Welcome, async |scenario| {
         scenario.backends("echo", pods).await;
@@ -39,7 +39,7 @@ async fn backends_scale_from_none_to_five_to_two_without_an_error() {
         let address = scenario.programmed("scale").await;
 
         scenario.scale("echo", 5).await;
-        // From the moment at which the status tells of an endpoint, which every proxy then has, each connection is served.
+        // Once the status shows an endpoint, every proxy has it, and each connection is served.
         scenario.status("somebody is there", "scale", |status| is(status, "BackendsHealthy", "True")).await;
         let load = Load::start(address);
         load.is_served_by("five serve", PATIENCE, |backends| backends.len() == 5).await;
@@ -71,7 +71,7 @@ async fn a_pod_that_terminates_gracefully_keeps_its_clients_and_gets_no_new_ones
         assert_eq!(guests.still_here(), 12, "who is connected stays while the pod serves");
 
         scenario.until("the pod has gone", &pod, |pod: Option<&Pod>| pod.is_none()).await;
-        // The pod itself has closed what it had.
+        // The pod itself has closed its connections.
         for ending in guests.leave().await {
             assert_eq!(ending.backend, pod, "{ending:?}");
         }

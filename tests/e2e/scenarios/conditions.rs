@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Scenario {
-    /// Waits as scripts do, with `kubectl wait`.
+    /// Waits with `kubectl wait`, like scripts.
     async fn kubectl_wait(&self, name: &str, condition: &str) {
         let (object, condition) = (format!("tcplb/{name}"), format!("--for=condition={condition}"));
         let said = cluster::kubectl(&["-n", &self.namespace, "wait", &object, &condition, "--timeout=60s"]).await;
@@ -58,7 +58,7 @@ async fn ready_is_what_kubectl_waits_for_and_follows_the_declaration() {
     .await;
 }
 
-/// The manifests of one application, each in its turn: Service, Deployment, Secret, load balancer.
+/// The manifests of one application in this order: Service, Deployment, Secret, load balancer.
 fn application(name: &str, order: [usize; 4]) -> String {
     let listener = format!("listeners: [{{port: 5432, tls: {{certificateRefs: [{{name: {name}}}]}}}}]");
     let manifests = [

@@ -1,4 +1,4 @@
-//! Who serves when pods go, and what becomes of the connections that they have.
+//! Failover between groups of pods, and draining of terminating pods.
 
 use std::net::SocketAddr;
 
@@ -61,7 +61,7 @@ spec:
     .await;
 }
 
-/// Whether clients one after the other do.
+/// True if 20 consecutive clients are served by these pods.
 async fn all_go_to(pods: &str, address: SocketAddr) -> bool {
     for _ in 0..20 {
         if !visit(address).await.unwrap().starts_with(pods) {
@@ -82,7 +82,7 @@ fn backend<'a>(status: &'a TcpLoadBalancerStatus, name: &str) -> &'a BackendStat
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_and_nobody_is_refused() {
     scenario("draining", Company::Welcome, async |scenario| {
-        // They could keep their connections for longer than the drain takes.
+        // The pods could keep their connections for longer than the drain takes.
         scenario.deploy("echo", 2, &echo_pod(60)).await;
         let drain = "drain: {endpointTerminating: {policy: Close, after: 10s, spread: 3s}}";
         scenario.apply(&load_balancer_with("draining", "listeners: [{port: 5432}]", "echo", drain)).await;
@@ -105,7 +105,7 @@ async fn pods_that_are_replaced_lose_their_connections_while_they_still_serve_an
     .await;
 }
 
-/// How many pods are being deleted.
+/// The number of pods that are being deleted.
 async fn going(scenario: &Scenario) -> usize {
     let pods = scenario.api::<Pod>().list(&ListParams::default()).await.unwrap();
     pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).count()

@@ -1,4 +1,4 @@
-//! The cluster itself breaks: a node, the API server.
+//! Failures of the cluster itself: a node, the API server.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     scenarios::traffic::served,
 };
 
-/// How long Kubernetes takes to see that a node is lost.
+/// The time after which Kubernetes considers a node lost.
 const LOST_AFTER: Duration = Duration::from_secs(90);
 
 fn is_ready(node: Option<&Node>) -> bool {
@@ -33,7 +33,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         let address = scenario.programmed("node").await;
         served(address).await;
 
-        // The control plane's node stays. If the leader is elsewhere, it is the one to go.
+        // The node of the control plane stays. If the leader is on another node, that node is taken away.
         let nodes = Api::<Node>::all(scenario.client.clone());
         let names: Vec<String> = cluster::nodes(&scenario.client).await.into_iter().map(|(name, _)| name).collect();
         let node_of = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap();
@@ -104,7 +104,7 @@ async fn without_the_api_server_everything_serves_on_and_afterwards_it_is_caught
         let away = Away::api_server().await;
         let stopped = Instant::now();
         load.goes_on_for(200).await;
-        // A pod changes meanwhile: it dies, and its node starts it again.
+        // A pod changes during the outage: it is killed, and its node restarts it.
         kill_container(&victim, "backend").await;
         let of_the_victim = guests.at.get(victim.metadata.name.as_deref().unwrap()).copied().unwrap_or(0);
         sleep(Duration::from_secs(30).saturating_sub(stopped.elapsed())).await;
@@ -112,7 +112,7 @@ async fn without_the_api_server_everything_serves_on_and_afterwards_it_is_caught
         away.comes_back();
 
         scenario.scale("echo", 5).await;
-        // Kubernetes' own controllers take their time to come back.
+        // Kubernetes' own controllers take a while to recover.
         load.is_served_by("five serve", PATIENCE * 3, |backends| backends.len() == 5).await;
         let tally = load.end().await;
         assert!(

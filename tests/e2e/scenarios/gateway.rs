@@ -1,4 +1,4 @@
-//! The Services that are kept for load balancers, and the ports behind them.
+//! The managed Services of load balancers, and the ports behind them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Scenario {
-    /// The Service that is kept for a load balancer.
+    /// The managed Service of a load balancer.
     pub async fn kept_service(&self, name: &str) -> Option<Service> {
         let labels = format!("tcplb.io/namespace={},tcplb.io/name={name}", self.namespace);
         let services = self.system_services().list(&ListParams::default().labels(&labels)).await.unwrap().items;
@@ -70,7 +70,7 @@ async fn a_service_deleted_by_hand_comes_back() {
         let anew =
             |service: Option<&Service>| service.is_some_and(|service| service.metadata.uid != before.metadata.uid);
         until(scenario.system_services(), "it is back", &name, PATIENCE, anew).await;
-        // It may have another address now: the status has the one that is true.
+        // The address may have changed: the status has the current one.
         let mut served_again = false;
         eventually("it is served again", PATIENCE, async || {
             let address = scenario.programmed("handmade").await;
@@ -79,7 +79,7 @@ async fn a_service_deleted_by_hand_comes_back() {
         })
         .await;
 
-        // So does what somebody changes in it.
+        // A manual change is reverted as well.
         let wrong = json!({"spec": {"selector": {"app.kubernetes.io/name": "wrong"}}});
         scenario.system_services().patch(&name, &PatchParams::default(), &Patch::Merge(wrong)).await.unwrap();
         let selector = before.spec.as_ref().unwrap().selector.clone();
@@ -149,7 +149,7 @@ async fn what_was_deleted_while_no_controller_ran_goes_when_one_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
     scenario("occupied", Company::Welcome, async |scenario| {
-        // One port is all there is, so it is known which one will be opened.
+        // With a range of one port, it is known which port will be opened.
         let own = scenario.install_own(json!({"ports": {"first": 20500, "last": 20500}})).await;
         scenario.backends("echo", 1).await;
         let pod = own.ready_pods(&scenario.client, 2).await.into_keys().next().unwrap();
@@ -175,7 +175,7 @@ async fn a_proxy_that_cannot_open_a_port_is_named_and_the_others_serve() {
         let status = scenario.status("it is told", "occupied", partial).await;
         assert!(sentence(&status, "Programmed").contains(&pod), "{:?}", condition(&status, "Programmed"));
 
-        // Where the port is free, it is served: kube-proxy leads to either.
+        // The listener is served where the port is free; kube-proxy sends connections to both.
         let mut service = None;
         eventually("the port enters the Service all the same", PATIENCE, async || {
             service = scenario.kept_service("occupied").await;

@@ -1,4 +1,4 @@
-//! Placement Host: the ports of the nodes themselves.
+//! Placement Host: ports of the nodes themselves.
 
 use std::net::SocketAddr;
 

@@ -19,7 +19,7 @@ use crate::{
     scenario::{Company, Scenario, scenario},
 };
 
-/// One of these on each node, and so in each zone: nodes have one each.
+/// One pod on each node, and so in each zone: each node has its own zone.
 const ONE_EACH: &str = "kubernetes.io/hostname";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn each_proxy_sends_its_clients_to_the_pods_of_its_own_zone() {
         assert_eq!(proxies.len(), 3, "one on each node: {proxies:?}");
         each_stays_in_its_zone(scenario, &proxies).await;
 
-        // One zone has no pod any more: its clients go to the others.
+        // One zone has no pod any more: its clients use the others.
         scale(scenario, 2).await;
         let pods = pods(scenario).await;
         let (alone, others): (BTreeMap<_, _>, _) = proxies.into_iter().partition(|(node, _)| !pods.contains_key(node));
@@ -102,7 +102,7 @@ async fn scale(scenario: &Scenario, count: i32) {
     scenario.backends_are_ready(&scenario.namespace, "echo", count).await;
 }
 
-/// The backends' pods by their nodes.
+/// The pods of the backends by their nodes.
 async fn pods(scenario: &Scenario) -> BTreeMap<String, String> {
     let pods = scenario.pods_of("echo").await;
     pods.into_iter().map(|pod| (node_of(&pod), pod.metadata.name.unwrap())).collect()
@@ -117,7 +117,7 @@ async fn each_stays_in_its_zone(scenario: &Scenario, proxies: &BTreeMap<String, 
     }
 }
 
-/// Who answers, of many visits; nobody while it is not served.
+/// The backends that serve many visits; empty while the load balancer is not served.
 async fn answers(proxy: SocketAddr) -> BTreeSet<String> {
     let mut answers = BTreeSet::new();
     if brief_visit(proxy).await.is_err() {

@@ -1,5 +1,5 @@
-//! How fast changes are followed, and what a controller with many objects needs. What is measured is printed, and held to
-//! a limit with room for a slow machine. Nobody else runs meanwhile.
+//! The delay of changes, and the resources of a controller with many objects. Results are printed, and compared to a
+//! limit with room for a slow machine. No other scenario runs at the same time.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -101,7 +101,7 @@ async fn a_new_endpoint_is_used_at_once() {
                     break;
                 }
             }
-            // From when this test has heard of it, as the proxies have, to the first connection that it serves.
+            // From the time at which this test learns of it, like the proxies, to the first connection that it serves.
             let heard = Instant::now();
             let mut met = std::collections::BTreeSet::new();
             eventually("it is used", PATIENCE, async || {
@@ -120,7 +120,7 @@ async fn a_new_endpoint_is_used_at_once() {
     .await;
 }
 
-/// What a proxy has used, as its kubelet measured it last.
+/// The resource usage of a proxy, as its kubelet measured it last.
 struct Usage {
     pod: String,
     at: Timestamp,
@@ -149,14 +149,14 @@ async fn usage(scenario: &Scenario, own: &Installation) -> Vec<Usage> {
 
 const OBJECTS: usize = 500;
 const ENDPOINTS: usize = 20;
-/// What the chart requests for a proxy, in MiB.
+/// The memory request of the chart for a proxy, in MiB.
 const MOST_MEMORY: u64 = 128;
-/// In percent of a core, twice what the leader needs: each change is compiled twice, when an endpoint goes and when it is no
-/// longer retained, and both change the status.
+/// In percent of a core, twice the usage of the leader: each change is compiled twice, when an endpoint is removed and
+/// when it is no longer retained, and both change the status.
 const MOST_CPU: f64 = 40.0;
 
-/// Nothing answers at these addresses: what is measured is the controller, not its traffic. They are of slices written by
-/// hand, since ten thousand pods need more than a machine.
+/// No server answers at these addresses: the measurement is about the controller, not its traffic. They are in manually
+/// written slices, since ten thousand pods need more than one machine.
 fn endpoints(index: usize) -> Vec<Value> {
     let address = |endpoint| format!("198.18.{}.{}", index / 10, index % 10 * ENDPOINTS + endpoint);
     (0..ENDPOINTS).map(|endpoint| json!({"addresses": [address(endpoint)], "conditions": {"ready": true}})).collect()

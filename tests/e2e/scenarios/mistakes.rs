@@ -1,4 +1,4 @@
-//! What is wrong with one object costs nobody else anything, and nothing that serves already.
+//! Mistakes in one object affect no other object, and nothing that is already served.
 
 use crate::{
     backends::{load_balancer, load_balancer_with},
@@ -19,7 +19,7 @@ async fn a_wrong_object_is_told_what_it_lacks_and_its_neighbour_serves() {
         let address = scenario.programmed("right").await;
         served(address).await;
 
-        // What was missing comes, and nobody has to touch the object.
+        // The missing object is created, and the load balancer recovers without a change.
         scenario.backends("nowhere", 1).await;
         let address = scenario.programmed("lost").await;
         served(address).await;

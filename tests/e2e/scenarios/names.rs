@@ -25,8 +25,8 @@ spec:
     }
 }
 
-/// The program is static and alone in its image, so what looks names up is in it as well. A cluster without DNS has
-/// /etc/hosts, which it must heed.
+/// The program is static and alone in its image, so its resolver is part of it. A cluster without DNS has /etc/hosts,
+/// which the program must use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_leads_where_it_resolves_to_and_nowhere_that_is_refused() {
     scenario("names", Company::Welcome, async |scenario| {

@@ -21,7 +21,7 @@ use crate::{
     scenarios::traffic::served,
 };
 
-/// The Service that is kept for the only load balancer.
+/// The managed Service of the only load balancer.
 async fn kept(services: &Api<Service>) -> Service {
     let ours = ListParams::default().labels("app.kubernetes.io/managed-by=tcplb");
     let mut found = services.list(&ours).await.unwrap().items;
@@ -83,7 +83,7 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
         eventually("it is reported", PATIENCE, async || logs(&own).await.contains(&missing)).await;
         load.goes_on_for(50).await;
         stays_programmed(scenario, "objects").await;
-        // What is declared now is served too.
+        // A new declaration is served too.
         scenario.apply(&load_balancer("later", 5433, "echo")).await;
         served(scenario.programmed("later").await).await;
 

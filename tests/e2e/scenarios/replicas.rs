@@ -1,4 +1,4 @@
-//! Proxies that go, one of them.
+//! Removal of one proxy.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn a_proxy_that_is_killed_costs_its_own_connections_only() {
 
         kill_container(victim, "tcplb").await;
         let killed = Instant::now();
-        // What is asked for meanwhile is done soon, whoever leads now.
+        // Requests during the change are served soon, whichever replica leads.
         scenario.apply(&load_balancer("meanwhile", 5433, "echo")).await;
         served(scenario.programmed("meanwhile").await).await;
         println!("measured: after a SIGKILL of the leader a new load balancer serves in {:.1?}", killed.elapsed());

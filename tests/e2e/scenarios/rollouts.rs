@@ -1,4 +1,4 @@
-//! All proxies are replaced while clients come and stay.
+//! All proxies are replaced while clients connect and stay.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -45,7 +45,7 @@ async fn nobody_is_refused_and_long_connections_drain(
 
     let endings = guests.leave().await;
     assert_eq!(endings.len(), 200, "every proxy that they were at has gone");
-    // They are sent away over the last half of the drain, and no pod was told to go before the rollout began.
+    // Connections are closed over the last half of the drain, and no pod was deleted before the rollout began.
     let soonest = endings.iter().map(|ending| ending.at - began).min().unwrap();
     let least = Duration::from_secs(delay) + Duration::from_secs(drain) / 2;
     println!("measured: of 200 long connections the first ended {soonest:.1?} after the rollout began");
@@ -103,9 +103,10 @@ async fn the_only_proxy_is_replaced_on_its_node_and_nobody_is_refused() {
     .await;
 }
 
-/// Who comes to an external address is led to the node that has the proxy now. Who comes to a node's own port has to go
-/// elsewhere by himself: with traffic policy Local, a node without a proxy serves nobody. He has time to: both nodes
-/// serve from when the new proxy is ready until the old one has waited for its shutdown delay.
+/// Connections to an external address reach the node that has the proxy now. Clients of a node's own port have to
+/// change to another node by themselves: with traffic policy Local, a node without a proxy serves no client. They have
+/// time for it: both nodes serve from the readiness of the new proxy until the shutdown delay of the old one has
+/// passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_only_proxy_moves_to_another_node_and_both_serve_until_the_old_one_has_waited() {
     scenario("moves", Company::Welcome, async |scenario| {
@@ -153,7 +154,7 @@ async fn the_only_proxy_moves_to_another_node_and_both_serve_until_the_old_one_h
         at_new.goes_on_for(200).await;
         at_new.end().await.assert_no_failure();
         let tally = at_old.end().await;
-        // When it was told to go is known a little later than it was.
+        // The deletion is seen a little later than it happens.
         let told_to_go = told_to_go - Duration::from_secs(1);
         let first = tally.failures.iter().map(|(came, _)| *came).min().expect("a node without a proxy serves nobody");
         assert!(first > told_to_go + delay, "who came before the delay had passed is served: {tally}");
@@ -168,7 +169,7 @@ async fn the_only_proxy_moves_to_another_node_and_both_serve_until_the_old_one_h
 }
 
 impl Installation {
-    /// Waits until a proxy has been told to go: when that was heard of.
+    /// Waits until a proxy is being deleted. Returns the time at which that was seen.
     async fn told_to_go(&self, scenario: &Scenario, name: &str) -> Instant {
         let pods = self.pod_api(&scenario.client);
         let going = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
@@ -185,7 +186,7 @@ impl Scenario {
         self.external_address(name, async |address| brief_visit(address).await.is_ok()).await
     }
 
-    /// The port of nodes that only those with a proxy serve.
+    /// The node port of a Service that only nodes with a proxy serve.
     async fn local_node_port(&self, name: &str) -> u16 {
         let local = "service: {type: NodePort, externalTrafficPolicy: Local}";
         self.apply(&load_balancer_with(name, "listeners: [{port: 5432}]", "echo", local)).await;

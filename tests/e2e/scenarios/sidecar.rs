@@ -1,4 +1,4 @@
-//! `tcplb sidecar` in an application's pod, with the manifests that users are shown.
+//! `tcplb sidecar` in an application's pod, with the published manifests.
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,9 @@ use crate::{
     scenarios::traffic::{reached, served},
 };
 
-/// What manifests/sidecar.yaml and manifests/echo.yaml declare. Changed is what a cluster needs that pulls no images: the
-/// image, and the application, which hands on what it is asked at port 6000 to where the manifest's own one connects.
+/// The objects of manifests/sidecar.yaml and manifests/echo.yaml. They are changed for a cluster that pulls no images:
+/// the image, and the application, which forwards connections at port 6000 to the address that the manifest's own
+/// application connects to.
 fn handed_out() -> Vec<Value> {
     let files = ["manifests/echo.yaml", "manifests/sidecar.yaml"];
     let read = |file| std::fs::read_to_string(cluster::root().join(file)).unwrap();

@@ -1,4 +1,4 @@
-//! EndpointSlices that users write, if somebody lets them: they lead nowhere that their authors may not go.
+//! EndpointSlices that users write, with permission to: they lead to no address that their authors may not reach.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ use crate::{
 
 const BY_KUBERNETES: &str = "endpointslice-controller.k8s.io";
 
-/// A pod of another namespace, and where it serves.
+/// A pod of another namespace, and its address.
 pub async fn theirs(scenario: &Scenario, namespace: &str) -> (Pod, SocketAddr) {
     scenario.backends_in(namespace, "theirs", 1).await;
     let pods = Api::<Pod>::namespaced(scenario.client.clone(), namespace);
@@ -31,7 +31,7 @@ pub async fn theirs(scenario: &Scenario, namespace: &str) -> (Pod, SocketAddr) {
     (pod, SocketAddr::new(address, PORT))
 }
 
-/// A Service and an EndpointSlice of somebody's own making.
+/// A manually written Service and EndpointSlice.
 fn slice_by_hand(name: &str, target: SocketAddr, managed_by: &str, selector: &str) -> String {
     let (ip, port) = (target.ip(), target.port());
     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -85,12 +85,12 @@ pub async fn slices_lead_nowhere(scenario: &Scenario, other: &str) {
     let names = written.each_ref().map(|(name, _)| *name);
     nothing_comes_back(scenario, names).await;
 
-    // The Pod it names is of another namespace: the slice lies about it.
+    // The slice names a Pod of another namespace, which is false.
     let slices = scenario.api::<EndpointSlice>();
     let uid = pod.metadata.uid.unwrap();
     let reference = json!({"kind": "Pod", "namespace": other, "name": pod.metadata.name.unwrap(), "uid": uid});
     let endpoint = json!({"addresses": [theirs.ip()], "conditions": {"ready": true}, "targetRef": reference});
-    // By the second address it is seen that it has been read.
+    // The second address shows that the slice was read.
     let another = json!({"addresses": ["192.0.2.77"], "conditions": {"ready": true}});
     let lie = Patch::Merge(json!({"endpoints": [endpoint, another]}));
     slices.patch("forged-by-hand", &PatchParams::default(), &lie).await.unwrap();
@@ -103,7 +103,7 @@ pub async fn slices_lead_nowhere(scenario: &Scenario, other: &str) {
     what_kubernetes_removes_is_not_served(scenario, theirs).await;
 }
 
-/// A slice that has all that Kubernetes' own ones have, and that a finalizer keeps when Kubernetes removes it.
+/// A slice with all properties of Kubernetes' own ones, which a finalizer retains when Kubernetes deletes it.
 async fn what_kubernetes_cannot_remove_leads_nowhere(scenario: &Scenario, theirs: SocketAddr) {
     let service = format!(
         "{{apiVersion: v1, kind: Service, metadata: {{name: posing}}, spec: {{selector: {{app: echo}}, \
@@ -112,7 +112,7 @@ async fn what_kubernetes_cannot_remove_leads_nowhere(scenario: &Scenario, theirs
     scenario.apply(&service).await;
     let uid = scenario.api::<Service>().get("posing").await.unwrap().metadata.uid.unwrap();
     let slices = scenario.api::<EndpointSlice>();
-    // Before that, Kubernetes would make its own one of this.
+    // Before that, Kubernetes would adopt this slice as its own.
     eventually("Kubernetes has written a slice of its own", PATIENCE, async || {
         let of_service = ListParams::default().labels("kubernetes.io/service-name=posing");
         slices.list(&of_service).await.unwrap().iter().any(|slice| !slice.endpoints.is_empty())
@@ -147,7 +147,7 @@ async fn what_kubernetes_cannot_remove_leads_nowhere(scenario: &Scenario, theirs
     only_own_pods_serve(scenario.programmed("posing").await).await;
 }
 
-/// With a selector, Kubernetes itself removes what it has not written.
+/// With a selector, Kubernetes itself deletes slices that it has not written.
 async fn what_kubernetes_removes_is_not_served(scenario: &Scenario, theirs: SocketAddr) {
     scenario.apply(&slice_by_hand("chosen", theirs, BY_KUBERNETES, "selector: {app: echo}")).await;
     scenario.apply(&load_balancer("chosen", 5432, "chosen")).await;

@@ -1,5 +1,5 @@
-//! What a user who has rights in one namespace cannot do, whether the controller may read the whole cluster or only what it
-//! serves.
+//! Limits of a user with permissions in one namespace, if the controller may read the whole cluster and if it may read
+//! only what it serves.
 
 use std::net::SocketAddr;
 
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// What a load balancer asks for: its name, its listeners, more of its spec, and what is said of it.
+/// The request of a load balancer: its name, its listeners, further parts of its spec, and the expected message.
 type Wish = (&'static str, &'static str, &'static str, &'static str);
 
 const WISHES: [Wish; 5] = [
@@ -53,7 +53,7 @@ const WISHES: [Wish; 5] = [
     ("node-port", "listeners: [{port: 5432, nodePort: 30123}]", "service: {type: NodePort}", "30123 is not permitted"),
 ];
 
-/// So many load balancers and listeners may a namespace have.
+/// The quota of a namespace: load balancers and listeners.
 const CAPS: (usize, usize) = (WISHES.len() + 2, WISHES.len() + 3);
 
 fn caps() -> Value {
@@ -77,7 +77,7 @@ async fn wishes_are_refused(scenario: &Scenario) {
     }
     scenario.apply(&load_balancer("very-modest", 5432, "echo")).await;
     served(scenario.programmed("very-modest").await).await;
-    // Of those that were made in the same second, the first by name counts as the oldest.
+    // Of load balancers that were created in the same second, the first one by name counts as the oldest.
     let three = "listeners: [{name: a, port: 1}, {name: b, port: 2}, {name: c, port: 3}]";
     scenario.apply(&load_balancer_with("with-a-listener-too-many", three, "echo", "")).await;
     scenario.is_refused("with-a-listener-too-many", &format!("the administrator allows {} listeners", CAPS.1)).await;
@@ -94,7 +94,7 @@ async fn what_the_administrator_does_not_allow_is_refused_with_a_sentence() {
     .await;
 }
 
-/// An address that a load balancer asks for: its name, the address, and what is said of it.
+/// The address that a load balancer requests: its name, the address, and the expected message.
 type Target = (&'static str, SocketAddr, &'static str);
 
 const OURS: &str = "an address of the proxies, of the API server or of a Service";
@@ -135,7 +135,7 @@ spec:
         );
         match scenario.try_apply(&manifest).await {
             Ok(()) => {}
-            // Some are no addresses at all for the schema.
+            // The schema does not accept some of them as addresses.
             Err(kube::Error::Api(status)) if status.code == 422 => continue,
             Err(other) => panic!("{other}"),
         }
@@ -145,7 +145,7 @@ spec:
     nothing_comes_back(scenario, targets.iter().map(|(name, ..)| *name)).await;
 }
 
-/// Whatever there is of these load balancers leads nowhere: a connection ends without a word.
+/// Checks that these load balancers lead nowhere: a connection ends without an answer.
 pub async fn nothing_comes_back(scenario: &Scenario, names: impl IntoIterator<Item = &str>) {
     for name in names {
         let Some(service) = scenario.kept_service(name).await else { continue };
@@ -188,7 +188,7 @@ async fn what_nobody_may_reach_is_refused_even_where_everything_is_allowed() {
         let targets = forbidden(scenario).await;
         addresses_that_are_refused(scenario, &targets).await;
 
-        // An address that is not one of these is what the administrator has allowed.
+        // An address that is not one of these, and that the administrator has allowed.
         let pod = scenario.pods_of("echo").await.remove(0).status.unwrap().pod_ip.unwrap();
         scenario
             .apply(&format!(
@@ -207,8 +207,8 @@ spec:
     .await;
 }
 
-/// The chart as somebody installs it who has few rights himself: for some namespaces, without Secrets, and without what is
-/// the cluster's. The API server's own address is all that it knows of the rest.
+/// The chart as installed by a user with few permissions: for some namespaces, without Secrets, and without
+/// cluster-scoped objects. Of the rest of the cluster it knows only the address of the API server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_rights() {
     scenario("narrow", Company::Welcome, async |scenario| {
@@ -271,7 +271,7 @@ async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_righ
 
         let beyond =
             Api::<TcpLoadBalancer>::namespaced(scenario.client.clone(), &unwatched).get("beyond").await.unwrap();
-        // The schema's default.
+        // The default of the schema.
         let unseen =
             beyond.status.is_none_or(|status| status.observed_generation == Some(-1) && status.conditions.is_empty());
         assert!(unseen, "a namespace that is not watched is served");

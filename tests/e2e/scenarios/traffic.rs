@@ -1,4 +1,4 @@
-//! What connections go through: plain, TLS, sticky, limited, with PROXY headers, over every type of Service.
+//! Kinds of connections: plain, TLS, sticky, limited, with PROXY headers, over every type of Service.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::{
     scenarios::certificates::Certificate,
 };
 
-/// Waits until connections come through, which kube-proxy has its time for.
+/// Waits until connections are served, which kube-proxy makes possible after a while.
 pub async fn served(address: SocketAddr) {
     eventually(&format!("{address} is served"), PATIENCE, async || brief_visit(address).await.is_ok()).await;
 }
@@ -22,7 +22,7 @@ fn ready(status: &TcpLoadBalancerStatus) -> Option<&str> {
     status.summary.as_ref()?.ready.as_deref()
 }
 
-/// The pods that connections come to, from when on they are so many: a pod is ready before its slice says so.
+/// The pods that connections reach, once there are this many: a pod is ready before its slice shows it.
 pub async fn reached(address: SocketAddr, pods: usize) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     eventually(&format!("{address} leads to {pods} pods"), PATIENCE, async || {
@@ -128,7 +128,7 @@ spec:
         assert!(sealed.backend.starts_with("sealed-") && plain.backend.starts_with("plain-"));
         assert!(open(&ours, "nowhere.example.com").await.is_err());
 
-        // The backend and the route to it have another name now.
+        // The backend and its route are renamed.
         scenario.apply(&manifest("renamed")).await;
         let is_renamed = |status: &_| backends_of(status).contains(&"renamed".to_owned());
         scenario.status("the change is in force", "routes", is_renamed).await;
@@ -146,11 +146,12 @@ fn backends_of(status: &TcpLoadBalancerStatus) -> Vec<String> {
 async fn a_sticky_client_meets_one_pod_whichever_proxy_takes_it() {
     scenario("sticky", Company::Welcome, async |scenario| {
         scenario.backends("echo", 4).await;
-        // Through an external address, which keeps the clients': kube-proxy makes others of those from outside otherwise.
+        // Over an external address, which preserves client addresses. kube-proxy replaces the addresses of other
+        // clients from outside.
         let sticky = "loadBalancing: {algorithm: Maglev}\nservice: {type: LoadBalancer}";
         scenario.apply(&load_balancer_with("sticky", "listeners: [{port: 5432}]", "echo", sticky)).await;
         let address = scenario.external_address("sticky", async |address| brief_visit(address).await.is_ok()).await;
-        // A pod that joins in between takes some clients over, and rightly.
+        // A pod that joins in between correctly takes over some clients.
         scenario.status("all pods are known", "sticky", |status| ready(status) == Some("4/4")).await;
         let first = visit(address).await.unwrap();
         for _ in 0..40 {
@@ -178,7 +179,7 @@ async fn a_limit_holds_in_every_proxy() {
             }
         }
         assert_eq!(open.len(), proxies * 3, "{refused} refused");
-        // Those that are in are not disturbed, and whoever leaves makes room.
+        // Open connections are not affected, and closed ones make room.
         for connection in &mut open {
             connection.echo("still here").await.unwrap();
         }
@@ -237,7 +238,7 @@ spec:
 ",
             )
             .await;
-        // The backend says its name, and hands back what it gets: a header first.
+        // The backend sends its name, and echoes its input, beginning with a header.
         let greeted = async |address| matches!(timeout(SOON, Connection::open(address)).await, Ok(Ok(_)));
         let address = scenario.external_address("external", greeted).await;
         let status = scenario.load_balancer("external").await.status.unwrap();

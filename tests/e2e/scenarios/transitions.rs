@@ -1,4 +1,4 @@
-//! A Service changes, and its EndpointSlices follow a moment later: clients do not notice.
+//! A Service changes, and its EndpointSlices follow a moment later. Clients notice nothing.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const TIMES: usize = 8;
 
-/// Whether a Service has EndpointSlices, and all of them are like this.
+/// True if a Service has EndpointSlices, and all of them satisfy a condition.
 async fn slices_are(scenario: &Scenario, what: &str, right: impl Fn(&EndpointSlice) -> bool) {
     let of_service = ListParams::default().labels("kubernetes.io/service-name=echo");
     eventually(what, PATIENCE, async || {
@@ -65,7 +65,7 @@ async fn recreating_a_service_fails_no_connection() {
             load.goes_on_for(50).await;
         }
 
-        // It becomes another kind of Service, and one again.
+        // The Service becomes one of another type, and then the previous one again.
         let external = json!({
             "spec": {"type": "ExternalName", "externalName": "db.example.com", "clusterIP": null, "clusterIPs": null},
         });

@@ -1,4 +1,4 @@
-//! What an uninstall leaves.
+//! Objects that an uninstall leaves behind.
 
 use k8s_openapi::{
     api::rbac::v1::{ClusterRole, ClusterRoleBinding},
@@ -17,7 +17,7 @@ use crate::{
     scenarios::traffic::served,
 };
 
-/// What the release's namespace has that Kubernetes does not put into every namespace.
+/// The objects in the release's namespace, without those that every namespace has.
 async fn left(own: &Installation) -> String {
     let kinds = "all,endpointslices,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,\
                  networkpolicies,horizontalpodautoscalers";
@@ -58,7 +58,7 @@ async fn an_uninstall_leaves_nothing_but_the_crd_and_the_users_objects() {
         assert!(crds.get_opt("tcploadbalancers.tcplb.io").await.unwrap().is_some());
         assert!(scenario.api::<TcpLoadBalancer>().get_opt("stays").await.unwrap().is_some());
 
-        // Whoever installs it again has everything back.
+        // A new installation restores everything.
         scenario.install_own(quick).await;
         is_served_again(scenario, "stays").await;
     })
@@ -81,7 +81,7 @@ async fn the_crd_outlives_the_release_that_brought_it() {
     .await;
 }
 
-/// At the address that is told last: until the new controller tells another one, the status has the old one.
+/// The last published address is used: until the new controller publishes another one, the status has the old one.
 async fn is_served_again(scenario: &Scenario, name: &str) {
     eventually("it is served again", PATIENCE, async || {
         let address = scenario.programmed(name).await;

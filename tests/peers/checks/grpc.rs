@@ -6,7 +6,7 @@ use crate::{
     program::Program,
 };
 
-/// Answers as the file `status` says, a number; of the service `shop.Orders` alone, and of the server as a whole.
+/// Answers with the number in the file `status`, for the service `shop.Orders` and for the server as a whole.
 const SERVER: &str = r#"
 import sys, grpc
 from concurrent import futures
@@ -29,7 +29,7 @@ server.wait_for_termination()
 
 #[test]
 fn grpc_services_say_whether_they_serve() {
-    // Debian's own, whichever others there are.
+    // Debian's own Python, even if others are installed.
     let python = || Command::new("/usr/bin/python3");
     if !python().args(["-c", "import grpc"]).status().is_ok_and(|status| status.success()) {
         return lacks("python3-grpcio");
@@ -54,7 +54,7 @@ fn grpc_services_say_whether_they_serve() {
     folder.write("status", "1");
     whole.goes_to(&[address]);
 
-    // Another language, and another port than that of the endpoint.
+    // A server in another language, on another port than that of the endpoint.
     let port = address.port();
     let elsewhere = free_address();
     let other = Checked::new(&[elsewhere], &format!("type: GRPC, port: {port}"));

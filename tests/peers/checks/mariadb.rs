@@ -65,7 +65,7 @@ fn a_wrong_password_and_a_bare_connection_are_what_mariadb_counts() {
     wait_until("it counts them", || counted() != "Aborted_connects\t0\n");
 }
 
-/// A server with an empty database, which blocks a host after one error. Its administrator comes by its socket.
+/// A server with an empty database, which blocks a host after one error. Its administrator connects to its Unix socket.
 struct MariaDb {
     address: SocketAddr,
     _program: Program,
@@ -103,7 +103,7 @@ impl MariaDb {
     }
 }
 
-/// What a client hears from whoever is at an address.
+/// The answer to a statement from the server at an address.
 fn asked_at(address: SocketAddr, statement: &str) -> String {
     let port = address.port().to_string();
     let options = ["--host=127.0.0.1", "--port", &port, "--user=unguarded", "-e", statement];

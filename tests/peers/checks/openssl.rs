@@ -13,7 +13,7 @@ fn a_server_that_clients_verify_passes_when_it_shakes_hands() {
     let file = |kind: &str| folder.join(&format!("db.example.test.{kind}")).display().to_string();
     let port = address.port().to_string();
     let options = ["s_server", "-accept", &port, "-cert", &file("crt"), "-key", &file("key"), "-quiet"];
-    // It refuses other names.
+    // The server refuses other names.
     let named = ["-servername", "db.example.test", "-servername_fatal", "-cert2", &file("crt"), "-key2", &file("key")];
     let _server = Program::start(command("openssl").args(options).args(named));
     let named = Checked::new(&[address], "type: TLS, tls: {serverName: db.example.test}");

@@ -71,7 +71,7 @@ fn a_check_of_postgresql_goes_over_tls_as_connections_do() {
     let pair = ["crt", "key"].map(|kind| folder.join(&format!("db.example.test.{kind}")));
     let server = Postgres::start_with(Some(&pair));
     server.answers("SET password_encryption = 'md5'; CREATE ROLE tcplb LOGIN PASSWORD 'sesame'");
-    // In the clear within TLS, and not at all without.
+    // The password is sent as clear text within TLS, and not at all without TLS.
     server.admit("hostssl all tcplb 127.0.0.1/32 password\nhost all tcplb 127.0.0.1/32 reject");
     let check = format!("type: Postgres, postgres: {{{ROLE}: Primary}}");
     let password = &[("password", "sesame")];

@@ -109,7 +109,7 @@ fn a_check_of_redis_goes_over_tls_as_connections_do() {
     plain.goes_to(&[]);
     plain.fails_saying("TLS handshake: invalid peer certificate");
 
-    // In the clear where it is said, here on another port.
+    // Plaintext where configured, here on another port.
     let elsewhere = format!("transport: Plain, port: {}, type: Redis", redis.address.port());
     let text = over_tls("other.example.test").replace("type: Redis", &elsewhere);
     plain.folder.write("checked.yaml", &text);

@@ -10,7 +10,7 @@ use crate::{
     program::{Program, command},
 };
 
-/// As Patroni does beside PostgreSQL: the status says who leads.
+/// Like Patroni next to PostgreSQL: the status shows the leader.
 #[test]
 fn an_http_server_beside_each_endpoint_says_which_one_leads() {
     needs!("nginx");
@@ -51,7 +51,7 @@ fn an_http_server_beside_each_endpoint_says_which_one_leads() {
     leader.fails_saying("HTTP status 503, expected 200");
     let instead = [("127.0.0.2:5432", node(2)), ("127.0.0.3:5432", node(3))];
     let example = Checked::example("http.yaml", &instead);
-    // These have a token, which the example does not know, and the port is another one.
+    // These servers require a token, which the example does not have, and use another port.
     example.fails_saying("onnection refused");
     drop(example);
     fs::rename(folder.join("2/leads"), folder.join("3/leads")).unwrap();
