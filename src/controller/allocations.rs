@@ -17,7 +17,7 @@ use crate::world::{Allocation, Allocations, managed_service::Targets, namespace_
 /// The number of ports in cooldown that a namespace may have (or an eighth of all ports) before it gets no more ports
 /// while ports are scarce: a namespace that changes its listeners all the time does not exhaust the range.
 const MAX_COOLING_DOWN: usize = 16;
-/// The time before a freed port may go to another listener.
+/// The time before a freed port may be allocated to another listener.
 const COOLDOWN: SignedDuration = SignedDuration::from_mins(10);
 
 /// The ports that a load balancer needs.

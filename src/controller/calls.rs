@@ -36,7 +36,7 @@ struct Made {
     what: u64,
     running: bool,
     tries: u32,
-    /// The same call is not repeated before this time.
+    /// The time before which the same call is not repeated.
     again: Instant,
     failures: Failures,
 }

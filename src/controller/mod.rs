@@ -1,7 +1,8 @@
-//! The controller of a cluster: its leader allocates ports, manages a Service for each load balancer, and writes statuses.
+//! The controller of a cluster: its leader allocates ports, manages a Service for each load balancer, and writes
+//! statuses.
 //!
-//! Every replica translates and serves by itself. The leader summarises the reports of all replicas, and is the only one
-//! that writes. Pure functions decide what it writes ([`allocations`], [`plan`], [`services`]):
+//! Every replica translates and serves by itself. The leader summarises the reports of all replicas, and is the only
+//! writer. Pure functions decide what it writes ([`allocations`], [`plan`], [`services`]):
 //!
 //! ```text
 //! World, verdicts ─┐                                ┌─► allocation_store: the ConfigMap

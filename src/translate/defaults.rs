@@ -42,7 +42,7 @@ pub(super) const DRAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Larger than the random imbalance of a few dozen connections for each endpoint.
 pub(super) const MAX_IMBALANCE_PERCENT: u16 = 20;
-/// One a second.
+/// One close a second.
 pub(super) const MAX_CLOSES_PER_MINUTE: u32 = 60;
 pub(super) const REBALANCE_MIN_AGE: Duration = Duration::from_mins(5);
 

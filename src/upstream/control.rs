@@ -55,9 +55,9 @@ pub(super) struct UpstreamControl {
     endpoint_set: EndpointSet,
     /// `None`: not configured yet, or retired.
     settings: Option<Arc<model::Upstream>>,
-    /// By endpoint id.
+    /// The probe tasks, by endpoint id.
     probes: BTreeMap<u64, ProbeTask>,
-    /// By endpoint id.
+    /// The pool tasks, by endpoint id.
     pools: BTreeMap<u64, PoolTask>,
     /// The subsets in use, and some that were dropped.
     subsets: Vec<SubsetEntry>,

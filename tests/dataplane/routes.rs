@@ -70,7 +70,7 @@ fn says(name: &'static str) -> SocketAddr {
     Backend::serving(move |mut stream| answer(&mut stream, name))
 }
 
-/// The same server with its own TLS.
+/// A server that sends its name over its own TLS, then echoes.
 fn says_over_tls(name: &'static str, certificate: &Certificate) -> SocketAddr {
     let config = server_config(certificate);
     Backend::serving(move |stream| {

@@ -20,7 +20,7 @@ pub fn queued(ports: &[u16]) -> usize {
     queued_where(|end| ports.contains(&port(end)))
 }
 
-/// The same for connections with any of these addresses.
+/// The number of bytes in the kernel for connections with any of these addresses.
 pub fn queued_at(addresses: &[SocketAddr]) -> usize {
     let hex = |address: &SocketAddr| match address.ip() {
         IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),

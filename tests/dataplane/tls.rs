@@ -62,7 +62,7 @@ impl Authority {
         Arc::new(self.trusting(versions).with_no_client_auth())
     }
 
-    /// The same with a client certificate.
+    /// A client that trusts this authority and has a certificate.
     pub fn client_showing(
         &self,
         shown: &Issued,

@@ -30,7 +30,7 @@ impl Scenario {
         self.deploy_in(namespace, name, count, &echo_pod(10)).await;
     }
 
-    /// The same with other pods.
+    /// Creates a Deployment of these pods and its Service; returns when all pods are ready.
     pub async fn deploy(&self, name: &str, count: i32, pod: &str) {
         self.deploy_in(&self.namespace, name, count, pod).await;
     }

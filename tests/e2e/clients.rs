@@ -97,7 +97,7 @@ impl Connection<TlsStream<TcpStream>> {
         Self::open_tls_showing(address, name, trusted, None).await
     }
 
-    /// The same with a client certificate and its key.
+    /// Opens a TLS connection with a client certificate and its key.
     pub async fn open_tls_showing(
         address: SocketAddr,
         name: &str,

@@ -40,7 +40,7 @@ impl Tcplb {
         Self::standalone_with(arguments, |command| command)
     }
 
-    /// The same with a prepared command (environment, a wrapper for a network namespace).
+    /// Starts `tcplb standalone` with a prepared command (environment, a wrapper for a network namespace).
     pub fn standalone_with(arguments: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let admin = free_address();
         let mut command = program();

@@ -1,4 +1,4 @@
-//! A simulated cluster that goes through events, for tests and `fuzz/`.
+//! A simulated cluster with a sequence of events, for tests and `fuzz/`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -29,7 +29,7 @@ pub struct StatusInput<'a> {
     pub service: Option<&'a ManagedService<'a>>,
     /// The reason why its Service or a port is not as desired.
     pub problem: Option<&'a observed::Problem>,
-    /// Its state in each replica, by pod name.
+    /// The state of the load balancer in each replica, by pod name.
     pub replicas: Vec<(&'a Arc<str>, ReplicaView<'a>)>,
     pub all_replicas: &'a Replicas,
     /// The Service by which replicas are found is missing.

@@ -77,7 +77,7 @@ pub struct DrainInput {
 #[derive(Debug, Default)]
 pub struct DrainPlans {
     plans: BTreeMap<DrainKey, DrainPlan>,
-    /// By load balancer and reason.
+    /// The paces, by load balancer and reason.
     paces: BTreeMap<(ObjectKey, CloseReason), Pace>,
     /// The number of closes that were last requested for each reason, by target.
     parts: BTreeMap<DrainTarget, Vec<(CloseReason, usize)>>,

@@ -1,4 +1,4 @@
-//! Loop detection: endpoints are omitted if their connections would come back to their listener.
+//! Loop detection: endpoints are omitted if their connections would return to their listener.
 
 use std::{borrow::Cow, collections::BTreeMap, mem, sync::Arc, time::Duration};
 

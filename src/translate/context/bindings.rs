@@ -71,7 +71,7 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    /// Ports that are or will be bound, as far as they are independent of the load balancers.
+    /// Ports that are or will be bound, except those that depend on the load balancers.
     pub fn ports(&self) -> Vec<u16> {
         match self {
             Self::Declared | Self::To(_) => Vec::new(),

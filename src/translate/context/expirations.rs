@@ -68,7 +68,7 @@ impl TranslateContext<'_> {
     /// Expiration of each unconfirmed endpoint of an upstream. `None`: there are none.
     pub fn expirations_of(&self, key: &UpstreamKey, upstream: &Upstream) -> Option<BTreeMap<EndpointKey, Timestamp>> {
         let to_go = |endpoint: &Endpoint| Some((endpoint.key.clone(), self.expires_at(&key.object, endpoint)?));
-        // Expired endpoints are not retained. Those still present come from another source.
+        // Expired endpoints are not retained. Those still present are from another source.
         let later = upstream.endpoints.iter().filter_map(to_go).filter(|(_, then)| *then > self.now);
         let all: BTreeMap<_, _> = later.collect();
         (!all.is_empty()).then_some(all)

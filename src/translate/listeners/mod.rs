@@ -172,7 +172,7 @@ fn access(declared: Option<&api::Access>, path: &mut FieldPath) -> Access {
     Access { allow: allow.into_iter().collect(), deny: deny.into_iter().collect() }
 }
 
-/// Merges networks as far as possible, so that overlaps and coverage show.
+/// Merges networks where possible, so that overlaps and coverage can be compared.
 fn aggregated(networks: &[api::Network]) -> Vec<IpNet> {
     IpNet::aggregate(&networks.iter().map(|network| network.0).collect())
 }

@@ -147,7 +147,7 @@ fn the_older_object_has_a_port_of_the_nodes_whoever_served_it() {
     for (a, b, owner) in [
         ((5, RIGHT), (5, RIGHT), Some("a [::]:5432")),
         ((6, RIGHT), (5, RIGHT), Some("b [::]:5432")),
-        // It owns the port even where it serves nothing there: other replicas may have served it before.
+        // The load balancer owns the port even where it serves nothing there: other replicas may have served it before.
         ((4, WRONG), (5, RIGHT), None),
     ] {
         for previous in [Snapshot::default(), alone("a"), alone("b")] {

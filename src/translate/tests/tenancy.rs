@@ -447,7 +447,7 @@ fn a_pod_that_shares_its_address_with_a_proxy_is_reached_where_the_proxy_does_no
         assert_eq!(addresses(&snapshot).len(), usize::from(reached), "{address}:{port}");
         assert_eq!(not_permitted(&verdicts), !reached);
     }
-    // In gateway mode the proxies listen on the allocated ports, whoever owns them.
+    // In gateway mode the proxies listen on the allocated ports, regardless of their owners.
     let gateway = gateway("ownAddresses: [10.0.0.1]");
     for (port, reached) in [(20002, false), (20003, true)] {
         let pods = pods(&["10.0.0.1"]).replace("port: 7", &format!("port: {port}"));

@@ -34,7 +34,7 @@ pub type Counts = BTreeMap<u64, usize>;
 #[derive(Debug)]
 pub struct Rebalancer {
     pace: Pace,
-    /// By the ids of the group's endpoints: the state of a group ends when an endpoint joins or leaves.
+    /// The state of each group, by the ids of its endpoints. It ends when an endpoint joins or leaves.
     groups: BTreeMap<Vec<u64>, ExpectedReturns>,
     sustained: SustainedExcess,
     too_many: usize,
