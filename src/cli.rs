@@ -107,7 +107,7 @@ pub struct Demo {
 
 #[derive(Debug, Args)]
 pub struct Cert {
-    /// A name to send at the start of each connection.
+    /// DNS names, wildcards or IP addresses for which the certificate is valid. The first is also its common name.
     #[arg(required = true)]
     pub names: Vec<String>,
     /// The folder for the files.
@@ -126,13 +126,13 @@ pub struct TestBackend {
     /// The listening address: :5001, 127.0.0.1:5001 or `[::1]:5001`.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: ListenAddress,
-    /// A name, said first on each connection.
+    /// A name: each connection starts with the line `hello from NAME`.
     #[arg(long)]
     pub name: Option<String>,
     /// The delay before each answer.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub delay: api::Duration,
-    /// A text to send at the start of each connection.
+    /// A line to send at the start of each connection, after the name.
     #[arg(long, value_name = "TEXT")]
     pub greeting: Option<String>,
 }

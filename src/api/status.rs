@@ -32,8 +32,8 @@ pub struct TcpLoadBalancerStatus {
     /// served as declared. `Reconciling`: present while the controller applies changes. `Stalled`: present while only a
     /// change of the object can help. `Accepted`: the object is valid and the administrator permits it. `ResolvedRefs`:
     /// the referenced Services, Secrets and ConfigMaps exist. `Programmed`: every ready proxy serves the load balancer.
-    /// `BackendsHealthy`: endpoints are reachable. `CertificatesValid`: no certificate has expired or is about to
-    /// expire. `ClientAddressPreserved`: the proxies see the addresses of clients.
+    /// `BackendsHealthy`: endpoints are healthy. `CertificatesValid`: the certificates for clients and backends are
+    /// valid. `ClientAddressPreserved`: the proxies see the addresses of clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

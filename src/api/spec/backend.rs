@@ -43,7 +43,8 @@ pub struct Backend {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::within("1s", "24h"))]
     pub resolve_interval: Option<Duration>,
-    /// The share of new connections, relative to the other backends. 1 to 1000. Default: 1.
+    /// The share of new connections, relative to the other backends, regardless of the number of endpoints. 1 to 1000.
+    /// Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub weight: u16,
@@ -55,7 +56,7 @@ pub struct Backend {
     /// The version of the PROXY protocol header that is sent to the backend: `V1` or `V2`. Absent: no header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocolVersion>,
-    /// Health checks of this backend that replace those of the load balancer. Absent: spec.healthCheck applies.
+    /// The probes of this backend. Absent: the probes of the load balancer (spec.healthCheck.active).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<BackendHealthCheck>,
     /// TLS to the backend, after the PROXY header. Absent: the bytes of the client are forwarded unchanged, or

@@ -116,7 +116,7 @@ pub enum FailbackPolicy {
 }
 
 /// Preference for endpoints near the proxy. It applies to endpoints of Services. Other endpoints get connections only
-/// while no near endpoint is usable.
+/// while no near endpoint is usable, or while near endpoints are overloaded (`overloadedAt`).
 #[derive(KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Locality {

@@ -38,7 +38,8 @@ pub struct Preconnect {
     /// The number of connections kept ready for each endpoint. 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub per_endpoint: u16,
-    /// The maximum time without a byte in either direction. 0s: no limit. Default: 0s.
+    /// The time after which an unused connection is closed and replaced. It should be below the timeout of the backend
+    /// for silent clients. At least 100ms. Default: 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("100ms"))]
     pub idle_timeout: Option<Duration>,
@@ -48,12 +49,11 @@ pub struct Preconnect {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// The timeout of the PROXY header, and of the TLS handshake. At least 1ms. Default: 10s.
+    /// The time limit for the PROXY header, and again for the TLS handshake. At least 1ms. Default: 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1ms"))]
     pub handshake: Option<Duration>,
-    /// The idle time before the first probe, in whole seconds. At most 32767s. 0s: no probes and no TCP_USER_TIMEOUT.
-    /// Default: 60s.
+    /// The maximum time without a byte in either direction. 0s: no limit. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
     /// The maximum time without a byte in the open direction after one side has closed its own. 0s: no limit. Default:
@@ -73,7 +73,7 @@ pub struct Timeouts {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpKeepalive {
-    /// Silence before the first probe, in whole seconds, at most 32767s; 0s: no probes, and no TCP_USER_TIMEOUT.
+    /// The idle time before the first probe, in whole seconds. At most 32767s. 0s: no probes and no TCP_USER_TIMEOUT.
     /// Default: 60s.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(

@@ -175,7 +175,7 @@ pub struct Rate {
     /// The period. 1s to 1h.
     #[x_kube(validation = rules::within("1s", "1h"))]
     pub per: Duration,
-    /// The maximum number of connections at once. 1 to 10000000. Default: count.
+    /// The number of new connections that may arrive at once. 1 to 10000000. Default: count.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub burst: Option<u32>,

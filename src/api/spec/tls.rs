@@ -15,7 +15,8 @@ pub struct ListenerTls {
     /// Default: Terminate.
     #[serde(default)]
     pub mode: TlsMode,
-    /// The client certificate for the backend. Absent: none.
+    /// The certificates for clients, selected by the server name that the client requests (SNI): the first one if none
+    /// matches. Required if the listener or a route terminates TLS. Each Secret may be listed once. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(
@@ -254,7 +255,7 @@ pub struct BackendTls {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub ca_refs: Vec<CaRef>,
-    /// The certificate that is shown to the backend. Absent: none.
+    /// The client certificate for the backend. Absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_ref: Option<CertificateRef>,
     /// Accepts any certificate, so that anyone on the path can read and change the traffic. Default: false.
