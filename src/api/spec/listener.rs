@@ -35,7 +35,7 @@ use crate::api::{
         .field_path(".tls.certificateRefs")
 )]
 pub struct Listener {
-    /// The name in logs, metrics and status. Required with several listeners. Default: the port.
+    /// The name in logs and status. Required with several listeners. Default: the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
     /// The port that clients connect to. 1 to 65535.
