@@ -141,7 +141,7 @@ pub struct TestBackend {
 pub struct Probe {
     /// The URL to request: http://HOST:PORT/PATH.
     pub url: String,
-    /// The time to retry until the status is 200.
+    /// The time for which to retry until the status is 200.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub within: api::Duration,
 }

@@ -21,8 +21,8 @@ pub struct Check {
     /// `default`.
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Name>,
-    /// A values file of the Helm chart; whatever its `tenancy` and `host` do not permit is refused. Implies --mode
-    /// cluster. Repeat the flag for several values files, in the order for Helm.
+    /// A values file of the Helm chart, whose limits in `tenancy` and `host` are applied. Implies --mode cluster. May
+    /// be repeated: later files override earlier ones.
     #[arg(long, value_name = "VALUES")]
     pub tenancy: Vec<PathBuf>,
     /// Exit with code 1 also for warnings and unknown references.
@@ -35,12 +35,12 @@ pub struct Check {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CheckMode {
-    /// Cluster if a manifest has a field for clusters only, or refers to an object that the files do not contain;
-    /// otherwise standalone.
+    /// For each load balancer: standalone if it has a field for standalone mode only; cluster if it has a field for
+    /// clusters only, or refers to an object that the files do not contain; otherwise standalone.
     Auto,
-    /// `tcplb standalone` with these files.
+    /// Served by `tcplb standalone` with these files.
     Standalone,
-    /// A cluster.
+    /// Served in a cluster.
     Cluster,
 }
 

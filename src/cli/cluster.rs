@@ -30,7 +30,7 @@ pub struct Controller {
     /// The IP addresses of this pod. They are refused as addresses of backends.
     #[arg(long, value_name = "ADDRESS", env = "POD_IPS", value_delimiter = ',')]
     pub pod_addresses: Vec<IpAddr>,
-    /// The namespaces of served objects. Default: all.
+    /// The namespaces whose objects are served. Default: all.
     #[arg(long = "watch-namespace", value_name = "NAME", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
     /// The headless Service of the replica pods, with a port named `admin`.
@@ -46,14 +46,14 @@ pub struct Controller {
     /// are deleted when all owners are deleted. If only the ConfigMap is deleted, it is created again.
     #[arg(long, value_name = "NAME")]
     pub anchor: Option<String>,
-    /// The workload of the replicas.
+    /// The Deployment or DaemonSet of the replicas, which also owns the managed Services.
     #[arg(long, value_name = "KIND/NAME", value_parser = workload)]
     pub workload: Option<Workload>,
     /// The labels of the replica pods, for the selector of the managed Services.
     #[arg(long, value_name = "KEY=VALUE", default_value = "app.kubernetes.io/name=tcplb", value_delimiter = ',', value_parser = label)]
     pub service_selector: Vec<(String, String)>,
-    /// The range of allocated ports, at most 5000 ports. It must not overlap net.ipv4.ip_local_port_range or the node
-    /// ports of the cluster.
+    /// The range of proxy ports, which are allocated to listeners. At most 5000 ports. It must not overlap
+    /// net.ipv4.ip_local_port_range or the node ports of the cluster.
     #[arg(long, value_name = "FIRST-LAST", default_value = "20000-24999", value_parser = port_range)]
     pub ports: RangeInclusive<u16>,
     /// The DNS domain of the cluster.
@@ -108,10 +108,10 @@ pub struct Tenants {
     /// Permit nodePort in listeners.
     #[arg(long = "allow-node-ports")]
     pub node_ports: bool,
-    /// The networks in which backends may have addresses other than pods of their own namespace. Default: none.
+    /// Networks that backends may use in addition to the pods of their own namespace. Default: none.
     #[arg(long = "allow-backend-network", value_name = "NETWORK", value_delimiter = ',')]
     pub backend_networks: Vec<api::Network>,
-    /// The networks in which backends may have no addresses.
+    /// Networks that are denied to all backends, including pods. Default: none.
     #[arg(long = "deny-backend-network", value_name = "NETWORK", value_delimiter = ',')]
     pub denied_networks: Vec<api::Network>,
     /// The maximum number of load balancers per namespace. Default: unlimited.
