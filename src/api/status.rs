@@ -53,7 +53,7 @@ pub struct Summary {
     /// The number of healthy endpoints and of all endpoints: `3/5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
-    /// `Programmed`, or the reason of the first problem.
+    /// The reason of the first problem. Without a problem: `Programmed`, or `ServedInPods` with placement Sidecar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }

@@ -56,8 +56,8 @@ pub struct Timeouts {
     /// The maximum time without a byte in either direction. 0s: no limit. Default: 0s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
-    /// The maximum time without a byte in the open direction after one side has closed its own. 0s: no limit. Default:
-    /// 5m.
+    /// The maximum time without a byte in the open direction after one side has closed the other direction. 0s: no
+    /// limit. Default: 5m.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_closed: Option<Duration>,
     /// The maximum duration of a connection. 0s: no limit. Default: 0s.

@@ -11,8 +11,8 @@ use crate::api::{Duration, rules::Order};
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// The policy for an endpoint with a terminating pod. The pod still runs and may still serve. Absent: connections
-    /// are kept.
+    /// The policy for an endpoint with a terminating pod, while other endpoints serve. The pod still runs and may still
+    /// serve. Absent: connections are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_terminating: Option<DrainPolicy>,
     /// The policy for an endpoint that its Service, DNS or this object no longer lists. Absent: connections are kept.

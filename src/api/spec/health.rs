@@ -169,8 +169,8 @@ pub struct PassiveCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::at_least("1s"))]
     pub max_eject_for: Option<Duration>,
-    /// The maximum share of ejected endpoints of a priority level, in percent. It does not apply while another level has
-    /// a usable endpoint. The last usable endpoint is never ejected. 0 to 100. 0: no ejection. Default: 50.
+    /// The maximum share of ejected endpoints of a priority level, in percent. It does not apply while another level
+    /// has a usable endpoint. The last usable endpoint is never ejected. 0 to 100. 0: no ejection. Default: 50.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub max_ejected_percent: Option<u8>,

@@ -67,10 +67,12 @@ pub struct Listener {
     /// received header is forwarded as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// The clients that may connect. Absent: all clients.
+    /// The clients that may connect, by their address, or by the address in the PROXY header if one is expected.
+    /// Absent: all clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
-    /// Limits of the number and rate of connections. Absent: unlimited.
+    /// Limits of the number and rate of connections, in total and per source. A source is an IPv4 address or an IPv6
+    /// /64 network. Absent: unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
 }
