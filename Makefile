@@ -1,4 +1,4 @@
-# What there is to do here. `make` alone lists it.
+# Development tasks. `make` lists them.
 CARGO ?= cargo
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -6,39 +6,39 @@ SHELL := bash
 IMAGE ?= docker.io/library/tcplb:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 .PHONY: help build test models check deny generate fuzz fuzz-corpus fuzz-smoke bench bench-smoke image e2e kind minikube demo clean
 
-help: ## list what there is
+help: ## list the tasks
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:[^#]*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## the program, optimised: target/release/tcplb
+build: ## build the optimised program, target/release/tcplb
 	$(CARGO) build --release --locked
 
-test: ## all tests, the same as in CI; what cannot be run on this machine is named at the end
+test: ## run all tests that need no cluster, as in CI; tests that this machine cannot run are listed at the end
 	@skipped=$$(mktemp); trap 'rm -f "$$skipped"' EXIT; \
 	SKIPPED_TESTS=$$skipped $(CARGO) test --locked --no-fail-fast; \
 	if [ -s "$$skipped" ]; then \
 		echo "$$(wc -l < "$$skipped") skipped:"; sort "$$skipped" | sed 's/^/  /'; \
 	fi
 
-models: ## what workers share without a lock, in every order of their steps (loom)
+models: ## check lock-free code of the workers in every order of its steps (loom)
 	$(CARGO) test --locked --package tcplb-models --test loom
 
-check: ## formatting, lints of code and scripts, and the links of the code's documentation
+check: ## check formatting, lints of code and scripts, and links in the documentation of the code
 	$(CARGO) fmt --all --check
 	git grep -lE '^#!/usr/bin/env bash' | xargs shellcheck
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --no-deps --document-private-items
 
-deny: ## licences, advisories and sources of dependencies, and crates that must not be used (deny.toml)
+deny: ## check licences, advisories and sources of dependencies, and for forbidden crates (deny.toml)
 	type -P cargo-deny >/dev/null || $(CARGO) install --locked --version 0.20.2 cargo-deny
 	$(CARGO) deny --locked --workspace check
 
-generate: ## rewrite what is generated: the CRD and its copies, tables in the docs, golden translations. Needs helm
+generate: ## rewrite generated files: the CRD and its copies, tables in the docs, golden files. Needs helm
 	UPDATE=1 $(CARGO) test --locked --test generated
 	UPDATE=1 $(CARGO) test --locked --test chart current
 	UPDATE=1 $(CARGO) test --locked --lib the_documented_table
 	GOLDEN=write $(CARGO) test --locked --lib translate::tests::golden
 
-fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" for some of them
+fuzz: ## run each fuzz target for SECONDS_EACH (1800) on all cores; TARGETS="pem proxy_header" selects targets
 	scripts/fuzz $(or $(SECONDS_EACH),1800) $(TARGETS)
 
 fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus, as in CI
@@ -47,22 +47,22 @@ fuzz-corpus: ## check the properties of the fuzz targets on the committed corpus
 fuzz-smoke: fuzz-corpus ## the same, then run each fuzz target for two minutes
 	scripts/fuzz 120
 
-# Two commands: together, the program would be built with what the bench wants of libraries that both use.
-bench: build ## measure beside HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"), into docs/performance.md
+# Two commands: a common build would give the program the library features that only the bench needs.
+bench: build ## compare with HAProxy, nginx and Envoy (bench/README.md; ARGUMENTS="--axes conn,rr"); writes docs/performance.md
 	bench/peers/install
 	$(CARGO) run --release --locked --package tcplb-bench -- run $(ARGUMENTS)
 	$(if $(ARGUMENTS),,$(CARGO) run --release --locked --package tcplb-bench -- count)
 	$(CARGO) run --release --locked --package tcplb-bench -- report
 
-bench-smoke: build ## count instructions and system calls, and fail if there are more than before (UPDATE=1 writes them down) or a policy is not kept
+bench-smoke: build ## count instructions and system calls, and fail if they exceed bench/baseline.json (UPDATE=1 rewrites it) or a policy fails
 	$(CARGO) test --locked --package tcplb-bench
 	$(CARGO) run --release --locked --package tcplb-bench -- smoke $(if $(UPDATE),--update)
 	$(CARGO) run --release --locked --package tcplb-bench -- show --check
 
-image: ## the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
+image: ## build the container image (IMAGE=NAME:TAG PLATFORM=linux/arm64), with docker, podman or buildah
 	PLATFORM=$(PLATFORM) scripts/image build $(IMAGE)
 
-e2e: image ## the image on a cluster of its own, which tests/cluster brings up: all that only a cluster can show
+e2e: image ## build the image, start a cluster (tests/cluster) and run the end-to-end tests on it
 	archive=$$(mktemp --suffix=.tar); trap 'rm -f "$$archive"' EXIT; \
 	tests/cluster/up 3; \
 	scripts/image save $(IMAGE) "$$archive"; \
@@ -74,14 +74,14 @@ e2e: image ## the image on a cluster of its own, which tests/cluster brings up: 
 	$(CARGO) test --locked --test chart; \
 	$(CARGO) test --locked --test e2e -- --test-threads=4 --show-output
 
-kind: image ## the image and the chart in a running kind cluster
+kind: image ## build the image, and install it with the chart in a running kind cluster
 	scripts/install kind $(IMAGE)
 
 minikube: image ## the same for minikube
 	scripts/install minikube $(IMAGE)
 
-demo: ## three backends and a load balancer in one process
+demo: ## run three backends and a load balancer in one process
 	$(CARGO) run --release --locked -- demo
 
-clean: ## remove what was built
+clean: ## remove the build output
 	$(CARGO) clean
