@@ -23,7 +23,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use self::direction::{BUFFER, Direction, Fault, State};
+use self::direction::{BUFFER, Direction, Fault, Flow, State};
 pub use self::side::Side;
 use crate::proxy::{accounting::CloseReason, proxy_protocol::SignatureGuard, stream::Stream};
 
@@ -135,20 +135,24 @@ impl Relay {
             loop {
                 let before = (self.up.state, self.down.state);
                 let last = self.down.state == State::Done;
-                let up = self.up.poll(cx, client, backend, last, buffer, |bytes| {
+                let wrote = |bytes| {
                     moved = true;
                     meter.sent_to_backend(bytes);
-                });
+                };
+                let mut flow = Flow { source: &mut *client, destination: &mut *backend, buffer: &mut *buffer, wrote };
+                let up = self.up.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = up
                     && let Some(ending) = self.up_failed(fault)
                 {
                     return Some(ending);
                 }
                 let last = self.up.state == State::Done;
-                let down = self.down.poll(cx, backend, client, last, buffer, |bytes| {
+                let wrote = |bytes| {
                     moved = true;
                     meter.sent_to_client(bytes);
-                });
+                };
+                let mut flow = Flow { source: &mut *backend, destination: &mut *client, buffer: &mut *buffer, wrote };
+                let down = self.down.poll(cx, &mut flow, last);
                 if let Poll::Ready(Err(fault)) = down
                     && let Some(ending) = self.down_failed(fault)
                 {

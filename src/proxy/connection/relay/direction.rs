@@ -8,9 +8,12 @@ use std::{
 use tokio::{io::ReadBuf, task::yield_now};
 
 use super::side::Side;
-use crate::proxy::{
-    proxy_protocol::{Inspection, SignatureGuard},
-    stream::pipe::{Pipe, PipeOutput},
+use crate::{
+    proxy::{
+        proxy_protocol::{Inspection, SignatureGuard},
+        stream::pipe::{Pipe, PipeOutput},
+    },
+    tcp::TcpSocket,
 };
 
 /// The size of the buffer that a worker's connections share, and the largest read.
@@ -61,6 +64,16 @@ impl State {
     }
 }
 
+/// The ends of a direction while it is polled, and the buffer between them.
+pub struct Flow<'a, S, D, W> {
+    pub source: &'a mut S,
+    pub destination: &'a mut D,
+    /// Of [`BUFFER`] bytes, without content between polls.
+    pub buffer: &'a mut [u8],
+    /// Called with the number of bytes of each write.
+    pub wrote: W,
+}
+
 /// The failure of a direction.
 pub enum Fault {
     Read,
@@ -93,80 +106,107 @@ impl Direction {
 
     /// Moves the bytes that can be moved now. Ready when the direction has ended or failed. If the other direction has
     /// already ended (`last`), the end of a plain connection is left to its close.
-    pub fn poll(
+    pub fn poll<S: Side, D: Side, W: FnMut(usize)>(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut impl Side,
-        destination: &mut impl Side,
+        flow: &mut Flow<'_, S, D, W>,
         last: bool,
-        buffer: &mut [u8],
-        mut wrote: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
         let mut budget = BYTES_PER_TURN;
         loop {
             match self.state {
                 State::Done | State::Broken => return Poll::Ready(Ok(())),
-                State::Discarding => {
-                    if ready!(read(cx, source, buffer))? == 0 {
-                        self.state = State::Done;
-                        return Poll::Ready(Ok(()));
-                    }
-                    continue;
-                }
+                State::Discarding => return self.poll_discard(cx, flow),
                 State::Open | State::Ending => {}
             }
             let keeps_up = self.pending.is_empty();
-            ready!(self.poll_drain_pipe(cx, destination, &mut wrote))?;
-            ready!(self.poll_write_pending(cx, destination, &mut wrote))?;
+            ready!(self.poll_drain_pipe(cx, flow))?;
+            ready!(self.poll_write_pending(cx, flow))?;
             if self.state == State::Ending {
-                if !last || destination.plain().is_none() {
-                    ready!(Pin::new(&mut *destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
-                }
-                self.pending = Vec::new();
-                self.state = State::Done;
-                continue;
+                return self.poll_pass_end_on(cx, flow.destination, last);
             }
             if budget == 0 {
                 // Yield to the event loop, not only to the tasks that are ready, as a task that wakes itself would.
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
-            if let Some(mut pipe) = self.pipe_between(source, destination)
-                && let Some(from) = source.plain()
-            {
-                // Hold no memory while waiting.
-                self.pending = Vec::new();
-                let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
-                // Zero bytes may be an end or something else: the next operation is a read, which can tell.
-                self.moves_much = count >= SMALL;
-                budget = budget.saturating_sub(count);
-                if count > 0 {
-                    self.pipe = Some(pipe);
-                }
-                continue;
-            }
-            let size = match keeps_up {
-                false => READ_UNDER_BACKPRESSURE,
-                true if self.moves_much => BUFFER,
-                true => READ,
+            let moved = match self.pipe_between(flow.source, flow.destination) {
+                Some((from, pipe)) => ready!(self.poll_fill(cx, from, pipe))?,
+                None => ready!(self.poll_copy(cx, flow, keeps_up))?,
             };
-            let Poll::Ready(count) = read(cx, source, &mut buffer[..size])? else {
-                // Nothing to read: hold no memory, and flush the TLS layer.
-                self.pending = Vec::new();
-                ready!(Pin::new(&mut *destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
-                return Poll::Pending;
-            };
-            if count == 0 {
-                self.end()?;
-                continue;
-            }
-            self.moves_much = count >= size.min(READ);
-            let chunk = &buffer[..count];
-            self.inspect(chunk)?;
-            budget = budget.saturating_sub(count);
-            let now = poll_write_some(cx, destination, chunk, &mut wrote)?;
-            self.pending.extend_from_slice(&chunk[now..]);
+            budget = budget.saturating_sub(moved);
         }
+    }
+
+    /// Reads the source to its end.
+    fn poll_discard<S: Side, D, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        flow: &mut Flow<'_, S, D, W>,
+    ) -> Poll<Result<(), Fault>> {
+        while ready!(read(cx, flow.source, flow.buffer))? > 0 {}
+        self.state = State::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Passes the end of the source on.
+    fn poll_pass_end_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        destination: &mut impl Side,
+        last: bool,
+    ) -> Poll<Result<(), Fault>> {
+        if !last || destination.plain().is_none() {
+            ready!(Pin::new(destination).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
+        }
+        self.pending = Vec::new();
+        self.state = State::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into a pipe. Returns the number of bytes.
+    #[inline]
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpSocket, mut pipe: Pipe) -> Poll<Result<usize, Fault>> {
+        // Hold no memory while waiting.
+        self.pending = Vec::new();
+        let count = ready!(pipe.poll_fill(cx, from)).map_err(|_| Fault::Read)?;
+        // Zero bytes may be an end or something else: the next operation is a read, which can tell.
+        self.moves_much = count >= SMALL;
+        if count > 0 {
+            self.pipe = Some(pipe);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads into the buffer and writes as much of it as the destination accepts. Returns the number of bytes read.
+    #[inline]
+    fn poll_copy<S: Side, D: Side, W: FnMut(usize)>(
+        &mut self,
+        cx: &mut Context<'_>,
+        flow: &mut Flow<'_, S, D, W>,
+        keeps_up: bool,
+    ) -> Poll<Result<usize, Fault>> {
+        let size = match keeps_up {
+            false => READ_UNDER_BACKPRESSURE,
+            true if self.moves_much => BUFFER,
+            true => READ,
+        };
+        let Poll::Ready(count) = read(cx, flow.source, &mut flow.buffer[..size])? else {
+            // Nothing to read: hold no memory, and flush the TLS layer.
+            self.pending = Vec::new();
+            ready!(Pin::new(&mut *flow.destination).poll_flush(cx)).map_err(|_| Fault::Write)?;
+            return Poll::Pending;
+        };
+        if count == 0 {
+            self.end()?;
+            return Poll::Ready(Ok(0));
+        }
+        self.moves_much = count >= size.min(READ);
+        let chunk = &flow.buffer[..count];
+        self.inspect(chunk)?;
+        let now = poll_write_some(cx, flow.destination, chunk, &mut flow.wrote)?;
+        self.pending.extend_from_slice(&chunk[now..]);
+        Poll::Ready(Ok(count))
     }
 
     /// The source has ended.
@@ -178,24 +218,24 @@ impl Direction {
         Ok(())
     }
 
-    /// A pipe for the next bytes, if they are to go through one.
-    fn pipe_between(&self, source: &impl Side, destination: &impl Side) -> Option<Pipe> {
+    /// The source and a pipe for its next bytes, if they are to go through one.
+    fn pipe_between<'s>(&self, source: &'s impl Side, destination: &impl Side) -> Option<(&'s TcpSocket, Pipe)> {
         let from =
             source.plain().filter(|_| self.moves_much && self.guard.is_none() && destination.plain().is_some())?;
-        if from.may_have_urgent_mark() { None } else { Pipe::borrow() }
+        if from.may_have_urgent_mark() { None } else { Some((from, Pipe::borrow()?)) }
     }
 
-    fn poll_drain_pipe(
+    #[inline]
+    fn poll_drain_pipe<S, D: Side, W: FnMut(usize)>(
         &mut self,
         cx: &mut Context<'_>,
-        destination: &impl Side,
-        wrote: &mut impl FnMut(usize),
+        flow: &mut Flow<'_, S, D, W>,
     ) -> Poll<Result<(), Fault>> {
-        let (Some(pipe), Some(to)) = (&mut self.pipe, destination.plain()) else { return Poll::Ready(Ok(())) };
+        let (Some(pipe), Some(to)) = (&mut self.pipe, flow.destination.plain()) else { return Poll::Ready(Ok(())) };
         while !pipe.is_empty() {
             match ready!(pipe.poll_drain(cx, to)) {
                 Ok(PipeOutput::Bytes(0)) | Err(_) => return Poll::Ready(Err(Fault::Write)),
-                Ok(PipeOutput::Bytes(count)) => wrote(count),
+                Ok(PipeOutput::Bytes(count)) => (flow.wrote)(count),
                 Ok(PipeOutput::ReadBack(bytes)) => self.pending = bytes,
             }
         }
@@ -203,16 +243,16 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write_pending(
+    #[inline]
+    fn poll_write_pending<S, D: Side, W: FnMut(usize)>(
         &mut self,
         cx: &mut Context<'_>,
-        destination: &mut impl Side,
-        wrote: &mut impl FnMut(usize),
+        flow: &mut Flow<'_, S, D, W>,
     ) -> Poll<Result<(), Fault>> {
         if self.pending.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.written += poll_write_some(cx, destination, &self.pending[self.written..], wrote)?;
+        self.written += poll_write_some(cx, flow.destination, &self.pending[self.written..], &mut flow.wrote)?;
         if self.written < self.pending.len() {
             return Poll::Pending;
         }
