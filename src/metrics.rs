@@ -14,15 +14,15 @@ use prometheus_client::{
 };
 
 use crate::{
-    model::{ListenerKey, ObjectKey, UpstreamKey},
+    model::{ObjectKey, Snapshot, UpstreamKey},
     printable::printable,
     proxy::{
-        ListenerState, Monitor,
+        ListenerState, Monitor, View,
         accounting::{BUCKETS, CloseReason, HistogramTotals, Totals},
     },
-    state::State,
+    state::{Configuration, State},
     translate::Severity,
-    upstream::{Endpoint, PoolFigures},
+    upstream::{Endpoint, PoolFigures, Upstream},
 };
 
 /// All metrics of this process.
@@ -167,148 +167,170 @@ struct Live {
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let view = self.monitor.view();
-        let listeners: Vec<Listening> = view.listeners.iter().map(|listener| Listening::of(listener)).collect();
-        let endpoints: Vec<Member> = view
-            .upstreams
-            .iter()
-            .flat_map(|(key, upstream)| {
-                upstream.endpoints().iter().map(|endpoint| Member::of(key, endpoint)).collect::<Vec<_>>()
-            })
-            .collect();
+        let listeners: Vec<ListenerSample> = view.listeners.iter().map(ListenerSample::of).collect();
+        let upstreams = view.upstreams.iter();
+        let endpoints: Vec<EndpointSample> =
+            upstreams.flat_map(|(key, upstream)| EndpointSample::all_of(key, upstream)).collect();
         let encoder = &mut Encoder(&mut encoder);
 
         encoder.family(&BUILD)?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
-        encoder.counters(&ACCEPTED, listeners.iter().map(|l| (l.labels(), l.totals.accepted)))?;
-        encoder.counters(
-            &CLOSED,
-            listeners.iter().flat_map(|l| {
-                // Reasons that never occurred are omitted, because most listeners have only a few.
-                CloseReason::ALL
-                    .into_iter()
-                    .map(|reason| (l.labels_and(reason.label()), l.totals.closed(reason)))
-                    .filter(|(_, count)| *count > 0)
-            }),
-        )?;
-        encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
-        let guaranteed: BTreeMap<_, _> = view.listeners.iter().map(|l| (&l.key.object, l.share.guaranteed())).collect();
-        encoder.gauges(&GUARANTEED, guaranteed.iter().map(|(object, count)| (labels_of(object, []), *count as i64)))?;
-        let with_sources = view.listeners.iter().zip(&listeners).filter(|(live, _)| live.admission.sources() > 0);
-        encoder.gauges(&SOURCES, with_sources.map(|(live, l)| (l.labels(), live.admission.sources() as i64)))?;
+        encode_connections(encoder, &listeners)?;
         encoder.gauges(&DRAINING, draining(&self.monitor))?;
-        encoder.counters(
-            &RELAYED,
-            listeners.iter().flat_map(|l| {
-                [("to_backend", l.totals.bytes_to_backend), ("to_client", l.totals.bytes_to_client)]
-                    .map(|(direction, bytes)| (l.labels_and(direction), bytes))
-            }),
-        )?;
-        encoder.histograms(&CONNECT, listeners.iter().map(|l| (l.labels(), &l.totals.connect)))?;
-        encoder.histograms(&DURATION, listeners.iter().map(|l| (l.labels(), &l.totals.duration)))?;
-        encoder.counters(
-            &HANDSHAKES,
-            listeners.iter().flat_map(|l| {
-                [
-                    ("full", l.totals.tls_full_handshakes),
-                    ("resumed", l.totals.tls_resumed_handshakes),
-                    ("refused", l.totals.closed(CloseReason::TlsClientCertificate)),
-                    ("failed", l.totals.closed(CloseReason::TlsFailed)),
-                    ("timeout", l.totals.closed(CloseReason::TlsTimeout)),
-                ]
-                .map(|(result, count)| (l.labels_and(result), count))
-                .into_iter()
-                .filter(|(_, count)| *count > 0)
-            }),
-        )?;
-        encoder.counters(
-            &BACKEND_HANDSHAKES,
-            listeners.iter().flat_map(|l| {
-                [("full", l.totals.backend_tls_full_handshakes), ("resumed", l.totals.backend_tls_resumed_handshakes)]
-                    .map(|(result, count)| (l.labels_and(result), count))
-                    .into_iter()
-                    .filter(|(_, count)| *count > 0)
-            }),
-        )?;
-        encoder.gauges(
-            &CERTIFICATE,
-            view.snapshot.listeners.iter().flat_map(|(key, listener)| {
-                listener.tls.iter().flat_map(|tls| &tls.certificates).map(|certificate| {
-                    let labels = labels_of(&key.object, [key.port.to_string(), certificate.source.to_string()]);
-                    (labels, certificate.not_after.as_second())
-                })
-            }),
-        )?;
-        encoder.gauges(
-            &BACKEND_CERTIFICATE,
-            view.snapshot.upstreams.iter().flat_map(|(key, upstream)| {
-                upstream.backends.iter().filter_map(|(name, backend)| {
-                    let certificate = backend.shown_certificate()?;
-                    let labels = labels_of(&key.object, [name.to_string(), certificate.source.to_string()]);
-                    Some((labels, certificate.not_after.as_second()))
-                })
-            }),
-        )?;
-        encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.usable()))))?;
-        encoder.gauges(&IN_SERVICE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.in_service()))))?;
-        encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
-        encoder.gauges(&SHARE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.share()))))?;
-        encoder.gauges(&NEAR, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.near()))))?;
-        encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
-        encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))?;
-        encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
-        encoder.counters(&CONNECT_FAILURES, endpoints.iter().map(|e| (e.labels(), e.endpoint.connect_failures())))?;
-        encoder.counters(&EJECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.ejections())))?;
-        encoder.counters(
-            &PROBES,
-            endpoints.iter().flat_map(|e| {
-                [("passed", e.endpoint.probes_passed()), ("failed", e.endpoint.probes_failed())]
-                    .map(|(result, count)| (e.labels_and(result), count))
-                    .into_iter()
-                    .filter(|(_, count)| *count > 0)
-            }),
-        )?;
-        encoder.gauges(&PRECONNECTED, endpoints.iter().map(|e| (e.labels(), e.pool.idle as i64)))?;
-        encoder.counters(
-            &PRECONNECT,
-            endpoints.iter().flat_map(|e| {
-                [("hit", e.pool.hits), ("miss", e.pool.misses), ("discarded", e.pool.discarded)]
-                    .map(|(result, count)| (e.labels_and(result), count))
-                    .into_iter()
-                    .filter(|(_, count)| *count > 0)
-            }),
-        )?;
-        encoder.gauges(
-            &UPSTREAM_ENDPOINTS,
-            view.upstreams.iter().flat_map(|(key, upstream)| {
-                let usable = upstream.usable();
-                [("usable", usable), ("unusable", upstream.endpoints().len().saturating_sub(usable))]
-                    .map(|(state, count)| (labels_of(&key.object, [state.into()]), count as i64))
-            }),
-        )?;
-        encoder.counters(
-            &SWITCHES,
-            view.upstreams.iter().map(|(key, upstream)| (labels_of(&key.object, []), upstream.priority_changes())),
-        )?;
-        encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
-        let configuration = self.state.configuration();
-        encoder.gauges(
-            &PROBLEMS,
-            [("refused", Severity::Refused), ("warning", Severity::Warning)]
-                .map(|(name, severity)| (vec![name.into()], configuration.problems_of(severity) as i64)),
-        )?;
-        encoder.gauges(&UNBOUND, [(Vec::new(), view.report.unbound().count() as i64)])?;
-        let log = self.monitor.access_log();
-        encoder.counters(
-            &LOGGED,
-            [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (vec![result.into()], count)),
-        )?;
-        encoder.gauges(&LIMIT, [(Vec::new(), self.monitor.capacity().total() as i64)])?;
-        encoder.gauges(&HANDSHAKE_MEMORY, [(Vec::new(), self.monitor.handshake_memory() as i64)])?;
-        let worker = |index: usize| vec![index.to_string()];
-        let open = self.monitor.open_by_worker().enumerate();
-        encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;
-        let silent = self.monitor.workers_silent_for().enumerate();
-        encoder.gauges(&SILENT, silent.map(|(index, age)| (worker(index), age.as_secs_f64())))
+        encode_traffic(encoder, &listeners)?;
+        encode_handshakes(encoder, &listeners)?;
+        encode_certificates(encoder, &view.snapshot)?;
+        encode_endpoint_states(encoder, &endpoints)?;
+        encode_endpoint_events(encoder, &endpoints)?;
+        encode_upstreams(encoder, &view)?;
+        encode_configuration(encoder, &view, &self.state.configuration())?;
+        encode_process(encoder, &self.monitor)
     }
+}
+
+fn encode_connections(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -> fmt::Result {
+    encoder.counters(&ACCEPTED, listeners.iter().map(|l| (l.labels(), l.totals.accepted)))?;
+    let closed = |l: &ListenerSample| CloseReason::ALL.map(|reason| (reason.label(), l.totals.closed(reason)));
+    encoder.counters(
+        &CLOSED,
+        listeners.iter().flat_map(|l| occurred(closed(l)).map(|(reason, count)| (l.labels_and(reason), count))),
+    )?;
+    encoder.gauges(&ACTIVE, listeners.iter().map(|l| (l.labels(), l.totals.active() as i64)))?;
+    let guaranteed: BTreeMap<_, _> =
+        listeners.iter().map(|l| (&l.state.key.object, l.state.share.guaranteed())).collect();
+    encoder.gauges(&GUARANTEED, guaranteed.iter().map(|(object, count)| (labels_of(object, []), *count as i64)))?;
+    let sources = listeners.iter().map(|l| (l, l.state.admission.sources())).filter(|(_, count)| *count > 0);
+    encoder.gauges(&SOURCES, sources.map(|(l, count)| (l.labels(), count as i64)))
+}
+
+fn encode_traffic(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -> fmt::Result {
+    encoder.counters(
+        &RELAYED,
+        listeners.iter().flat_map(|l| {
+            [("to_backend", l.totals.bytes_to_backend), ("to_client", l.totals.bytes_to_client)]
+                .map(|(direction, bytes)| (l.labels_and(direction), bytes))
+        }),
+    )?;
+    encoder.histograms(&CONNECT, listeners.iter().map(|l| (l.labels(), &l.totals.connect)))?;
+    encoder.histograms(&DURATION, listeners.iter().map(|l| (l.labels(), &l.totals.duration)))
+}
+
+fn encode_handshakes(encoder: &mut Encoder<'_, '_>, listeners: &[ListenerSample]) -> fmt::Result {
+    let with_clients = |l: &ListenerSample| {
+        [
+            ("full", l.totals.tls_full_handshakes),
+            ("resumed", l.totals.tls_resumed_handshakes),
+            ("refused", l.totals.closed(CloseReason::TlsClientCertificate)),
+            ("failed", l.totals.closed(CloseReason::TlsFailed)),
+            ("timeout", l.totals.closed(CloseReason::TlsTimeout)),
+        ]
+    };
+    encoder.counters(
+        &HANDSHAKES,
+        listeners.iter().flat_map(|l| occurred(with_clients(l)).map(|(result, count)| (l.labels_and(result), count))),
+    )?;
+    let with_backends = |l: &ListenerSample| {
+        [("full", l.totals.backend_tls_full_handshakes), ("resumed", l.totals.backend_tls_resumed_handshakes)]
+    };
+    encoder.counters(
+        &BACKEND_HANDSHAKES,
+        listeners.iter().flat_map(|l| occurred(with_backends(l)).map(|(result, count)| (l.labels_and(result), count))),
+    )
+}
+
+fn encode_certificates(encoder: &mut Encoder<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
+    encoder.gauges(
+        &CERTIFICATE,
+        snapshot.listeners.iter().flat_map(|(key, listener)| {
+            listener.tls.iter().flat_map(|tls| &tls.certificates).map(|certificate| {
+                let labels = labels_of(&key.object, [key.port.to_string(), certificate.source.to_string()]);
+                (labels, certificate.not_after.as_second())
+            })
+        }),
+    )?;
+    encoder.gauges(
+        &BACKEND_CERTIFICATE,
+        snapshot.upstreams.iter().flat_map(|(key, upstream)| {
+            upstream.backends.iter().filter_map(|(name, backend)| {
+                let certificate = backend.shown_certificate()?;
+                let labels = labels_of(&key.object, [name.to_string(), certificate.source.to_string()]);
+                Some((labels, certificate.not_after.as_second()))
+            })
+        }),
+    )
+}
+
+fn encode_endpoint_states(encoder: &mut Encoder<'_, '_>, endpoints: &[EndpointSample]) -> fmt::Result {
+    encoder.gauges(&USABLE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.usable()))))?;
+    encoder.gauges(&IN_SERVICE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.in_service()))))?;
+    encoder.gauges(&HEALTHY, endpoints.iter().map(|e| (e.labels(), i64::from(e.healthy))))?;
+    encoder.gauges(&SHARE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.share()))))?;
+    encoder.gauges(&NEAR, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.near()))))?;
+    encoder.gauges(&EJECTED, endpoints.iter().map(|e| (e.labels(), i64::from(e.ejected))))?;
+    encoder.gauges(&ENDPOINT_ACTIVE, endpoints.iter().map(|e| (e.labels(), i64::from(e.endpoint.active()))))
+}
+
+fn encode_endpoint_events(encoder: &mut Encoder<'_, '_>, endpoints: &[EndpointSample]) -> fmt::Result {
+    encoder.counters(&ENDPOINT_CONNECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.connections())))?;
+    encoder.counters(&CONNECT_FAILURES, endpoints.iter().map(|e| (e.labels(), e.endpoint.connect_failures())))?;
+    encoder.counters(&EJECTIONS, endpoints.iter().map(|e| (e.labels(), e.endpoint.ejections())))?;
+    let probes = |e: &EndpointSample| [("passed", e.endpoint.probes_passed()), ("failed", e.endpoint.probes_failed())];
+    encoder.counters(
+        &PROBES,
+        endpoints.iter().flat_map(|e| occurred(probes(e)).map(|(result, count)| (e.labels_and(result), count))),
+    )?;
+    encoder.gauges(&PRECONNECTED, endpoints.iter().map(|e| (e.labels(), e.pool.idle as i64)))?;
+    let requests =
+        |e: &EndpointSample| [("hit", e.pool.hits), ("miss", e.pool.misses), ("discarded", e.pool.discarded)];
+    encoder.counters(
+        &PRECONNECT,
+        endpoints.iter().flat_map(|e| occurred(requests(e)).map(|(result, count)| (e.labels_and(result), count))),
+    )
+}
+
+fn encode_upstreams(encoder: &mut Encoder<'_, '_>, view: &View) -> fmt::Result {
+    encoder.gauges(
+        &UPSTREAM_ENDPOINTS,
+        view.upstreams.iter().flat_map(|(key, upstream)| {
+            let usable = upstream.usable();
+            [("usable", usable), ("unusable", upstream.endpoints().len().saturating_sub(usable))]
+                .map(|(state, count)| (labels_of(&key.object, [state.into()]), count as i64))
+        }),
+    )?;
+    encoder.counters(
+        &SWITCHES,
+        view.upstreams.iter().map(|(key, upstream)| (labels_of(&key.object, []), upstream.priority_changes())),
+    )
+}
+
+fn encode_configuration(encoder: &mut Encoder<'_, '_>, view: &View, configuration: &Configuration) -> fmt::Result {
+    encoder.gauges(&GENERATION, [(Vec::new(), view.snapshot.generation as i64)])?;
+    encoder.gauges(
+        &PROBLEMS,
+        [("refused", Severity::Refused), ("warning", Severity::Warning)]
+            .map(|(name, severity)| (vec![name.into()], configuration.problems_of(severity) as i64)),
+    )?;
+    encoder.gauges(&UNBOUND, [(Vec::new(), view.report.unbound().count() as i64)])
+}
+
+fn encode_process(encoder: &mut Encoder<'_, '_>, monitor: &Monitor) -> fmt::Result {
+    let log = monitor.access_log();
+    encoder.counters(
+        &LOGGED,
+        [("logged", log.logged()), ("dropped", log.dropped())].map(|(result, count)| (vec![result.into()], count)),
+    )?;
+    encoder.gauges(&LIMIT, [(Vec::new(), monitor.capacity().total() as i64)])?;
+    encoder.gauges(&HANDSHAKE_MEMORY, [(Vec::new(), monitor.handshake_memory() as i64)])?;
+    let worker = |index: usize| vec![index.to_string()];
+    let open = monitor.open_by_worker().enumerate();
+    encoder.gauges(&WORKER, open.map(|(index, open)| (worker(index), open as i64)))?;
+    let silent = monitor.workers_silent_for().enumerate();
+    encoder.gauges(&SILENT, silent.map(|(index, age)| (worker(index), age.as_secs_f64())))
+}
+
+/// The counts above zero. Counters by reason or result omit the others, because most listeners and endpoints have only
+/// a few.
+fn occurred<const N: usize>(counts: [(&'static str, u64); N]) -> impl Iterator<Item = (&'static str, u64)> {
+    counts.into_iter().filter(|(_, count)| *count > 0)
 }
 
 /// The number of draining connections by load balancer and reason.
@@ -331,18 +353,20 @@ fn labels_of<const N: usize>(object: &ObjectKey, more: [String; N]) -> Labels {
     labels.map(|label| printable(&label, MAX_LABEL).into_owned()).collect()
 }
 
-struct Listening {
-    key: ListenerKey,
+/// A listener with its counters at one time.
+struct ListenerSample {
+    state: Arc<ListenerState>,
     totals: Totals,
 }
 
-impl Listening {
-    fn of(listener: &ListenerState) -> Self {
-        Self { key: listener.key.clone(), totals: listener.counters.totals() }
+impl ListenerSample {
+    fn of(listener: &Arc<ListenerState>) -> Self {
+        Self { state: listener.clone(), totals: listener.counters.totals() }
     }
 
     fn labels(&self) -> Labels {
-        labels_of(&self.key.object, [self.key.port.to_string()])
+        let key = &self.state.key;
+        labels_of(&key.object, [key.port.to_string()])
     }
 
     fn labels_and(&self, value: &str) -> Labels {
@@ -352,7 +376,8 @@ impl Listening {
     }
 }
 
-struct Member {
+/// An endpoint with its state at one time.
+struct EndpointSample {
     load_balancer: ObjectKey,
     endpoint: Arc<Endpoint>,
     healthy: bool,
@@ -360,7 +385,11 @@ struct Member {
     pool: PoolFigures,
 }
 
-impl Member {
+impl EndpointSample {
+    fn all_of(key: &UpstreamKey, upstream: &Upstream) -> Vec<Self> {
+        upstream.endpoints().iter().map(|endpoint| Self::of(key, endpoint)).collect()
+    }
+
     fn of(upstream: &UpstreamKey, endpoint: &Arc<Endpoint>) -> Self {
         let state = endpoint.state();
         Self {
