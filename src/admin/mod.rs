@@ -56,41 +56,45 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// services on the same host.
 const MAX_HEAD: usize = 32 << 10;
 
-/// Serves the admin pages to at most `connections` clients at a time. On `stop` it closes the listening socket, answers
-/// the accepted connections, and returns.
-pub async fn serve(
-    mut listener: TcpListener,
-    connections: usize,
-    monitor: Monitor,
-    state: Arc<State>,
-    hosts: AllowedHosts,
-    stop: CancellationToken,
-) {
-    let metrics = Metrics::new(monitor.clone(), state.clone());
-    let rendering = Rendering::default();
-    let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
-    let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });
-    let service = TowerToHyperService::new(router(pages, hosts));
-    let http = http();
-    let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
-    // Accepting pauses and continues while no descriptor is free.
-    while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
-        // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
-        let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
-        visitors.admit(address.ip(), |place| {
-            let serving = async move {
-                // The result does not matter.
-                let _ = visit.await;
-                drop(place);
-            };
-            tokio::spawn(serving).abort_handle()
-        });
+/// The server of the admin pages.
+pub struct Server {
+    pub monitor: Monitor,
+    pub state: Arc<State>,
+    pub hosts: AllowedHosts,
+    /// The maximum number of clients at a time.
+    pub connections: usize,
+}
+
+impl Server {
+    /// Serves until `stop`. Then it closes the listening socket, answers the accepted connections, and returns.
+    pub async fn serve(self, mut listener: TcpListener, stop: CancellationToken) {
+        let Self { monitor, state, hosts, connections } = self;
+        let metrics = Metrics::new(monitor.clone(), state.clone());
+        let rendering = Rendering::default();
+        let reports = Reports::new(monitor.clone(), state.clone(), rendering.clone(), stop.clone());
+        let pages = Arc::new(Pages { monitor, state, metrics, rendering, reports });
+        let service = TowerToHyperService::new(router(pages, hosts));
+        let http = http();
+        let (visitors, visits) = (Visitors::new(connections), GracefulShutdown::new());
+        // Accepting pauses and continues while no descriptor is free.
+        while let Some((stream, address)) = stop.run_until_cancelled(Listener::accept(&mut listener)).await {
+            // Without the timeout, a client that reads nothing would be disconnected only to make room for another one.
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
+            let visit = visits.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+            visitors.admit(address.ip(), |place| {
+                let serving = async move {
+                    // The result does not matter.
+                    let _ = visit.await;
+                    drop(place);
+                };
+                tokio::spawn(serving).abort_handle()
+            });
+        }
+        drop(listener);
+        // A graceful shutdown closes connections that have not sent a request yet.
+        sleep(LAST_QUESTIONS).await;
+        visits.shutdown().await;
     }
-    drop(listener);
-    // A graceful shutdown closes connections that have not sent a request yet.
-    sleep(LAST_QUESTIONS).await;
-    visits.shutdown().await;
 }
 
 fn http() -> http1::Builder {

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use self::{
-    mode::{Absent, Mode, Part},
+    mode::{Absent, Cluster, Mode, Part},
     report::{Entry, Report},
 };
 use super::{cluster, commands::print, runtime::on_control_runtime};
@@ -94,7 +94,7 @@ fn check(arguments: Check) -> anyhow::Result<Report> {
     let mut report = Report { problems, passed_over: files.passed_over(), ..Report::default() };
     let places = files.places();
     let absent = if cluster { Absent::Missing } else { Absent::Unknown };
-    let mut parts = mode::parts(&world, mode, absent, &awaiting_pods, &tenancy.into());
+    let mut parts = mode::parts(&world, mode, &Cluster { absent, awaiting_pods, tenancy: tenancy.into() });
     look_up_names(&mut parts)?;
     for part in parts {
         report.entries.extend(compiled(&part).into_iter().map(|(object, verdict)| {

@@ -32,10 +32,10 @@ use crate::{
     admin::{self, AllowedHosts},
     api::{AddressPort, Host},
     cli::{self, AdminAddress, ListenAddress, Simple},
-    descriptors,
+    descriptors::{self, Budget},
     drain::DrainMode,
     model::{ObjectKey, Snapshot},
-    proxy::{Closing, Monitor, Options, Proxy, access_log, socket::Sharing},
+    proxy::{Closing, DrainOutcome, Monitor, Options, Proxy, access_log, socket::Sharing},
     state::{Configuration, State},
     tools::backend::{self, Backend},
     translate::{Verdicts, translate},
@@ -57,6 +57,44 @@ pub fn run(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
 async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
     let signals = Signals::catch()?;
     let stop = CancellationToken::new();
+    let backends = start_backends(&stop)?;
+    let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
+    let address = SocketAddr::new(arguments.address, arguments.port);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
+    let (proxy, writer) = start_proxy(workers, budget)?;
+    let state = configure(&proxy, address, backends.keys()).await?;
+    let listener = TcpListener::from_std(admin)?;
+    let introduction = introduction(address, listener.local_addr()?);
+    let pages = admin::Server {
+        monitor: proxy.monitor(),
+        state: state.clone(),
+        hosts: AllowedHosts::new(&[]),
+        connections: budget.admin,
+    };
+    tokio::spawn(pages.serve(listener, stop.clone()));
+
+    let mut display = Display::new(proxy.monitor(), backends);
+    display.show_until_signal(&signals, &introduction).await?;
+    let drained = shut_down(&proxy, &state, &signals).await?;
+    let mut out = io::stdout();
+    writeln!(out, "{}", display.summary())?;
+    let closed = drained.closed + drained.reset;
+    if drained.by_themselves + closed > 0 {
+        let by_themselves = drained.by_themselves;
+        writeln!(
+            out,
+            "of the connections open at shutdown, {by_themselves} ended by themselves and {closed} were closed"
+        )?;
+    }
+    stop.cancel();
+    proxy.stop();
+    writer.finish(proxy.monitor().access_log(), PATIENCE);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the backends on free ports. Returns their names by address.
+fn start_backends(stop: &CancellationToken) -> io::Result<BTreeMap<SocketAddr, &'static str>> {
     let mut backends = BTreeMap::new();
     for name in NAMES {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -65,12 +103,10 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         backends.insert(backend.address(), name);
         tokio::spawn(backend.serve(stop.clone()));
     }
+    Ok(backends)
+}
 
-    let admin = bind_admin(AdminAddress::At(arguments.admin), None)?.context("the demo has admin pages")?;
-    let address = SocketAddr::new(arguments.address, arguments.port);
-    let (snapshot, verdicts) = compile(address, backends.keys());
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let budget = descriptors::raise_limit(workers, descriptors::Manifests::Files);
+fn start_proxy(workers: usize, budget: Budget) -> anyhow::Result<(Proxy, access_log::Writer)> {
     let (access_log, writer) =
         access_log::AccessLog::start(access_log::Events::None, access_log::Format::Text, io::sink());
     let options = Options {
@@ -86,57 +122,43 @@ async fn demonstrate(arguments: &cli::Demo) -> anyhow::Result<ExitCode> {
         inherited: BTreeMap::new(),
         access_log,
     };
-    let proxy = Proxy::start(options, &Handle::current()).context("cannot start the workers")?;
-    let report = first_report(&proxy, Arc::new(snapshot)).await?;
+    Ok((Proxy::start(options, &Handle::current()).context("cannot start the workers")?, writer))
+}
+
+/// Applies the configuration.
+///
+/// # Errors
+/// If the address cannot be bound.
+async fn configure<'a>(
+    proxy: &Proxy,
+    address: SocketAddr,
+    backends: impl Iterator<Item = &'a SocketAddr>,
+) -> anyhow::Result<Arc<State>> {
+    let (snapshot, verdicts) = compile(address, backends);
+    let report = first_report(proxy, Arc::new(snapshot)).await?;
     if let Some((_, why)) = report.unbound().next() {
         anyhow::bail!("{why} (--address, --port)");
     }
     let state = Arc::new(State::default());
     state.set_configuration(Configuration { verdicts: Arc::new(verdicts), ..Configuration::default() });
     state.set_ready(true);
-    let listener = TcpListener::from_std(admin)?;
-    let admin_address = listener.local_addr()?;
-    let hosts = AllowedHosts::new(&[]);
-    tokio::spawn(admin::serve(listener, budget.admin, proxy.monitor(), state.clone(), hosts, stop.clone()));
+    Ok(state)
+}
 
-    let introduction = introduction(address, admin_address);
-    let mut out = io::stdout();
-    write!(out, "{introduction}")?;
-    let mut display = Display::new(proxy.monitor(), backends);
-    let mut refresh = interval(REFRESH);
-    // After a pause (Ctrl-Z) only one picture is drawn, not all missed ones.
-    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut resized = signal(SignalKind::window_change())?;
-    loop {
-        tokio::select! {
-            _ = refresh.tick() => display.show()?,
-            _ = resized.recv() => display.start_again(&introduction)?,
-            () = signals.first() => break,
-        }
-    }
-
+/// Stops accepting connections, and drains.
+async fn shut_down(proxy: &Proxy, state: &State, signals: &Signals) -> io::Result<DrainOutcome> {
     let patience = PATIENCE.as_secs();
-    writeln!(out, "\nshutting down: open connections have {patience} s to end (Ctrl-C again: reset them now)")?;
+    writeln!(
+        io::stdout(),
+        "\nshutting down: open connections have {patience} s to end (Ctrl-C again: reset them now)"
+    )?;
     state.leave();
     proxy.stop_accepting(Closing::Last).await;
     state.set_ready(false);
-    let drained = tokio::select! {
+    Ok(tokio::select! {
         drained = proxy.drain(DrainMode::AsDeclared, PATIENCE) => drained,
         () = signals.second() => proxy.drain(DrainMode::AsDeclared, Duration::ZERO).await,
-    };
-    writeln!(out, "{}", display.summary())?;
-    let closed = drained.closed + drained.reset;
-    if drained.by_themselves + closed > 0 {
-        let by_themselves = drained.by_themselves;
-        writeln!(
-            out,
-            "of the connections open at shutdown, {by_themselves} ended by themselves and {closed} were closed"
-        )?;
-    }
-    stop.cancel();
-    proxy.stop();
-    writer.finish(proxy.monitor().access_log(), PATIENCE);
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// The instructions.
@@ -197,6 +219,21 @@ impl Display {
     fn new(monitor: Monitor, names: BTreeMap<SocketAddr, &'static str>) -> Self {
         let rates = Rates::since(Sample { at: Instant::now(), accepted: 0, bytes: 0 });
         Self { monitor, names, rates, drawn: 0, shown: 0 }
+    }
+
+    async fn show_until_signal(&mut self, signals: &Signals, introduction: &str) -> io::Result<()> {
+        write!(io::stdout(), "{introduction}")?;
+        let mut refresh = interval(REFRESH);
+        // After a pause (Ctrl-Z) only one picture is drawn, not all missed ones.
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resized = signal(SignalKind::window_change())?;
+        loop {
+            tokio::select! {
+                _ = refresh.tick() => self.show()?,
+                _ = resized.recv() => self.start_again(introduction)?,
+                () = signals.first() => return Ok(()),
+            }
+        }
     }
 
     fn show(&mut self) -> io::Result<()> {

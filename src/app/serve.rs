@@ -1,7 +1,8 @@
 //! The life of a serving process, from start to shutdown.
 
 use std::{
-    net::TcpListener as StdTcpListener,
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener as StdTcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -21,16 +22,21 @@ use tracing::{info, warn};
 
 use super::{
     configuration::{self, Compiler},
-    shutdown::{self, Cause},
+    shutdown::{self, Cause, Signals},
     source::Source,
 };
 use crate::{
     admin::{self, AdminThread, AllowedHosts},
     cli::{AdminAddress, Run},
     controller::{self, Observed, Settings},
-    descriptors,
+    descriptors::{self, Budget},
     model::{Report, Snapshot},
-    proxy::{Options, Proxy, access_log::AccessLog, cannot_listen, socket::Sharing},
+    proxy::{
+        Options, Proxy,
+        access_log::{self, AccessLog},
+        cannot_listen,
+        socket::Sharing,
+    },
     state::{Configuration, State},
     takeover::{self, Inheritance, Offer, Successor},
     translate::Verdict,
@@ -89,53 +95,31 @@ fn place(run: &Run) -> Place {
 /// A sentence for the user.
 pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
     let Serving { source, admin, sharing, takeover, empty, leading, run } = serving;
-    let run = &run;
-    let signals = shutdown::Signals::catch()?;
-    let workers = run.worker_count();
+    let signals = Signals::catch()?;
     // Before any descriptor is received, because inherited sockets count against the limit.
-    let budget = descriptors::raise_limit(workers, source.manifests());
+    let budget = descriptors::raise_limit(run.worker_count(), source.manifests());
     let (successor, inheritance) = inherit(takeover.as_deref(), &signals).await?;
     let state = Arc::new(State::default());
     let mut admin = AdminPages::bind(admin, budget.admin, inheritance.admin, AllowedHosts::new(&run.admin_hosts))?;
-
-    let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
-    let options = Options {
-        workers,
-        descriptors: budget.serving,
-        spare_from: budget.spare_from,
-        preconnected: budget.preconnected,
-        pipes: budget.pipes,
-        probes: budget.probes,
-        cancels: budget.cancels,
-        sharing,
-        inherited: inheritance.listeners,
-        access_log,
-    };
-    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
-    info!(workers, connections = budget.connections(), "started");
+    let (proxy, access_log) = start_proxy(&run, budget, sharing, inheritance.listeners)?;
     if empty != Empty::Ends {
         // Liveness probes must not wait until a whole cluster has been read.
         admin.open(&proxy, &state)?;
     }
 
-    let mut compiler = Compiler::new(source, place(run), state.clone());
-    let first = async {
-        let first = compiler.compile().await;
-        first_report(&proxy, first.clone()).await.map(|report| (first, report))
-    };
+    let mut compiler = Compiler::new(source, place(&run), state.clone());
     let (first, report) = tokio::select! {
-        first = first => first?,
+        first = apply_first(&mut compiler, &proxy) => first?,
         () = signals.first() => bail!("stopped before the manifests were read"),
     };
     let _telling = configuration::tell_of_unbound(proxy.reports(), state.clone());
-    if empty == Empty::Ends {
-        worth_running(&first, &report, &state).inspect_err(|_| proxy.stop())?;
-    }
-    let readying = if empty == Empty::Ends {
-        state.set_ready(true);
-        None
-    } else {
-        Some(ready_once_all_is_served(empty, proxy.reports(), state.clone()))
+    let readying = match empty {
+        Empty::Ends => {
+            worth_running(&first, &report, &state).inspect_err(|_| proxy.stop())?;
+            state.set_ready(true);
+            None
+        }
+        Empty::Waits | Empty::IsNotReady => Some(ready_once_all_is_served(empty, proxy.reports(), state.clone())),
     };
     // Not earlier: at an inherited address, the previous process still answers readiness probes.
     admin.open(&proxy, &state)?;
@@ -151,33 +135,96 @@ pub async fn serve(serving: Serving) -> anyhow::Result<ExitCode> {
         () = taken_over => Cause::TakenOver,
     };
     drop(readying);
-    // The pages stay open until the end, unless another process now serves the address.
-    let (_admin, closed) = match cause {
-        Cause::Signal => (Some(admin), None),
-        Cause::TakenOver => (None, Some(admin.close())),
+    let process = Process { proxy, state, admin, leading, compiling, access_log };
+    Ok(process.shut_down(cause, &run, &signals).await)
+}
+
+/// Starts the workers, without listeners.
+fn start_proxy(
+    run: &Run,
+    budget: Budget,
+    sharing: Sharing,
+    inherited: BTreeMap<SocketAddr, Vec<StdTcpListener>>,
+) -> anyhow::Result<(Arc<Proxy>, access_log::Writer)> {
+    let workers = run.worker_count();
+    let (access_log, writer) = AccessLog::start(run.access_log.into(), run.log_format.into(), std::io::stdout());
+    let options = Options {
+        workers,
+        descriptors: budget.serving,
+        spare_from: budget.spare_from,
+        preconnected: budget.preconnected,
+        pipes: budget.pipes,
+        probes: budget.probes,
+        cancels: budget.cancels,
+        sharing,
+        inherited,
+        access_log,
     };
-    let orderly = async {
-        // Another replica should lead while this one drains.
+    let proxy = Arc::new(Proxy::start(options, &runtime::Handle::current()).context("cannot start the workers")?);
+    info!(workers, connections = budget.connections(), "started");
+    Ok((proxy, writer))
+}
+
+/// Reads and compiles everything, and applies it.
+async fn apply_first(compiler: &mut Compiler, proxy: &Proxy) -> anyhow::Result<(Arc<Snapshot>, Arc<Report>)> {
+    let first = compiler.compile().await;
+    let report = first_report(proxy, first.clone()).await?;
+    Ok((first, report))
+}
+
+/// The parts of a serving process that end with it.
+struct Process {
+    proxy: Arc<Proxy>,
+    state: Arc<State>,
+    admin: AdminPages,
+    leading: Option<Leader>,
+    compiling: AbortOnDropHandle<()>,
+    access_log: access_log::Writer,
+}
+
+impl Process {
+    /// Ends everything in order. A second signal ends it early.
+    async fn shut_down(self, cause: Cause, run: &Run, signals: &Signals) -> ExitCode {
+        let Self { proxy, state, admin, leading, compiling, access_log } = self;
+        // The pages stay open until the end, unless another process now serves the address.
+        let (_admin, closed) = match cause {
+            Cause::Signal => (Some(admin), None),
+            Cause::TakenOver => (None, Some(admin.close())),
+        };
+        let drained = async {
+            shutdown::stop_accepting(cause, &proxy, &state, run.shutdown_delay.0).await;
+            // Changes of the manifests are applied as long as connections are accepted.
+            drop(compiling);
+            shutdown::drain(cause, &proxy, run.max_drain.0, signals).await;
+        };
         let resigned = async {
             if let Some(leading) = leading {
                 leading.end().await;
             }
         };
-        tokio::join!(resigned, shutdown::leave(cause, &proxy, &state, compiling, run, &signals));
-        if let Some(closed) = closed {
-            closed.await;
-        }
-    };
-    let code = shutdown::unless_hurried(orderly, &signals).await;
-    proxy.stop();
+        let orderly = async {
+            // Another replica should lead while this one drains.
+            tokio::join!(resigned, drained);
+            if let Some(closed) = closed {
+                closed.await;
+            }
+        };
+        let code = shutdown::unless_hurried(orderly, signals).await;
+        proxy.stop();
+        write_last_lines(access_log, &proxy, signals).await;
+        code
+    }
+}
+
+/// Waits until the access log is written. A second signal shortens the wait.
+async fn write_last_lines(access_log: access_log::Writer, proxy: &Proxy, signals: &Signals) {
     let (monitor, hurried) = (proxy.monitor(), signals.are_two());
     let limit = if hurried { shutdown::HURRIED_WRITE } else { LAST_LINES };
-    let written = spawn_blocking(move || writer.finish(monitor.access_log(), limit));
+    let written = spawn_blocking(move || access_log.finish(monitor.access_log(), limit));
     tokio::select! {
         _ = written => {}
         () = signals.second(), if !hurried => {}
     }
-    Ok(code)
 }
 
 /// The admin pages, if enabled.
@@ -216,8 +263,13 @@ impl AdminPages {
         let serving = {
             let _on_it = thread.handle().enter();
             let listener = TcpListener::from_std(listener)?;
-            let (monitor, hosts) = (proxy.monitor(), self.hosts.clone());
-            tokio::spawn(admin::serve(listener, self.connections, monitor, state.clone(), hosts, self.stop.clone()))
+            let server = admin::Server {
+                monitor: proxy.monitor(),
+                state: state.clone(),
+                hosts: self.hosts.clone(),
+                connections: self.connections,
+            };
+            tokio::spawn(server.serve(listener, self.stop.clone()))
         };
         self.serving = Some((thread, serving));
         Ok(())
@@ -268,7 +320,7 @@ impl Leader {
 }
 
 /// Takes over the sockets of the running process, if configured. A signal ends the wait.
-async fn inherit(path: Option<&Path>, signals: &shutdown::Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
+async fn inherit(path: Option<&Path>, signals: &Signals) -> anyhow::Result<(Option<Successor>, Inheritance)> {
     let Some(path) = path.map(Path::to_owned) else { return Ok((None, Inheritance::default())) };
     let asked = tokio::select! {
         asked = spawn_blocking(move || takeover::ask(&path)) => asked??,

@@ -7,11 +7,9 @@ use tokio::{
     sync::watch,
     time::sleep,
 };
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::{
-    cli::Run,
     drain::DrainMode,
     proxy::{Closing, Proxy},
     state::State,
@@ -95,21 +93,12 @@ pub async fn unless_hurried(orderly: impl Future<Output = ()>, signals: &Signals
     }
 }
 
-/// Reports the shutdown, stops accepting and drains.
-///
-/// Changes of the manifests are applied as long as connections are accepted.
-pub async fn leave(
-    cause: Cause,
-    proxy: &Proxy,
-    state: &State,
-    following: AbortOnDropHandle<()>,
-    run: &Run,
-    signals: &Signals,
-) {
+/// Stops accepting connections. After a signal, the shutdown is reported first, and clients have `delay` to notice it.
+pub async fn stop_accepting(cause: Cause, proxy: &Proxy, state: &State, delay: Duration) {
     match cause {
         Cause::Signal => {
             state.leave();
-            sleep(run.shutdown_delay.0).await;
+            sleep(delay).await;
             proxy.stop_accepting(Closing::Last).await;
             state.set_ready(false);
         }
@@ -119,13 +108,16 @@ pub async fn leave(
             proxy.stop_accepting(Closing::HandedOver).await;
         }
     }
-    drop(following);
+}
+
+/// Waits until open connections have ended or are closed, at most `max_drain`.
+pub async fn drain(cause: Cause, proxy: &Proxy, max_drain: Duration, signals: &Signals) {
     info!("stopped accepting connections; draining");
-    let as_declared = proxy.drain(DrainMode::AsDeclared, run.max_drain.0);
+    let as_declared = proxy.drain(DrainMode::AsDeclared, max_drain);
     let drained = match cause {
         Cause::Signal => as_declared.await,
         Cause::TakenOver => tokio::select! {
-            drained = proxy.drain(DrainMode::UntilTheyEnd, run.max_drain.0) => drained,
+            drained = proxy.drain(DrainMode::UntilTheyEnd, max_drain) => drained,
             // A signal requests the end of this process during the drain.
             () = async { signals.first().await } => as_declared.await,
         },

@@ -333,15 +333,13 @@ async fn who_sums_up_all_replicas_is_answered() {
     rig.apply().await;
     let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = pages.local_addr().unwrap();
-    let (monitor, state) = (rig.proxy.monitor(), rig.state.clone());
-    let serving = AbortOnDropHandle::new(tokio::spawn(crate::admin::serve(
-        pages,
-        10,
-        monitor,
-        state,
-        AllowedHosts::default(),
-        rig.stop.clone(),
-    )));
+    let server = crate::admin::Server {
+        monitor: rig.proxy.monitor(),
+        state: rig.state.clone(),
+        hosts: AllowedHosts::default(),
+        connections: 10,
+    };
+    let serving = AbortOnDropHandle::new(tokio::spawn(server.serve(pages, rig.stop.clone())));
     let (tell, mut told) = unbounded_channel();
     let following = AbortOnDropHandle::new(tokio::spawn(follow("pod-0".into(), address, tell)));
     let mut generation = async || {

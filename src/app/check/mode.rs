@@ -58,14 +58,17 @@ pub enum Absent {
     Unknown,
 }
 
+/// The cluster for which load balancers are checked, as far as it is known.
+pub struct Cluster {
+    /// The meaning of objects that are not in the world.
+    pub absent: Absent,
+    /// See [`awaiting_pods`].
+    pub awaiting_pods: BTreeSet<ObjectKey>,
+    pub tenancy: Arc<Tenancy>,
+}
+
 /// The load balancers of a world, by placement.
-pub fn parts(
-    world: &World,
-    mode: CheckMode,
-    absent: Absent,
-    awaiting_pods: &BTreeSet<ObjectKey>,
-    tenancy: &Arc<Tenancy>,
-) -> Vec<Part> {
+pub fn parts(world: &World, mode: CheckMode, cluster: &Cluster) -> Vec<Part> {
     let modes = world.load_balancers.iter().map(|(object, declared)| {
         let mode = match mode {
             CheckMode::Standalone => Mode::Standalone,
@@ -85,8 +88,9 @@ pub fn parts(
         members.entry(place).or_default().insert(object.clone());
     }
     let part = |(place, members): (&Place, &BTreeSet<ObjectKey>)| {
-        let (mode, world) = part(*place, members, world, absent, awaiting_pods, tenancy);
-        Part { mode, world, awaiting_pods: awaiting_pods.clone() }
+        let mut world = world.clone();
+        world.load_balancers.retain(|object, _| members.contains(object));
+        part(*place, world, cluster)
     };
     members.iter().map(part).collect()
 }
@@ -110,37 +114,30 @@ fn place_in_cluster(declared: &Declared) -> Place<'static> {
     }
 }
 
-fn part(
-    place: Place,
-    members: &BTreeSet<ObjectKey>,
-    world: &World,
-    absent: Absent,
-    awaiting_pods: &BTreeSet<ObjectKey>,
-    tenancy: &Arc<Tenancy>,
-) -> (Mode, World) {
-    let mut world = world.clone();
-    world.load_balancers.retain(|object, _| members.contains(object));
+fn part(place: Place, mut world: World, cluster: &Cluster) -> Part {
     let mode = match place {
         Place::Standalone(_) => Mode::Standalone,
         Place::Gateway | Place::Host => Mode::Cluster,
     };
     world.site = match place {
         Place::Standalone(_) => Site::Standalone,
-        Place::Gateway => Site::Gateway(Arc::new(Allocations::default()), tenancy.clone()),
-        Place::Host => Site::Host(tenancy.clone()),
+        Place::Gateway => Site::Gateway(Arc::new(Allocations::default()), cluster.tenancy.clone()),
+        Place::Host => Site::Host(cluster.tenancy.clone()),
     };
-    if mode == Mode::Standalone {
-        // No tool completes them before they are served.
-        let templates = std::mem::take(&mut world.unread);
-        world.unreadable.extend(templates.into_keys().map(|template| (template, TEMPLATE.into())));
-    }
-    if mode == Mode::Cluster {
-        if absent == Absent::Unknown {
-            note_unread(&mut world, awaiting_pods);
+    match mode {
+        Mode::Standalone => {
+            // No tool completes them before they are served.
+            let templates = std::mem::take(&mut world.unread);
+            world.unreadable.extend(templates.into_keys().map(|template| (template, TEMPLATE.into())));
         }
-        note_beyond_quota(&mut world, tenancy);
+        Mode::Cluster => {
+            if cluster.absent == Absent::Unknown {
+                note_unread(&mut world, &cluster.awaiting_pods);
+            }
+            note_beyond_quota(&mut world, &cluster.tenancy);
+        }
     }
-    (mode, world)
+    Part { mode, world, awaiting_pods: cluster.awaiting_pods.clone() }
 }
 
 /// True if only `tcplb standalone` can serve it.
