@@ -210,7 +210,10 @@ impl Worker {
         let at = Instant::now();
         let permits = match self.admit(&tcp, &config, at) {
             Ok(permits) => permits,
-            Err(reason) => return self.refuse(&tcp, peer, &config, at, reason),
+            Err(reason) => {
+                reset(&tcp);
+                return self.context.recorder.record_unserved(&config, peer, at, reason);
+            }
         };
         let accepted = AcceptedConnection { peer, config, at, permits };
         self.own().open.fetch_add(1, Relaxed);
@@ -270,18 +273,6 @@ impl Worker {
             );
         }
         CloseReason::ProcessFull
-    }
-
-    fn refuse(
-        &self,
-        tcp: &TcpSocket,
-        peer: SocketAddr,
-        config: &Arc<ListenerConfig>,
-        at: Instant,
-        reason: CloseReason,
-    ) {
-        reset(tcp);
-        self.context.recorder.record_unserved(config, peer, at, reason);
     }
 
     /// The least busy worker, if this one has clearly more connections. The kernel spreads connections over workers by

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     capacity::{TenantPlaces, TenantQueue},
-    model::{self, Close, DrainCause, Priority},
+    model::{self, ActiveCheck, Close, DrainCause, Priority},
 };
 
 /// The minimum pause after a publication, in which further changes are gathered.
@@ -368,11 +368,14 @@ impl UpstreamControl {
         let targets: BTreeMap<u64, Target> =
             self.endpoint_set.endpoints().filter_map(|endpoint| Some((endpoint.id(), Target::of(endpoint)?))).collect();
         self.probes.retain(|id, task| targets.get(id) == Some(&task.target));
+        // At most one millisecond for each new task.
         let fresh = targets.len() - self.probes.len();
         for (id, target) in targets {
+            let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
             let start = || {
                 let queue = self.context.probes.queue(&self.upstream.key.object.namespace);
-                ProbeTask::start(&self.context.control, queue, control, id, target, fresh)
+                let results = ProbeResults { upstream: control.clone(), id };
+                ProbeTask::start(&self.context.control, queue, target, results, spread)
             };
             self.probes.entry(id).or_insert_with(start);
         }
@@ -441,31 +444,42 @@ struct ProbeTask {
 }
 
 impl ProbeTask {
-    /// The first probe is delayed by at most one millisecond for each task that starts at the same time.
+    /// The first probe is delayed by a random part of `spread`, so that tasks that start at the same time do not probe
+    /// at the same time.
     fn start(
         control: &Handle,
         queue: Arc<TenantQueue>,
-        upstream: &Arc<Mutex<UpstreamControl>>,
-        id: u64,
         target: Target,
-        fresh: usize,
+        results: ProbeResults,
+        spread: Duration,
     ) -> Self {
-        let spread = Duration::from_millis(fresh.saturating_sub(1) as u64).min(target.check.interval);
-        let (upstream, probed) = (upstream.clone(), target.clone());
+        let probed = target.clone();
         let task = spawn(control, "probe", move || {
-            let upstream = upstream.clone();
-            let check = probed.check.clone();
-            let report = move |outcome| {
-                let mut upstream = lock(&upstream);
-                // The result of a check whose settings have changed since then.
-                if upstream.endpoint_set.check(id).is_none_or(|asked| asked != check) {
-                    return upstream.endpoint_set.is_healthy(id);
-                }
-                upstream.probed(id, outcome)
-            };
+            let (results, check) = (results.clone(), probed.check.clone());
+            let report = move |outcome| results.record(&check, outcome);
             probe(probed.clone(), queue.clone(), spread.mul_f64(fastrand::f64()), report)
         });
         Self { target, _task: task }
+    }
+}
+
+/// The receiver of the probe results of an endpoint.
+#[derive(Clone)]
+struct ProbeResults {
+    upstream: Arc<Mutex<UpstreamControl>>,
+    /// The id of the endpoint.
+    id: u64,
+}
+
+impl ProbeResults {
+    /// Records the outcome of this check, unless its settings have changed since. Returns true if the endpoint is
+    /// healthy.
+    fn record(&self, check: &Arc<ActiveCheck>, outcome: Option<Outcome>) -> bool {
+        let mut upstream = lock(&self.upstream);
+        if upstream.endpoint_set.check(self.id).is_none_or(|current| current != *check) {
+            return upstream.endpoint_set.is_healthy(self.id);
+        }
+        upstream.probed(self.id, outcome)
     }
 }
 

@@ -81,7 +81,9 @@ impl Sources {
         }
         for table in tables.iter().filter_map(Weak::upgrade) {
             for shard in &table.shards {
-                lock(shard).expire(&table.share, now);
+                let mut shard = lock(shard);
+                shard.advance(now);
+                shard.expire(&table.share);
             }
         }
     }
@@ -136,7 +138,11 @@ impl SourceTable {
         charge_listener: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<Option<SourcePermit>, Refusal> {
         let prefix = Prefix::of(address);
-        let counted = lock(self.shard(&prefix)).admit(&self.share, prefix, limits, now, charge_listener);
+        let counted = {
+            let mut shard = lock(self.shard(&prefix));
+            shard.advance(now);
+            shard.admit(&self.share, prefix, limits, charge_listener)
+        };
         if matches!(counted, Ok(Counted::Shared)) && self.log.allow() {
             warn!(
                 listener = %self.listener, entries = self.entries(),
@@ -275,15 +281,18 @@ impl Default for Shard {
 }
 
 impl Shard {
+    /// Sets the time of the next operation. The times of several workers may arrive out of order.
+    fn advance(&mut self, now: u64) {
+        self.latest = self.latest.max(now);
+    }
+
     fn admit(
         &mut self,
         share: &Share,
         prefix: Prefix,
         limits: &Limits,
-        now: u64,
         charge_listener: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<Counted, Refusal> {
-        self.latest = self.latest.max(now);
         let (slot, usage) = self.find(share, prefix);
         let admitted = self.charge(usage, limits, charge_listener);
         match (slot, &admitted) {
@@ -341,10 +350,10 @@ impl Shard {
     fn place(&mut self, share: &Share) -> Option<Place> {
         // Twice as many as were left after the last sweep, so that the cost of sweeps per new entry is bounded.
         if self.entries.len() >= self.sweep_from {
-            self.expire(share, self.latest);
+            self.expire(share);
         }
         share.take().or_else(|| {
-            self.expire(share, self.latest);
+            self.expire(share);
             share.take()
         })
     }
@@ -362,8 +371,7 @@ impl Shard {
     }
 
     /// Removes entries that equal those of new sources.
-    fn expire(&mut self, share: &Share, now: u64) {
-        self.latest = self.latest.max(now);
+    fn expire(&mut self, share: &Share) {
         if self.sweep_at > self.latest || self.sweep_after > self.latest {
             return;
         }
