@@ -51,22 +51,58 @@ impl Chart {
     }
 
     fn draw_panel(&self, text: &mut String, panel: &Panel, top: f64) {
-        let bottom = top + PANEL;
         let (step, highest) = scale(panel.highest());
-        let y = |value: f64| bottom - value / highest * PANEL;
-        let x = |seconds: f64| LEFT + seconds / self.seconds * (WIDTH - LEFT - RIGHT);
-        let end = x(self.seconds);
+        let frame = Frame { top, bottom: top + PANEL, seconds: self.seconds, highest };
         line(text, format!("<text class=\"dim\" x=\"{LEFT}\" y=\"{}\">{}</text>", top - 8.0, escaped(&panel.unit)));
-        for value in multiples(step, highest) {
+        frame.draw_axes(text, step);
+        for (at, what) in &self.events {
+            frame.draw_event(text, *at, what);
+        }
+        if let Some((limit, what)) = &panel.limit {
+            frame.draw_limit(text, *limit, what);
+        }
+        for (drawn, number) in panel.lines.iter().zip(0_u16..) {
+            frame.draw_line(text, drawn, top + 34.0 + 18.0 * f64::from(number));
+        }
+    }
+}
+
+/// The place of a panel in the image, and its scales.
+struct Frame {
+    top: f64,
+    bottom: f64,
+    /// The end of the time axis.
+    seconds: f64,
+    /// The end of the value axis.
+    highest: f64,
+}
+
+impl Frame {
+    fn x(&self, seconds: f64) -> f64 {
+        LEFT + seconds / self.seconds * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        self.bottom - value / self.highest * PANEL
+    }
+
+    fn end(&self) -> f64 {
+        self.x(self.seconds)
+    }
+
+    /// The axes with their labels, and grid lines at multiples of `step`.
+    fn draw_axes(&self, text: &mut String, step: f64) {
+        let (bottom, end) = (self.bottom, self.end());
+        for value in multiples(step, self.highest) {
             line(
                 text,
                 format!(
                     "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
                      <text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                     LEFT - 8.0,
-                    y(value) + 4.0,
+                    self.y(value) + 4.0,
                     rounded(value),
-                    y = y(value)
+                    y = self.y(value)
                 ),
             );
         }
@@ -75,60 +111,66 @@ impl Chart {
                 text,
                 format!(
                     "<text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} s</text>",
-                    x(second),
+                    self.x(second),
                     bottom + 16.0,
                     rounded(second)
                 ),
             );
         }
         line(text, format!("<line class=\"line\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{bottom}\" y2=\"{bottom}\"/>"));
-        for (at, what) in &self.events {
-            line(
-                text,
-                format!(
-                    "<line class=\"line\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\" \
-                     stroke-dasharray=\"2 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-                    x(*at) + 4.0,
-                    top + 10.0,
-                    escaped(what),
-                    x = x(*at)
-                ),
-            );
+    }
+
+    fn draw_event(&self, text: &mut String, at: f64, what: &str) {
+        line(
+            text,
+            format!(
+                "<line class=\"line\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{}\" \
+                 stroke-dasharray=\"2 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                self.top,
+                self.bottom,
+                self.x(at) + 4.0,
+                self.top + 10.0,
+                escaped(what),
+                x = self.x(at)
+            ),
+        );
+    }
+
+    fn draw_limit(&self, text: &mut String, limit: f64, what: &str) {
+        let end = self.end();
+        line(
+            text,
+            format!(
+                "<line class=\"line\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
+                 stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" \
+                 text-anchor=\"end\">{}</text>",
+                end - 4.0,
+                self.y(limit) - 4.0,
+                escaped(what),
+                y = self.y(limit)
+            ),
+        );
+    }
+
+    /// The line, and its name at height `label` to the right of the panel.
+    fn draw_line(&self, text: &mut String, drawn: &Line, label: f64) {
+        let (colour, end) = (drawn.colour, self.end());
+        let mut path = String::new();
+        for (index, (seconds, value)) in drawn.points.iter().enumerate() {
+            let verb = if index == 0 { 'M' } else { 'L' };
+            write!(path, "{verb}{:.1} {:.1}", self.x(*seconds), self.y(*value)).expect("strings take all");
         }
-        if let Some((limit, what)) = &panel.limit {
-            line(
-                text,
-                format!(
-                    "<line class=\"line\" x1=\"{LEFT}\" x2=\"{end:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" \
-                     stroke-dasharray=\"6 3\"/><text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" \
-                     text-anchor=\"end\">{}</text>",
-                    end - 4.0,
-                    y(*limit) - 4.0,
-                    escaped(what),
-                    y = y(*limit)
-                ),
-            );
-        }
-        for (drawn, number) in panel.lines.iter().zip(0_u16..) {
-            let colour = drawn.colour;
-            let mut path = String::new();
-            for (index, (seconds, value)) in drawn.points.iter().enumerate() {
-                let verb = if index == 0 { 'M' } else { 'L' };
-                write!(path, "{verb}{:.1} {:.1}", x(*seconds), y(*value)).expect("strings take all");
-            }
-            let label = top + 34.0 + 18.0 * f64::from(number);
-            line(
-                text,
-                format!(
-                    "<path d=\"{path}\" stroke=\"{colour}\"/><rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"4\" \
-                     fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{label:.1}\">{}</text>",
-                    end + 8.0,
-                    label - 6.0,
-                    end + 26.0,
-                    escaped(&drawn.name)
-                ),
-            );
-        }
+        line(
+            text,
+            format!(
+                "<path d=\"{path}\" stroke=\"{colour}\"/><rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"4\" \
+                 fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{label:.1}\">{}</text>",
+                end + 8.0,
+                label - 6.0,
+                end + 26.0,
+                escaped(&drawn.name)
+            ),
+        );
     }
 }
 

@@ -18,161 +18,152 @@ fn problems(fields: &str) -> Vec<String> {
     load_balancer(document(spec)).err().unwrap_or_default()
 }
 
+/// Fields with a mistake, its path, and a part of the message.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("listners: []", "spec.listners", "did you mean `listeners`?"),
+    ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
+    ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
+    ("foo: 1", "spec.foo", "known fields are backends, className, connect"),
+    ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
+    (
+        "listeners: [{port: 1}, {port: 1}]",
+        "spec.listeners[1].port",
+        "port 1 is declared twice: give each listener its own",
+    ),
+    ("listeners: [{port: 0}]", "spec.listeners[0].port", "0 is out of range: write a number from 1 to 65535"),
+    ("listeners: [{port: 70000}]", "spec.listeners[0].port", "70000 is out of range"),
+    ("listeners: [{port: -1}]", "spec.listeners[0].port", "-1 is out of range"),
+    ("listeners: [{port: '80'}]", "spec.listeners[0].port", "write 80 without quotes"),
+    ("listeners: [{port: http}]", "spec.listeners[0].port", "must be a whole number, not the text `http`"),
+    ("listeners: [{port: 1.5}]", "spec.listeners[0].port", "must be a whole number, not `1.5`"),
+    (
+        "listeners: [{port: 1, nodePort: 30000.0}]",
+        "spec.listeners[0].nodePort",
+        "must be a whole number, not `30000.0`",
+    ),
+    ("listeners: [{}]", "spec.listeners[0].port", "is missing"),
+    ("listeners: [null]", "spec.listeners[0]", "must be an object (`name: value` lines), not empty"),
+    ("listeners: []", "spec.listeners", "for example `listeners: [{port: 5432}]`"),
+    ("listeners: null", "spec.listeners", "is missing: write the ports"),
+    ("listeners: {port: 80}", "spec.listeners", "must be a list (entries that start with `- `), not fields"),
+    ("listeners: [{port: 80, address: 300.0.0.1}]", "spec.listeners[0].address", "`300.0.0.1` is not an IP address"),
+    ("backends: []", "spec.backends", "must not be empty: write the backends that receive connections"),
+    ("backends: null", "spec.backends", "is missing: write the backends that receive connections"),
+    ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
+    ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
+    (
+        "backends: [{addresses: ['']}]",
+        "spec.backends[0].addresses[0]",
+        "must not be empty: write for example `addresses: [\"192.0.2.7:5432\"]`",
+    ),
+    (
+        "listeners: [{port: 1, tls: {certificateRefs: [{name: a}], alpn: ['']}}]",
+        "spec.listeners[0].tls.alpn[0]",
+        "must not be empty: write a value, or remove it",
+    ),
+    ("backends: [{addresses: ['a:1', 'a:1']}]", "spec.backends[0].addresses[1]", "`a:1` is listed twice"),
+    (
+        "backends: [{weight: 0}]",
+        "spec.backends[0].weight",
+        "0 is out of range: write a number from 1 to 1000, or remove",
+    ),
+    ("backends: [{name: DB}]", "spec.backends[0].name", "`DB` is not a name: write"),
+    ("backends: [{name: 7}]", "spec.backends[0].name", "must be text: write \"7\", with quotes"),
+    ("backends: [{name: no}]", "spec.backends[0].name", "must be text: write it with quotes, since yes, no"),
+    (
+        "backends: [{name: ''}]",
+        "spec.backends[0].name",
+        "must not be empty: write at most 63 lower-case letters, digits and dashes",
+    ),
+    (
+        "backends: [{service: {name: pg}}]",
+        "spec.backends[0].service.port",
+        "is missing: write a number from 1 to 65535, or the name of one",
+    ),
+    ("backends: [{service: {name: pg, port: 0}}]", "spec.backends[0].service.port", "0 is out of range"),
+    ("backends: [{service: {name: pg, port: '5432'}}]", "spec.backends[0].service.port", "write 5432 without quotes"),
+    (
+        "backends: [{service: {name: pg, port: P_1}}]",
+        "spec.backends[0].service.port",
+        "`P_1` is not a port: write a number from 1 to 65535, or the name of one of the Service's ports",
+    ),
+    (
+        "backends: [{proxyProtocol: v2}]",
+        "spec.backends[0].proxyProtocol",
+        "the text `v2` is not a valid value: write V1 or V2",
+    ),
+    (
+        "backends: [{resolveInterval: 30}]",
+        "spec.backends[0].resolveInterval",
+        "`30` is not a duration: write for example",
+    ),
+    ("timeouts: {idle: 5 minutes}", "spec.timeouts.idle", "`5 minutes` is not a duration: write for example"),
+    ("timeouts: {idle: [5s]}", "spec.timeouts.idle", "must be text, not a list"),
+    (
+        "loadBalancing: {locality: {overloadedAt: 5}}",
+        "spec.loadBalancing.locality.prefer",
+        "is missing: write `prefer` (SameZone or SameNode or Hints)",
+    ),
+    (
+        "loadBalancing: {locality: PreferSameZone}",
+        "spec.loadBalancing.locality",
+        "must be an object (`name: value` lines), not the text `PreferSameZone`: write for example `locality: \
+         {prefer: SameZone}`",
+    ),
+    (
+        "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: '0'}}}}",
+        "spec.healthCheck.active.exchange.expect.hex",
+        "`0` is not hexadecimal bytes: write two digits for each byte",
+    ),
+    (
+        "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: ''}}}}",
+        "spec.healthCheck.active.exchange.expect.hex",
+        "must not be empty: write two digits for each byte",
+    ),
+    // Sent bytes may contain a password.
+    (
+        "healthCheck: {active: {type: Exchange, exchange: {send: {hex: TOPSECRET}, expect: {text: a}}}}",
+        "spec.healthCheck.active.exchange.send.hex",
+        "it is not hexadecimal bytes: write two digits for each byte",
+    ),
+    (
+        "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: 987654}]}}}",
+        "spec.healthCheck.active.http.headers[0].value",
+        "must be text: write it with quotes",
+    ),
+    (
+        "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: \"a\\nb\"}]}}}",
+        "spec.healthCheck.active.http.headers[0].value",
+        "it is not a line of text",
+    ),
+    (
+        "healthCheck: {active: {type: MySQL, mysql: {}}}",
+        "spec.healthCheck.active.mysql.user",
+        "is missing: write `user` (The user that logs in)",
+    ),
+    ("connect: 3s", "spec.connect", "must be an object (`name: value` lines), not the text `3s`"),
+    (
+        "listeners: [{port: 1, access: {allow: [10.0.0/8]}}]",
+        "spec.listeners[0].access.allow[0]",
+        "`10.0.0/8` is not a network: write for example 10.0.0.0/8",
+    ),
+    (
+        "listeners: [{port: 1, access: {deny: [10.0.0.0/8, 10.0.0.0/8]}}]",
+        "spec.listeners[0].access.deny[1]",
+        "`10.0.0.0/8` is listed twice",
+    ),
+    ("service: {annotations: {a: 1}}", "spec.service.annotations.a", "must be text: write \"1\", with quotes"),
+    (
+        "service: {type: LoadBalancer, loadBalancerClass: a/b/c}",
+        "spec.service.loadBalancerClass",
+        "`a/b/c` is not a qualified name: write for example example.com/internal",
+    ),
+    ("loadBalancing: {algorithm: RoundRobbin}", "spec.loadBalancing.algorithm", "write RoundRobin or LeastConnections"),
+];
+
 #[test]
 fn each_mistake_is_answered_by_its_path_and_what_to_write_instead() {
-    for (fields, path, words) in [
-        ("listners: []", "spec.listners", "did you mean `listeners`?"),
-        ("health_check: {}", "spec.health_check", "did you mean `healthCheck`?"),
-        ("healthcheck: {}", "spec.healthcheck", "did you mean `healthCheck`?"),
-        ("foo: 1", "spec.foo", "known fields are backends, className, connect"),
-        ("listeners: [{port: 1, prot: 2}]", "spec.listeners[0].prot", "did you mean `port`?"),
-        (
-            "listeners: [{port: 1}, {port: 1}]",
-            "spec.listeners[1].port",
-            "port 1 is declared twice: give each listener its own",
-        ),
-        ("listeners: [{port: 0}]", "spec.listeners[0].port", "0 is out of range: write a number from 1 to 65535"),
-        ("listeners: [{port: 70000}]", "spec.listeners[0].port", "70000 is out of range"),
-        ("listeners: [{port: -1}]", "spec.listeners[0].port", "-1 is out of range"),
-        ("listeners: [{port: '80'}]", "spec.listeners[0].port", "write 80 without quotes"),
-        ("listeners: [{port: http}]", "spec.listeners[0].port", "must be a whole number, not the text `http`"),
-        ("listeners: [{port: 1.5}]", "spec.listeners[0].port", "must be a whole number, not `1.5`"),
-        (
-            "listeners: [{port: 1, nodePort: 30000.0}]",
-            "spec.listeners[0].nodePort",
-            "must be a whole number, not `30000.0`",
-        ),
-        ("listeners: [{}]", "spec.listeners[0].port", "is missing"),
-        ("listeners: [null]", "spec.listeners[0]", "must be an object (`name: value` lines), not empty"),
-        ("listeners: []", "spec.listeners", "for example `listeners: [{port: 5432}]`"),
-        ("listeners: null", "spec.listeners", "is missing: write the ports"),
-        ("listeners: {port: 80}", "spec.listeners", "must be a list (entries that start with `- `), not fields"),
-        (
-            "listeners: [{port: 80, address: 300.0.0.1}]",
-            "spec.listeners[0].address",
-            "`300.0.0.1` is not an IP address",
-        ),
-        ("backends: []", "spec.backends", "must not be empty: write the backends that receive connections"),
-        ("backends: null", "spec.backends", "is missing: write the backends that receive connections"),
-        ("backends: [{addresses: [db]}]", "spec.backends[0].addresses[0]", "`db` is not an address: write host:port"),
-        ("backends: [{addresses: []}]", "spec.backends[0].addresses", "must not be empty"),
-        (
-            "backends: [{addresses: ['']}]",
-            "spec.backends[0].addresses[0]",
-            "must not be empty: write for example `addresses: [\"192.0.2.7:5432\"]`",
-        ),
-        (
-            "listeners: [{port: 1, tls: {certificateRefs: [{name: a}], alpn: ['']}}]",
-            "spec.listeners[0].tls.alpn[0]",
-            "must not be empty: write a value, or remove it",
-        ),
-        ("backends: [{addresses: ['a:1', 'a:1']}]", "spec.backends[0].addresses[1]", "`a:1` is listed twice"),
-        (
-            "backends: [{weight: 0}]",
-            "spec.backends[0].weight",
-            "0 is out of range: write a number from 1 to 1000, or remove",
-        ),
-        ("backends: [{name: DB}]", "spec.backends[0].name", "`DB` is not a name: write"),
-        ("backends: [{name: 7}]", "spec.backends[0].name", "must be text: write \"7\", with quotes"),
-        ("backends: [{name: no}]", "spec.backends[0].name", "must be text: write it with quotes, since yes, no"),
-        (
-            "backends: [{name: ''}]",
-            "spec.backends[0].name",
-            "must not be empty: write at most 63 lower-case letters, digits and dashes",
-        ),
-        (
-            "backends: [{service: {name: pg}}]",
-            "spec.backends[0].service.port",
-            "is missing: write a number from 1 to 65535, or the name of one",
-        ),
-        ("backends: [{service: {name: pg, port: 0}}]", "spec.backends[0].service.port", "0 is out of range"),
-        (
-            "backends: [{service: {name: pg, port: '5432'}}]",
-            "spec.backends[0].service.port",
-            "write 5432 without quotes",
-        ),
-        (
-            "backends: [{service: {name: pg, port: P_1}}]",
-            "spec.backends[0].service.port",
-            "`P_1` is not a port: write a number from 1 to 65535, or the name of one of the Service's ports",
-        ),
-        (
-            "backends: [{proxyProtocol: v2}]",
-            "spec.backends[0].proxyProtocol",
-            "the text `v2` is not a valid value: write V1 or V2",
-        ),
-        (
-            "backends: [{resolveInterval: 30}]",
-            "spec.backends[0].resolveInterval",
-            "`30` is not a duration: write for example",
-        ),
-        ("timeouts: {idle: 5 minutes}", "spec.timeouts.idle", "`5 minutes` is not a duration: write for example"),
-        ("timeouts: {idle: [5s]}", "spec.timeouts.idle", "must be text, not a list"),
-        (
-            "loadBalancing: {locality: {overloadedAt: 5}}",
-            "spec.loadBalancing.locality.prefer",
-            "is missing: write `prefer` (SameZone or SameNode or Hints)",
-        ),
-        (
-            "loadBalancing: {locality: PreferSameZone}",
-            "spec.loadBalancing.locality",
-            "must be an object (`name: value` lines), not the text `PreferSameZone`: write for example `locality: \
-             {prefer: SameZone}`",
-        ),
-        (
-            "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: '0'}}}}",
-            "spec.healthCheck.active.exchange.expect.hex",
-            "`0` is not hexadecimal bytes: write two digits for each byte",
-        ),
-        (
-            "healthCheck: {active: {type: Exchange, exchange: {expect: {hex: ''}}}}",
-            "spec.healthCheck.active.exchange.expect.hex",
-            "must not be empty: write two digits for each byte",
-        ),
-        // Sent bytes may contain a password.
-        (
-            "healthCheck: {active: {type: Exchange, exchange: {send: {hex: TOPSECRET}, expect: {text: a}}}}",
-            "spec.healthCheck.active.exchange.send.hex",
-            "it is not hexadecimal bytes: write two digits for each byte",
-        ),
-        (
-            "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: 987654}]}}}",
-            "spec.healthCheck.active.http.headers[0].value",
-            "must be text: write it with quotes",
-        ),
-        (
-            "healthCheck: {active: {type: HTTP, http: {headers: [{name: Token, value: \"a\\nb\"}]}}}",
-            "spec.healthCheck.active.http.headers[0].value",
-            "it is not a line of text",
-        ),
-        (
-            "healthCheck: {active: {type: MySQL, mysql: {}}}",
-            "spec.healthCheck.active.mysql.user",
-            "is missing: write `user` (The user that logs in)",
-        ),
-        ("connect: 3s", "spec.connect", "must be an object (`name: value` lines), not the text `3s`"),
-        (
-            "listeners: [{port: 1, access: {allow: [10.0.0/8]}}]",
-            "spec.listeners[0].access.allow[0]",
-            "`10.0.0/8` is not a network: write for example 10.0.0.0/8",
-        ),
-        (
-            "listeners: [{port: 1, access: {deny: [10.0.0.0/8, 10.0.0.0/8]}}]",
-            "spec.listeners[0].access.deny[1]",
-            "`10.0.0.0/8` is listed twice",
-        ),
-        ("service: {annotations: {a: 1}}", "spec.service.annotations.a", "must be text: write \"1\", with quotes"),
-        (
-            "service: {type: LoadBalancer, loadBalancerClass: a/b/c}",
-            "spec.service.loadBalancerClass",
-            "`a/b/c` is not a qualified name: write for example example.com/internal",
-        ),
-        (
-            "loadBalancing: {algorithm: RoundRobbin}",
-            "spec.loadBalancing.algorithm",
-            "write RoundRobin or LeastConnections",
-        ),
-    ] {
+    for (fields, path, words) in MISTAKES {
         let problems = problems(fields);
         assert_eq!(problems.len(), 1, "{fields}: {problems:?}");
         assert!(problems[0].starts_with(&format!("{path}: ")), "{fields}: {}", problems[0]);
