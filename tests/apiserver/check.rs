@@ -26,24 +26,7 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
     let api = alone.api();
     api.ready().await;
     let client = api.client(ADMINISTRATOR);
-    create::<Service>(
-        &client,
-        json!({
-            "metadata": {"name": "pg"}, "spec": {"ports": [{"port": 5432}], "selector": {"app": "pg"}},
-        }),
-    )
-    .await;
-    create::<EndpointSlice>(
-        &client,
-        json!({
-            "metadata": {"name": "pg-1", "labels": {"kubernetes.io/service-name": "pg"}},
-            "addressType": "IPv4", "ports": [{"port": 5432}], "endpoints": [{"addresses": ["10.1.2.3"]}],
-        }),
-    )
-    .await;
-    create::<ConfigMap>(&client, json!({"metadata": {"name": "clients"}, "data": {"other": "text"}})).await;
-    create::<Secret>(&client, json!({"metadata": {"name": "pg-tls"}})).await;
-
+    create_referenced_objects(&client).await;
     let administrator = api.kubeconfig(ADMINISTRATOR);
     let (code, told) = check(&administrator, &manifest("pg", 5432, ""));
     assert_eq!((code, &*told), (0, "default/pg (standard input): accepted\n"));
@@ -65,19 +48,7 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
         assert!(told.contains(&format!(": request permission to {right}")), "{told}");
     }
     assert!(told.contains("kubectl auth can-i get secrets -n default"), "{told}");
-    create::<Role>(&client, json!({
-        "metadata": {"name": "services"}, "rules": [{"apiGroups": [""], "resources": ["services"], "verbs": ["get"]}],
-    }))
-    .await;
-    create::<RoleBinding>(
-        &client,
-        json!({
-            "metadata": {"name": "services"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "services"},
-            "subjects": [{"kind": "User", "name": SOMEBODY, "apiGroup": "rbac.authorization.k8s.io"}],
-        }),
-    )
-    .await;
+    allow_reading_services(&client).await;
     let endpoints =
         "unknown: spec.backends[0].service.name: this user may not read the endpoints of Service default/pg";
     let deadline = std::time::Instant::now() + harness::PATIENCE;
@@ -88,6 +59,43 @@ async fn references_are_looked_up_and_missing_rights_are_named() {
         }
         assert!(std::time::Instant::now() < deadline, "{told}");
     }
+}
+
+/// A Service with an endpoint, and a ConfigMap and a Secret without the expected keys.
+async fn create_referenced_objects(client: &Client) {
+    create::<Service>(
+        client,
+        json!({
+            "metadata": {"name": "pg"}, "spec": {"ports": [{"port": 5432}], "selector": {"app": "pg"}},
+        }),
+    )
+    .await;
+    create::<EndpointSlice>(
+        client,
+        json!({
+            "metadata": {"name": "pg-1", "labels": {"kubernetes.io/service-name": "pg"}},
+            "addressType": "IPv4", "ports": [{"port": 5432}], "endpoints": [{"addresses": ["10.1.2.3"]}],
+        }),
+    )
+    .await;
+    create::<ConfigMap>(client, json!({"metadata": {"name": "clients"}, "data": {"other": "text"}})).await;
+    create::<Secret>(client, json!({"metadata": {"name": "pg-tls"}})).await;
+}
+
+async fn allow_reading_services(client: &Client) {
+    create::<Role>(client, json!({
+        "metadata": {"name": "services"}, "rules": [{"apiGroups": [""], "resources": ["services"], "verbs": ["get"]}],
+    }))
+    .await;
+    create::<RoleBinding>(
+        client,
+        json!({
+            "metadata": {"name": "services"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "services"},
+            "subjects": [{"kind": "User", "name": SOMEBODY, "apiGroup": "rbac.authorization.k8s.io"}],
+        }),
+    )
+    .await;
 }
 
 fn manifest(service: &str, port: u16, tls: &str) -> String {

@@ -352,61 +352,78 @@ fn largest_check() -> Value {
     })
 }
 
+/// The longest valid duration.
+const DURATION: &str = "10000s10000s10000ms10000ms";
+
+/// A number as a name of this length.
+fn name(number: usize, length: usize) -> String {
+    format!("{number:0>length$}")
+}
+
+/// A number as a DNS name of the maximum length.
+fn subdomain(number: usize) -> String {
+    let label = "a".repeat(61);
+    format!("{:0>61}.{label}.{label}.{label}.{}", number, "a".repeat(5))
+}
+
+fn networks(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("ffff:ffff:ffff:ffff:ffff:ffff:ffff:{n:0>4x}/128")).collect()
+}
+
+fn addresses(count: usize) -> Vec<String> {
+    // Not quite the maximum length: the server accepts requests of up to 3 MiB.
+    let label = "a".repeat(62);
+    (0..count).map(|n| format!("{n:0>62}.{label}.{label}.{}:65535", "a".repeat(40))).collect()
+}
+
+fn authorities() -> Vec<Value> {
+    (0..8).map(|n| json!({"name": name(n, 63)})).collect()
+}
+
+fn largest_listener(number: usize) -> Value {
+    let rate = json!({"count": 10_000_000, "per": "1000s1000s1000ms10000ms", "burst": 10_000_000});
+    json!({
+        "name": name(number, 63), "port": 60_000 + number, "nodePort": 30_000 + number,
+        "tls": {
+            "certificateRefs": (0..32).map(|n| json!({"name": subdomain(n)})).collect::<Vec<_>>(),
+            "alpn": (0..8).map(|n| name(n, 63)).collect::<Vec<_>>(),
+            "clientValidation": {"mode": "Required", "caRefs": authorities()},
+        },
+        "routes": (0..16).map(|route| json!({
+            "serverNames": (0..16).map(|n| subdomain(16 * route + n)).collect::<Vec<_>>(),
+            "backends": (48..64).map(|n| name(n, 63)).collect::<Vec<_>>(),
+            "tls": {"mode": "Terminate"},
+        })).collect::<Vec<_>>(),
+        "proxyProtocol": {"mode": "Required", "trustedNetworks": networks(64)},
+        "access": {"allow": networks(256), "deny": networks(256)},
+        "limits": {
+            "maxConnections": 10_000_000, "maxConnectionsPerSource": 10_000_000,
+            "newConnections": rate, "newConnectionsPerSource": rate,
+        },
+    })
+}
+
+fn largest_backend(number: usize) -> Value {
+    json!({
+        "name": name(number, 63), "addresses": addresses(64), "resolveInterval": DURATION, "weight": 1000,
+        "priority": number % 16, "proxyProtocol": "V2",
+        "tls": {
+            "serverName": subdomain(number), "caRefs": authorities(), "certificateRef": {"name": name(number, 63)},
+            "startTls": "Postgres",
+        },
+    })
+}
+
+/// The largest labels or annotations, with values of this length.
+fn largest_map(length: usize) -> Value {
+    let key = |n: usize| format!("{}/{}", subdomain(n), name(n, 63));
+    (0..32).map(|n| (key(n), json!("x".repeat(length)))).collect::<serde_json::Map<_, _>>().into()
+}
+
 /// An object with every field at its maximum number and length, except for checks: with them it would exceed the size
 /// limit of requests.
 fn largest() -> Value {
-    let name = |number: usize, length: usize| format!("{number:0>length$}");
-    let subdomain = |number: usize| {
-        let label = "a".repeat(61);
-        format!("{:0>61}.{label}.{label}.{label}.{}", number, "a".repeat(5))
-    };
-    let networks = |count: usize| -> Vec<String> {
-        (0..count).map(|n| format!("ffff:ffff:ffff:ffff:ffff:ffff:ffff:{n:0>4x}/128")).collect()
-    };
-    let addresses = |count: usize| -> Vec<String> {
-        // Not quite the maximum length: the server accepts requests of up to 3 MiB.
-        let label = "a".repeat(62);
-        (0..count).map(|n| format!("{n:0>62}.{label}.{label}.{}:65535", "a".repeat(40))).collect()
-    };
-    let authorities: Vec<_> = (0..8).map(|n| json!({"name": name(n, 63)})).collect();
-    let duration = "10000s10000s10000ms10000ms";
-    let drained = json!({"policy": "Close", "after": duration, "spread": duration, "maxPerSecond": 100_000});
-    let rate = json!({"count": 10_000_000, "per": "1000s1000s1000ms10000ms", "burst": 10_000_000});
-    let listener = |n: usize| {
-        json!({
-            "name": name(n, 63), "port": 60_000 + n, "nodePort": 30_000 + n,
-            "tls": {
-                "certificateRefs": (0..32).map(|n| json!({"name": subdomain(n)})).collect::<Vec<_>>(),
-                "alpn": (0..8).map(|n| name(n, 63)).collect::<Vec<_>>(),
-                "clientValidation": {"mode": "Required", "caRefs": authorities},
-            },
-            "routes": (0..16).map(|route| json!({
-                "serverNames": (0..16).map(|n| subdomain(16 * route + n)).collect::<Vec<_>>(),
-                "backends": (48..64).map(|n| name(n, 63)).collect::<Vec<_>>(),
-                "tls": {"mode": "Terminate"},
-            })).collect::<Vec<_>>(),
-            "proxyProtocol": {"mode": "Required", "trustedNetworks": networks(64)},
-            "access": {"allow": networks(256), "deny": networks(256)},
-            "limits": {
-                "maxConnections": 10_000_000, "maxConnectionsPerSource": 10_000_000,
-                "newConnections": rate, "newConnectionsPerSource": rate,
-            },
-        })
-    };
-    let backend = |n: usize| {
-        json!({
-            "name": name(n, 63), "addresses": addresses(64), "resolveInterval": duration, "weight": 1000,
-            "priority": n % 16, "proxyProtocol": "V2",
-            "tls": {
-                "serverName": subdomain(n), "caRefs": authorities, "certificateRef": {"name": name(n, 63)},
-                "startTls": "Postgres",
-            },
-        })
-    };
-    let map = |length: usize| -> Value {
-        let key = |n: usize| format!("{}/{}", subdomain(n), name(n, 63));
-        (0..32).map(|n| (key(n), json!("x".repeat(length)))).collect::<serde_json::Map<_, _>>().into()
-    };
+    let drained = json!({"policy": "Close", "after": DURATION, "spread": DURATION, "maxPerSecond": 100_000});
     json!({
         "apiVersion": "tcplb.io/v1alpha1", "kind": "TcpLoadBalancer",
         "metadata": {"name": "l".repeat(52)},
@@ -416,32 +433,32 @@ fn largest() -> Value {
                 "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ipFamilyPolicy": "RequireDualStack",
                 "loadBalancerClass": format!("{}/{}", subdomain(0), name(0, 63)),
                 // No rule validates the values of annotations, and the server accepts at most 3 MiB at once.
-                "annotations": map(63), "labels": map(63),
+                "annotations": largest_map(63), "labels": largest_map(63),
             },
-            "listeners": (0..16).map(listener).collect::<Vec<_>>(),
-            "backends": (0..64).map(backend).collect::<Vec<_>>(),
+            "listeners": (0..16).map(largest_listener).collect::<Vec<_>>(),
+            "backends": (0..64).map(largest_backend).collect::<Vec<_>>(),
             "loadBalancing": {
                 "algorithm": "LeastConnections", "slowStart": "1000s1000s1000ms10000ms",
                 "locality": {"prefer": "SameZone", "overloadedAt": 10_000_000},
                 "failover": {
                     "minUsablePercent": 100,
-                    "failback": {"policy": "Automatic", "after": duration},
+                    "failback": {"policy": "Automatic", "after": DURATION},
                 },
             },
             "rebalance": {
-                "maxImbalancePercent": 1000, "maxClosesPerMinute": 1_000_000, "minAge": duration, "idleOnly": false,
+                "maxImbalancePercent": 1000, "maxClosesPerMinute": 1_000_000, "minAge": DURATION, "idleOnly": false,
             },
             "healthCheck": {
                 "active": {"interval": "1000s1000s1000ms1000ms", "timeout": "1000s1000s1000ms1000ms"},
-                "passive": {"ejectFor": duration, "maxEjectFor": duration},
+                "passive": {"ejectFor": DURATION, "maxEjectFor": DURATION},
             },
             "connect": {
-                "timeout": duration, "deadline": duration, "preconnect": {"perEndpoint": 1000, "idleTimeout": duration},
+                "timeout": DURATION, "deadline": DURATION, "preconnect": {"perEndpoint": 1000, "idleTimeout": DURATION},
             },
             "timeouts": {
-                "handshake": duration, "idle": duration, "halfClosed": duration, "maxDuration": duration,
+                "handshake": DURATION, "idle": DURATION, "halfClosed": DURATION, "maxDuration": DURATION,
             },
-            "tcpKeepalive": {"idle": duration, "interval": duration},
+            "tcpKeepalive": {"idle": DURATION, "interval": DURATION},
             "drain": {
                 "endpointTerminating": drained, "endpointRemoved": drained, "endpointUnhealthy": drained,
                 "failback": drained, "listenerRemoved": drained, "shutdown": drained,

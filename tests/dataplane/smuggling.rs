@@ -149,16 +149,15 @@ fn payloads() -> Vec<Vec<u8>> {
     ]
 }
 
-#[test]
-fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent() {
+/// Headers, and the addresses that they name. `None`: the peer itself is the client.
+fn headers() -> Vec<(Vec<u8>, Option<Addresses>)> {
     let tcp6 = [[0x20, 1].repeat(8), vec![0xfd; 16], vec![3, 232, 7, 208]].concat();
     let announced6 = Some((
         "[2001:2001:2001:2001:2001:2001:2001:2001]:1000".parse().unwrap(),
         "[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:2000".parse().unwrap(),
     ));
     let with = |more: &[u8]| v2(1, 0x11, &[&TCP4[..], more].concat());
-    // The headers, and the addresses that they name. `None`: the peer itself is the client.
-    let headers: Vec<(Vec<u8>, Option<Addresses>)> = vec![
+    vec![
         (V1.to_vec(), announced()),
         (
             b"PROXY TCP6 2001:2001:2001:2001:2001:2001:2001:2001 fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd 1000 2000\r\n"
@@ -185,7 +184,12 @@ fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent()
         (with(&[&[4, 0, V1.len() as u8], V1].concat()), announced()),
         (with(&[V1, SIGNATURE].concat()), announced()),
         (with(&[0; 1500]), announced()),
-    ];
+    ]
+}
+
+#[test]
+fn backends_get_one_header_with_the_right_source_and_then_what_the_client_sent() {
+    let headers = headers();
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
         let smuggled = Smuggled::new(ProxyMode::Required, version, None);
         for (number, (sent, named)) in headers.iter().enumerate() {

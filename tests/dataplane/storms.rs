@@ -262,10 +262,30 @@ fn storm() {
     wait_until("the first clients have left", is_idle);
     let before = descriptors();
 
+    let visits = visits_during_resets(&visit, &addresses, &hello);
+    let served: usize = visits.iter().map(|(served, _)| served).sum();
+    visits.into_iter().for_each(|(_, outcome)| is_served(outcome));
+    let all = (DOORS.len() + served + STAGES.len() * EACH) as u64;
+    wait_until_or(|| format!("all of {all} have ended: {:?}", rig.reasons()), || rig.accepted() == all && is_idle());
+    wait_until_or(|| format!("{before} descriptors: {}", descriptors()), || descriptors() <= before);
+    assert_eq!(rig.monitor.handshake_memory(), 0);
+    assert_eq!(rig.closed(CloseReason::Internal) + rig.closed(CloseReason::LocalFailure), 0, "{:?}", rig.reasons());
+    // The doors work as before.
+    DOORS.map(visit).into_iter().for_each(is_served);
+    println!("{served} were served while {} reset: {:?}", STAGES.len() * EACH, rig.reasons());
+}
+
+/// Visits every door repeatedly while clients reset at every stage. Returns for each door the number of served visits,
+/// and the error that ended them.
+fn visits_during_resets<E: Send>(
+    visit: &(impl Fn(Door) -> Result<(), E> + Sync),
+    addresses: &[SocketAddr; DOORS.len()],
+    hello: &[u8],
+) -> [(usize, Result<(), E>); DOORS.len()] {
     let over = AtomicBool::new(false);
-    let served: usize = thread::scope(|scope| {
+    thread::scope(|scope| {
         let others = DOORS.map(|door| {
-            let (visit, over) = (&visit, &over);
+            let over = &over;
             scope.spawn(move || {
                 let mut served = 0;
                 // At least once, and while clients reset.
@@ -281,7 +301,7 @@ fn storm() {
         let storms: Vec<_> = STAGES
             .iter()
             .map(|(door, stage)| {
-                let (address, hello) = (addresses[*door as usize], &hello[..]);
+                let address = addresses[*door as usize];
                 scope.spawn(move || attack(address, *stage, hello))
             })
             .collect();
@@ -290,19 +310,5 @@ fn storm() {
         let others = others.map(|other| other.join().unwrap());
         outcomes.into_iter().for_each(|outcome| outcome.unwrap());
         others
-            .into_iter()
-            .map(|(served, outcome)| {
-                is_served(outcome);
-                served
-            })
-            .sum()
-    });
-    let all = (DOORS.len() + served + STAGES.len() * EACH) as u64;
-    wait_until_or(|| format!("all of {all} have ended: {:?}", rig.reasons()), || rig.accepted() == all && is_idle());
-    wait_until_or(|| format!("{before} descriptors: {}", descriptors()), || descriptors() <= before);
-    assert_eq!(rig.monitor.handshake_memory(), 0);
-    assert_eq!(rig.closed(CloseReason::Internal) + rig.closed(CloseReason::LocalFailure), 0, "{:?}", rig.reasons());
-    // The doors work as before.
-    DOORS.map(visit).into_iter().for_each(is_served);
-    println!("{served} were served while {} reset: {:?}", STAGES.len() * EACH, rig.reasons());
+    })
 }

@@ -60,26 +60,9 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
 
     let books = tcplb.books(TOTAL.into());
     let log = tcplb.end();
-    let (mut excused, mut unexcused, mut retried, mut unlogged) = (0, Vec::new(), 0, 0);
-    let (mut to_backend, mut to_client) = (0, 0);
-    let mut by_name = BTreeMap::new();
-    for outcome in &outcomes {
-        *by_name.entry(outcome.backend.as_deref().unwrap_or("nobody")).or_insert(0_u32) += 1;
-        let line = log.get(&outcome.source);
-        let (mut sent, mut received) = (outcome.sent, outcome.received);
-        match (&outcome.failure, line) {
-            (None, None) => unlogged += 1,
-            (None, Some(line)) if line.agrees_with(outcome) => retried += u32::from(line.attempts > 1),
-            // Some of its bytes were lost with the backend, or on the way back. The proxy counted all that it moved.
-            (Some(_), Some(line)) if line.was_established(red, reborn_at) && outcome.may_be_with("red") => {
-                excused += 1;
-                (sent, received) = (line.bytes_to_backend, line.bytes_to_client);
-            }
-            _ => unexcused.push(format!("{outcome:?}, logged as {line:?}")),
-        }
-        to_backend += sent;
-        to_client += received;
-    }
+    let tally =
+        Tally::of(&outcomes, &log, |line, outcome| line.was_established(red, reborn_at) && outcome.may_be_with("red"));
+    let Tally { excused, unexcused, retried, unlogged, by_name, .. } = &tally;
     figure!(
         "{TOTAL} connections, {CONCURRENCY} at a time, in {took:.1?} ({:.0}/s): {excused} broke with their backend, {} \
          others, {retried} were tried elsewhere first; served by {by_name:?}",
@@ -88,12 +71,54 @@ fn a_backend_that_dies_and_comes_back_is_noticed_only_by_those_who_were_talking_
     );
     books.tell();
     assert!(unexcused.is_empty(), "{} clients noticed, among them {:#?}", unexcused.len(), &unexcused[..1]);
-    assert!(excused <= CONCURRENCY, "not more than were open");
-    assert!(retried > 0, "some were sent to the dead backend first");
+    assert!(*excused <= CONCURRENCY, "not more than were open");
+    assert!(*retried > 0, "some were sent to the dead backend first");
     assert!(by_name["red"] > 0 && by_name["red again"] > 0, "it served before and after");
     books.assert_balanced(TOTAL.into());
-    assert_eq!((log.len() as u64, unlogged), (books.logged, books.dropped), "what counts as logged is logged");
-    assert_eq!((books.to_backend, books.to_client), (to_backend, to_client), "bytes, as the clients count");
+    assert_eq!((log.len() as u64, *unlogged), (books.logged, books.dropped), "what counts as logged is logged");
+    assert_eq!((books.to_backend, books.to_client), (tally.to_backend, tally.to_client), "bytes, as the clients count");
+}
+
+/// The outcomes of all clients, compared with the access log.
+#[derive(Default)]
+struct Tally<'a> {
+    /// Failures that the death of a backend explains.
+    excused: usize,
+    unexcused: Vec<String>,
+    /// Connections that were established with a later attempt.
+    retried: u32,
+    unlogged: u64,
+    to_backend: u64,
+    to_client: u64,
+    by_name: BTreeMap<&'a str, u32>,
+}
+
+impl<'a> Tally<'a> {
+    fn of(
+        outcomes: &'a [Outcome],
+        log: &BTreeMap<Ipv4Addr, Line>,
+        is_excused: impl Fn(&Line, &Outcome) -> bool,
+    ) -> Self {
+        let mut tally = Self::default();
+        for outcome in outcomes {
+            *tally.by_name.entry(outcome.backend.as_deref().unwrap_or("nobody")).or_default() += 1;
+            let line = log.get(&outcome.source);
+            let (mut sent, mut received) = (outcome.sent, outcome.received);
+            match (&outcome.failure, line) {
+                (None, None) => tally.unlogged += 1,
+                (None, Some(line)) if line.agrees_with(outcome) => tally.retried += u32::from(line.attempts > 1),
+                // Some of its bytes were lost with the backend, or on the way back. The proxy counted all that it moved.
+                (Some(_), Some(line)) if is_excused(line, outcome) => {
+                    tally.excused += 1;
+                    (sent, received) = (line.bytes_to_backend, line.bytes_to_client);
+                }
+                _ => tally.unexcused.push(format!("{outcome:?}, logged as {line:?}")),
+            }
+            tally.to_backend += sent;
+            tally.to_client += received;
+        }
+        tally
+    }
 }
 
 impl Outcome {
@@ -151,28 +176,12 @@ fn five_thousand_connections_opened_at_once_are_served_held_and_closed() {
     let before = tcplb.resident_kib();
     runtime().block_on(async {
         let begun = Instant::now();
-        let mut connecting = JoinSet::new();
-        for index in 0..TOTAL {
-            connecting.spawn(async move {
-                let mut stream = swarm::connect(server, index).await.expect("connected");
-                swarm::greeting(&mut stream).await.expect("greeted");
-                stream
-            });
-        }
-        let open = connecting.join_all().await;
+        let open = open_all(server, TOTAL).await;
         let opened = begun.elapsed();
         assert_eq!(tcplb.process.metric("tcplb_connections_active", &[]), f64::from(TOTAL));
         let idle = tcplb.resident_kib();
 
-        let mut echoing = JoinSet::new();
-        for mut stream in open {
-            echoing.spawn(async move {
-                let mut outcome = Outcome::of(0);
-                swarm::echo(&mut stream, &[7; 1000], &mut outcome).await.expect("echoed");
-                stream
-            });
-        }
-        let open = echoing.join_all().await;
+        let open = echo_on_all(open).await;
         let after_echo = tcplb.resident_kib();
 
         let mut closing = JoinSet::new();
@@ -195,6 +204,30 @@ fn five_thousand_connections_opened_at_once_are_served_held_and_closed() {
     let books = tcplb.books(TOTAL.into());
     books.assert_balanced(TOTAL.into());
     assert!(tcplb.end().values().all(|line| line.reason == "complete"));
+}
+
+async fn open_all(server: SocketAddr, total: u32) -> Vec<tokio::net::TcpStream> {
+    let mut connecting = JoinSet::new();
+    for index in 0..total {
+        connecting.spawn(async move {
+            let mut stream = swarm::connect(server, index).await.expect("connected");
+            swarm::greeting(&mut stream).await.expect("greeted");
+            stream
+        });
+    }
+    connecting.join_all().await
+}
+
+async fn echo_on_all(open: Vec<tokio::net::TcpStream>) -> Vec<tokio::net::TcpStream> {
+    let mut echoing = JoinSet::new();
+    for mut stream in open {
+        echoing.spawn(async move {
+            let mut outcome = Outcome::of(0);
+            swarm::echo(&mut stream, &[7; 1000], &mut outcome).await.expect("echoed");
+            stream
+        });
+    }
+    echoing.join_all().await
 }
 
 /// One load at a time: concurrent ones would slow each other down.

@@ -60,18 +60,57 @@ fn postgres_sessions_tables_and_cancels_pass_through() {
 #[test]
 fn sessions_are_routed_by_server_name_and_cancelled_wherever_they_are() {
     needs!("psql", "initdb", "postgres");
-    let folder = Folder::new();
-    let pair = |name: &str| {
-        let (code, _, complaints) = run(&["cert", name, "--out", folder.path()]);
-        assert_eq!((code, complaints.as_str()), (0, ""));
-        ["crt", "key"].map(|kind| folder.join(&format!("{name}.{kind}")))
-    };
-    let [_, _] = pair("ends-here.example.test");
-    let passed = pair("passed.example.test");
-    let (plain, encrypted) = ([Postgres::start(), Postgres::start()], Postgres::start_with(Some(&passed)));
-    let address = free_address();
-    let manifest = format!(
-        "apiVersion: tcplb.io/v1alpha1
+    let servers = RoutedServers::start();
+    let verified = "sslmode=verify-full";
+    let mut passed_through = servers.open("passed.example.test", verified);
+    let said = port(&mut passed_through);
+    assert!(said.contains(&format!("port|{}|encrypted|t", servers.encrypted.address.port())), "{said}");
+    for expected in &servers.plain {
+        // The endpoints are used in turn (round robin).
+        let mut session = servers.open("ends-here.example.test", verified);
+        let said = port(&mut session);
+        assert!(said.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{said}");
+        is_cancelled(&mut session, expected);
+    }
+    is_cancelled(&mut passed_through, &servers.encrypted);
+
+    for (name, how, told) in [
+        ("ends-here.example.test", "sslmode=disable", "TLS is required here"),
+        ("nowhere.example.test", "sslmode=require", "unrecognized name"),
+        ("passed.example.test", "sslmode=require sslsni=0", "SSL error"),
+    ] {
+        let (status, said) = servers.open(name, how).ends();
+        assert!(!status.success() && said.contains(told), "{name}, {how}: {said}");
+    }
+    let closed =
+        |reason: &str| servers.tcplb.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")]);
+    wait_until("all are counted", || (closed("no_route"), closed("tls_failed")) == (2.0, 1.0));
+}
+
+/// Servers behind one listener: it terminates TLS for two of them, and passes it through for another one.
+struct RoutedServers {
+    plain: [Postgres; 2],
+    encrypted: Postgres,
+    /// With the certificates of the two names.
+    folder: Folder,
+    address: SocketAddr,
+    tcplb: Tcplb,
+}
+
+impl RoutedServers {
+    fn start() -> Self {
+        let folder = Folder::new();
+        let pair = |name: &str| {
+            let (code, _, complaints) = run(&["cert", name, "--out", folder.path()]);
+            assert_eq!((code, complaints.as_str()), (0, ""));
+            ["crt", "key"].map(|kind| folder.join(&format!("{name}.{kind}")))
+        };
+        let [_, _] = pair("ends-here.example.test");
+        let passed = pair("passed.example.test");
+        let (plain, encrypted) = ([Postgres::start(), Postgres::start()], Postgres::start_with(Some(&passed)));
+        let address = free_address();
+        let manifest = format!(
+            "apiVersion: tcplb.io/v1alpha1
 kind: TcpLoadBalancer
 metadata: {{name: postgres}}
 spec:
@@ -88,62 +127,43 @@ spec:
   - {{name: plain, addresses: [\"{}\", \"{}\"]}}
   - {{name: encrypted, addresses: [\"{}\"]}}
 ",
-        address.port(),
-        plain[0].address,
-        plain[1].address,
-        encrypted.address
-    );
-    let tcplb = Tcplb::standalone(&[&folder.write("postgres.yaml", &manifest)]).ready();
-    let open = |name: &str, more: &str| {
-        let root = folder.join(&format!("{name}.crt"));
+            address.port(),
+            plain[0].address,
+            plain[1].address,
+            encrypted.address
+        );
+        let tcplb = Tcplb::standalone(&[&folder.write("postgres.yaml", &manifest)]).ready();
+        Self { plain, encrypted, folder, address, tcplb }
+    }
+
+    /// A session with this server name and these additional settings.
+    fn open(&self, name: &str, more: &str) -> Program {
+        let root = self.folder.join(&format!("{name}.crt"));
         let about = format!(
             "host={name} hostaddr=127.0.0.1 port={} user=postgres dbname=postgres sslrootcert={} {more}",
-            address.port(),
+            self.address.port(),
             root.display()
         );
         Program::start(command("psql").args(["-X", "-q", "-A", "-t", &about]))
-    };
-    let port = |session: &mut Program| {
-        session.tell(
-            b"SELECT 'port', inet_server_port(), 'encrypted', ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid();\n",
-        );
-        session.says("port|");
-        session.says("\n");
-        session.said()
-    };
-
-    let verified = "sslmode=verify-full";
-    let mut passed_through = open("passed.example.test", verified);
-    let said = port(&mut passed_through);
-    assert!(said.contains(&format!("port|{}|encrypted|t", encrypted.address.port())), "{said}");
-    for expected in &plain {
-        // The endpoints are used in turn (round robin).
-        let mut session = open("ends-here.example.test", verified);
-        let said = port(&mut session);
-        assert!(said.contains(&format!("port|{}|encrypted|f", expected.address.port())), "{said}");
-
-        session.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
-        session.says("begun\n");
-        expected.has_sleeper();
-        session.signal("INT");
-        session.says("canceling statement due to user request");
     }
-    passed_through.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
-    passed_through.says("begun\n");
-    encrypted.has_sleeper();
-    passed_through.signal("INT");
-    passed_through.says("canceling statement due to user request");
+}
 
-    for (name, how, told) in [
-        ("ends-here.example.test", "sslmode=disable", "TLS is required here"),
-        ("nowhere.example.test", "sslmode=require", "unrecognized name"),
-        ("passed.example.test", "sslmode=require sslsni=0", "SSL error"),
-    ] {
-        let (status, said) = open(name, how).ends();
-        assert!(!status.success() && said.contains(told), "{name}, {how}: {said}");
-    }
-    let closed = |reason: &str| tcplb.metric("tcplb_connections_closed_total", &[&format!("reason=\"{reason}\"")]);
-    wait_until("all are counted", || (closed("no_route"), closed("tls_failed")) == (2.0, 1.0));
+/// What the server says about the port and the encryption of a session.
+fn port(session: &mut Program) -> String {
+    session
+        .tell(b"SELECT 'port', inet_server_port(), 'encrypted', ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid();\n");
+    session.says("port|");
+    session.says("\n");
+    session.said()
+}
+
+/// Cancels a statement of a session with this server.
+fn is_cancelled(session: &mut Program, server: &Postgres) {
+    session.tell(b"SELECT 'begun';\nSELECT pg_sleep(600);\n");
+    session.says("begun\n");
+    server.has_sleeper();
+    session.signal("INT");
+    session.says("canceling statement due to user request");
 }
 
 /// A server with an empty database that trusts all local clients.

@@ -199,13 +199,7 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let manual = fs::read_to_string(source.join("README.md")).unwrap();
     let text = fs::read_to_string(source.join("tls.yaml")).unwrap();
     copy.write("tls.yaml", &backends.instead(&text, (4433, address.port())));
-    let commands: Vec<_> = manual.lines().filter_map(|line| line.strip_prefix("tcplb cert --out ")).collect();
-    assert_eq!(commands.len(), 3, "{manual}");
-    for command in commands {
-        let mut arguments = vec!["cert", "--out", copy.path()];
-        arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
-        assert_eq!(run(&arguments).0, 0, "{command}");
-    }
+    make_certificates(&manual, &copy);
     for file in in_folder(source.to_str().unwrap()) {
         let name = file.file_name().unwrap().to_str().unwrap();
         let copied = copy.join(name);
@@ -255,6 +249,17 @@ fn the_tls_example_runs_with_the_certificates_its_manual_makes() {
     let _tcplb = Tcplb::standalone(&[&copy.write("clients.yaml", &text)]).ready();
     let mut client = tls_client::connect(address, "localhost", &[&certificate("localhost.crt")]).unwrap();
     assert!(client.line().unwrap().starts_with("hello from blue"), "nobody has to show a certificate");
+}
+
+/// Runs the commands of the manual.
+fn make_certificates(manual: &str, folder: &Folder) {
+    let commands: Vec<_> = manual.lines().filter_map(|line| line.strip_prefix("tcplb cert --out ")).collect();
+    assert_eq!(commands.len(), 3, "{manual}");
+    for command in commands {
+        let mut arguments = vec!["cert", "--out", folder.path()];
+        arguments.extend(command.split(' ').skip(1).map(|name| name.trim_matches('\'')));
+        assert_eq!(run(&arguments).0, 0, "{command}");
+    }
 }
 
 #[test]

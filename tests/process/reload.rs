@@ -259,24 +259,27 @@ fn a_thousand_random_edits_lose_none_of_two_thousand_open_connections() {
     let backends = ["blue", "green", "red"].map(Backend::named);
     let servers = backends.each_ref().map(|backend| backend.address);
     let folder = Folder::new();
-    let ports: [SocketAddr; SHOPS] = std::array::from_fn(|_| free_address());
-    let others: [SocketAddr; SHOPS] = std::array::from_fn(|_| free_address());
-    let right = |shop: usize| manifest(&format!("shop-{shop}"), ports[shop].port(), &servers, "");
-    for shop in 0..SHOPS {
-        folder.write(&format!("shop-{shop}.yaml"), &right(shop));
+    let shops: [Shop; SHOPS] = std::array::from_fn(|number| Shop {
+        name: format!("shop-{number}"),
+        address: free_address(),
+        other: free_address(),
+        servers,
+    });
+    for shop in &shops {
+        folder.write(&shop.file(), &shop.manifest());
     }
     let mut tcplb = Tcplb::standalone(&["--workers", "2", folder.path()]).ready();
-    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|number| Client::connect(ports[number % SHOPS])).collect();
+    let mut clients: Vec<Client> =
+        (0..CONNECTIONS).map(|number| Client::connect(shops[number % SHOPS].address)).collect();
     for client in &mut clients {
         client.backend();
     }
 
     let mut random = fastrand::Rng::with_seed(0x7c91b);
     for edit in 1..=EDITS {
-        let shop = random.usize(..SHOPS);
-        let text = random_edit(&mut random, &right(shop), shop, ports[shop], others[shop], &servers);
-        let file = format!("shop-{shop}.yaml");
-        match text {
+        let shop = &shops[random.usize(..SHOPS)];
+        let file = shop.file();
+        match shop.random_edit(&mut random) {
             Some(text) if random.bool() => drop(folder.write(&file, &text)),
             Some(text) => fs::write(folder.join(&file), text).unwrap(),
             None => drop(fs::remove_file(folder.join(&file))),
@@ -290,11 +293,11 @@ fn a_thousand_random_edits_lose_none_of_two_thousand_open_connections() {
         let number = random.usize(..CONNECTIONS);
         clients[number].echo("meanwhile").unwrap_or_else(|error| panic!("after edit {edit}: {number}: {error}"));
     }
-    for shop in 0..SHOPS {
-        folder.write(&format!("shop-{shop}.yaml"), &right(shop));
+    for shop in &shops {
+        folder.write(&shop.file(), &shop.manifest());
     }
-    for port in ports {
-        wait_until("all are served in the end", || visit_named(port));
+    for shop in &shops {
+        wait_until("all are served in the end", || visit_named(shop.address));
     }
     wait_until("nothing is wrong in the end", || tcplb.metric("tcplb_configuration_problems", &[]) == 0.0);
     for (number, client) in clients.iter_mut().enumerate() {
@@ -308,37 +311,49 @@ fn visit_named(address: SocketAddr) -> bool {
     Client::try_connect(address).is_ok_and(|mut client| client.line().is_ok_and(|line| !line.is_empty()))
 }
 
-/// The next content of a file; `None`: it is deleted.
-fn random_edit(
-    random: &mut fastrand::Rng,
-    right: &str,
-    shop: usize,
-    port: SocketAddr,
+/// A load balancer of the test.
+struct Shop {
+    name: String,
+    address: SocketAddr,
+    /// An address that edits move it to.
     other: SocketAddr,
-    servers: &[SocketAddr],
-) -> Option<String> {
-    let more = |text: &str| format!("{right}  {text}\n");
-    let named = format!("shop-{shop}");
-    Some(match random.usize(..16) {
-        0 => right.to_owned(),
-        1 => more("loadBalancing: {algorithm: Maglev}"),
-        2 => more("loadBalancing: {algorithm: LeastConnections}"),
-        3 => more(&format!("timeouts: {{idle: {}s, halfClosed: 1m}}", random.u32(1..10))),
-        4 => more(&format!("drain: {{shutdown: {{after: {}s}}}}", random.u32(1..100))),
-        5 => more("healthCheck: {active: {interval: 1s, unhealthyAfter: 1}}"),
-        6 => more("tcpKeepalive: {idle: 30s, interval: 10s, probes: 3}"),
-        7 => right.replace("127.0.0.1}]", "127.0.0.1, limits: {maxConnections: 1}}]"),
-        8 => right.replace("127.0.0.1}]", "127.0.0.1, access: {deny: [127.0.0.0/8]}}]"),
-        // Endpoints, listeners and addresses are added and removed.
-        9 => manifest(&named, port.port(), &servers[..random.usize(1..=servers.len())], ""),
-        10 => manifest(&named, other.port(), servers, ""),
-        11 => right.replace("address: 127.0.0.1", "address: 0.0.0.0"),
-        // Mistakes.
-        12 => right.replace("listeners", "listenrs"),
-        13 => right[..random.usize(..right.len())].to_owned(),
-        14 => right.replace("backends: [{", "backends: [{weight: 0, "),
-        _ => return None,
-    })
+    servers: [SocketAddr; 3],
+}
+
+impl Shop {
+    fn file(&self) -> String {
+        format!("{}.yaml", self.name)
+    }
+
+    fn manifest(&self) -> String {
+        manifest(&self.name, self.address.port(), &self.servers, "")
+    }
+
+    /// The next content of a file; `None`: it is deleted.
+    fn random_edit(&self, random: &mut fastrand::Rng) -> Option<String> {
+        let right = self.manifest();
+        let more = |text: &str| format!("{right}  {text}\n");
+        Some(match random.usize(..16) {
+            0 => right,
+            1 => more("loadBalancing: {algorithm: Maglev}"),
+            2 => more("loadBalancing: {algorithm: LeastConnections}"),
+            3 => more(&format!("timeouts: {{idle: {}s, halfClosed: 1m}}", random.u32(1..10))),
+            4 => more(&format!("drain: {{shutdown: {{after: {}s}}}}", random.u32(1..100))),
+            5 => more("healthCheck: {active: {interval: 1s, unhealthyAfter: 1}}"),
+            6 => more("tcpKeepalive: {idle: 30s, interval: 10s, probes: 3}"),
+            7 => right.replace("127.0.0.1}]", "127.0.0.1, limits: {maxConnections: 1}}]"),
+            8 => right.replace("127.0.0.1}]", "127.0.0.1, access: {deny: [127.0.0.0/8]}}]"),
+            // Endpoints, listeners and addresses are added and removed.
+            9 => manifest(&self.name, self.address.port(), &self.servers[..random.usize(1..=self.servers.len())], ""),
+            10 => manifest(&self.name, self.other.port(), &self.servers, ""),
+            11 => right.replace("address: 127.0.0.1", "address: 0.0.0.0"),
+            // Mistakes.
+            12 => right.replace("listeners", "listenrs"),
+            13 => right[..random.usize(..right.len())].to_owned(),
+            14 => right.replace("backends: [{", "backends: [{weight: 0, "),
+            _ => return None,
+        })
+    }
 }
 
 #[test]

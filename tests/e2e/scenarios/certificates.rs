@@ -134,6 +134,24 @@ spec:
     }
 }
 
+/// A load balancer with mutual TLS on both sides.
+fn mutual() -> String {
+    format!(
+        "
+apiVersion: tcplb.io/v1alpha1
+kind: TcpLoadBalancer
+metadata: {{name: mutual}}
+spec:
+  listeners:
+  - port: 5432
+    tls: {{certificateRefs: [{{name: front-tls}}], clientValidation: {{caRefs: [{{name: clients-ca}}]}}}}
+  backends:
+  - service: {{name: strict, port: {PORT}}}
+    tls: {{serverName: back.example.com, caRefs: [{{name: backends-ca}}], certificateRef: {{name: proxy-tls}}}}
+"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_and_backends_show_certificates_and_a_changed_authority_is_believed_at_once() {
     scenario("mutual", Company::Welcome, async |scenario| {
@@ -147,22 +165,7 @@ async fn clients_and_backends_show_certificates_and_a_changed_authority_is_belie
             scenario.apply(&certificate.authority(map)).await;
         }
         scenario.strict_backend("strict").await;
-        scenario
-            .apply(&format!(
-                "
-apiVersion: tcplb.io/v1alpha1
-kind: TcpLoadBalancer
-metadata: {{name: mutual}}
-spec:
-  listeners:
-  - port: 5432
-    tls: {{certificateRefs: [{{name: front-tls}}], clientValidation: {{caRefs: [{{name: clients-ca}}]}}}}
-  backends:
-  - service: {{name: strict, port: {PORT}}}
-    tls: {{serverName: back.example.com, caRefs: [{{name: backends-ca}}], certificateRef: {{name: proxy-tls}}}}
-"
-            ))
-            .await;
+        scenario.apply(&mutual()).await;
         let address = scenario.programmed("mutual").await;
         let open = async |who: Option<&Certificate>| {
             let shown = who.and_then(Certificate::shown);

@@ -44,13 +44,9 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         let lost_proxy = candidates[0].metadata.name.clone().unwrap();
         let lost = node_of(candidates[0]);
         let number = 1 + names.iter().position(|name| *name == lost).unwrap();
-        let lost_backends: Vec<String> = scenario
-            .pods_of("echo")
-            .await
-            .iter()
-            .filter(|pod| node_of(pod) == lost)
-            .map(|pod| pod.metadata.name.clone().unwrap())
-            .collect();
+        let backends = scenario.pods_of("echo").await;
+        let lost_backends: Vec<&str> =
+            backends.iter().filter(|pod| node_of(pod) == lost).filter_map(|pod| pod.metadata.name.as_deref()).collect();
 
         let (load, guests) = (Load::with_clients(address, 8), Guests::arrive(address, 40).await);
         let away = Away::node(number).await;
@@ -62,7 +58,7 @@ async fn a_lost_node_costs_what_ran_there_and_the_status_follows() {
         println!("measured: Kubernetes takes {:.1?} to see that a node is lost", stopped.elapsed());
 
         load.is_served_by("only backends of other nodes serve", PATIENCE, |backends| {
-            backends.iter().all(|name| !lost_backends.contains(name))
+            backends.iter().all(|name| !lost_backends.contains(&name.as_str()))
         })
         .await;
         load.is_well(PATIENCE).await;

@@ -39,6 +39,29 @@ async fn stays_programmed(scenario: &Scenario, name: &str) {
     assert!(is(&status, "Programmed", "True"), "{status:?}");
 }
 
+/// Deletes a ConfigMap of the release, and waits until the controller has replaced it.
+async fn is_created_again(maps: &Api<ConfigMap>, map: &str) {
+    let old = maps.get(map).await.unwrap();
+    maps.delete(map, &DeleteParams::default()).await.unwrap();
+    eventually("it is created again", PATIENCE, async || {
+        let new = maps.get_opt(map).await.unwrap();
+        new.is_some_and(|new| new.uid() != old.uid() && new.annotations().contains_key("kubernetes.io/description"))
+    })
+    .await;
+}
+
+async fn nothing_is_left(services: &Api<Service>, maps: &Api<ConfigMap>) {
+    eventually("no Service is left", PATIENCE, async || {
+        services.list(&ListParams::default()).await.unwrap().items.is_empty()
+    })
+    .await;
+    eventually("no ConfigMap is left", PATIENCE, async || {
+        let left = maps.list(&ListParams::default()).await.unwrap().items;
+        left.iter().all(|map| map.name_any() == "kube-root-ca.crt")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_connection() {
     scenario("objects", Company::Welcome, async |scenario| {
@@ -57,15 +80,7 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
         assert_eq!(before.owner_references().len(), 3);
 
         for map in ["anchor", "ports"].map(|map| format!("{name}-{map}")) {
-            let old = maps.get(&map).await.unwrap();
-            maps.delete(&map, &DeleteParams::default()).await.unwrap();
-            eventually("it is created again", PATIENCE, async || {
-                let new = maps.get_opt(&map).await.unwrap();
-                new.is_some_and(|new| {
-                    new.uid() != old.uid() && new.annotations().contains_key("kubernetes.io/description")
-                })
-            })
-            .await;
+            is_created_again(&maps, &map).await;
             load.goes_on_for(50).await;
         }
         let anchor = maps.get(&format!("{name}-anchor")).await.unwrap();
@@ -98,15 +113,7 @@ async fn what_is_deleted_of_the_release_is_restored_or_reported_and_costs_no_con
         load.end().await.assert_no_failure();
 
         own.uninstall().await;
-        eventually("no Service is left", PATIENCE, async || {
-            services.list(&ListParams::default()).await.unwrap().items.is_empty()
-        })
-        .await;
-        eventually("no ConfigMap is left", PATIENCE, async || {
-            let left = maps.list(&ListParams::default()).await.unwrap().items;
-            left.iter().all(|map| map.name_any() == "kube-root-ca.crt")
-        })
-        .await;
+        nothing_is_left(&services, &maps).await;
     })
     .await;
 }

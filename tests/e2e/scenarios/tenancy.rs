@@ -207,24 +207,27 @@ spec:
     .await;
 }
 
-/// The chart as installed by a user with few permissions: for some namespaces, without Secrets, and without
-/// cluster-scoped objects. Of the rest of the cluster it knows only the address of the API server.
+/// The values of the chart for a user with few permissions: for these two namespaces, without Secrets, and without
+/// cluster-scoped objects. Load balancers of the second one may open a port on the nodes.
+fn narrow(first: &str, second: &str) -> serde_json::Value {
+    let mut tenancy = caps();
+    tenancy["allowedBackendNetworks"] = json!(["198.51.100.0/24"]);
+    tenancy["deniedBackendNetworks"] = json!(["198.51.100.128/25"]);
+    json!({
+        "watchNamespaces": [first, second],
+        "rbac": {"crd": false, "aggregate": false},
+        "secrets": {"access": "None"},
+        "tenancy": tenancy,
+        "host": {"enabled": true, "allowedPorts": ["15440"], "namespaces": [second], "adminPort": 19902},
+    })
+}
+
+/// Of the rest of the cluster, the controller knows only the address of the API server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_of_few_namespaces_refuses_the_same_and_has_no_further_rights() {
     scenario("narrow", Company::Welcome, async |scenario| {
         let (second, unwatched) = (scenario.another_namespace().await, scenario.another_namespace().await);
-        let mut tenancy = caps();
-        tenancy["allowedBackendNetworks"] = json!(["198.51.100.0/24"]);
-        tenancy["deniedBackendNetworks"] = json!(["198.51.100.128/25"]);
-        let own = scenario
-            .install_own(json!({
-                "watchNamespaces": [scenario.namespace, second],
-                "rbac": {"crd": false, "aggregate": false},
-                "secrets": {"access": "None"},
-                "tenancy": tenancy,
-                "host": {"enabled": true, "allowedPorts": ["15440"], "namespaces": [second], "adminPort": 19902},
-            }))
-            .await;
+        let own = scenario.install_own(narrow(&scenario.namespace, &second)).await;
         let account = format!("system:serviceaccount:{}:{}", own.namespace, own.full_name());
         let may = async |verb: &str, what: &str, namespace: &str| {
             cluster::kubectl(&["auth", "can-i", verb, what, "-n", namespace, "--as", &account]).await.trim() == "yes"
